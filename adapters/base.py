@@ -1,0 +1,173 @@
+"""Rung 1 of the ladder: the contract that every compressor keeps.
+
+Base -> :class:`~framefold.adapters.selector.Selector` (implement ``score``) or
+:class:`~framefold.adapters.merger.Merger` (implement ``assign``) -> one method a file.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import ContractError, InputError
+from .folder import load_folder, save_folder
+from .ops import Budget, budget_tokens, check_budget
+from .params import read_params
+from .registry import register
+from .tokens import Compressed, VideoTokens
+
+
+class Compressor(nn.Module):
+    """Reduces the visual tokens of one video to an exact budget.
+
+    A subclass sets ``name`` (which registers it) and implements :meth:`compress`. Constructor parameters other than
+    ``budget`` are keyword-only, annotated, and stored under their own names: that is how they are saved and validated.
+
+    Args:
+        budget: retention ratio (float in (0, 1]) or number of tokens per video (int).
+
+    Raises:
+        BudgetError: budget out of range.
+    """
+
+    name: ClassVar[str]
+    trainable: ClassVar[bool] = False  # has parameters to learn
+    query_aware: ClassVar[bool] = False  # needs the question
+    needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
+    exact_budget: ClassVar[bool] = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in cls.__dict__:
+            register(cls)
+
+    def __init__(self, budget: Budget = 0.25) -> None:
+        super().__init__()
+        self.budget = budget
+
+    @property
+    def budget(self) -> Budget:
+        """Retention ratio or tokens per video; may be changed at any time."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, value: Budget) -> None:
+        self._budget = check_budget(value)
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
+        """The method itself: reduce a dense, finite video to exactly k tokens in ascending anchor order.
+
+        Args:
+            video: dense tokens of one video, N of them.
+            k: number of tokens to return, 1 <= k <= N.
+            query: (L, D) input embeddings of the question; never None if ``query_aware``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement compress()")
+
+    def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
+        """Create the parameters whose shape depends on the token width D and the (H, W) grid; does nothing if there are any.
+
+        Called before the first forward; call it (or pass the widths to the constructor) before making an optimizer.
+        """
+
+    def forward(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
+        """Compress one video.
+
+        Args:
+            video: dense visual tokens of one video, (N, D).
+            query: (L, D) input embeddings of the bare question, for query-aware methods.
+
+        Returns:
+            Compressed with min(N, max(1, round(ratio*N))) or min(N, tokens) tokens in ascending anchor order, in the dtype and
+            on the device of the input.
+
+        Raises:
+            InputError: NaN or infinite features, a video that is not dense, a missing or misshapen query or attention.
+        """
+        self._check_input(video, query)
+        k = budget_tokens(self.budget, len(video))
+        self.materialize(video.width, video.grid[1:], video.features.device)
+        out = self.compress(video, k, query)
+        if isinstance(out, VideoTokens):
+            out = Compressed(out)
+        return self._check_output(out, video, k)
+
+    def touch(self) -> Tensor:
+        """A zero that depends on every trainable parameter.
+
+        Add it where a branch leaves parameters out: a rank whose parameters get no gradient hangs DDP and aborts ZeRO.
+        """
+        zero = torch.zeros(())
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                zero = zero.to(parameter.device) + parameter.sum() * 0.0
+        return zero
+
+    def params(self) -> dict[str, Any]:
+        """Constructor parameters other than the budget, as JSON-able values."""
+        return read_params(self)
+
+    def save_pretrained(self, folder: str | os.PathLike[str], **fields: Any) -> None:
+        """Write ``config.json`` and, if there are weights, ``model.safetensors``; extra fields go into the config.
+
+        Raises:
+            OSError: the folder cannot be written; files that were there stay whole.
+        """
+        save_folder(self, folder, fields)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], budget: Budget | None = None) -> Compressor:
+        """Load an adapter folder that :meth:`save_pretrained` wrote; no code from the folder is run.
+
+        Args:
+            budget: overrides the saved budget.
+
+        Raises:
+            AdapterFileError: no such folder, damaged files, or another compressor than this class.
+        """
+        return load_folder(folder, expected=cls, budget=budget)
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{key}={value!r}" for key, value in {"budget": self.budget, **self.params()}.items())
+
+    def _check_input(self, video: VideoTokens, query: Tensor | None) -> None:
+        if not isinstance(video, VideoTokens):
+            raise InputError(
+                f"{self.name} takes VideoTokens (VideoTokens.from_grid(features)), got {type(video).__name__}"
+            )
+        if not video.is_dense:
+            raise InputError(
+                f"{self.name} takes the dense video, but {len(video)} tokens do not fill the {video.grid} grid"
+            )
+        if not _finite(video.features):
+            raise InputError("the video features hold NaN or infinite values")
+        if self.needs_attention and video.attention is None:
+            raise InputError(f"{self.name} needs VideoTokens.attention, the attention received in the vision encoder")
+        if not self.query_aware:
+            return
+        if query is None:
+            raise InputError(f"{self.name} is query-aware: pass query, the (L, D) embeddings of the question")
+        if query.ndim != 2 or query.shape[0] == 0 or query.shape[1] != video.width:
+            raise InputError(f"query must be (L >= 1, D = {video.width}), got {tuple(query.shape)}")
+        if not _finite(query):
+            raise InputError("the query holds NaN or infinite values")
+
+    def _check_output(self, out: Compressed, video: VideoTokens, k: int) -> Compressed:
+        tokens = out.tokens
+        if self.exact_budget and len(tokens) != k:
+            raise ContractError(f"{self.name} returned {len(tokens)} tokens for a budget of {k}")
+        if tokens.features.dtype != video.features.dtype or tokens.width != video.width:
+            raise ContractError(
+                f"{self.name} changed dtype or width: {video.features.dtype} -> {tokens.features.dtype}"
+            )
+        if not len(tokens.index) == len(tokens.size) == len(tokens):
+            raise ContractError(f"{self.name} returned index, size and features of different lengths")
+        return out
+
+
+def _finite(x: Tensor) -> bool:
+    low, high = torch.aminmax(x.detach())  # one pass, no copy; NaN propagates
+    return bool(torch.isfinite(low) & torch.isfinite(high))

@@ -1,0 +1,1 @@
+"""Attaching a compressor to an unmodified transformers video-LLM."""

@@ -1,0 +1,23 @@
+"""Identity: every token stays."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from .base import Compressor
+from .tokens import VideoTokens
+
+
+class Identity(Compressor):
+    """Keeps every token, whatever the budget: the reference that attaching must not change.
+
+    It declares ``exact_budget = False``, so the ablation shows it as the row of full tokens and never at a budget.
+    """
+
+    name = "identity"
+    exact_budget: ClassVar[bool] = False
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        return video

@@ -1,0 +1,101 @@
+"""Constructor parameters as configuration: read them off an object, validate them against the signature.
+
+The signature is the schema: names, defaults and annotations of ``__init__``. Configurations come from YAML, the command line and
+downloaded folders, so every value is checked before it reaches a constructor.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import types
+from collections.abc import Mapping
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import ConfigError
+
+
+def init_params(cls: type) -> dict[str, Any]:
+    """Names and defaults of a compressor's constructor parameters, the budget left out."""
+    signature = inspect.signature(cls)
+    return {name: p.default for name, p in signature.parameters.items() if name != "budget"}
+
+
+def read_params(compressor: Any) -> dict[str, Any]:
+    """Current values of the constructor parameters; tuples become lists, as JSON has them."""
+    values = {name: getattr(compressor, name) for name in init_params(type(compressor))}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Validate parameters against the annotations of a constructor.
+
+    Returns:
+        The parameters, lists turned into tuples and ints into floats where the annotation says so.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest known one) or a value of another type.
+    """
+    known = init_params(cls)
+    hints = get_type_hints(cls.__init__)
+    checked = {}
+    for name, value in params.items():
+        if name not in known:
+            raise ConfigError(f"{_title(cls)} has no parameter {name!r}{nearest(name, known)}")
+        ok, converted = _convert(value, hints.get(name, Any))
+        if not ok:
+            raise ConfigError(f"{_title(cls)}: {name} must be {_describe(hints[name])}, got {value!r}")
+        checked[name] = converted
+    return checked
+
+
+def nearest(word: str, known: Any) -> str:
+    """'; did you mean ...?' with the nearest known words, or the list of all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; known: {', '.join(known) or 'none'}"
+
+
+def _convert(value: Any, hint: Any) -> tuple[bool, Any]:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True, value
+    if origin in (Union, types.UnionType):
+        results = [_convert(value, arg) for arg in args]
+        exact = [v for (ok, v), arg in zip(results, args, strict=True) if ok and type(value) is arg]
+        loose = [v for ok, v in results if ok]
+        return bool(loose), (exact or loose or [None])[0]
+    if origin is Literal:
+        return any(value == arg and type(value) is type(arg) for arg in args), value
+    if origin is tuple:
+        return _convert_tuple(value, args)
+    if hint is float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and math.isfinite(value), float(value) if number else value
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    return isinstance(value, hint), value
+
+
+def _convert_tuple(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:
+    if not isinstance(value, (list, tuple)):
+        return False, value
+    if args[-1:] == (Ellipsis,):
+        args = args[:1] * len(value)
+    if len(args) != len(value):
+        return False, value
+    items = [_convert(v, a) for v, a in zip(value, args, strict=True)]
+    return all(ok for ok, _ in items), tuple(v for _, v in items)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(repr, get_args(hint)))
+    return hint.__name__ if isinstance(hint, type) and not get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _title(cls: type) -> str:
+    return str(getattr(cls, "name", cls.__name__))

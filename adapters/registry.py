@@ -1,0 +1,93 @@
+"""The registry: what contract tests, the command line and the ablation iterate.
+
+A compressor registers itself by having a ``name``. Those of other packages are found through the entry point group
+``framefold.compressors``; a configuration of your own may also name one by class path (``my_package.my_module.MyClass``).
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from .errors import ConfigError, UnknownCompressorError
+from .params import check_params, nearest
+
+if TYPE_CHECKING:
+    from .base import Compressor
+
+_CLASSES: dict[str, type[Compressor]] = {}
+
+
+def register(cls: type[Compressor]) -> None:
+    """Add a class under its ``name``.
+
+    Raises:
+        ConfigError: another class has that name.
+    """
+    other = _CLASSES.get(cls.name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise ConfigError(f"two compressors are called {cls.name!r}: {other.__module__} and {cls.__module__}")
+    _CLASSES[cls.name] = cls
+
+
+def list_compressors(trainable: bool | None = None) -> list[str]:
+    """Names of all registered compressors, sorted.
+
+    Args:
+        trainable: only those with (True) or without (False) parameters to learn.
+    """
+    _load_plugins()
+    return sorted(name for name, cls in _CLASSES.items() if trainable is None or cls.trainable == trainable)
+
+
+def get(name: str) -> type[Compressor]:
+    """The class registered under a name.
+
+    Raises:
+        UnknownCompressorError: no such name; the message holds the nearest ones.
+    """
+    if name not in list_compressors():
+        raise UnknownCompressorError(f"no compressor is called {name!r}{nearest(name, _CLASSES)}")
+    return _CLASSES[name]
+
+
+def build(name: str, budget: float | int = 0.25, **params: Any) -> Compressor:
+    """Make a compressor.
+
+    Args:
+        name: a registered name, or the class path of one of your own.
+        budget: retention ratio (float in (0, 1]) or number of tokens per video (int).
+        params: the compressor's own parameters.
+
+    Raises:
+        UnknownCompressorError: no such name; the message holds the nearest ones.
+        ConfigError: unknown parameter, or one of a wrong type or out of range.
+        BudgetError: budget out of range.
+    """
+    cls = _import_class(name) if "." in name else get(name)
+    return cls(budget=budget, **check_params(cls, params))
+
+
+def _import_class(path: str) -> type[Compressor]:
+    from .base import Compressor
+
+    module, _, attribute = path.rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UnknownCompressorError(f"cannot import the compressor {path!r}: {error}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Compressor)):
+        raise UnknownCompressorError(f"{path!r} is not a subclass of framefold.Compressor")
+    return cls
+
+
+@functools.cache
+def _load_plugins() -> None:
+    for entry in entry_points(group="framefold.compressors"):
+        try:
+            entry.load()
+        except Exception as error:  # a broken plug-in of somebody else must not take framefold down
+            warnings.warn(f"the compressor plug-in {entry.name!r} ({entry.value}) failed: {error}", stacklevel=2)

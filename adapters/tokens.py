@@ -1,0 +1,150 @@
+"""What flows between vision encoder, compressors and language model: the visual tokens of one video.
+
+Dimensions: T frames, H W grid, N tokens, D width. One video is one object and a batch is a list of them, so nothing is padded
+and nothing leaks between batch mates; hosts pad at their own door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTokens:
+    """Visual tokens of one video, before or after compression.
+
+    Attributes:
+        features: (N, D) token vectors, any floating dtype.
+        grid: (T, H, W) of the *uncompressed* video.
+        index: (N,) int64 anchor of each token in the flattened T*H*W grid, strictly ascending.
+        size: (N,) int64, how many original tokens each token stands for.
+        assign: (T*H*W,) int64 output row of each original token, -1 where it was dropped.
+        times: (T,) float32 seconds of each frame.
+        attention: (T*H*W,) attention that each original token received in the vision encoder, or None.
+    """
+
+    features: Tensor
+    grid: tuple[int, int, int]
+    index: Tensor
+    size: Tensor
+    assign: Tensor
+    times: Tensor
+    attention: Tensor | None = None
+
+    @classmethod
+    def from_grid(cls, features: Tensor, times: Tensor | None = None, attention: Tensor | None = None) -> VideoTokens:
+        """Wrap the dense token grid of one video.
+
+        Args:
+            features: (T, H, W, D) floating tensor.
+            times: (T,) seconds, ascending; frame numbers where None.
+            attention: (T, H, W) or (T*H*W,) received attention, optional.
+
+        Raises:
+            InputError: wrong rank, empty, not floating, or times / attention of the wrong shape.
+        """
+        if features.ndim != 4:
+            raise InputError(f"features must be (T, H, W, D), got shape {tuple(features.shape)}")
+        if not features.is_floating_point():
+            raise InputError(f"features must be floating point, got {features.dtype}")
+        if features.numel() == 0:
+            raise InputError(f"the video is empty: features have shape {tuple(features.shape)}")
+        t, h, w, d = features.shape
+        n, device = t * h * w, features.device
+        ids = torch.arange(n, device=device)
+        return cls(
+            features=features.reshape(n, d),
+            grid=(t, h, w),
+            index=ids,
+            size=torch.ones_like(ids),
+            assign=ids,
+            times=_times(times, t, device),
+            attention=_attention(attention, n, device),
+        )
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return self.features.shape[1]
+
+    @property
+    def per_frame(self) -> int:
+        """H*W, the number of original tokens in a frame."""
+        return self.grid[1] * self.grid[2]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every original token is still there (as it leaves the vision encoder)."""
+        t, h, w = self.grid
+        return len(self) == t * h * w
+
+    def as_grid(self) -> Tensor:
+        """(T, H, W, D) view of a dense video.
+
+        Raises:
+            InputError: tokens have been dropped or merged, so there is no grid any more.
+        """
+        if not self.is_dense:
+            raise InputError(f"{len(self)} tokens do not fill the {self.grid} grid: compress the dense video first")
+        return self.features.reshape(*self.grid, self.width)
+
+    def keep(self, rows: Tensor) -> VideoTokens:
+        """Keep the given rows and drop the others; features are not changed.
+
+        Args:
+            rows: (K,) int64 row numbers, strictly ascending.
+
+        Returns:
+            K tokens; original tokens of dropped rows get assign -1.
+        """
+        new_row = torch.full((len(self) + 1,), -1, dtype=torch.long, device=rows.device)
+        new_row[rows] = torch.arange(len(rows), device=rows.device)
+        return replace(
+            self,
+            features=self.features[rows],
+            index=self.index[rows],
+            size=self.size[rows],
+            assign=new_row[self.assign],  # -1 reads the extra last entry, which is -1
+        )
+
+    def to(self, *args, **kwargs) -> VideoTokens:
+        """Move the features to a device or dtype; the bookkeeping follows the device only."""
+        features = self.features.to(*args, **kwargs)
+        moved = {name: getattr(self, name).to(features.device) for name in ("index", "size", "assign", "times")}
+        attention = None if self.attention is None else self.attention.to(features.device)
+        return replace(self, features=features, attention=attention, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What a compressor returns: the tokens that stay, and named scalar losses of its own (already weighted)."""
+
+    tokens: VideoTokens
+    losses: dict[str, Tensor] = field(default_factory=dict)
+
+
+def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:
+    if times is None:
+        return torch.arange(t, dtype=torch.float32, device=device)
+    times = torch.as_tensor(times, dtype=torch.float32, device=device)
+    if times.shape != (t,):
+        raise InputError(f"times must have one entry for each of the {t} frames, got shape {tuple(times.shape)}")
+    if not bool(torch.isfinite(times).all()) or bool((times[1:] < times[:-1]).any()):
+        raise InputError("times must be finite seconds in ascending order")
+    return times
+
+
+def _attention(attention: Tensor | None, n: int, device: torch.device) -> Tensor | None:
+    if attention is None:
+        return None
+    if attention.numel() != n:
+        raise InputError(f"attention must have one value for each of the {n} tokens, got {tuple(attention.shape)}")
+    return attention.reshape(n).to(device)

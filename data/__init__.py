@@ -1,0 +1,1 @@
+"""Synthetic long video, shards and streams."""

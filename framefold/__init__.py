@@ -1,0 +1,44 @@
+"""framefold: plug-in adapters that shrink the visual tokens of long video.
+
+Names are imported when they are first used, so that ``import framefold`` and ``framefold --help`` stay quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adapters import Compressed, Compressor, FramefoldError, VideoTokens, build, list_compressors, load
+    from .adapters.hosts import attach, detach
+
+__version__ = "0.1.0"
+
+_HOME = {
+    **dict.fromkeys(
+        ("Compressed", "Compressor", "FramefoldError", "VideoTokens", "build", "list_compressors", "load"), ".adapters"
+    ),
+    **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
+}
+
+__all__ = [
+    "Compressed",
+    "Compressor",
+    "FramefoldError",
+    "VideoTokens",
+    "attach",
+    "build",
+    "detach",
+    "list_compressors",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'framefold' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

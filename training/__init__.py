@@ -1,0 +1,1 @@
+"""Training, ablation and export."""
