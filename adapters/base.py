@@ -68,7 +68,7 @@ class Compressor(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement compress()")
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        """Create the parameters whose shape depends on the token width D and the (H, W) grid; does nothing if there are any.
+        """Create the parameters whose shape depends on the token width D and the (H, W) grid; nothing if they exist.
 
         Called before the first forward; call it (or pass the widths to the constructor) before making an optimizer.
         """
@@ -81,8 +81,8 @@ class Compressor(nn.Module):
             query: (L, D) input embeddings of the bare question, for query-aware methods.
 
         Returns:
-            Compressed with min(N, max(1, round(ratio*N))) or min(N, tokens) tokens in ascending anchor order, in the dtype and
-            on the device of the input.
+            Compressed with min(N, max(1, round(ratio*N))) or min(N, tokens) tokens in ascending anchor order, in the
+            dtype and on the device of the input.
 
         Raises:
             InputError: NaN or infinite features, a video that is not dense, a missing or misshapen query or attention.

@@ -22,7 +22,7 @@ class UnknownCompressorError(FramefoldError, LookupError):
 
 
 class ContractError(FramefoldError, RuntimeError):
-    """A compressor broke the contract (wrong count, unsorted anchors ...): a bug in the compressor, not in the input."""
+    """A compressor broke the contract (wrong count, unsorted anchors ...): a bug in it, not in the input."""
 
 
 class UnsupportedHostError(FramefoldError, TypeError):

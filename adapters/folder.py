@@ -1,7 +1,7 @@
 """The adapter folder: ``config.json`` and, where there are weights, ``model.safetensors``.
 
-Nothing in a folder is executed: the compressor is looked up in the registry by name, its parameters are validated against the
-constructor's signature, and weights are read with safetensors only.
+Nothing in a folder is executed: the compressor is looked up in the registry by name, its parameters are validated against
+the constructor's signature, and weights are read with safetensors only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "framefold_format": int,
+    "compressor": str,
+    "budget": (int, float),
+    "params": dict,
+}
 
 
 def save_folder(compressor: Compressor, folder: str | os.PathLike[str], fields: dict[str, Any]) -> None:
@@ -110,7 +116,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise AdapterFileError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise AdapterFileError(f"{file} must hold a JSON object")
-    for key, kinds in {"framefold_format": int, "compressor": str, "budget": (int, float), "params": dict}.items():
+    for key, kinds in _FIELDS.items():
         if not isinstance(config.get(key), kinds):
             raise AdapterFileError(f"{file}: field {key!r} is missing or of the wrong type ({config.get(key)!r})")
     if config["framefold_format"] > FORMAT:

@@ -13,7 +13,7 @@ from .tokens import VideoTokens
 
 
 class Merger(Compressor):
-    """Replaces each group of tokens by its size-weighted mean, anchored at its middle member. Implement :meth:`assign`."""
+    """Replaces each group by its size-weighted mean, anchored at its middle member. Implement :meth:`assign`."""
 
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         """(N,) int64 group of each token: exactly k non-empty groups 0..k-1 in any order, -1 drops a token."""

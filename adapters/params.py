@@ -1,7 +1,7 @@
 """Constructor parameters as configuration: read them off an object, validate them against the signature.
 
-The signature is the schema: names, defaults and annotations of ``__init__``. Configurations come from YAML, the command line and
-downloaded folders, so every value is checked before it reaches a constructor.
+The signature is the schema: names, defaults and annotations of ``__init__``. Configurations come from YAML, the command
+line and downloaded folders, so every value is checked before it reaches a constructor.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown name (with the nearest known one) or a value of another type.
     """
     known = init_params(cls)
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(vars(cls).get("__init__", cls.__init__))
     checked = {}
     for name, value in params.items():
         if name not in known:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .errors import ConfigError
@@ -14,9 +13,10 @@ from .tokens import VideoTokens
 class Pool(Merger):
     """Averages runs of consecutive frames place by place, optionally after averaging p x p cells of each frame.
 
-    Rule for an exact budget of k: each frame is cut into C near-square rectangles (all H*W cells where ``spatial`` is 1). The video
-    is cut into k // C runs of near-equal length, each giving C tokens. What is left of the budget is one more run, at the end,
-    whose frames are cut into that many larger rectangles. (STORM, arXiv 2503.04130, trains an encoder in front of such pooling.)
+    Rule for an exact budget of k: each frame is cut into C near-square rectangles (all H*W cells where ``spatial`` is
+    1). The video is cut into k // C runs of near-equal length, each giving C tokens. What is left of the budget is one
+    more run, at the end, whose frames are cut into that many larger rectangles. (STORM, arXiv 2503.04130, trains an
+    encoder in front of such pooling.)
 
     Args:
         budget: retention ratio or tokens per video.

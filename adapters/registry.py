@@ -1,7 +1,7 @@
 """The registry: what contract tests, the command line and the ablation iterate.
 
 A compressor registers itself by having a ``name``. Those of other packages are found through the entry point group
-``framefold.compressors``; a configuration of your own may also name one by class path (``my_package.my_module.MyClass``).
+``framefold.compressors``; a configuration of your own may also name one by class path (``my_package.my_module.Mine``).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What flows between vision encoder, compressors and language model: the visual tokens of one video.
 
-Dimensions: T frames, H W grid, N tokens, D width. One video is one object and a batch is a list of them, so nothing is padded
-and nothing leaks between batch mates; hosts pad at their own door.
+Dimensions: T frames, H W grid, N tokens, D width. One video is one object and a batch is a list of them, so nothing is
+padded and nothing leaks between batch mates; hosts pad at their own door.
 """
 
 from __future__ import annotations

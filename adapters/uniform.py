@@ -13,8 +13,8 @@ from .tokens import VideoTokens
 class Uniform(Compressor):
     """Keeps evenly spaced whole frames; what is left of the budget goes to evenly spaced tokens of one more frame.
 
-    With P tokens a frame and a budget of k, k // P + (k % P > 0) frames are taken at the middles of equal stretches of the video;
-    the last of them is the incomplete one.
+    With P tokens a frame and a budget of k, k // P + (k % P > 0) frames are taken at the middles of equal stretches of
+    the video; the last of them is the incomplete one.
     """
 
     name = "uniform"
