@@ -1,7 +1,8 @@
 """The questions of the synthetic task: types, words, and how each is read off what happened.
 
 The types follow recognised ones (built anew, no data copied): needle, order and count after VNBench / VideoNIAH
-(arXiv 2406.09367), motion direction after TempCompass (2403.00476), holistic attributes and counts after MLVU (2406.04264).
+(arXiv 2406.09367), motion direction after TempCompass (2403.00476), holistic attributes and counts after MLVU
+(2406.04264).
 """
 
 from __future__ import annotations

@@ -73,6 +73,9 @@ def paint_texture(name: str, size: int, period: int, colors: np.ndarray) -> np.n
 
 
 def paint(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
-    """Paint a mask (h, w) with its upper left corner at (y, x), in place; frames are (..., S, S, 3), the box lies inside."""
+    """Paint a mask (h, w) with its upper left corner at (y, x), in place.
+
+    frames: (..., S, S, 3); the box lies inside.
+    """
     h, w = mask.shape
     frames[..., y : y + h, x : x + w, :][..., mask, :] = color

@@ -1,9 +1,9 @@
 """Seeded procedural long videos with known events, questions, answers and evidence.
 
-A video is a row of textured scenes with static glyphs; brief *flashes* (a glyph on a white disc), one *mover* (a glyph on a dark
-disc that crosses the frame) and irrelevant one-frame *blinks* happen in it. numpy only. Every random number is an integer read
-off the raw PCG64 stream, which numpy promises not to change, so a key gives the same bytes on every machine and version.
-Everything is constructed; nothing is drawn again until it fits.
+A video is a row of textured scenes with static glyphs; brief *flashes* (a glyph on a white disc), one *mover* (a glyph
+on a dark disc that crosses the frame) and irrelevant one-frame *blinks* happen in it. numpy only. Every random number
+is an integer read off the raw PCG64 stream, which numpy promises not to change, so a key gives the same bytes on every
+machine and version. Everything is constructed; nothing is drawn again until it fits.
 """
 
 from __future__ import annotations

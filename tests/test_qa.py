@@ -1,0 +1,140 @@
+"""One prefill and many questions equals one full prompt per question."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from framefold.training.hostio import Architecture, build_host, build_tokenizer
+from framefold.training.qa import IGNORE, PromptError, QARows, answer_logits, answer_loss, build_prompt, predict
+
+QUESTIONS = ["how many flashes ?", "which flashed first ring or cross ?", "what background at the end ?"]
+ANSWERS = ["two", "cross", "dots"]
+FRAMES = 3
+N = FRAMES * 4 + 1
+
+
+@pytest.fixture(scope="module")
+def host():
+    torch.manual_seed(0)
+    architecture = Architecture(image=32, vision_width=16, vision_ff=32, text_width=32, text_ff=64)
+    model = build_host(architecture).eval().requires_grad_(False)
+    return model, build_tokenizer(), torch.randn(2, FRAMES, 3, 32, 32)
+
+
+def prompt(host, questions=QUESTIONS, answers=ANSWERS, **kwargs):
+    model, tokenizer, _ = host
+    return build_prompt(tokenizer, questions, answers, N, model.config.video_token_id, **kwargs)
+
+
+def separate(model, tokenizer, pixels, question, answer):
+    """Logits of the whole prompt for one question, by the stock forward, at the last token before the answer."""
+    messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(text.replace("<video>", "<video>" * N) + " " + answer, return_tensors="pt").input_ids
+    return model(input_ids=ids, pixel_values_videos=pixels).logits[0, -2], ids[0, -1]
+
+
+def test_rows_on_one_prefill_equal_a_full_prompt_per_question(host):
+    model, tokenizer, pixels = host
+    prefix, rows = prompt(host)
+    both = QARows.concat([rows, rows])
+    ids = prefix.expand(2, -1)
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
+    logits = answer_logits(model, given, both)
+    expected = [
+        separate(model, tokenizer, video[None], question, answer)
+        for video in pixels
+        for question, answer in zip(QUESTIONS, ANSWERS, strict=True)
+    ]
+    at = (both.labels != IGNORE).int().argmax(dim=1) - 1
+    torch.testing.assert_close(logits[torch.arange(6), at], torch.stack([e[0] for e in expected]), atol=1e-5, rtol=0)
+    assert both.answers().tolist() == [int(e[1]) for e in expected]
+    assert predict(logits, both).tolist() == [int(e[0].argmax()) for e in expected]
+
+
+def test_loss_is_the_cross_entropy_of_the_answers(host):
+    model, tokenizer, pixels = host
+    prefix, rows = prompt(host)
+    given = {"input_ids": prefix[None], "attention_mask": torch.ones(1, len(prefix)), "pixel_values_videos": pixels[:1]}
+    loss = answer_loss(answer_logits(model, given, rows), rows)
+    parts = [
+        F.cross_entropy(*separate(model, tokenizer, pixels[:1], q, a)) for q, a in zip(QUESTIONS, ANSWERS, strict=True)
+    ]
+    torch.testing.assert_close(loss, torch.stack(parts).mean(), atol=1e-5, rtol=0)
+
+
+def test_pruned_prefix_at_preserved_positions_equals_the_full_one_with_the_dropped_columns_masked(host):
+    model, _, pixels = host
+    prefix, rows = prompt(host)
+    features = model.get_video_features(pixels[:1], return_dict=True).pooler_output
+    keep = torch.tensor([0, 1, 4, 5, 9, 12])
+    columns = torch.cat([torch.tensor([0]), 1 + keep, torch.arange(1 + N, len(prefix))])
+    pruned = {
+        "input_ids": prefix[columns][None],
+        "attention_mask": torch.ones(1, len(columns)),
+        "position_ids": columns[None],
+        "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features[:, keep])},
+    }
+    mask = torch.zeros(1, len(prefix))
+    mask[0, columns] = 1
+    full = {
+        "input_ids": prefix[None],
+        "attention_mask": mask,
+        "position_ids": torch.arange(len(prefix))[None],
+        "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features)},
+    }
+    torch.testing.assert_close(answer_logits(model, pruned, rows), answer_logits(model, full, rows), atol=1e-5, rtol=0)
+
+
+def test_gradients_reach_the_prefix_features(host):
+    model, _, pixels = host
+    prefix, rows = prompt(host)
+    features = model.get_video_features(pixels[:1], return_dict=True).pooler_output.clone().requires_grad_()
+    given = {
+        "input_ids": prefix[None],
+        "attention_mask": torch.ones(1, len(prefix)),
+        "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=features)},
+    }
+    answer_loss(answer_logits(model, given, rows), rows).backward()
+    assert (features.grad.abs().amax(dim=-1) > 0).all()
+
+
+def test_prefix_holds_the_whole_video_and_every_row_a_token_before_its_answer(host):
+    model, tokenizer, _ = host
+    for questions in (QUESTIONS, QUESTIONS[:1], ["which shape flashed first ?", "which shape flashed last ?"]):
+        prefix, rows = prompt(host, questions, ["ring"] * len(questions))
+        assert (prefix == model.config.video_token_id).sum() == N
+        assert ((rows.labels != IGNORE).int().argmax(dim=1) >= 1).all()
+        assert (rows.start == len(prefix)).all()
+        assert (rows.labels[rows.labels != IGNORE] == tokenizer.convert_tokens_to_ids("ring")).all()
+
+
+def test_end_token_is_labelled_only_on_request_and_rows_without_answers_predict_after_their_last_token(host):
+    _, tokenizer, _ = host
+    assert (prompt(host, end=True)[1].labels == tokenizer.eos_token_id).sum() == len(QUESTIONS)
+    bare, full = prompt(host, answers=None)[1], prompt(host)[1]
+    logits = torch.randn(len(QUESTIONS), full.input_ids.shape[1], 11)
+    assert (bare.labels == IGNORE).all()
+    assert predict(logits, bare).tolist() == predict(logits, full).tolist()
+
+
+def test_unusable_prompts_are_refused_with_a_reason(host):
+    model, tokenizer, _ = host
+    with pytest.raises(PromptError, match="0 questions"):
+        prompt(host, [], [])
+    with pytest.raises(PromptError, match="1 answers"):
+        prompt(host, QUESTIONS, ["two"])
+    with pytest.raises(PromptError, match="0 video tokens"):
+        build_prompt(tokenizer, QUESTIONS, ANSWERS, N, 99)
+    prefix, rows = prompt(host)
+    with pytest.raises(PromptError, match="attention_mask"):
+        answer_logits(model, {"input_ids": prefix[None]}, rows)
+    late = build_tokenizer()
+    late.chat_template = (
+        "{% for p in messages[0].content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}<video>"
+    )
+    with pytest.raises(PromptError, match="before the video"):
+        build_prompt(late, QUESTIONS, ANSWERS, N, model.config.video_token_id)
