@@ -35,6 +35,7 @@ class Compressor(nn.Module):
 
     name: ClassVar[str]
     trainable: ClassVar[bool] = False  # has parameters to learn
+    counterpart: ClassVar[str | None] = None  # the training-free method at which a trainable one starts, bit for bit
     query_aware: ClassVar[bool] = False  # needs the question
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
     exact_budget: ClassVar[bool] = True

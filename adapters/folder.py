@@ -1,7 +1,7 @@
 """The adapter folder: ``config.json`` and, where there are weights, ``model.safetensors``.
 
-Nothing in a folder is executed: the compressor is looked up in the registry by name, its parameters are validated against
-the constructor's signature, and weights are read with safetensors only.
+Nothing in a folder is executed: the compressor is looked up in the registry by name, its parameters are validated
+against the constructor's signature, and weights are read with safetensors only.
 """
 
 from __future__ import annotations

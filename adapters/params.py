@@ -11,7 +11,7 @@ import inspect
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin
 
 from .errors import ConfigError
 
@@ -38,7 +38,7 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
         ConfigError: an unknown name (with the nearest known one) or a value of another type.
     """
     known = init_params(cls)
-    hints = get_type_hints(vars(cls).get("__init__", cls.__init__))
+    hints = {name: p.annotation for name, p in inspect.signature(cls, eval_str=True).parameters.items()}
     checked = {}
     for name, value in params.items():
         if name not in known:

@@ -1,0 +1,133 @@
+"""The ``framefold`` command: a table of verbs, each imported when it is called.
+
+``framefold --help`` reads only this file, so it is quick and needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# verb -> (module:function, what it does). LightningCLI verbs read sys.argv themselves, because relaunched ranks do.
+LIGHTNING = {
+    "fit": ("training.cli:main", "train a compressor in front of a frozen host"),
+    "validate": ("training.cli:main", "validation loss and accuracy of a checkpoint"),
+}
+FUNCTIONS = {
+    "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
+    "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
+    "host train": ("training.host:train", "train the embedded host from nothing"),
+    "host eval": ("training.host:evaluate", "accuracy of a host per question type"),
+    "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
+    "report": ("training.report:report", "Markdown table and plots from a folder of results"),
+    "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
+    "demo": ("training.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
+}
+EXTRA_OF = {
+    **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "torchdata", "av", "jsonargparse"), "train"),
+    **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities"), "train"),
+    "peft": "lora",
+    "mamba_ssm": "mamba",
+    "causal_conv1d": "mamba",
+    "matplotlib": "report",
+}
+
+
+def usage() -> str:
+    """Text of ``framefold --help``."""
+    verbs = {**LIGHTNING, **FUNCTIONS}
+    width = max(map(len, verbs))
+    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items()]
+    return "\n".join(
+        [
+            "usage: framefold VERB [--config NAME_OR_FILE ...] [--key value ...]",
+            "",
+            "Plug-in adapters that shrink the visual tokens of long video for video-LLMs.",
+            "",
+            "verbs:",
+            *lines,
+            "",
+            "'framefold VERB --help' shows the options of a verb. Packaged configs go by short name (--config trainer/cpu).",
+        ]
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and turn its errors into one line.
+
+    Returns:
+        Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130 interrupted.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    if args[0] == "--version":
+        from . import __version__
+
+        print(f"framefold {__version__}")
+        return 0
+    return _guarded(args)
+
+
+def _guarded(args: list[str]) -> int:
+    debug = bool(os.environ.get("FRAMEFOLD_DEBUG"))
+    try:
+        return _run(args)
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
+    except KeyboardInterrupt:
+        return _fail("interrupted; finished files are kept, unfinished ones were removed", 130)
+    except ModuleNotFoundError as error:
+        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
+        if extra is None or debug:
+            raise
+        return _fail(f"{error.name} is not installed: pip install 'framefold[{extra}]'", 2)
+    except Exception as error:
+        if debug:
+            raise
+        return _fail(*_describe(error))
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """One line for an error, and the exit status: 2 for what the user can put right in the call, 1 otherwise."""
+    ours = any(cls.__module__.startswith("framefold.") for cls in type(error).__mro__)
+    text = " ".join(str(error).split())
+    if ours:
+        return text, 2
+    if isinstance(error, OSError):
+        return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 1
+    return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows where)", 1
+
+
+def _run(args: list[str]) -> int:
+    verb = args[0]
+    if verb in LIGHTNING:
+        sys.argv = ["framefold", *args]
+        _load(LIGHTNING[verb][0])()
+        return 0
+    for words in (2, 1):
+        verb = " ".join(args[:words])
+        if verb in FUNCTIONS:
+            from .training.command import call  # imports jsonargparse only
+
+            return call(_load(FUNCTIONS[verb][0]), verb, args[words:])
+    known = ", ".join([*LIGHTNING, *FUNCTIONS])
+    raise SystemExit(f"unknown verb {args[0]!r}; known: {known}")
+
+
+def _load(target: str) -> Any:
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(f"framefold.{module}"), name)
+
+
+def _fail(text: str, status: int) -> int:
+    print(f"framefold: error: {text}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

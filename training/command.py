@@ -1,0 +1,59 @@
+"""A function's signature is its command line: ``--config FILE --key value``, with help from its docstring (jsonargparse)."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
+
+import jsonargparse
+
+from ..configs import expand
+
+
+def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
+    """Parse arguments against a function and call it.
+
+    Args:
+        function: annotated and documented; its arguments become options.
+        verb: words after ``framefold``, for the usage line.
+        args: what follows the verb on the command line. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``.
+
+    Returns:
+        0, or the function's own result where that is an exit status (a check that found damage).
+
+    Raises:
+        SystemExit: with one line of text, for wrong arguments.
+        ConfigNotFoundError: no such configuration.
+    """
+    parser = jsonargparse.ArgumentParser(prog=f"framefold {verb}", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="YAML file or short name of a packaged one; may be repeated")
+    parser.add_function_arguments(function, as_positional=False)
+    try:
+        values = parser.parse_args(expand(join_lists(function, args)))
+    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
+        text = " ".join(str(error).split())
+        raise SystemExit(f"{text} (options: framefold {verb} --help)") from error
+    result = function(**{key: value for key, value in values.as_dict().items() if key != "config"})
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def join_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
+    """Write the values behind a list option as one: ``--frames 32 64`` becomes ``--frames=[32,64]``."""
+    parameters = inspect.signature(function, eval_str=True).parameters
+    lists = {f"--{name}" for name, p in parameters.items() if _is_list(p.annotation)}
+    out: list[str] = []
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        values: list[str] = []
+        while word in lists and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        bare = bool(values) and not values[0].startswith("[") and values[0] != "null"
+        out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
+    return out
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list or any(_is_list(arg) for arg in get_args(hint))
