@@ -1,0 +1,129 @@
+"""The space-time graph of ST-SimDiff: neighbour similarities, communities, centrality. Pure tensor maths, no budgets.
+
+Dimensions: T frames of H x W cells, P = H*W, N = T*P tokens, D width. The features are read frame by frame, because a
+frame fits the cache and a video does not, and always in fp32, so that the input's dtype does not decide what is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+_SAFE = 1e-15, 1e15  # norms whose squares and products neither vanish nor overflow in fp32
+
+
+@dataclass(frozen=True)
+class Similarities:
+    """Cosine similarity of neighbours; a zero vector has similarity 0 with everything.
+
+    Attributes:
+        temporal: (T, P) with the same cell of the previous frame; frame 0 holds 1.
+        right: (T, H, W) with the next cell of the row; the last column holds -1.
+        bottom: (T, H, W) with the same cell of the next row; the last row holds -1.
+        inverse: (T, P) 1 / |x|, and 0 for a zero vector.
+    """
+
+    temporal: Tensor
+    right: Tensor
+    bottom: Tensor
+    inverse: Tensor
+
+
+def similarities(video: Tensor) -> Similarities:
+    """Similarities of neighbouring tokens in one pass.
+
+    Args:
+        video: (T, H, W, D) finite features of any floating dtype.
+    """
+    t, h, w, _ = video.shape
+    temporal, right, bottom = (video.new_empty((t, h, w), dtype=torch.float32) for _ in range(3))
+    norm = torch.empty_like(temporal)
+    previous = None
+    for i, frame in enumerate(video):
+        x = frame.float()
+        norm[i] = torch.linalg.vector_norm(x, dim=-1)
+        right[i, :, :-1] = (x[:, 1:] * x[:, :-1]).sum(-1)
+        bottom[i, :-1] = (x[1:] * x[:-1]).sum(-1)
+        if previous is not None:
+            temporal[i] = (x * previous).sum(-1)
+        previous = x
+    if bool(((norm < _SAFE[0]) & (norm > 0) | (norm > _SAFE[1])).any()):  # absurd scales: measure unit-sized rows
+        return similarities(unit_range(video))
+    inverse = torch.where(norm > 0, 1 / norm, 0)
+    temporal[1:] *= inverse[1:] * inverse[:-1]
+    right[:, :, :-1] *= inverse[:, :, 1:] * inverse[:, :, :-1]
+    bottom[:, :-1] *= inverse[:, 1:] * inverse[:, :-1]
+    temporal[0], right[:, :, -1], bottom[:, -1] = 1, -1, -1
+    return Similarities(temporal.reshape(t, -1), right, bottom, inverse.reshape(t, -1))
+
+
+def unit_range(x: Tensor) -> Tensor:
+    """Each (..., D) vector divided by its largest magnitude, in fp32; zero vectors stay."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    peak = wide.abs().amax(-1, keepdim=True)
+    return (wide / torch.where(peak > 0, peak, 1)).float()
+
+
+def communities(temporal: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
+    """Connected components of the grid graph.
+
+    Args:
+        temporal: (T, H, W) bool, edge to the same cell of the previous frame (frame 0 is ignored).
+        right, bottom: (T, H, W) bool, edge to the next column / row (the last one is ignored).
+
+    Returns:
+        (N,) int64 component of each token; an isolated token is a component of one.
+    """
+    ids = np.arange(temporal.numel(), dtype=np.int32).reshape(temporal.shape)
+    a, b, c = (edges.cpu().numpy() for edges in (temporal[1:], right[:, :, :-1], bottom[:, :-1]))
+    source = np.concatenate([ids[:-1][a], ids[:, :, :-1][b], ids[:, :-1][c]])
+    target = np.concatenate([ids[1:][a], ids[:, :, 1:][b], ids[:, 1:][c]])
+    graph = coo_array((np.ones(len(source), np.int8), (source, target)), shape=(ids.size, ids.size))
+    _, labels = connected_components(graph.tocsr(), directed=False)
+    return torch.from_numpy(labels.astype(np.int64)).to(temporal.device)
+
+
+def centrality(video: Tensor, inverse: Tensor, labels: Tensor) -> Tensor:
+    """Mean cosine similarity of each token with the members of its component, itself included.
+
+    The sum of the cosines of token i is <u_i, sum of all u_j of the component>, so no pairwise matrix is made.
+
+    Args:
+        video: (T, P, D) features; inverse: (T, P) 1 / |x|; labels: (T*P,) int64 component of each token.
+
+    Returns:
+        (T*P,) fp32.
+    """
+    t, p, d = video.shape
+    sizes = torch.bincount(labels)
+    dense = torch.where(sizes > 2, 1, 0).cumsum(0)  # members of components of one or two are equally central
+    slot = torch.where(sizes > 2, dense - 1, dense[-1])[labels].reshape(t, p)
+    sums = torch.zeros(int(dense[-1]) + 1, d, device=video.device)  # the last slot takes those of one or two, unread
+    for x, scale, rows in zip(video, inverse, slot, strict=True):
+        sums.index_add_(0, rows, x.float() * scale[:, None])
+    sums[-1] = 0
+    out = torch.stack([(x.float() * sums[rows]).sum(-1) for x, rows in zip(video, slot, strict=True)])
+    return (out * inverse).reshape(-1) / sizes[labels]
+
+
+def rank_in_group(values: Tensor, groups: Tensor) -> Tensor:
+    """Rank of each row among the rows of its group: 0 for the highest value, ties to the lower row.
+
+    Args:
+        values: (N,) real; groups: (N,) int64 >= 0.
+
+    Returns:
+        (N,) int64.
+    """
+    order = torch.sort(values, descending=True, stable=True).indices
+    order = order[torch.sort(groups[order], stable=True).indices]
+    sizes = torch.bincount(groups)
+    first = (sizes.cumsum(0) - sizes)[groups[order]]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device) - first
+    return ranks
