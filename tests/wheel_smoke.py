@@ -1,4 +1,4 @@
-"""Run with the Python of a clean environment that holds only the wheel: the base install must load, compress, save, attach."""
+"""Run by the Python of a clean environment that holds only the wheel: compress, save, load, and clear messages."""
 
 import subprocess
 import sys

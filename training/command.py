@@ -1,4 +1,4 @@
-"""A function's signature is its command line: ``--config FILE --key value``, with help from its docstring (jsonargparse)."""
+"""A function's signature is its command line: ``--config FILE --key value``, help from its docstring (jsonargparse)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     Args:
         function: annotated and documented; its arguments become options.
         verb: words after ``framefold``, for the usage line.
-        args: what follows the verb on the command line. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``.
+        args: what follows the verb. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``.
 
     Returns:
-        0, or the function's own result where that is an exit status (a check that found damage).
+        0, or the function's own result where it is an exit status (a check that found damage).
 
     Raises:
         SystemExit: with one line of text, for wrong arguments.

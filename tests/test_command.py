@@ -1,0 +1,96 @@
+"""The framefold command: quick help, lazy verbs, and every error as one clear line."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from framefold.__main__ import FUNCTIONS, LIGHTNING, main
+from framefold.configs import ConfigNotFoundError, expand, find, names
+from framefold.training.command import join_lists
+
+
+def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "framefold", *args]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **(env or {})}, cwd=cwd
+    )
+
+
+def test_help_lists_every_verb_quickly_and_without_torch() -> None:
+    code = "import sys; from framefold.__main__ import main; main(['--help']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)  # warms the bytecode
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        times.append(time.perf_counter() - start)
+    assert all(verb in done.stdout for verb in [*LIGHTNING, *FUNCTIONS])
+    assert min(times) < 0.3
+
+
+@pytest.mark.parametrize("verb", [*LIGHTNING, *FUNCTIONS])
+def test_every_verb_has_help(verb: str) -> None:
+    done = run(*verb.split(), "--help")
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout and "--" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["fot"], "unknown verb 'fot'"),
+        (["shards"], "unknown verb 'shards'"),
+        (["ablate", "--out", "x", "--budget", "3"], "--budget"),
+        (["ablate"], "out"),
+        (["ablate", "--out", "x", "--compressors", "st_simdif"], "did you mean 'st_simdiff'"),
+        (["ablate", "--out", "x", "--budgets", "1.5"], "(0, 1]"),
+        (["ablate", "--out", "x", "--host", "nowhere"], "nowhere"),
+        (["ablate", "--out", "x", "--config", "ablation/none"], "ablation/demo"),
+        (["report", "--results", "nowhere"], "nowhere"),
+        (["export", "--checkpoint", "nowhere", "--out", "x"], "nowhere"),
+    ],
+)
+def test_wrong_usage_ends_with_one_line_and_nothing_written(args: list[str], text: str, tmp_path: Path) -> None:
+    done = run(*args, cwd=tmp_path)
+    assert done.returncode == 2
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("framefold: error: ") and text in lines[0], done.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_missing_extra_names_the_command_that_installs_it(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    monkeypatch.delitem(sys.modules, "framefold.training.command", raising=False)
+    assert main(["report", "--results", "x"]) == 2
+    assert "pip install 'framefold[train]'" in capsys.readouterr().err
+
+
+def test_an_interrupt_ends_with_one_line(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("framefold.__main__._run", interrupted)
+    assert main(["report"]) == 130
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_lists_may_be_written_with_blanks() -> None:
+    def function(frames: list[int] | None = None, seed: int = 0) -> None: ...
+
+    assert join_lists(function, ["--frames", "32", "64", "--seed", "1"]) == ["--frames=[32,64]", "--seed", "1"]
+    assert join_lists(function, ["--frames", "[32,64]"]) == ["--frames", "[32,64]"]
+
+
+def test_packaged_configs_go_by_short_name_and_files_by_path(tmp_path: Path) -> None:
+    assert "ablation/demo" in names()
+    assert find("ablation/demo").read_text()
+    own = tmp_path / "own.yaml"
+    own.write_text("videos: 3\n")
+    assert find(str(own)) == own
+    assert expand(["--config", "ablation/demo", "--x=1"])[1].endswith("demo.yaml")
+    with pytest.raises(ConfigNotFoundError, match="ablation/demo"):
+        find("ablation/nothing")

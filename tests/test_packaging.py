@@ -1,0 +1,43 @@
+"""What pyproject.toml promises is what is on disk."""
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_on_disk_is_listed_and_mapped() -> None:
+    on_disk = {
+        "framefold." + ".".join(init.parent.relative_to(ROOT).parts)
+        for folder in ("adapters", "training", "data", "configs")
+        for init in (ROOT / folder).rglob("__init__.py")
+    } | {"framefold"}
+    setuptools = PROJECT["tool"]["setuptools"]
+    assert set(setuptools["packages"]) == on_disk
+    for package, folder in setuptools["package-dir"].items():
+        assert (ROOT / folder / "__init__.py").is_file(), package
+        assert package == "framefold" or folder == "/".join(package.split(".")[1:])
+
+
+def test_the_base_install_stays_light() -> None:
+    names = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
+    assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy"}
+
+
+def test_constraints_pin_every_requirement() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    groups = PROJECT["project"]["optional-dependencies"]
+    wanted = PROJECT["project"]["dependencies"] + [
+        r for name, group in groups.items() if name != "mamba" for r in group
+    ]
+    for requirement in wanted:
+        name = requirement.split(">")[0].split("[")[0].lower().replace("_", "-")
+        assert name in pinned, f"{name} is not pinned in constraints.txt"
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    from framefold.__main__ import EXTRA_OF
+
+    assert set(EXTRA_OF.values()) <= set(PROJECT["project"]["optional-dependencies"])

@@ -1,0 +1,151 @@
+"""The ablation: compressors x budgets x seeds on held-out videos, one results file a cell, then the report."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import track
+
+from ..adapters import Compressor, build, list_compressors, load
+from ..adapters.errors import ConfigError
+from ..adapters.folder import WEIGHTS
+from ..adapters.ops import budget_tokens, check_budget
+from ..adapters.params import init_params, nearest
+from ..adapters.registry import get
+from .heldout import HeldOut, ask, ask_oracle, held_out
+from .hostio import Host, load_host
+from .report import FULL, ORACLE, report
+from .results import Settings, read_cell, write_cell
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A row of the table before budgets and seeds: how to build it, and what identifies its weights."""
+
+    name: str
+    params: dict[str, Any]
+    folder: str | None = None
+    weights: str | None = None
+
+    def build(self, budget: float | int, seed: int) -> Compressor:
+        if self.folder is not None:
+            return load(self.folder, budget=budget).eval()
+        seeded = {"seed": seed} if "seed" in init_params(get(self.name)) else {}
+        return build(self.name, budget, **seeded, **self.params).eval()
+
+
+def ablate(
+    out: str,
+    host: str = "checkpoints/tinyhost",
+    compressors: list[str] | None = None,
+    adapters: list[str] | None = None,
+    params: dict[str, dict[str, Any]] | None = None,
+    budgets: list[float | int] | None = None,
+    seeds: list[int] | None = None,
+    oracle: bool = True,
+    videos: int = 150,
+    frames: int = 64,
+    data_seed: int = 0,
+    split: str = "test",
+    exclude: list[str] | None = None,
+    batch_size: int = 8,
+) -> None:
+    """Compare compressors at equal budgets on held-out videos; finished cells are not run again.
+
+    Args:
+        out: folder for cells/*.json, report.md and accuracy.png.
+        host: folder of the host.
+        compressors: registered names; all of them by default. Trainable ones take part through their adapters.
+        adapters: adapter folders of trained compressors.
+        params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
+        budgets: retention ratios (floats) or tokens per video (ints).
+        seeds: of compressors that draw, such as random; the others run once.
+        oracle: add a row that keeps each question's annotated evidence.
+        videos: number of held-out videos; frames: of each.
+        data_seed: of the videos; split: train, val or test.
+        exclude: question types to leave out of the headline.
+        batch_size: videos per forward of the language model.
+
+    Raises:
+        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter; BudgetError: a wrong budget.
+        HostError: no host there; AdapterFileError: a damaged adapter.
+    """
+    folder, grid = Path(out), [check_budget(b) for b in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
+    entrants = list(_entrants(compressors, adapters or [], params or {}))
+    for entrant in entrants:
+        entrant.build(grid[0], 0)  # wrong parameters are found before the host is loaded
+    frozen = load_host(host)
+    base = Settings(
+        "", {}, None, 1.0, 0, host, _sha256(Path(host) / WEIGHTS), videos, frames, data_seed, split, exclude or []
+    )
+    cells = list(_cells(entrants, grid, seeds or [0], base, oracle))
+    todo = [(entrant, s) for entrant, s in cells if read_cell(folder, s) is None]
+    print(f"ablation: {len(cells)} cells, {len(cells) - len(todo)} already there")
+    if todo:
+        made = held_out(frozen, videos, frames, data_seed, split)
+        samples = list(track(made, "encoding held-out videos", total=videos))
+        for entrant, settings in track(todo, "cells"):
+            rows, cost = _run(frozen, entrant, settings, samples, batch_size)
+            write_cell(folder, settings, rows, cost)
+    report(out)
+
+
+def _run(
+    host: Host, entrant: Entrant | None, settings: Settings, samples: list[HeldOut], batch_size: int
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    if entrant is None:
+        return ask_oracle(host, samples, partial(budget_tokens, settings.budget))
+    return ask(host, entrant.build(settings.budget, settings.seed), samples, batch_size)
+
+
+def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Entrant]:
+    """Adapters first, then the registered names; a trainable name without an adapter is announced and left out."""
+    trained = {}
+    for path in adapters:
+        compressor = load(path)
+        trained[compressor.name] = compressor.params()
+        yield Entrant(compressor.name, compressor.params(), path, _sha256(Path(path) / WEIGHTS))
+    shared = {str(get(name).counterpart): values for name, values in trained.items() if get(name).counterpart}
+    for name in params:
+        if name not in list_compressors():
+            raise ConfigError(f"params name no compressor {name!r}{nearest(name, list_compressors())}")
+    for name in names or list_compressors():
+        cls = get(name)
+        if name in trained:
+            continue
+        if cls.trainable or cls.query_aware or cls.needs_attention:
+            why = "no adapter of it was given" if cls.trainable else "it needs inputs that this ablation does not have"
+            print(f"ablation: {name} is left out: {why}")
+            continue
+        known = init_params(cls)
+        inherited = {key: value for key, value in shared.get(name, {}).items() if key in known}
+        yield Entrant(name, inherited | params.get(name, {}))
+
+
+def _cells(
+    entrants: list[Entrant], budgets: list[float | int], seeds: list[int], base: Settings, oracle: bool
+) -> Iterator[tuple[Entrant | None, Settings]]:
+    for entrant in entrants:
+        cls = get(entrant.name)
+        common = replace(base, compressor=entrant.name, params=entrant.params, adapter=entrant.weights)
+        if not cls.exact_budget:  # identity: the row of full tokens
+            yield entrant, replace(common, budget=1.0)
+            continue
+        draws = "seed" in init_params(cls) and "seed" not in entrant.params
+        for budget in budgets:
+            for seed in seeds if draws else seeds[:1]:
+                yield entrant, replace(common, budget=budget, seed=seed)
+    if FULL not in {entrant.name for entrant in entrants}:
+        yield Entrant(FULL, {}), replace(base, compressor=FULL)
+    if oracle:
+        for budget in budgets:
+            yield None, replace(base, compressor=ORACLE, budget=budget)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""

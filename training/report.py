@@ -1,0 +1,161 @@
+"""Results files -> Markdown table and plots. Nothing here is typed in: every number comes from the cells."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from ..adapters.folder import replace_file
+from .plots import plot_accuracy
+from .results import answers_of, read_cells
+from .statistics import Answers, macro_interval, paired_difference
+
+Cell = dict[str, Any]
+FULL, ORACLE = "identity", "oracle"
+
+
+def report(results: str) -> Path:
+    """Write ``report.md`` and ``accuracy.png`` from a folder of results, and print the headline table.
+
+    Args:
+        results: the ``--out`` folder of ``framefold ablate``.
+
+    Returns:
+        Path of the report.
+
+    Raises:
+        ResultsError: no results, or damaged ones.
+    """
+    out = Path(results)
+    table = Table(read_cells(out))
+    plot_accuracy(table.curves(), table.full, out / "accuracy.png")
+    text = "\n\n".join(
+        ["# Ablation", table.setting(), table.accuracy(), table.differences(), table.by_type(), table.cost()]
+    )
+    replace_file(out / "report.md", lambda beside: beside.write_text(text + "\n\n![accuracy](accuracy.png)\n"))
+    print(f"{table.accuracy()}\n\n{table.differences()}\n\nreport: {out / 'report.md'}")
+    return out / "report.md"
+
+
+class Table:
+    """Cells arranged as rows (compressors) by columns (budgets)."""
+
+    def __init__(self, cells: list[Cell]) -> None:
+        self.by_row: dict[str, dict[float, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+        for cell in cells:
+            self.by_row[cell["compressor"]][cell["budget"]].append(cell)
+        self.full = self._full()
+        rows = [name for name in self.by_row if name != FULL]
+        self.budgets = sorted({budget for name in rows for budget in self.by_row[name]}, reverse=True)
+        self.rows = sorted(rows, key=self._rank, reverse=True)
+        self.sample = cells[0]
+
+    def _full(self) -> float | None:
+        cells = [cell for group in self.by_row.get(FULL, {}).values() for cell in group]
+        return answers_of(cells).macro if cells else None
+
+    def _rank(self, name: str) -> tuple[bool, float]:
+        smallest = self.answers(name, self.budgets[-1])
+        return name == ORACLE, -1.0 if smallest is None else smallest.macro
+
+    def answers(self, name: str, budget: float) -> Answers | None:
+        """Answers of a row at a budget, None where it was not run."""
+        cells = self.by_row.get(name, {}).get(budget)
+        return answers_of(cells) if cells else None
+
+    def curves(self) -> dict[str, list[tuple[float, float, float, float]]]:
+        """Row -> [(tokens, accuracy, low, high)] in ascending tokens, for the plot."""
+        curves = {}
+        for name in self.rows:
+            points = []
+            for budget, cells in sorted(self.by_row[name].items()):
+                interval = macro_interval(answers_of(cells))
+                points.append((cells[0]["tokens"], interval.value, interval.low, interval.high))
+            curves[name] = points
+        return curves
+
+    def setting(self) -> str:
+        """One paragraph: what was asked of which host."""
+        s = self.sample["settings"]
+        left_out = f" Left out of the headline: {', '.join(s['exclude'])}." if s["exclude"] else ""
+        return (
+            f"{self.sample['n']} questions about {s['videos']} held-out synthetic videos of {s['frames']} frames, "
+            f"host `{s['host']}`. Accuracy is the mean over question types, in percent, with the 95 % bootstrap "
+            f"interval over videos.{left_out} The rows of a column hold exactly equal numbers of visual tokens."
+        )
+
+    def accuracy(self) -> str:
+        """Markdown: accuracy of each row at each budget."""
+        head = [f"{_percent(b)} ({self._tokens(b)})" for b in self.budgets]
+        lines = [_row("compressor", *head), _row(*["---"] * (len(head) + 1))]
+        for name in self.rows:
+            values = []
+            for budget in self.budgets:
+                answers = self.answers(name, budget)
+                values.append("" if answers is None else _interval(macro_interval(answers)))
+            lines.append(_row(name, *values))
+        if self.full is not None:
+            lines.append(_row("all tokens", f"{100 * self.full:.1f}", *[""] * (len(self.budgets) - 1)))
+        return "\n".join(lines)
+
+    def differences(self) -> str:
+        """Markdown: paired differences in points: trained rows to their counterparts, st_simdiff to the floor."""
+        pairs = [("st_simdiff", "uniform"), ("st_simdiff", "random"), *self._counterparts()]
+        lines = [_row("paired difference", *map(_percent, self.budgets)), _row(*["---"] * (len(self.budgets) + 1))]
+        for a, b in pairs:
+            values = []
+            for budget in self.budgets:
+                one, other = self.answers(a, budget), self.answers(b, budget)
+                comparable = one is not None and other is not None and one.asked.shape == other.asked.shape
+                values.append(
+                    _interval(paired_difference(one, other), sign=True) if comparable and one and other else ""
+                )
+            if any(values):
+                lines.append(_row(f"{a} - {b}", *values))
+        return "\n".join(lines)
+
+    def _counterparts(self) -> list[tuple[str, str]]:
+        from ..adapters.registry import get, list_compressors
+
+        trained = [name for name in self.rows if name in list_compressors(trainable=True)]
+        return [(name, str(get(name).counterpart)) for name in trained if get(name).counterpart in self.by_row]
+
+    def by_type(self) -> str:
+        """Markdown: accuracy per question type at the smallest budget but one, in percent."""
+        budget = self.budgets[max(0, len(self.budgets) - 2)]
+        table = {name: answers.by_type for name in self.rows if (answers := self.answers(name, budget))}
+        types = sorted({kind for accuracies in table.values() for kind in accuracies})
+        lines = [_row(f"at {_percent(budget)}", *types), _row(*["---"] * (len(types) + 1))]
+        lines += [_row(n, *[f"{100 * a[t]:.0f}" if t in a else "" for t in types]) for n, a in table.items()]
+        return "\n".join(lines)
+
+    def cost(self) -> str:
+        """Markdown: what each row costs at the same budget, milliseconds per video on this machine."""
+        budget = self.budgets[max(0, len(self.budgets) - 2)]
+        lines = [
+            _row(f"at {_percent(budget)}", "visual tokens entering the LM", "compressor ms", "prefill and answers ms"),
+            _row(*["---"] * 4),
+        ]
+        for name in self.rows:
+            for cell in self.by_row[name].get(budget, [])[:1]:
+                times = (f"{cell[key]:.2f}" for key in ("compressor_ms", "llm_ms"))
+                lines.append(_row(name, f"{cell['tokens']:.1f}", *times))
+        return "\n".join(lines)
+
+    def _tokens(self, budget: float) -> str:
+        counts = {round(cell["tokens"]) for name in self.rows for cell in self.by_row[name].get(budget, [])}
+        return f"{'/'.join(map(str, sorted(counts)))} tokens"
+
+
+def _row(*values: str) -> str:
+    return f"| {' | '.join(values)} |"
+
+
+def _percent(budget: float | int) -> str:
+    return f"{100 * budget:g} %" if isinstance(budget, float) else f"{budget} tokens"
+
+
+def _interval(interval: Any, sign: bool = False) -> str:
+    value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
+    return f"{value:{'+' if sign else ''}.1f} [{low:.1f}, {high:.1f}]"
