@@ -31,7 +31,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML file or short name of a packaged one; may be repeated")
     parser.add_function_arguments(function, as_positional=False)
     try:
-        values = parser.parse_args(expand(join_lists(function, args)))
+        values = parser.instantiate_classes(parser.parse_args(expand(join_lists(function, args))))
     except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
         text = " ".join(str(error).split())
         raise SystemExit(f"{text} (options: framefold {verb} --help)") from error

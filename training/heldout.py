@@ -53,7 +53,7 @@ def held_out(host: Host, videos: int, frames: int, seed: int, split: str = "test
             host.tokenizer,
             [question.text for question in video.questions],
             [question.answer for question in video.questions],
-            encoded.placeholders,
+            len(encoded),
             host.model.config.video_token_id,
         )
         grid = tuple(encoded.features.shape[:3])
