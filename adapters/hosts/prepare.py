@@ -1,0 +1,271 @@
+"""From the inputs of a host to shorter inputs of the same host: encode the video, compress it, compact the prompt.
+
+One code path for the attach hooks, for training and for the ablation. Dimensions: B rows, L columns before, L' after, V videos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import InputError
+from ..tokens import Compressed, VideoTokens
+from .checks import check_counts, check_inputs, check_labels, check_tokens
+from .compaction import Compaction, Side, compact
+from .family import Encoded, Family, family_of
+
+Positions = Literal["preserve", "compact"]
+Query = Tensor | Sequence[Tensor | None] | None
+MARK = "framefold_mark"  # attribute under which a Mark travels
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Inputs of a host after compression.
+
+    Attributes:
+        kwargs: ready for ``model(**kwargs)``: no pixels, the features under ``mm_encoder_outputs``.
+        tokens: the compressed tokens of each video, in (row, column) order.
+        losses: mean over the videos of each loss that the compressor returned.
+        compaction: the map between the columns before and after.
+    """
+
+    kwargs: dict[str, Any]
+    tokens: list[VideoTokens]
+    losses: dict[str, Tensor]
+    compaction: Compaction
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """What the attach hooks need to know of a compacted prompt; travels on the host's encoder output and on its cache.
+
+    Attributes:
+        compaction: the map between the columns before and after.
+        mask: (B, L') attention mask of the prompt.
+        next_position: position of the column after the prompt in a decode loop that gives none.
+    """
+
+    compaction: Compaction
+    mask: Tensor
+    next_position: int
+
+
+def encode(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    """Run the vision side of the host once.
+
+    No graph is recorded unless a parameter of the vision side is being trained.
+
+    Args:
+        inputs: the host's inputs; only those of the vision side are read.
+
+    Returns:
+        One Encoded per video, in the order of the placeholders in the prompts.
+
+    Raises:
+        InputError: no video, or an empty or misshapen one.
+        UnsupportedHostError: see :func:`~framefold.adapters.hosts.family.family_of`.
+    """
+    family = family_of(model)
+    if inputs.get(family.pixels) is None:
+        raise InputError(f"there is no {family.pixels} to encode")
+    with _vision_side(model, family):
+        return family.encode(model, inputs)
+
+
+def prepare(
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    compressor: Callable[..., Compressed],
+    *,
+    encoded: Sequence[Encoded] | None = None,
+    query: Query = None,
+    times: Sequence[Tensor | None] | None = None,
+    positions: Positions = "preserve",
+    generation: bool = False,
+) -> Prepared:
+    """Compress the videos of a batch and shorten its prompts to match; the model need not be attached to.
+
+    Args:
+        inputs: keyword arguments of the host's forward. Without video, or with video that is encoded already under
+            ``mm_encoder_outputs``, they come back untouched.
+        compressor: called with (VideoTokens, query) for each video.
+        encoded: what :func:`encode` returned for these inputs, which then need not hold pixels.
+        query: (L, D) embeddings of the question for all videos, or one such tensor a video.
+        times: (T,) seconds of the frames of each video.
+        positions: "preserve" gives a token the position that its anchor had, "compact" numbers the shorter prompt anew.
+        generation: prepare for ``model.generate`` rather than a forward: its rule for positions, padding on the left. Without
+            an attached compressor do not add ``use_cache=False``: generate drops masks of ones, and the host then takes gaps
+            in the positions for packed sequences.
+
+    Raises:
+        InputError: the inputs do not fit each other, see the message; always before the language model runs.
+        ContractError: the compressor returned NaN, no tokens, unsorted anchors or another width.
+        UnsupportedHostError: see :func:`~framefold.adapters.hosts.family.family_of`.
+    """
+    family = family_of(model)
+    if positions not in ("preserve", "compact"):
+        raise InputError(f"positions must be 'preserve' or 'compact', got {positions!r}")
+    given = dict(inputs.get("mm_encoder_outputs") or {})
+    if encoded is None and inputs.get(family.pixels) is None:
+        return _untouched(family, model, inputs)
+    if given.get("video") is not None:
+        raise InputError("the video comes both raw (or encoded=) and under mm_encoder_outputs: drop one of them")
+    check_inputs(inputs, positions)
+
+    clips = list(encode(model, inputs) if encoded is None else encoded)
+    ids = inputs["input_ids"]
+    where = (ids == family.placeholder_id(model)).nonzero()
+    rows = check_counts(ids, where, clips)
+    tokens, losses = _compress(compressor, clips, query, times, ids.device)
+    keep, features = _keep(ids, where, clips, tokens)
+    check_labels(inputs.get("labels"), keep)
+    compaction, groups = _shorten(inputs, keep, features, rows.tolist(), generation)
+
+    kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
+    kwargs |= _columns(model, family, inputs, compaction, positions, generation)
+    video = family.pack(groups)
+    kwargs["mm_encoder_outputs"] = {**given, **_images(model, family, inputs), "video": video}
+    after = compaction.n_before if positions == "preserve" else compaction.n_after
+    setattr(video, MARK, Mark(compaction, kwargs["attention_mask"], next_position=after))
+    return Prepared(kwargs, tokens, losses, compaction)
+
+
+def prompt_mask(inputs: Mapping[str, Any]) -> Tensor:
+    """(B, L) attention mask of the inputs, ones where they have none."""
+    mask = inputs.get("attention_mask")
+    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
+
+
+def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
+    ids = inputs.get("input_ids")
+    shape = ids if ids is not None else inputs["inputs_embeds"][..., 0]
+    if ids is not None and not inputs.get("mm_encoder_outputs") and bool((ids == family.placeholder_id(model)).any()):
+        raise InputError(f"the prompts hold video placeholders, but there is neither {family.pixels} nor encoded=")
+    everything = torch.ones(shape.shape, dtype=torch.bool, device=shape.device)
+    return Prepared(dict(inputs), [], {}, compact(everything, everything))
+
+
+@contextlib.contextmanager
+def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
+    """Gradients only where they are wanted; and under ZeRO-3 the parameters that no submodule's hook would gather."""
+    with contextlib.ExitStack() as stack:
+        sharded = [p for p in model.base_model.parameters(recurse=False) if hasattr(p, "ds_id")]
+        if sharded:
+            import deepspeed
+
+            stack.enter_context(deepspeed.zero.GatheredParameters(sharded))
+        if not family.vision_requires_grad(model):
+            stack.enter_context(torch.no_grad())
+        yield
+
+
+def _compress(
+    compressor: Callable[..., Compressed], clips: list[Encoded], query: Query, times: Any, device: torch.device
+) -> tuple[list[VideoTokens], dict[str, Tensor]]:
+    queries = _one_a_video("query", [query] * len(clips) if isinstance(query, Tensor) else query, len(clips))
+    times = _one_a_video("times", times, len(clips))
+    tokens: list[VideoTokens] = []
+    losses: dict[str, list[Tensor]] = {}
+    for clip, asked, seconds in zip(clips, queries, times, strict=True):
+        video = VideoTokens.from_grid(clip.features.to(device), times=seconds)
+        out = check_tokens(compressor(video, asked), video)
+        tokens.append(out.tokens)
+        for name, loss in out.losses.items():
+            losses.setdefault(name, []).append(loss)
+    return tokens, {name: torch.stack(values).mean() for name, values in losses.items()}
+
+
+def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[Any]:
+    values = [None] * n if values is None else values
+    if len(values) != n:
+        raise InputError(f"{name} must have one entry for each of the {n} videos, got {len(values)}")
+    return values
+
+
+def _keep(ids: Tensor, where: Tensor, clips: list[Encoded], tokens: list[VideoTokens]) -> tuple[Tensor, list[Tensor]]:
+    """(B, L) bool of the columns that stay, and the (N, D) features that fill the placeholders of each video among them."""
+    keep = torch.ones_like(ids, dtype=torch.bool)
+    keep[where[:, 0], where[:, 1]] = False
+    start, kept, features = 0, [], []
+    for clip, out in zip(clips, tokens, strict=True):
+        on_grid = clip.on_grid.to(ids.device)
+        slots = torch.cat([on_grid.nonzero()[out.index, 0], (~on_grid).nonzero()[:, 0]])
+        slots, order = slots.sort()
+        kept.append(slots + start)
+        features.append(torch.cat([out.features, clip.extra.to(out.features)])[order])
+        start += len(clip)
+    stays = where[torch.cat(kept)]
+    keep[stays[:, 0], stays[:, 1]] = True
+    return keep, features
+
+
+def _shorten(
+    inputs: Mapping[str, Any], keep: Tensor, features: list[Tensor], rows: list[int], generation: bool
+) -> tuple[Compaction, list[Tensor]]:
+    mask, labels = prompt_mask(inputs), inputs.get("labels")
+    real = (mask != 0) | ~keep
+    real = real if labels is None else real | (labels != -100)
+    side: Side = "left" if generation else "right"
+    if bool((mask[:, 0] == 0).any()):  # padding stays on the side where the caller has it
+        side = "left"
+    elif bool((mask[:, -1] == 0).any()):
+        side = "right"
+    if not generation or len({len(feature) for feature in features}) == 1:
+        return compact(keep, real, side), features
+    groups, filler = _group_rows(features, rows, len(keep), side)
+    return compact(keep, real, side, filler), groups
+
+
+def _group_rows(features: list[Tensor], rows: list[int], batch: int, side: Side) -> tuple[list[Tensor], Tensor]:
+    """One group of equal length a row, zeros added: beam search repeats groups, and can only tell them apart like that."""
+    groups = {row: torch.cat([f for f, r in zip(features, rows, strict=True) if r == row]) for row in sorted(set(rows))}
+    longest = max(len(group) for group in groups.values())
+    filler = torch.zeros(batch, dtype=torch.long, device=features[0].device)
+    for row, group in groups.items():
+        missing = longest - len(group)
+        zeros = group.new_zeros(missing, group.shape[1])
+        groups[row] = torch.cat([zeros, group] if side == "left" else [group, zeros])
+        filler[row] = missing
+    return list(groups.values()), filler
+
+
+def _columns(
+    model: PreTrainedModel,
+    family: Family,
+    inputs: Mapping[str, Any],
+    compaction: Compaction,
+    positions: Positions,
+    generation: bool,
+) -> dict[str, Tensor]:
+    """The arguments with one value a column, shortened."""
+    ids, mask = inputs["input_ids"], prompt_mask(inputs)
+    new = {
+        name: compaction.gather(inputs[name], fill)
+        for name, fill in family.columns.items()
+        if inputs.get(name) is not None
+    }
+    new["input_ids"] = compaction.gather(ids, family.pad_id(model))
+    new["input_ids"] = new["input_ids"].masked_fill(compaction.filler, family.placeholder_id(model))
+    new["attention_mask"] = compaction.gather(mask, 0)  # never None: without it gaps in the positions look like packing
+    if positions == "compact":
+        new["position_ids"] = family.positions(model, new["input_ids"], new["attention_mask"], generation)
+    else:
+        before = inputs.get("position_ids")
+        before = family.positions(model, ids, mask, generation) if before is None else before
+        new["position_ids"] = compaction.gather(before.expand(*before.shape[:-2], *ids.shape), 0)
+    return new
+
+
+def _images(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
+    if inputs.get(family.images) is None:
+        return {}
+    with _vision_side(model, family):
+        return {"image": family.encode_images(model, inputs)}
