@@ -38,7 +38,9 @@ SCHEMA_VERSION = 1
 SPLITS = {"train": 0, "val": 1, "test": 2}  # part of the RNG key: splits are disjoint by construction
 MIN_FRAMES = 16  # four flashes of three frames with gaps, and four scenes, fit
 FRAME_SECONDS = 0.5
-DISC, GLYPH = 20, 14  # pixels of a 64-pixel frame
+# Sixteenths of the frame. Glyphs stand on a lattice of that step: a tower of patches of two steps then meets four phases
+# of a shape, not 64, and learns shapes in minutes.
+LATTICE, DISC, GLYPH = 16, 5, 3
 
 
 @dataclass(frozen=True)
@@ -153,10 +155,10 @@ def generate(
     _check(index, seed, split, frames, clutter, size)
     draws = Draws(seed, SPLITS[split], index)
     names = draws.permutation(len(SHAPES))
-    mover = _mover(draws, SHAPES[names[-1]], frames, size)
-    flashes = _flashes(draws, [SHAPES[i] for i in names[: draws.between(1, 4)]], mover, frames, size)
+    mover = _mover(draws, SHAPES[names[-1]], frames)
+    flashes = _flashes(draws, [SHAPES[i] for i in names[: draws.between(1, 4)]], mover, frames)
     scenes = _scenes(draws, (*flashes, mover), frames)
-    distractors = _distractors(draws, scenes, frames, round(clutter * 1000), size)
+    distractors = _distractors(draws, scenes, frames, round(clutter * 1000))
     events = (*distractors, mover, *flashes)  # in painting order: what is asked about is never covered
     questions = ask(scenes, events, draws)
     pixels = _render(draws, scenes, events, frames, size)
@@ -177,42 +179,41 @@ def _check(index: int, seed: int, split: str, frames: int, clutter: float, size:
         raise DataError(f"size must be a multiple of 16 and at least 32 pixels, not {size}")
 
 
-def _mover(draws: Draws, shape: str, frames: int, size: int) -> Event:
+def _mover(draws: Draws, shape: str, frames: int) -> Event:
     """Crosses the frame from near one edge to near the other, in a lane of its own."""
-    disc = size * DISC // 64
+    room = LATTICE - DISC
     length = draws.between(6, 8)
     first = draws.below(frames - length + 1)
     direction = draws.pick(DIRECTIONS)
-    lane = draws.between(size // 10, size - disc - size // 10)
-    begin, end = draws.below(size // 10 + 1), size - disc - draws.below(size // 10 + 1)
+    lane = draws.between(1, room - 1)
+    begin, end = draws.below(3), room - draws.below(3)
     track = [begin + (end - begin) * i // (length - 1) for i in range(length)]
     if direction in ("left", "up"):
-        track = [size - disc - at for at in track]
+        track = [room - at for at in track]
     path = [(lane, at) if direction in ("left", "right") else (at, lane) for at in track]
-    fractions = tuple((y / size, x / size) for y, x in path)
+    fractions = tuple((y / LATTICE, x / LATTICE) for y, x in path)
     color = draws.pick(tuple(COLORS))
-    return Event("mover", shape, color, direction, first, first + length - 1, fractions, disc / size)
+    return Event("mover", shape, color, direction, first, first + length - 1, fractions, DISC / LATTICE)
 
 
-def _flashes(draws: Draws, shapes: Sequence[str], mover: Event, frames: int, size: int) -> tuple[Event, ...]:
+def _flashes(draws: Draws, shapes: Sequence[str], mover: Event, frames: int) -> tuple[Event, ...]:
     """One flash per shape, in order of time, never two at once and never on the mover."""
     lengths = [draws.between(2, 3) for _ in shapes]
-    extent = size * DISC // 64 / size
     events = []
     for shape, length, first in zip(shapes, lengths, draws.starts(lengths, frames, gap=1), strict=True):
-        path = (_spot(draws, mover, first, first + length - 1, size),)
+        path = (_spot(draws, mover, first, first + length - 1),)
         color = draws.pick(tuple(COLORS))
-        events.append(Event("flash", shape, color, "", first, first + length - 1, path, extent))
+        events.append(Event("flash", shape, color, "", first, first + length - 1, path, DISC / LATTICE))
     return tuple(events)
 
 
-def _spot(draws: Draws, mover: Event, first: int, last: int, size: int) -> tuple[float, float]:
+def _spot(draws: Draws, mover: Event, first: int, last: int) -> tuple[float, float]:
     """A corner for a disc that is clear of the mover: the first clear one of a shuffled grid with a common jitter."""
-    room = size - size * DISC // 64
-    jitter = draws.below(room // 4 + 1), draws.below(room // 4 + 1)
+    step = (LATTICE - DISC) // 3
+    jitter = draws.below(step), draws.below(step)
     busy = [mover.box(frame) for frame in range(max(first, mover.first), min(last, mover.last) + 1)]
     for cell in draws.permutation(16):
-        y, x = (jitter[0] + cell // 4 * (room // 4)) / size, (jitter[1] + cell % 4 * (room // 4)) / size
+        y, x = ((start + at * step) / LATTICE for start, at in zip(jitter, divmod(cell, 4), strict=True))
         if all(abs(y - box[1]) >= mover.extent or abs(x - box[2]) >= mover.extent for box in busy):
             break
     return y, x
@@ -247,14 +248,13 @@ def _clear_view(events: Sequence[Event], frame: int) -> Box:
     return (frame, y, x, y + 0.5, x + 0.5)
 
 
-def _distractors(draws: Draws, scenes: Sequence[Scene], frames: int, per_mille: int, size: int) -> tuple[Event, ...]:
+def _distractors(draws: Draws, scenes: Sequence[Scene], frames: int, per_mille: int) -> tuple[Event, ...]:
     """Up to two static glyphs a scene, and one-frame blinks at a rate per frame."""
     spans = [(scene.first, scene.last, "static") for scene in scenes for _ in range(draws.below(3))]
     for frame in range(frames):
         blinks = (per_mille + draws.below(1000)) // 1000
         spans += [(frame, frame, "blink")] * blinks
-    extent = size * GLYPH // 64
-    room = size - extent + 1
+    room = LATTICE - GLYPH + 1
     return tuple(
         Event(
             kind,
@@ -263,8 +263,8 @@ def _distractors(draws: Draws, scenes: Sequence[Scene], frames: int, per_mille: 
             "",
             first,
             last,
-            ((draws.below(room) / size, draws.below(room) / size),),
-            extent / size,
+            ((draws.below(room) / LATTICE, draws.below(room) / LATTICE),),
+            GLYPH / LATTICE,
         )
         for first, last, kind in spans
     )
@@ -289,7 +289,7 @@ def _render(draws: Draws, scenes: Sequence[Scene], events: Sequence[Event], fram
 
 
 def _paint_event(pixels: np.ndarray, event: Event, size: int) -> None:
-    extent, inner = round(event.extent * size), size * GLYPH // 64
+    extent, inner = round(event.extent * size), size * GLYPH // LATTICE
     inset = (extent - inner) // 2
     halo = {"flash": WHITE, "mover": BLACK}.get(event.kind)
     for step, corner in enumerate(event.path):

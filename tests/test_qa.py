@@ -136,5 +136,5 @@ def test_unusable_prompts_are_refused_with_a_reason(host):
     late.chat_template = (
         "{% for p in messages[0].content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}<video>"
     )
-    with pytest.raises(PromptError, match="before the video"):
+    with pytest.raises(PromptError, match="the video before"):
         build_prompt(late, QUESTIONS, ANSWERS, N, model.config.video_token_id)

@@ -1,6 +1,6 @@
 """One prefill of a video, many questions.
 
-The prefix (text before the video, and its visual tokens) runs once; its cache is repeated for the video's questions, and
+The prefix (text before the video, and its visual tokens) runs once; its cache is repeated for the questions, and
 the question rows run on top of it. It equals a full prompt per question, costs one prefill, needs no 4-D mask, and
 stays differentiable, so it trains compressors and hosts alike. Positions are preserved: questions go on from the length
 that the video had before anything was taken out of it.
