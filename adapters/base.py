@@ -166,6 +166,8 @@ class Compressor(nn.Module):
             )
         if not len(tokens.index) == len(tokens.size) == len(tokens):
             raise ContractError(f"{self.name} returned index, size and features of different lengths")
+        if bool((tokens.index[1:] <= tokens.index[:-1]).any()):
+            raise ContractError(f"{self.name} returned anchors that do not ascend")
         return out
 
 

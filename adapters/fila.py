@@ -82,7 +82,7 @@ class Fila(SceneMean):
     def _static_logits(self, grid: tuple[int, int], scenes: Scenes) -> Tensor:
         """(M, P, 1 | D) rows of the static table at the relative place in time of each member of its scene."""
         assert self.static is not None  # materialize() comes first
-        table = self.static
+        table: Tensor = self.static
         if grid != tuple(table.shape[2:]):
             table = nn.functional.interpolate(table, size=grid, mode="bilinear", align_corners=False)
         table = table.flatten(2).transpose(1, 2)

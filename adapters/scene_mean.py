@@ -1,4 +1,4 @@
-"""Scene means: frames clustered into scenes, each fused into one frame's worth of tokens; fila before it has learned."""
+"""Scene means: frames clustered into scenes, each fused into one frame of tokens; fila before it has learned."""
 
 from __future__ import annotations
 

@@ -1,0 +1,123 @@
+"""A method of somebody else: a few lines, and it is in every list that is made from the registry."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from types import ModuleType
+
+import pytest
+import torch
+
+import framefold
+from framefold import Compressor, VideoTokens
+from framefold.adapters import registry
+from framefold.adapters.errors import ConfigError, InputError, UnknownCompressorError
+from framefold.adapters.selector import Selector
+
+
+@pytest.fixture
+def clean_registry():
+    """Take out afterwards whatever a test registered."""
+    before = dict(registry._CLASSES)
+    yield registry._CLASSES
+    registry._CLASSES.clear()
+    registry._CLASSES.update(before)
+
+
+def video() -> VideoTokens:
+    return VideoTokens.from_grid(torch.randn(4, 2, 3, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def test_a_score_is_a_whole_method(clean_registry, tmp_path) -> None:
+    class SmallNorm(Selector):
+        """Keep the tokens of smallest norm."""
+
+        name = "small_norm_of_a_test"
+
+        def __init__(self, budget: float | int = 0.25, *, power: float = 2.0) -> None:
+            super().__init__(budget)
+            self.power = power
+
+        def score(self, video: VideoTokens, query: torch.Tensor | None) -> torch.Tensor:
+            return -video.features.norm(p=self.power, dim=-1)
+
+    assert "small_norm_of_a_test" in framefold.list_compressors(trainable=False)
+    out = framefold.build("small_norm_of_a_test", 6, power=1)(video()).tokens
+    norms = video().features.abs().sum(-1)
+    assert out.index.tolist() == sorted(norms.sort().indices[:6].tolist())
+    framefold.build("small_norm_of_a_test", 6, power=3).save_pretrained(tmp_path)
+    assert framefold.load(tmp_path).params() == {"power": 3.0}
+    with pytest.raises(ConfigError, match="power must be float"):
+        framefold.build("small_norm_of_a_test", power="high")
+    with pytest.raises(UnknownCompressorError, match="did you mean 'small_norm_of_a_test'"):
+        framefold.build("small_norm_of_a_tset")
+
+
+def test_a_query_aware_method_gets_its_query_or_raises(clean_registry) -> None:
+    class Alike(Selector):
+        """Keep the tokens most like the question."""
+
+        name = "alike_of_a_test"
+        query_aware = True
+
+        def score(self, video: VideoTokens, query: torch.Tensor | None) -> torch.Tensor:
+            assert query is not None
+            return (video.features @ query.T).amax(-1)
+
+    compressor = framefold.build("alike_of_a_test", 1)
+    query = 10 * video().features[7:8]
+    assert compressor(video(), query).tokens.index.tolist() == [7]
+    with pytest.raises(InputError, match="query-aware"):
+        compressor(video())
+
+
+def test_an_unfinished_method_says_what_to_write(clean_registry) -> None:
+    class Unfinished(Compressor):
+        name = "unfinished_of_a_test"
+
+    with pytest.raises(NotImplementedError, match=r"Unfinished must implement compress\(\)"):
+        Unfinished()(video())
+
+
+def test_two_methods_of_one_name_are_refused(clean_registry) -> None:
+    with pytest.raises(ConfigError, match="two compressors are called 'uniform'"):
+        type("Uniform2", (Selector,), {"name": "uniform"})
+
+
+def test_class_paths(clean_registry, monkeypatch) -> None:
+    module = ModuleType("somebodys_module")
+    monkeypatch.setitem(sys.modules, "somebodys_module", module)
+    module.Mine = type("Mine", (Selector,), {"name": "mine_of_a_test", "__module__": "somebodys_module"})  # type: ignore[attr-defined]
+    assert isinstance(framefold.build("somebodys_module.Mine", 3), module.Mine)
+    for path in ("no_such_module.Thing", "somebodys_module.NoSuchThing", "pathlib.Path"):
+        with pytest.raises(UnknownCompressorError, match="cannot import|not a subclass"):
+            framefold.build(path)
+
+
+class _Entry:
+    value = "somewhere:Thing"
+
+    def __init__(self, name: str, error: Exception | None) -> None:
+        self.name, self.error = name, error
+
+    def load(self) -> None:
+        if self.error:
+            raise self.error
+        type("FromEntryPoint", (Selector,), {"name": "entry_of_a_test"})
+
+
+def test_entry_points_are_loaded_and_broken_ones_are_survived(clean_registry, monkeypatch) -> None:
+    entries = [_Entry("bad", RuntimeError("boom")), _Entry("good", None)]
+    monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "framefold.compressors" else [])
+    registry._load_plugins.cache_clear()
+    with pytest.warns(UserWarning, match="plug-in 'bad' .*boom"):
+        assert "entry_of_a_test" in framefold.list_compressors()
+    registry._load_plugins.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        framefold.list_compressors()
+
+
+def test_nothing_of_these_tests_stays() -> None:
+    assert not [name for name in framefold.list_compressors() if name.endswith("_of_a_test")]
