@@ -1,4 +1,4 @@
-"""Adapter folders that are damaged, foreign or too new end in AdapterFileError that says which file, and nothing else."""
+"""Adapter folders that are damaged, foreign or too new end in AdapterFileError that says which file it was."""
 
 from __future__ import annotations
 

@@ -103,8 +103,8 @@ def check_books(out: VideoTokens, grid: tuple[int, int, int]) -> None:
     assert out.index.dtype == out.size.dtype == out.assign.dtype == torch.int64
     assert out.features.shape == (k, WIDTH) and out.index.shape == out.size.shape == (k,) and out.assign.shape == (n,)
     assert torch.isfinite(out.features).all()
-    assert 0 <= int(out.index[0]) and int(out.index[-1]) < n and bool((out.index[1:] > out.index[:-1]).all())
-    assert -1 <= int(out.assign.min()) and int(out.assign.max()) < k
+    assert int(out.index[0]) >= 0 and int(out.index[-1]) < n and bool((out.index[1:] > out.index[:-1]).all())
+    assert int(out.assign.min()) >= -1 and int(out.assign.max()) < k
     assert torch.equal(torch.bincount(out.assign + 1, minlength=k + 1)[1:], out.size)
     assert bool((out.size > 0).all())
     assert torch.equal(out.assign[out.index], torch.arange(k)), "an anchor stands for another token than its own"

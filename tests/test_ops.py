@@ -68,7 +68,7 @@ def test_spread_and_split_runs(n: int, data: st.DataObject) -> None:
     assert max(lengths) - min(lengths) <= 1
     places = ops.spread(n, k).tolist()
     assert places == [math.floor((i + 0.5) * n / k) for i in range(k)]
-    assert all(a < b for a, b in zip(places, places[1:], strict=False)) and 0 <= places[0] and places[-1] < n
+    assert all(a < b for a, b in zip(places, places[1:], strict=False)) and places[0] >= 0 and places[-1] < n
 
 
 @quick
