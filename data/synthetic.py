@@ -38,8 +38,8 @@ SCHEMA_VERSION = 1
 SPLITS = {"train": 0, "val": 1, "test": 2}  # part of the RNG key: splits are disjoint by construction
 MIN_FRAMES = 16  # four flashes of three frames with gaps, and four scenes, fit
 FRAME_SECONDS = 0.5
-# Sixteenths of the frame. Glyphs stand on a lattice of that step: a tower of patches of two steps then meets four phases
-# of a shape, not 64, and learns shapes in minutes.
+# Sixteenths of the frame. Glyphs stand on a lattice of that step: a tower of patches of two steps then meets four
+# phases of a shape, not 64, and learns shapes in minutes.
 LATTICE, DISC, GLYPH = 16, 5, 3
 
 

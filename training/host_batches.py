@@ -1,0 +1,169 @@
+"""Batches of videos for the host's language model: generated, encoded by the frozen tower, and reduced on the fly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..data.synthetic import Draws, Video, evidence_mask, generate
+from .qa import QARows, build_prompt
+
+if TYPE_CHECKING:
+    from .host_modules import Stage
+
+ROW_TOKENS = 90  # about what nine questions cost beside their video
+_STREAM = 104729
+
+
+@dataclass
+class Mix:
+    """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
+
+    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "random" tokens; "frames"
+    evenly spaced whole frames; "pooled" means over equally long runs of frames, at the place of each run's first frame.
+    """
+
+    how: str
+    share: float = 1.0
+    keep: tuple[float, float] = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class VideoBatch:
+    """B videos with K visual tokens each (the newline last): features (B, K, D), ids and positions (B, 1 + K), rows."""
+
+    features: Tensor
+    input_ids: Tensor
+    position_ids: Tensor
+    rows: QARows
+    types: tuple[str, ...]
+
+
+def video_batch(
+    host: LlavaOnevisionForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: Stage,
+    seed: int,
+    step: int,
+) -> VideoBatch:
+    """The batch of a step: one length and one mix for all its videos, so that nothing is padded."""
+    draws = Draws(seed, _STREAM, sum(stage.name.encode()), step, 0)
+    frames = draws.between(*stage.frames)
+    mix = _draw_mix(draws, stage.mixes)
+    side = host.config.vision_config.image_size // host.config.vision_config.patch_size // 2
+    total = frames * side * side
+    ratio = mix.keep[0] + (mix.keep[1] - mix.keep[0]) * draws.below(1001) / 1000
+    count = max(1, round(ratio * total))
+    videos = max(2, min(32, stage.tokens // (count + ROW_TOKENS)))
+    clutter = stage.clutter[0] + (stage.clutter[1] - stage.clutter[0]) * draws.below(1001) / 1000
+    first = draws.below(2**40)
+    made = [generate(first + i, seed=seed, frames=frames, clutter=clutter) for i in range(videos)]
+    features, newline = _encode(host, made)
+    features, index = reduce_tokens(features, made, mix.how, count, draws, side)
+    return assemble(host, tokenizer, made, torch.cat([features, newline], dim=1), index, total)
+
+
+def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:
+    at = draws.below(1_000_000) / 1_000_000 * sum(mix.share for mix in mixes)
+    for mix in mixes:
+        at -= mix.share
+        if at < 0:
+            break
+    return mix
+
+
+@torch.no_grad()
+def _encode(host: LlavaOnevisionForConditionalGeneration, videos: list[Video]) -> tuple[Tensor, Tensor]:
+    """(B, T*H*W, D) tokens and (B, 1, D) newlines."""
+    tokens = []
+    for video in videos:  # one at a time: a video's activations fit the cache, a batch's do not
+        pixels = torch.from_numpy(video.frames).movedim(-1, 1).float() / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            tokens.append(host.get_video_features(pixels[None], return_dict=True).pooler_output.float())
+    features = torch.cat(tokens)
+    return features[:, :-1], features[:, -1:]
+
+
+def reduce_tokens(
+    features: Tensor, videos: list[Video], how: str, count: int, draws: Draws, side: int
+) -> tuple[Tensor, Tensor]:
+    """Keep about `count` tokens a video: features (B, K, D) and their places (B, K) in the full grid, ascending."""
+    total = features.shape[1]
+    per_frame = side * side
+    frames = total // per_frame
+    if how in ("frames", "pooled"):
+        kept = max(1, min(frames, round(count / per_frame)))
+        edges = [frames * i // kept for i in range(kept + 1)]
+        places = torch.tensor(edges[:-1])[:, None] * per_frame + torch.arange(per_frame)
+        index = places.flatten().expand(len(videos), -1)
+        if how == "frames":
+            return _take(features, index), index
+        grid = features.unflatten(1, (frames, per_frame))
+        means = [grid[:, low:high].mean(dim=1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        return torch.cat(means, dim=1), index
+    if how == "full":
+        return features, torch.arange(total).expand(len(videos), -1)
+    keys = draws.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
+    if how == "events":
+        held = np.stack([event_tokens(video, side) for video in videos])
+        count = min(total, max(count, int(held.sum(axis=1).max())))
+        keys = keys - held
+    order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
+    index = torch.from_numpy(order)
+    return _take(features, index), index
+
+
+def event_tokens(video: Video, side: int) -> np.ndarray:
+    """Tokens (T * side * side,) bool that show a flash or the mover."""
+    boxes = [box for event in video.events if event.kind in ("flash", "mover") for box in event.boxes]
+    return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
+
+
+def _take(features: Tensor, index: Tensor) -> Tensor:
+    return features.gather(1, index[..., None].expand(-1, -1, features.shape[-1]))
+
+
+def assemble(
+    host: LlavaOnevisionForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerBase,
+    videos: list[Video],
+    features: Tensor,
+    index: Tensor,
+    total: int,
+) -> VideoBatch:
+    """Questions of B videos on features (B, K + 1, D) kept at places (B, K) of `total` tokens, the newline behind."""
+    video_id = host.config.video_token_id
+    prompts = [
+        build_prompt(
+            tokenizer,
+            [q.text for q in video.questions],
+            [q.answer for q in video.questions],
+            total + 1,
+            video_id,
+            end=True,
+        )
+        for video in videos
+    ]
+    prefix = prompts[0][0]
+    head = int((prefix == video_id).int().argmax())
+    lead = torch.arange(head).expand(len(videos), -1)
+    newline = torch.full((len(videos), 1), head + total)
+    positions = torch.cat([lead, head + index, newline], dim=1)
+    types = tuple(question.type for video in videos for question in video.questions)
+    return VideoBatch(features, prefix[positions], positions, QARows.concat([rows for _, rows in prompts]), types)
+
+
+def prefix_of(batch: VideoBatch) -> dict[str, Any]:
+    """The batch's videos as keyword arguments of the host's forward."""
+    return {
+        "input_ids": batch.input_ids,
+        "attention_mask": torch.ones_like(batch.input_ids),
+        "position_ids": batch.position_ids,
+        "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=batch.features)},
+    }

@@ -1,0 +1,154 @@
+"""Lightning modules of the host: the vision tower trained on single frames, the language model on videos."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
+
+from ..data.render import COLORS, SHAPES, TEXTURES
+from .host_batches import Mix, VideoBatch, prefix_of, video_batch
+from .host_frames import IGNORE, PROBES, frame_batch
+from .host_optim import HostOptimizer
+from .qa import answer_logits, answer_loss, predict
+
+WORDS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "texture": TEXTURES}
+WEIGHTS = {"kind": 1.0, "shape": 1.0, "color": 1.0, "texture": 0.5, "row": 0.5, "column": 0.5}
+
+
+@dataclass
+class Stage:
+    """One leg of the host's training.
+
+    kind: "vision" (tower and projector on single frames) or "language" (language model on videos, tower frozen).
+    steps: optimizer steps. lr: peak, after `warmup` steps, falling linearly to `final` of it.
+    batch: frames a step (vision). tokens: tokens a step, which sets the number of videos (language).
+    frames: shortest and longest video. mixes: what the language model sees of a video (language).
+    """
+
+    name: str
+    kind: str
+    steps: int
+    lr: float = 2e-3
+    warmup: int = 30
+    final: float = 0.1
+    batch: int = 96
+    tokens: int = 4096
+    frames: tuple[int, int] = (16, 24)
+    clutter: tuple[float, float] = (0.0, 1.0)
+    mixes: tuple[Mix, ...] = ()
+
+
+class _Training(pl.LightningModule):
+    """Batches are made from (seed, stage, global step), so that a resumed run sees what an unbroken one would."""
+
+    def __init__(self, host: LlavaOnevisionForConditionalGeneration, stage: Stage, seed: int) -> None:
+        super().__init__()
+        self.host, self.stage, self.seed = host, stage, seed
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        matrices, others = [], []
+        for name, parameter in self.trained():
+            parameter.requires_grad_(True)
+            inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "probes"))
+            (matrices if inner else others).append(parameter)
+        optimizer = HostOptimizer(matrices, others, lr=self.stage.lr)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _log(self, name: str, value: Tensor, count: int) -> None:
+        shown = name in ("loss", "accuracy", "shape")
+        self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=max(1, count))
+
+    def _rate(self, step: int) -> float:
+        left = 1 - step / self.stage.steps
+        return min(1.0, (step + 1) / self.stage.warmup) * max(self.stage.final, left)
+
+
+class VisionTraining(_Training):
+    """Tower and projector learn to say, at every token, what it shows and where it is.
+
+    Shape, colour and texture are read out with the language model's own word embeddings, which are learned along: the
+    language model then meets visual tokens that already speak its words. Kind and position have linear probes, thrown
+    away afterwards.
+    """
+
+    def __init__(
+        self,
+        host: LlavaOnevisionForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        stage: Stage,
+        seed: int,
+    ) -> None:
+        super().__init__(host, stage, seed)
+        width = host.config.text_config.hidden_size
+        self.probes = nn.ModuleDict({name: nn.Linear(width, n) for name, n in PROBES.items() if name not in WORDS})
+        for name, words in WORDS.items():
+            self.register_buffer(f"{name}_ids", torch.tensor(tokenizer.convert_tokens_to_ids(list(words))))
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        kept = ("vision_tower", "multi_modal_projector", "embed_tokens", "probes")
+        return [(name, p) for name, p in self.named_parameters() if any(part in name for part in kept)]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        step = self.global_step
+        frames, labels = frame_batch(step, seed=self.seed, frames=self.stage.batch)
+        pixels = torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
+        tokens = self.host.get_video_features(pixels[None], return_dict=True).pooler_output[0, :-1].float()
+        tokens = F.rms_norm(tokens, tokens.shape[-1:])
+        loss = tokens.new_zeros(())
+        for name, label in labels.items():
+            target = torch.from_numpy(label).flatten()
+            logits = self._read(name, tokens)
+            loss = loss + WEIGHTS[name] * F.cross_entropy(logits, target, ignore_index=IGNORE)
+            asked = target != IGNORE
+            self._log(name, (logits.argmax(-1) == target)[asked].float().mean(), int(asked.sum()))
+        self._log("loss", loss.detach(), 1)
+        return loss
+
+    def _read(self, name: str, tokens: Tensor) -> Tensor:
+        if name not in WORDS:
+            return self.probes[name](tokens)
+        embeddings = self.host.get_input_embeddings()
+        assert isinstance(embeddings, nn.Embedding)
+        return tokens @ embeddings.weight[getattr(self, f"{name}_ids")].T
+
+
+class LanguageTraining(_Training):
+    """The language model learns to answer from visual tokens of a frozen tower, full or reduced as the stage says."""
+
+    def __init__(
+        self,
+        host: LlavaOnevisionForConditionalGeneration,
+        tokenizer: PreTrainedTokenizerBase,
+        stage: Stage,
+        seed: int,
+    ) -> None:
+        super().__init__(host, stage, seed)
+        self.tokenizer = tokenizer
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self.named_parameters() if "language_model" in name]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        drawn = video_batch(self.host, self.tokenizer, self.stage, self.seed, self.global_step)
+        logits = answer_logits(self.host, prefix_of(drawn), drawn.rows)
+        loss = answer_loss(logits, drawn.rows)
+        self._log_accuracy(drawn, predict(logits.detach(), drawn.rows))
+        self._log("loss", loss.detach(), 1)
+        return loss
+
+    def _log_accuracy(self, drawn: VideoBatch, predicted: Tensor) -> None:
+        right = (predicted == drawn.rows.answers()).float()
+        for kind in sorted(set(drawn.types)):
+            mine = [i for i, other in enumerate(drawn.types) if other == kind]
+            self._log(kind, right[mine].mean(), len(mine))
+        self._log("accuracy", right.mean(), len(right))
