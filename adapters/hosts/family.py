@@ -1,7 +1,7 @@
 """What attaching must know about a host family, and the registry of families by ``config.model_type``.
 
 Everything that differs between families (and drifts between transformers versions) lives in subclasses of
-:class:`Family`, one file each; compaction and the hooks know none of it. Defaults are those of hosts with 1-D positions.
+:class:`Family`, one file each; compaction and hooks know none of it. The defaults fit hosts with 1-D positions.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Family:
         return next(candidate for candidate in (pad, 0, 1, 2) if candidate is not None and candidate not in taken)
 
     def positions(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, generation: bool) -> Tensor:
-        """Positions that the host gives (B, L) ids: its forward counts columns, its generate those that are not masked."""
+        """Positions that the host gives (B, L) ids: forward counts columns, generate those that are not masked."""
         if generation:
             return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
         return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
@@ -123,26 +123,28 @@ def family_of(model: Any) -> Family:
         UnsupportedHostError: no transformers model, of no supported family, without a language model head, or of a
             transformers version whose forward takes no ``mm_encoder_outputs``.
     """
+    family = _FAMILIES.get(model.config.model_type) if isinstance(model, PreTrainedModel) else None
+    cls: Any = type(model)
+    if family is not None and _fits(cls, family.classes):
+        return family
     supported = ", ".join(f"{name} ({'/'.join(_FAMILIES[name].classes)})" for name in list_families())
     if not isinstance(model, PreTrainedModel):
-        raise UnsupportedHostError(
-            f"{type(model).__name__} is no transformers model; pass the one that a wrapper (PEFT, DDP, ...) holds."
-            f" Supported: {supported}"
+        problem = f"{type(model).__name__} is no transformers model; pass the one that a wrapper (PEFT, DDP, ...) holds"
+    elif family is None or not _has_name(cls, family.classes):
+        problem = f"cannot attach to {type(model).__name__} (model_type {model.config.model_type!r})"
+    else:
+        problem = (
+            f"transformers {transformers.__version__} takes no pre-encoded video (mm_encoder_outputs): install"
+            f" transformers>={OLDEST_TRANSFORMERS}"
         )
-    family = _FAMILIES.get(model.config.model_type)
-    if family is None or not any(cls.__name__ in family.classes for cls in type(model).__mro__):
-        raise UnsupportedHostError(
-            f"cannot attach to {type(model).__name__} (model_type {model.config.model_type!r}). Supported: {supported}"
-        )
-    if not _takes_encoded(type(model)):
-        raise UnsupportedHostError(
-            f"transformers {transformers.__version__} cannot take pre-encoded video (mm_encoder_outputs): install"
-            f" transformers>={OLDEST_TRANSFORMERS}. Supported: {supported}"
-        )
-    return family
+    raise UnsupportedHostError(f"{problem}. Supported: {supported}")
 
 
 @functools.cache
-def _takes_encoded(cls: type[PreTrainedModel]) -> bool:
+def _fits(cls: Any, names: tuple[str, ...]) -> bool:
     recent = Version(transformers.__version__).release >= Version(OLDEST_TRANSFORMERS).release
-    return recent and "mm_encoder_outputs" in inspect.signature(cls.forward).parameters
+    return recent and _has_name(cls, names) and "mm_encoder_outputs" in inspect.signature(cls.forward).parameters
+
+
+def _has_name(cls: type, names: tuple[str, ...]) -> bool:
+    return any(base.__name__ in names for base in cls.__mro__)

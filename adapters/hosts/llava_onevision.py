@@ -18,7 +18,7 @@ _SELECT = ("vision_feature_layer", "vision_feature_select_strategy")
 
 
 class LlavaOnevision(Family):
-    """``LlavaOnevisionForConditionalGeneration``: T * ceil(side / 2)^2 + 1 tokens a video, the last of them the newline."""
+    """``LlavaOnevisionForConditionalGeneration``: T * ceil(side / 2)^2 + 1 tokens a video, the last the newline."""
 
     model_type = "llava_onevision"
     classes = ("LlavaOnevisionForConditionalGeneration",)
@@ -41,18 +41,18 @@ class LlavaOnevision(Family):
         pixels = inputs[self.pixels]
         if isinstance(pixels, Tensor):
             return self._encode(model, pixels, inputs)
-        # Clips of unequal length do not stack; the host alone could not take them.
-        return [
-            video for clip in pixels for video in self._encode(model, clip[None] if clip.ndim == 4 else clip, inputs)
-        ]
+        clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # a list: unequal lengths do not stack
+        return [video for clip in clips for video in self._encode(model, clip, inputs)]
 
     def _encode(self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any]) -> list[Encoded]:
         if pixels.ndim != 5 or pixels.numel() == 0:
             raise InputError(
-                f"{self.pixels} must be (videos, frames, channels, height, width), none of them 0, got {tuple(pixels.shape)}"
+                f"{self.pixels} must be (videos, frames, channels, height, width) and not empty,"
+                f" got {tuple(pixels.shape)}"
             )
         select = {name: inputs.get(name) for name in _SELECT}
-        output = model.base_model.get_video_features(pixels, **select, return_dict=True)
+        base: Any = model.base_model
+        output = base.get_video_features(pixels, **select, return_dict=True)
         h, w = self.grid(model)
         t, cells = pixels.shape[1], pixels.shape[1] * h * w
         on_grid = torch.ones(cells + 1, dtype=torch.bool, device=output.pooler_output.device)
@@ -64,7 +64,8 @@ class LlavaOnevision(Family):
 
     def encode_images(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
         arguments = {name: inputs.get(name) for name in ("image_sizes", "batch_num_images", *_SELECT)}
-        return model.base_model.get_image_features(inputs[self.images], **arguments, return_dict=True)
+        base: Any = model.base_model
+        return base.get_image_features(inputs[self.images], **arguments, return_dict=True)
 
     def pack(self, groups: list[Tensor]) -> ModelOutput:
         # The host flattens the first two dimensions, so this must be one tensor.

@@ -1,6 +1,7 @@
 """From the inputs of a host to shorter inputs of the same host: encode the video, compress it, compact the prompt.
 
-One code path for the attach hooks, for training and for the ablation. Dimensions: B rows, L columns before, L' after, V videos.
+One code path for the attach hooks, for training and for the ablation.
+Dimensions: B rows, V videos, L columns before, L' columns after.
 """
 
 from __future__ import annotations
@@ -99,10 +100,10 @@ def prepare(
         encoded: what :func:`encode` returned for these inputs, which then need not hold pixels.
         query: (L, D) embeddings of the question for all videos, or one such tensor a video.
         times: (T,) seconds of the frames of each video.
-        positions: "preserve" gives a token the position that its anchor had, "compact" numbers the shorter prompt anew.
-        generation: prepare for ``model.generate`` rather than a forward: its rule for positions, padding on the left. Without
-            an attached compressor do not add ``use_cache=False``: generate drops masks of ones, and the host then takes gaps
-            in the positions for packed sequences.
+        positions: "preserve" gives a token the position of its anchor, "compact" numbers the shorter prompt anew.
+        generation: prepare for ``model.generate`` rather than a forward: its rule for positions, padding on the left.
+            Do not add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and then the
+            host takes gaps in the positions for packed sequences.
 
     Raises:
         InputError: the inputs do not fit each other, see the message; always before the language model runs.
@@ -126,7 +127,9 @@ def prepare(
     tokens, losses = _compress(compressor, clips, query, times, ids.device)
     keep, features = _keep(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
-    compaction, groups = _shorten(inputs, keep, features, rows.tolist(), generation)
+    real = prompt_mask(inputs) != 0
+    real[where[:, 0], where[:, 1]] = True
+    compaction, groups = _shorten(inputs, keep, real, features, rows.tolist(), generation)
 
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
     kwargs |= _columns(model, family, inputs, compaction, positions, generation)
@@ -190,7 +193,7 @@ def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[An
 
 
 def _keep(ids: Tensor, where: Tensor, clips: list[Encoded], tokens: list[VideoTokens]) -> tuple[Tensor, list[Tensor]]:
-    """(B, L) bool of the columns that stay, and the (N, D) features that fill the placeholders of each video among them."""
+    """(B, L) bool, the columns that stay, and for each video the (N, D) features that fill its placeholders."""
     keep = torch.ones_like(ids, dtype=torch.bool)
     keep[where[:, 0], where[:, 1]] = False
     start, kept, features = 0, [], []
@@ -207,10 +210,9 @@ def _keep(ids: Tensor, where: Tensor, clips: list[Encoded], tokens: list[VideoTo
 
 
 def _shorten(
-    inputs: Mapping[str, Any], keep: Tensor, features: list[Tensor], rows: list[int], generation: bool
+    inputs: Mapping[str, Any], keep: Tensor, real: Tensor, features: list[Tensor], rows: list[int], generation: bool
 ) -> tuple[Compaction, list[Tensor]]:
     mask, labels = prompt_mask(inputs), inputs.get("labels")
-    real = (mask != 0) | ~keep
     real = real if labels is None else real | (labels != -100)
     side: Side = "left" if generation else "right"
     if bool((mask[:, 0] == 0).any()):  # padding stays on the side where the caller has it
@@ -224,7 +226,7 @@ def _shorten(
 
 
 def _group_rows(features: list[Tensor], rows: list[int], batch: int, side: Side) -> tuple[list[Tensor], Tensor]:
-    """One group of equal length a row, zeros added: beam search repeats groups, and can only tell them apart like that."""
+    """One group a row, filled up to one length with zeros: beam search repeats groups, and tells them apart so."""
     groups = {row: torch.cat([f for f, r in zip(features, rows, strict=True) if r == row]) for row in sorted(set(rows))}
     longest = max(len(group) for group in groups.values())
     filler = torch.zeros(batch, dtype=torch.long, device=features[0].device)
