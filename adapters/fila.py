@@ -38,6 +38,7 @@ class Fila(SceneMean):
 
     name = "fila"
     trainable: ClassVar[bool] = True
+    counterpart: ClassVar[str | None] = "scene_mean"
 
     def __init__(
         self,
