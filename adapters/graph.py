@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-_SAFE = 1e-15, 1e15  # norms whose squares and products neither vanish nor overflow in fp32
+TINY = 1e-15  # shorter vectors count as zero: their squares would vanish in fp32
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Similarities:
     """Cosine similarity of neighbours; a zero vector has similarity 0 with everything.
 
     Attributes:
-        temporal: (T, P) with the same cell of the previous frame; frame 0 holds 1.
+        temporal: (T, H, W) with the same cell of the previous frame; frame 0 holds 1.
         right: (T, H, W) with the next cell of the row; the last column holds -1.
         bottom: (T, H, W) with the same cell of the next row; the last row holds -1.
-        inverse: (T, P) 1 / |x|, and 0 for a zero vector.
+        inverse: (T, H, W) 1 / |x|, and 0 for a zero vector.
     """
 
     temporal: Tensor
@@ -38,7 +38,7 @@ def similarities(video: Tensor) -> Similarities:
     """Similarities of neighbouring tokens in one pass.
 
     Args:
-        video: (T, H, W, D) finite features of any floating dtype.
+        video: (T, H, W, D) features of any floating dtype, as :func:`moderate` returns them.
     """
     t, h, w, _ = video.shape
     temporal, right, bottom = (video.new_empty((t, h, w), dtype=torch.float32) for _ in range(3))
@@ -52,21 +52,21 @@ def similarities(video: Tensor) -> Similarities:
         if previous is not None:
             temporal[i] = (x * previous).sum(-1)
         previous = x
-    if bool(((norm < _SAFE[0]) & (norm > 0) | (norm > _SAFE[1])).any()):  # absurd scales: measure unit-sized rows
-        return similarities(unit_range(video))
-    inverse = torch.where(norm > 0, 1 / norm, 0)
+    inverse = torch.where(norm > TINY, 1 / norm, 0)
     temporal[1:] *= inverse[1:] * inverse[:-1]
     right[:, :, :-1] *= inverse[:, :, 1:] * inverse[:, :, :-1]
     bottom[:, :-1] *= inverse[:, 1:] * inverse[:, :-1]
     temporal[0], right[:, :, -1], bottom[:, -1] = 1, -1, -1
-    return Similarities(temporal.reshape(t, -1), right, bottom, inverse.reshape(t, -1))
+    return Similarities(temporal, right, bottom, inverse)
 
 
-def unit_range(x: Tensor) -> Tensor:
-    """Each (..., D) vector divided by its largest magnitude, in fp32; zero vectors stay."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    peak = wide.abs().amax(-1, keepdim=True)
-    return (wide / torch.where(peak > 0, peak, 1)).float()
+def moderate(video: Tensor) -> Tensor:
+    """The video itself, or divided by its largest magnitude where squares in fp32 would overflow or vanish."""
+    low, high = torch.aminmax(video)
+    peak = max(-float(low), float(high))
+    if peak == 0 or 1e-10 <= peak <= 1e10:
+        return video
+    return (video.to(torch.promote_types(video.dtype, torch.float32)) / peak).float()
 
 
 def communities(temporal: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
@@ -94,11 +94,12 @@ def centrality(video: Tensor, inverse: Tensor, labels: Tensor) -> Tensor:
     The sum of the cosines of token i is <u_i, sum of all u_j of the component>, so no pairwise matrix is made.
 
     Args:
-        video: (T, P, D) features; inverse: (T, P) 1 / |x|; labels: (T*P,) int64 component of each token.
+        video: (T, H, W, D) features; inverse: (T, H, W) 1 / |x|; labels: (N,) int64 component of each token.
 
     Returns:
-        (T*P,) fp32.
+        (N,) fp32.
     """
+    video, inverse = video.flatten(1, 2), inverse.flatten(1)
     t, p, d = video.shape
     sizes = torch.bincount(labels)
     dense = torch.where(sizes > 2, 1, 0).cumsum(0)  # members of components of one or two are equally central

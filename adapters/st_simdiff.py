@@ -9,28 +9,49 @@ from torch import Tensor
 
 from .base import Compressor
 from .errors import ConfigError
-from .graph import centrality, communities, rank_in_group, similarities
+from .graph import centrality, communities, moderate, rank_in_group, similarities
 from .ops import Budget
 from .tokens import VideoTokens
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The graph of one video of N tokens.
+
+    Attributes:
+        labels: (N,) int64 community of each token.
+        centrality: (N,) mean similarity with its community, itself included.
+        temporal: (N,) similarity with the predecessor; 1 in frame 0.
+        turning: (N,) bool, the turning points.
+    """
+
+    labels: Tensor
+    centrality: Tensor
+    temporal: Tensor
+    turning: Tensor
 
 
 class STSimDiff(Compressor):
     """Keeps representatives of communities of alike tokens, and the tokens at which something changes. Training-free.
 
-    Neighbours in time (same cell) and in space (right, bottom) with cosine similarity of at least ``tau_sim`` are
-    linked; connected components are the communities, and a token without links is a community of one. The most
-    central member of a community is the one of highest mean similarity with all members. A turning point is a token
-    that is not linked with its predecessor.
+    Neighbours in time (same cell) and in space (right, bottom) with a cosine similarity of at least ``tau_sim`` are
+    linked; connected components are the communities, a token without links is a community of one. Members are ranked
+    by centrality, the mean similarity with all members. A turning point is a token that is not linked with its
+    predecessor in time.
 
-    The paper has no exact budget. Rule for exactly k tokens:
-      1. Turning points get round(event_share * k) tokens, at least 1 and at most k - 1 for k >= 2: the lowest
-         temporal similarities first. Where there are fewer turning points, the rest goes to step 2.
-      2. Communities without a token yet get their most central member, the largest community first.
-      3. The rest is shared in proportion to size: the member that would be the (i+1)-th token of a community of n
-         waits for (i + 1/2) / n, smallest first (Sainte-Lague's rule), within a community the most central first.
-    So no community vanishes before the others have given up all but one of their tokens of steps 2 and 3, and below
-    that the smallest vanish first. All ties go to the lower index. Similarities are fp32; zero vectors are isolated
-    and no turning points.
+    The paper states no exact budget. Our rule for exactly k tokens, of which s = round(event_share * k) are for turning
+    points (1 <= s < k where k >= 2 and the share is neither 0 nor 1):
+
+    1. The sharpest turning point (lowest similarity with its predecessor) of each community, sharpest first, up to s.
+    2. The most central member of each community that has no token yet, the largest community first.
+    3. Second, third ... turning points of communities, sharpest first within a turn, until turning points have s.
+    4. The rest is shared in proportion to size (Sainte-Lague): what would be token number i + 1 of a community of n
+       waits for (i + 1/2) / n; the smallest comes first, within a community the most central.
+
+    So no community vanishes where k allows one token for each; below that none has two, and those that go are the
+    smallest without a sharp turning point. One turning point a community comes first because those of a scene cut, or
+    of a background that comes back, show the same thing many times. Ties go to the lower index. Similarities are fp32;
+    zero vectors are isolated and no turning points.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -65,67 +86,55 @@ class STSimDiff(Compressor):
         self.temporal, self.spatial = temporal, spatial
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
-        graph = self.graph(video)
-        kept = self._turning_points(graph, k)
-        order = _by_quota(graph, kept)
-        kept[order[: k - int(kept.sum())]] = True
-        return video.keep(kept.nonzero()[:, 0])
+        share = round(self.event_share * k)
+        if k > 1 and 0 < self.event_share < 1:
+            share = min(max(share, 1), k - 1)
+        return video.keep(select(self.graph(video), k, share))
 
     @torch.no_grad()
     def graph(self, video: VideoTokens) -> Graph:
         """Communities, centralities and turning points of a dense video."""
-        grid = video.as_grid()
+        grid = moderate(video.as_grid())
         sim = similarities(grid)
-        links = (
-            (sim.temporal.reshape(sim.right.shape), self.temporal),
-            (sim.right, self.spatial),
-            (sim.bottom, self.spatial),
+        labels = communities(
+            (sim.temporal >= self.tau_sim) & self.temporal,
+            (sim.right >= self.tau_sim) & self.spatial,
+            (sim.bottom >= self.tau_sim) & self.spatial,
         )
-        labels = communities(*((similarity >= self.tau_sim) & wanted for similarity, wanted in links))
         threshold = self.tau_sim if self.tau_event is None else self.tau_event
         return Graph(
-            labels,
-            centrality(grid.flatten(1, 2), sim.inverse, labels),
-            sim.temporal.reshape(-1),
-            ((sim.temporal < threshold) & (sim.inverse > 0)).reshape(-1),
+            labels=labels,
+            centrality=centrality(grid, sim.inverse, labels),
+            temporal=sim.temporal.reshape(-1),
+            turning=((sim.temporal < threshold) & (sim.inverse > 0)).reshape(-1),
         )
 
-    def _turning_points(self, graph: Graph, k: int) -> Tensor:
-        """(N,) bool: the turning points that step 1 keeps."""
-        share = round(self.event_share * k)
-        if k > 1 and 0 < self.event_share < 1:
-            share = min(max(share, 1), k - 1)
-        share = min(share, int(graph.events.sum()))
-        key = torch.where(graph.events, graph.temporal, torch.inf)
-        kept = torch.zeros_like(graph.events)
-        kept[torch.sort(key, stable=True).indices[:share]] = True
-        return kept
+
+def select(graph: Graph, k: int, share: int) -> Tensor:
+    """(k,) rows, ascending, by the rule of :class:`STSimDiff`; ``share`` is its s."""
+    labels, sizes = graph.labels, torch.bincount(graph.labels)
+    turns = rank_in_group(torch.where(graph.turning, -graph.temporal, -2), labels)
+    kept = torch.zeros_like(graph.turning)
+    _take(kept, graph.turning & (turns == 0), graph.temporal, share)
+
+    central = rank_in_group(graph.centrality, labels) == 0
+    _take(kept, central & (_count(kept, labels, sizes) == 0), -sizes[labels], k - int(kept.sum()))
+
+    room = min(share - int((kept & graph.turning).sum()), k - int(kept.sum()))
+    _take(kept, graph.turning & ~kept, turns + (graph.temporal.double() + 1) / 4, room)
+
+    waiting = torch.where(kept, torch.inf, -graph.centrality)  # those that are kept rank last
+    number = _count(kept, labels, sizes) + rank_in_group(-waiting, labels)
+    _take(kept, ~kept, (number + 0.5) / sizes[labels].double(), k - int(kept.sum()))
+    return kept.nonzero()[:, 0]
 
 
-@dataclass(frozen=True)
-class Graph:
-    """The graph of one video of N tokens.
-
-    Attributes:
-        labels: (N,) int64 community of each token.
-        centrality: (N,) mean similarity with its community.
-        temporal: (N,) similarity with the predecessor; 1 in frame 0.
-        events: (N,) bool, turning points.
-    """
-
-    labels: Tensor
-    centrality: Tensor
-    temporal: Tensor
-    events: Tensor
+def _take(kept: Tensor, candidates: Tensor, key: Tensor, count: int) -> None:
+    """Mark up to ``count`` candidates as kept, lowest key first, ties to the lower row."""
+    rows = candidates.nonzero()[:, 0]
+    kept[rows[torch.sort(key[rows], stable=True).indices[: max(count, 0)]]] = True
 
 
-def _by_quota(graph: Graph, kept: Tensor) -> Tensor:
-    """(N - kept,) rows that are not kept yet, in the order of steps 2 and 3."""
-    sizes = torch.bincount(graph.labels)
-    taken = torch.bincount(graph.labels[kept], minlength=len(sizes))
-    rows = (~kept).nonzero()[:, 0]
-    labels = graph.labels[rows]
-    rank = taken[labels] + rank_in_group(graph.centrality[rows], labels)
-    size = sizes[labels].double()
-    key = torch.where(rank == 0, -size, (rank + 0.5) / size)
-    return rows[torch.sort(key, stable=True).indices]
+def _count(kept: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
+    """(N,) how many tokens of its community are kept."""
+    return torch.bincount(labels[kept], minlength=len(sizes))[labels]
