@@ -20,7 +20,7 @@ FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
     "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
     "host train": ("training.host:train", "train the embedded host from nothing"),
-    "host eval": ("training.host:evaluate", "accuracy of a host per question type"),
+    "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
     "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
     "report": ("training.report:report", "Markdown table and plots from a folder of results"),
     "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
