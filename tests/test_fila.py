@@ -1,0 +1,216 @@
+"""fila, its training-free twin scene_mean, and the k-means under both."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import framefold
+from framefold import VideoTokens
+from framefold.adapters.errors import ConfigError, InputError
+from framefold.adapters.kmeans import kmeans
+from framefold.adapters.ops import split_cells
+from framefold.adapters.scene_mean import Scenes
+
+BOTH = pytest.mark.parametrize("members", ["similar", "cluster"])
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def scenes_video(lengths: tuple[int, ...], height: int = 2, width: int = 3, dim: int = 8) -> VideoTokens:
+    """Scenes of the given lengths, far apart, with a little noise."""
+    frames = [
+        noise(height, width, dim, seed=i) * 3 + 0.05 * noise(n, height, width, dim, seed=99 + i)
+        for i, n in enumerate(lengths)
+    ]
+    return VideoTokens.from_grid(torch.cat(frames))
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(count=st.integers(1, 25), seed=st.integers(0, 999), copies=st.booleans(), data=st.data())
+def test_kmeans_reaches_a_fixed_point(count: int, seed: int, copies: bool, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, count))
+    points = noise(count, 3, seed=seed).double()
+    if copies:
+        points = points[torch.arange(count) // 4]
+    labels, centres = kmeans(points, k)
+    assert sorted(set(labels.tolist())) == list(range(k))
+    for cluster in range(k):
+        torch.testing.assert_close(centres[cluster], points[labels == cluster].mean(0))
+    if not copies:  # where points coincide, clusters of copies are equally near
+        assert torch.equal(torch.cdist(points, centres).argmin(1), labels)
+    assert torch.equal(kmeans(points.float(), k)[0], kmeans(points.float(), k)[0])
+
+
+def test_kmeans_finds_what_is_plain_to_see() -> None:
+    points = torch.tensor([[0.0], [10.0], [0.1], [5.0], [10.1], [5.1], [0.2]])
+    assert kmeans(points, 3)[0].tolist() == [0, 1, 0, 2, 1, 2, 0]
+    assert kmeans(torch.zeros(5, 2), 3)[0].bincount().tolist() == [3, 1, 1]
+    assert kmeans(torch.tensor([[1.0], [2.0]]), 2)[0].tolist() == [0, 1]
+
+
+@BOTH
+def test_scenes_are_found_wherever_they_are(members: str) -> None:
+    video = scenes_video((7, 4, 5))
+    compressor = framefold.build("scene_mean", 3 * 6, members=members)
+    found = compressor.scenes(video, 3)
+    scene = torch.tensor([0] * 7 + [1] * 4 + [2] * 5)
+    assert scene[found.representatives].tolist() == [0, 1, 2] and found.frames.tolist() == [7, 4, 5]
+    assert torch.equal(found.scene, scene[found.frame])  # members are of the representative's scene
+    expected = [4, 4, 4] if members == "similar" else [7, 4, 5]
+    assert torch.bincount(found.scene).tolist() == expected
+    kept = found.frame_scene >= 0
+    assert torch.equal(found.frame_scene[kept], scene[kept])
+    assert int(kept.sum()) == sum(expected)
+
+
+def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int) -> torch.Tensor:
+    """Output tokens one by one, as the docstrings say."""
+    _, height, width = video.grid
+    cells, count = height * width, len(scenes.representatives)
+    rest = k - (count - 1) * cells
+    fewest = min(range(count), key=lambda s: (int(scenes.frames[s]), -s))
+    rows = []
+    for s in range(count):
+        groups = split_cells(height, width, rest) if s == fewest else torch.arange(cells)
+        for g in range(int(groups.max()) + 1):
+            terms, weights = [], []
+            for m in range(len(scenes.frame)):
+                for n in range(cells):
+                    if scenes.scene[m] == s and groups[n] == g:
+                        terms.append(video.features[int(scenes.frame[m]) * cells + n].double())
+                        weights.append(logits[m, n].double().expand(video.width))
+            rows.append((torch.stack(weights).softmax(0) * torch.stack(terms)).sum(0))
+    return torch.stack(rows)
+
+
+@BOTH
+@pytest.mark.parametrize("shape", ["n1", "nd"])
+@pytest.mark.parametrize("k", [1, 5, 6, 7, 16, 18, 40, 95, 96])
+def test_fusing_against_the_reference(members: str, shape: str, k: int) -> None:
+    video = scenes_video((7, 4, 5))
+    compressor = framefold.build("fila", k, members=members, weight_shape=shape, dim=8, grid=(2, 3))
+    compressor.static.data += noise(*compressor.static.shape, seed=1)
+    compressor.score.data += noise(8, seed=2)
+    out = compressor(video).tokens
+    scenes = compressor.scenes(video, -(-k // 6))
+    with torch.no_grad():
+        expected = reference(video, scenes, compressor.logits(video, scenes), k)
+    torch.testing.assert_close(out.features.detach().double(), expected, atol=1e-5, rtol=1e-5)
+    frames = out.index // 6
+    assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors lie in representatives
+
+
+@BOTH
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}])
+def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, more: dict) -> None:
+    video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
+    twin = {key: value for key, value in more.items() if key not in ("weight_shape", "dynamic")}
+    for budget in (1, 0.02, 0.1, 0.25, 0.5, 0.77, 1.0):
+        fresh = framefold.build("fila", budget, members=members, **more)(video).tokens
+        plain = framefold.build("scene_mean", budget, members=members, **twin)(video).tokens
+        for key in ("features", "index", "size", "assign"):
+            assert torch.equal(getattr(fresh, key), getattr(plain, key)), key
+
+
+def test_scene_mean_is_a_mean() -> None:
+    video = scenes_video((7, 4, 5))
+    out = framefold.build("scene_mean", 18, members="cluster")(video).tokens
+    grid = video.as_grid()
+    expected = torch.cat([part.mean(0).flatten(0, 1) for part in grid.split([7, 4, 5])])
+    torch.testing.assert_close(out.features, expected)
+    assert out.size.tolist() == [7] * 6 + [4] * 6 + [5] * 6
+
+
+@BOTH
+def test_a_full_budget_is_the_identity(members: str) -> None:
+    video = VideoTokens.from_grid(noise(5, 2, 3, 8))
+    out = framefold.build("scene_mean", 1.0, members=members)(video).tokens
+    assert torch.equal(out.features, video.features) and torch.equal(out.assign, video.assign)
+
+
+def test_static_weights_can_pick_a_member() -> None:
+    video = scenes_video((4, 4))
+    compressor = framefold.build("fila", 12, members="cluster", dim=8, grid=(2, 3))
+    for rank in range(4):
+        compressor.static.data.zero_()[rank] = 200
+        out = compressor(video).tokens.features
+        torch.testing.assert_close(out, torch.cat([video.as_grid()[i].flatten(0, 1) for i in (rank, rank + 4)]))
+
+
+def test_static_table_stretches_over_members_and_grids() -> None:
+    video = scenes_video((7,), height=4, width=6)
+    compressor = framefold.build("fila", 24, members="cluster", r=3, dim=8, grid=(2, 3))
+    compressor.static.data[:] = torch.arange(4.0)[:, None, None, None] + torch.arange(3.0)
+    scenes = compressor.scenes(video, 1)
+    table = (compressor.logits(video, scenes)).detach().reshape(7, 4, 6)
+    torch.testing.assert_close(table[:, 0, 0], torch.arange(7) / 2)  # ranks 0..6 read places 0, 0.5 ... 3
+    torch.testing.assert_close(table[0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.0]))  # bilinear over columns
+    lone = scenes_video((1,))
+    one = compressor.logits(lone, compressor.scenes(lone, 1)).detach()
+    torch.testing.assert_close(one[0, :, 0], torch.tensor([1.5, 2.5, 3.5] * 2))  # the middle of the table
+
+
+def test_content_can_win_its_cell() -> None:
+    """A one-frame event in a long scene comes through once the score knows its look."""
+    video = scenes_video((20,))
+    event = noise(8, seed=7)
+    video.features[9 * 6 + 4] = event
+    compressor = framefold.build("fila", 6, members="cluster", dim=8, grid=(2, 3))
+    blurred = compressor(video).tokens.features[4]
+    compressor.score.data = 30 * torch.nn.functional.layer_norm(event, (8,))
+    clear = compressor(video).tokens.features[4]
+    assert torch.cosine_similarity(clear, event, dim=0) > 0.99 > 0.5 > torch.cosine_similarity(blurred, event, dim=0)
+
+
+def test_training_brings_an_event_through() -> None:
+    """A few steps of gradient descent from scene_mean on 'say what the event looked like' cut the error."""
+    looks = noise(3, 8, seed=1) + 3 * noise(8, seed=2)  # events have something in common
+    compressor = framefold.build("fila", 6, members="cluster", dim=8, grid=(2, 3))
+    optimizer = torch.optim.Adam(compressor.parameters(), lr=0.1)
+    losses = []
+    for step in range(60):
+        video = scenes_video((12,))
+        place, look = (7 * step) % 72, looks[step % 3]
+        video.features[place] = look
+        loss = (compressor(video).tokens.features[place % 6] - look).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-6:]) < 0.3 * sum(losses[:6])
+
+
+def test_time_weight_makes_scenes_of_consecutive_frames() -> None:
+    x = scenes_video((4, 4)).as_grid()
+    video = VideoTokens.from_grid(torch.cat([x, x]))  # A B A B
+    by_look = framefold.build("scene_mean", 12, members="cluster").scenes(video, 2).frame_scene
+    by_time = framefold.build("scene_mean", 12, members="cluster", time_weight=5.0).scenes(video, 2).frame_scene
+    assert by_look.tolist() == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    assert by_time.tolist() == [0] * 8 + [1] * 8
+
+
+def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
+    video = VideoTokens.from_grid(noise(40, 2, 3, 8))
+    out = framefold.build("scene_mean", 0.1)(video).tokens  # 4 scenes of 4 members at most
+    used = (out.assign >= 0).reshape(40, 6).all(1)
+    assert torch.equal(used, (out.assign >= 0).reshape(40, 6).any(1)) and 4 <= int(used.sum()) <= 16
+    assert math.prod(out.size.shape) == 24 and int(out.size.sum()) == 6 * int(used.sum())
+
+
+def test_refusals() -> None:
+    for wrong in ({"r": -1}, {"time_weight": -0.5}):
+        with pytest.raises(ConfigError, match="scene_mean"):
+            framefold.build("scene_mean", **wrong)
+    for wrong in ({"dim": 0}, {"grid": (0, 3)}, {"members": "all"}, {"weight_shape": "d"}):
+        with pytest.raises(ConfigError, match="fila"):
+            framefold.build("fila", **wrong)
+    with pytest.raises(InputError, match="width 8, the video has 9"):
+        framefold.build("fila", dim=8, grid=(2, 3))(VideoTokens.from_grid(noise(3, 2, 3, 9)))
