@@ -1,8 +1,8 @@
 """Attaching a compressor to a host: one pre-hook, one hook, and a ``generate`` that compacts once before its loop.
 
 The hooks are plain functions that read everything from the model they run on, so an attached model can be copied and
-pickled, and PEFT may replace ``model.compressor`` by a trainable copy. They act only where raw video pixels arrive: what
-is encoded already is the caller's business, and that is also what keeps a decode step free of work.
+pickled, and PEFT may replace ``model.compressor`` by a copy. They act only where raw video pixels arrive; what arrives
+encoded is the caller's business, and that is also what keeps a decode step free of work.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def attach(
     """Make a host compress the video of its inputs, in ``forward`` and ``generate``, until :func:`detach`.
 
     The compressor becomes the submodule ``model.compressor``, in the host's mode and on its device; with PEFT, attach
-    first and name it in ``modules_to_save``. ``model.save_pretrained`` leaves it out. In training mode its own losses are
+    first and name it in ``modules_to_save``. ``model.save_pretrained`` leaves it out. In training mode its losses are
     added to the host's loss. ``generate`` returns the caller's prompt and the new tokens.
 
     Args:
