@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 from .render import COLORS, SHAPES, TEXTURES
@@ -65,40 +66,37 @@ class Question:
 
 
 def ask(scenes: Sequence[Scene], events: Sequence[Event], draws: Draws) -> tuple[Question, ...]:
-    """Every question type the video can carry, in the order of QUESTION_TYPES, one of each.
+    """One question of every type that the video can carry, in the order of QUESTION_TYPES.
 
     Order questions need two flashes; bg_at needs a flash that no cut runs through.
     """
+    askable: dict[str, list[Question]] = {}
+    for question in every_question(scenes, events):
+        askable.setdefault(question.type, []).append(question)
+    return tuple(draws.pick(askable[kind]) for kind in QUESTION_TYPES if kind in askable)
+
+
+def every_question(scenes: Sequence[Scene], events: Sequence[Event]) -> Iterator[Question]:
+    """All questions that can be asked about a video."""
     flashes = [event for event in events if event.kind == "flash"]
     mover = next(event for event in events if event.kind == "mover")
-    return tuple(_questions(scenes, flashes, mover, draws))
-
-
-def _questions(scenes: Sequence[Scene], flashes: Sequence[Event], mover: Event, draws: Draws) -> Iterator[Question]:
-    needle = flashes[draws.below(len(flashes))]
-    yield _make("needle", needle.color, needle.boxes, a=needle.shape)
+    for flash in flashes:
+        yield _make("needle", flash.color, flash.boxes, a=flash.shape)
     if len(flashes) > 1:
         yield _make("order_first", flashes[0].shape, flashes[0].boxes)
         yield _make("order_last", flashes[-1].shape, flashes[-1].boxes)
-        pair = sorted(draws.permutation(len(flashes))[:2])
-        early, late = (flashes[i] for i in pair)
-        named = (early.shape, late.shape) if draws.below(2) else (late.shape, early.shape)
-        yield _make("order_pair", early.shape, early.boxes + late.boxes, choices=named, a=named[0], b=named[1])
+    for early, late in combinations(flashes, 2):
+        for named in ((early.shape, late.shape), (late.shape, early.shape)):
+            yield _make("order_pair", early.shape, early.boxes + late.boxes, choices=named, a=named[0], b=named[1])
     yield _make("count_flash", NUMBERS[len(flashes) - 1], (box for flash in flashes for box in flash.boxes))
     yield _make("count_scene", NUMBERS[len(scenes) - 1], (scene.view for scene in scenes))
     yield _make("direction", mover.direction, mover.boxes, a=mover.shape)
-    end = draws.below(2)
-    scene = scenes[-1 if end else 0]
-    yield _make("background", scene.texture, (scene.view,), a="end" if end else "start")
-    within = [
-        (flash, scene)
-        for flash in flashes
-        for scene in scenes
-        if scene.first <= flash.first and flash.last <= scene.last
-    ]
-    if within:
-        flash, scene = within[draws.below(len(within))]
-        yield _make("bg_at", scene.texture, (*flash.boxes, _beside(flash)), a=flash.shape)
+    yield _make("background", scenes[0].texture, (scenes[0].view,), a="start")
+    yield _make("background", scenes[-1].texture, (scenes[-1].view,), a="end")
+    for flash in flashes:
+        for scene in scenes:
+            if scene.first <= flash.first and flash.last <= scene.last:
+                yield _make("bg_at", scene.texture, (*flash.boxes, _beside(flash)), a=flash.shape)
 
 
 def _beside(flash: Event) -> Box:

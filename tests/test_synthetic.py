@@ -38,7 +38,7 @@ def digest(video: Video) -> str:
 
 def test_a_key_gives_the_same_bytes_on_every_machine():
     got = [digest(generate(0)), digest(generate(7, seed=3, split="test", frames=16, clutter=2.0, size=32))]
-    assert got == ["9a7a2f3bc1cef081", "2f82ac8156c47afa"]
+    assert got == ["7cb45915a0d27cca", "899768fce9e9f694"]
 
 
 def test_index_seed_split_and_settings_change_the_video():

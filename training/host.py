@@ -10,11 +10,10 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from .host_modules import LanguageTraining, Stage, VisionTraining
-from .hostio import Architecture, HostError, build_host, build_tokenizer, save_host
+from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
 
 EPOCH = 50  # steps between rows of the log and points to resume from
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
@@ -29,6 +28,7 @@ def train(
     seed: int = 0,
     resume: bool = True,
     work: str | None = None,
+    start: str | None = None,
     threads: int = 1,
 ) -> None:
     """Train a host stage by stage and write it to a folder that transformers loads.
@@ -40,6 +40,7 @@ def train(
         seed: of weights and data.
         resume: go on from what `work` holds; false starts afresh.
         work: logs and resume points; `OUT.work` by default.
+        start: folder of a host to go on from instead of random weights.
         threads: torch threads.
 
     Raises HostError for an unknown kind of stage.
@@ -50,7 +51,8 @@ def train(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     pl.seed_everything(seed, verbose=False)
-    host, tokenizer = build_host(architecture, seed), build_tokenizer()
+    host = load_host(start).model if start else build_host(architecture, seed)
+    tokenizer = build_tokenizer()
     for stage in stages:
         host.requires_grad_(False)
         module = KINDS[stage.kind](host, tokenizer, stage, seed)
@@ -72,6 +74,7 @@ def _check(stages: list[Stage]) -> None:
 
 
 def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -80,29 +83,25 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
         max_steps=stage.steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
-        logger=CSVLogger(folder, name="", version=""),
-        callbacks=[ModelCheckpoint(dirpath=folder, save_last=True, save_top_k=0, save_on_train_epoch_end=True)],
+        default_root_dir=folder,
+        logger=False,
+        callbacks=[ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)],
         log_every_n_steps=EPOCH,
         enable_model_summary=False,
         enable_progress_bar=os.environ.get("FRAMEFOLD_PROGRESS", "1") != "0",
         num_sanity_val_steps=0,
     )
     # Batches are made inside the step from its number; the loader only counts.
-    counter = DataLoader(range(EPOCH), batch_size=None)  # type: ignore[arg-type]
+    counter: DataLoader[int] = DataLoader(range(EPOCH), batch_size=None)  # type: ignore[arg-type]
     trainer.fit(module, counter, ckpt_path=last if last.is_file() else None)
 
 
 def _write_curve(folders: list[Path], out: Path) -> None:
-    """All stages' logs as one CSV: stage, step, metric, value."""
-    rows: list[tuple[str, int, str, float]] = []
-    for folder in folders:
-        log = folder / "metrics.csv"
-        if log.is_file():
-            for row in csv.DictReader(log.open()):
-                step = int(row.pop("step"))
-                row.pop("epoch", None)
-                rows += [(folder.name, step, k.removeprefix("train/"), round(float(v), 4)) for k, v in row.items() if v]
+    """All stages' curves as one CSV: stage, step, cpu_seconds, metric, value."""
     with out.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("stage", "step", "metric", "value"))
-        writer.writerows(rows)
+        writer.writerow(("stage", "step", "cpu_seconds", "metric", "value"))
+        for curve in (folder / "curve.csv" for folder in folders):
+            for row in csv.DictReader(curve.open()) if curve.is_file() else ():
+                step, seconds = row.pop("step"), row.pop("cpu_seconds")
+                writer.writerows((curve.parent.name, step, seconds, k, v) for k, v in row.items() if v)

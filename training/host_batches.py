@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +12,15 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..data.questions import Question, every_question
 from ..data.synthetic import Draws, Video, evidence_mask, generate
+from .hostio import grid_side
 from .qa import QARows, build_prompt
 
 if TYPE_CHECKING:
     from .host_modules import Stage
 
-ROW_TOKENS = 90  # about what nine questions cost beside their video
+ROW_TOKENS = 8  # about what a question costs beside its video
 _STREAM = 104729
 
 
@@ -56,17 +59,24 @@ def video_batch(
     draws = Draws(seed, _STREAM, sum(stage.name.encode()), step, 0)
     frames = draws.between(*stage.frames)
     mix = _draw_mix(draws, stage.mixes)
-    side = host.config.vision_config.image_size // host.config.vision_config.patch_size // 2
+    side = grid_side(host)
     total = frames * side * side
     ratio = mix.keep[0] + (mix.keep[1] - mix.keep[0]) * draws.below(1001) / 1000
     count = max(1, round(ratio * total))
-    videos = max(2, min(32, stage.tokens // (count + ROW_TOKENS)))
+    videos = max(2, min(32, stage.tokens // (count + ROW_TOKENS * stage.questions)))
     clutter = stage.clutter[0] + (stage.clutter[1] - stage.clutter[0]) * draws.below(1001) / 1000
     first = draws.below(2**40)
     made = [generate(first + i, seed=seed, frames=frames, clutter=clutter) for i in range(videos)]
     features, newline = _encode(host, made)
     features, index = reduce_tokens(features, made, mix.how, count, draws, side)
-    return assemble(host, tokenizer, made, torch.cat([features, newline], dim=1), index, total)
+    asked = [_questions(video, stage, draws) for video in made]
+    return assemble(host, tokenizer, asked, torch.cat([features, newline], dim=1), index, total)
+
+
+def _questions(video: Video, stage: Stage, draws: Draws) -> list[Question]:
+    """A draw of all that can be asked about a video: many more answers per encoded video than one of each type."""
+    askable = [q for q in every_question(video.scenes, video.events) if not stage.types or q.type in stage.types]
+    return [askable[i] for i in draws.permutation(len(askable))[: stage.questions]]
 
 
 def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:
@@ -132,7 +142,7 @@ def _take(features: Tensor, index: Tensor) -> Tensor:
 def assemble(
     host: LlavaOnevisionForConditionalGeneration,
     tokenizer: PreTrainedTokenizerBase,
-    videos: list[Video],
+    asked: Sequence[Sequence[Question]],
     features: Tensor,
     index: Tensor,
     total: int,
@@ -142,20 +152,20 @@ def assemble(
     prompts = [
         build_prompt(
             tokenizer,
-            [q.text for q in video.questions],
-            [q.answer for q in video.questions],
+            [question.text for question in questions],
+            [question.answer for question in questions],
             total + 1,
             video_id,
             end=True,
         )
-        for video in videos
+        for questions in asked
     ]
     prefix = prompts[0][0]
     head = int((prefix == video_id).int().argmax())
-    lead = torch.arange(head).expand(len(videos), -1)
-    newline = torch.full((len(videos), 1), head + total)
+    lead = torch.arange(head).expand(len(asked), -1)
+    newline = torch.full((len(asked), 1), head + total)
     positions = torch.cat([lead, head + index, newline], dim=1)
-    types = tuple(question.type for video in videos for question in video.questions)
+    types = tuple(question.type for questions in asked for question in questions)
     return VideoBatch(features, prefix[positions], positions, QARows.concat([rows for _, rows in prompts]), types)
 
 

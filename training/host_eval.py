@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..data.synthetic import CHANCE, QUESTION_TYPES, Draws, Video, generate
 from .host_batches import VideoBatch, assemble, prefix_of, reduce_tokens
-from .hostio import Host, HostError, load_host
+from .hostio import Host, HostError, grid_side, load_host
 from .qa import answer_logits, predict
 
 Show = Callable[[Tensor, Video], tuple[Tensor, Tensor]]
@@ -66,7 +66,7 @@ def evaluate(
 def _way(name: str, host: Host) -> Show:
     """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
     how, _, share = name.partition(":")
-    side = host.model.config.vision_config.image_size // host.model.config.vision_config.patch_size // 2
+    side = grid_side(host.model)
     if how not in ("full", "blind", "random", "frames", "pooled", "events") or (share and not 0 < float(share) <= 1):
         raise HostError(
             f"cannot show {name!r}: use full, blind, or random, frames, pooled, events with :SHARE in (0, 1]"
@@ -86,7 +86,7 @@ def _way(name: str, host: Host) -> Show:
 def _answer(host: Host, video: Video, tokens: Tensor, way: Show) -> tuple[tuple[str, ...], list[bool]]:
     kept, index = way(tokens[:, :-1], video)
     features = torch.cat([kept, tokens[:, -1:]], dim=1)
-    batch: VideoBatch = assemble(host.model, host.tokenizer, [video], features, index, tokens.shape[1] - 1)
+    batch: VideoBatch = assemble(host.model, host.tokenizer, [video.questions], features, index, tokens.shape[1] - 1)
     predicted = predict(answer_logits(host.model, prefix_of(batch), batch.rows), batch.rows)
     return batch.types, (predicted == batch.rows.answers()).tolist()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
+from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,6 +32,7 @@ class Stage:
     steps: optimizer steps. lr: peak, after `warmup` steps, falling linearly to `final` of it.
     batch: frames a step (vision). tokens: tokens a step, which sets the number of videos (language).
     frames: shortest and longest video. mixes: what the language model sees of a video (language).
+    types: question types to ask about; all if empty. questions: how many a video, drawn from all that can be asked.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Stage:
     frames: tuple[int, int] = (16, 24)
     clutter: tuple[float, float] = (0.0, 1.0)
     mixes: tuple[Mix, ...] = ()
+    types: tuple[str, ...] = ()
+    questions: int = 12
 
 
 class _Training(pl.LightningModule):
@@ -50,12 +56,14 @@ class _Training(pl.LightningModule):
     def __init__(self, host: LlavaOnevisionForConditionalGeneration, stage: Stage, seed: int) -> None:
         super().__init__()
         self.host, self.stage, self.seed = host, stage, seed
+        self.curve: list[dict[str, float]] = []
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         raise NotImplementedError
 
     def configure_optimizers(self) -> Any:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in self.trained():
             parameter.requires_grad_(True)
             inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "probes"))
@@ -63,6 +71,27 @@ class _Training(pl.LightningModule):
         optimizer = HostOptimizer(matrices, others, lr=self.stage.lr)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_end(self) -> None:
+        """One row of the training curve; rows travel in the checkpoint, so a resumed run has the whole curve."""
+        means = {k.removeprefix("train/"): round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
+        seconds = round(self._spent + process_time() - self._since)
+        self.curve.append({"step": self.global_step, "cpu_seconds": seconds, **means})
+        with (Path(self.trainer.default_root_dir) / "curve.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(dict.fromkeys(key for row in self.curve for key in row)))
+            writer.writeheader()
+            writer.writerows(self.curve)
+
+    def on_train_start(self) -> None:
+        """Process CPU time counts on from the checkpoint's."""
+        self._since = process_time()
+        self._spent = self.curve[-1]["cpu_seconds"] if self.curve else 0.0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["curve"] = self.curve
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.curve = checkpoint.get("curve", [])
 
     def _log(self, name: str, value: Tensor, count: int) -> None:
         shown = name in ("loss", "accuracy", "shape")
@@ -89,8 +118,9 @@ class VisionTraining(_Training):
         seed: int,
     ) -> None:
         super().__init__(host, stage, seed)
-        width = host.config.text_config.hidden_size
-        self.probes = nn.ModuleDict({name: nn.Linear(width, n) for name, n in PROBES.items() if name not in WORDS})
+        text: Any = host.config.text_config
+        probed = {name: n for name, n in PROBES.items() if name not in WORDS}
+        self.probes = nn.ModuleDict({name: nn.Linear(text.hidden_size, n) for name, n in probed.items()})
         for name, words in WORDS.items():
             self.register_buffer(f"{name}_ids", torch.tensor(tokenizer.convert_tokens_to_ids(list(words))))
 

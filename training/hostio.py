@@ -7,6 +7,7 @@ needed to use it with transformers alone.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 def build_host(architecture: Architecture = Architecture(), seed: int = 0) -> LlavaOnevisionForConditionalGeneration:  # noqa: B008
     """A stock LLaVA-OneVision model of tiny size with random weights."""
     tokenizer, a = build_tokenizer(), architecture
-    ids = dict(zip(SPECIAL, tokenizer.convert_tokens_to_ids(list(SPECIAL)), strict=True))
+    ids = {name: i for i, name in enumerate(SPECIAL)}
     config = LlavaOnevisionConfig(
         vision_config={
             "model_type": "siglip_vision_model",
@@ -189,6 +190,12 @@ def _processor_files(image: int, patch: int) -> dict[str, dict[str, Any]]:
     }
 
 
+def grid_side(model: LlavaOnevisionForConditionalGeneration) -> int:
+    """Rows (and columns) of a frame's visual tokens, after LLaVA-OneVision's 2x2 pooling."""
+    vision: Any = model.config.vision_config
+    return math.ceil(vision.image_size // vision.patch_size / 2)
+
+
 def save_host(model: LlavaOnevisionForConditionalGeneration, out: str | os.PathLike[str]) -> Path:
     """Write a whole host folder; files appear whole or not at all, and other files in the folder stay."""
     out = Path(out)
@@ -197,7 +204,7 @@ def save_host(model: LlavaOnevisionForConditionalGeneration, out: str | os.PathL
     try:
         model.save_pretrained(staging)
         build_tokenizer().save_pretrained(staging)
-        vision = model.config.vision_config
+        vision: Any = model.config.vision_config
         for name, content in _processor_files(vision.image_size, vision.patch_size).items():
             (staging / name).write_text(json.dumps(content, indent=2) + "\n")
         for file in sorted(staging.iterdir()):

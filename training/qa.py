@@ -104,7 +104,7 @@ def build_prompt(
 def _prompt_ids(
     tokenizer: PreTrainedTokenizerBase, question: str, n_placeholders: int, video_token_id: int
 ) -> list[int]:
-    content = [{"type": "video"}, {"type": "text", "text": question}]
+    content: Any = [{"type": "video"}, {"type": "text", "text": question}]
     text = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
     )

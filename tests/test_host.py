@@ -1,0 +1,201 @@
+"""The embedded host: a stock checkpoint, trainable from nothing, resumable, and as good as its card says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
+
+from framefold.data.synthetic import Draws, generate
+from framefold.training.host import train
+from framefold.training.host_batches import Mix, assemble, event_tokens, prefix_of, reduce_tokens
+from framefold.training.host_eval import evaluate, wilson
+from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
+from framefold.training.host_modules import LanguageTraining, Stage
+from framefold.training.host_optim import HostOptimizer, orthogonalize
+from framefold.training.hostio import Architecture, HostError, load_host
+from framefold.training.qa import answer_logits
+
+ROOT = Path(__file__).parents[1]
+TINYHOST = ROOT / "checkpoints" / "tinyhost"
+SMALL = Architecture(vision_width=16, vision_ff=32, vision_layers=1, text_width=32, text_ff=64, text_layers=1)
+STAGES = [
+    Stage("tower", "vision", steps=3, batch=4),
+    Stage("words", "language", steps=100, tokens=64, frames=(16, 16), mixes=(Mix("events", keep=(0.02, 0.05)),)),
+]
+
+
+@pytest.fixture(scope="module")
+def tinyhost():
+    torch.set_num_threads(1)
+    return load_host(TINYHOST)
+
+
+def test_tinyhost_is_a_stock_checkpoint_of_less_than_ten_megabytes(tinyhost):
+    assert type(tinyhost.model) is LlavaOnevisionForConditionalGeneration
+    assert sum(file.stat().st_size for file in TINYHOST.iterdir()) < 10e6
+    assert AutoTokenizer.from_pretrained(TINYHOST).video_token_id == tinyhost.model.config.video_token_id
+    assert not tinyhost.model.training and not any(p.requires_grad for p in tinyhost.model.parameters())
+
+
+def test_stock_forward_from_pixels_equals_the_training_path(tinyhost):
+    video = generate(1, split="test", frames=16)
+    pixels = tinyhost.pixel_values(video.frames)
+    tokens = tinyhost.encode(pixels)
+    index = torch.arange(tokens.shape[1] - 1)[None]
+    batch = assemble(tinyhost.model, tinyhost.tokenizer, [video.questions], tokens, index, tokens.shape[1] - 1)
+    logits = answer_logits(tinyhost.model, prefix_of(batch), batch.rows)
+    for row, question in enumerate(video.questions):
+        content = [{"type": "video"}, {"type": "text", "text": question.text}]
+        chat = [{"role": "user", "content": content}]
+        text = tinyhost.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        text = text.replace("<video>", "<video>" * tokens.shape[1])
+        ids = tinyhost.tokenizer(text, return_tensors="pt").input_ids
+        stock = tinyhost.model(input_ids=ids, pixel_values_videos=pixels).logits[0, -1]
+        at = int((batch.rows.labels[row] != -100).int().argmax()) - 1
+        torch.testing.assert_close(logits[row, at], stock, atol=1e-3, rtol=1e-4)
+
+
+def test_tinyhost_answers_far_above_chance_with_full_tokens_and_at_chance_blind():
+    results = evaluate(str(TINYHOST), [64], videos=20, show=["full", "blind"])
+    assert results["full@64"]["accuracy"] > 0.75
+    assert results["blind@64"]["accuracy"] < 0.4
+
+
+def test_tinyhost_generates_one_word_and_stops(tinyhost):
+    video = generate(0, split="test", frames=16)
+    pixels = tinyhost.pixel_values(video.frames)
+    text = "<user>" + "<video>" * (16 * 16 + 1) + " how many flashes ?<assistant>"
+    ids = tinyhost.tokenizer(text, return_tensors="pt")
+    out = tinyhost.model.generate(**ids, pixel_values_videos=pixels, max_new_tokens=5, do_sample=False)
+    words = tinyhost.tokenizer.decode(out[0, ids.input_ids.shape[1] :]).split("</s>")[0].split()
+    assert len(words) == 1 and words[0] in ("one", "two", "three", "four")
+
+
+def test_card_names_the_command_and_the_measured_macro():
+    card = (TINYHOST / "README.md").read_text()
+    assert "framefold host train --config host/cpu" in card and "framefold host eval" in card
+    rows = list(csv.DictReader((TINYHOST / "training_curve.csv").open()))
+    assert {row["stage"] for row in rows} >= {"tower"}
+
+
+def test_pixel_values_resize_and_normalise(tinyhost):
+    frames = np.full((16, 32, 32, 3), 255, np.uint8)
+    pixels = tinyhost.pixel_values(frames)
+    assert pixels.shape == (1, 16, 3, 64, 64)
+    torch.testing.assert_close(pixels, torch.ones_like(pixels), atol=1e-5, rtol=0)
+    assert tinyhost.pixel_values([frames, frames]).shape == (2, 16, 3, 64, 64)
+    with pytest.raises(HostError, match="uint8"):
+        tinyhost.pixel_values(frames.astype(np.float32))
+
+
+def test_unusable_host_folders_are_refused_with_the_remedy(tmp_path):
+    with pytest.raises(HostError, match="framefold host train"):
+        load_host(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(HostError, match="'llama'"):
+        load_host(tmp_path)
+    (tmp_path / "config.json").write_text((TINYHOST / "config.json").read_text())
+    with pytest.raises(HostError, match="not whole"):
+        load_host(tmp_path)
+
+
+def test_resumed_training_equals_unbroken_training(tmp_path):
+    train(str(tmp_path / "whole"), STAGES, SMALL, seed=1)
+    step = LanguageTraining.training_step
+
+    def break_off(self, batch, batch_idx):
+        if self.global_step == 60:
+            raise InterruptedError
+        return step(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(LanguageTraining, "training_step", break_off)
+        train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
+    first = torch.load(tmp_path / "half.work" / "words" / "last.ckpt", weights_only=False)
+    assert first["global_step"] == 50
+    train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
+    whole, half = load_host(tmp_path / "whole").model, load_host(tmp_path / "half").model
+    for (name, one), other in zip(whole.named_parameters(), half.parameters(), strict=True):
+        assert torch.equal(one, other), name
+    rows = list(csv.DictReader((tmp_path / "half" / "training_curve.csv").open()))
+    assert {row["step"] for row in rows if row["stage"] == "words"} == {"50", "100"}
+    assert not list((tmp_path / "half").glob(".saving*"))
+
+
+@pytest.mark.parametrize(
+    ("stages", "reason"),
+    [
+        ([replace(STAGES[0], kind="audio")], "audio"),
+        ([replace(STAGES[1], mixes=())], "mixes"),
+        ([STAGES[0], STAGES[0]], "same name"),
+    ],
+)
+def test_unusable_stages_are_refused_before_training(tmp_path, stages, reason):
+    with pytest.raises(HostError, match=reason):
+        train(str(tmp_path), stages, SMALL)
+
+
+@pytest.mark.parametrize("how", ["full", "random", "frames", "pooled", "events"])
+def test_reductions_keep_features_at_their_places(how):
+    videos = [generate(i, frames=16) for i in range(2)]
+    features = torch.arange(2 * 256, dtype=torch.float32).view(2, 256, 1)
+    kept, index = reduce_tokens(features, videos, how, 64, Draws(1), side=4)
+    assert kept.shape[:2] == index.shape and (index.diff(dim=1) > 0).all()
+    if how == "pooled":
+        torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
+    else:
+        torch.testing.assert_close(kept[..., 0], features[..., 0].gather(1, index))
+    if how == "events":
+        held = [set(np.flatnonzero(event_tokens(video, 4))) for video in videos]
+        assert all(want <= set(got.tolist()) for want, got in zip(held, index, strict=True))
+    elif how != "full":
+        assert kept.shape[1] == 64
+
+
+def test_frame_labels_say_what_a_token_shows():
+    frames, labels = frame_batch(0, seed=0, frames=40)
+    assert frames.shape == (40, 64, 64, 3) and set(labels) == set(PROBES)
+    flash = labels["kind"] == KINDS.index("flash")
+    cells = frames.reshape(40, 4, 16, 4, 16, 3).swapaxes(2, 3).reshape(40, 16, 256, 3)
+    white = (cells.min(axis=-1) > 205).mean(axis=-1)
+    assert white[flash].mean() > 0.1 > 0.01 > white[labels["kind"] == 0].mean()
+    for name, label in labels.items():
+        assert label.shape == (40, 16) and label.max() == PROBES[name] - 1
+        assert (label[flash] != IGNORE).all()
+
+
+def test_host_optimizer_orthogonalises_matrices_and_descends():
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(24, 16)))
+    assert values.min() > 0.6 and values.max() < 1.3
+    net = torch.nn.Linear(8, 8)
+    x, y = torch.randn(64, 8), torch.randn(64, 8)
+    optimizer = HostOptimizer([net.weight], [net.bias], lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = (net(x) - y).square().mean()
+        losses.append(float(loss.detach()))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_wilson_interval_holds_the_share_and_shrinks():
+    share, low, high = wilson(90, 100)
+    assert share == 0.9 and 0.82 < low < share < high < 0.95
+    assert wilson(900, 1000)[1] > low and wilson(0, 10)[1] == 0.0
+
+
+def test_importing_the_data_of_the_host_does_not_import_lightning():
+    code = "import sys; import framefold.training.hostio; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
