@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -21,12 +20,14 @@ from .errors import DataError
 from .samples import Recipe, Sample
 
 
-@dataclass(frozen=True)
 class Batch:
-    """Samples of one step and what was found damaged while they were read."""
+    """Samples of one step and what was found damaged while they were read.
 
-    samples: tuple[Sample, ...]
-    damage: tuple[str, ...] = ()
+    Not a dataclass, so that Lightning does not look into it: frames are to stay uint8 and on the CPU.
+    """
+
+    def __init__(self, samples: tuple[Sample, ...], damage: tuple[str, ...] = ()) -> None:
+        self.samples, self.damage = samples, damage
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -114,17 +115,20 @@ class ResumableLoader(DataLoader[Batch]):
 
     Args:
         workers: processes that read ahead; 0 reads in this one.
+        same: deliver the first epoch every time, as validation does.
 
     Raises:
         DataError: while iterating, if too much is damaged.
     """
 
-    def __init__(self, stream: Stream, workers: int = 0) -> None:
+    def __init__(self, stream: Stream, workers: int = 0, same: bool = False) -> None:
         super().__init__(stream, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
-        self.stream, self.damaged, self._resumed = stream, 0, False
+        self.stream, self.same, self.damaged, self._resumed = stream, same, 0, False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if not self._resumed:  # an epoch that was cut short is over
+        if self.same:
+            self.stream.delivered = self.damaged = 0
+        elif not self._resumed:  # an epoch that was cut short is over
             self.stream.delivered = -(-self.stream.delivered // len(self.stream)) * len(self.stream)
         return self._deliver(super().__iter__())
 

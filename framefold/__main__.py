@@ -106,7 +106,7 @@ def _describe(error: Exception) -> tuple[str, int]:
 def _run(args: list[str]) -> int:
     verb = args[0]
     if verb in LIGHTNING:
-        sys.argv = ["framefold", *args]
+        sys.argv[1:] = args  # and argv[0] stays: it is what relaunched ranks start
         _load(LIGHTNING[verb][0])()
         return 0
     for words in (2, 1):

@@ -39,10 +39,14 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 
 
-def join_lists(function: Callable[..., Any], args: list[str]) -> list[str]:
-    """Write the values behind a list option as one: ``--frames 32 64`` becomes ``--frames=[32,64]``."""
+def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") -> list[str]:
+    """Write the values behind a list option as one: ``--frames 32 64`` becomes ``--frames=[32,64]``.
+
+    Args:
+        prefix: what comes before a parameter's name in its option, such as "data.".
+    """
     parameters = inspect.signature(function, eval_str=True).parameters
-    lists = {f"--{name}" for name, p in parameters.items() if _is_list(p.annotation)}
+    lists = {f"--{prefix}{name}" for name, p in parameters.items() if _is_list(p.annotation)}
     out: list[str] = []
     rest = list(args)
     while rest:

@@ -1,0 +1,134 @@
+"""``framefold fit``, ``validate`` and ``test``: LightningCLI with short names for configurations and one-line errors.
+
+Arguments are read from ``sys.argv``, because ranks that Lightning starts again read them there too.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytorch_lightning as pl
+from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.trainer.states import TrainerStatus
+
+from ..configs import expand
+from .callbacks import Announce, AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Progress
+from .command import join_lists
+from .datamodule import VideoData
+from .module import CompressorModule
+
+VERBS = {
+    "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+    "validate": {"model", "dataloaders", "datamodule"},
+    "test": {"model", "dataloaders", "datamodule"},
+}
+# Warnings about what is meant to be as it is.
+QUIET = (
+    r".*does not have many workers.*",
+    r".*Your `IterableDataset` has `__len__` defined.*",
+    r".*srun.*command is available.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*found .* module\(s\) in eval mode.*",
+    r".*Found .* in eval mode.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*The `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
+    r".*Experiment logs directory .* exists and is not empty.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+)
+
+
+class Parser(LightningArgumentParser):
+    """Ends with one line instead of a usage text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Give up on wrong arguments."""
+        text = " ".join(message.split())
+        raise SystemExit(f"{text} (options: {self.prog.replace('[options] ', '')} --help)")
+
+
+class CLI(LightningCLI):
+    """LightningCLI of one verb."""
+
+    def __init__(self, verb: str) -> None:
+        self.verb = verb
+        super().__init__(
+            CompressorModule,
+            VideoData,
+            parser_class=Parser,
+            parser_kwargs={"allow_abbrev": False, "prog": "framefold"},
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # it would put class paths into the checkpoints
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the verb that was called: building a parser takes half a second."""
+        return {self.verb: VERBS[self.verb]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """``--last.every 50``, ``--best.monitor val/loss@0.1``."""
+        if self.verb == "fit":
+            parser.add_lightning_class_args(BestCheckpoint, "best")
+            parser.add_lightning_class_args(LastCheckpoint, "last")
+
+    def _parse_ckpt_path(self) -> None:
+        """Take the model's settings from a checkpoint, except for those that the command line gives."""
+        checkpoint = self.config[self.verb].get("ckpt_path")
+        if checkpoint and not Path(checkpoint).exists():
+            raise SystemExit(f"no checkpoint {checkpoint}")
+        given = {arg.removeprefix("--").partition("=")[0] for arg in sys.argv if arg.startswith("--model.")}
+        before = {key: self.config[self.verb][key] for key in given if key in self.config[self.verb]}
+        super()._parse_ckpt_path()
+        for key, value in before.items():
+            self.config[self.verb][key] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
+        settings = self._get(self.config_init, "trainer")
+        root = settings["default_root_dir"] or "runs/fit"
+        if settings["logger"] in (None, True):
+            board = TensorBoardLogger(root, name="")
+            kwargs["logger"] = [board, CSVLogger(root, name="", version=board.version)] if self.verb == "fit" else False
+        settings["callbacks"] = [Progress(), Announce(), *(settings["callbacks"] or [])]
+        trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except SystemExit:
+            if self.trainer.state.status == TrainerStatus.INTERRUPTED:  # Lightning turns Ctrl-C into status 1
+                raise KeyboardInterrupt from None
+            raise
+
+
+def main() -> None:
+    """Run the verb that ``sys.argv`` begins with: fit, validate or test.
+
+    Raises:
+        SystemExit: with one line of text, for wrong arguments.
+        FramefoldError, DataError, HostError, ConfigNotFoundError, OSError, KeyboardInterrupt: see their messages.
+    """
+    verb, rest = sys.argv[1], sys.argv[2:]
+    sys.argv[2:] = expand(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
+    _quiet()
+    CLI(verb)
+
+
+def _quiet() -> None:
+    """Drop what a user can neither act on nor learn from."""
+    for pattern in QUIET:
+        warnings.filterwarnings("ignore", pattern)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: record.levelno > logging.INFO)
+    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loader workers are forked

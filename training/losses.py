@@ -1,0 +1,41 @@
+"""The training loss: answer cross-entropy plus what the compressor adds, weighted by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ..adapters.errors import ConfigError
+
+
+def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+    """Validate loss weights.
+
+    Raises:
+        ConfigError: a weight is negative, or all are zero.
+    """
+    if any(weight < 0 for weight in weights.values()) or (weights.get("answer", 1.0) == 0 and len(weights) == 1):
+        raise ConfigError(f"loss weights must not be negative, and not all zero, got {dict(weights)}")
+    return dict(weights)
+
+
+def total_loss(answer: Tensor, extras: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """Weighted sum, scalar.
+
+    Args:
+        answer: mean cross-entropy (nats) of the answer tokens.
+        extras: the compressor's own losses, already in the proportion that its method wants.
+        weights: by name, 1 where a name is missing.
+
+    Raises:
+        ConfigError: a weight for a loss that this compressor does not return.
+    """
+    parts = {"answer": answer, **extras}
+    unknown = sorted(weights.keys() - parts.keys())
+    if unknown:
+        raise ConfigError(f"no loss is called {', '.join(unknown)}; this compressor has {', '.join(sorted(parts))}")
+    total = answer * weights.get("answer", 1.0)
+    for name, value in extras.items():
+        total = total + value * weights.get(name, 1.0)
+    return total

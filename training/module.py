@@ -1,0 +1,199 @@
+"""The one LightningModule: any compressor in front of a frozen host.
+
+Checkpoints hold the compressor alone. The constructor's signature is the ``model:`` section of a configuration.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from ..adapters import build
+from ..adapters.errors import AdapterFileError, ConfigError
+from ..adapters.hosts.family import family_of
+from ..adapters.ops import check_budget
+from ..data.batches import Batch
+from .batching import Asked, answer, ask, visual_tokens
+from .hostio import HostError, load_host
+from .losses import check_weights, total_loss
+from .metrics import TypeAccuracy
+from .qa import answer_loss, predict
+
+Budget = float | int
+PREFIX = "compressor."
+
+
+class CompressorModule(pl.LightningModule):
+    """Trains and validates a compressor on the answers of a frozen host.
+
+    Args:
+        compressor: registered name, or the class path of one of your own.
+        budget: retention ratio (float in (0, 1]) or tokens per video (int); what exported adapters start with.
+        params: the compressor's own parameters.
+        host: folder of the host.
+        train_budgets: one of these is drawn for each step, the same on all ranks; None: always ``budget``.
+        val_budgets: budgets to validate at; None: ``budget``.
+        lr: peak learning rate of AdamW. weight_decay: on weights of two or more dimensions.
+        warmup: share of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
+        losses: weights by name; "answer" is the cross-entropy, the others are the compressor's own. 1 by default.
+
+    Raises:
+        UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget.
+        HostError: no host in that folder.
+    """
+
+    def __init__(
+        self,
+        compressor: str = "fila",
+        budget: Budget = 0.1,
+        params: dict[str, Any] | None = None,
+        host: str = "checkpoints/tinyhost",
+        train_budgets: list[Budget] | None = None,
+        val_budgets: list[Budget] | None = None,
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        warmup: float = 0.05,
+        lr_end: float = 0.05,
+        losses: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
+        self.compressor = build(compressor, budget, **(params or {}))
+        if self.compressor.query_aware or self.compressor.needs_attention:
+            raise ConfigError(f"{compressor} needs the question or the attention of the vision side: not trainable yet")
+        if not 0 <= warmup < 1 or lr <= 0:
+            raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
+        self.train_budgets = [check_budget(b) for b in train_budgets or [budget]]
+        self.val_budgets = [check_budget(b) for b in val_budgets or [budget]]
+        self.weights = check_weights(losses or {})
+        self.accuracy = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
+        self.host_path = host
+        self.model: Any = None
+        check_host(host)
+
+    def configure_model(self) -> None:
+        """Load the host and size the compressor by it; Lightning calls this before it makes the optimizer."""
+        if self.model is not None:
+            return
+        self.host = load_host(self.host_path)
+        self.model = self.host.model
+        width = self.model.config.get_text_config().hidden_size
+        self.compressor.materialize(width, family_of(self.model).grid(self.model))
+        self.hparams["params"] = self.compressor.params()  # with the widths, so that export needs no host
+
+    def train(self, mode: bool = True) -> CompressorModule:
+        """The compressor changes mode, the host stays in eval mode."""
+        super().train(mode)
+        if self.model is not None:
+            self.model.eval()
+        return self
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a batch at this step's budget."""
+        self.compressor.budget = self.draw_budget(self.global_step)
+        asked = ask(self.host, batch.samples)
+        logits, prepared = answer(self.host, self.compressor, asked)
+        self.compressor.budget = self.hparams["budget"]
+        loss = answer_loss(logits, asked.rows)
+        total = total_loss(loss, prepared.losses, self.weights) + self.compressor.touch()
+        parts = {"answer": loss, **prepared.losses}
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
+        self.log("train/visual_tokens", visual_tokens(self.host, prepared), batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def draw_budget(self, step: int) -> Budget:
+        """The training budget of a step: the same on every rank and after resuming."""
+        return random.Random(step).choice(self.train_budgets)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Loss and accuracy of a batch at every validation budget; videos are encoded once."""
+        asked = ask(self.host, batch.samples)
+        for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
+            self._validate(asked, budget, accuracy, len(batch))
+        self.compressor.budget = self.hparams["budget"]
+
+    def _validate(self, asked: Asked, budget: Budget, accuracy: Any, videos: int) -> None:
+        self.compressor.budget = budget
+        logits, prepared = answer(self.host, self.compressor, asked)
+        accuracy.update(predict(logits, asked.rows) == asked.rows.answers(), asked.types)
+        common = {"batch_size": videos, "sync_dist": True}
+        self.log(f"val/loss@{budget:g}", answer_loss(logits, asked.rows), **common)
+        self.log(f"val/visual_tokens@{budget:g}", visual_tokens(self.host, prepared), **common)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log accuracies; ``val/accuracy`` is the mean over types and validation budgets."""
+        macro = []
+        for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
+            scores = accuracy.compute()
+            accuracy.reset()
+            macro.append(scores.pop("accuracy"))
+            self.log(f"val/accuracy@{budget:g}", macro[-1])
+            self.log_dict({f"val/{name}@{budget:g}": score for name, score in scores.items()})
+        self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True)
+
+    test_step = validation_step
+    on_test_epoch_end = on_validation_epoch_end
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the compressor's parameters, a step-wise warm-up and cosine."""
+        trained = [p for p in self.compressor.parameters() if p.requires_grad]
+        if not trained:
+            raise ConfigError(f"{self.compressor.name} has nothing to train: 'framefold validate' measures it")
+        decayed = [p for p in trained if p.ndim > 1]
+        others = [p for p in trained if p.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": others}]
+        groups = [group for group in groups if group["params"]]
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _rate(self, step: int) -> float:
+        """Factor on the learning rate; constant after the warm-up where the number of steps is not known."""
+        total = self.trainer.estimated_stepping_batches
+        if not math.isfinite(total):
+            return 1.0
+        rise = max(1, round(self.hparams["warmup"] * total))
+        if step < rise:
+            return (step + 1) / rise
+        end = self.hparams["lr_end"]
+        done = min(1.0, (step - rise) / max(1, total - rise))
+        return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the compressor's weights only."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(PREFIX)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the checkpoint with this compressor.
+
+        Raises:
+            AdapterFileError: it holds the weights of another one.
+        """
+        self.configure_model()
+        found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+        wanted = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
+        if found != wanted:
+            saved = checkpoint.get("hyper_parameters", {})
+            raise AdapterFileError(
+                f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, which does not fit"
+                f" {self.compressor.name} with {self.compressor.params()}"
+            )
+
+
+def check_host(folder: str) -> None:
+    """Find out in no time that there is no host, before any work is done.
+
+    Raises:
+        HostError: the folder holds no host.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise HostError(f"no host in {folder}: make one with 'framefold host train --out {folder}'")
