@@ -53,14 +53,18 @@ def test_a_generate_that_was_set_on_the_instance_is_called_and_comes_back() -> N
     assert calls == [20] and host.generate is counting
 
 
-@pytest.mark.parametrize(
-    "clone", [copy.deepcopy, lambda host: pickle.loads(pickle.dumps(host))], ids=["copy", "pickle"]
-)
+def pickled(host: Any) -> Any:
+    return pickle.loads(pickle.dumps(host))
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, pickled])
 def test_a_copy_has_a_compressor_of_its_own(clone: Any) -> None:
     host = tiny.llava_onevision()
     framefold.attach(host, TopNorm())
-    logits, tokens = host(**single()).logits, host.generate(**single(), max_new_tokens=4)
+    if clone is copy.deepcopy:  # transformers itself hangs hooks on a host at its first forward that no pickle takes
+        host(**single())
     twin = clone(host)
+    logits, tokens = host(**single()).logits, host.generate(**single(), max_new_tokens=4)
     assert torch.equal(twin(**single()).logits, logits)
     assert torch.equal(twin.generate(**single(), max_new_tokens=4), tokens)
     assert twin.generate.model is twin and twin.compressor is not host.compressor
