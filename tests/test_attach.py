@@ -34,6 +34,9 @@ CASES = {
 }
 
 
+CASES["another vision layer"] = single() | {"vision_feature_layer": -2}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_identity_is_bit_identical_to_the_bare_host(host: Any, case: str) -> None:
     inputs = CASES[case]

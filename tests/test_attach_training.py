@@ -87,3 +87,11 @@ def test_labels_move_with_their_columns_and_full_outputs_meet_the_callers_labels
         loss, logits = host(**inputs, labels=labels, return_dict=False)[:2]
         assert torch.equal(loss, full.loss) and torch.equal(logits, full.logits)
         assert host.generate(**inputs, max_new_tokens=3).shape[1] == labels.shape[1] + 3
+
+
+def test_a_vision_side_that_is_trained_gets_gradients() -> None:
+    host = tiny.llava_onevision()
+    host.model.multi_modal_projector.requires_grad_(True)
+    with framefold.attach(host, framefold.build("uniform", 0.25)):
+        host(**single(), labels=answers(single())).loss.backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in host.model.multi_modal_projector.parameters())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +18,10 @@ from transformers import PreTrainedModel
 from ..errors import InputError
 from ..tokens import Compressed, VideoTokens
 from .checks import check_counts, check_inputs, check_labels, check_tokens
-from .compaction import Compaction, Side, compact
+from .compaction import Compaction, compact
 from .family import Encoded, Family, family_of
+from .prompt import Positions, choose_columns, move_columns, shorten
 
-Positions = Literal["preserve", "compact"]
 Query = Tensor | Sequence[Tensor | None] | None
 MARK = "framefold_mark"  # attribute under which a Mark travels
 
@@ -125,25 +125,17 @@ def prepare(
     where = (ids == family.placeholder_id(model)).nonzero()
     rows = check_counts(ids, where, clips)
     tokens, losses = _compress(compressor, clips, query, times, ids.device)
-    keep, features = _keep(ids, where, clips, tokens)
+    keep, features = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
-    real = prompt_mask(inputs) != 0
-    real[where[:, 0], where[:, 1]] = True
-    compaction, groups = _shorten(inputs, keep, real, features, rows.tolist(), generation)
+    compaction, groups = shorten(inputs, keep, where, features, rows.tolist(), generation)
 
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
-    kwargs |= _columns(model, family, inputs, compaction, positions, generation)
+    kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
     video = family.pack(groups)
     kwargs["mm_encoder_outputs"] = {**given, **_images(model, family, inputs), "video": video}
     after = compaction.n_before if positions == "preserve" else compaction.n_after
     setattr(video, MARK, Mark(compaction, kwargs["attention_mask"], next_position=after))
     return Prepared(kwargs, tokens, losses, compaction)
-
-
-def prompt_mask(inputs: Mapping[str, Any]) -> Tensor:
-    """(B, L) attention mask of the inputs, ones where they have none."""
-    mask = inputs.get("attention_mask")
-    return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
 
 def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
@@ -190,79 +182,6 @@ def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[An
     if len(values) != n:
         raise InputError(f"{name} must have one entry for each of the {n} videos, got {len(values)}")
     return values
-
-
-def _keep(ids: Tensor, where: Tensor, clips: list[Encoded], tokens: list[VideoTokens]) -> tuple[Tensor, list[Tensor]]:
-    """(B, L) bool, the columns that stay, and for each video the (N, D) features that fill its placeholders."""
-    keep = torch.ones_like(ids, dtype=torch.bool)
-    keep[where[:, 0], where[:, 1]] = False
-    start, kept, features = 0, [], []
-    for clip, out in zip(clips, tokens, strict=True):
-        on_grid = clip.on_grid.to(ids.device)
-        slots = torch.cat([on_grid.nonzero()[out.index, 0], (~on_grid).nonzero()[:, 0]])
-        slots, order = slots.sort()
-        kept.append(slots + start)
-        features.append(torch.cat([out.features, clip.extra.to(out.features)])[order])
-        start += len(clip)
-    stays = where[torch.cat(kept)]
-    keep[stays[:, 0], stays[:, 1]] = True
-    return keep, features
-
-
-def _shorten(
-    inputs: Mapping[str, Any], keep: Tensor, real: Tensor, features: list[Tensor], rows: list[int], generation: bool
-) -> tuple[Compaction, list[Tensor]]:
-    mask, labels = prompt_mask(inputs), inputs.get("labels")
-    real = real if labels is None else real | (labels != -100)
-    side: Side = "left" if generation else "right"
-    if bool((mask[:, 0] == 0).any()):  # padding stays on the side where the caller has it
-        side = "left"
-    elif bool((mask[:, -1] == 0).any()):
-        side = "right"
-    if not generation or len({len(feature) for feature in features}) == 1:
-        return compact(keep, real, side), features
-    groups, filler = _group_rows(features, rows, len(keep), side)
-    return compact(keep, real, side, filler), groups
-
-
-def _group_rows(features: list[Tensor], rows: list[int], batch: int, side: Side) -> tuple[list[Tensor], Tensor]:
-    """One group a row, filled up to one length with zeros: beam search repeats groups, and tells them apart so."""
-    groups = {row: torch.cat([f for f, r in zip(features, rows, strict=True) if r == row]) for row in sorted(set(rows))}
-    longest = max(len(group) for group in groups.values())
-    filler = torch.zeros(batch, dtype=torch.long, device=features[0].device)
-    for row, group in groups.items():
-        missing = longest - len(group)
-        zeros = group.new_zeros(missing, group.shape[1])
-        groups[row] = torch.cat([zeros, group] if side == "left" else [group, zeros])
-        filler[row] = missing
-    return list(groups.values()), filler
-
-
-def _columns(
-    model: PreTrainedModel,
-    family: Family,
-    inputs: Mapping[str, Any],
-    compaction: Compaction,
-    positions: Positions,
-    generation: bool,
-) -> dict[str, Tensor]:
-    """The arguments with one value a column, shortened."""
-    ids, mask = inputs["input_ids"], prompt_mask(inputs)
-    new = {
-        name: compaction.gather(inputs[name], fill)
-        for name, fill in family.columns.items()
-        if inputs.get(name) is not None
-    }
-    new["input_ids"] = compaction.gather(ids, family.pad_id(model))
-    new["input_ids"] = new["input_ids"].masked_fill(compaction.filler, family.placeholder_id(model))
-    new["attention_mask"] = compaction.gather(mask, 0)  # never None: without it gaps in the positions look like packing
-    if positions == "compact":
-        new["position_ids"] = family.positions(model, new["input_ids"], new["attention_mask"], generation)
-    else:
-        before = inputs.get("position_ids")
-        before = family.positions(model, ids, mask, generation) if before is None else before
-        new["position_ids"] = compaction.gather(before.expand(*before.shape[:-2], *ids.shape), 0)
-    return new
 
 
 def _images(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) -> dict[str, Any]:
