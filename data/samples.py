@@ -110,7 +110,10 @@ def unpack(key: str, files: dict[str, Any]) -> Sample:
         times = torch.tensor(notes["times"], dtype=torch.float32)
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error!r}") from error
-    frames, _ = decode(files["mp4"])
+    try:
+        frames, _ = decode(files["mp4"])
+    except DataError as error:
+        raise DataError(f"{key}.mp4: {error}") from error
     if times.shape != (len(frames),) or not questions:
         raise DataError(f"{key}: {len(frames)} frames, {tuple(times.shape)} times and {len(questions)} questions")
     return Sample(key, torch.from_numpy(frames), times, questions)

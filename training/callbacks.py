@@ -70,7 +70,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the final state, unless it was saved just now."""
-        if not trainer.fast_dev_run and self._last_global_step_saved != trainer.global_step:
+        if not getattr(trainer, "fast_dev_run", False) and self._last_global_step_saved != trainer.global_step:
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         super().on_train_end(trainer, pl_module)
 

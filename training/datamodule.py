@@ -52,7 +52,7 @@ class VideoData(pl.LightningDataModule):
         self.train_set: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
         self.val_set: dict[str, Any] = {"batch_size": val_batch_size}
         self.shards, self.val_shards, self.workers = shards, val_shards, workers
-        self.reading = {"buffer": shuffle_buffer, "max_damaged": max_damaged}
+        self.reading: dict[str, Any] = {"buffer": shuffle_buffer, "max_damaged": max_damaged}
         self.recipe = Recipe(length_range(frames), seed, "train", clutter)
         self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", clutter)
         self.videos, self.val_videos = videos, val_videos

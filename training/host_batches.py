@@ -28,8 +28,9 @@ _STREAM = 104729
 class Mix:
     """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
 
-    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "random" tokens; "frames"
-    evenly spaced whole frames; "pooled" means over equally long runs of frames, at the place of each run's first frame.
+    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" the same with
+    the mover's last two frames only; "random" tokens; "frames" evenly spaced whole frames; "pooled" means over equally
+    long runs of frames, at the place of each run's first frame.
     """
 
     how: str
@@ -120,8 +121,8 @@ def reduce_tokens(
     if how == "full":
         return features, torch.arange(total).expand(len(videos), -1)
     keys = draws.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
-    if how == "events":
-        held = np.stack([event_tokens(video, side) for video in videos])
+    if how in ("events", "arrivals"):
+        held = np.stack([event_tokens(video, side, arrivals=how == "arrivals") for video in videos])
         count = min(total, max(count, int(held.sum(axis=1).max())))
         keys = keys - held
     order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
@@ -129,9 +130,11 @@ def reduce_tokens(
     return _take(features, index), index
 
 
-def event_tokens(video: Video, side: int) -> np.ndarray:
-    """Tokens (T * side * side,) bool that show a flash or the mover."""
-    boxes = [box for event in video.events if event.kind in ("flash", "mover") for box in event.boxes]
+def event_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
+    """Tokens (T * side * side,) bool that show a flash or the mover; of the mover only its last two frames if asked."""
+    boxes = [box for event in video.events if event.kind == "flash" for box in event.boxes]
+    moves = [box for event in video.events if event.kind == "mover" for box in event.boxes]
+    boxes += moves[-2:] if arrivals else moves
     return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
 
 

@@ -73,7 +73,7 @@ class CompressorModule(pl.LightningModule):
         self.train_budgets = [check_budget(b) for b in train_budgets or [budget]]
         self.val_budgets = [check_budget(b) for b in val_budgets or [budget]]
         self.weights = check_weights(losses or {})
-        self.accuracy = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
+        self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
         self.host_path = host
         self.model: Any = None
         check_host(host)
@@ -124,7 +124,7 @@ class CompressorModule(pl.LightningModule):
         self.compressor.budget = budget
         logits, prepared = answer(self.host, self.compressor, asked)
         accuracy.update(predict(logits, asked.rows) == asked.rows.answers(), asked.types)
-        common = {"batch_size": videos, "sync_dist": True}
+        common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
         self.log(f"val/loss@{budget:g}", answer_loss(logits, asked.rows), **common)
         self.log(f"val/visual_tokens@{budget:g}", visual_tokens(self.host, prepared), **common)
 
@@ -142,7 +142,7 @@ class CompressorModule(pl.LightningModule):
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW over the compressor's parameters, a step-wise warm-up and cosine."""
         trained = [p for p in self.compressor.parameters() if p.requires_grad]
         if not trained:

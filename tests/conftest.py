@@ -1,0 +1,29 @@
+"""Things that several tests need: a host with random weights, and a folder of shards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def random_host(tmp_path_factory) -> Path:
+    """Folder of a host of the smallest sensible size; what it answers is noise."""
+    from framefold.training.hostio import Architecture, build_host, save_host
+
+    small = Architecture(
+        vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=1, text_heads=2,
+        text_ff=32,
+    )  # fmt: skip
+    return save_host(build_host(small, seed=3), tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """Folder of 22 short videos in three shards; do not change it."""
+    from framefold.data.shards import synth
+
+    folder = tmp_path_factory.mktemp("shards") / "train"
+    synth(str(folder), videos=22, frames=[16, 20], seed=5, shard_size=8)
+    return folder
