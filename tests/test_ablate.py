@@ -47,7 +47,9 @@ def test_every_registered_compressor_is_there_at_exactly_equal_tokens(results: P
         budgets = SMALL["budgets"] if cls.exact_budget else [1.0]
         for budget in budgets:
             cell = cells[name, budget]
-            assert set(cell["answers"]["tokens"]) == {budget_tokens(budget, 16 * 16)}
+            kept = budget_tokens(budget, 16 * 16)
+            assert set(cell["answers"]["tokens"]) == {kept}
+            assert cell["tokens_entered"] == kept + 1, "the newline of the host and nothing else comes on top"
             assert {"compressor", "budget", "seed", "host", "tokens", "n", "accuracy", "accuracy_by_type"} <= set(cell)
     assert ("oracle", 0.25) in cells
 
@@ -79,10 +81,9 @@ def test_finished_cells_are_not_run_again(results: Path, adapter: Path, capsys: 
 
 def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
     video = framefold.VideoTokens.from_grid(torch.randn(5, 2, 2, 3))
-    evidence = np.zeros((2, 20), bool)
-    evidence[0, [3, 8]] = True
-    evidence[1, :] = True
-    oracle = KeepEvidence(evidence, 6)
+    some, all_of_it = np.zeros(20, bool), np.ones(20, bool)
+    some[[3, 8]] = True
+    oracle = KeepEvidence([some, all_of_it], lambda n: 6)
     first, second = oracle(video).tokens, oracle(video).tokens
     assert len(first) == len(second) == 6
     assert {3, 8} <= set(first.index.tolist())

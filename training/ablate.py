@@ -17,7 +17,8 @@ from ..adapters.folder import WEIGHTS
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import get
-from .heldout import HeldOut, ask, ask_oracle, held_out
+from ..data.samples import Recipe
+from .heldout import HeldOut, held_out, put, put_to_oracle
 from .hostio import Host, load_host
 from .report import FULL, ORACLE, report
 from .results import Settings, read_cell, write_cell
@@ -73,12 +74,15 @@ def ablate(
 
     Raises:
         UnknownCompressorError: a wrong name; ConfigError: a wrong parameter; BudgetError: a wrong budget.
-        HostError: no host there; AdapterFileError: a damaged adapter.
+        HostError: no host there; AdapterFileError: a damaged adapter; DataError: no such split or too few frames.
     """
     folder, grid = Path(out), [check_budget(b) for b in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
     entrants = list(_entrants(compressors, adapters or [], params or {}))
     for entrant in entrants:
         entrant.build(grid[0], 0)  # wrong parameters are found before the host is loaded
+    if videos < 1 or batch_size < 1:
+        raise ConfigError(f"videos and batch_size must be positive, got {videos} and {batch_size}")
+    recipe = Recipe((frames, frames), data_seed, split)
     frozen = load_host(host)
     base = Settings(
         "", {}, None, 1.0, 0, host, _sha256(Path(host) / WEIGHTS), videos, frames, data_seed, split, exclude or []
@@ -87,20 +91,20 @@ def ablate(
     todo = [(entrant, s) for entrant, s in cells if read_cell(folder, s) is None]
     print(f"ablation: {len(cells)} cells, {len(cells) - len(todo)} already there")
     if todo:
-        made = held_out(frozen, videos, frames, data_seed, split)
-        samples = list(track(made, "encoding held-out videos", total=videos))
+        made = held_out(frozen, recipe, videos, batch_size)
+        batches = list(track(made, "encoding held-out videos", total=-(-videos // batch_size)))
         for entrant, settings in track(todo, "cells"):
-            rows, cost = _run(frozen, entrant, settings, samples, batch_size)
+            rows, cost = _run(frozen, entrant, settings, batches)
             write_cell(folder, settings, rows, cost)
     report(out)
 
 
 def _run(
-    host: Host, entrant: Entrant | None, settings: Settings, samples: list[HeldOut], batch_size: int
+    host: Host, entrant: Entrant | None, settings: Settings, batches: list[HeldOut]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     if entrant is None:
-        return ask_oracle(host, samples, partial(budget_tokens, settings.budget))
-    return ask(host, entrant.build(settings.budget, settings.seed), samples, batch_size)
+        return put_to_oracle(host, batches, partial(budget_tokens, settings.budget))
+    return put(host, entrant.build(settings.budget, settings.seed), batches)
 
 
 def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Entrant]:

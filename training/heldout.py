@@ -1,13 +1,13 @@
 """Held-out videos with their questions, encoded once by the host and asked at many budgets.
 
-Dimensions: V videos, Q questions of a video, N visual tokens of a video.
+Dimensions: B videos of a batch, R question rows, N visual tokens of a video.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from ..adapters import Compressed, VideoTokens
-from ..adapters.hosts import Encoded, encode, prepare
-from ..data.synthetic import evidence_mask, generate
+from ..data.samples import Recipe
+from ..data.synthetic import evidence_mask
+from .batching import Asked, answer, ask, visual_tokens
 from .hostio import Host
-from .qa import QARows, answer_logits, build_prompt, predict
+from .qa import predict
 
 Row = dict[str, Any]
 Compress = Callable[..., Compressed]
@@ -26,40 +27,88 @@ Compress = Callable[..., Compressed]
 
 @dataclass(frozen=True)
 class HeldOut:
-    """One video and what is asked about it.
+    """A batch of videos and what is asked about them.
 
     Attributes:
-        number: of the video in its split.
-        encoded: the host's visual tokens; times: (T,) seconds of its frames.
-        prefix: (Lp,) prompt up to the end of the video; rows: its Q question rows with answers.
-        types: Q question types; evidence: (Q, N) bool, the visual tokens that hold each question's evidence.
+        asked: prompts, question rows, and videos as the host's vision side sees them.
+        numbers: R numbers of the videos that the rows ask about.
+        evidence: R arrays (N,) bool, the visual tokens that hold the evidence of a row's question.
     """
 
-    number: int
-    encoded: Encoded
-    times: Tensor
-    prefix: Tensor
-    rows: QARows
-    types: tuple[str, ...]
-    evidence: np.ndarray
+    asked: Asked
+    numbers: list[int]
+    evidence: list[np.ndarray]
 
 
-def held_out(host: Host, videos: int, frames: int, seed: int, split: str = "test") -> Iterator[HeldOut]:
-    """Make and encode synthetic videos one by one (0 .. videos-1 of a split)."""
-    for number in range(videos):
-        video = generate(number, seed=seed, split=split, frames=frames)
-        encoded = encode(host.model, {"pixel_values_videos": host.pixel_values(video.frames)})[0]
-        prefix, rows = build_prompt(
-            host.tokenizer,
-            [question.text for question in video.questions],
-            [question.answer for question in video.questions],
-            len(encoded),
-            host.model.config.video_token_id,
-        )
-        grid = tuple(encoded.features.shape[:3])
-        evidence = np.stack([evidence_mask(question.evidence, grid).reshape(-1) for question in video.questions])
-        types = tuple(question.type for question in video.questions)
-        yield HeldOut(number, encoded, torch.from_numpy(video.times), prefix, rows, types, evidence)
+def held_out(host: Host, recipe: Recipe, videos: int, batch_size: int) -> Iterator[HeldOut]:
+    """Make and encode synthetic videos 0 .. videos-1 of a recipe, batch by batch."""
+    for first in range(0, videos, batch_size):
+        numbers = range(first, min(first + batch_size, videos))
+        samples = [recipe.sample(number) for number in numbers]
+        with torch.no_grad():
+            asked = ask(host, samples)
+        owner, evidence = [], []
+        for number, sample, encoded in zip(numbers, samples, asked.encoded, strict=True):
+            t, h, w = encoded.features.shape[:3]
+            owner += [number] * len(sample.questions)
+            evidence += [evidence_mask(question.evidence, (t, h, w)).reshape(-1) for question in sample.questions]
+        yield HeldOut(asked, owner, evidence)
+
+
+@torch.no_grad()
+def put(host: Host, compressor: Compress, batches: list[HeldOut]) -> tuple[list[Row], dict[str, float]]:
+    """Put every question once, with the videos compressed.
+
+    Returns:
+        One row an answer (``video``, ``type``, ``correct``, ``tokens`` kept), and the cost: medians ``compressor_ms``
+        and ``llm_ms`` in milliseconds per video, and ``tokens_entered``, the mean number of columns of video in the
+        prompt of the language model (with what the host adds to the grid, such as a newline).
+    """
+    timed, rows, llm, entered = Timed(compressor), [], [], []
+    for batch in batches:
+        before, start = sum(timed.milliseconds), time.perf_counter()
+        logits, prepared = answer(host, timed, batch.asked)
+        spent = 1000 * (time.perf_counter() - start) - (sum(timed.milliseconds) - before)
+        llm.append(spent / len(batch.asked.encoded))
+        entered.append((visual_tokens(host, prepared), len(batch.asked.encoded)))
+        question = batch.asked.rows
+        correct = (predict(logits, question) == question.answers()).tolist()
+        kept = [len(prepared.tokens[video]) for video in question.video.tolist()]
+        for number, kind, right, tokens in zip(batch.numbers, batch.asked.types, correct, kept, strict=True):
+            rows.append({"video": number, "type": kind, "correct": right, "tokens": tokens})
+    videos = sum(count for _, count in entered)
+    cost = {"compressor_ms": float(np.median(timed.milliseconds)), "llm_ms": float(np.median(llm))}
+    return rows, {**cost, "tokens_entered": sum(mean * count for mean, count in entered) / videos}
+
+
+def put_to_oracle(
+    host: Host, batches: list[HeldOut], tokens_of: Callable[[int], int]
+) -> tuple[list[Row], dict[str, float]]:
+    """As :func:`put`, but every question gets tokens of its own: its annotated evidence, the rest evenly spaced.
+
+    Args:
+        tokens_of: number of visual tokens to keep of N.
+    """
+    alone = [one for batch in batches for one in _one_prefill_a_question(batch)]
+    evidence = [mask for batch in alone for mask in batch.evidence]
+    return put(host, KeepEvidence(evidence, tokens_of), alone)
+
+
+class KeepEvidence:
+    """Keeps a question's annotated evidence; what is left of the budget goes to evenly spaced tokens of the rest.
+
+    Evidence that exceeds the budget is thinned out evenly. Called once for each question, in their order.
+    """
+
+    def __init__(self, evidence: list[np.ndarray], tokens_of: Callable[[int], int]) -> None:
+        self.masks, self.tokens_of = iter(evidence), tokens_of
+
+    def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
+        mask, k = next(self.masks), self.tokens_of(len(video))
+        evidence, others = np.flatnonzero(mask), np.flatnonzero(~mask)
+        chosen = _thin(evidence, min(k, len(evidence)))
+        rest = _thin(others, k - len(chosen))
+        return Compressed(video.keep(torch.from_numpy(np.sort(np.concatenate([chosen, rest])))))
 
 
 class Timed:
@@ -76,86 +125,23 @@ class Timed:
         return out
 
 
-@torch.no_grad()
-def ask(
-    host: Host, compressor: Compress, samples: list[HeldOut], batch_size: int
-) -> tuple[list[Row], dict[str, float]]:
-    """Ask every question of every video once, with its tokens compressed.
-
-    Args:
-        batch_size: videos per forward of the language model.
-
-    Returns:
-        One row an answer (``video``, ``type``, ``correct``, ``tokens`` that entered the language model), and the
-        medians ``compressor_ms`` and ``llm_ms`` in milliseconds per video.
-    """
-    timed, answers, llm = Timed(compressor), [], []
-    for first in range(0, len(samples), batch_size):
-        batch = samples[first : first + batch_size]
-        rows = QARows.concat([sample.rows for sample in batch])
-        logits, tokens, seconds = _forward(host, timed, batch, [s.encoded for s in batch], rows)
-        llm.append(1000 * seconds / len(batch))
-        correct = (predict(logits, rows) == rows.answers()).tolist()
-        owners = [(b, kind) for b, sample in enumerate(batch) for kind in sample.types]
-        for (b, kind), right in zip(owners, correct, strict=True):
-            answers.append({"video": batch[b].number, "type": kind, "correct": right, "tokens": tokens[b]})
-    return answers, {"compressor_ms": float(np.median(timed.milliseconds)), "llm_ms": float(np.median(llm))}
-
-
-@torch.no_grad()
-def ask_oracle(
-    host: Host, samples: list[HeldOut], tokens_of: Callable[[int], int]
-) -> tuple[list[Row], dict[str, float]]:
-    """As :func:`ask`, but every question gets tokens of its own: its annotated evidence, the rest evenly spaced.
-
-    Args:
-        tokens_of: budget, number of visual tokens to keep of N.
-    """
-    answers, llm = [], []
-    for sample in samples:
-        oracle = Timed(KeepEvidence(sample.evidence, tokens_of(sample.evidence.shape[1])))
-        questions = len(sample.types)
-        rows = QARows.concat([_row(sample.rows, q) for q in range(questions)])
-        logits, tokens, seconds = _forward(host, oracle, [sample] * questions, [sample.encoded] * questions, rows)
-        llm.append(1000 * seconds)
-        correct = (predict(logits, rows) == rows.answers()).tolist()
-        for kind, right, count in zip(sample.types, correct, tokens, strict=True):
-            answers.append({"video": sample.number, "type": kind, "correct": right, "tokens": count})
-    return answers, {"compressor_ms": 0.0, "llm_ms": float(np.median(llm))}
-
-
-class KeepEvidence:
-    """Keeps a question's annotated evidence; what is left of the budget goes to evenly spaced tokens of the rest.
-
-    Evidence that exceeds the budget is thinned out evenly. Called once for each question, in their order.
-    """
-
-    def __init__(self, evidence: np.ndarray, k: int) -> None:
-        self.masks, self.k = iter(evidence), k
-
-    def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
-        mask = next(self.masks)
-        evidence, others = np.flatnonzero(mask), np.flatnonzero(~mask)
-        chosen = _thin(evidence, min(self.k, len(evidence)))
-        rest = _thin(others, self.k - len(chosen))
-        return Compressed(video.keep(torch.from_numpy(np.sort(np.concatenate([chosen, rest])))))
-
-
 def _thin(places: np.ndarray, k: int) -> np.ndarray:
     return places[(2 * np.arange(k) + 1) * len(places) // (2 * max(k, 1))]
 
 
-def _forward(
-    host: Host, compressor: Compress, batch: list[HeldOut], encoded: list[Encoded], rows: QARows
-) -> tuple[Tensor, list[int], float]:
-    ids = torch.stack([sample.prefix for sample in batch])
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    prepared = prepare(host.model, inputs, compressor, encoded=encoded, times=[s.times for s in batch])
-    start = time.perf_counter()
-    logits = answer_logits(host.model, prepared.kwargs, rows)
-    return logits, [len(tokens) for tokens in prepared.tokens], time.perf_counter() - start
-
-
-def _row(rows: QARows, q: int) -> QARows:
-    one = slice(q, q + 1)
-    return QARows(*(getattr(rows, name)[one] for name in ("input_ids", "attention_mask", "labels", "video", "start")))
+def _one_prefill_a_question(batch: HeldOut) -> Iterator[HeldOut]:
+    """Batches in which a video stands once for each of its questions."""
+    asked = batch.asked
+    for video in range(len(asked.encoded)):
+        mine = (asked.rows.video == video).nonzero()[:, 0].tolist()
+        count = len(mine)
+        rows = replace(
+            asked.rows,
+            **{name: getattr(asked.rows, name)[mine] for name in ("input_ids", "attention_mask", "labels", "start")},
+            video=torch.arange(count, device=asked.rows.video.device),
+        )
+        inputs = {name: value[[video] * count] for name, value in asked.inputs.items()}
+        alone = Asked(
+            [asked.encoded[video]] * count, inputs, [asked.times[video]] * count, rows, [asked.types[i] for i in mine]
+        )
+        yield HeldOut(alone, [batch.numbers[i] for i in mine], [batch.evidence[i] for i in mine])

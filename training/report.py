@@ -69,7 +69,7 @@ class Table:
         curves = {}
         for name in self.rows:
             points = []
-            for budget, cells in sorted(self.by_row[name].items()):
+            for _, cells in sorted(self.by_row[name].items()):
                 interval = macro_interval(answers_of(cells))
                 points.append((cells[0]["tokens"], interval.value, interval.low, interval.high))
             curves[name] = points
@@ -140,7 +140,7 @@ class Table:
         for name in self.rows:
             for cell in self.by_row[name].get(budget, [])[:1]:
                 times = (f"{cell[key]:.2f}" for key in ("compressor_ms", "llm_ms"))
-                lines.append(_row(name, f"{cell['tokens']:.1f}", *times))
+                lines.append(_row(name, f"{cell['tokens_entered']:.1f}", *times))
         return "\n".join(lines)
 
     def _tokens(self, budget: float) -> str:

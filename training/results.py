@@ -65,7 +65,7 @@ def write_cell(out: Path, settings: Settings, rows: list[dict[str, Any]], cost: 
 
     Args:
         rows: every answer, ``{"video": int, "type": str, "correct": bool, "tokens": int}``.
-        cost: measured times in milliseconds per video.
+        cost: times in milliseconds per video and tokens that entered the language model, as measured.
 
     Returns:
         The cell.
