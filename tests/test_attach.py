@@ -106,6 +106,17 @@ def test_ragged_pruning_equals_masking_in_a_padded_batch(host: Any, side: str) -
         assert (logits[row, kept] - expected[row, plan.src[row, kept]]).abs().max() < TOLERANCE
 
 
+def test_masked_columns_that_hold_something_are_no_padding(host: Any) -> None:
+    inputs = pair("right")
+    inputs["attention_mask"][0, :38] = 0  # the words before the video, and the video itself
+    inputs["labels"] = torch.full_like(inputs["input_ids"], -100)
+    inputs["labels"][0, 44] = 7  # the padding column of the first row
+    prepared = prepare(host, inputs, framefold.build("uniform", 0.25))
+    kept = prepared.compaction.src[0][~prepared.compaction.pad[0]].tolist()
+    assert kept == [*columns_of_uniform()[5:], 44] and (prepared.kwargs["labels"] == 7).sum() == 1
+    assert torch.isfinite(host(**prepared.kwargs).logits).all()
+
+
 def test_caller_positions_are_carried_along(host: Any) -> None:
     inputs, shift = single(), 3
     inputs["position_ids"] = torch.arange(44)[None] * 2 + shift

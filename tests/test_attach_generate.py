@@ -77,12 +77,14 @@ def test_generate_returns_a_row_for_every_sequence_and_keeps_its_output_type(hos
 
 @pytest.mark.parametrize("arguments", [{}, {"num_beams": 3}], ids=["greedy", "beams"])
 def test_a_ragged_batch_generates_what_each_row_generates_alone(host: Any, arguments: dict[str, Any]) -> None:
-    rows, pixels = [prompt(5, -8, 6), prompt(9, -8, 3, seed=7), prompt(2, -8, 4, -8, 2)], video(8, 4)
+    rows = [prompt(5, -8, 6), prompt(9, -8, 3, seed=7), prompt(30), prompt(2, -8, 4, -8, 2)]
+    pixels = video(8, 4)
     both = {**batch(*rows), "pixel_values_videos": pixels}
     with framefold.attach(host, Positive()):
         together = host.generate(**both, max_new_tokens=5, **arguments)[:, -5:]
-        for row, mine in enumerate([pixels[:1], pixels[1:2], pixels[2:]]):
-            alone = host.generate(**batch(rows[row]), pixel_values_videos=mine, max_new_tokens=5, **arguments)
+        for row, mine in enumerate([pixels[:1], pixels[1:2], None, pixels[2:]]):
+            clips = {} if mine is None else {"pixel_values_videos": mine}
+            alone = host.generate(**batch(rows[row]), **clips, max_new_tokens=5, **arguments)
             assert torch.equal(alone[0, -5:], together[row])
 
 
@@ -98,3 +100,13 @@ def test_a_hand_written_decode_loop_equals_generate(host: Any, with_mask: bool) 
             more = {"attention_mask": mask} if with_mask else {}
             out = host(input_ids=tokens[-1], past_key_values=out.past_key_values, **more)
     assert torch.equal(torch.cat(tokens, dim=1), expected)
+
+
+def test_rows_of_one_length_that_become_ragged_are_padded_on_the_left(host: Any) -> None:
+    rows, pixels = [prompt(5, -8, 6), prompt(8, -8, 3, seed=7)], video(8, 2)
+    both = {"input_ids": torch.tensor(rows), "pixel_values_videos": pixels}
+    with framefold.attach(host, Positive()):
+        together = host.generate(**both, max_new_tokens=5)[:, -5:]
+        for row in range(2):
+            alone = host.generate(**batch(rows[row]), pixel_values_videos=pixels[row : row + 1], max_new_tokens=5)
+            assert torch.equal(alone[0, -5:], together[row])
