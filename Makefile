@@ -18,6 +18,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
 	@echo "setup: framefold and its extras (train, lora, report, dev)"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
+	@echo "setup: torchvision, out of the way of CPU torch (only the processor test looks there)"
+	@$(PIP) --no-deps --target $(VENV)/torchvision torchvision==0.28.0
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm did not build; its CUDA kernels will be missing"; fi
 	@touch $(READY)

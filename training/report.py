@@ -96,7 +96,7 @@ class Table:
                 values.append("" if answers is None else _interval(macro_interval(answers)))
             lines.append(_row(name, *values))
         if self.full is not None:
-            lines.append(_row("all tokens", f"{100 * self.full:.1f}", *[""] * (len(self.budgets) - 1)))
+            lines.append(_row("all tokens", f"{100 * self.full:.1f} (every column)", *[""] * (len(self.budgets) - 1)))
         return "\n".join(lines)
 
     def differences(self) -> str:
@@ -138,7 +138,7 @@ class Table:
             _row(*["---"] * 4),
         ]
         for name in self.rows:
-            for cell in self.by_row[name].get(budget, [])[:1]:
+            for cell in self.by_row[name].get(budget, [])[: name != ORACLE]:  # which prefills once a question
                 times = (f"{cell[key]:.2f}" for key in ("compressor_ms", "llm_ms"))
                 lines.append(_row(name, f"{cell['tokens_entered']:.1f}", *times))
         return "\n".join(lines)
