@@ -21,13 +21,13 @@ from .samples import Recipe, Sample
 
 
 class Batch:
-    """Samples of one step and what was found damaged while they were read.
+    """Samples of one step, what was found damaged while they were read, and the error that ends the stream, if any.
 
     Not a dataclass, so that Lightning does not look into it: frames are to stay uint8 and on the CPU.
     """
 
-    def __init__(self, samples: tuple[Sample, ...], damage: tuple[str, ...] = ()) -> None:
-        self.samples, self.damage = samples, damage
+    def __init__(self, samples: tuple[Sample, ...], damage: tuple[str, ...] = (), error: str = "") -> None:
+        self.samples, self.damage, self.error = samples, damage, error
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -72,6 +72,12 @@ class Stream(IterableDataset[Batch]):
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[Batch]:
+        try:
+            yield from self._batches()
+        except DataError as error:  # torch shuts down workers that raise slowly and buries the message in a traceback
+            yield Batch((), error=str(error))
+
+    def _batches(self) -> Iterator[Batch]:
         epoch, done = divmod(self.delivered, len(self))
         info = get_worker_info()
         workers, worker = (info.num_workers, info.id) if info else (1, 0)
@@ -133,14 +139,13 @@ class ResumableLoader(DataLoader[Batch]):
         return self._deliver(super().__iter__())
 
     def _deliver(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        try:
-            for batch in batches:
-                self._resumed = False
-                self.stream.delivered += 1
-                self._report(batch.damage)
-                yield batch
-        except DataError as error:  # from a worker it comes with the worker's traceback as its text
-            raise DataError(str(error).strip().rpartition("DataError: ")[2]) from None
+        for batch in batches:
+            if batch.error:
+                raise DataError(batch.error)
+            self._resumed = False
+            self.stream.delivered += 1
+            self._report(batch.damage)
+            yield batch
 
     def _report(self, damage: tuple[str, ...]) -> None:
         for text in damage:

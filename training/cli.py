@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.trainer.states import TrainerStatus
 
@@ -40,6 +41,8 @@ QUIET = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*The `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
     r".*Experiment logs directory .* exists and is not empty.*",
+    r".*The dirpath has changed from .*",
+    r".*callbacks used to create the checkpoint need to be provided.*",
     r".*The number of training batches .* is smaller than the logging interval.*",
 )
 
@@ -63,6 +66,7 @@ class CLI(LightningCLI):
             VideoData,
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "prog": "framefold"},
+            save_config_callback=SaveConfigCallback if verb == "fit" else None,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -84,11 +88,13 @@ class CLI(LightningCLI):
         checkpoint = self.config[self.verb].get("ckpt_path")
         if checkpoint and not Path(checkpoint).exists():
             raise SystemExit(f"no checkpoint {checkpoint}")
-        given = {arg.removeprefix("--").partition("=")[0] for arg in sys.argv if arg.startswith("--model.")}
-        before = {key: self.config[self.verb][key] for key in given if key in self.config[self.verb]}
+        names = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
+        given = {
+            name: self.config[self.verb]["model"][name] for name in names if name in self.config[self.verb]["model"]
+        }
         super()._parse_ckpt_path()
-        for key, value in before.items():
-            self.config[self.verb][key] = value
+        for name, value in given.items():
+            self.config[self.verb]["model"][name] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
@@ -97,7 +103,10 @@ class CLI(LightningCLI):
         if settings["logger"] in (None, True):
             board = TensorBoardLogger(root, name="")
             kwargs["logger"] = [board, CSVLogger(root, name="", version=board.version)] if self.verb == "fit" else False
-        settings["callbacks"] = [Progress(), Announce(), *(settings["callbacks"] or [])]
+        bars = [Progress()] if settings["enable_progress_bar"] in (None, True) else []
+        settings["callbacks"] = [*bars, Announce(), *(settings["callbacks"] or [])]
+        if settings["enable_checkpointing"] is False:
+            self._parser(self.verb).callback_keys.clear()
         trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()

@@ -25,7 +25,7 @@ from .losses import check_weights, total_loss
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
 
-Budget = float | int
+Budget = int | float  # in this order: the command line tries types from the left
 PREFIX = "compressor."
 
 

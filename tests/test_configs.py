@@ -1,0 +1,66 @@
+"""Every packaged training configuration fits the signatures it is for."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import warnings
+
+import pytest
+import yaml
+
+from framefold.adapters import build
+from framefold.configs import find, names
+from framefold.training.cli import CLI, VERBS
+
+TRAINING = ("compressor", "data", "trainer")
+PARTS = {kind: [name for name in names() if name.startswith(f"{kind}/")] for kind in TRAINING}
+
+
+class Parsed(CLI):
+    """Stops after parsing."""
+
+    def instantiate_classes(self) -> None: ...
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+    def _set_seed(self) -> None: ...
+
+
+def parse(monkeypatch, verb: str, *args: str) -> dict:
+    monkeypatch.setattr(sys, "argv", ["framefold", verb, *args])
+    return Parsed(verb).config[verb]
+
+
+def test_there_are_some():
+    assert {"compressor/fila", "compressor/scene_mean"} <= set(PARTS["compressor"])
+    assert set(PARTS["data"]) == {"data/synthetic", "data/shards"}
+    assert set(PARTS["trainer"]) == {"trainer/cpu", "trainer/gpu", "trainer/deepspeed"}
+
+
+@pytest.mark.parametrize("name", sorted(itertools.chain(*PARTS.values())))
+def test_each_parses(monkeypatch, name):
+    parse(monkeypatch, "fit", "--config", str(find(name)))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_they_merge_from_left_to_right(monkeypatch, verb):
+    files = [str(find(name)) for name in ("compressor/fila", "data/shards", "trainer/cpu")]
+    config = parse(monkeypatch, verb, *[arg for file in files for arg in ("--config", file)], "--model.budget", "7")
+    assert config["model"]["compressor"] == "fila" and config["model"]["budget"] == 7
+    assert config["model"]["params"]["members"] == "cluster"
+    assert config["trainer"]["accelerator"] == "cpu" and config["trainer"]["max_steps"] > 0  # of two files
+    assert isinstance(config["model"]["budget"], int)
+
+
+@pytest.mark.parametrize("name", PARTS["compressor"])
+def test_compressors_of_configurations_can_be_built(name):
+    model = yaml.safe_load(find(name).read_text())["model"]
+    assert build(model["compressor"], model["budget"], **model.get("params", {})).name == name.partition("/")[2]
+
+
+def test_a_configuration_with_a_wrong_key_is_refused(monkeypatch, tmp_path):
+    (tmp_path / "mine.yaml").write_text("model:\n  budgte: 0.1\n")
+    with warnings.catch_warnings(), pytest.raises(SystemExit, match="budgte"):
+        warnings.simplefilter("ignore")
+        parse(monkeypatch, "fit", "--config", str(tmp_path / "mine.yaml"))

@@ -1,0 +1,215 @@
+"""framefold fit and validate from the command line: runs, resumes exactly, ends with one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from framefold.__main__ import main
+from framefold.training.module import CompressorModule
+
+COMMON = ["--config", "compressor/fila", "--config", "trainer/cpu", "--trainer.enable_progress_bar", "false"]
+SMALL = ["--data.batch_size", "2", "--data.val_videos", "2", "--data.val_frames", "16", "--data.val_batch_size", "2"]
+
+
+@pytest.fixture
+def fit(random_host, tmp_path, monkeypatch):
+    """Call framefold fit in this process; returns the exit status."""
+    monkeypatch.setattr(sys, "argv", ["framefold"])
+
+    def run(name: str, *args: str, verb: str = "fit") -> int:
+        where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / name)]
+        return main([verb, *COMMON, *SMALL, *where, *args])
+
+    return run
+
+
+def on_shards(shards: Path) -> list[str]:
+    return ["--config", "data/shards", "--data.shards", str(shards), *SMALL]
+
+
+def checkpoint(folder: Path, name: str = "last") -> dict:
+    return torch.load(folder / "version_0" / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def test_a_run_leaves_logs_and_checkpoints_of_the_adapter_alone(fit, shards, tmp_path, capsys):
+    steps = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
+    assert fit("run", *on_shards(shards), *steps) == 0
+    files = {path.name for path in (tmp_path / "run" / "version_0").iterdir()}
+    assert {"config.yaml", "metrics.csv", "checkpoints"} <= files and any("tfevents" in name for name in files)
+    saved = checkpoint(tmp_path / "run")
+    assert set(saved["state_dict"]) == {"compressor.static", "compressor.score"}
+    hyper = saved["hyper_parameters"]
+    assert (hyper["compressor"], hyper["budget"]) == ("fila", 0.1)
+    assert (
+        hyper["params"]["dim"] == 32 and hyper["params"]["grid"] == [4, 4] and hyper["params"]["members"] == "cluster"
+    )
+    columns = (tmp_path / "run" / "version_0" / "metrics.csv").read_text().splitlines()[0].split(",")
+    assert {"train/loss", "train/answer", "train/visual_tokens", "val/accuracy", "val/accuracy@0.1"} <= set(columns)
+    assert {"val/needle@0.1", "val/visual_tokens@0.1"} <= set(columns)
+    out = capsys.readouterr()
+    assert "192" not in out.err and "trainable parameters" in out.out and "last.ckpt" in out.out
+    assert "Traceback" not in out.err and "Warning" not in out.err
+
+
+def test_an_exported_checkpoint_is_the_trained_compressor(fit, shards, tmp_path):
+    from framefold.adapters import load
+    from framefold.training.export import export
+
+    assert fit("run", *on_shards(shards), "--trainer.max_steps", "3", "--trainer.limit_val_batches", "0") == 0
+    adapter = load(export(str(tmp_path / "run"), str(tmp_path / "adapter")))
+    saved = checkpoint(tmp_path / "run")["state_dict"]
+    for name, value in adapter.state_dict().items():
+        assert value.equal(saved[f"compressor.{name}"]) and bool((value != 0).any())
+
+
+@pytest.mark.parametrize(
+    ("stop", "every", "extra"),
+    [
+        (6, 4, []),  # in the middle of the first epoch (11 steps)
+        (13, 11, []),  # saved at the end of an epoch
+        (14, 12, ["--data.workers", "1"]),
+        (9, 4, ["--trainer.val_check_interval", "4", "--trainer.check_val_every_n_epoch", "null"]),
+        (7, 3, ["--trainer.accumulate_grad_batches", "2"]),
+    ],
+)
+def test_an_interrupted_run_ends_with_the_same_weights(fit, shards, tmp_path, monkeypatch, stop, every, extra):
+    args = [*on_shards(shards), "--trainer.max_steps", "16", "--last.every", str(every), "--data.seed", "3", *extra]
+    if "--trainer.val_check_interval" not in extra:
+        args += ["--trainer.limit_val_batches", "0"]
+    assert fit("whole", *args) == 0
+    real = CompressorModule.training_step
+
+    def interrupted(self, batch, batch_idx):
+        if self.global_step == stop:
+            raise KeyboardInterrupt
+        return real(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CompressorModule, "training_step", interrupted)
+        assert fit("half", *args) == 130
+    assert checkpoint(tmp_path / "half")["global_step"] == stop - stop % every
+    resumed = ["--ckpt_path", str(tmp_path / "half" / "version_0" / "checkpoints" / "last.ckpt")]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores Ctrl-C from then on
+    assert fit("resumed", *args, *resumed) == 0
+    whole, again = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "resumed")
+    assert whole["global_step"] == again["global_step"] == 16
+    for name, value in whole["state_dict"].items():
+        assert value.equal(again["state_dict"][name]), name
+    assert whole["loops"]["fit_loop"]["state_dict"] == again["loops"]["fit_loop"]["state_dict"]
+
+
+def test_a_finished_run_can_be_made_longer(fit, shards, tmp_path):
+    args = [*on_shards(shards), "--trainer.limit_val_batches", "0", "--model.warmup", "0", "--model.lr_end", "1"]
+    assert fit("whole", *args, "--trainer.max_steps", "9") == 0
+    assert fit("short", *args, "--trainer.max_steps", "5") == 0
+    last = str(tmp_path / "short" / "version_0" / "checkpoints" / "last.ckpt")
+    assert fit("longer", *args, "--trainer.max_steps", "9", "--ckpt_path", last) == 0
+    for name, value in checkpoint(tmp_path / "whole")["state_dict"].items():
+        assert value.equal(checkpoint(tmp_path / "longer")["state_dict"][name])
+
+
+def test_validate_measures_a_checkpoint_and_a_method_without_parameters(fit, shards, tmp_path, capsys):
+    assert fit("run", *on_shards(shards), "--trainer.max_steps", "2", "--trainer.limit_val_batches", "0") == 0
+    last = str(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt")
+    args = ["--config", "data/synthetic", *SMALL, "--model.val_budgets", "0.05", "8"]
+    assert fit("val", *args, "--ckpt_path", last, verb="validate") == 0
+    out = capsys.readouterr().out
+    assert "val/accuracy@0.05" in out and "val/accuracy@8" in out
+    assert fit("val", "--config", "compressor/scene_mean", *args, verb="validate") == 0
+    assert "val/accuracy" in capsys.readouterr().out
+    assert not (tmp_path / "val").exists()  # nothing is written
+
+
+@pytest.mark.parametrize(
+    ("args", "text"),
+    [
+        (["--model.budgt", "0.1"], "model.budgt"),
+        (["--trainer.max_step", "3"], "trainer.max_step"),
+        (["--model.lr", "fast"], "model.lr"),
+        (["--model.budget", "1.5"], "1.5"),
+        (["--model.compressor", "fla"], "'fila'"),
+        (["--model.params.memebrs", "cluster"], "'members'"),
+        (["--model.losses.anwser", "2"], "anwser"),
+        (["--model.host", "/no/host"], "framefold host train"),
+        (["--data.shards", "/no/shards"], "framefold shards synth"),
+        (["--data.frames", "1"], "frames"),
+        (["--config", "trainer/cqu"], "trainer/cpu"),
+        (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt"),
+        (["--model.compressor", "scene_mean", "--model.params", "{}"], "nothing to train"),
+    ],
+)
+def test_a_wrong_call_ends_with_one_line(fit, shards, tmp_path, capsys, args, text):
+    assert fit("run", *on_shards(shards), "--trainer.max_steps", "1", *args) == 2
+    lines = [line for line in capsys.readouterr().err.strip().splitlines() if "Loading weights" not in line]
+    assert len(lines) == 1 and lines[0].startswith("framefold: error: ") and text in lines[0]
+    assert not list((tmp_path / "run").rglob("*.ckpt"))
+
+
+def test_a_checkpoint_of_another_compressor_is_refused(fit, shards, tmp_path, capsys):
+    assert fit("run", *on_shards(shards), "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0") == 0
+    last = str(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt")
+    more = ["--trainer.max_steps", "2", "--ckpt_path", last, "--model.params.weight_shape", "nd"]
+    capsys.readouterr()
+    assert fit("other", *on_shards(shards), *more) == 2
+    assert "does not fit" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit, shards, tmp_path, monkeypatch, capsys):
+    from framefold.training import callbacks
+
+    real, calls = callbacks.torch.save, []
+
+    def full(content, file):
+        calls.append(file)
+        if len(calls) == 2:
+            file.write(b"half of a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(content, file)
+
+    monkeypatch.setattr(callbacks.torch, "save", full)
+    args = ["--trainer.max_steps", "6", "--last.every", "2", "--trainer.limit_val_batches", "0"]
+    assert fit("run", *on_shards(shards), *args) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("framefold: error: No space left on device") and "last.ckpt" in error
+    assert checkpoint(tmp_path / "run")["global_step"] == 2
+    assert [path.name for path in (tmp_path / "run").rglob("*ckpt*")].count("last.ckpt") == 1
+    assert not list((tmp_path / "run").rglob("*.part"))
+
+
+def test_too_much_damage_ends_training_with_one_line(fit, shards, tmp_path, capsys):
+    import shutil
+
+    copy = shutil.copytree(shards, tmp_path / "copy")
+    (copy / "shard-000001.tar").write_bytes(b"no tar" * 1000)
+    assert fit("run", *on_shards(copy), "--trainer.max_steps", "30") == 2
+    assert "max_damaged" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_ctrl_c_ends_with_one_line(random_host, shards, tmp_path):
+    where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / "run")]
+    command = [sys.executable, "-m", "framefold", "fit", *COMMON, *on_shards(shards), *where, "--last.every", "2"]
+    log = open(tmp_path / "err", "w")  # noqa: SIM115
+    run = subprocess.Popen([*command, "--trainer.max_steps", "100000"], stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 100
+        while not list((tmp_path / "run").rglob("last.ckpt")) and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(run.pid, signal.SIGINT)
+        assert run.wait(timeout=30) == 130, (tmp_path / "err").read_text()
+    finally:
+        log.close()
+        if run.poll() is None:
+            os.killpg(run.pid, signal.SIGKILL)
+    err = (tmp_path / "err").read_text()
+    assert err.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in err
+    assert checkpoint(tmp_path / "run")["global_step"] % 2 == 0  # whole
+    assert not list((tmp_path / "run").rglob("*.part"))

@@ -1,0 +1,206 @@
+"""The LightningModule: what is trained, what is frozen, budgets, losses, batches of different lengths."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from framefold.adapters import Compressed, Compressor, registry
+from framefold.adapters.errors import BudgetError, ConfigError, UnknownCompressorError
+from framefold.adapters.ops import exact_topk
+from framefold.data.batches import Batch, ResumableLoader, SyntheticStream
+from framefold.data.samples import Recipe
+from framefold.training.batching import answer, ask, visual_tokens
+from framefold.training.hostio import HostError
+from framefold.training.losses import total_loss
+from framefold.training.metrics import TypeAccuracy
+from framefold.training.module import CompressorModule
+from framefold.training.qa import answer_loss
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
+
+
+def batch(*lengths: int) -> Batch:
+    return Batch(tuple(Recipe((length, length)).sample(i) for i, length in enumerate(lengths)))
+
+
+@pytest.fixture
+def one_of_two(monkeypatch) -> str:
+    """Registers, for a test, a compressor that uses one of its two parameters in turns and has a loss of its own."""
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+
+    class OneOfTwo(Compressor):
+        name = "test_one_of_two"
+        trainable: ClassVar[bool] = True
+
+        def __init__(self, budget=0.25) -> None:
+            super().__init__(budget)
+            self.a, self.b, self.calls = torch.nn.Parameter(torch.ones(())), torch.nn.Parameter(torch.ones(())), 0
+
+        def compress(self, video, k, query):
+            self.calls += 1
+            used = self.a if self.calls % 2 else self.b
+            kept = video.keep(exact_topk(torch.arange(len(video)).float(), k))
+            return Compressed(type(kept)(**{**kept.__dict__, "features": kept.features * used}), {"own": used.square()})
+
+    return OneOfTwo.name
+
+
+@pytest.fixture
+def make(random_host):
+    def build(compressor: str = "fila", **settings) -> CompressorModule:
+        module = CompressorModule(compressor, host=str(random_host), **settings)
+        module.configure_model()
+        return module
+
+    return build
+
+
+def trainer(tmp_path, **settings) -> pl.Trainer:
+    defaults = dict(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    quiet = dict(enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path)
+    return pl.Trainer(**{**defaults, **quiet, **settings})
+
+
+def loader(videos: int = 8, batch_size: int = 2) -> ResumableLoader:
+    return ResumableLoader(SyntheticStream(Recipe((16, 20)), videos, batch_size))
+
+
+def test_training_changes_the_compressor_and_nothing_else(make, tmp_path):
+    module = make(lr=0.1)
+    host = {name: value.clone() for name, value in module.model.state_dict().items()}
+    trainer(tmp_path, max_steps=3).fit(module, loader())
+    assert all(value.equal(host[name]) for name, value in module.model.state_dict().items())
+    assert all(bool((p != 0).any()) for p in module.compressor.parameters())
+    assert not module.model.training and not any(p.requires_grad for p in module.model.parameters())
+    optimized = {id(p) for group in module.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimized == {id(p) for p in module.compressor.parameters()}
+
+
+def test_every_parameter_gets_a_gradient_even_if_the_compressor_leaves_it_out(make, one_of_two, tmp_path):
+    module = make(one_of_two)
+    seen = []
+
+    def watch(*args, **kwargs):
+        seen.append([p.grad is not None for p in module.compressor.parameters()])
+
+    module.on_after_backward = watch
+    trainer(tmp_path, max_steps=3).fit(module, loader(batch_size=1))
+    assert seen == [[True, True]] * 3
+
+
+def test_videos_of_different_length_in_a_batch_are_answered_as_alone(make):
+    module = make(budget=0.2)
+    together = batch(16, 24, 20)
+    asked = ask(module.host, together.samples)
+    logits, prepared = answer(module.host, module.compressor, asked)
+    first = 0
+    for sample, tokens in zip(together.samples, prepared.tokens, strict=True):
+        alone = ask(module.host, [sample])
+        expected, one = answer(module.host, module.compressor, alone)
+        assert len(tokens) == len(one.tokens[0])
+        rows = slice(first, first + len(sample.questions))
+        torch.testing.assert_close(logits[rows, : expected.shape[1]], expected, atol=2e-5, rtol=1e-4)
+        first += len(sample.questions)
+    assert visual_tokens(module.host, prepared) == sum(round(0.2 * t * 16) + 1 for t in (16, 24, 20)) / 3
+
+
+def test_budgets_are_drawn_by_step_alone(make):
+    module = make(train_budgets=[0.5, 0.1, 8])
+    drawn = [module.draw_budget(step) for step in range(60)]
+    again = make(train_budgets=[0.5, 0.1, 8])
+    assert drawn == [again.draw_budget(step) for step in range(60)]
+    assert set(drawn) == {0.5, 0.1, 8}
+    assert make().draw_budget(0) == 0.1
+
+
+def test_the_budget_of_the_step_is_used_and_the_own_one_comes_back(make, tmp_path):
+    module = make(budget=0.1, train_budgets=[4], val_budgets=[2, 0.5])
+    fitted = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
+    fitted.fit(module, loader(), ResumableLoader(SyntheticStream(Recipe((16, 16)), 2, 2, fresh=False), same=True))
+    metrics = fitted.callback_metrics
+    assert metrics["train/visual_tokens"] == 5 and metrics["val/visual_tokens@2"] == 3  # and the host's newline token
+    assert metrics["val/visual_tokens@0.5"] == 129 and module.compressor.budget == 0.1
+    both = (metrics["val/accuracy@2"] + metrics["val/accuracy@0.5"]) / 2
+    assert metrics["val/accuracy"] == pytest.approx(float(both))
+    assert {"val/needle@2", "val/direction@0.5", "val/loss@2"} <= set(metrics)
+
+
+def test_the_first_step_is_that_of_the_training_free_counterpart(make):
+    videos = batch(20, 24)
+    trained, free = make("fila", params={"members": "cluster"}), make("scene_mean", params={"members": "cluster"})
+    logits = [answer(m.host, m.compressor, ask(m.host, videos.samples))[0] for m in (trained, free)]
+    assert logits[0].equal(logits[1])
+
+
+def test_losses_of_the_compressor_are_weighted_and_logged(make, one_of_two, tmp_path):
+    module = make(one_of_two, losses={"own": 3.0, "answer": 0.0})
+    fitted = trainer(tmp_path, max_steps=1)
+    fitted.fit(module, loader())
+    assert fitted.callback_metrics["train/own"] == 1.0 and fitted.callback_metrics["train/loss"] == 3.0
+    assert fitted.callback_metrics["train/answer"] > 0
+    with pytest.raises(ConfigError, match="own"):
+        total_loss(torch.ones(()), {"own": torch.ones(())}, {"anwser": 1.0})
+
+
+def test_the_rate_rises_and_falls(make, tmp_path):
+    module = make(lr=1.0, warmup=0.25, lr_end=0.1)
+    rates = []
+    module.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
+    trainer(tmp_path, max_steps=8).fit(module, loader(16))
+    assert rates[:3] == [0.5, 1.0, 1.0] and rates[-1] < 0.25 and rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_bf16_mixed_precision_trains(make, tmp_path):
+    module = make(lr=0.1)
+    trainer(tmp_path, max_steps=2, precision="bf16-mixed").fit(module, loader())
+    assert all(p.dtype == torch.float32 and bool((p != 0).any()) for p in module.compressor.parameters())
+
+
+def test_a_checkpoint_holds_the_adapter_and_loads_by_itself(make, tmp_path):
+    module = make(lr=0.1, train_budgets=[0.1, 6])
+    fitted = trainer(tmp_path, max_steps=2)
+    fitted.fit(module, loader())
+    fitted.save_checkpoint(tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert set(saved["state_dict"]) == {"compressor.static", "compressor.score"}
+    again = CompressorModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    for name, value in module.compressor.state_dict().items():
+        assert value.equal(again.compressor.state_dict()[name])
+
+
+def test_accuracy_by_type():
+    metric = TypeAccuracy()
+    metric.update(torch.tensor([True, False, True]), ["needle", "needle", "mine"])
+    metric.update(torch.tensor([True, True]), ["needle", "needle"])
+    assert {k: float(v) for k, v in metric.compute().items()} == {"accuracy": 0.875, "needle": 0.75, "other": 1.0}
+
+
+def test_wrong_settings_are_typed_errors_before_the_host_is_loaded(random_host):
+    for settings, error in (
+        (dict(compressor="fla"), UnknownCompressorError),
+        (dict(params={"memebrs": 1}), ConfigError),
+        (dict(budget=2.0), BudgetError),
+        (dict(train_budgets=[0]), BudgetError),
+        (dict(lr=0.0), ConfigError),
+        (dict(losses={"answer": -1.0}), ConfigError),
+        (dict(host="/no/host"), HostError),
+    ):
+        with pytest.raises(error):
+            CompressorModule(**{"host": str(random_host), **settings})
+    with pytest.raises(ConfigError, match="nothing to train"):
+        module = CompressorModule("scene_mean", host=str(random_host))
+        module.configure_optimizers()
+
+
+def test_the_loss_of_a_batch_is_that_of_its_questions(make):
+    module = make()
+    asked = ask(module.host, batch(16, 16).samples)
+    logits, _ = answer(module.host, module.compressor, asked)
+    labels = asked.rows.answers()
+    at = (asked.rows.labels != -100).int().argmax(1) - 1
+    chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]
+    torch.testing.assert_close(answer_loss(logits, asked.rows), -chosen.mean())
