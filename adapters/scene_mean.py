@@ -37,10 +37,11 @@ class SceneMean(Compressor):
     """Fuses alike frames, wherever they are in the video, into scenes; the training-free twin of ``fila``.
 
     Frame means are clustered by deterministic K-means; the frame nearest to a centre represents the scene (FiLA-Video,
-    arXiv 2504.20384). Rule for exactly k tokens, with P = H*W cells a frame: S = ceil(k / P) scenes give P tokens
-    each, a weighted mean of the members place by place (here equal weights). The scene of the fewest frames (the
-    later one of equals) gives only the k - (S-1)*P tokens that are left, by fusing near-square rectangles of its
-    cells.
+    arXiv 2504.20384). Rule for exactly k tokens of T frames: a scene gives C tokens, the near-square rectangles of
+    ``spatial`` x ``spatial`` cells of a frame (all H*W cells where it is 1, as in the paper), but C is at least
+    ceil(k / T). So there are S = ceil(k / C) scenes. The scene of the fewest frames (the later one of equals) gives
+    only the k - (S - 1) * C tokens that are left, of larger rectangles. A token is the weighted mean of the cells of
+    its rectangle in all members of its scene; here the weights are equal.
 
     Members are, by ``members``:
       ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (cosine of frame
@@ -53,6 +54,7 @@ class SceneMean(Compressor):
         budget: retention ratio or tokens per video.
         members: see above.
         r: further members of a scene if they are chosen by similarity.
+        spatial: side of the rectangles that become one token, in cells; 2 gives four times the scenes.
         time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
             time as the paper does, large values give scenes of consecutive frames.
 
@@ -68,14 +70,17 @@ class SceneMean(Compressor):
         *,
         members: Literal["similar", "cluster"] = "similar",
         r: int = 3,
+        spatial: int = 1,
         time_weight: float = 0.0,
     ) -> None:
         super().__init__(budget)
         if members not in ("similar", "cluster"):
             raise ConfigError(f"{self.name}: members must be 'similar' or 'cluster', got {members!r}")
-        if r < 0 or time_weight < 0:
-            raise ConfigError(f"{self.name}: r and time_weight must not be negative, got {r} and {time_weight}")
-        self.members, self.r, self.time_weight = members, r, time_weight
+        if r < 0 or spatial < 1 or time_weight < 0:
+            raise ConfigError(
+                f"{self.name}: r and time_weight must be at least 0, spatial at least 1: {r}, {time_weight}, {spatial}"
+            )
+        self.members, self.r, self.spatial, self.time_weight = members, r, spatial, time_weight
 
     def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
         """(M, P, 1 | D) logits of the fusing weights of each member's cells, fp32 or wider; here all equal."""
@@ -83,8 +88,10 @@ class SceneMean(Compressor):
         return torch.zeros(len(scenes.frame), video.per_frame, 1, dtype=wide, device=video.features.device)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
-        scenes = self.scenes(video, -(-k // video.per_frame))
-        rows, anchors = _layout(scenes, video.grid, k)
+        frames, height, width = video.grid
+        cells = max(-(-height // self.spatial) * -(-width // self.spatial), -(-k // frames))
+        scenes = self.scenes(video, -(-k // cells))
+        rows, anchors = _layout(scenes, (height, width), cells, k)
         assign = torch.where(scenes.frame_scene[:, None] < 0, -1, rows[scenes.frame_scene]).reshape(-1)
         return replace(
             video,
@@ -97,7 +104,8 @@ class SceneMean(Compressor):
     @torch.no_grad()
     def scenes(self, video: VideoTokens, count: int) -> Scenes:
         """Find ``count`` scenes; 1 <= count <= T."""
-        means = torch.stack([frame.double().mean(dim=(0, 1)) for frame in video.as_grid()])
+        wide = torch.promote_types(video.features.dtype, torch.float32)
+        means = torch.stack([frame.to(wide).mean(dim=(0, 1)) for frame in video.as_grid()]).double()
         points = _with_time(means, self.time_weight)
         labels, centres = kmeans(points, count)
         frames = torch.bincount(labels, minlength=count)
@@ -134,18 +142,18 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     return torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T
 
 
-def _layout(scenes: Scenes, grid: tuple[int, int, int], k: int) -> tuple[Tensor, Tensor]:
-    """Output row of each scene's cells (S, P), and the (k,) anchors: places in the representatives' frames."""
-    _, height, width = grid
-    count, cells, device = len(scenes.representatives), height * width, scenes.frame.device
-    per_scene = torch.full((count,), cells, device=device)
+def _layout(scenes: Scenes, grid: tuple[int, int], cells: int, k: int) -> tuple[Tensor, Tensor]:
+    """Output row of each scene's cells (S, H*W), and the (k,) anchors: places in the representatives' frames."""
+    count, device = len(scenes.representatives), scenes.frame.device
     smallest = int((scenes.frames == scenes.frames.min()).nonzero()[-1])
-    per_scene[smallest] = rest = k - (count - 1) * cells
-    groups = torch.arange(cells, device=device).repeat(count, 1)
-    groups[smallest] = split_cells(height, width, rest, device)
-    rows = groups + (per_scene.cumsum(0) - per_scene)[:, None]
+    given = torch.full((count,), cells, device=device)
+    given[smallest] = rest = k - (count - 1) * cells
+    groups = split_cells(*grid, cells, device).repeat(count, 1)
+    groups[smallest] = split_cells(*grid, rest, device)
+    rows = groups + (given.cumsum(0) - given)[:, None]
     middle = segment_median(rows.reshape(-1), k)
-    return rows, scenes.representatives[middle // cells] * cells + middle % cells
+    places = grid[0] * grid[1]
+    return rows, scenes.representatives[middle // places] * places + middle % places
 
 
 def _fuse(video: VideoTokens, logits: Tensor, scenes: Scenes, rows: Tensor, k: int) -> Tensor:

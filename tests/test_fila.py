@@ -70,15 +70,15 @@ def test_scenes_are_found_wherever_they_are(members: str) -> None:
     assert int(kept.sum()) == sum(expected)
 
 
-def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int) -> torch.Tensor:
+def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int, per_scene: int) -> torch.Tensor:
     """Output tokens one by one, as the docstrings say."""
     _, height, width = video.grid
     cells, count = height * width, len(scenes.representatives)
-    rest = k - (count - 1) * cells
+    rest = k - (count - 1) * per_scene
     fewest = min(range(count), key=lambda s: (int(scenes.frames[s]), -s))
     rows = []
     for s in range(count):
-        groups = split_cells(height, width, rest) if s == fewest else torch.arange(cells)
+        groups = split_cells(height, width, rest if s == fewest else per_scene)
         for g in range(int(groups.max()) + 1):
             terms, weights = [], []
             for m in range(len(scenes.frame)):
@@ -92,16 +92,18 @@ def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int) 
 
 @BOTH
 @pytest.mark.parametrize("shape", ["n1", "nd"])
+@pytest.mark.parametrize("spatial", [1, 2])
 @pytest.mark.parametrize("k", [1, 5, 6, 7, 16, 18, 40, 95, 96])
-def test_fusing_against_the_reference(members: str, shape: str, k: int) -> None:
+def test_fusing_against_the_reference(members: str, shape: str, spatial: int, k: int) -> None:
     video = scenes_video((7, 4, 5))
-    compressor = framefold.build("fila", k, members=members, weight_shape=shape, dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", k, members=members, weight_shape=shape, spatial=spatial, dim=8, grid=(2, 3))
     compressor.static.data += noise(*compressor.static.shape, seed=1)
     compressor.score.data += noise(8, seed=2)
     out = compressor(video).tokens
-    scenes = compressor.scenes(video, -(-k // 6))
+    per_scene = max(6 if spatial == 1 else 2, -(-k // 16))
+    scenes = compressor.scenes(video, -(-k // per_scene))
     with torch.no_grad():
-        expected = reference(video, scenes, compressor.logits(video, scenes), k)
+        expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
     torch.testing.assert_close(out.features.detach().double(), expected, atol=1e-5, rtol=1e-5)
     frames = out.index // 6
     assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors lie in representatives
@@ -109,7 +111,9 @@ def test_fusing_against_the_reference(members: str, shape: str, k: int) -> None:
 
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}])
+@pytest.mark.parametrize(
+    "more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}, {"spatial": 2}]
+)
 def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, more: dict) -> None:
     video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
     twin = {key: value for key, value in more.items() if key not in ("weight_shape", "dynamic")}
@@ -206,7 +210,7 @@ def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
 
 
 def test_refusals() -> None:
-    for wrong in ({"r": -1}, {"time_weight": -0.5}):
+    for wrong in ({"r": -1}, {"time_weight": -0.5}, {"spatial": 0}):
         with pytest.raises(ConfigError, match="scene_mean"):
             framefold.build("scene_mean", **wrong)
     for wrong in ({"dim": 0}, {"grid": (0, 3)}, {"members": "all"}, {"weight_shape": "d"}):
