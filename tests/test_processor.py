@@ -1,8 +1,8 @@
 """The embedded host's processor files are ones that transformers loads and applies.
 
 Video processors need torchvision, whose wheels are built for CUDA and break ``import transformers`` beside a CPU build
-of torch. ``make setup`` therefore puts it into a folder of its own, and only this test's subprocess sees it, with the two
-operators that are missing on the CPU declared beforehand.
+of torch. ``make setup`` therefore puts it into a folder of its own, and only this test's subprocess sees it, with the
+two operators that are missing on the CPU declared beforehand.
 """
 
 import os
