@@ -88,18 +88,31 @@ def test_a_ragged_batch_generates_what_each_row_generates_alone(host: Any, argum
             assert torch.equal(alone[0, -5:], together[row])
 
 
+@pytest.mark.parametrize("positions", ["preserve", "compact"])
 @pytest.mark.parametrize("with_mask", [True, False])
-def test_a_hand_written_decode_loop_equals_generate(host: Any, with_mask: bool) -> None:
-    inputs = single()
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        expected = host.generate(**inputs, max_new_tokens=5)[:, -5:]
-        out, mask, tokens = host(**inputs, use_cache=True), inputs["attention_mask"], []
-        for _ in range(5):
-            tokens.append(out.logits[:, -1:].argmax(-1))
-            mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
+def test_a_hand_written_decode_loop_equals_recomputation(host: Any, with_mask: bool, positions: Any) -> None:
+    inputs = pair()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with framefold.attach(host, Positive(), positions=positions):
+        out = host(**inputs, use_cache=True)
+        for _ in range(4):
+            ids = torch.cat([ids, out.logits[:, -1:].argmax(-1)], dim=1)
+            mask = torch.cat([mask, mask.new_ones(2, 1)], dim=1)
             more = {"attention_mask": mask} if with_mask else {}
-            out = host(input_ids=tokens[-1], past_key_values=out.past_key_values, **more)
-    assert torch.equal(torch.cat(tokens, dim=1), expected)
+            out = host(input_ids=ids[:, -1:], past_key_values=out.past_key_values, **more)
+            again = host(**inputs | {"input_ids": ids, "attention_mask": mask})
+            assert (out.logits[:, -1] - again.logits[:, -1]).abs().max() < 2e-5
+
+
+def test_a_cache_that_was_reset_serves_other_prompts(host: Any) -> None:
+    text = {"input_ids": torch.tensor([prompt(30)])}
+    bare = host(**text).logits
+    with framefold.attach(host, framefold.build("uniform", 0.25)):
+        cache = host(**single(), use_cache=True).past_key_values
+        cache.reset()
+        first = host(input_ids=text["input_ids"][:, :25], past_key_values=cache).logits
+        then = host(input_ids=text["input_ids"][:, 25:], past_key_values=cache).logits
+    assert (torch.cat([first, then], dim=1) - bare).abs().max() < 2e-5
 
 
 def test_rows_of_one_length_that_become_ragged_are_padded_on_the_left(host: Any) -> None:

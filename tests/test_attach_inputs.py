@@ -190,3 +190,6 @@ def test_a_second_video_on_a_compressed_cache_is_refused(host: Any) -> None:
         with pytest.raises(InputError, match="must be 2-D with 46 columns here"):
             mask = torch.ones(1, 50)
             host(input_ids=more[:, -1:], attention_mask=mask, past_key_values=out.past_key_values)
+        out.past_key_values.crop(-5)
+        with pytest.raises(InputError, match="cropped inside"):
+            host(input_ids=more[:, -1:], past_key_values=out.past_key_values)

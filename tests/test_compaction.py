@@ -59,6 +59,8 @@ def test_expand_gives_a_column_the_value_of_its_last_kept_predecessor() -> None:
     left = compact(flags("1001100", "0011111"), flags("1111111", "0011111"), "left")
     values = torch.arange(10.0).view(2, 5)
     assert left.expand(values).tolist() == [[2, 2, 2, 3, 4, 4, 4], [5, 5, 5, 6, 7, 8, 9]]
+    padded = compact(flags("1111100", "0000111"), flags("1111111", "0000111"), "left")
+    assert padded.expand(values)[1].tolist() == [7, 7, 7, 7, 7, 8, 9]
     right = compact(flags("0110010"), flags("1111111"), "right")
     assert right.expand(torch.tensor([[[7.0], [8.0], [9.0]]]))[0, :, 0].tolist() == [7, 7, 8, 8, 8, 9, 9]
 

@@ -112,7 +112,8 @@ def attach(
     state = _State(
         family.pixels, positions, outputs, query, model._keys_to_ignore_on_save, model.__dict__.get("generate")
     )
-    model._keys_to_ignore_on_save = {*(model._keys_to_ignore_on_save or ()), *_keys(compressor)}
+    own = {f"{NAME}.{key}" for key in compressor.state_dict()}
+    model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
     state.hooks.append(model.register_forward_pre_hook(_before, with_kwargs=True))
     state.hooks.append(model.register_forward_hook(_after, with_kwargs=True))
     setattr(model, STATE, state)
@@ -148,10 +149,6 @@ def _register(model: PreTrainedModel, compressor: Compressor, family: Family) ->
         compressor.to(device)
     compressor.train(model.training)
     model.add_module(NAME, compressor)
-
-
-def _keys(compressor: Compressor) -> list[str]:
-    return [f"{NAME}.{key}" for key in compressor.state_dict()]
 
 
 def _compress(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -> Prepared:
@@ -208,6 +205,8 @@ def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     rows, new = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
     before, after = mark.compaction.n_before, mark.compaction.n_after
     since = int(cache.get_seq_length()) - after  # columns between the prompt and this step
+    if since < 0:
+        raise InputError("this cache was cropped inside its compressed prompt: start again from the whole conversation")
     mask, changes = kwargs.get("attention_mask"), {}
     if mask is None:
         changes["attention_mask"] = torch.cat([mark.mask, mark.mask.new_ones(rows, since + new)], dim=1)

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..errors import InputError
-from .prepare import MARK, Mark, Prepared
+from .prepare import MARK, Prepared
 
 Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
 
@@ -63,8 +63,7 @@ class Generate:
 
 def holds_compressed(cache: Any) -> bool:
     """Whether a cache was filled from a prompt that was shortened, so that the caller's columns do not fit it."""
-    mark: Mark | None = getattr(cache, MARK, None)
-    return mark is not None and cache.get_seq_length() >= mark.compaction.n_after
+    return getattr(cache, MARK, None) is not None and cache.get_seq_length() > 0
 
 
 def _restore(sequences: Tensor, prompt: Tensor, prepared: Prepared) -> Tensor:
