@@ -135,9 +135,9 @@ class CompressorModule(pl.LightningModule):
             scores = accuracy.compute()
             accuracy.reset()
             macro.append(scores.pop("accuracy"))
-            self.log(f"val/accuracy@{budget:g}", macro[-1])
-            self.log_dict({f"val/{name}@{budget:g}": score for name, score in scores.items()})
-        self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True)
+            self.log(f"val/accuracy@{budget:g}", macro[-1], sync_dist=True)
+            self.log_dict({f"val/{name}@{budget:g}": score for name, score in scores.items()}, sync_dist=True)
+        self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
 
     test_step = validation_step
     on_test_epoch_end = on_validation_epoch_end
