@@ -28,8 +28,8 @@ _STREAM = 104729
 class Mix:
     """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
 
-    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" the same with
-    the mover's last two frames only; "random" tokens; "frames" evenly spaced whole frames; "pooled" means over equally
+    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" the same
+    with the mover's last two frames only; "random" tokens; "frames" evenly spaced whole frames; "pooled" means over equally
     long runs of frames, at the place of each run's first frame.
     """
 
@@ -131,10 +131,9 @@ def reduce_tokens(
 
 
 def event_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
-    """Tokens (T * side * side,) bool that show a flash or the mover; of the mover only its last two frames if asked."""
-    boxes = [box for event in video.events if event.kind == "flash" for box in event.boxes]
-    moves = [box for event in video.events if event.kind == "mover" for box in event.boxes]
-    boxes += moves[-2:] if arrivals else moves
+    """Tokens (T * side * side,) bool that show a flash or the mover; only the mover's last two frames if asked."""
+    kinds = ("mover",) if arrivals else ("flash", "mover")
+    boxes = [box for event in video.events if event.kind in kinds for box in event.boxes][-2 if arrivals else 0 :]
     return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
 
 

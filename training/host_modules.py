@@ -74,6 +74,8 @@ class _Training(pl.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """One row of the training curve; rows travel in the checkpoint, so a resumed run has the whole curve."""
+        if len(self.curve) and self.global_step == self._first + 1:
+            return  # Lightning ends the epoch of a resumed run after its first step
         means = {k.removeprefix("train/"): round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
         seconds = round(self._spent + process_time() - self._since)
         self.curve.append({"step": self.global_step, "cpu_seconds": seconds, **means})
@@ -84,7 +86,7 @@ class _Training(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Process CPU time counts on from the checkpoint's."""
-        self._since = process_time()
+        self._since, self._first = process_time(), self.global_step
         self._spent = self.curve[-1]["cpu_seconds"] if self.curve else 0.0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
