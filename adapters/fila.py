@@ -25,7 +25,7 @@ class Fila(SceneMean):
 
     Args:
         budget: retention ratio or tokens per video.
-        members, r, spatial, time_weight: as in ``scene_mean``.
+        members, r, scene_goal, time_weight: as in ``scene_mean``.
         weight_shape: static weights per place ("n1") or per place and channel ("nd", the paper).
         dynamic: add the content score.
         dim: token width D; None: that of the first video.
@@ -46,14 +46,14 @@ class Fila(SceneMean):
         *,
         members: Literal["similar", "cluster"] = "similar",
         r: int = 3,
-        spatial: int = 1,
+        scene_goal: int | None = None,
         time_weight: float = 0.0,
         weight_shape: Literal["n1", "nd"] = "n1",
         dynamic: bool = True,
         dim: int | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(budget, members=members, r=r, spatial=spatial, time_weight=time_weight)
+        super().__init__(budget, members=members, r=r, scene_goal=scene_goal, time_weight=time_weight)
         if weight_shape not in ("n1", "nd"):
             raise ConfigError(f"fila: weight_shape must be 'n1' or 'nd', got {weight_shape!r}")
         if dim is not None and dim < 1 or grid is not None and min(grid) < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -37,11 +38,11 @@ class SceneMean(Compressor):
     """Fuses alike frames, wherever they are in the video, into scenes; the training-free twin of ``fila``.
 
     Frame means are clustered by deterministic K-means; the frame nearest to a centre represents the scene (FiLA-Video,
-    arXiv 2504.20384). Rule for exactly k tokens of T frames: a scene gives C tokens, the near-square rectangles of
-    ``spatial`` x ``spatial`` cells of a frame (all H*W cells where it is 1, as in the paper), but C is at least
-    ceil(k / T). So there are S = ceil(k / C) scenes. The scene of the fewest frames (the later one of equals) gives
-    only the k - (S - 1) * C tokens that are left, of larger rectangles. A token is the weighted mean of the cells of
-    its rectangle in all members of its scene; here the weights are equal.
+    arXiv 2504.20384, where a scene gives all P = H*W tokens of a frame). Rule for exactly k tokens of T frames: a scene
+    gives C = ceil(k / scene_goal) tokens, at least ceil(k / T) and at most P, one for each near-square rectangle of a
+    frame. There are S = ceil(k / C) scenes; so small budgets lose detail before they lose scenes. That of the fewest
+    frames (the later one of equals) gives only the k - (S - 1) * C tokens that are left, of larger rectangles. A
+    token is the weighted mean of the cells of its rectangle in all members of its scene; here the weights are equal.
 
     Members are, by ``members``:
       ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (cosine of frame
@@ -54,7 +55,8 @@ class SceneMean(Compressor):
         budget: retention ratio or tokens per video.
         members: see above.
         r: further members of a scene if they are chosen by similarity.
-        spatial: side of the rectangles that become one token, in cells; 2 gives four times the scenes.
+        scene_goal: number of scenes to aim at before a scene gets all its tokens; None: sqrt(T), rounded up; 1 gives
+            the paper's whole frames at every budget.
         time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
             time as the paper does, large values give scenes of consecutive frames.
 
@@ -70,17 +72,15 @@ class SceneMean(Compressor):
         *,
         members: Literal["similar", "cluster"] = "similar",
         r: int = 3,
-        spatial: int = 1,
+        scene_goal: int | None = None,
         time_weight: float = 0.0,
     ) -> None:
         super().__init__(budget)
         if members not in ("similar", "cluster"):
             raise ConfigError(f"{self.name}: members must be 'similar' or 'cluster', got {members!r}")
-        if r < 0 or spatial < 1 or time_weight < 0:
-            raise ConfigError(
-                f"{self.name}: r and time_weight must be at least 0, spatial at least 1: {r}, {time_weight}, {spatial}"
-            )
-        self.members, self.r, self.spatial, self.time_weight = members, r, spatial, time_weight
+        if r < 0 or time_weight < 0 or scene_goal is not None and scene_goal < 1:
+            raise ConfigError(f"{self.name}: out of range: r={r}, {time_weight=}, {scene_goal=}")
+        self.members, self.r, self.scene_goal, self.time_weight = members, r, scene_goal, time_weight
 
     def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
         """(M, P, 1 | D) logits of the fusing weights of each member's cells, fp32 or wider; here all equal."""
@@ -88,10 +88,11 @@ class SceneMean(Compressor):
         return torch.zeros(len(scenes.frame), video.per_frame, 1, dtype=wide, device=video.features.device)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
-        frames, height, width = video.grid
-        cells = max(-(-height // self.spatial) * -(-width // self.spatial), -(-k // frames))
+        frames = video.grid[0]
+        goal = self.scene_goal or math.isqrt(frames - 1) + 1  # the root rounded up
+        cells = min(max(-(-k // goal), -(-k // frames)), video.per_frame)
         scenes = self.scenes(video, -(-k // cells))
-        rows, anchors = _layout(scenes, (height, width), cells, k)
+        rows, anchors = _layout(scenes, video.grid[1:], cells, k)
         assign = torch.where(scenes.frame_scene[:, None] < 0, -1, rows[scenes.frame_scene]).reshape(-1)
         return replace(
             video,

@@ -74,7 +74,7 @@ def test_config_that_is_no_json_object(adapter: Path, text: str) -> None:
         ({"params": [1]}, "params"),
         ({"params": {"rr": 3}}, "no parameter 'rr'"),
         ({"params": {"r": "three"}}, "r must be int"),
-        ({"params": {"r": -1}}, "at least 0"),
+        ({"params": {"r": -1}}, "out of range: r=-1"),
         ({"params": {"members": "all"}}, "members must be one of"),
         ({"params": {"grid": [2, 3, 4]}}, "grid must be"),
     ],

@@ -92,15 +92,15 @@ def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int, 
 
 @BOTH
 @pytest.mark.parametrize("shape", ["n1", "nd"])
-@pytest.mark.parametrize("spatial", [1, 2])
+@pytest.mark.parametrize("goal", [None, 1, 7])
 @pytest.mark.parametrize("k", [1, 5, 6, 7, 16, 18, 40, 95, 96])
-def test_fusing_against_the_reference(members: str, shape: str, spatial: int, k: int) -> None:
+def test_fusing_against_the_reference(members: str, shape: str, goal: int | None, k: int) -> None:
     video = scenes_video((7, 4, 5))
-    compressor = framefold.build("fila", k, members=members, weight_shape=shape, spatial=spatial, dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", k, members=members, weight_shape=shape, scene_goal=goal, dim=8, grid=(2, 3))
     compressor.static.data += noise(*compressor.static.shape, seed=1)
     compressor.score.data += noise(8, seed=2)
     out = compressor(video).tokens
-    per_scene = max(6 if spatial == 1 else 2, -(-k // 16))
+    per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
     scenes = compressor.scenes(video, -(-k // per_scene))
     with torch.no_grad():
         expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
@@ -112,7 +112,7 @@ def test_fusing_against_the_reference(members: str, shape: str, spatial: int, k:
 @BOTH
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize(
-    "more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}, {"spatial": 2}]
+    "more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}, {"scene_goal": 1}]
 )
 def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, more: dict) -> None:
     video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
@@ -126,7 +126,7 @@ def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, 
 
 def test_scene_mean_is_a_mean() -> None:
     video = scenes_video((7, 4, 5))
-    out = framefold.build("scene_mean", 18, members="cluster")(video).tokens
+    out = framefold.build("scene_mean", 18, members="cluster", scene_goal=1)(video).tokens
     grid = video.as_grid()
     expected = torch.cat([part.mean(0).flatten(0, 1) for part in grid.split([7, 4, 5])])
     torch.testing.assert_close(out.features, expected)
@@ -140,9 +140,17 @@ def test_a_full_budget_is_the_identity(members: str) -> None:
     assert torch.equal(out.features, video.features) and torch.equal(out.assign, video.assign)
 
 
+@pytest.mark.parametrize("k, scenes", [(1, 1), (3, 3), (20, 7), (48, 8), (49, 9), (300, 50), (384, 64)])
+def test_small_budgets_lose_detail_before_scenes(k: int, scenes: int) -> None:
+    """64 frames of 6 tokens aim at 8 scenes, of one token each at least and six at most."""
+    video = VideoTokens.from_grid(noise(64, 2, 3, 8))
+    out = framefold.build("scene_mean", k, members="cluster")(video).tokens
+    assert len(out) == k and len(set((out.index // 6).tolist())) == scenes
+
+
 def test_static_weights_can_pick_a_member() -> None:
     video = scenes_video((4, 4))
-    compressor = framefold.build("fila", 12, members="cluster", dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", 12, members="cluster", scene_goal=1, dim=8, grid=(2, 3))
     for rank in range(4):
         compressor.static.data.zero_()[rank] = 200
         out = compressor(video).tokens.features
@@ -151,7 +159,7 @@ def test_static_weights_can_pick_a_member() -> None:
 
 def test_static_table_stretches_over_members_and_grids() -> None:
     video = scenes_video((7,), height=4, width=6)
-    compressor = framefold.build("fila", 24, members="cluster", r=3, dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", 24, members="cluster", r=3, scene_goal=1, dim=8, grid=(2, 3))
     compressor.static.data[:] = torch.arange(4.0)[:, None, None, None] + torch.arange(3.0)
     scenes = compressor.scenes(video, 1)
     table = (compressor.logits(video, scenes)).detach().reshape(7, 4, 6)
@@ -167,7 +175,7 @@ def test_content_can_win_its_cell() -> None:
     video = scenes_video((20,))
     event = noise(8, seed=7)
     video.features[9 * 6 + 4] = event
-    compressor = framefold.build("fila", 6, members="cluster", dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", 6, members="cluster", scene_goal=1, dim=8, grid=(2, 3))
     blurred = compressor(video).tokens.features[4]
     compressor.score.data = 30 * torch.nn.functional.layer_norm(event, (8,))
     clear = compressor(video).tokens.features[4]
@@ -177,7 +185,7 @@ def test_content_can_win_its_cell() -> None:
 def test_training_brings_an_event_through() -> None:
     """A few steps of gradient descent from scene_mean on 'say what the event looked like' cut the error."""
     looks = noise(3, 8, seed=1) + 3 * noise(8, seed=2)  # events have something in common
-    compressor = framefold.build("fila", 6, members="cluster", dim=8, grid=(2, 3))
+    compressor = framefold.build("fila", 6, members="cluster", scene_goal=1, dim=8, grid=(2, 3))
     optimizer = torch.optim.Adam(compressor.parameters(), lr=0.1)
     losses = []
     for step in range(60):
@@ -203,10 +211,10 @@ def test_time_weight_makes_scenes_of_consecutive_frames() -> None:
 
 def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
     video = VideoTokens.from_grid(noise(40, 2, 3, 8))
-    out = framefold.build("scene_mean", 0.1)(video).tokens  # 4 scenes of 4 members at most
+    out = framefold.build("scene_mean", 0.1, scene_goal=1)(video).tokens  # 4 scenes of 4 members at most
     used = (out.assign >= 0).reshape(40, 6).all(1)
     assert torch.equal(used, (out.assign >= 0).reshape(40, 6).any(1)) and 4 <= int(used.sum()) <= 16
-    assert math.prod(out.size.shape) == 24 and int(out.size.sum()) == 6 * int(used.sum())
+    assert len(out) == 24 and int(out.size.sum()) == 6 * int(used.sum())
 
 
 def test_refusals() -> None:
