@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -93,7 +94,9 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
     )
     # Batches are made inside the step from its number; the loader only counts.
     counter: DataLoader[int] = DataLoader(range(EPOCH), batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, counter, ckpt_path=last if last.is_file() else None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed stage
+        trainer.fit(module, counter, ckpt_path=last if last.is_file() else None)
 
 
 def _write_curve(folders: list[Path], out: Path) -> None:

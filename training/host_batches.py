@@ -28,9 +28,9 @@ _STREAM = 104729
 class Mix:
     """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
 
-    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" the same
-    with the mover's last two frames only; "random" tokens; "frames" evenly spaced whole frames; "pooled" means over equally
-    long runs of frames, at the place of each run's first frame.
+    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" those of the
+    mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled" means
+    over equally long runs of frames, at the place of each run's first frame.
     """
 
     how: str
