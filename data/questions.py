@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from .render import COLORS, SHAPES, TEXTURES
 
 if TYPE_CHECKING:
-    from .synthetic import Draws, Event, Scene
+    from .draws import Draws
+    from .synthetic import Event, Scene
 
 Box = tuple[int, float, float, float, float]
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from .draws import Draws
 from .errors import DataError
+from .evidence import evidence_mask
 from .questions import CHANCE, DIRECTIONS, QUESTION_TYPES, VOCABULARY, Box, Question, ask
 from .render import BLACK, COLORS, SHAPES, TEXTURES, WHITE, glyph, paint, paint_texture
 
@@ -31,8 +33,6 @@ __all__ = [
     "evidence_mask",
     "generate",
 ]
-
-T = TypeVar("T")
 
 SCHEMA_VERSION = 1
 SPLITS = {"train": 0, "val": 1, "test": 2}  # part of the RNG key: splits are disjoint by construction
@@ -102,46 +102,6 @@ class Video:
             "events": [asdict(event) for event in self.events],
             "scenes": [asdict(scene) for scene in self.scenes],
         }
-
-
-class Draws:
-    """Integer draws from the raw PCG64 stream of a key."""
-
-    def __init__(self, *key: int) -> None:
-        self._bits = np.random.PCG64(np.random.SeedSequence(list(key)))
-        self._pool: list[int] = []
-
-    def below(self, n: int) -> int:
-        """Uniform in 0..n-1 (bias below n / 2**64)."""
-        if not self._pool:
-            self._pool.extend(self._bits.random_raw(256).tolist())
-        return self._pool.pop() % n
-
-    def between(self, low: int, high: int) -> int:
-        """Uniform in low..high, both included."""
-        return low + self.below(high - low + 1)
-
-    def permutation(self, n: int) -> list[int]:
-        """Fisher-Yates."""
-        order = list(range(n))
-        for i in range(n - 1, 0, -1):
-            j = self.below(i + 1)
-            order[i], order[j] = order[j], order[i]
-        return order
-
-    def pick(self, options: Sequence[T]) -> T:
-        """One of the options."""
-        return options[self.below(len(options))]
-
-    def bytes(self, n: int) -> np.ndarray:
-        """n uniform uint8."""
-        return self._bits.random_raw(-(-n // 8)).astype("<u8", copy=False).view(np.uint8)[:n]
-
-    def starts(self, lengths: Sequence[int], total: int, gap: int) -> list[int]:
-        """Starts of stretches of these lengths, in order, inside `total` frames, at least `gap` frames apart."""
-        slack = total - sum(lengths) - gap * (len(lengths) - 1)
-        offsets = sorted(self.below(slack + 1) for _ in lengths)
-        return [offset + sum(lengths[:i]) + gap * i for i, offset in enumerate(offsets)]
 
 
 def generate(
@@ -299,28 +259,3 @@ def _paint_event(pixels: np.ndarray, event: Event, size: int) -> None:
         if halo:
             paint(shown, glyph("circle", extent), y, x, halo)
         paint(shown, glyph(event.shape, inner), y + inset, x + inset, COLORS[event.color])
-
-
-def evidence_mask(evidence: Sequence[Box], grid: tuple[int, int, int]) -> np.ndarray:
-    """Which tokens of a (T, H, W) grid hold the evidence: bool (T, H, W).
-
-    A token counts if a box covers a quarter of it, and in any case the token that the box covers most.
-    Raises DataError for a frame outside the grid.
-    """
-    steps, height, width = grid
-    mask = np.zeros(grid, bool)
-    for frame, y0, x0, y1, x1 in evidence:
-        if not 0 <= frame < steps:
-            raise DataError(
-                f"evidence in frame {frame} of a grid with {steps} frames: pass the grid of the whole video"
-            )
-        rows, columns = _overlap(y0, y1, height), _overlap(x0, x1, width)
-        covered = rows[:, None] * columns[None, :]
-        mask[frame] |= (covered >= 0.25) | (covered == covered.max())
-    return mask
-
-
-def _overlap(low: float, high: float, cells: int) -> np.ndarray:
-    """(cells,) fraction of each cell inside low..high."""
-    edges = np.arange(cells + 1) / cells
-    return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) * cells

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from framefold.data.synthetic import Draws, generate
+from framefold.data.draws import Draws
+from framefold.data.synthetic import generate
 from framefold.training.host import train
 from framefold.training.host_batches import Mix, assemble, event_tokens, prefix_of, reduce_tokens
 from framefold.training.host_eval import evaluate, wilson

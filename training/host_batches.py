@@ -12,8 +12,9 @@ from torch import Tensor
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..data.draws import Draws
 from ..data.questions import Question, every_question
-from ..data.synthetic import Draws, Video, evidence_mask, generate
+from ..data.synthetic import Video, evidence_mask, generate
 from .hostio import grid_side
 from .qa import QARows, build_prompt
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.synthetic import CHANCE, QUESTION_TYPES, Draws, Video, generate
+from ..data.draws import Draws
+from ..data.synthetic import CHANCE, QUESTION_TYPES, Video, generate
 from .host_batches import VideoBatch, assemble, prefix_of, reduce_tokens
 from .hostio import Host, HostError, grid_side, load_host
 from .qa import answer_logits, predict

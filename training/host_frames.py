@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..data.draws import Draws
 from ..data.render import BLACK, COLORS, SHAPES, TEXTURES, WHITE, glyph, paint, paint_texture
-from ..data.synthetic import DISC, GLYPH, LATTICE, Draws, evidence_mask
+from ..data.synthetic import DISC, GLYPH, LATTICE, evidence_mask
 
 KINDS = ("none", "plain", "mover", "flash")
 PROBES = {
