@@ -108,6 +108,9 @@ class CLI(LightningCLI):
         if settings["enable_checkpointing"] is False:
             self._parser(self.verb).callback_keys.clear()
         trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
+        deepspeed = getattr(trainer.strategy, "config", None)
+        if isinstance(deepspeed, dict):  # it would ask our loader for a batch sampler
+            deepspeed.setdefault("train_micro_batch_size_per_gpu", self.datamodule.train_set["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer

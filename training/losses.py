@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from ..adapters.errors import ConfigError
 
@@ -39,3 +40,16 @@ def total_loss(answer: Tensor, extras: Mapping[str, Tensor], weights: Mapping[st
     for name, value in extras.items():
         total = total + value * weights.get(name, 1.0)
     return total
+
+
+def touch(module: nn.Module) -> Tensor:
+    """A zero that depends on every trainable parameter that is here.
+
+    Added to the loss, it gives each of them a gradient at each step: one without hangs DDP and aborts ZeRO-1/2. Under
+    ZeRO-3 parameters are away outside of their module's forward, and it is left to compressors to use them all.
+    """
+    zero = torch.zeros(())
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.numel():
+            zero = zero.to(parameter.device) + parameter.sum() * 0.0
+    return zero

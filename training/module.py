@@ -21,7 +21,7 @@ from ..adapters.ops import check_budget
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
 from .hostio import HostError, load_host
-from .losses import check_weights, total_loss
+from .losses import check_weights, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
 
@@ -78,8 +78,12 @@ class CompressorModule(pl.LightningModule):
         self.model: Any = None
         check_host(host)
 
+    def setup(self, stage: str) -> None:
+        """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
+        self.configure_model()
+
     def configure_model(self) -> None:
-        """Load the host and size the compressor by it; Lightning calls this before it makes the optimizer."""
+        """Load the host and size the compressor by it, before the optimizer is made."""
         if self.model is not None:
             return
         self.host = load_host(self.host_path)
@@ -102,7 +106,7 @@ class CompressorModule(pl.LightningModule):
         logits, prepared = answer(self.host, self.compressor, asked)
         self.compressor.budget = self.hparams["budget"]
         loss = answer_loss(logits, asked.rows)
-        total = total_loss(loss, prepared.losses, self.weights) + self.compressor.touch()
+        total = total_loss(loss, prepared.losses, self.weights) + touch(self.compressor)
         parts = {"answer": loss, **prepared.losses}
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
         self.log("train/visual_tokens", visual_tokens(self.host, prepared), batch_size=len(batch))
@@ -179,6 +183,8 @@ class CompressorModule(pl.LightningModule):
             AdapterFileError: it holds the weights of another one.
         """
         self.configure_model()
+        if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
+            return
         found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
         wanted = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
         if found != wanted:
