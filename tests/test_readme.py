@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # Appended to a command so that it ends in seconds; the command itself stays as a reader would type it.
 SMALLER = {
-    "shards synth": "--videos 6 --frames 8 12",
+    "shards synth": "--videos 6 --frames 16 20",
     "fit": "--trainer.max_steps 2 --trainer.limit_val_batches 1",
     "ablate": "--videos 2 --frames 16 --budgets 0.25 --compressors uniform scene_mean",
     "host eval": "--frames 16 --videos 2",
