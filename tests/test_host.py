@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from framefold.data.draws import Draws
 from framefold.data.synthetic import generate
-from framefold.training.host import train
+from framefold.training.host import EPOCH, train
 from framefold.training.host_batches import Mix, assemble, event_tokens, prefix_of, reduce_tokens
 from framefold.training.host_eval import evaluate, wilson
 from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
@@ -194,3 +195,15 @@ def test_wilson_interval_holds_the_share_and_shrinks():
     share, low, high = wilson(90, 100)
     assert share == 0.9 and 0.82 < low < share < high < 0.95
     assert wilson(900, 1000)[1] > low and wilson(0, 10)[1] == 0.0
+
+
+def test_packaged_recipe_parses_against_the_signature_of_train():
+    parser = ArgumentParser()
+    parser.add_argument("--config", action="config")
+    parser.add_function_arguments(train)
+    given = parser.parse_args(["--config", str(ROOT / "configs" / "host" / "cpu.yaml"), "--out", "x"])
+    stages = parser.instantiate_classes(given).stages
+    assert [stage.kind for stage in stages][:2] == ["vision", "language"]
+    assert all(stage.steps % EPOCH == 0 for stage in stages)
+    assert stages[-1].frames[0] <= 64 <= stages[-1].frames[1]
+    assert max(stages[-1].mixes, key=lambda mix: mix.share).how == "full"
