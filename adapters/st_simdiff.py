@@ -42,22 +42,22 @@ class STSimDiff(Compressor):
     The paper states no exact budget. Our rule for exactly k tokens, of which s = round(event_share * k) are for turning
     points (1 <= s < k where k >= 2 and the share is neither 0 nor 1):
 
-    1. The sharpest turning point (lowest similarity with its predecessor) of each community, sharpest first, up to s.
+    1. The s sharpest turning points: those of lowest similarity with their predecessor. Where there are fewer, the rest
+       of s goes to the next steps.
     2. The most central member of each community that has no token yet, the largest community first.
-    3. Second, third ... turning points of communities, sharpest first within a turn, until turning points have s.
-    4. The rest is shared in proportion to size (Sainte-Lague): what would be token number i + 1 of a community of n
+    3. The rest is shared in proportion to size (Sainte-Lague): what would be token number i + 1 of a community of n
        waits for (i + 1/2) / n; the smallest comes first, within a community the most central.
 
-    So no community vanishes where k allows one token for each; below that none has two, and those that go are the
-    smallest without a sharp turning point. One turning point a community comes first because those of a scene cut, or
-    of a background that comes back, show the same thing many times. Ties go to the lower index. Similarities are fp32;
-    zero vectors are isolated and no turning points.
+    So no community vanishes where the k - s tokens of steps 2 and 3 are one for each; below that the smallest without a
+    sharp turning point go, and no community has a representative beside another token. Ties go to the lower index.
+    Similarities are fp32; zero vectors are isolated and no turning points.
 
     Args:
         budget: retention ratio or tokens per video.
         tau_sim: cosine similarity from which neighbours are linked.
         tau_event: similarity with the predecessor below which a token is a turning point; None: below ``tau_sim``.
-        event_share: part of the budget that turning points may take, in [0, 1].
+        event_share: part of the budget that turning points may take, in [0, 1]. Of 0.3, 0.5, 0.7 and 0.9 the default
+            was the best at 10 and 5 % of the embedded host's tokens, on two sets of videos.
         temporal: link neighbours in time.
         spatial: link neighbours in space.
 
@@ -73,7 +73,7 @@ class STSimDiff(Compressor):
         *,
         tau_sim: float = 0.8,
         tau_event: float | None = None,
-        event_share: float = 0.5,
+        event_share: float = 0.7,
         temporal: bool = True,
         spatial: bool = True,
     ) -> None:
@@ -113,18 +113,12 @@ class STSimDiff(Compressor):
 def select(graph: Graph, k: int, share: int) -> Tensor:
     """(k,) rows, ascending, by the rule of :class:`STSimDiff`; ``share`` is its s."""
     labels, sizes = graph.labels, torch.bincount(graph.labels)
-    turns = rank_in_group(torch.where(graph.turning, -graph.temporal, -2), labels)
     kept = torch.zeros_like(graph.turning)
-    _take(kept, graph.turning & (turns == 0), graph.temporal, share)
-
+    _take(kept, graph.turning, graph.temporal, share)
     central = rank_in_group(graph.centrality, labels) == 0
     _take(kept, central & (_count(kept, labels, sizes) == 0), -sizes[labels], k - int(kept.sum()))
-
-    room = min(share - int((kept & graph.turning).sum()), k - int(kept.sum()))
-    _take(kept, graph.turning & ~kept, turns + (graph.temporal.double() + 1) / 4, room)
-
-    waiting = torch.where(kept, torch.inf, -graph.centrality)  # those that are kept rank last
-    number = _count(kept, labels, sizes) + rank_in_group(-waiting, labels)
+    rank = rank_in_group(torch.where(kept, -torch.inf, graph.centrality), labels)  # those that are kept come last
+    number = _count(kept, labels, sizes) + rank
     _take(kept, ~kept, (number + 0.5) / sizes[labels].double(), k - int(kept.sum()))
     return kept.nonzero()[:, 0]
 
@@ -132,7 +126,7 @@ def select(graph: Graph, k: int, share: int) -> Tensor:
 def _take(kept: Tensor, candidates: Tensor, key: Tensor, count: int) -> None:
     """Mark up to ``count`` candidates as kept, lowest key first, ties to the lower row."""
     rows = candidates.nonzero()[:, 0]
-    kept[rows[torch.sort(key[rows], stable=True).indices[: max(count, 0)]]] = True
+    kept[rows[torch.sort(key[rows], stable=True).indices[:count]]] = True
 
 
 def _count(kept: Tensor, labels: Tensor, sizes: Tensor) -> Tensor:
