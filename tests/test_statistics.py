@@ -55,7 +55,7 @@ def test_pairing_narrows_the_interval_of_a_difference() -> None:
     paired = paired_difference(a, b)
     alone = macro_interval(a)
     assert paired.value == pytest.approx(a.macro - b.macro)
-    assert 0 < paired.low and paired.high - paired.low < alone.high - alone.low
+    assert paired.low > 0 and paired.high - paired.low < alone.high - alone.low
 
 
 def test_unequal_questions_are_not_compared() -> None:
