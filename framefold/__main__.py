@@ -50,7 +50,7 @@ def usage() -> str:
             "verbs:",
             *lines,
             "",
-            "'framefold VERB --help' shows the options of a verb. Packaged configs go by short name (--config trainer/cpu).",
+            "'framefold VERB --help' shows its options. Packaged configs go by short name (--config trainer/cpu).",
         ]
     )
 

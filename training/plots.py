@@ -12,7 +12,6 @@ from matplotlib import pyplot as plt  # noqa: E402
 from ..adapters.folder import replace_file  # noqa: E402
 
 Curve = list[tuple[float, float, float, float]]
-FULL_STYLE = {"color": "black", "linestyle": ":", "linewidth": 1.0}
 
 
 def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> None:
@@ -36,7 +35,7 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
             shifted, percent, errors, label=name, marker=markers[i % len(markers)], linestyle=style, capsize=2
         )
     if full is not None:
-        axes.axhline(100 * full, label="all tokens", **FULL_STYLE)
+        axes.axhline(100 * full, label="all tokens", color="black", linestyle=":", linewidth=1.0)
     ticks = sorted({round(point[0]) for points in curves.values() for point in points})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
