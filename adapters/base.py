@@ -151,6 +151,8 @@ class Compressor(nn.Module):
             return
         if query is None:
             raise InputError(f"{self.name} is query-aware: pass query, the (L, D) embeddings of the question")
+        if not isinstance(query, Tensor) or not query.is_floating_point():
+            raise InputError(f"query must be a floating-point tensor (L, D), got {type(query).__name__}")
         if query.ndim != 2 or query.shape[0] == 0 or query.shape[1] != video.width:
             raise InputError(f"query must be (L >= 1, D = {video.width}), got {tuple(query.shape)}")
         if not _finite(query):
@@ -166,6 +168,8 @@ class Compressor(nn.Module):
             )
         if not len(tokens.index) == len(tokens.size) == len(tokens):
             raise ContractError(f"{self.name} returned index, size and features of different lengths")
+        if tokens.grid != video.grid or tokens.assign.shape != video.assign.shape:
+            raise ContractError(f"{self.name} returned another grid, or assign without one row for each original token")
         if bool((tokens.index[1:] <= tokens.index[:-1]).any()):
             raise ContractError(f"{self.name} returned anchors that do not ascend")
         return out

@@ -5,6 +5,8 @@ Dimensions: N tokens in, K tokens out, D width, P = H*W cells of a frame. Nothin
 
 from __future__ import annotations
 
+from numbers import Integral, Real
+
 import torch
 from torch import Tensor
 
@@ -16,16 +18,22 @@ Budget = float | int
 def check_budget(budget: Budget) -> Budget:
     """Return the budget if it is a retention ratio (float in (0, 1]) or a number of tokens per video (int >= 1).
 
+    Returns:
+        A Python float or int, also for NumPy's numbers: that is what JSON and equality of settings need.
+
     Raises:
         BudgetError: anything else, booleans and NaN included.
     """
-    if isinstance(budget, bool) or not isinstance(budget, (float, int)):
+    if isinstance(budget, bool) or not isinstance(budget, Real):
         raise BudgetError(f"budget must be a ratio (float) or a number of tokens (int), got {budget!r}")
-    if isinstance(budget, int) and budget < 1:
-        raise BudgetError(f"a budget in tokens must be at least 1, got {budget}")
-    if isinstance(budget, float) and not 0.0 < budget <= 1.0:
-        raise BudgetError(f"a retention ratio must be in (0, 1], got {budget} (use an int for a number of tokens)")
-    return budget
+    if isinstance(budget, Integral):
+        if budget < 1:
+            raise BudgetError(f"a budget in tokens must be at least 1, got {budget}")
+        return int(budget)
+    ratio = float(budget)
+    if not 0.0 < ratio <= 1.0:
+        raise BudgetError(f"a retention ratio must be in (0, 1], got {ratio} (use an int for a number of tokens)")
+    return ratio
 
 
 def budget_tokens(budget: Budget, n: int) -> int:

@@ -11,6 +11,7 @@ import inspect
 import math
 import types
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, Literal, Union, get_args, get_origin
 
 from .errors import ConfigError
@@ -42,18 +43,24 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, value in params.items():
         if name not in known:
-            raise ConfigError(f"{_title(cls)} has no parameter {name!r}{nearest(name, known)}")
+            raise ConfigError(f"{_title(cls)} has no parameter {short(name)}{nearest(name, known)}")
         ok, converted = _convert(value, hints.get(name, Any))
         if not ok:
-            raise ConfigError(f"{_title(cls)}: {name} must be {_describe(hints[name])}, got {value!r}")
+            raise ConfigError(f"{_title(cls)}: {name} must be {_describe(hints[name])}, got {short(value)}")
         checked[name] = converted
     return checked
+
+
+def short(value: Any, limit: int = 80) -> str:
+    """``repr`` cut to a length that still makes one line of a message, whatever a downloaded file holds."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def nearest(word: str, known: Any) -> str:
     """'; did you mean ...?' with the nearest known words, or the list of all of them."""
     known = sorted(known)
-    close = difflib.get_close_matches(str(word), known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:200], known, n=3, cutoff=0.5)
     if close:
         return f"; did you mean {' or '.join(map(repr, close))}?"
     return f"; known: {', '.join(known) or 'none'}"
@@ -72,12 +79,19 @@ def _convert(value: Any, hint: Any) -> tuple[bool, Any]:
         return any(value == arg and type(value) is type(arg) for arg in args), value
     if origin is tuple:
         return _convert_tuple(value, args)
-    if hint is float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and math.isfinite(value), float(value) if number else value
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
+    if hint is float or hint is int:
+        return _convert_number(value, hint)
     return isinstance(value, hint), value
+
+
+def _convert_number(value: Any, hint: type) -> tuple[bool, Any]:
+    if isinstance(value, bool) or not isinstance(value, Integral if hint is int else Real):
+        return False, value
+    try:
+        number = hint(value)
+    except (OverflowError, ValueError):  # an int that no float can hold
+        return False, value
+    return math.isfinite(number) if hint is float else True, number
 
 
 def _convert_tuple(value: Any, args: tuple[Any, ...]) -> tuple[bool, Any]:

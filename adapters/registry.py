@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
+from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, UnknownCompressorError
-from .params import check_params, nearest
+from .params import check_params, nearest, short
 
 if TYPE_CHECKING:
     from .base import Compressor
@@ -50,7 +51,7 @@ def get(name: str) -> type[Compressor]:
         UnknownCompressorError: no such name; the message holds the nearest ones.
     """
     if name not in list_compressors():
-        raise UnknownCompressorError(f"no compressor is called {name!r}{nearest(name, _CLASSES)}")
+        raise UnknownCompressorError(f"no compressor is called {short(name)}{nearest(name, _CLASSES)}")
     return _CLASSES[name]
 
 
@@ -67,7 +68,15 @@ def build(name: str, budget: float | int = 0.25, **params: Any) -> Compressor:
         ConfigError: unknown parameter, or one of a wrong type or out of range.
         BudgetError: budget out of range.
     """
-    cls = _import_class(name) if "." in name else get(name)
+    return make(_import_class(name) if isinstance(name, str) and "." in name else get(name), budget, params)
+
+
+def make(cls: type[Compressor], budget: float | int, params: Mapping[str, Any]) -> Compressor:
+    """Make a compressor of a class; params may have any names, so this is the way for what a file holds.
+
+    Raises:
+        ConfigError, BudgetError: as :func:`build`.
+    """
     return cls(budget=budget, **check_params(cls, params))
 
 
@@ -77,7 +86,7 @@ def _import_class(path: str) -> type[Compressor]:
     module, _, attribute = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # somebody's module may fail in any way
         raise UnknownCompressorError(f"cannot import the compressor {path!r}: {error}") from error
     if not (isinstance(cls, type) and issubclass(cls, Compressor)):
         raise UnknownCompressorError(f"{path!r} is not a subclass of framefold.Compressor")

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from .errors import InputError
 
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 @dataclass(frozen=True, eq=False)
 class VideoTokens:
@@ -46,12 +48,15 @@ class VideoTokens:
             attention: (T, H, W) or (T*H*W,) received attention, optional.
 
         Raises:
-            InputError: wrong rank, empty, not floating, or times / attention of the wrong shape.
+            InputError: no tensor, wrong rank, empty, not fp16 / bf16 / fp32 / fp64, or times / attention of the wrong
+                shape or not finite.
         """
+        if not isinstance(features, Tensor):
+            raise InputError(f"features must be a tensor (T, H, W, D), got {type(features).__name__}")
         if features.ndim != 4:
             raise InputError(f"features must be (T, H, W, D), got shape {tuple(features.shape)}")
-        if not features.is_floating_point():
-            raise InputError(f"features must be floating point, got {features.dtype}")
+        if features.dtype not in DTYPES:
+            raise InputError(f"features must be floating point (fp16, bf16, fp32 or fp64), got {features.dtype}")
         if features.numel() == 0:
             raise InputError(f"the video is empty: features have shape {tuple(features.shape)}")
         t, h, w, d = features.shape
@@ -64,7 +69,7 @@ class VideoTokens:
             size=torch.ones_like(ids),
             assign=ids,
             times=_times(times, t, device),
-            attention=_attention(attention, n, device),
+            attention=_attention(attention, (t, h, w), device),
         )
 
     def __len__(self) -> int:
@@ -134,7 +139,10 @@ class Compressed:
 def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:
     if times is None:
         return torch.arange(t, dtype=torch.float32, device=device)
-    times = torch.as_tensor(times, dtype=torch.float32, device=device)
+    try:
+        times = torch.as_tensor(times, dtype=torch.float32, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"times must be seconds: {error}") from error
     if times.shape != (t,):
         raise InputError(f"times must have one entry for each of the {t} frames, got shape {tuple(times.shape)}")
     if not bool(torch.isfinite(times).all()) or bool((times[1:] < times[:-1]).any()):
@@ -142,9 +150,14 @@ def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:
     return times
 
 
-def _attention(attention: Tensor | None, n: int, device: torch.device) -> Tensor | None:
+def _attention(attention: Tensor | None, grid: tuple[int, int, int], device: torch.device) -> Tensor | None:
     if attention is None:
         return None
-    if attention.numel() != n:
-        raise InputError(f"attention must have one value for each of the {n} tokens, got {tuple(attention.shape)}")
+    n = grid[0] * grid[1] * grid[2]
+    # Only these two shapes: another one of as many values would be read in another order.
+    if not isinstance(attention, Tensor) or tuple(attention.shape) not in (grid, (n,)):
+        shape = tuple(attention.shape) if isinstance(attention, Tensor) else type(attention).__name__
+        raise InputError(f"attention must be a tensor {grid} or ({n},), got {shape}")
+    if not bool(torch.isfinite(attention).all()):
+        raise InputError("attention holds NaN or infinite values")
     return attention.reshape(n).to(device)
