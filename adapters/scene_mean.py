@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -55,8 +54,8 @@ class SceneMean(Compressor):
         budget: retention ratio or tokens per video.
         members: see above.
         r: further members of a scene if they are chosen by similarity.
-        scene_goal: number of scenes to aim at before a scene gets all its tokens; None: sqrt(T), rounded up; 1 gives
-            the paper's whole frames at every budget.
+        scene_goal: number of scenes to aim at before a scene gets all its tokens; None: ceil(T / (r + 1)), the paper's
+            ratio; 1 gives whole frames at every budget.
         time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
             time as the paper does, large values give scenes of consecutive frames.
 
@@ -89,7 +88,7 @@ class SceneMean(Compressor):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         frames = video.grid[0]
-        goal = self.scene_goal or math.isqrt(frames - 1) + 1  # the root rounded up
+        goal = self.scene_goal or -(-frames // (self.r + 1))
         cells = min(max(-(-k // goal), -(-k // frames)), video.per_frame)
         scenes = self.scenes(video, -(-k // cells))
         rows, anchors = _layout(scenes, video.grid[1:], cells, k)
