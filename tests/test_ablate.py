@@ -1,6 +1,7 @@
 """The ablation on the embedded host, in miniature: equal tokens, paired questions, nothing done twice."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,14 @@ import pytest
 import torch
 
 import framefold
+from framefold.adapters.errors import FramefoldError
 from framefold.adapters.ops import budget_tokens
+from framefold.data.synthetic import QUESTION_TYPES
+from framefold.training import digests
 from framefold.training.ablate import ablate
+from framefold.training.digests import code_digest, host_digest
 from framefold.training.heldout import KeepEvidence
-from framefold.training.results import FOLDER, read_cells
+from framefold.training.results import FOLDER, ResultsError, read_cells
 
 HOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
 SMALL = {"host": str(HOST), "videos": 4, "frames": 16, "budgets": [0.25, 40]}
@@ -88,3 +93,74 @@ def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
     assert len(first) == len(second) == 6
     assert {3, 8} <= set(first.index.tolist())
     assert first.index.tolist() == sorted(first.index.tolist())
+
+
+@pytest.mark.parametrize(
+    "arguments, text",
+    [
+        ({"seeds": [-1], "compressors": ["random"]}, "seed must be"),
+        ({"exclude": ["needel"]}, "did you mean 'needle'"),
+        ({"exclude": list(QUESTION_TYPES)}, "no question type"),
+        ({"compressors": ["fila"]}, "no adapter"),
+        ({"params": {"fila": {"r": 1}}, "adapters": 1}, "those of its adapter"),
+        ({"adapters": 2}, "second adapter of fila"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_runs(
+    arguments: dict, text: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framefold.training.ablate.load_host", lambda host: pytest.fail("the host was loaded"))
+    arguments = SMALL | arguments | {"adapters": [str(adapter)] * arguments.get("adapters", 0)}
+    with pytest.raises(FramefoldError, match=text):
+        ablate(str(tmp_path / "out"), **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_seeds_of_its_own_budgets_of_one_number_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {"host": str(HOST), "videos": 2, "frames": 16, "compressors": ["random", "uniform", "uniform"]}
+    ablate(str(tmp_path), **few, budgets=[1, 1.0, 0.1, 0.10000001, 1], seeds=[0, 1, 1], oracle=False)
+    cells = read_cells(tmp_path)
+    keys = sorted((c["compressor"], repr(c["budget"]), c["seed"]) for c in cells)
+    assert keys == sorted(
+        [("identity", "1.0", 0)]
+        + [("random", b, s) for b in ("1", "1.0", "0.1", "0.10000001") for s in (0, 1)]
+        + [("uniform", b, 0) for b in ("1", "1.0", "0.1", "0.10000001")]
+    )
+    capsys.readouterr()
+    ablate(str(tmp_path), **few, budgets=[1, 1.0, 0.1, 0.10000001], seeds=[0, 1], oracle=False)
+    assert f"{len(cells)} cells, {len(cells)} already there" in capsys.readouterr().out
+
+
+def test_a_seed_may_be_given_as_a_parameter(tmp_path: Path) -> None:
+    ablate(
+        str(tmp_path), str(HOST), ["random"], params={"random": {"seed": 3}}, budgets=[0.1], videos=2, frames=16,
+        oracle=False,
+    )  # fmt: skip
+    assert [c["settings"]["params"] for c in read_cells(tmp_path) if c["compressor"] == "random"] == [{"seed": 3}]
+
+
+def test_old_cells_of_other_videos_stop_the_ablation_before_it_runs(results: Path, tmp_path: Path) -> None:
+    shutil.copytree(results, tmp_path / "copy")
+    with pytest.raises(ResultsError, match="differ in videos"):
+        ablate(str(tmp_path / "copy"), str(HOST), ["uniform"], budgets=[0.5], videos=3, frames=16)
+    assert not list((tmp_path / "copy" / FOLDER).glob("*b0.5*"))
+
+
+def test_digests_tell_hosts_and_code_apart(tmp_path: Path, random_host: Path) -> None:
+    before = host_digest(random_host)
+    shutil.copytree(random_host, tmp_path / "host")
+    assert host_digest(tmp_path / "host") == before != host_digest(HOST)
+    config = tmp_path / "host" / "config.json"
+    config.write_text(config.read_text() + " ")
+    assert host_digest(tmp_path / "host") != before
+    uniform, fila = (code_digest(type(framefold.build(name))) for name in ("uniform", "fila"))
+    assert len({uniform, fila, code_digest()}) == 3
+    assert uniform == code_digest(type(framefold.build("uniform")))
+
+
+def test_the_digest_of_a_method_follows_the_source_it_is_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(digests, "file_digest", lambda file: read.append(file.name) or "")
+    code_digest(type(framefold.build("fila")))
+    assert {"fila.py", "scene_mean.py", "kmeans.py", "ops.py", "base.py", "heldout.py", "synthetic.py"} <= set(read)
+    assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)

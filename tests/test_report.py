@@ -70,3 +70,53 @@ def test_missing_and_damaged_results_are_named(tmp_path: Path) -> None:
     (tmp_path / FOLDER / "zz.json").write_text("{")
     with pytest.raises(ResultsError, match="zz.json"):
         report(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes, text",
+    [
+        ({"videos": 41}, "videos"),
+        ({"data_seed": 1}, "data_seed"),
+        ({"host_weights": "x"}, "host_weights"),
+        ({"exclude": ["count"]}, "exclude"),
+        ({"adapter": "other"}, "adapter"),
+        ({"params": {"r": 2}}, "params"),
+    ],
+)
+def test_cells_of_different_settings_are_not_put_into_one_table(tmp_path: Path, changes: dict, text: str) -> None:
+    write_cell(tmp_path, SETTINGS, rows(0.5, 10), COST)
+    write_cell(tmp_path, replace(SETTINGS, budget=0.2, **changes), rows(0.5, 20), COST)
+    with pytest.raises(ResultsError, match=f"uniform-b0.1-s0.json and uniform-b0.2-s0.json differ in {text}"):
+        report(str(tmp_path))
+    assert not (tmp_path / "report.md").exists()
+
+
+def test_a_method_with_several_seeds_is_paired_with_one_that_has_one(tmp_path: Path) -> None:
+    write_cell(tmp_path, replace(SETTINGS, compressor="st_simdiff"), rows(0.9, 10), COST)
+    for seed in (0, 1):
+        write_cell(tmp_path, replace(SETTINGS, compressor="random", seed=seed), rows(0.3, 10, seed + 1), COST)
+    assert "| st_simdiff - random | +" in report(str(tmp_path)).read_text()
+
+
+def test_columns_are_ordered_by_tokens_and_one_token_is_not_all_of_them(tmp_path: Path) -> None:
+    for budget, tokens in ((1, 1), (1.0, 1024), (40, 40), (0.5, 512), (0.1, 102), (0.10000001, 102)):
+        write_cell(tmp_path, replace(SETTINGS, budget=budget), rows(0.5, tokens), COST)
+    head = report(str(tmp_path)).read_text().split("| compressor |")[1].splitlines()[0]
+    assert head.startswith(" 100 % (1024 tokens) | 50 % (512 tokens) | ")
+    assert head.endswith(" | 40 tokens (40 tokens) | 1 tokens (1 tokens) |") and "10.000001 %" in head
+
+
+@pytest.mark.parametrize("compressor", ["identity", "uniform", "oracle"])
+def test_a_single_cell_is_a_report(tmp_path: Path, compressor: str) -> None:
+    write_cell(tmp_path, replace(SETTINGS, compressor=compressor), rows(0.5, 10), COST)
+    name = "all tokens" if compressor == "identity" else compressor
+    assert f"| {name} | {100 * answers_of(read_cells(tmp_path)).macro:.1f} " in report(str(tmp_path)).read_text()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", '{"schema": 1}', '{"schema": 1, "settings": {}}', '{"schema": 2}'])
+def test_a_cell_of_another_shape_is_named_and_redone(tmp_path: Path, text: str) -> None:
+    write_cell(tmp_path, SETTINGS, rows(0.5, 10), COST)
+    (tmp_path / FOLDER / SETTINGS.file).write_text(text)
+    with pytest.raises(ResultsError, match=SETTINGS.file):
+        report(str(tmp_path))
+    assert read_cell(tmp_path, SETTINGS) is None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,12 @@ from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import get
 from ..data.samples import Recipe
+from ..data.synthetic import QUESTION_TYPES
+from .digests import code_digest, file_digest, host_digest
 from .heldout import HeldOut, held_out, put, put_to_oracle
 from .hostio import Host, load_host
 from .report import FULL, ORACLE, report
-from .results import Settings, read_cell, write_cell
+from .results import Settings, check_comparable, read_cell, stored_cells, write_cell
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Entrant:
         if self.folder is not None:
             return load(self.folder, budget=budget).eval()
         seeded = {"seed": seed} if "seed" in init_params(get(self.name)) else {}
-        return build(self.name, budget, **seeded, **self.params).eval()
+        return build(self.name, budget, **{**seeded, **self.params}).eval()
 
 
 def ablate(
@@ -46,7 +48,7 @@ def ablate(
     compressors: list[str] | None = None,
     adapters: list[str] | None = None,
     params: dict[str, dict[str, Any]] | None = None,
-    budgets: list[float | int] | None = None,
+    budgets: list[int | float] | None = None,  # in this order: the command line tries types from the left
     seeds: list[int] | None = None,
     oracle: bool = True,
     videos: int = 150,
@@ -73,28 +75,35 @@ def ablate(
         batch_size: videos per forward of the language model.
 
     Raises:
-        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter; BudgetError: a wrong budget.
+        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter, seed or question type, or two adapters of
+            one compressor; BudgetError: a wrong budget.
+        ResultsError: the folder holds cells, other than those to be made, that cannot stand in one table with them.
         HostError: no host there; AdapterFileError: a damaged adapter; DataError: no such split or too few frames.
     """
-    folder, grid = Path(out), [check_budget(b) for b in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
+    folder, seeds = Path(out), list(dict.fromkeys(seeds or [0]))
+    grid = [check_budget(b) for b in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
+    grid = list({repr(budget): budget for budget in grid}.values())  # 1 and 1.0 are two
     entrants = list(_entrants(compressors, adapters or [], params or {}))
-    for entrant in entrants:
-        entrant.build(grid[0], 0)  # wrong parameters are found before the host is loaded
+    for entrant, seed in product(entrants, seeds):
+        entrant.build(grid[0], seed)  # wrong parameters are found before the host is loaded
     if videos < 1 or batch_size < 1:
         raise ConfigError(f"videos and batch_size must be positive, got {videos} and {batch_size}")
+    _check_types(exclude or [])
     recipe = Recipe((frames, frames), data_seed, split)
     frozen = load_host(host)
     base = Settings(
-        "", {}, None, 1.0, 0, host, _sha256(Path(host) / WEIGHTS), videos, frames, data_seed, split, exclude or []
+        "", {}, None, 1.0, 0, host, host_digest(Path(host)), videos, frames, data_seed, split, exclude or []
     )
-    cells = list(_cells(entrants, grid, seeds or [0], base, oracle))
+    cells = list(_cells(entrants, grid, seeds, base, oracle))
+    others = stored_cells(folder, without={s.file for _, s in cells})
+    check_comparable([asdict(s) for _, s in cells] + [cell["settings"] for cell in others], folder)
     todo = [(entrant, s) for entrant, s in cells if read_cell(folder, s) is None]
     print(f"ablation: {len(cells)} cells, {len(cells) - len(todo)} already there")
     if todo:
         made = held_out(frozen, recipe, videos, batch_size)
         batches = list(track(made, "encoding held-out videos", total=-(-videos // batch_size)))
-        for entrant, settings in track(todo, "cells"):
-            rows, cost = _run(frozen, entrant, settings, batches)
+        for row, settings in track(todo, "cells"):
+            rows, cost = _run(frozen, row, settings, batches)
             write_cell(folder, settings, rows, cost)
     report(out)
 
@@ -112,18 +121,24 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
     trained = {}
     for path in adapters:
         compressor = load(path)
+        if compressor.name in trained:
+            raise ConfigError(f"{path} is a second adapter of {compressor.name}: give each an ablation of its own")
+        if compressor.name in params:
+            raise ConfigError(f"the parameters of {compressor.name} are those of its adapter: leave them out of params")
         trained[compressor.name] = compressor.params()
-        yield Entrant(compressor.name, compressor.params(), path, _sha256(Path(path) / WEIGHTS))
+        yield Entrant(compressor.name, compressor.params(), path, file_digest(Path(path) / WEIGHTS))
     shared = {str(get(name).counterpart): values for name, values in trained.items() if get(name).counterpart}
     for name in params:
         if name not in list_compressors():
             raise ConfigError(f"params name no compressor {name!r}{nearest(name, list_compressors())}")
-    for name in names or list_compressors():
+    for name in dict.fromkeys(names or list_compressors()):
         cls = get(name)
         if name in trained:
             continue
         if cls.trainable or cls.query_aware or cls.needs_attention:
             why = "no adapter of it was given" if cls.trainable else "it needs inputs that this ablation does not have"
+            if names:
+                raise ConfigError(f"{name} cannot take part: {why}")
             print(f"ablation: {name} is left out: {why}")
             continue
         known = init_params(cls)
@@ -136,20 +151,26 @@ def _cells(
 ) -> Iterator[tuple[Entrant | None, Settings]]:
     for entrant in entrants:
         cls = get(entrant.name)
-        common = replace(base, compressor=entrant.name, params=entrant.params, adapter=entrant.weights)
+        common = replace(
+            base, compressor=entrant.name, params=entrant.params, adapter=entrant.weights, code=code_digest(cls)
+        )
         if not cls.exact_budget:  # identity: the row of full tokens
             yield entrant, replace(common, budget=1.0)
             continue
         draws = "seed" in init_params(cls) and "seed" not in entrant.params
         for budget in budgets:
-            for seed in seeds if draws else seeds[:1]:
+            for seed in seeds if draws else [0]:
                 yield entrant, replace(common, budget=budget, seed=seed)
     if FULL not in {entrant.name for entrant in entrants}:
-        yield Entrant(FULL, {}), replace(base, compressor=FULL)
+        yield Entrant(FULL, {}), replace(base, compressor=FULL, code=code_digest(get(FULL)))
     if oracle:
         for budget in budgets:
-            yield None, replace(base, compressor=ORACLE, budget=budget)
+            yield None, replace(base, compressor=ORACLE, budget=budget, code=code_digest())
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+def _check_types(exclude: list[str]) -> None:
+    unknown = [kind for kind in exclude if kind not in QUESTION_TYPES]
+    if unknown:
+        raise ConfigError(f"no question type {unknown[0]!r} to exclude{nearest(unknown[0], QUESTION_TYPES)}")
+    if set(exclude) == set(QUESTION_TYPES):
+        raise ConfigError("exclude leaves no question type for the headline")

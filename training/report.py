@@ -9,7 +9,7 @@ from typing import Any
 from ..adapters.folder import replace_file
 from .plots import plot_accuracy
 from .results import answers_of, read_cells
-from .statistics import Answers, macro_interval, paired_difference
+from .statistics import Answers, macro_interval, paired_difference, same_questions
 
 Cell = dict[str, Any]
 FULL, ORACLE = "identity", "oracle"
@@ -25,7 +25,7 @@ def report(results: str) -> Path:
         Path of the report.
 
     Raises:
-        ResultsError: no results, or damaged ones.
+        ResultsError: no results, damaged ones, or such as cannot stand in one table.
     """
     out = Path(results)
     table = Table(read_cells(out))
@@ -42,12 +42,16 @@ class Table:
     """Cells arranged as rows (compressors) by columns (budgets)."""
 
     def __init__(self, cells: list[Cell]) -> None:
-        self.by_row: dict[str, dict[float, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+        self.by_row: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+        tokens: dict[str, float] = {}
         for cell in cells:
-            self.by_row[cell["compressor"]][cell["budget"]].append(cell)
+            self.by_row[cell["compressor"]][_label(cell["budget"])].append(cell)
+            if cell["compressor"] != FULL:
+                tokens[_label(cell["budget"])] = cell["tokens"]
         self.full = self._full()
         rows = [name for name in self.by_row if name != FULL]
-        self.budgets = sorted({budget for name in rows for budget in self.by_row[name]}, reverse=True)
+        self.budgets = sorted(tokens, key=lambda label: tokens[label], reverse=True)
+        self.middle = self.budgets[max(0, len(self.budgets) - 2)] if self.budgets else ""
         self.rows = sorted(rows, key=self._rank, reverse=True)
         self.sample = cells[0]
 
@@ -59,7 +63,7 @@ class Table:
         smallest = self.answers(name, self.budgets[-1])
         return name == ORACLE, -1.0 if smallest is None else smallest.macro
 
-    def answers(self, name: str, budget: float) -> Answers | None:
+    def answers(self, name: str, budget: str) -> Answers | None:
         """Answers of a row at a budget, None where it was not run."""
         cells = self.by_row.get(name, {}).get(budget)
         return answers_of(cells) if cells else None
@@ -69,7 +73,7 @@ class Table:
         curves = {}
         for name in self.rows:
             points = []
-            for _, cells in sorted(self.by_row[name].items()):
+            for cells in sorted(self.by_row[name].values(), key=lambda cells: cells[0]["tokens"]):
                 interval = macro_interval(answers_of(cells))
                 points.append((cells[0]["tokens"], interval.value, interval.low, interval.high))
             curves[name] = points
@@ -87,7 +91,7 @@ class Table:
 
     def accuracy(self) -> str:
         """Markdown: accuracy of each row at each budget."""
-        head = [f"{_percent(b)} ({self._tokens(b)})" for b in self.budgets]
+        head = [f"{b} ({self._tokens(b)})" for b in self.budgets] or ["no budget"]
         lines = [_row("compressor", *head), _row(*["---"] * (len(head) + 1))]
         for name in self.rows:
             values = []
@@ -96,21 +100,19 @@ class Table:
                 values.append("" if answers is None else _interval(macro_interval(answers)))
             lines.append(_row(name, *values))
         if self.full is not None:
-            lines.append(_row("all tokens", f"{100 * self.full:.1f} (every column)", *[""] * (len(self.budgets) - 1)))
+            lines.append(_row("all tokens", f"{100 * self.full:.1f} (every column)", *[""] * (len(head) - 1)))
         return "\n".join(lines)
 
     def differences(self) -> str:
         """Markdown: paired differences in points: trained rows to their counterparts, st_simdiff to the floor."""
         pairs = [("st_simdiff", "uniform"), ("st_simdiff", "random"), *self._counterparts()]
-        lines = [_row("paired difference", *map(_percent, self.budgets)), _row(*["---"] * (len(self.budgets) + 1))]
+        lines = [_row("paired difference", *self.budgets), _row(*["---"] * (len(self.budgets) + 1))]
         for a, b in pairs:
             values = []
             for budget in self.budgets:
                 one, other = self.answers(a, budget), self.answers(b, budget)
-                comparable = one is not None and other is not None and one.asked.shape == other.asked.shape
-                values.append(
-                    _interval(paired_difference(one, other), sign=True) if comparable and one and other else ""
-                )
+                paired = one is not None and other is not None and same_questions(one, other)
+                values.append(_interval(paired_difference(one, other), sign=True) if paired and one and other else "")
             if any(values):
                 lines.append(_row(f"{a} - {b}", *values))
         return "\n".join(lines)
@@ -123,18 +125,18 @@ class Table:
 
     def by_type(self) -> str:
         """Markdown: accuracy per question type at the smallest budget but one, in percent."""
-        budget = self.budgets[max(0, len(self.budgets) - 2)]
+        budget = self.middle
         table = {name: answers.by_type for name in self.rows if (answers := self.answers(name, budget))}
         types = sorted({kind for accuracies in table.values() for kind in accuracies})
-        lines = [_row(f"at {_percent(budget)}", *types), _row(*["---"] * (len(types) + 1))]
+        lines = [_row(f"at {budget}", *types), _row(*["---"] * (len(types) + 1))]
         lines += [_row(n, *[f"{100 * a[t]:.0f}" if t in a else "" for t in types]) for n, a in table.items()]
         return "\n".join(lines)
 
     def cost(self) -> str:
         """Markdown: what each row costs at the same budget, milliseconds per video on this machine."""
-        budget = self.budgets[max(0, len(self.budgets) - 2)]
+        budget = self.middle
         lines = [
-            _row(f"at {_percent(budget)}", "visual tokens entering the LM", "compressor ms", "prefill and answers ms"),
+            _row(f"at {budget}", "visual tokens entering the LM", "compressor ms", "prefill and answers ms"),
             _row(*["---"] * 4),
         ]
         for name in self.rows:
@@ -143,7 +145,7 @@ class Table:
                 lines.append(_row(name, f"{cell['tokens_entered']:.1f}", *times))
         return "\n".join(lines)
 
-    def _tokens(self, budget: float) -> str:
+    def _tokens(self, budget: str) -> str:
         counts = {round(cell["tokens"]) for name in self.rows for cell in self.by_row[name].get(budget, [])}
         return f"{'/'.join(map(str, sorted(counts)))} tokens"
 
@@ -152,8 +154,9 @@ def _row(*values: str) -> str:
     return f"| {' | '.join(values)} |"
 
 
-def _percent(budget: float | int) -> str:
-    return f"{100 * budget:g} %" if isinstance(budget, float) else f"{budget} tokens"
+def _label(budget: float | int) -> str:
+    """Name of a column; 1 token and 1.0 of the tokens are two."""
+    return f"{100 * budget:.10g} %" if isinstance(budget, float) else f"{budget} tokens"
 
 
 def _interval(interval: Any, sign: bool = False) -> str:

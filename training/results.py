@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,14 @@ import transformers
 from .. import __version__
 from ..adapters.errors import FramefoldError
 from ..adapters.folder import replace_file
+from ..adapters.params import short
 from .statistics import Answers, macro_interval
 
 SCHEMA = 1
 FOLDER = "cells"
+# What the cells of one table have in common.
+COMMON = ("host_weights", "videos", "frames", "data_seed", "split", "exclude")
+MEASURED = ("answers", "n", "tokens", "tokens_entered", "compressor_ms", "llm_ms")
 
 
 class ResultsError(FramefoldError, ValueError):
@@ -37,9 +41,10 @@ class Settings:
         compressor: name of the row.
         params: its constructor parameters; adapter: SHA-256 of its weights, None without.
         budget: retention ratio or tokens per video; seed: of methods that draw.
-        host: folder of the host; host_weights: SHA-256 of its weights.
+        host: folder of the host; host_weights: SHA-256 of its weights and configuration.
         videos, frames, data_seed, split: the held-out videos.
         exclude: question types that are left out of the headline.
+        code: SHA-256 of the source that makes the videos, compresses them and asks.
     """
 
     compressor: str
@@ -54,10 +59,12 @@ class Settings:
     data_seed: int
     split: str
     exclude: list[str]
+    code: str = ""
 
     @property
     def file(self) -> str:
-        return f"{self.compressor}-b{self.budget:g}-s{self.seed}.json"
+        """Name of the cell's file: 1 token and 1.0 of the tokens differ, and so do 0.1 and 0.10000001."""
+        return f"{self.compressor}-b{self.budget!r}-s{self.seed}.json"
 
 
 def write_cell(out: Path, settings: Settings, rows: list[dict[str, Any]], cost: dict[str, float]) -> dict[str, Any]:
@@ -106,6 +113,8 @@ def read_cell(out: Path, settings: Settings) -> dict[str, Any] | None:
         cell = json.loads((out / FOLDER / settings.file).read_text())
     except (OSError, ValueError):
         return None
+    if not isinstance(cell, dict):
+        return None
     same = cell.get("schema") == SCHEMA and cell.get("settings") == json.loads(json.dumps(asdict(settings)))
     return cell if same else None
 
@@ -114,19 +123,61 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
     """All cells of a results folder.
 
     Raises:
-        ResultsError: there are none, or one is damaged.
+        ResultsError: there are none, one is damaged, or they cannot stand in one table.
+    """
+    cells = stored_cells(out)
+    if not cells:
+        raise ResultsError(f"no results in {out / FOLDER}: run 'framefold ablate --out {out}' first")
+    check_comparable([cell["settings"] for cell in cells], out)
+    return cells
+
+
+def check_comparable(settings: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """One table holds answers about the same videos by the same host, and in a row the same adapter and parameters.
+
+    Args:
+        settings: of cells, as dictionaries. out: their folder, for the message.
+
+    Raises:
+        ResultsError: they differ; the message names two cells and in what.
+    """
+    rows: dict[str, Mapping[str, Any]] = {}
+    for one in settings:
+        row = rows.setdefault(one["compressor"], one)
+        pairs = [(settings[0], COMMON), (row, ("params", "adapter"))]
+        for other, fields in pairs:
+            for name in fields:
+                if one[name] != other[name]:
+                    files = " and ".join(Settings(**s).file for s in (other, one))
+                    raise ResultsError(
+                        f"{out / FOLDER}: {files} differ in {name} ({short(other[name])}, {short(one[name])}): "
+                        "give each ablation an --out of its own, or delete the old cells"
+                    )
+
+
+def stored_cells(out: Path, without: Container[str] = ()) -> list[dict[str, Any]]:
+    """The cells of a results folder, those of the file names in ``without`` left out; perhaps none.
+
+    Raises:
+        ResultsError: one is damaged.
     """
     cells = []
     for file in sorted((out / FOLDER).glob("*.json")):
+        if file.name in without:
+            continue
         try:
             cell = json.loads(file.read_text())
-        except ValueError as error:
+            if not isinstance(cell, dict):
+                raise ValueError("no JSON object")
+            if cell.get("schema") == SCHEMA:
+                Settings(**cell["settings"])
+                if missing := [key for key in MEASURED if key not in cell]:
+                    raise ValueError(f"no {missing[0]}")
+        except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{file} is damaged ({error}): delete it and run 'framefold ablate' again") from error
         if cell.get("schema") != SCHEMA:
             raise ResultsError(f"{file} has schema {cell.get('schema')}, not {SCHEMA}: run 'framefold ablate' again")
         cells.append(cell)
-    if not cells:
-        raise ResultsError(f"no results in {out / FOLDER}: run 'framefold ablate --out {out}' first")
     return cells
 
 

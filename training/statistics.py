@@ -77,13 +77,22 @@ def macro_interval(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) 
 def paired_difference(a: Answers, b: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Macro accuracy of a minus that of b on the same questions, with the 95 % interval of the paired difference.
 
+    One of them may have been asked several times (seeds), if that holds for every question alike.
+
     Raises:
         ValueError: a and b were not asked the same questions.
     """
-    if a.types != b.types or not np.array_equal(a.asked, b.asked):
+    if not same_questions(a, b):
         raise ValueError("a paired difference needs two methods that were asked the same questions")
     draws = _resampled_macros(a, resamples, seed) - _resampled_macros(b, resamples, seed)
     return Interval(a.macro - b.macro, *np.percentile(draws, [2.5, 97.5]).tolist())
+
+
+def same_questions(a: Answers, b: Answers) -> bool:
+    """Whether a and b were asked as many questions of each type about each video, up to a common number of repeats."""
+    if a.types != b.types or a.asked.shape != b.asked.shape:
+        return False
+    return np.array_equal(a.asked * b.asked.sum(), b.asked * a.asked.sum())
 
 
 def _resampled_macros(answers: Answers, resamples: int, seed: int) -> np.ndarray:
