@@ -16,7 +16,16 @@ import torch
 from framefold.__main__ import main
 from framefold.training.module import CompressorModule
 
-COMMON = ["--config", "compressor/fila", "--config", "trainer/cpu", "--trainer.enable_progress_bar", "false"]
+COMMON = [
+    "--config",
+    "compressor/fila",
+    "--model.budget",
+    "0.1",
+    "--config",
+    "trainer/cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+]
 SMALL = ["--data.batch_size", "2", "--data.val_videos", "2", "--data.val_frames", "16", "--data.val_batch_size", "2"]
 
 
