@@ -1,5 +1,6 @@
 """The framefold command: quick help, lazy verbs, and every error as one clear line."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import pytest
 
 from framefold.__main__ import FUNCTIONS, LIGHTNING, main
 from framefold.configs import ConfigNotFoundError, expand, find, names
-from framefold.training.command import join_lists
+from framefold.training import ablate
+from framefold.training.command import call, join_lists
 
 
 def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -94,3 +96,34 @@ def test_packaged_configs_go_by_short_name_and_files_by_path(tmp_path: Path) -> 
     assert expand(["--config", "ablation/demo", "--x=1"])[1].endswith("demo.yaml")
     with pytest.raises(ConfigNotFoundError, match="ablation/demo"):
         find("ablation/nothing")
+
+
+@pytest.mark.parametrize(
+    "words", [["2024"], ["my runs/fila", "b"], ["a: b"], ["a #b"], ["true"], ["{x}"], ["*x"], ["null", "x"], ["it's"]]
+)
+def test_words_of_a_list_stay_the_words_that_were_typed(words: list[str]) -> None:
+    seen = []
+
+    def function(names: list[str] | None = None, more: list[int | float] | None = None) -> None:
+        seen.extend([names, more])
+
+    assert call(function, "x", ["--names", *words, "--more", "40", "0.5"]) == 0
+    assert seen == [words, [40, 0.5]] and isinstance(seen[1][0], int)
+
+
+def test_budgets_of_the_ablation_may_be_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {}
+    real = ablate.ablate
+
+    @functools.wraps(real)
+    def noted(**arguments: object) -> None:
+        seen.update(arguments)
+
+    assert call(noted, "ablate", ["--out", "x", "--budgets", "40", "1", "1.0", "0.5"]) == 0
+    assert [repr(budget) for budget in seen["budgets"]] == ["40", "1", "1.0", "0.5"]
+
+
+def test_a_config_that_is_no_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00\xd8\x80")
+    with pytest.raises(SystemExit, match="codec|config"):
+        call(lambda seed=0: None, "x", ["--config", str(tmp_path / "x.yaml")])

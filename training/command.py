@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
@@ -32,8 +33,8 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     parser.add_function_arguments(function, as_positional=False)
     try:
         values = parser.instantiate_classes(parser.parse_args(expand(join_lists(function, args))))
-    except (jsonargparse.ArgumentError, argparse.ArgumentError) as error:
-        text = " ".join(str(error).split())
+    except (jsonargparse.ArgumentError, argparse.ArgumentError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())[:1000]
         raise SystemExit(f"{text} (options: framefold {verb} --help)") from error
     result = function(**{key: value for key, value in values.as_dict().items() if key != "config"})
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
@@ -46,7 +47,7 @@ def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") 
         prefix: what comes before a parameter's name in its option, such as "data.".
     """
     parameters = inspect.signature(function, eval_str=True).parameters
-    lists = {f"--{prefix}{name}" for name, p in parameters.items() if _is_list(p.annotation)}
+    lists = {f"--{prefix}{name}": _is_text(p.annotation) for name, p in parameters.items() if _is_list(p.annotation)}
     out: list[str] = []
     rest = list(args)
     while rest:
@@ -54,9 +55,15 @@ def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") 
         values: list[str] = []
         while word in lists and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
-        bare = bool(values) and not values[0].startswith("[") and values[0] != "null"
+        bare = bool(values) and not values[0].startswith("[") and values != ["null"]
+        if bare and lists[word]:  # quoted, or YAML would make a number of a folder called 2024
+            values = [json.dumps(text) for value in values for text in value.split(",")]
         out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
     return out
+
+
+def _is_text(hint: Any) -> bool:
+    return get_origin(hint) is list and str in get_args(hint) or any(_is_text(arg) for arg in get_args(hint))
 
 
 def _is_list(hint: Any) -> bool:
