@@ -28,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from ..adapters.errors import FramefoldError
 from ..data.synthetic import VOCABULARY
 
 SPECIAL = ("<pad>", "<unk>", "</s>", "<user>", "<assistant>", "<image>", "<video>")
@@ -44,7 +45,7 @@ CHAT_TEMPLATE = """
 """.strip()
 
 
-class HostError(ValueError):
+class HostError(FramefoldError, ValueError):
     """A host folder or host setting that cannot be used; the message says what to do."""
 
 

@@ -19,10 +19,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adapters.errors import FramefoldError
+
 IGNORE = -100
 
 
-class PromptError(ValueError):
+class PromptError(FramefoldError, ValueError):
     """Questions or a chat template that one shared prefix cannot serve."""
 
 
