@@ -45,7 +45,16 @@ def fit(out: Path, host: Path, shards: Path, *args: str) -> dict[str, torch.Tens
 
 @pytest.mark.timeout(550)
 def test_ddp_and_zero_2_end_with_the_same_weights(random_host, shards, tmp_path):
-    steps = ["--trainer.max_steps", "4", "--trainer.gradient_clip_val", "0.5", "--data.batch_size", "1"]
+    steps = [
+        "--trainer.max_steps",
+        "4",
+        "--trainer.gradient_clip_val",
+        "0.5",
+        "--trainer.accumulate_grad_batches",
+        "2",
+        "--data.batch_size",
+        "1",
+    ]
     two = ["--trainer.devices", "2", *steps]
     ddp = fit(tmp_path / "ddp", random_host, shards, *two, "--trainer.strategy", "ddp")
     zero = fit(tmp_path / "zero", random_host, shards, *two, "--trainer.strategy", "deepspeed_cpu_stage_2")

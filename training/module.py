@@ -111,7 +111,11 @@ class CompressorModule(pl.LightningModule):
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
         self.log("train/visual_tokens", visual_tokens(self.host, prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return total
+        return total * self._accumulated_twice()
+
+    def _accumulated_twice(self) -> int:
+        """DeepSpeed divides the loss by the number of accumulated batches, after Lightning has done so."""
+        return self.trainer.accumulate_grad_batches if self.trainer.strategy.handles_gradient_accumulation else 1
 
     def draw_budget(self, step: int) -> Budget:
         """The training budget of a step: the same on every rank and after resuming."""
