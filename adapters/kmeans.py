@@ -44,14 +44,12 @@ def _first_argmin(distance: Tensor) -> Tensor:
 
 
 def _farthest_first(points: Tensor, k: int) -> Tensor:
-    """(k,) distinct rows."""
+    """(k,) rows, distinct unless fewer than k points are; the clusters of repeated ones are then filled."""
     chosen = torch.zeros(k, dtype=torch.long, device=points.device)
     nearest = (points - points[0]).square().sum(-1)
-    nearest[0] = -1  # below every distance: never chosen again, even among equal points
     for i in range(1, k):
         chosen[i] = row = (nearest == nearest.max()).to(torch.uint8).argmax()
         nearest = torch.minimum(nearest, (points - points[row]).square().sum(-1))
-        nearest[row] = -1
     return chosen
 
 

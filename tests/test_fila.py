@@ -217,6 +217,14 @@ def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
     assert len(out) == 24 and int(out.size.sum()) == 6 * int(used.sum())
 
 
+def test_a_representative_belongs_to_its_own_scene_whatever_it_is_like() -> None:
+    """Equal frames are equally similar, and black ones similar to nothing, themselves included."""
+    for x in (torch.ones(12, 2, 3, 8), torch.zeros(12, 2, 3, 8)):
+        video = VideoTokens.from_grid(x)
+        found = framefold.build("scene_mean").scenes(video, 5)
+        assert found.frame_scene[found.representatives].tolist() == list(range(5))
+
+
 def test_refusals() -> None:
     for wrong in ({"r": -1}, {"time_weight": -0.5}, {"spatial": 0}):
         with pytest.raises(ConfigError, match="scene_mean"):

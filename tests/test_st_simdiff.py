@@ -146,10 +146,11 @@ def test_no_community_vanishes_while_one_token_each_is_affordable(share: float) 
                 assert bool((torch.bincount(graph.labels[rows[~graph.turning[rows]]], minlength=count) <= 1).all())
 
 
-def test_turning_points_and_representatives_are_both_there() -> None:
-    for seed in range(8):
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_turning_points_and_representatives_are_both_there(share: float) -> None:
+    for seed in range(4):
         video = VideoTokens.from_grid(drifting((10, 3, 4), seed=seed))
-        compressor = framefold.build("st_simdiff", 2)
+        compressor = framefold.build("st_simdiff", 2, event_share=share)
         graph = compressor.graph(video)
         central = rank_in_group(graph.centrality, graph.labels) == 0
         for k in range(2, 120, 3):
@@ -195,6 +196,14 @@ def test_scale_does_not_matter(scale: float) -> None:
     plain = compressor(VideoTokens.from_grid(x)).tokens.index
     assert torch.equal(plain, compressor(VideoTokens.from_grid(x * scale)).tokens.index)
     assert torch.equal(plain, compressor(VideoTokens.from_grid(x.double() * scale**5)).tokens.index)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_measured_in_fp32(dtype: torch.dtype) -> None:
+    for seed in range(5):
+        x = drifting((8, 4, 4), width=64, seed=seed).to(dtype)
+        half, full = (framefold.build("st_simdiff").graph(VideoTokens.from_grid(y)) for y in (x, x.float()))
+        assert torch.equal(half.temporal, full.temporal) and torch.equal(half.centrality, full.centrality)
 
 
 def test_thresholds() -> None:
