@@ -6,6 +6,7 @@ against the constructor's signature, and weights are read with safetensors only.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -36,7 +37,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 
 
 def save_folder(compressor: Compressor, folder: str | os.PathLike[str], fields: dict[str, Any]) -> None:
-    """Write an adapter folder; each file is written beside and renamed, the config last.
+    """Write an adapter folder; the files are written beside and renamed when all are there, the config last.
 
     Args:
         fields: further JSON-able fields of the config, such as the base model.
@@ -56,11 +57,12 @@ def save_folder(compressor: Compressor, folder: str | os.PathLike[str], fields: 
     }
     text = json.dumps(config, indent=2) + "\n"
     state = {key: value.detach().contiguous().cpu() for key, value in compressor.state_dict().items()}
+    files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda beside: beside.write_text(text)}
     if state:
-        replace_file(path / WEIGHTS, lambda beside: save_file(state, beside))
-    else:
+        files = {path / WEIGHTS: lambda beside: save_file(state, beside), **files}
+    replace_files(files)
+    if not state:
         (path / WEIGHTS).unlink(missing_ok=True)
-    replace_file(path / CONFIG, lambda beside: beside.write_text(text))
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -68,16 +70,32 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
     Args:
         write: called with the path to write to.
+
+    Raises:
+        OSError: it cannot be written; the error names it.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    beside = Path(name)
+    replace_files({path: write})
+
+
+def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
+    """As :func:`replace_file`, for files that belong together: none is renamed before all are written."""
+    written: dict[Path, Path] = {}
     try:
-        write(beside)
-        beside.chmod(0o644)  # mkstemp makes files that only their owner can read
-        os.replace(beside, path)
+        for path, write in files.items():
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+            os.close(handle)
+            written[path] = Path(name)
+            try:
+                write(written[path])
+            except (OSError, SafetensorError) as error:
+                text = getattr(error, "strerror", None) or str(error)
+                raise OSError(getattr(error, "errno", None) or errno.EIO, text, str(path)) from error
+            written[path].chmod(0o644)  # mkstemp makes files that only their owner can read
+        for path, beside in written.items():
+            os.replace(beside, path)
     finally:
-        beside.unlink(missing_ok=True)
+        for beside in written.values():
+            beside.unlink(missing_ok=True)
 
 
 def load_folder(

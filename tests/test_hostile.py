@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters import folder
 from framefold.adapters.errors import AdapterFileError, ConfigError, ContractError, InputError, UnknownCompressorError
 from framefold.adapters.fila import Fila
 
@@ -155,3 +157,29 @@ def test_a_class_that_would_load_as_another_one_is_not_saved(tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="name of its own"):
         Mine(0.1).save_pretrained(tmp_path / "adapter")
     assert not (tmp_path / "adapter").exists()
+
+
+@pytest.mark.parametrize("old", [False, True])
+@pytest.mark.parametrize("at", ["config", "weights"])
+def test_a_disk_that_fills_up_at_either_file_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, old: bool
+) -> None:
+    if old:
+        framefold.build("fila", 0.2, dim=8, grid=[2, 3]).save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise (OSError(28, "No space left on device") if at == "config" else SafetensorError("No space left on device"))
+
+    if at == "config":
+        monkeypatch.setattr(Path, "write_text", full)
+    else:
+        monkeypatch.setattr(folder, "save_file", full)
+    newer = framefold.build("fila", 0.9, dim=8, grid=[2, 3])
+    with torch.no_grad():
+        for parameter in newer.parameters():
+            parameter.fill_(1.0)
+    with pytest.raises(OSError, match="No space left") as caught:
+        newer.save_pretrained(tmp_path)
+    assert Path(caught.value.filename).parent == tmp_path, "the message does not say where"
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
