@@ -62,3 +62,13 @@ def test_unequal_questions_are_not_compared() -> None:
     a, b = answers(np.ones((3, 2), bool)), answers(np.ones((4, 2), bool))
     with pytest.raises(ValueError, match="same questions"):
         paired_difference(a, b)
+
+
+def test_a_method_asked_twice_is_paired_with_one_asked_once() -> None:
+    rng = np.random.default_rng(4)
+    a, b = answers(rng.random((60, 3)) < 0.8), answers(rng.random((60, 3)) < 0.5)
+    twice = Answers(2 * b.hits, 2 * b.asked, b.types)
+    assert paired_difference(a, twice) == paired_difference(a, b)
+    uneven = Answers(b.hits, b.asked + np.eye(60, 3, dtype=np.int64), b.types)
+    with pytest.raises(ValueError, match="same questions"):
+        paired_difference(a, uneven)
