@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -70,6 +71,27 @@ def test_a_query_aware_method_gets_its_query_or_raises(clean_registry) -> None:
     assert compressor(video(), query).tokens.index.tolist() == [7]
     with pytest.raises(InputError, match="query-aware"):
         compressor(video())
+
+
+def test_touch_gives_gradients_to_parameters_of_a_branch_not_taken(clean_registry) -> None:
+    class Branching(Selector):
+        name = "branching_of_a_test"
+        trainable = True
+
+        def __init__(self, budget: float | int = 0.25) -> None:
+            super().__init__(budget)
+            self.unused, self.frozen = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8).requires_grad_(False)
+
+        def compress(self, video: VideoTokens, k: int, query: torch.Tensor | None) -> VideoTokens:
+            out = video.keep(torch.arange(k))
+            return replace(out, features=out.features + self.touch())
+
+    compressor = framefold.build("branching_of_a_test", 3)
+    out = compressor(video()).tokens.features
+    assert torch.equal(out, video().features[:3])
+    out.sum().backward()
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in compressor.unused.parameters())
+    assert all(p.grad is None for p in compressor.frozen.parameters())
 
 
 def test_an_unfinished_method_says_what_to_write(clean_registry) -> None:
