@@ -11,11 +11,13 @@ import torch
 import framefold
 from framefold.adapters.errors import FramefoldError
 from framefold.adapters.ops import budget_tokens
+from framefold.data.samples import Recipe
 from framefold.data.synthetic import QUESTION_TYPES
 from framefold.training import digests
 from framefold.training.ablate import ablate
 from framefold.training.digests import code_digest, host_digest
-from framefold.training.heldout import KeepEvidence
+from framefold.training.heldout import KeepEvidence, _one_prefill_a_question, held_out
+from framefold.training.hostio import load_host
 from framefold.training.results import FOLDER, ResultsError, read_cells
 
 HOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
@@ -164,3 +166,30 @@ def test_the_digest_of_a_method_follows_the_source_it_is_built_from(monkeypatch:
     code_digest(type(framefold.build("fila")))
     assert {"fila.py", "scene_mean.py", "kmeans.py", "ops.py", "base.py", "heldout.py", "synthetic.py"} <= set(read)
     assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
+
+
+def test_cells_of_other_weights_are_not_reused(adapter: Path, tmp_path: Path, capsys) -> None:
+    few = {"host": str(HOST), "videos": 2, "frames": 16, "compressors": ["uniform"], "budgets": [0.1], "oracle": False}
+    ablate(str(tmp_path / "out"), adapters=[str(adapter)], **few)
+    other = framefold.load(adapter)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    other.save_pretrained(tmp_path / "other")
+    capsys.readouterr()
+    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "other")], **few)
+    assert "3 cells, 2 already there" in capsys.readouterr().out
+
+
+def test_the_oracle_spreads_what_it_keeps_and_gets_the_evidence_of_the_question() -> None:
+    video = framefold.VideoTokens.from_grid(torch.randn(10, 1, 1, 3))
+    assert KeepEvidence([np.zeros(10, bool)], lambda n: 2)(video).tokens.index.tolist() == [2, 7]
+    batch = next(held_out(load_host(HOST), Recipe((16, 16), 0, "test"), 2, 2))
+    alone = list(_one_prefill_a_question(batch))
+    assert [mask.tolist() for one in alone for mask in one.evidence] == [mask.tolist() for mask in batch.evidence]
+    assert [kind for one in alone for kind in one.asked.types] == batch.asked.types
+    assert len({mask.tobytes() for mask in batch.evidence}) > 2
+
+
+def test_the_cost_of_a_cell_was_measured(results: Path) -> None:
+    assert all(cell["compressor_ms"] > 0 and cell["llm_ms"] > 0 for cell in read_cells(results))

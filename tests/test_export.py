@@ -1,5 +1,7 @@
 """Checkpoints become adapter folders; what is no checkpoint of ours is refused by name."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
@@ -55,3 +57,14 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(AdapterFileError):
         export(str(tmp_path / "last.ckpt"), str(tmp_path / "adapter"))
     assert not (tmp_path / "owned").exists()
+
+
+def test_the_newest_checkpoint_of_a_run_is_taken_and_its_host_is_noted(tmp_path: Path) -> None:
+    for number, seconds in ((0, 2000), (1, 3000), (2, 1000)):
+        folder = tmp_path / f"version_{number}"
+        folder.mkdir()
+        checkpoint(folder / "last.ckpt", budget=0.1 * (number + 1))
+        os.utime(folder / "last.ckpt", (seconds, seconds))
+    export(str(tmp_path), str(tmp_path / "adapter"))
+    config = json.loads((tmp_path / "adapter" / "config.json").read_text())
+    assert config["budget"] == 0.2 and config["base_model_name_or_path"] == "checkpoints/tinyhost"

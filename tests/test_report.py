@@ -120,3 +120,18 @@ def test_a_cell_of_another_shape_is_named_and_redone(tmp_path: Path, text: str) 
     with pytest.raises(ResultsError, match=SETTINGS.file):
         report(str(tmp_path))
     assert read_cell(tmp_path, SETTINGS) is None
+
+
+def test_the_best_row_stands_first_and_the_oracle_above_it(tmp_path: Path) -> None:
+    for name, accuracy in (("pool", 0.2), ("oracle", 0.5), ("uniform", 0.9), ("random", 0.4)):
+        for budget in (0.1, 0.05, 0.02):
+            write_cell(tmp_path, replace(SETTINGS, compressor=name, budget=budget), rows(accuracy, 1000), COST)
+    text = report(str(tmp_path)).read_text()
+    table = text.split("| compressor |")[1].split("\n\n")[0]
+    assert [line.split()[1] for line in table.splitlines()[2:]] == ["oracle", "uniform", "random", "pool"]
+
+
+def test_types_and_costs_are_those_of_the_smallest_budget_but_one(tmp_path: Path) -> None:
+    fill(tmp_path)
+    text = report(str(tmp_path)).read_text()
+    assert text.count("| at 10 % |") == 2 and "| at 5 % |" not in text

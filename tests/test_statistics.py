@@ -72,3 +72,9 @@ def test_a_method_asked_twice_is_paired_with_one_asked_once() -> None:
     uneven = Answers(b.hits, b.asked + np.eye(60, 3, dtype=np.int64), b.types)
     with pytest.raises(ValueError, match="same questions"):
         paired_difference(a, uneven)
+
+
+def test_a_type_that_a_resample_misses_does_not_count_as_wrong() -> None:
+    asked = np.zeros((5, 2), dtype=np.int64)
+    asked[:, 0] = asked[0, 1] = 1  # one video alone has the second type
+    assert macro_interval(Answers(asked, asked, ("a", "b"))).low == 1.0
