@@ -42,6 +42,38 @@ def test_the_folder(adapter: Path) -> None:
     assert isinstance(loaded, Fila) and loaded.params()["grid"] == [2, 3]
 
 
+@pytest.mark.parametrize("name", framefold.list_compressors())
+def test_save_and_load_are_bit_equal(name: str, tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    video = VideoTokens.from_grid(
+        torch.randn(12, 3, 4, 16, generator=generator), attention=torch.rand(144, generator=generator)
+    )
+    query = torch.randn(5, 16, generator=generator)
+    saved = framefold.build(name, 0.15).eval()
+    saved.materialize(16, (3, 4))
+    for parameter in saved.parameters():
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    saved.save_pretrained(tmp_path)
+    loaded = framefold.load(tmp_path).eval()
+    assert type(loaded) is type(saved) and loaded.budget == 0.15 and loaded.params() == saved.params()
+    state, copy = saved.state_dict(), loaded.state_dict()
+    assert list(state) == list(copy)
+    for key in state:
+        assert state[key].dtype == copy[key].dtype and torch.equal(state[key], copy[key]), key
+    for key in ("features", "index", "size", "assign"):
+        assert torch.equal(*(getattr(c(video, query).tokens, key) for c in (saved, loaded))), key
+    assert framefold.load(tmp_path, budget=3).budget == 3
+    assert type(saved).from_pretrained(tmp_path, budget=0.5).budget == 0.5
+
+
+@pytest.mark.parametrize("name", framefold.list_compressors(trainable=True))
+def test_an_adapter_saved_before_its_first_video_loads(name: str, tmp_path: Path) -> None:
+    framefold.build(name).save_pretrained(tmp_path)
+    loaded = framefold.load(tmp_path)
+    assert loaded.params() == framefold.build(name).params()
+    assert len(loaded(VideoTokens.from_grid(torch.ones(4, 2, 3, 8)), torch.ones(1, 8)).tokens) == 6
+
+
 def test_missing_folder_and_config(tmp_path: Path) -> None:
     with pytest.raises(AdapterFileError, match="config.json"):
         framefold.load(tmp_path / "nowhere")
