@@ -48,6 +48,15 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, text:
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_class_path_in_a_checkpoint_imports_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    checkpoint(tmp_path / "last.ckpt", compressor="stranger.Fila")
+    with pytest.raises(AdapterFileError, match="no compressor is called"):
+        export(str(tmp_path / "last.ckpt"), str(tmp_path / "adapter"))
+    assert not (tmp_path / "owned").exists()
+
+
 def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple:

@@ -69,6 +69,19 @@ def test_a_run_leaves_logs_and_checkpoints_of_the_adapter_alone(fit, shards, tmp
     assert "Traceback" not in out.err and "Warning" not in out.err
 
 
+def test_a_class_path_in_a_checkpoint_imports_nothing(fit, shards, tmp_path, monkeypatch, capsys):
+    assert fit("run", *on_shards(shards), "--trainer.max_steps", "1") == 0
+    file = tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"
+    saved = torch.load(file, weights_only=True)
+    saved["hyper_parameters"]["compressor"] = "stranger.Fila"
+    torch.save(saved, file)
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'owned')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["validate", "--config", "trainer/cpu", *SMALL, "--ckpt_path", str(file)]) == 2
+    assert "names the class stranger.Fila" in capsys.readouterr().err
+    assert not (tmp_path / "owned").exists()
+
+
 def test_an_exported_checkpoint_is_the_trained_compressor(fit, shards, tmp_path):
     from framefold.adapters import load
     from framefold.training.export import export

@@ -95,6 +95,9 @@ class CLI(LightningCLI):
         super()._parse_ckpt_path()
         for name, value in given.items():
             self.config[self.verb]["model"][name] = value
+        named = str(self.config[self.verb]["model"]["compressor"])
+        if checkpoint and "compressor" not in given and "." in named:  # it would import somebody's module
+            raise SystemExit(f"{checkpoint} names the class {named}: give --model.compressor {named} if you trust it")
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the configuration, with our progress bar, logs and checkpoint files."""

@@ -8,6 +8,7 @@ made anew. An interrupted stage goes on where it stopped.
 from __future__ import annotations
 
 import hashlib
+import os
 import shlex
 import shutil
 import signal
@@ -115,7 +116,9 @@ def _go_on(command: list[str], made: Path) -> list[str]:
 
 def _run(command: list[str]) -> int:
     """Run a framefold command to its end, also when this process is to end: it has half-written files to remove."""
-    with subprocess.Popen([sys.executable, "-m", "framefold", *command]) as child:
+    # The matrices are small: a second thread costs more than it brings, very much more on a busy machine.
+    env = {"OMP_NUM_THREADS": "1", **os.environ}
+    with subprocess.Popen([sys.executable, "-m", "framefold", *command], env=env) as child:
         before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
         try:
             return child.wait()

@@ -10,6 +10,7 @@ import torch
 from .. import __version__
 from ..adapters import Compressor, build
 from ..adapters.errors import AdapterFileError, FramefoldError
+from ..adapters.registry import get
 
 
 def export(checkpoint: str, out: str) -> Path:
@@ -57,6 +58,9 @@ def read_checkpoint(path: Path) -> tuple[Compressor, dict[str, Any]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         hyper = content["hyper_parameters"]
+        get(
+            hyper["compressor"]
+        )  # registered names only: a class path in somebody's checkpoint would import their module
         compressor = build(hyper["compressor"], hyper["budget"], **hyper["params"])
         prefix = "compressor."
         state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
