@@ -19,9 +19,9 @@ class Fila(SceneMean):
     Scenes, budget and bookkeeping are those of ``scene_mean``. A cell n of the i-th member in time weighs
     softmax(static[i, n] + <LayerNorm(x), score>), over all cells that share an output token. Both parts start at
     zero, which is scene_mean to the bit. The static table is resized to other grids (bilinear) and to scenes of
-    another number of members (linear). The paper states a learned weight per member, place and channel, started at
-    the mean; its "dynamic" part and its numbers of members are not public, so the content score and r = 3 are choices
-    of ours.
+    another number of members (linear). Reviews of the paper tell of a learned weight per member, place and channel,
+    started at the mean; its "dynamic" part and its numbers of members are not public, so the content score and r = 3
+    are choices of ours.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -74,17 +74,19 @@ class Fila(SceneMean):
             self.score = nn.Parameter(torch.zeros(self.dim, device=device)) if self.dynamic else None
 
     def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
-        logits = super().logits(video, scenes) + self._static_logits(video.grid[1:], scenes)
+        logits = super().logits(video, scenes)
+        logits = logits + self._static_logits(video.grid[1:], scenes).to(logits.dtype)
         if self.score is not None:
             wide = video.features.to(logits.dtype)
-            content = nn.functional.layer_norm(wide, wide.shape[1:]) @ self.score.to(wide.dtype)
+            # Not a matmul: under autocast that would be done in bf16.
+            content = (nn.functional.layer_norm(wide, wide.shape[1:]) * self.score.to(wide.dtype)).sum(-1)
             logits = logits + content.reshape(-1, video.per_frame, 1)[scenes.frame]
         return logits
 
     def _static_logits(self, grid: tuple[int, int], scenes: Scenes) -> Tensor:
         """(M, P, 1 | D) rows of the static table at the relative place in time of each member of its scene."""
         assert self.static is not None  # materialize() comes first
-        table: Tensor = self.static
+        table = self.static.to(torch.promote_types(self.static.dtype, torch.float32))
         if grid != tuple(table.shape[2:]):
             table = nn.functional.interpolate(table, size=grid, mode="bilinear", align_corners=False)
         table = table.flatten(2).transpose(1, 2)
@@ -92,6 +94,7 @@ class Fila(SceneMean):
         rank = torch.arange(len(scenes.scene), device=table.device) - (count.cumsum(0) - count)[scenes.scene]
         last = (count[scenes.scene] - 1).clamp(min=1)
         place = torch.where(count[scenes.scene] > 1, rank / last, 0.5) * self.r  # a lone member reads the middle
+        place = place.to(table.dtype)
         low = place.floor().long()
         high = place.ceil().long()
         return torch.lerp(table[low], table[high], (place - low)[:, None, None])

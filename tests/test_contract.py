@@ -170,6 +170,29 @@ def test_dtype_and_device_stay(name: str, dtype: torch.dtype) -> None:
     assert {out.features.device, out.index.device, out.size.device, out.assign.device} == {x.device}
 
 
+@each_trainable
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_weights_of_another_dtype(name: str, dtype: torch.dtype) -> None:
+    """As bf16-true and DeepSpeed make them; the output keeps the dtype of the input."""
+    for x in (features((6, 3, 4)), features((6, 3, 4)).to(dtype)):
+        compressor = make(name, trained=False).to(dtype)
+        out = run(compressor, x)
+        assert out.features.dtype == x.dtype
+        out.features.sum().backward()
+        assert all(p.grad is not None and p.grad.dtype == dtype for p in compressor.parameters())
+
+
+@each
+def test_autocast_keeps_the_contract_and_training_free_methods_to_the_bit(name: str) -> None:
+    grid, compressor = (6, 3, 4), make(name)
+    x = features(grid)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = run(compressor, x)
+    check_books(mixed, grid)
+    assert mixed.features.dtype == x.dtype
+    assert compressor.trainable or same(mixed, run(compressor, x))
+
+
 @each
 def test_half_precision_selects_like_fp32(name: str) -> None:
     x = features((6, 3, 4)).half()

@@ -225,6 +225,15 @@ def test_a_representative_belongs_to_its_own_scene_whatever_it_is_like() -> None
         assert found.frame_scene[found.representatives].tolist() == list(range(5))
 
 
+def test_autocast_leaves_the_weights_in_fp32() -> None:
+    video = scenes_video((7, 4, 5))
+    compressor = framefold.build("fila", 18, members="cluster", dim=8, grid=(2, 3))
+    compressor.score.data = noise(8, seed=2)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = compressor(video).tokens.features
+    assert torch.equal(mixed, compressor(video).tokens.features)
+
+
 def test_refusals() -> None:
     for wrong in ({"r": -1}, {"time_weight": -0.5}, {"spatial": 0}):
         with pytest.raises(ConfigError, match="scene_mean"):
