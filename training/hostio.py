@@ -10,7 +10,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging as hf_logging
 
 from ..adapters.errors import FramefoldError
 from ..data.synthetic import VOCABULARY
@@ -216,6 +218,18 @@ def save_host(model: LlavaOnevisionForConditionalGeneration, out: str | os.PathL
     return out
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """A bar for 3 MB of weights would stand in front of what a user waits for."""
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
 def load_host(path: str | os.PathLike[str] = "checkpoints/tinyhost") -> Host:
     """Load a host folder, frozen and in eval mode, in fp32.
 
@@ -229,7 +243,8 @@ def load_host(path: str | os.PathLike[str] = "checkpoints/tinyhost") -> Host:
         if kind != "llava_onevision":
             raise HostError(f"{folder} holds a {kind!r} model; load_host reads 'llava_onevision' checkpoints only")
         video = json.loads((folder / "video_preprocessor_config.json").read_text())
-        model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        with _no_progress_bar():
+            model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, json.JSONDecodeError) as error:
         raise HostError(
