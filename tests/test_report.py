@@ -42,6 +42,7 @@ def test_the_table_and_the_plot_come_from_the_files(tmp_path: Path) -> None:
     for name in ("uniform", "random", "st_simdiff", "scene_mean", "fila", "all tokens"):
         assert f"| {name} |" in text
     assert "| st_simdiff - uniform |" in text and "| fila - scene_mean |" in text
+    assert "| fila - st_simdiff |" in text
     cells = [c for c in read_cells(tmp_path) if c["compressor"] == "fila" and c["budget"] == 0.05]
     assert f"{100 * answers_of(cells).macro:.1f} [" in text
     assert "10 % (102 tokens)" in text

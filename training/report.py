@@ -12,7 +12,7 @@ from .results import answers_of, read_cells
 from .statistics import Answers, macro_interval, paired_difference, same_questions
 
 Cell = dict[str, Any]
-FULL, ORACLE = "identity", "oracle"
+FULL, ORACLE, BASELINE = "identity", "oracle", "st_simdiff"
 
 
 def report(results: str) -> Path:
@@ -104,8 +104,8 @@ class Table:
         return "\n".join(lines)
 
     def differences(self) -> str:
-        """Markdown: paired differences in points: trained rows to their counterparts, st_simdiff to the floor."""
-        pairs = [("st_simdiff", "uniform"), ("st_simdiff", "random"), *self._counterparts()]
+        """Markdown: paired differences in points: trained rows to the baselines, the baseline to the floor."""
+        pairs = [(BASELINE, "uniform"), (BASELINE, "random"), *self._trained()]
         lines = [_row("paired difference", *self.budgets), _row(*["---"] * (len(self.budgets) + 1))]
         for a, b in pairs:
             values = []
@@ -117,11 +117,13 @@ class Table:
                 lines.append(_row(f"{a} - {b}", *values))
         return "\n".join(lines)
 
-    def _counterparts(self) -> list[tuple[str, str]]:
+    def _trained(self) -> list[tuple[str, str]]:
+        """Trained rows against the training-free method they start at, and against the baseline."""
         from ..adapters.registry import get, list_compressors
 
         trained = [name for name in self.rows if name in list_compressors(trainable=True)]
-        return [(name, str(get(name).counterpart)) for name in trained if get(name).counterpart in self.by_row]
+        pairs = [(name, other) for name in trained for other in (get(name).counterpart, BASELINE)]
+        return [(name, other) for name, other in pairs if other in self.by_row]
 
     def by_type(self) -> str:
         """Markdown: accuracy per question type at the smallest budget but one, in percent."""
