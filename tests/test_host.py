@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -106,6 +108,34 @@ def test_unusable_host_folders_are_refused_with_the_remedy(tmp_path):
     (tmp_path / "config.json").write_text((TINYHOST / "config.json").read_text())
     with pytest.raises(HostError, match="not whole"):
         load_host(tmp_path)
+
+
+def test_an_interrupt_of_host_training_is_seen_as_one(tmp_path, monkeypatch):
+    def interrupted(self, batch, batch_idx):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LanguageTraining, "training_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(str(tmp_path / "host"), STAGES, SMALL, seed=1)
+
+
+def test_a_full_disk_leaves_the_last_resume_point_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr("framefold.training.host.EPOCH", 2)
+    save, calls = torch.save, []
+
+    def full_at_the_third(content, file):
+        calls.append(file)
+        if len(calls) == 3:
+            file.write(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(content, file)
+
+    monkeypatch.setattr(torch, "save", full_at_the_third)
+    with pytest.raises(OSError, match="No space left"):
+        train(str(tmp_path / "host"), STAGES, SMALL, seed=1)
+    for file in tmp_path.rglob("*.ckpt"):
+        assert torch.load(file, weights_only=True)["state_dict"]
+    assert list(tmp_path.rglob("*.part")) == []
 
 
 def test_resumed_training_equals_unbroken_training(tmp_path, monkeypatch):

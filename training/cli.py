@@ -5,11 +5,8 @@ Arguments are read from ``sys.argv``, because ranks that Lightning starts again 
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,34 +14,19 @@ import pytorch_lightning as pl
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.trainer.states import TrainerStatus
 
 from ..configs import expand
 from .callbacks import Announce, AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Progress
 from .command import join_lists
 from .datamodule import VideoData
 from .module import CompressorModule
+from .session import interruptible, quiet
 
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
     "test": {"model", "dataloaders", "datamodule"},
 }
-# Warnings about what is meant to be as it is.
-QUIET = (
-    r".*does not have many workers.*",
-    r".*Your `IterableDataset` has `__len__` defined.*",
-    r".*srun.*command is available.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
-    r".*found .* module\(s\) in eval mode.*",
-    r".*Found .* in eval mode.*",
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
-    r".*The `lr_scheduler.step\(\)` before `optimizer.step\(\)`.*",
-    r".*Experiment logs directory .* exists and is not empty.*",
-    r".*The dirpath has changed from .*",
-    r".*callbacks used to create the checkpoint need to be provided.*",
-    r".*The number of training batches .* is smaller than the logging interval.*",
-)
 
 
 class Parser(LightningArgumentParser):
@@ -119,12 +101,8 @@ class CLI(LightningCLI):
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        try:
+        with interruptible(self.trainer):
             super()._run_subcommand(subcommand)
-        except SystemExit:
-            if self.trainer.state.status == TrainerStatus.INTERRUPTED:  # Lightning turns Ctrl-C into status 1
-                raise KeyboardInterrupt from None
-            raise
 
 
 def main() -> None:
@@ -136,14 +114,5 @@ def main() -> None:
     """
     verb, rest = sys.argv[1], sys.argv[2:]
     sys.argv[2:] = expand(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
-    _quiet()
+    quiet()
     CLI(verb)
-
-
-def _quiet() -> None:
-    """Drop what a user can neither act on nor learn from."""
-    for pattern in QUIET:
-        warnings.filterwarnings("ignore", pattern)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: record.levelno > logging.INFO)
-    logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loader workers are forked

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import warnings
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -13,8 +12,11 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
+from ..adapters.folder import replace_file
+from .callbacks import AtomicCheckpointIO
 from .host_modules import LanguageTraining, Stage, VisionTraining
 from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
+from .session import interruptible, quiet
 
 EPOCH = 50  # steps between rows of the log and points to resume from
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
@@ -47,6 +49,7 @@ def train(
     Raises HostError for an unknown kind of stage.
     """
     _check(stages)
+    quiet()
     torch.set_num_threads(threads)
     folder = Path(work or f"{out.rstrip('/')}.work")
     if not resume:
@@ -86,6 +89,7 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
         gradient_clip_val=1.0,
         default_root_dir=folder,
         logger=False,
+        plugins=[AtomicCheckpointIO()],
         callbacks=[ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)],
         log_every_n_steps=EPOCH,
         enable_model_summary=False,
@@ -94,17 +98,15 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
     )
     # Batches are made inside the step from its number; the loader only counts.
     counter: DataLoader[int] = DataLoader(range(EPOCH), batch_size=None)  # type: ignore[arg-type]
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a resumed stage
+    with interruptible(trainer):
         trainer.fit(module, counter, ckpt_path=last if last.is_file() else None)
 
 
 def _write_curve(folders: list[Path], out: Path) -> None:
     """All stages' curves as one CSV: stage, step, cpu_seconds, metric, value."""
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(("stage", "step", "cpu_seconds", "metric", "value"))
-        for curve in (folder / "curve.csv" for folder in folders):
-            for row in csv.DictReader(curve.open()) if curve.is_file() else ():
-                step, seconds = row.pop("step"), row.pop("cpu_seconds")
-                writer.writerows((curve.parent.name, step, seconds, k, v) for k, v in row.items() if v)
+    rows = [("stage", "step", "cpu_seconds", "metric", "value")]
+    for curve in (folder / "curve.csv" for folder in folders):
+        for row in csv.DictReader(curve.open()) if curve.is_file() else ():
+            step, seconds = row.pop("step"), row.pop("cpu_seconds")
+            rows += [(curve.parent.name, step, seconds, k, v) for k, v in row.items() if v]
+    replace_file(out, lambda beside: beside.write_text("".join(",".join(row) + "\n" for row in rows)))
