@@ -96,6 +96,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(place)) from error
         except RuntimeError as error:  # torch's zip writer does not say why a write failed
-            raise OSError(f"cannot write {place}: {error}") from error
+            raise OSError(f"cannot write {place}, is the disk full? ({error})") from error
         finally:
             beside.unlink(missing_ok=True)
