@@ -85,7 +85,7 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
         devices=1,
         precision=PRECISION[stage.kind],  # type: ignore[arg-type]
         max_steps=stage.steps,
-        max_epochs=-(-stage.steps // EPOCH),
+        max_epochs=-1,
         gradient_clip_val=1.0,
         default_root_dir=folder,
         logger=False,
