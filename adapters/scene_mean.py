@@ -33,6 +33,11 @@ class Scenes:
     frames: Tensor
 
 
+MOST_MEMBERS = (
+    4096  # beside the representative; fila has a row of weights for each, so a config must not ask for billions
+)
+
+
 class SceneMean(Compressor):
     """Fuses alike frames, wherever they are in the video, into scenes; the training-free twin of ``fila``.
 
@@ -77,7 +82,7 @@ class SceneMean(Compressor):
         super().__init__(budget)
         if members not in ("similar", "cluster"):
             raise ConfigError(f"{self.name}: members must be 'similar' or 'cluster', got {members!r}")
-        if r < 0 or time_weight < 0 or scene_goal is not None and scene_goal < 1:
+        if not 0 <= r <= MOST_MEMBERS or time_weight < 0 or scene_goal is not None and scene_goal < 1:
             raise ConfigError(f"{self.name}: out of range: r={r}, {time_weight=}, {scene_goal=}")
         self.members, self.r, self.scene_goal, self.time_weight = members, r, scene_goal, time_weight
 

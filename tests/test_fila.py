@@ -243,3 +243,9 @@ def test_refusals() -> None:
             framefold.build("fila", **wrong)
     with pytest.raises(InputError, match="width 8, the video has 9"):
         framefold.build("fila", dim=8, grid=(2, 3))(VideoTokens.from_grid(noise(3, 2, 3, 9)))
+
+
+def test_a_config_cannot_ask_for_billions_of_weights() -> None:
+    for name in ("scene_mean", "fila"):
+        with pytest.raises(ConfigError, match="r=1000000000"):
+            framefold.build(name, r=10**9)
