@@ -86,6 +86,14 @@ def test_finished_cells_are_not_run_again(results: Path, adapter: Path, capsys: 
     assert f"{len(before)} cells, {len(before) - 1} already there" in capsys.readouterr().out
 
 
+def test_the_shipped_adapter_fits_the_shipped_host_and_beats_what_it_started_at(tmp_path: Path) -> None:
+    shipped = HOST.parent / "fila"
+    few = {"host": str(HOST), "videos": 16, "frames": 64, "budgets": [0.02], "oracle": False}
+    ablate(str(tmp_path), compressors=["scene_mean"], adapters=[str(shipped)], **few)
+    cells = by_row(tmp_path)
+    assert cells["fila", 0.02]["accuracy"] > cells["scene_mean", 0.02]["accuracy"] + 0.05
+
+
 def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
     video = framefold.VideoTokens.from_grid(torch.randn(5, 2, 2, 3))
     some, all_of_it = np.zeros(20, bool), np.ones(20, bool)

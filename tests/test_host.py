@@ -151,7 +151,7 @@ def test_resumed_training_equals_unbroken_training(tmp_path, monkeypatch):
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(LanguageTraining, "training_step", break_off)
         train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
-    first = torch.load(tmp_path / "half.work" / "words" / "last.ckpt", weights_only=False)
+    first = torch.load(tmp_path / "half.work" / "words" / "last.ckpt", weights_only=True)
     assert first["global_step"] == 4
     train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
     whole, half = load_host(tmp_path / "whole").model, load_host(tmp_path / "half").model
