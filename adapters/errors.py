@@ -1,8 +1,6 @@
 """Typed errors. Every message names what was wrong and what to do about it."""
 
-
-class FramefoldError(Exception):
-    """Base of all errors that framefold raises on purpose; the command line shows them as one line."""
+from ..errors import FramefoldError
 
 
 class InputError(FramefoldError, ValueError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..errors import FramefoldError
+
 _HERE = Path(__file__).resolve().parent
 
 
-class ConfigNotFoundError(LookupError):
+class ConfigNotFoundError(FramefoldError, LookupError):
     """Neither a packaged configuration nor a file has that name."""
 
 

@@ -9,16 +9,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import Compressed, Compressor, FramefoldError, VideoTokens, build, list_compressors, load
+    from .adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
     from .adapters.hosts import attach, detach
+    from .errors import FramefoldError
 
 __version__ = "0.1.0"
 
 _HOME = {
-    **dict.fromkeys(
-        ("Compressed", "Compressor", "FramefoldError", "VideoTokens", "build", "list_compressors", "load"), ".adapters"
-    ),
+    **dict.fromkeys(("Compressed", "Compressor", "VideoTokens", "build", "list_compressors", "load"), ".adapters"),
     **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
+    "FramefoldError": ".errors",
 }
 
 __all__ = [

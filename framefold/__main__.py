@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from .errors import FramefoldError
+
 # verb -> (module:function, what it does). LightningCLI verbs read sys.argv themselves, because relaunched ranks do.
 LIGHTNING = {
     "fit": ("training.cli:main", "train a compressor in front of a frozen host"),
@@ -94,9 +96,8 @@ def _guarded(args: list[str]) -> int:
 
 def _describe(error: Exception) -> tuple[str, int]:
     """One line for an error, and the exit status: 2 for what the user can put right in the call, 1 otherwise."""
-    ours = any(cls.__module__.startswith("framefold.") for cls in type(error).__mro__)
     text = " ".join(str(error).split())
-    if ours:
+    if isinstance(error, FramefoldError):
         return text, 2
     if isinstance(error, OSError):
         return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 1

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import framefold
 from framefold.__main__ import FUNCTIONS, LIGHTNING, main
 from framefold.configs import ConfigNotFoundError, expand, find, names
 from framefold.training import ablate
@@ -85,6 +86,17 @@ def test_lists_may_be_written_with_blanks() -> None:
 
     assert join_lists(function, ["--frames", "32", "64", "--seed", "1"]) == ["--frames=[32,64]", "--seed", "1"]
     assert join_lists(function, ["--frames", "[32,64]"]) == ["--frames", "[32,64]"]
+
+
+def test_every_error_of_ours_is_caught_by_one_base_class() -> None:
+    from framefold.adapters import errors
+    from framefold.data.errors import DataError
+    from framefold.training.hostio import HostError
+
+    ours = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)]
+    assert len(ours) > 5
+    for cls in (*ours, DataError, HostError, ConfigNotFoundError):
+        assert issubclass(cls, framefold.FramefoldError)
 
 
 def test_packaged_configs_go_by_short_name_and_files_by_path(tmp_path: Path) -> None:
