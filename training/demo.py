@@ -116,7 +116,7 @@ def _go_on(command: list[str], made: Path) -> list[str]:
 
 def _run(command: list[str]) -> int:
     """Run a framefold command to its end, also when this process is to end: it has half-written files to remove."""
-    # The matrices are small: a second thread costs more than it brings, very much more on a busy machine.
+    # The matrices are small: a second thread brings a sixth on a calm machine, and costs a factor of ten on a busy one.
     env = {"OMP_NUM_THREADS": "1", **os.environ}
     with subprocess.Popen([sys.executable, "-m", "framefold", *command], env=env) as child:
         before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
