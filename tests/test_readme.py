@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SMALLER = {
     "shards synth": "--videos 6 --frames 16 20",
     "fit": "--trainer.max_steps 2 --trainer.limit_val_batches 1",
+    "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate": "--videos 2 --frames 16 --budgets 0.25 --compressors uniform scene_mean",
     "host eval": "--frames 16 --videos 2",
     "host train": "--config tests/tiny_host_training.yaml",

@@ -1,4 +1,4 @@
-"""``framefold fit``, ``validate`` and ``test``: LightningCLI with short names for configurations and one-line errors.
+"""``framefold fit`` and ``validate``: LightningCLI with short names for configurations and one-line errors.
 
 Arguments are read from ``sys.argv``, because ranks that Lightning starts again read them there too.
 """
@@ -25,7 +25,6 @@ from .session import interruptible, quiet
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
-    "test": {"model", "dataloaders", "datamodule"},
 }
 
 
@@ -106,7 +105,7 @@ class CLI(LightningCLI):
 
 
 def main() -> None:
-    """Run the verb that ``sys.argv`` begins with: fit, validate or test.
+    """Run the verb that ``sys.argv`` begins with: fit or validate.
 
     Raises:
         SystemExit: with one line of text, for wrong arguments.

@@ -80,8 +80,6 @@ class VideoData(pl.LightningDataModule):
         """Loader that always begins at the beginning."""
         return ResumableLoader(self.val_stream(**self._where()), self.workers, same=True)
 
-    test_dataloader = val_dataloader
-
     def _where(self) -> dict[str, int]:
         trainer = self.trainer
         return {"rank": trainer.global_rank, "world": trainer.world_size} if trainer is not None else {}

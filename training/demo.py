@@ -44,7 +44,7 @@ def demo(
         out: folder of the run; what is finished there is reused.
         host: folder of the host.
         videos: synthetic training videos to write.
-        frames: numbers of frames they may have, 32 and 64 by default.
+        frames: shortest and longest of them, 32 and 64 by default.
         train: configuration of the compressor to train.
         ablation: configuration of the comparison.
         heldout_videos: of the comparison, as in its configuration by default.

@@ -147,9 +147,6 @@ class CompressorModule(pl.LightningModule):
             self.log_dict({f"val/{name}@{budget:g}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
 
-    test_step = validation_step
-    on_test_epoch_end = on_validation_epoch_end
-
     def configure_optimizers(self) -> Any:
         """AdamW over the compressor's parameters, a step-wise warm-up and cosine."""
         trained = [p for p in self.compressor.parameters() if p.requires_grad]
