@@ -94,6 +94,16 @@ def test_the_shipped_adapter_fits_the_shipped_host_and_beats_what_it_started_at(
     assert cells["fila", 0.02]["accuracy"] > cells["scene_mean", 0.02]["accuracy"] + 0.05
 
 
+def test_a_folder_that_cannot_be_is_found_out_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def encoded(*args: object) -> None:
+        raise AssertionError("videos were encoded first")
+
+    monkeypatch.setattr("framefold.training.ablate.held_out", encoded)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        ablate(str(tmp_path / "file"), compressors=["uniform"], **SMALL)
+
+
 def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
     video = framefold.VideoTokens.from_grid(torch.randn(5, 2, 2, 3))
     some, all_of_it = np.zeros(20, bool), np.ones(20, bool)

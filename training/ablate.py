@@ -23,7 +23,7 @@ from .digests import code_digest, file_digest, host_digest
 from .heldout import HeldOut, held_out, put, put_to_oracle
 from .hostio import Host, load_host
 from .report import FULL, ORACLE, report
-from .results import Settings, check_comparable, read_cell, stored_cells, write_cell
+from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ def ablate(
     todo = [(entrant, s) for entrant, s in cells if read_cell(folder, s) is None]
     print(f"ablation: {len(cells)} cells, {len(cells) - len(todo)} already there")
     if todo:
+        (folder / FOLDER).mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out before the work
         made = held_out(frozen, recipe, videos, batch_size)
         batches = list(track(made, "encoding held-out videos", total=-(-videos // batch_size)))
         for row, settings in track(todo, "cells"):

@@ -68,6 +68,6 @@ def read_checkpoint(path: Path) -> tuple[Compressor, dict[str, Any]]:
     except FramefoldError as error:
         raise AdapterFileError(f"{path}: {error}") from error
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        text = " ".join(str(error).split())[:300]
+        text = " ".join(str(error).split()).partition(". ")[0][:300]  # torch goes on about how to switch its guard off
         raise AdapterFileError(f"{path} is no checkpoint of 'framefold fit': {type(error).__name__}: {text}") from error
     return compressor, hyper
