@@ -1,54 +1,63 @@
 """The questions of the synthetic task: types, words, and how each is read off what happened.
 
 The types follow recognised ones (built anew, no data copied): needle, order and count after VNBench / VideoNIAH
-(arXiv 2406.09367), motion direction after TempCompass (2403.00476), holistic attributes and counts after MLVU
-(2406.04264).
+(arXiv 2406.09367), motion direction and conflicting twins after TempCompass (2403.00476), holistic attributes and
+counts after MLVU (2406.04264), temporal localisation as in moment retrieval.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 from .render import COLORS, SHAPES, TEXTURES
+from .timeline import DIRECTIONS, Box, Event
 
 if TYPE_CHECKING:
     from .draws import Draws
-    from .synthetic import Event, Scene
-
-Box = tuple[int, float, float, float, float]
+    from .scenes import Scene
 
 NUMBERS = ("one", "two", "three", "four")
-DIRECTIONS = ("left", "right", "up", "down")
+HALVES = ("first", "second")
 TEXT = {
     "needle": "what color was the {a} that flashed ?",
     "order_first": "which shape flashed first ?",
     "order_last": "which shape flashed last ?",
     "order_pair": "which flashed first {a} or {b} ?",
-    "count_flash": "how many flashes ?",
+    "between": "what flashed between {a} and {b} ?",
+    "exists": "did a {color} {a} flash ?",
+    "half": "in which half did the {a} flash ?",
+    "count_flash": "how many {color} flashes ?",
     "count_scene": "how many scenes ?",
     "direction": "which way did the {a} move ?",
-    "background": "what background at the {a} ?",
-    "bg_at": "what background when the {a} flashed ?",
+    "background": "what background at the {end} {a} or {b} ?",
+    "bg_at": "what background when the {c} flashed {a} or {b} ?",
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "needle": tuple(COLORS),
     "order_first": SHAPES,
     "order_last": SHAPES,
     "order_pair": (),
+    "between": (),
+    "exists": ("yes", "no"),
+    "half": HALVES,
     "count_flash": NUMBERS,
     "count_scene": NUMBERS,
     "direction": DIRECTIONS,
-    "background": TEXTURES,
-    "bg_at": TEXTURES,
+    "background": (),
+    "bg_at": (),
 }
 QUESTION_TYPES: tuple[str, ...] = tuple(TEXT)
-CHANCE: dict[str, float] = {kind: 1 / (len(choices) or 2) for kind, choices in CHOICES.items()}
+HEADLINE: tuple[str, ...] = tuple(kind for kind in TEXT if kind != "background")  # any frame of a scene answers that
+CHANCE: dict[str, float] = {kind: 1 / (len(choices) or 2) for kind, choices in CHOICES.items()} | {
+    "between": 1 / (len(SHAPES) - 2)
+}
 _WORDS = {word for text in TEXT.values() for word in text.split() if not word.startswith("{")}
 VOCABULARY: tuple[str, ...] = tuple(
-    sorted(_WORDS | {"start", "end"} | set(NUMBERS) | set(DIRECTIONS) | set(COLORS) | set(SHAPES) | set(TEXTURES))
+    sorted(_WORDS | {"start", "end", "yes", "no"} | {*NUMBERS, *HALVES, *DIRECTIONS, *COLORS, *SHAPES, *TEXTURES})
 )
 
 
@@ -66,38 +75,98 @@ class Question:
     evidence: tuple[Box, ...]
 
 
-def ask(scenes: Sequence[Scene], events: Sequence[Event], draws: Draws) -> tuple[Question, ...]:
+def ask(
+    scenes: Sequence[Scene], events: Sequence[Event], frames: int, counted: str, draws: Draws
+) -> tuple[Question, ...]:
     """One question of every type that the video can carry, in the order of QUESTION_TYPES.
 
-    Order questions need two flashes; bg_at needs a flash that no cut runs through.
+    Candidates are sorted by their text: twins, which have the same draws, are asked the same and answer differently.
     """
-    askable: dict[str, list[Question]] = {}
-    for question in every_question(scenes, events):
-        askable.setdefault(question.type, []).append(question)
-    return tuple(draws.pick(askable[kind]) for kind in QUESTION_TYPES if kind in askable)
+    askable: dict[str, list[Question]] = {kind: [] for kind in QUESTION_TYPES}
+    for question in every_question(scenes, events, frames, counted):
+        askable[question.type].append(question)
+    return tuple(draws.pick(sorted(some, key=lambda q: q.text)) for some in askable.values() if some)
 
 
-def every_question(scenes: Sequence[Scene], events: Sequence[Event]) -> Iterator[Question]:
-    """All questions that can be asked about a video."""
+def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int, counted: str) -> Iterator[Question]:
+    """All questions that can be asked about a video of so many frames; flashes of colour `counted` may be counted.
+
+    Types are balanced: yes and no are asked equally often, and what two choices of a question stand for could as well
+    be exchanged. Only flashes of a shape that flashed once are called by their shape.
+    """
     flashes = [event for event in events if event.kind == "flash"]
-    mover = next(event for event in events if event.kind == "mover")
-    for flash in flashes:
-        yield _make("needle", flash.color, flash.boxes, a=flash.shape)
-    if len(flashes) > 1:
-        yield _make("order_first", flashes[0].shape, flashes[0].boxes)
-        yield _make("order_last", flashes[-1].shape, flashes[-1].boxes)
-    for early, late in combinations(flashes, 2):
-        for named in ((early.shape, late.shape), (late.shape, early.shape)):
-            yield _make("order_pair", early.shape, early.boxes + late.boxes, choices=named, a=named[0], b=named[1])
-    yield _make("count_flash", NUMBERS[len(flashes) - 1], (box for flash in flashes for box in flash.boxes))
+    times = Counter(flash.shape for flash in flashes)
+    once = [flash for flash in flashes if times[flash.shape] == 1]
+    yield _make("order_first", flashes[0].shape, flashes[0].boxes)
+    yield _make("order_last", flashes[-1].shape, flashes[-1].boxes)
+    for flash in once:
+        yield from _about(flash, frames)
+    for one, other in permutations(once, 2):
+        early = min(one, other, key=lambda flash: flash.first)
+        names = (one.shape, other.shape)
+        yield _make("order_pair", early.shape, one.boxes + other.boxes, names, a=one.shape, b=other.shape)
+    yield from _between(flashes, once)
+    yield from _counts(flashes, scenes, counted)
+    for mover in (event for event in events if event.kind == "mover"):
+        yield _make("direction", mover.direction, mover.boxes, a=mover.shape)
+    yield from _backgrounds(once, scenes)
+
+
+def _about(flash: Event, frames: int) -> Iterator[Question]:
+    """Colour, presence and time of one flash. Near the middle of the video its half is not asked for."""
+    yield _make("needle", flash.color, flash.boxes, a=flash.shape)
+    wrong = [color for color in COLORS if color != flash.color]
+    for color in wrong:
+        yield _make("exists", "no", flash.boxes, color=color, a=flash.shape)
+        yield _make("exists", "yes", flash.boxes, color=flash.color, a=flash.shape)
+    clear = frames // 16
+    for half, inside in zip(
+        HALVES, (flash.last < frames // 2 - clear, flash.first >= (frames + 1) // 2 + clear), strict=True
+    ):
+        if inside:
+            yield _make("half", half, flash.boxes, a=flash.shape)
+
+
+def _between(flashes: Sequence[Event], once: Sequence[Event]) -> Iterator[Question]:
+    """The one flash between two."""
+    for before, middle, after in zip(flashes, flashes[1:], flashes[2:], strict=False):
+        if before in once and after in once:
+            named = (before.shape, after.shape)
+            others = tuple(shape for shape in SHAPES if shape not in named)
+            evidence = before.boxes + middle.boxes + after.boxes
+            for a, b in (named, named[::-1]):
+                yield _make("between", middle.shape, evidence, others, a=a, b=b)
+
+
+def _counts(flashes: Sequence[Event], scenes: Sequence[Scene], counted: str) -> Iterator[Question]:
+    """Flashes of one colour, and scenes; a scene that returns counts again."""
+    alike = [flash for flash in flashes if flash.color == counted]
+    yield _make("count_flash", NUMBERS[len(alike) - 1], (box for flash in alike for box in flash.boxes), color=counted)
     yield _make("count_scene", NUMBERS[len(scenes) - 1], (scene.view for scene in scenes))
-    yield _make("direction", mover.direction, mover.boxes, a=mover.shape)
-    yield _make("background", scenes[0].texture, (scenes[0].view,), a="start")
-    yield _make("background", scenes[-1].texture, (scenes[-1].view,), a="end")
-    for flash in flashes:
-        for scene in scenes:
-            if scene.first <= flash.first and flash.last <= scene.last:
-                yield _make("bg_at", scene.texture, (*flash.boxes, _beside(flash)), a=flash.shape)
+
+
+def _backgrounds(once: Sequence[Event], scenes: Sequence[Scene]) -> Iterator[Question]:
+    """Which of two scenes' backgrounds was there at an end of the video, or at a flash in one of the two."""
+    first, last = scenes[0], scenes[-1]
+    if first.texture != last.texture:
+        for names in permutations((first.texture, last.texture)):
+            for end, scene in (("start", first), ("end", last)):
+                yield _make("background", scene.texture, (scene.view,), names, end=end, a=names[0], b=names[1])
+    homes = [(flash, scene) for flash in once if (scene := _home(flash, scenes))]
+    for (flash, here), (_, there) in permutations(homes, 2):
+        if here.texture != there.texture:
+            evidence = (*flash.boxes, _beside(flash))
+            for a, b in permutations((here.texture, there.texture)):
+                yield _make("bg_at", here.texture, evidence, (a, b), c=flash.shape, a=a, b=b)
+
+
+def _home(flash: Event, scenes: Sequence[Scene]) -> Scene | None:
+    """The scene over which all of a flash is seen, no cut or fade running through it."""
+    ends = [*(scene.first - scene.fade for scene in scenes[1:]), scenes[-1].last + 1]
+    for scene, end in zip(scenes, ends, strict=True):
+        if scene.first + scene.fade <= flash.first and flash.last < end:
+            return scene
+    return None
 
 
 def _beside(flash: Event) -> Box:

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .difficulty import Difficulty, difficulty_of
 from .errors import DataError
-from .synthetic import MIN_FRAMES, SCHEMA_VERSION, SPLITS, Question, Video, generate
+from .synthetic import MIN_FRAMES, SCHEMA_VERSION, SPLITS, STYLES, Question, Video, generate
 from .video import decode, encode
 
 
@@ -41,7 +42,7 @@ class Recipe:
         frames: shortest and longest length; every length between them is equally likely.
         seed: another seed gives other videos.
         split: train, val or test; they never share a video.
-        clutter: irrelevant blinking glyphs per frame.
+        difficulty: a preset or settings of the generator. style: "normal" or "held_out" glyphs and textures.
 
     Raises:
         DataError: a setting out of range.
@@ -50,7 +51,8 @@ class Recipe:
     frames: tuple[int, int] = (32, 64)
     seed: int = 0
     split: str = "train"
-    clutter: float = 0.5
+    difficulty: str | Difficulty = "easy"
+    style: str = "normal"
 
     def __post_init__(self) -> None:
         low, high = self.frames
@@ -60,13 +62,18 @@ class Recipe:
             raise DataError(f"split must be one of {', '.join(SPLITS)}, not {self.split!r}")
         if self.seed < 0:
             raise DataError(f"seed must not be negative, got {self.seed}")
+        if self.style not in STYLES:
+            raise DataError(f"style must be one of {', '.join(STYLES)}, not {self.style!r}")
+        difficulty_of(self.difficulty)
 
     def video(self, index: int) -> Video:
-        """Video number `index`, of a length that its number decides."""
+        """Video number `index`, of a length that its number decides (the same for twins)."""
         low, high = self.frames
-        word = int(np.random.SeedSequence([self.seed, SPLITS[self.split], index]).generate_state(1)[0])
+        word = int(np.random.SeedSequence([self.seed, SPLITS[self.split], index // 2]).generate_state(1)[0])
         frames = low + word % (high - low + 1)
-        return generate(index, seed=self.seed, split=self.split, frames=frames, clutter=self.clutter)
+        return generate(
+            index, seed=self.seed, split=self.split, frames=frames, difficulty=self.difficulty, style=self.style
+        )
 
     def sample(self, index: int) -> Sample:
         """Video number `index` as a sample, without the way through a codec."""

@@ -20,6 +20,7 @@ import webdataset as wds
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from .difficulty import Difficulty
 from .errors import DataError
 from .samples import Recipe, length_range, pack, unpack
 from .synthetic import SCHEMA_VERSION
@@ -42,7 +43,8 @@ def synth(
     frames: list[int] = [32, 64],  # noqa: B006 (the signature is the command line)
     seed: int = 0,
     split: str = "train",
-    clutter: float = 0.5,
+    difficulty: str | Difficulty = "easy",
+    style: str = "normal",
     shard_size: int = 64,
     crf: int = 18,
     workers: int = 1,
@@ -55,7 +57,8 @@ def synth(
         frames: shortest and longest video; one number for a single length.
         seed: another seed gives other videos.
         split: train, val or test; videos of different splits are never the same.
-        clutter: irrelevant blinking glyphs per frame, 0 to 4.
+        difficulty: easy, hard, or settings of data.difficulty.Difficulty.
+        style: normal, or held_out for other glyphs and textures.
         shard_size: videos per shard.
         crf: H.264 quality, 1 (best) to 51; 0 stores the frames without loss.
         workers: processes that write shards at the same time.
@@ -64,7 +67,7 @@ def synth(
         DataError: a setting out of range, or a folder that holds something else.
         OSError: the disk is full or not writable; finished shards are kept.
     """
-    recipe = Recipe(length_range(frames), seed, split, clutter)
+    recipe = Recipe(length_range(frames), seed, split, difficulty, style)
     if videos < 1 or shard_size < 1 or workers < 1:
         raise DataError(f"videos, shard_size and workers must be positive, got {videos}, {shard_size}, {workers}")
     settings = asdict(recipe) | {"frames": list(recipe.frames), "videos": videos, "shard_size": shard_size, "crf": crf}

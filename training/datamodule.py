@@ -7,6 +7,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from ..data.batches import ResumableLoader, Stream, SyntheticStream
+from ..data.difficulty import Difficulty
 from ..data.samples import Recipe, length_range
 from ..data.stream import ShardStream
 
@@ -20,7 +21,8 @@ class VideoData(pl.LightningDataModule):
         shards: folder of 'framefold shards', for training. val_shards: the same for validation.
         videos: synthetic videos that make an epoch of training. val_videos: the same for validation.
         frames: shortest and longest synthetic training video, or one length. val_frames: the same for validation.
-        clutter: irrelevant blinking glyphs per frame of synthetic videos, 0 to 4.
+        difficulty: of synthetic videos: easy, hard, or settings of data.difficulty.Difficulty.
+        style: of synthetic training videos: normal, or held_out glyphs and textures.
         seed: of synthetic videos and of shuffling. val_seed: of synthetic validation videos, of another split.
         batch_size: videos in a batch of one rank. val_batch_size: the same for validation.
         workers: processes that read ahead; 0 reads in the training process.
@@ -39,7 +41,8 @@ class VideoData(pl.LightningDataModule):
         val_videos: int = 64,
         frames: list[int] = [32, 64],  # noqa: B006 (the signature is the configuration)
         val_frames: list[int] = [64],  # noqa: B006
-        clutter: float = 0.5,
+        difficulty: str | Difficulty = "easy",
+        style: str = "normal",
         seed: int = 0,
         val_seed: int = 0,
         batch_size: int = 8,
@@ -53,8 +56,8 @@ class VideoData(pl.LightningDataModule):
         self.val_set: dict[str, Any] = {"batch_size": val_batch_size}
         self.shards, self.val_shards, self.workers = shards, val_shards, workers
         self.reading: dict[str, Any] = {"buffer": shuffle_buffer, "max_damaged": max_damaged}
-        self.recipe = Recipe(length_range(frames), seed, "train", clutter)
-        self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", clutter)
+        self.recipe = Recipe(length_range(frames), seed, "train", difficulty, style)
+        self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", difficulty, style)
         self.videos, self.val_videos = videos, val_videos
         self.train_stream(), self.val_stream()  # what is missing is found before any work is done
 

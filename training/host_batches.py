@@ -13,7 +13,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.draws import Draws
-from ..data.questions import Question, every_question
+from ..data.questions import Question
 from ..data.synthetic import Video, evidence_mask, generate
 from .hostio import grid_side
 from .qa import QARows, build_prompt
@@ -66,9 +66,9 @@ def video_batch(
     ratio = mix.keep[0] + (mix.keep[1] - mix.keep[0]) * draws.below(1001) / 1000
     count = max(1, round(ratio * total))
     videos = max(2, min(32, stage.tokens // (count + ROW_TOKENS * stage.questions)))
-    clutter = stage.clutter[0] + (stage.clutter[1] - stage.clutter[0]) * draws.below(1001) / 1000
+    difficulty = draws.pick(stage.difficulty)
     first = draws.below(2**40)
-    made = [generate(first + i, seed=seed, frames=frames, clutter=clutter) for i in range(videos)]
+    made = [generate(first + i, seed=seed, frames=frames, difficulty=difficulty) for i in range(videos)]
     features, newline = _encode(host, made)
     features, index = reduce_tokens(features, made, mix.how, count, draws, side)
     asked = [_questions(video, stage, draws) for video in made]
@@ -76,9 +76,15 @@ def video_batch(
 
 
 def _questions(video: Video, stage: Stage, draws: Draws) -> list[Question]:
-    """A draw of all that can be asked about a video: many more answers per encoded video than one of each type."""
-    askable = [q for q in every_question(video.scenes, video.events) if not stage.types or q.type in stage.types]
-    return [askable[i] for i in draws.permutation(len(askable))[: stage.questions]]
+    """As many questions as the stage wants: of every type in turn, of a type as they come, again if it has few."""
+    pools: dict[str, list[Question]] = {}
+    for question in video.every_question():
+        if not stage.types or question.type in stage.types:
+            pools.setdefault(question.type, []).append(question)
+    decks = [[pool[i] for i in draws.permutation(len(pool))] for pool in pools.values()]
+    order = draws.permutation(len(decks))
+    turns = [(order[turn % len(decks)], turn // len(decks)) for turn in range(stage.questions)]
+    return [decks[deck][turn % len(decks[deck])] for deck, turn in turns]
 
 
 def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:

@@ -6,9 +6,10 @@ import numpy as np
 
 from ..data.draws import Draws
 from ..data.render import BLACK, COLORS, SHAPES, TEXTURES, WHITE, glyph, paint, paint_texture
-from ..data.synthetic import DISC, GLYPH, LATTICE, evidence_mask
+from ..data.synthetic import evidence_mask
+from ..data.timeline import DISC, GLYPH, LATTICE
 
-KINDS = ("none", "plain", "mover", "flash")
+KINDS = ("none", "plain", "flare", "mover", "flash")
 PROBES = {
     "kind": len(KINDS),
     "shape": len(SHAPES),
@@ -20,7 +21,8 @@ PROBES = {
 IGNORE = -100
 _STREAM = 7919  # key apart from those of videos: (seed, split, index) never has four parts
 _COLORS = tuple(COLORS)
-_HALO = {"mover": BLACK, "flash": WHITE}
+_HALO = {"flare": WHITE, "mover": BLACK, "flash": WHITE}
+_SHIFT = 12  # pixels (of 64): a whole period of the widest texture
 
 
 def frame_batch(
@@ -39,6 +41,9 @@ def frame_batch(
     labels["column"][:] = np.arange(cells)
     for i in range(frames):
         _draw_frame(draws, pixels[i], {name: label[i] for name, label in labels.items()}, size)
+        if draws.below(8) == 0:
+            gain = draws.between(-32, 32)
+            pixels[i] = np.clip(pixels[i] + np.int16(gain), 12, 243)
     noise = draws.bytes(pixels.size).reshape(pixels.shape) & 15
     noise += np.array([draws.between(-4, 4) - 8 for _ in range(frames)]).astype(np.uint8)[:, None, None, None]
     pixels += noise
@@ -47,32 +52,59 @@ def frame_batch(
 
 def _draw_frame(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], size: int) -> None:
     texture = draws.below(len(TEXTURES))
-    dark = np.array([draws.between(70, 150) for _ in range(3)])
-    light = dark + np.array([draws.between(40, 64) for _ in range(3)])
-    colors = np.stack((light, dark) if draws.below(2) else (dark, light))
-    frame[:] = paint_texture(TEXTURES[texture], size, size * draws.pick((8, 10, 12)) // 64, colors)
+    canvas = _canvas(draws, texture, size)
+    frame[:] = _window(draws, canvas, size)
     labels["texture"][:] = texture
+    chance = draws.below(16)
+    if chance < 5:  # a part that moves against the rest
+        y0, x0 = size * draws.below(3) // 4, size * draws.below(3) // 4
+        frame[y0 : y0 + size // 2, x0 : x0 + size // 2] = _window(draws, canvas, size)[: size - y0, : size - x0][
+            : size // 2, : size // 2
+        ]
+    elif chance == 5:  # in a cross-fade: two textures, no answer
+        other = _window(draws, _canvas(draws, draws.below(len(TEXTURES)), size), size)
+        weight = np.uint16(draws.between(1, 4))
+        frame[:] = (frame * weight + other * (np.uint16(5) - weight)) // np.uint16(5)
+        labels["texture"][:] = IGNORE
     # Painting order is that of videos: what is asked about lies on top.
-    for kind in sorted(draws.pick((1, 1, 2, 3, 3)) for _ in range(draws.below(5))):
+    for kind in sorted(draws.pick((1, 1, 2, 3, 4, 4, 4)) for _ in range(draws.below(5))):
         _draw_glyph(draws, frame, labels, kind, size)
 
 
+def _canvas(draws: Draws, texture: int, size: int) -> np.ndarray:
+    """A background larger than the frame, so that it can be seen at any shift."""
+    dark = np.array([draws.between(70, 150) for _ in range(3)])
+    light = dark + np.array([draws.between(40, 64) for _ in range(3)])
+    colors = np.stack((light, dark) if draws.below(2) else (dark, light))
+    side = size + size * _SHIFT // 64
+    return paint_texture(TEXTURES[texture], side, size * draws.pick((8, 10, 12)) // 64, colors)
+
+
+def _window(draws: Draws, canvas: np.ndarray, size: int) -> np.ndarray:
+    y, x = (draws.below(len(canvas) - size + 1) for _ in range(2))
+    return canvas[y : y + size, x : x + size]
+
+
 def _draw_glyph(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
+    """Discs stand on the lattice; glyphs without one stand anywhere, as those on a drifting background do."""
     halo = _HALO.get(KINDS[kind])
     steps = DISC if halo else GLYPH
     unit = size // LATTICE
     inner, extent = unit * GLYPH, unit * steps
-    y, x = (unit * draws.below(LATTICE - steps + 1) for _ in range(2))
+    step = unit if halo else 1
+    y, x = (step * draws.below((size - extent) // step + 1) for _ in range(2))
     shape, color = draws.below(len(SHAPES)), draws.below(len(COLORS))
+    empty = KINDS[kind] == "flare"
     if halo:
         paint(frame, glyph("circle", extent), y, x, halo)
     inset = (extent - inner) // 2
-    paint(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
+    if not empty:
+        paint(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
     box = (0, y / size, x / size, (y + extent) / size, (x + extent) / size)
     cells = labels["kind"].shape[0]
     held = evidence_mask([box], (1, cells, cells))[0]
     touched = _touched(box, cells) & ~held
-    for name, value in (("kind", kind), ("shape", shape), ("color", color)):
+    for name, value in (("kind", kind), ("shape", IGNORE if empty else shape), ("color", IGNORE if empty else color)):
         labels[name][held] = value
         labels[name][touched] = IGNORE
 

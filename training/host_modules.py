@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
+from ..data.difficulty import Difficulty
 from ..data.render import COLORS, SHAPES, TEXTURES
 from .host_batches import Mix, VideoBatch, prefix_of, video_batch
 from .host_frames import IGNORE, PROBES, frame_batch
 from .host_optim import HostOptimizer
-from .qa import answer_logits, answer_loss, predict
+from .qa import answer_loss, packed_logits, predict
 
 WORDS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "texture": TEXTURES}
 WEIGHTS = {"kind": 1.0, "shape": 1.0, "color": 1.0, "texture": 0.5, "row": 0.5, "column": 0.5}
@@ -33,6 +34,7 @@ class Stage:
     batch: frames a step (vision). tokens: tokens a step, which sets the number of videos (language).
     frames: shortest and longest video. mixes: what the language model sees of a video (language).
     types: question types to ask about; all if empty. questions: how many a video, drawn from all that can be asked.
+    difficulty: presets or settings of the videos, one drawn for each batch (language).
     """
 
     name: str
@@ -44,10 +46,10 @@ class Stage:
     batch: int = 96
     tokens: int = 4096
     frames: tuple[int, int] = (16, 24)
-    clutter: tuple[float, float] = (0.0, 1.0)
     mixes: tuple[Mix, ...] = ()
     types: tuple[str, ...] = ()
-    questions: int = 12
+    questions: int = 16
+    difficulty: tuple[str | Difficulty, ...] = ("hard",)
 
 
 class _Training(pl.LightningModule):
@@ -172,7 +174,7 @@ class LanguageTraining(_Training):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         drawn = video_batch(self.host, self.tokenizer, self.stage, self.seed, self.global_step)
-        logits = answer_logits(self.host, prefix_of(drawn), drawn.rows)
+        logits = packed_logits(self.host, prefix_of(drawn), drawn.rows)
         loss = answer_loss(logits, drawn.rows)
         self._log_accuracy(drawn, predict(logits.detach(), drawn.rows))
         self._log("loss", loss.detach(), 1)

@@ -62,7 +62,7 @@ class Architecture:
     vision_heads: int = 4
     vision_ff: int = 288
     text_width: int = 128
-    text_layers: int = 3
+    text_layers: int = 4
     text_heads: int = 4
     text_ff: int = 384
 

@@ -1,0 +1,138 @@
+"""Look at one video with its questions and their evidence: the verb ``framefold view``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from .difficulty import Difficulty
+from .errors import DataError
+from .questions import Question
+from .synthetic import generate
+
+MOST = 64  # frames on a sheet, unless evidence lies in more
+MOST_COLUMNS = 64
+
+Clip = tuple[str, np.ndarray, np.ndarray, tuple[Question, ...]]  # key, frames, times, questions
+
+
+def view(
+    out: str,
+    index: int = 0,
+    shards: str | None = None,
+    frames: int = 64,
+    seed: int = 0,
+    split: str = "test",
+    difficulty: str | Difficulty = "easy",
+    style: str = "normal",
+    columns: int = 8,
+) -> Path:
+    """Draw a video with its questions and their evidence as a contact sheet.
+
+    Args:
+        out: PNG file to write.
+        index: number of the video, from 0.
+        shards: take the video from this folder of shards; frames, seed, split, difficulty and style then say nothing.
+        frames: length of the video.
+        seed: another seed gives other videos.
+        split: train, val or test.
+        difficulty: "easy", "hard", or a mapping of settings.
+        style: of the pictures.
+        columns: frames in a row. Of more than 64 frames, those are drawn that hold evidence, and others evenly.
+
+    Returns:
+        Path of the picture.
+
+    Raises:
+        DataError: no such video, a setting out of range, or a place where no file can be written.
+    """
+    from .sheet import Sheet, draw  # matplotlib is an extra
+
+    if not 1 <= columns <= MOST_COLUMNS:
+        raise DataError(f"columns must be between 1 and {MOST_COLUMNS}, not {columns}")
+    file = _place(out)
+    clip = _stored(shards, index) if shards else _made(index, frames, seed, split, difficulty, style)
+    key, pixels, times, questions = clip
+    shown = thinned(len(pixels), {box[0] for question in questions for box in question.evidence})
+    title = _title(clip, len(shown), shards, difficulty, style)
+    _write(file, lambda beside: draw(Sheet(title, pixels, times, questions, shown, columns), beside))
+    print(f"{key}: {len(shown)} of {len(pixels)} frames, {len(questions)} questions: {file}")
+    return file
+
+
+def thinned(count: int, evidence: set[int]) -> list[int]:
+    """Numbers of at most MOST frames of `count`, evenly spaced, besides all that hold evidence.
+
+    Raises:
+        DataError: evidence in a frame that the video does not have.
+    """
+    if evidence and not 0 <= min(evidence) <= max(evidence) < count:
+        raise DataError(f"evidence in frames {min(evidence)} to {max(evidence)} of a video with {count} frames")
+    for step in range(min(count, MOST), 2, -1):
+        chosen = evidence | {round(place) for place in np.linspace(0, count - 1, step)}
+        if len(chosen) <= MOST:
+            return sorted(chosen)
+    return sorted(evidence | {0, count - 1})
+
+
+def _made(index: int, frames: int, seed: int, split: str, difficulty: str | Difficulty, style: str) -> Clip:
+    video = generate(index, seed=seed, split=split, frames=frames, difficulty=difficulty, style=style)
+    return f"{split}-{seed}-{index:08d}", video.frames, video.times, video.questions
+
+
+def _stored(folder: str, index: int) -> Clip:
+    from webdataset.tariterators import tarfile_samples  # the extra that stored videos need, and torch with it
+
+    from .samples import unpack
+    from .shards import read_index
+
+    place = index
+    for shard in read_index(folder):
+        if 0 <= place < shard.samples:
+            samples = tarfile_samples([{"url": shard.path}], handler=lambda error: True)  # what is left is too few
+            raw = next(itertools.islice(samples, place, None), None)
+            if raw is None:
+                raise DataError(f"{shard.path} is damaged; 'framefold shards check --shards {folder}' says more")
+            sample = unpack(raw["__key__"], raw)
+            return sample.key, sample.frames.numpy(), sample.times.numpy(), sample.questions
+        place -= shard.samples
+    raise DataError(f"no video {index} in {folder}: it holds 0 to {index - place - 1}")
+
+
+def _title(clip: Clip, shown: int, shards: str | None, difficulty: str | Difficulty, style: str) -> str:
+    key, pixels, times, _ = clip
+    if shards is None:
+        source = f"{difficulty if isinstance(difficulty, str) else 'own difficulty'}, {style}"
+    else:
+        source = f"from {Path(shards).name}"
+    count, height, width, _ = pixels.shape
+    left_out = f", {shown} shown" if shown < count else ""
+    return f"{key}  ({source})   {count} frames of {width} x {height}{left_out}, {times[-1]:.4g} s"
+
+
+def _place(out: str) -> Path:
+    """The file to write, found fit before any work is done; nothing is made yet."""
+    file = Path(out)
+    if file.suffix.lower() != ".png":
+        raise DataError(f"out must be a file name that ends in .png, not {out!r}")
+    folder = next(parent for parent in file.absolute().parents if parent.exists())
+    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"cannot write {out}: {file if file.is_dir() else folder} is in the way or not writable")
+    return file
+
+
+def _write(file: Path, write: Callable[[Path], None]) -> None:
+    """Write beside the place and rename, so that a full disk or a kill leaves an older picture whole."""
+    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(beside)
+        os.replace(beside, file)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    finally:
+        beside.unlink(missing_ok=True)
