@@ -100,7 +100,7 @@ def _questions(axes: Axes, sheet: Sheet, right: float, bottom: float) -> tuple[f
     stacks = int((right - MARGIN + BETWEEN) // (PANEL + BETWEEN))  # that fit below
     below = stacks > 0 and HEAD + len(sheet.questions) * USUAL > 1.25 * bottom
     if below:
-        left, top, stride = MARGIN, bottom + MARGIN, (right - MARGIN + BETWEEN) / stacks
+        left, top, stride = float(MARGIN), bottom + MARGIN, (right - MARGIN + BETWEEN) / stacks
     else:
         left, top, stride, stacks = right + MARGIN, HEAD, PANEL + BETWEEN, 1
     each = max(1, -(-len(sheet.questions) // stacks))

@@ -105,10 +105,8 @@ def _stored(folder: str, index: int) -> Clip:
 
 def _title(clip: Clip, shown: int, shards: str | None, difficulty: str | Difficulty, style: str) -> str:
     key, pixels, times, _ = clip
-    if shards is None:
-        source = f"{difficulty if isinstance(difficulty, str) else 'own difficulty'}, {style}"
-    else:
-        source = f"from {Path(shards).name}"
+    made = f"{difficulty if isinstance(difficulty, str) else 'own difficulty'}, {style}"
+    source = f"from {Path(shards).name}" if shards else made
     count, height, width, _ = pixels.shape
     left_out = f", {shown} shown" if shown < count else ""
     return f"{key}  ({source})   {count} frames of {width} x {height}{left_out}, {times[-1]:.4g} s"

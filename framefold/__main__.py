@@ -21,6 +21,8 @@ LIGHTNING = {
 FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
     "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
+    "view": ("data.view:view", "draw a video with its questions and their evidence as a contact sheet"),
+    "bench data": ("data.bench:bench", "time per synthetic video on one core, wall and CPU"),
     "host train": ("training.host:train", "train the embedded host from nothing"),
     "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
     "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
