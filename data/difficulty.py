@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from .errors import DataError
 
@@ -45,6 +47,10 @@ class Difficulty:
             if not 0 <= value <= limit:
                 raise DataError(f"{name} must be between 0 and {limit}, not {value}")
 
+    def plain(self) -> dict[str, Any]:
+        """The settings as JSON values."""
+        return asdict(self) | {"flashes": list(self.flashes)}
+
 
 _LIMITS = {
     **{"clutter": 4, "flares": 2, "jitter": 2, "pan": 16, "pulses": 0.2},
@@ -78,3 +84,8 @@ def difficulty_of(value: str | Difficulty) -> Difficulty:
     if value not in PRESETS:
         raise DataError(f"difficulty must be {' or '.join(PRESETS)} or a mapping of settings, not {value!r}")
     return PRESETS[value]
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """The preset that has these plain settings, or "custom"."""
+    return next((name for name, preset in PRESETS.items() if preset.plain() == settings), "custom")

@@ -152,7 +152,7 @@ def _backgrounds(once: Sequence[Event], scenes: Sequence[Scene]) -> Iterator[Que
         for names in permutations((first.texture, last.texture)):
             for end, scene in (("start", first), ("end", last)):
                 yield _make("background", scene.texture, (scene.view,), names, end=end, a=names[0], b=names[1])
-    homes = [(flash, scene) for flash in once if (scene := _home(flash, scenes))]
+    homes = [(flash, home) for flash in once if (home := _home(flash, scenes))]
     for (flash, here), (_, there) in permutations(homes, 2):
         if here.texture != there.texture:
             evidence = (*flash.boxes, _beside(flash))

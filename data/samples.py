@@ -77,8 +77,11 @@ class Recipe:
 
     def sample(self, index: int) -> Sample:
         """Video number `index` as a sample, without the way through a codec."""
-        video = self.video(index)
-        name = f"{self.split}-{self.seed}-{index:08d}"
+        return self.sample_of(self.video(index))
+
+    def sample_of(self, video: Video) -> Sample:
+        """A video of this recipe as a sample."""
+        name = f"{self.split}-{self.seed}-{video.key[2]:08d}"
         return Sample(name, torch.from_numpy(video.frames), torch.from_numpy(video.times), video.questions)
 
 

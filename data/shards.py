@@ -20,7 +20,7 @@ import webdataset as wds
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from .difficulty import Difficulty
+from .difficulty import Difficulty, difficulty_of
 from .errors import DataError
 from .samples import Recipe, length_range, pack, unpack
 from .synthetic import SCHEMA_VERSION
@@ -70,7 +70,8 @@ def synth(
     recipe = Recipe(length_range(frames), seed, split, difficulty, style)
     if videos < 1 or shard_size < 1 or workers < 1:
         raise DataError(f"videos, shard_size and workers must be positive, got {videos}, {shard_size}, {workers}")
-    settings = asdict(recipe) | {"frames": list(recipe.frames), "videos": videos, "shard_size": shard_size, "crf": crf}
+    plain = {"frames": list(recipe.frames), "difficulty": difficulty_of(difficulty).plain()}
+    settings = asdict(recipe) | plain | {"videos": videos, "shard_size": shard_size, "crf": crf}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     with _only_writer(folder):

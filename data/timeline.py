@@ -21,6 +21,7 @@ REVERSED = dict(zip(DIRECTIONS, ("right", "left", "down", "up"), strict=True)) |
 LATTICE, DISC, GLYPH = 16, 5, 3
 ONCE = 3  # shapes that flash exactly once: questions can call such a flash by its shape
 MOST_COUNTED = 4
+ASKED_ABOUT = ("flash", "mover")  # kinds of events
 
 
 @dataclass(frozen=True)

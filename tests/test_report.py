@@ -9,7 +9,7 @@ import pytest
 from framefold.training.report import report
 from framefold.training.results import FOLDER, ResultsError, Settings, answers_of, read_cell, read_cells, write_cell
 
-SETTINGS = Settings("uniform", {}, None, 0.1, 0, "host", "abc", 40, 64, 0, "test", [])
+SETTINGS = Settings("uniform", {}, None, 0.1, 0, "host", "abc", 40, 64, 0, "test", [], {})
 COST = {"compressor_ms": 1.0, "llm_ms": 2.0, "tokens_entered": 11.0}
 
 

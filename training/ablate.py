@@ -17,12 +17,13 @@ from ..adapters.folder import WEIGHTS
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import get
+from ..data.difficulty import Difficulty, difficulty_of
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
 from .digests import code_digest, file_digest, host_digest
-from .heldout import HeldOut, held_out, put, put_to_oracle
+from .heldout import HeldOut, held_out, put, put_to_event_oracle, put_to_oracle
 from .hostio import Host, load_host
-from .report import FULL, ORACLE, report
+from .report import FULL, ORACLE, ORACLES, report
 from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 
 
@@ -55,6 +56,8 @@ def ablate(
     frames: int = 64,
     data_seed: int = 0,
     split: str = "test",
+    difficulty: str | Difficulty = "easy",
+    style: str = "normal",
     exclude: list[str] | None = None,
     batch_size: int = 8,
 ) -> None:
@@ -68,9 +71,10 @@ def ablate(
         params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
         budgets: retention ratios (floats) or tokens per video (ints).
         seeds: of compressors that draw, such as random; the others run once.
-        oracle: add a row that keeps each question's annotated evidence.
+        oracle: add a row that keeps each question's annotated evidence, and one that keeps all events.
         videos: number of held-out videos; frames: of each.
         data_seed: of the videos; split: train, val or test.
+        difficulty: easy, hard, or settings of data.difficulty.Difficulty; style: normal or held_out.
         exclude: question types to leave out of the headline.
         batch_size: videos per forward of the language model.
 
@@ -89,10 +93,24 @@ def ablate(
     if videos < 1 or batch_size < 1:
         raise ConfigError(f"videos and batch_size must be positive, got {videos} and {batch_size}")
     _check_types(exclude or [])
-    recipe = Recipe((frames, frames), data_seed, split)
+    recipe = Recipe((frames, frames), data_seed, split, difficulty, style)
     frozen = load_host(host)
+    hard = difficulty_of(difficulty).plain()
     base = Settings(
-        "", {}, None, 1.0, 0, host, host_digest(Path(host)), videos, frames, data_seed, split, exclude or []
+        "",
+        {},
+        None,
+        1.0,
+        0,
+        host,
+        host_digest(Path(host)),
+        videos,
+        frames,
+        data_seed,
+        split,
+        exclude or [],
+        hard,
+        style,
     )
     cells = list(_cells(entrants, grid, seeds, base, oracle))
     others = stored_cells(folder, without={s.file for _, s in cells})
@@ -113,7 +131,8 @@ def _run(
     host: Host, entrant: Entrant | None, settings: Settings, batches: list[HeldOut]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     if entrant is None:
-        return put_to_oracle(host, batches, partial(budget_tokens, settings.budget))
+        oracle = put_to_oracle if settings.compressor == ORACLE else put_to_event_oracle
+        return oracle(host, batches, partial(budget_tokens, settings.budget))
     return put(host, entrant.build(settings.budget, settings.seed), batches)
 
 
@@ -164,9 +183,8 @@ def _cells(
                 yield entrant, replace(common, budget=budget, seed=seed)
     if FULL not in {entrant.name for entrant in entrants}:
         yield Entrant(FULL, {}), replace(base, compressor=FULL, code=code_digest(get(FULL)))
-    if oracle:
-        for budget in budgets:
-            yield None, replace(base, compressor=ORACLE, budget=budget, code=code_digest())
+    for row, budget in product(ORACLES if oracle else (), budgets):
+        yield None, replace(base, compressor=row, budget=budget, code=code_digest())
 
 
 def _check_types(exclude: list[str]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..adapters import Compressed, VideoTokens
 from ..data.samples import Recipe
 from ..data.synthetic import evidence_mask
+from ..data.timeline import ASKED_ABOUT
 from .batching import Asked, answer, ask, visual_tokens
 from .hostio import Host
 from .qa import predict
@@ -31,28 +32,33 @@ class HeldOut:
 
     Attributes:
         asked: prompts, question rows, and videos as the host's vision side sees them.
-        numbers: R numbers of the videos that the rows ask about.
+        numbers: R numbers of the videos that the rows ask about, the same for twins: they are one draw of statistics.
         evidence: R arrays (N,) bool, the visual tokens that hold the evidence of a row's question.
+        events: B arrays (N,) bool, the visual tokens that hold an event which can be asked about.
     """
 
     asked: Asked
     numbers: list[int]
     evidence: list[np.ndarray]
+    events: list[np.ndarray]
 
 
 def held_out(host: Host, recipe: Recipe, videos: int, batch_size: int) -> Iterator[HeldOut]:
     """Make and encode synthetic videos 0 .. videos-1 of a recipe, batch by batch."""
     for first in range(0, videos, batch_size):
         numbers = range(first, min(first + batch_size, videos))
-        samples = [recipe.sample(number) for number in numbers]
+        videos_made = [recipe.video(number) for number in numbers]
         with torch.no_grad():
-            asked = ask(host, samples)
-        owner, evidence = [], []
-        for number, sample, encoded in zip(numbers, samples, asked.encoded, strict=True):
+            asked = ask(host, [recipe.sample_of(video) for video in videos_made])
+        owner, evidence, events = [], [], []
+        for number, video, encoded in zip(numbers, videos_made, asked.encoded, strict=True):
             t, h, w = encoded.features.shape[:3]
-            owner += [number] * len(sample.questions)
-            evidence += [evidence_mask(question.evidence, (t, h, w)).reshape(-1) for question in sample.questions]
-        yield HeldOut(asked, owner, evidence)
+            owner += [number // 2] * len(video.questions)
+            evidence += [evidence_mask(question.evidence, (t, h, w)).reshape(-1) for question in video.questions]
+            asked_about = [event for event in video.events if event.kind in ASKED_ABOUT]
+            boxes = [box for event in asked_about for box in event.boxes]
+            events.append(evidence_mask(boxes, (t, h, w)).reshape(-1))
+        yield HeldOut(asked, owner, evidence, events)
 
 
 @torch.no_grad()
@@ -94,10 +100,21 @@ def put_to_oracle(
     return put(host, KeepEvidence(evidence, tokens_of), alone)
 
 
-class KeepEvidence:
-    """Keeps a question's annotated evidence; what is left of the budget goes to evenly spaced tokens of the rest.
+def put_to_event_oracle(
+    host: Host, batches: list[HeldOut], tokens_of: Callable[[int], int]
+) -> tuple[list[Row], dict[str, float]]:
+    """As :func:`put`, keeping the annotated tokens of all events, whatever is asked; the rest evenly spaced.
 
-    Evidence that exceeds the budget is thinned out evenly. Called once for each question, in their order.
+    Args:
+        tokens_of: number of visual tokens to keep of N.
+    """
+    return put(host, KeepEvidence([mask for batch in batches for mask in batch.events], tokens_of), batches)
+
+
+class KeepEvidence:
+    """Keeps annotated tokens; what is left of the budget goes to evenly spaced tokens of the rest.
+
+    Those that exceed the budget are thinned out evenly. Called once for each mask, in their order.
     """
 
     def __init__(self, evidence: list[np.ndarray], tokens_of: Callable[[int], int]) -> None:
@@ -144,4 +161,6 @@ def _one_prefill_a_question(batch: HeldOut) -> Iterator[HeldOut]:
         alone = Asked(
             [asked.encoded[video]] * count, inputs, [asked.times[video]] * count, rows, [asked.types[i] for i in mine]
         )
-        yield HeldOut(alone, [batch.numbers[i] for i in mine], [batch.evidence[i] for i in mine])
+        yield HeldOut(
+            alone, [batch.numbers[i] for i in mine], [batch.evidence[i] for i in mine], [batch.events[video]] * count
+        )

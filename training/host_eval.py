@@ -10,12 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.difficulty import Difficulty
 from ..data.draws import Draws
-from ..data.synthetic import CHANCE, QUESTION_TYPES, Video, generate
+from ..data.samples import Recipe
+from ..data.synthetic import CHANCE, HEADLINE, QUESTION_TYPES, Video
 from .host_batches import VideoBatch, assemble, prefix_of, reduce_tokens
 from .hostio import Host, HostError, grid_side, load_host
 from .qa import answer_logits, predict
 
+Mark = tuple[int, bool]
 Show = Callable[[Tensor, Video], tuple[Tensor, Tensor]]
 _STREAM = 15485863
 
@@ -26,7 +29,8 @@ def evaluate(
     videos: int = 200,
     seed: int = 0,
     split: str = "test",
-    clutter: float = 0.5,
+    difficulty: str | Difficulty = "hard",
+    style: list[str] = ["normal"],  # noqa: B006
     show: list[str] = ["full"],  # noqa: B006
     threads: int = 1,
 ) -> dict[str, Any]:
@@ -35,42 +39,54 @@ def evaluate(
     Args:
         host: folder of the host.
         frames: lengths to measure.
-        videos: how many of each length; every video asks about one question of each type.
+        videos: how many of each length and style; every video asks one question of each type that it can carry.
         seed: of the videos.
         split: train, val or test.
-        clutter: blinks per frame.
-        show: what the host sees of the tokens: "full", "blind" (features zeroed), or a reduction with the share it
-            keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "events:0.1".
+        difficulty: easy, hard, or settings of data.difficulty.Difficulty.
+        style: normal, or held_out: glyphs and textures that no training video shows.
+        show: what the host sees of the tokens: "full", "blind" (features zeroed), "frame" (one random frame), or a
+            reduction with the share it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "events:0.1".
         threads: torch threads.
 
-    Returns {"<show>@<frames>": {"accuracy": macro mean, "n": questions, "types": {type: [accuracy, low, high, n]}}}.
-    Raises HostError for a folder that holds no host and for an unknown `show`.
+    Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions, "types": {type:
+    [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host and for an unknown `show`, DataError
+    for videos that cannot be.
     """
     torch.set_num_threads(threads)
     loaded = load_host(host)
     ways = {name: _way(name, loaded) for name in show}
+    recipes = [Recipe((length, length), seed, split, difficulty, look) for length in frames for look in style]
     results = {}
-    for length in frames:
-        right: dict[str, dict[str, list[bool]]] = {name: defaultdict(list) for name in show}
-        for index in range(videos):
-            video = generate(index, seed=seed, split=split, frames=length, clutter=clutter)
-            tokens = loaded.encode(loaded.pixel_values(video.frames))
-            for name, way in ways.items():
-                for kind, ok in zip(*_answer(loaded, video, tokens, way), strict=True):
-                    right[name][kind].append(ok)
+    for recipe in recipes:
+        right = _right(loaded, ways, recipe, videos)
         for name in show:
-            results[f"{name}@{length}"] = _summary(right[name])
-            print(_table(f"{name}, {length} frames, {videos} videos", results[f"{name}@{length}"]), flush=True)
+            key = f"{name}@{recipe.frames[0]}/{recipe.style}"
+            results[key] = _summary(right[name])
+            title = f"{name}, {recipe.frames[0]} frames, {recipe.style} style, {videos} videos"
+            print(_table(title, results[key]), flush=True)
     return results
+
+
+def _right(host: Host, ways: dict[str, Show], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
+    """By way to show and by type: the pair of twins a question is of, and whether the answer was right."""
+    right: dict[str, dict[str, list[Mark]]] = {name: defaultdict(list) for name in ways}
+    for index in range(videos):
+        video = recipe.video(index)
+        tokens = host.encode(host.pixel_values(video.frames))
+        for name, way in ways.items():
+            for kind, ok in zip(*_answer(host, video, tokens, way), strict=True):
+                right[name][kind].append((index // 2, ok))
+    return right
 
 
 def _way(name: str, host: Host) -> Show:
     """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
     how, _, share = name.partition(":")
     side = grid_side(host.model)
-    if how not in ("full", "blind", "random", "frames", "pooled", "events") or (share and not 0 < float(share) <= 1):
+    known = ("full", "blind", "frame", "random", "frames", "pooled", "events")
+    if how not in known or (share and not 0 < float(share) <= 1):
         raise HostError(
-            f"cannot show {name!r}: use full, blind, or random, frames, pooled, events with :SHARE in (0, 1]"
+            f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, events with :SHARE in (0, 1]"
         )
 
     def way(tokens: Tensor, video: Video) -> tuple[Tensor, Tensor]:
@@ -78,6 +94,9 @@ def _way(name: str, host: Host) -> Show:
         draws = Draws(_STREAM, video.key[2], 0, 0)
         if how == "blind":
             return reduce_tokens(torch.zeros_like(tokens), [video], "full", count, draws, side)
+        if how == "frame":
+            first = draws.below(len(video.frames)) * side * side
+            return tokens[:, first : first + side * side], torch.arange(first, first + side * side)[None]
         return reduce_tokens(tokens, [video], how, count, draws, side)
 
     return way
@@ -92,18 +111,34 @@ def _answer(host: Host, video: Video, tokens: Tensor, way: Show) -> tuple[tuple[
     return batch.types, (predicted == batch.rows.answers()).tolist()
 
 
-def _summary(right: dict[str, list[bool]]) -> dict[str, Any]:
-    types = {
-        kind: [*wilson(sum(right[kind]), len(right[kind])), len(right[kind])] for kind in QUESTION_TYPES if right[kind]
+def _summary(right: dict[str, list[Mark]]) -> dict[str, Any]:
+    types = {kind: _share(right[kind]) for kind in QUESTION_TYPES if right[kind]}
+    headline = [row[0] for kind, row in types.items() if kind in HEADLINE]
+    return {
+        "accuracy": sum(headline) / max(1, len(headline)),
+        "n": sum(int(row[3]) for row in types.values()),
+        "types": types,
     }
-    macro = sum(row[0] for row in types.values()) / len(types)
-    return {"accuracy": macro, "n": sum(row[3] for row in types.values()), "types": types}
 
 
-def wilson(right: int, n: int) -> tuple[float, float, float]:
-    """Share of right answers with its 95 % interval (E. B. Wilson, 1927)."""
+def _share(marks: list[Mark]) -> list[float]:
+    """Share of right answers, its 95 % interval and the number of answers.
+
+    Twins are alike, so the interval is that of as many independent answers as tell as much (Kish's design effect).
+    """
+    n = len(marks)
+    share = sum(ok for _, ok in marks) / n
+    excess: dict[int, float] = defaultdict(float)
+    for pair, ok in marks:
+        excess[pair] += ok - share
+    spread = n * share * (1 - share)
+    effect = sum(value**2 for value in excess.values()) / spread if spread else 2.0
+    return [*wilson(share, n / max(1.0, effect)), n]
+
+
+def wilson(share: float, n: float) -> tuple[float, float, float]:
+    """A share of n answers with its 95 % interval (E. B. Wilson, 1927)."""
     z2 = 1.96**2
-    share = right / n
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n) / (1 + z2 / n)
     return share, max(0.0, middle - half), min(1.0, middle + half)
@@ -113,4 +148,4 @@ def _table(title: str, summary: dict[str, Any]) -> str:
     lines = [title, f"{'type':<13}{'accuracy':>9}  95 % interval   chance     n"]
     for kind, (share, low, high, n) in summary["types"].items():
         lines.append(f"{kind:<13}{share:>8.1%}  {low:>6.1%} {high:>6.1%}  {CHANCE[kind]:>7.1%} {n:>6}")
-    return "\n".join([*lines, f"{'macro':<13}{summary['accuracy']:>8.1%}{'':<25}{summary['n']:>6}"])
+    return "\n".join([*lines, f"{'headline':<13}{summary['accuracy']:>8.1%}{'':<27}{summary['n']:>6}"])

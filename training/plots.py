@@ -29,7 +29,7 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
         errors = [[100 * (v - lo) for v, lo in zip(value, low, strict=True)]]
         errors.append([100 * (hi - v) for v, hi in zip(value, high, strict=True)])
         shifted = [t * (1 + 0.012 * (i - len(curves) / 2)) for t in tokens]  # keep the bars apart
-        style = "--" if name == "oracle" else "-"
+        style = "--" if name.startswith("oracle") else "-"
         percent = [100 * v for v in value]
         axes.errorbar(
             shifted, percent, errors, label=name, marker=markers[i % len(markers)], linestyle=style, capsize=2

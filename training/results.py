@@ -22,10 +22,10 @@ from ..adapters.folder import replace_file
 from ..adapters.params import short
 from .statistics import Answers, macro_interval
 
-SCHEMA = 1
+SCHEMA = 2
 FOLDER = "cells"
 # What the cells of one table have in common.
-COMMON = ("host_weights", "videos", "frames", "data_seed", "split", "exclude")
+COMMON = ("host_weights", "videos", "frames", "data_seed", "split", "difficulty", "style", "exclude")
 MEASURED = ("answers", "n", "tokens", "tokens_entered", "compressor_ms", "llm_ms")
 
 
@@ -42,7 +42,7 @@ class Settings:
         params: its constructor parameters; adapter: SHA-256 of its weights, None without.
         budget: retention ratio or tokens per video; seed: of methods that draw.
         host: folder of the host; host_weights: SHA-256 of its weights and configuration.
-        videos, frames, data_seed, split: the held-out videos.
+        videos, frames, data_seed, split, difficulty, style: the held-out videos.
         exclude: question types that are left out of the headline.
         code: SHA-256 of the source that makes the videos, compresses them and asks.
     """
@@ -59,6 +59,8 @@ class Settings:
     data_seed: int
     split: str
     exclude: list[str]
+    difficulty: dict[str, Any]
+    style: str = "normal"
     code: str = ""
 
     @property
