@@ -33,7 +33,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     parser.add_function_arguments(function, as_positional=False)
     try:
         values = parser.instantiate_classes(parser.parse_args(expand(join_lists(function, args))))
-    except (jsonargparse.ArgumentError, argparse.ArgumentError, UnicodeDecodeError) as error:
+    except (jsonargparse.ArgumentError, argparse.ArgumentError, ValueError) as error:  # ValueError: of a type itself
         text = " ".join(str(error).split())[:1000]
         raise SystemExit(f"{text} (options: framefold {verb} --help)") from error
     result = function(**{key: value for key, value in values.as_dict().items() if key != "config"})

@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from ..adapters.folder import replace_file
 from .callbacks import AtomicCheckpointIO
-from .host_modules import LanguageTraining, Stage, VisionTraining
+from .host_modules import HostTraining, LanguageTraining, Stage, VisionTraining
 from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
 from .session import interruptible, quiet
 
 EPOCH = 50  # steps between rows of the log and points to resume from
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
 # Measured on one AVX512-BF16 core: bf16 makes the tower 2.4 times as fast, and the language model's backward slower.
-PRECISION = {"vision": "bf16-mixed", "language": "32-true"}
+PRECISION = {"cpu": {"vision": "bf16-mixed", "language": "32-true"}}
 
 
 def train(
@@ -33,6 +36,8 @@ def train(
     work: str | None = None,
     start: str | None = None,
     threads: int = 1,
+    accelerator: str = "cpu",
+    workers: int = 0,
 ) -> None:
     """Train a host stage by stage and write it to a folder that transformers loads.
 
@@ -45,10 +50,13 @@ def train(
         work: logs and resume points; `OUT.work` by default.
         start: folder of a host to go on from instead of random weights.
         threads: torch threads.
+        accelerator: cpu, gpu or auto; one device.
+        workers: processes that draw videos ahead; 0 draws them in the training process.
 
-    Raises HostError for an unknown kind of stage.
+    Raises HostError for a stage that cannot be, or an accelerator that is not there.
     """
     _check(stages)
+    kind = _accelerator(accelerator)
     quiet()
     torch.set_num_threads(threads)
     folder = Path(work or f"{out.rstrip('/')}.work")
@@ -61,7 +69,7 @@ def train(
         host.requires_grad_(False)
         module = KINDS[stage.kind](host, tokenizer, stage, seed)
         module.train()
-        _fit(module, stage, folder / stage.name)
+        _fit(module, stage, folder / stage.name, kind, workers)
         host.eval()
         save_host(host, out)
         _write_curve([folder / done.name for done in stages], Path(out) / "training_curve.csv")
@@ -77,13 +85,24 @@ def _check(stages: list[Stage]) -> None:
         raise HostError("two stages have the same name; their resume points would overwrite each other")
 
 
-def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
+def _accelerator(name: str) -> str:
+    if name not in ("cpu", "gpu", "auto"):
+        raise HostError(f"accelerator must be cpu, gpu or auto, not {name!r}")
+    there = torch.cuda.is_available()
+    if name == "gpu" and not there:
+        raise HostError(
+            "accelerator gpu, but torch sees no CUDA device: use --accelerator cpu, or install torch for it"
+        )
+    return "gpu" if there and name != "cpu" else "cpu"
+
+
+def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
     trainer = pl.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
         devices=1,
-        precision=PRECISION[stage.kind],  # type: ignore[arg-type]
+        precision=PRECISION.get(accelerator, {}).get(stage.kind, "bf16-mixed"),  # type: ignore[arg-type]
         max_steps=stage.steps,
         max_epochs=-1,
         gradient_clip_val=1.0,
@@ -96,10 +115,48 @@ def _fit(module: pl.LightningModule, stage: Stage, folder: Path) -> None:
         enable_progress_bar=os.environ.get("FRAMEFOLD_PROGRESS", "1") != "0",
         num_sanity_val_steps=0,
     )
-    # Batches are made inside the step from its number; the loader only counts.
-    counter: DataLoader[int] = DataLoader(range(EPOCH), batch_size=None)  # type: ignore[arg-type]
+    begun = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
     with interruptible(trainer):
-        trainer.fit(module, counter, ckpt_path=last if last.is_file() else None)
+        trainer.fit(module, Epochs(module.draw(), begun, stage.steps, workers), ckpt_path=last if begun else None)
+
+
+class _Steps(Dataset[Any]):
+    """Item i is the batch of step i."""
+
+    def __init__(self, draw: Callable[[int], Any], steps: int) -> None:
+        self.draw, self.steps = draw, steps
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, step: int) -> Any:
+        return self.draw(step)
+
+
+class Epochs:
+    """The batches of steps begun..steps-1 in order, EPOCH of them at each iteration; workers live through epochs."""
+
+    def __init__(self, draw: Callable[[int], Any], begun: int, steps: int, workers: int) -> None:
+        loader: DataLoader[Any] = DataLoader(
+            _Steps(draw, steps),
+            batch_size=None,
+            sampler=range(begun, steps),
+            num_workers=workers,
+            collate_fn=as_it_is,
+            multiprocessing_context="spawn" if workers else None,  # forking after torch threads began can deadlock
+        )
+        self.batches = iter(loader)
+
+    def __len__(self) -> int:
+        return EPOCH
+
+    def __iter__(self) -> Iterator[Any]:
+        return islice(self.batches, EPOCH)
+
+
+def as_it_is(batch: Any) -> Any:
+    """What a worker made is a batch already."""
+    return batch
 
 
 def _write_curve(folders: list[Path], out: Path) -> None:

@@ -50,29 +50,39 @@ class VideoBatch:
     types: tuple[str, ...]
 
 
-def video_batch(
-    host: LlavaOnevisionForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerBase,
-    stage: Stage,
-    seed: int,
-    step: int,
-) -> VideoBatch:
-    """The batch of a step: one length and one mix for all its videos, so that nothing is padded."""
+@dataclass
+class DrawnVideos:
+    """What the batch of a step is made of, before the host sees it; `draws` goes on with what is drawn later."""
+
+    videos: list[Video]
+    asked: list[list[Question]]
+    how: str
+    count: int
+    draws: Draws
+
+
+def draw_videos(stage: Stage, seed: int, side: int, step: int) -> DrawnVideos:
+    """The videos of a step: one length and one mix for all of them, so that nothing is padded."""
     draws = Draws(seed, _STREAM, sum(stage.name.encode()), step, 0)
     frames = draws.between(*stage.frames)
     mix = _draw_mix(draws, stage.mixes)
-    side = grid_side(host)
-    total = frames * side * side
     ratio = mix.keep[0] + (mix.keep[1] - mix.keep[0]) * draws.below(1001) / 1000
-    count = max(1, round(ratio * total))
+    count = max(1, round(ratio * frames * side * side))
     videos = max(2, min(32, stage.tokens // (count + ROW_TOKENS * stage.questions)))
     difficulty = draws.pick(stage.difficulty)
     first = draws.below(2**40)
     made = [generate(first + i, seed=seed, frames=frames, difficulty=difficulty) for i in range(videos)]
-    features, newline = _encode(host, made)
-    features, index = reduce_tokens(features, made, mix.how, count, draws, side)
-    asked = [_questions(video, stage, draws) for video in made]
-    return assemble(host, tokenizer, asked, torch.cat([features, newline], dim=1), index, total)
+    return DrawnVideos(made, [_questions(video, stage, draws) for video in made], mix.how, count, draws)
+
+
+def video_batch(
+    host: LlavaOnevisionForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, drawn: DrawnVideos
+) -> VideoBatch:
+    """The videos of a step as the host's language model meets them, on the host's device."""
+    features, newline = _encode(host, drawn.videos)
+    total = features.shape[1]
+    features, index = reduce_tokens(features, drawn.videos, drawn.how, drawn.count, drawn.draws, grid_side(host))
+    return assemble(host, tokenizer, drawn.asked, torch.cat([features, newline], dim=1), index, total)
 
 
 def _questions(video: Video, stage: Stage, draws: Draws) -> list[Question]:
@@ -101,8 +111,8 @@ def _encode(host: LlavaOnevisionForConditionalGeneration, videos: list[Video]) -
     """(B, T*H*W, D) tokens and (B, 1, D) newlines."""
     tokens = []
     for video in videos:  # one at a time: a video's activations fit the cache, a batch's do not
-        pixels = torch.from_numpy(video.frames).movedim(-1, 1).float() / 127.5 - 1
-        with torch.autocast("cpu", torch.bfloat16):
+        pixels = torch.from_numpy(video.frames).to(host.device).movedim(-1, 1).float() / 127.5 - 1
+        with torch.autocast(host.device.type, torch.bfloat16):
             tokens.append(host.get_video_features(pixels[None], return_dict=True).pooler_output.float())
     features = torch.cat(tokens)
     return features[:, :-1], features[:, -1:]
@@ -145,7 +155,7 @@ def event_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
 
 
 def _take(features: Tensor, index: Tensor) -> Tensor:
-    return features.gather(1, index[..., None].expand(-1, -1, features.shape[-1]))
+    return features.gather(1, index.to(features.device)[..., None].expand(-1, -1, features.shape[-1]))
 
 
 def assemble(
@@ -175,7 +185,8 @@ def assemble(
     newline = torch.full((len(asked), 1), head + total)
     positions = torch.cat([lead, head + index, newline], dim=1)
     types = tuple(question.type for questions in asked for question in questions)
-    return VideoBatch(features, prefix[positions], positions, QARows.concat([rows for _, rows in prompts]), types)
+    rows = QARows.concat([rows for _, rows in prompts]).to(features.device)
+    return VideoBatch(features, prefix[positions].to(features.device), positions.to(features.device), rows, types)
 
 
 def prefix_of(batch: VideoBatch) -> dict[str, Any]:

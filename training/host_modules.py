@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import process_time
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
@@ -16,9 +19,10 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 
 from ..data.difficulty import Difficulty
 from ..data.render import COLORS, SHAPES, TEXTURES
-from .host_batches import Mix, VideoBatch, prefix_of, video_batch
+from .host_batches import DrawnVideos, Mix, VideoBatch, draw_videos, prefix_of, video_batch
 from .host_frames import IGNORE, PROBES, frame_batch
 from .host_optim import HostOptimizer
+from .hostio import grid_side
 from .qa import answer_loss, packed_logits, predict
 
 WORDS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "texture": TEXTURES}
@@ -52,8 +56,8 @@ class Stage:
     difficulty: tuple[str | Difficulty, ...] = ("hard",)
 
 
-class _Training(pl.LightningModule):
-    """Batches are made from (seed, stage, global step), so that a resumed run sees what an unbroken one would."""
+class HostTraining(pl.LightningModule):
+    """Batches are made from (seed, stage, step) by `draw`, so that a resumed run sees what an unbroken one would."""
 
     def __init__(self, host: LlavaOnevisionForConditionalGeneration, stage: Stage, seed: int) -> None:
         super().__init__()
@@ -62,6 +66,14 @@ class _Training(pl.LightningModule):
 
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         raise NotImplementedError
+
+    def draw(self) -> Callable[[int], Any]:
+        """What makes the batch of a step out of its number, without the host: it may run in another process."""
+        raise NotImplementedError
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """The step itself moves what it needs."""
+        return batch
 
     def configure_optimizers(self) -> Any:
         matrices: list[nn.Parameter] = []
@@ -106,7 +118,7 @@ class _Training(pl.LightningModule):
         return min(1.0, (step + 1) / self.stage.warmup) * max(self.stage.final, left)
 
 
-class VisionTraining(_Training):
+class VisionTraining(HostTraining):
     """Tower and projector learn to say, at every token, what it shows and where it is.
 
     Shape, colour and texture are read out with the language model's own word embeddings, which are learned along: the
@@ -132,15 +144,17 @@ class VisionTraining(_Training):
         kept = ("vision_tower", "multi_modal_projector", "embed_tokens", "probes")
         return [(name, p) for name, p in self.named_parameters() if any(part in name for part in kept)]
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        step = self.global_step
-        frames, labels = frame_batch(step, seed=self.seed, frames=self.stage.batch)
-        pixels = torch.from_numpy(frames).movedim(-1, 1).float() / 127.5 - 1
+    def draw(self) -> Callable[[int], Any]:
+        return partial(frame_batch, seed=self.seed, frames=self.stage.batch)
+
+    def training_step(self, batch: tuple[np.ndarray, dict[str, np.ndarray]], batch_idx: int) -> Tensor:
+        frames, labels = batch
+        pixels = torch.from_numpy(frames).to(self.device).movedim(-1, 1).float() / 127.5 - 1
         tokens = self.host.get_video_features(pixels[None], return_dict=True).pooler_output[0, :-1].float()
         tokens = F.rms_norm(tokens, tokens.shape[-1:])
         loss = tokens.new_zeros(())
         for name, label in labels.items():
-            target = torch.from_numpy(label).flatten()
+            target = torch.from_numpy(label).to(self.device).flatten()
             logits = self._read(name, tokens)
             loss = loss + WEIGHTS[name] * F.cross_entropy(logits, target, ignore_index=IGNORE)
             asked = target != IGNORE
@@ -156,7 +170,7 @@ class VisionTraining(_Training):
         return tokens @ embeddings.weight[getattr(self, f"{name}_ids")].T
 
 
-class LanguageTraining(_Training):
+class LanguageTraining(HostTraining):
     """The language model learns to answer from visual tokens of a frozen tower, full or reduced as the stage says."""
 
     def __init__(
@@ -172,17 +186,20 @@ class LanguageTraining(_Training):
     def trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.named_parameters() if "language_model" in name]
 
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        drawn = video_batch(self.host, self.tokenizer, self.stage, self.seed, self.global_step)
-        logits = packed_logits(self.host, prefix_of(drawn), drawn.rows)
-        loss = answer_loss(logits, drawn.rows)
-        self._log_accuracy(drawn, predict(logits.detach(), drawn.rows))
+    def draw(self) -> Callable[[int], Any]:
+        return partial(draw_videos, self.stage, self.seed, grid_side(self.host))
+
+    def training_step(self, batch: DrawnVideos, batch_idx: int) -> Tensor:
+        shown = video_batch(self.host, self.tokenizer, batch)
+        logits = packed_logits(self.host, prefix_of(shown), shown.rows)
+        loss = answer_loss(logits, shown.rows)
+        self._log_accuracy(shown, predict(logits.detach(), shown.rows))
         self._log("loss", loss.detach(), 1)
         return loss
 
-    def _log_accuracy(self, drawn: VideoBatch, predicted: Tensor) -> None:
-        right = (predicted == drawn.rows.answers()).float()
-        for kind in sorted(set(drawn.types)):
-            mine = [i for i, other in enumerate(drawn.types) if other == kind]
+    def _log_accuracy(self, shown: VideoBatch, predicted: Tensor) -> None:
+        right = (predicted == shown.rows.answers()).float()
+        for kind in sorted(set(shown.types)):
+            mine = [i for i, other in enumerate(shown.types) if other == kind]
             self._log(kind, right[mine].mean(), len(mine))
         self._log("accuracy", right.mean(), len(right))
