@@ -12,11 +12,11 @@ import framefold
 from framefold.adapters.errors import FramefoldError
 from framefold.adapters.ops import budget_tokens
 from framefold.data.samples import Recipe
-from framefold.data.synthetic import QUESTION_TYPES
+from framefold.data.synthetic import QUESTION_TYPES, evidence_mask
 from framefold.training import digests
 from framefold.training.ablate import ablate
 from framefold.training.digests import code_digest, host_digest
-from framefold.training.heldout import KeepEvidence, _one_prefill_a_question, held_out
+from framefold.training.heldout import KeepEvidence, _one_prefill_a_question, held_out, put_to_event_oracle
 from framefold.training.hostio import load_host
 from framefold.training.results import FOLDER, ResultsError, read_cells
 
@@ -58,7 +58,24 @@ def test_every_registered_compressor_is_there_at_exactly_equal_tokens(results: P
             assert set(cell["answers"]["tokens"]) == {kept}
             assert cell["tokens_entered"] == kept + 1, "the newline of the host and nothing else comes on top"
             assert {"compressor", "budget", "seed", "host", "tokens", "n", "accuracy", "accuracy_by_type"} <= set(cell)
-    assert ("oracle", 0.25) in cells
+    assert ("oracle", 0.25) in cells and ("oracle_events", 0.25) in cells
+
+
+def test_twins_are_one_draw_of_the_statistics(results: Path) -> None:
+    cell = by_row(results)["uniform", 0.25]
+    assert set(cell["answers"]["video"]) == set(range(SMALL["videos"] // 2))
+
+
+def test_the_oracle_of_events_keeps_every_event_whatever_is_asked() -> None:
+    recipe = Recipe((16, 16), 0, "test", "hard")
+    batch = next(held_out(load_host(HOST), recipe, 2, 2))
+    for index, mask in enumerate(batch.events):
+        events = [event for event in recipe.video(index).events if event.kind in ("flash", "mover")]
+        boxes = [box for event in events for box in event.boxes]
+        assert np.array_equal(mask, evidence_mask(boxes, (16, 4, 4)).reshape(-1))
+    kept: list[torch.Tensor] = []
+    put_to_event_oracle(load_host(HOST), [batch], lambda n: kept.append(n) or 100)
+    assert len(kept) == 2, "one choice a video, not one a question"
 
 
 def test_all_rows_answered_the_same_questions(results: Path) -> None:
