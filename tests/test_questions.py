@@ -1,0 +1,236 @@
+"""Questions: true to what happened, true of twins, in a closed vocabulary, and with evidence that shows the answer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+
+from framefold.data.questions import TEXT
+from framefold.data.render import COLORS, SHAPES, TEXTURES
+from framefold.data.synthetic import (
+    CHANCE,
+    HEADLINE,
+    QUESTION_TYPES,
+    VOCABULARY,
+    Event,
+    Question,
+    Scene,
+    Video,
+    generate,
+)
+
+OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "first": "second", "second": "first"}
+SAME = ("needle", "between", "exists", "count_flash", "count_scene", "bg_at")
+NUMBERS = ("one", "two", "three", "four")
+Asked = tuple[Video, Question]
+
+
+@pytest.fixture(scope="module")
+def videos() -> list[Video]:
+    """240 pairs of twins, short and long, easy and hard."""
+    settings = [(frames, difficulty) for frames in (16, 24, 64, 65) for difficulty in ("easy", "hard")]
+    return [
+        generate(i, frames=settings[i // 2 % 8][0], difficulty=settings[i // 2 % 8][1], size=32) for i in range(480)
+    ]
+
+
+@pytest.fixture(scope="module")
+def asked(videos) -> list[Asked]:
+    """Everything that can be asked of a part of them, and what is asked of all."""
+    every = [(video, question) for video in videos[:64] for question in video.every_question()]
+    return every + [(video, question) for video in videos for question in video.questions]
+
+
+def words_of(question: Question) -> dict[str, str]:
+    """The words that stand in the gaps of a question's text."""
+    pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(TEXT[question.type]))
+    found = re.fullmatch(pattern, question.text)
+    assert found, question.text
+    return found.groupdict()
+
+
+def flashes_of(video: Video) -> list[Event]:
+    return sorted((event for event in video.events if event.kind == "flash"), key=lambda event: event.first)
+
+
+def the_flash(video: Video, shape: str) -> Event:
+    (only,) = (flash for flash in flashes_of(video) if flash.shape == shape)  # a shape that names one is unique
+    return only
+
+
+def bare_scene(video: Video, first: int, last: int) -> Scene:
+    """The only scene that is seen in these frames, not even a cross-fade of it."""
+    (scene,) = (scene for scene in video.scenes if scene.first <= first and last <= scene.last)
+    for other in video.scenes[1:]:
+        assert last < other.first - other.fade or first >= other.first + other.fade
+    return scene
+
+
+def answer_of(video: Video, question: Question) -> str:
+    """The answer, worked out anew from events and scenes."""
+    words, flashes = words_of(question), flashes_of(video)
+    match question.type:
+        case "needle":
+            return the_flash(video, words["a"]).color
+        case "order_first":
+            return flashes[0].shape
+        case "order_last":
+            return flashes[-1].shape
+        case "order_pair":
+            return min((words["a"], words["b"]), key=lambda shape: the_flash(video, shape).first)
+        case "between":
+            start, end = sorted(the_flash(video, words[name]).first for name in "ab")
+            (middle,) = (flash for flash in flashes if start < flash.first < end)
+            return middle.shape
+        case "exists":
+            return "yes" if the_flash(video, words["a"]).color == words["color"] else "no"
+        case "half":
+            flash, middle = the_flash(video, words["a"]), (len(video.frames) - 1) / 2
+            assert min(abs(at - middle) for at in (flash.first, flash.last)) > len(video.frames) // 16
+            return "first" if flash.last < middle else "second"
+        case "count_flash":
+            return NUMBERS[sum(flash.color == words["color"] for flash in flashes) - 1]
+        case "count_scene":
+            return NUMBERS[sum(one.last + 1 == other.first for one, other in pairwise(video.scenes))]
+        case "direction":
+            (mover,) = (event for event in video.events if event.kind == "mover")
+            assert mover.shape == words["a"]
+            (y0, x0), (y1, x1) = mover.path[0], mover.path[-1]
+            ways = {"left": x1 < x0, "right": x1 > x0, "up": y1 < y0, "down": y1 > y0}
+            (way,) = (way for way, true in ways.items() if true)
+            return way
+        case "background":
+            frame = {"start": 0, "end": len(video.frames) - 1}[words["end"]]
+            assert {words["a"], words["b"]} == {video.scenes[0].texture, video.scenes[-1].texture}
+            return next(scene.texture for scene in video.scenes if scene.first <= frame <= scene.last)
+        case "bg_at":
+            flash = the_flash(video, words["c"])
+            assert {words["a"], words["b"]} <= {scene.texture for scene in video.scenes}
+            return bare_scene(video, flash.first, flash.last).texture
+    raise AssertionError(question.type)
+
+
+def test_answers_of_all_types_follow_from_what_happened(asked):
+    seen = Counter()
+    for video, question in asked:
+        assert question.answer == answer_of(video, question), (video.key, question)
+        seen[question.type] += 1
+    assert set(seen) == set(QUESTION_TYPES) and min(seen.values()) > 100
+
+
+def test_words_are_in_the_vocabulary_and_answers_among_as_many_choices_as_chance_says(asked):
+    said = set()
+    for _, question in asked:
+        said |= {*question.text.split(), *question.choices}
+        assert question.choices.count(question.answer) == 1
+        assert len(set(question.choices)) == len(question.choices) == round(1 / CHANCE[question.type])
+    assert said == set(VOCABULARY)  # no word is missing, none is there for nothing
+
+
+def test_choices_of_a_question_are_those_its_text_leaves_open(asked):
+    fixed = {"needle": COLORS, "order_first": SHAPES, "order_last": SHAPES, "exists": ("yes", "no")}
+    fixed |= {"half": ("first", "second"), "count_flash": NUMBERS, "count_scene": NUMBERS}
+    fixed |= {"direction": ("left", "right", "up", "down")}
+    for _, question in asked:
+        words = words_of(question)
+        if question.type in fixed:
+            assert question.choices == tuple(fixed[question.type])
+        elif question.type == "between":
+            assert {*question.choices, words["a"], words["b"]} == set(SHAPES) and len(question.choices) == 4
+        else:
+            assert question.choices == (words["a"], words["b"]) and words["a"] != words["b"]
+            assert set(question.choices) <= set(SHAPES if question.type == "order_pair" else TEXTURES)
+
+
+def test_headline_is_every_type_but_the_background():
+    assert set(QUESTION_TYPES) - set(HEADLINE) == {"background"} and len(QUESTION_TYPES) == 12
+    assert set(CHANCE) == set(QUESTION_TYPES)
+
+
+def test_one_question_of_a_type_is_asked_out_of_all_that_can_be(videos):
+    for video in videos[:64]:
+        kinds = [question.type for question in video.questions]
+        assert kinds == sorted(set(kinds), key=QUESTION_TYPES.index)
+        possible = video.every_question()
+        assert set(video.questions) <= set(possible) and {question.type for question in possible} == set(kinds)
+    certain = set(QUESTION_TYPES) - {"half", "background", "bg_at"}  # short videos, and those of one scene
+    assert all(certain <= {question.type for question in video.questions} for video in videos)
+
+
+def test_a_long_hard_video_carries_every_type_but_those_of_two_scenes():
+    lacking = Counter()
+    for index in range(0, 200, 2):
+        video = generate(index, difficulty="hard", size=32)
+        lacking.update(set(QUESTION_TYPES) - {question.type for question in video.questions})
+    assert set(lacking) <= {"background", "bg_at", "half"} and lacking["half"] < 3
+    assert lacking["background"] < 60 and lacking["bg_at"] < 70
+
+
+# ---- twins ----------------------------------------------------------------------------------------------------------
+
+
+def test_twins_are_asked_the_same(videos):
+    for one, other in zip(videos[::2], videos[1::2], strict=True):
+        assert [(q.type, q.text, q.choices) for q in one.questions] == [
+            (q.type, q.text, q.choices) for q in other.questions
+        ]
+
+
+def test_twins_disagree_on_what_time_decides_and_agree_on_the_rest(videos):
+    seen = Counter()
+    for one, other in zip(videos[::2], videos[1::2], strict=True):
+        flashes = flashes_of(one)
+        for question, turned in zip(one.questions, other.questions, strict=True):
+            kind, pair = question.type, (question.answer, turned.answer)
+            if kind in SAME:
+                assert pair[0] == pair[1], kind
+            elif kind in ("order_first", "order_last"):
+                assert pair == tuple(flashes[at].shape for at in ((0, -1) if kind == "order_first" else (-1, 0)))
+            elif kind in ("half", "direction"):
+                assert OPPOSITE[pair[0]] == pair[1]
+            else:  # a or b: the other one
+                assert kind in ("order_pair", "background") and set(pair) == set(question.choices)
+            seen[kind, pair[0] == pair[1]] += 1
+    assert {kind for kind, _ in seen} == set(QUESTION_TYPES)
+    for kind in ("order_first", "order_last"):  # they differ unless first and last have the same shape
+        assert seen[kind, True] < seen[kind, False] / 4
+
+
+# ---- evidence -------------------------------------------------------------------------------------------------------
+
+
+def test_evidence_is_where_and_when_the_answer_is_seen(asked):
+    for video, question in asked:
+        words, flashes, evidence = words_of(question), flashes_of(video), question.evidence
+        (mover,) = (event for event in video.events if event.kind == "mover")
+        named = [flash for flash in flashes if flash.shape in words.values()]
+        at = sorted(flashes.index(flash) for flash in named)
+        shown = {
+            "needle": named,
+            "order_first": flashes[:1],
+            "order_last": flashes[-1:],
+            "order_pair": named,
+            "between": flashes[at[0] : at[-1] + 1] if at else [],
+            "exists": named,
+            "half": named,
+            "count_flash": [flash for flash in flashes if flash.color == words.get("color")],
+            "direction": [mover],
+        }
+        if question.type in shown:
+            assert set(evidence) == {box for event in shown[question.type] for box in event.boxes}
+        elif question.type == "bg_at":
+            *boxes, (frame, y0, x0, y1, x1) = evidence
+            assert tuple(boxes) == named[0].boxes and frame == named[0].first
+            _, top, left, bottom, right = boxes[0]
+            apart = y1 <= top or bottom <= y0 or x1 <= left or right <= x0
+            assert (y1 - y0, x1 - x0) == (0.5, 0.5)
+            assert apart or 0.19 < top < 0.5 and 0.19 < left < 0.5  # in the middle no quarter is quite free
+        else:
+            scenes = {box[0]: bare_scene(video, box[0], box[0]) for box in evidence}
+            wanted = list(video.scenes)
+            if question.type == "background":
+                wanted = wanted[:1] if words["end"] == "start" else wanted[-1:]
+            assert list(scenes.values()) == wanted

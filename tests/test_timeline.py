@@ -1,0 +1,194 @@
+"""When and where things happen: flashes, the mover, irrelevant glyphs, and the quiet stretch between them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from framefold.data.difficulty import PRESETS, Difficulty
+from framefold.data.render import COLORS, glyph
+from framefold.data.synthetic import Event, Video, evidence_mask, generate
+from framefold.data.timeline import DISC, GLYPH, LATTICE
+
+HARD = PRESETS["hard"]
+
+
+@pytest.fixture(scope="module")
+def hard() -> list[Video]:
+    return [generate(i, difficulty="hard", size=32) for i in range(200)]
+
+
+@pytest.fixture(scope="module")
+def short() -> list[Video]:
+    return [generate(i, difficulty=("easy", "hard")[i // 2 % 2], frames=16 + i % 9, size=32) for i in range(200)]
+
+
+def of_kind(video: Video, *kinds: str) -> list[Event]:
+    return [event for event in video.events if event.kind in kinds]
+
+
+def the_mover(video: Video) -> Event:
+    (mover,) = of_kind(video, "mover")
+    return mover
+
+
+# ---- flashes --------------------------------------------------------------------------------------------------------
+
+
+def test_flashes_are_as_many_and_as_brief_as_the_difficulty_says(hard):
+    assert {len(of_kind(video, "flash")) for video in hard} == set(range(8, 17))
+    easy = [generate(i, size=32) for i in range(40)]
+    assert {len(of_kind(video, "flash")) for video in easy} == set(range(3, 7))
+    assert {e.last - e.first + 1 for video in hard for e in of_kind(video, "flash")} == {1, 2}
+
+
+def test_never_two_flashes_at_once_nor_one_right_after_the_other(hard, short):
+    for video in hard + short:
+        assert all(a.last + 1 < b.first for a, b in pairwise(of_kind(video, "flash")))
+
+
+def test_three_shapes_flash_once_and_two_of_them_around_a_single_flash(hard, short):
+    for video in hard + short:
+        shapes = [event.shape for event in of_kind(video, "flash")]
+        times = Counter(shapes)
+        assert sum(number == 1 for number in times.values()) >= 3
+        assert any(times[a] == times[b] == 1 for a, b in zip(shapes, shapes[2:], strict=False))
+    shapes = [Counter(event.shape for event in of_kind(video, "flash")) for video in hard]
+    assert np.mean([max(times.values()) for times in shapes]) > 3  # look-alikes of each other
+
+
+def test_the_counted_colour_appears_one_to_four_times_equally_often(hard):
+    numbers = Counter(sum(e.color == video.counted for e in of_kind(video, "flash")) for video in hard[::2])
+    assert set(numbers) == {1, 2, 3, 4} and min(numbers.values()) > 12
+
+
+def test_flash_is_seen_where_its_box_says_and_nowhere_near_before():
+    for index in range(12):
+        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, pulses=0.0))
+        flashes = of_kind(video, "flash")
+        for flash in flashes:
+            frame, y0, x0, y1, x1 = flash.boxes[0]
+            box = np.s_[round(y0 * 64) : round(y1 * 64), round(x0 * 64) : round(x1 * 64)]
+            inner = video.frames[frame][box][4:16, 4:16][glyph(flash.shape, 12)].astype(int)
+            assert abs(inner.mean(axis=0) - COLORS[flash.color]).max() < 16
+            white = (video.frames[:, *box].min(axis=-1) > 205).sum(axis=(1, 2))
+            shown = np.zeros(len(video.frames), bool)
+            shown[[b[0] for other in flashes if overlap(other, flash) for b in other.boxes]] = True
+            assert (white[flash.first : flash.last + 1] > 60).all() and (white[~shown] < 30).all()
+
+
+def overlap(a: Event, b: Event) -> bool:
+    return all(abs(p - q) < a.extent for p, q in zip(a.path[0], b.path[0], strict=True))
+
+
+def test_every_disc_and_glyph_but_the_statics_stands_on_the_lattice_inside_the_frame(hard, short):
+    sizes = {"flash": DISC, "flare": DISC, "mover": DISC, "blink": GLYPH}
+    for video in hard[:40] + short[:40]:
+        for event in of_kind(video, *sizes):
+            assert event.extent == sizes[event.kind] / LATTICE
+            for corner in event.path:
+                assert all(c >= 0 and c + event.extent <= 1 and c * LATTICE == int(c * LATTICE) for c in corner)
+
+
+def test_flashes_happen_all_over_the_frame_and_the_video(hard):
+    flashes = [event for video in hard for event in of_kind(video, "flash")]
+    assert {flash.first for flash in flashes} >= set(range(63))
+    for axis in range(2):
+        assert {round(flash.path[0][axis] * LATTICE) for flash in flashes} == set(range(LATTICE - DISC + 1))
+
+
+# ---- the mover ------------------------------------------------------------------------------------------------------
+
+
+def test_flashes_stay_clear_of_the_mover(hard, short):
+    met = 0
+    for video in hard + short:
+        mover = the_mover(video)
+        for flash in of_kind(video, "flash"):
+            for frame in range(max(flash.first, mover.first), min(flash.last, mover.last) + 1):
+                (_, y, x, *_), (_, v, u, *_) = flash.box(frame), mover.box(frame)
+                assert abs(y - v) >= mover.extent or abs(x - u) >= mover.extent
+                met += 1
+    assert met > 100
+
+
+def test_the_mover_crosses_the_frame_in_a_straight_lane_and_is_seen_there():
+    for index in range(20):
+        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, pulses=0.0))
+        mover = the_mover(video)
+        assert 6 <= len(mover.path) == mover.last - mover.first + 1 <= 8
+        steps = np.diff(np.array(mover.path), axis=0) * LATTICE
+        along = steps[:, {"left": 1, "right": 1, "up": 0, "down": 0}[mover.direction]]
+        sign = {"left": -1, "up": -1, "right": 1, "down": 1}[mover.direction]
+        assert (along * sign >= 1).all() and abs(along.sum()) >= 7 and np.abs(steps).sum() == np.abs(along).sum()
+        for frame, y, x, *_ in mover.boxes:
+            corner = round(y * 64), round(x * 64)
+            disc = video.frames[frame, corner[0] : corner[0] + 20, corner[1] : corner[1] + 20][glyph("circle", 20)]
+            assert (disc.max(axis=-1) < 60).mean() > 0.3  # dark beside the glyph
+            inner = video.frames[frame, corner[0] + 4 : corner[0] + 16, corner[1] + 4 : corner[1] + 16]
+            seen = inner[glyph(mover.shape, 12)].astype(int)
+            assert abs(seen.mean(axis=0) - COLORS[mover.color]).max() < 16
+
+
+def test_flashes_and_mover_are_more_than_five_percent_of_hard_tokens(hard):
+    shares = []
+    for video in hard:
+        boxes = [box for event in of_kind(video, "flash", "mover") for box in event.boxes]
+        shares.append(evidence_mask(boxes, (64, 4, 4)).mean())
+    assert 0.05 < np.mean(shares) < 0.25
+
+
+# ---- the quiet stretch and what is irrelevant -----------------------------------------------------------------------
+
+
+def longest_quiet(video: Video) -> tuple[int, int]:
+    """First frame and length of the longest stretch without a mover, a flash or an irrelevant glyph."""
+    busy = sorted({box[0] for event in of_kind(video, "flash", "mover", "blink", "flare") for box in event.boxes})
+    edges = [-1, *busy, len(video.frames)]
+    length, first = max((b - a - 1, a + 1) for a, b in pairwise(edges))
+    return first, length
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5])
+@pytest.mark.parametrize("frames", [64, 101])
+def test_a_quiet_stretch_of_the_configured_length_is_somewhere_in_the_video(share, frames):
+    places = []
+    for index in range(0, 60, 2):
+        video = generate(index, frames=frames, difficulty=replace(HARD, quiet=share, clutter=1.0), size=32)
+        first, length = longest_quiet(video)
+        assert int(frames * share) <= length < int(frames * share) + 4  # clutter is in every other frame
+        places.append(first / frames)
+    assert min(places) < 0.2 and max(places) > 0.8 * (1 - share)
+
+
+def test_without_a_quiet_stretch_there_is_none():
+    for index in range(0, 40, 2):
+        assert longest_quiet(generate(index, difficulty=replace(HARD, quiet=0.0, clutter=1.0), size=32))[1] == 0
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("blink", "clutter"), ("flare", "flares")])
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.5])
+def test_irrelevant_glyphs_appear_at_their_rate_for_one_frame(kind, setting, rate):
+    videos = [generate(2 * i, difficulty=Difficulty(**{setting: rate}), size=32) for i in range(40)]
+    events = [event for video in videos for event in of_kind(video, kind)]
+    assert abs(len(events) / (40 * 64) - rate) <= 0.04 * (rate > 0)
+    assert all(event.first == event.last for event in events)
+    if events:
+        assert {event.shape == "" for event in events} == {kind == "flare"}
+        assert {event.first for event in events} == set(range(64))
+
+
+def test_a_flare_is_a_white_disc_without_a_glyph():
+    video = generate(0, difficulty=Difficulty(flares=1.0, clutter=0.0))
+    seen = 0
+    for flare in of_kind(video, "flare"):
+        if sum(e.first <= flare.first <= e.last for e in video.events if e.kind != "static") == 1:
+            frame, y, x, *_ = flare.box(flare.first)
+            disc = video.frames[frame, round(y * 64) : round(y * 64) + 20, round(x * 64) : round(x * 64) + 20]
+            assert disc[glyph("circle", 20)].min() > 210
+            seen += 1
+    assert seen > 20
