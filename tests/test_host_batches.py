@@ -1,0 +1,65 @@
+"""Batches of host training: the same from any process and after a resume, balanced over question types."""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+
+from framefold.training.host import EPOCH, Epochs, train
+from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, event_tokens, video_batch
+from framefold.training.host_modules import Stage
+from framefold.training.hostio import HostError, load_host
+
+STAGE = Stage("some", "language", 4, tokens=400, frames=(16, 17), questions=14, mixes=(Mix("full"),))
+DRAW = partial(draw_videos, STAGE, 0, 4)
+
+
+def same(one: DrawnVideos, other: DrawnVideos) -> bool:
+    frames = zip(one.videos, other.videos, strict=True)
+    return all(np.array_equal(a.frames, b.frames) for a, b in frames) and one.asked == other.asked
+
+
+def test_worker_processes_draw_what_the_training_process_would():
+    alone, helped = (list(islice(Epochs(DRAW, 0, 4, workers).batches, 4)) for workers in (0, 2))
+    assert all(same(one, other) for one, other in zip(alone, helped, strict=True))
+    assert not same(alone[0], alone[1])
+
+
+def test_a_resumed_stage_goes_on_with_the_batches_of_its_step():
+    steps = Epochs(lambda step: step, begun=EPOCH, steps=3 * EPOCH, workers=0)
+    assert list(steps) == list(range(EPOCH, 2 * EPOCH)) and list(steps) == list(range(2 * EPOCH, 3 * EPOCH))
+
+
+def test_a_video_is_asked_about_every_type_before_any_type_comes_again():
+    for asked, video in zip((drawn := DRAW(3)).asked, drawn.videos, strict=True):
+        kinds = {question.type for question in video.every_question()}
+        assert len(asked) == STAGE.questions
+        counts = Counter(question.type for question in asked)
+        assert set(counts) == kinds and max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_event_batches_keep_what_shows_an_event(random_host):
+    stage = Stage("few", "language", 4, tokens=400, frames=(16, 16), mixes=(Mix("events", keep=(0.01, 0.02)),))
+    drawn = draw_videos(stage, 0, 4, 1)
+    host = load_host(random_host)
+    shown = video_batch(host.model, host.tokenizer, drawn)
+    side = 4
+    for i, video in enumerate(drawn.videos):
+        held = torch.from_numpy(event_tokens(video, side)).nonzero()[:, 0]
+        head = int((shown.input_ids[i] != host.model.config.video_token_id).sum())  # text before the video
+        places = set((shown.position_ids[i, head:-1] - head).tolist())
+        assert set(held.tolist()) <= places and len(places) < 16 * side * side
+
+
+@pytest.mark.parametrize("name, text", [("tpu", "cpu, gpu or auto"), ("gpu", "no CUDA device")])
+def test_an_accelerator_that_is_not_there_is_refused_before_the_work(tmp_path, name, text):
+    if name == "gpu" and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(HostError, match=text):
+        train(str(tmp_path / "host"), [STAGE], accelerator=name)
+    assert not (tmp_path / "host").exists()
