@@ -15,7 +15,8 @@ class Difficulty:
 
     Attributes:
         flashes: fewest and most brief look-alike events (fewer in videos too short for them).
-        clutter: irrelevant one-frame glyphs per frame. flares: empty white discs, look-alikes of a flash, per frame.
+        clutter: irrelevant one-frame glyphs per frame. flares: white discs without a glyph, per frame. decoys: glyphs
+            on discs of another colour, per frame; flares and decoys stand out as much as what is asked about.
         jitter: camera shake, up to so many pixels (of 64) a frame. pan: pixels (of 64) a camera may drift in a scene.
         motion: share of scenes in which a part of the background moves all the time.
         pulses: sudden changes of brightness, of two to four frames, per frame of video.
@@ -30,6 +31,7 @@ class Difficulty:
     flashes: tuple[int, int] = (3, 6)
     clutter: float = 0.5
     flares: float = 0.0
+    decoys: float = 0.0
     jitter: int = 0
     pan: int = 0
     motion: float = 0.0
@@ -53,7 +55,7 @@ class Difficulty:
 
 
 _LIMITS = {
-    **{"clutter": 4, "flares": 2, "jitter": 2, "pan": 16, "pulses": 0.2},
+    **{"clutter": 4, "flares": 2, "decoys": 2, "jitter": 2, "pan": 16, "pulses": 0.2},
     **{"motion": 1, "fades": 1, "returns": 1, "quiet": 0.5},
 }
 PRESETS = {
@@ -62,6 +64,7 @@ PRESETS = {
         flashes=(8, 16),
         clutter=0.5,
         flares=0.25,
+        decoys=1.5,
         jitter=1,
         pan=12,
         motion=0.7,

@@ -22,7 +22,8 @@ COLORS = {
     "pink": (225, 60, 200),
     "cyan": (40, 205, 215),
 }
-WHITE, BLACK = (230, 230, 230), (25, 25, 25)
+# Discs under glyphs, by kind of event.
+HALO = {"flash": (230, 230, 230), "flare": (230, 230, 230), "mover": (25, 25, 25), "decoy": (228, 130, 30)}
 
 
 STYLES = ("normal", "held_out")

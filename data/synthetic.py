@@ -22,7 +22,7 @@ from .draws import Draws
 from .errors import DataError
 from .evidence import evidence_mask
 from .questions import CHANCE, HEADLINE, QUESTION_TYPES, VOCABULARY, Question, ask, every_question
-from .render import BLACK, COLORS, STYLES, WHITE, glyph, paint
+from .render import COLORS, HALO, STYLES, glyph, paint
 from .scenes import Backdrop, Scene, build_backdrops, draw_scenes
 from .timeline import GLYPH, LATTICE, Event, Stretch, draw_distractors, draw_events
 
@@ -156,7 +156,7 @@ def _fade(pixels: np.ndarray, scene: Scene, old: Backdrop, new: Backdrop) -> Non
 def _paint_event(pixels: np.ndarray, event: Event, size: int, style: str) -> None:
     extent, inner = round(event.extent * size), size * GLYPH // LATTICE
     inset = (extent - inner) // 2
-    halo = {"flash": WHITE, "flare": WHITE, "mover": BLACK}.get(event.kind)
+    halo = HALO.get(event.kind)
     for step, corner in enumerate(event.path):
         y, x = (round(fraction * size) for fraction in corner)
         end = event.last + 1 if len(event.path) == 1 else event.first + step + 1

@@ -28,7 +28,7 @@ ASKED_ABOUT = ("flash", "mover")  # kinds of events
 class Event:
     """A glyph shown in frames first..last (inclusive).
 
-    kind: "flash" and "mover" are what questions ask about; "static", "blink" and "flare" are distractors.
+    kind: "flash" and "mover" are what questions ask about; the other kinds are distractors.
     path: upper left corners (y, x) in fractions of the frame, one per frame, or a single one if it stands still.
     """
 
@@ -161,15 +161,20 @@ def _spot(draws: Draws, mover: Event, first: int, last: int) -> tuple[float, flo
 
 
 def draw_distractors(draws: Draws, frames: int, difficulty: Difficulty, quiet: Stretch) -> list[Event]:
-    """One-frame glyphs without a disc and, painted over them, one-frame discs without a glyph."""
+    """One-frame glyphs without a disc; painted over them, discs without a glyph, and glyphs on discs of no matter."""
     made = []
-    for kind, rate, extent in (("blink", difficulty.clutter, GLYPH), ("flare", difficulty.flares, DISC)):
+    kinds = (
+        ("blink", difficulty.clutter, GLYPH),
+        ("flare", difficulty.flares, DISC),
+        ("decoy", difficulty.decoys, DISC),
+    )
+    for kind, rate, extent in kinds:
         room, per_mille = LATTICE - extent + 1, round(rate * 1000)
         for frame in range(frames):
             number = (per_mille + draws.below(1000)) // 1000
             for _ in range(0 if quiet.first <= frame < quiet.end else number):
-                shape = draws.pick(SHAPES) if kind == "blink" else ""
-                color = draws.pick(tuple(COLORS)) if kind == "blink" else ""
+                shape = "" if kind == "flare" else draws.pick(SHAPES)
+                color = "" if kind == "flare" else draws.pick(tuple(COLORS))
                 corner = (draws.below(room) / LATTICE, draws.below(room) / LATTICE)
                 made.append(Event(kind, shape, color, "", frame, frame, (corner,), extent / LATTICE))
     return made

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from framefold.training.host import EPOCH, Epochs, train
-from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, event_tokens, video_batch
+from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, evidence_tokens, video_batch
 from framefold.training.host_modules import Stage
 from framefold.training.hostio import HostError, load_host
 
@@ -43,14 +43,14 @@ def test_a_video_is_asked_about_every_type_before_any_type_comes_again():
         assert set(counts) == kinds and max(counts.values()) - min(counts.values()) <= 1
 
 
-def test_event_batches_keep_what_shows_an_event(random_host):
-    stage = Stage("few", "language", 4, tokens=400, frames=(16, 16), mixes=(Mix("events", keep=(0.01, 0.02)),))
+def test_evidence_batches_keep_what_can_be_asked_about(random_host):
+    stage = Stage("few", "language", 4, tokens=400, frames=(16, 16), mixes=(Mix("evidence", keep=(0.01, 0.02)),))
     drawn = draw_videos(stage, 0, 4, 1)
     host = load_host(random_host)
     shown = video_batch(host.model, host.tokenizer, drawn)
     side = 4
     for i, video in enumerate(drawn.videos):
-        held = torch.from_numpy(event_tokens(video, side)).nonzero()[:, 0]
+        held = torch.from_numpy(evidence_tokens(video, side)).nonzero()[:, 0]
         head = int((shown.input_ids[i] != host.model.config.video_token_id).sum())  # text before the video
         places = set((shown.position_ids[i, head:-1] - head).tolist())
         assert set(held.tolist()) <= places and len(places) < 16 * side * side

@@ -29,9 +29,9 @@ _STREAM = 104729
 class Mix:
     """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
 
-    how: "full" all tokens; "events" those of flashes and movers, filled up with random ones; "arrivals" those of the
-    mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled" means
-    over equally long runs of frames, at the place of each run's first frame.
+    how: "full" all tokens; "evidence" those that hold something askable, filled up with random ones; "arrivals" those
+    of the mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled"
+    means over equally long runs of frames, at the place of each run's first frame.
     """
 
     how: str
@@ -138,8 +138,8 @@ def reduce_tokens(
     if how == "full":
         return features, torch.arange(total).expand(len(videos), -1)
     keys = draws.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
-    if how in ("events", "arrivals"):
-        held = np.stack([event_tokens(video, side, arrivals=how == "arrivals") for video in videos])
+    if how in ("evidence", "arrivals"):
+        held = np.stack([evidence_tokens(video, side, arrivals=how == "arrivals") for video in videos])
         count = min(total, max(count, int(held.sum(axis=1).max())))
         keys = keys - held
     order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
@@ -147,10 +147,13 @@ def reduce_tokens(
     return _take(features, index), index
 
 
-def event_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
-    """Tokens (T * side * side,) bool that show a flash or the mover; only the mover's last two frames if asked."""
-    kinds = ("mover",) if arrivals else ("flash", "mover")
-    boxes = [box for event in video.events if event.kind in kinds for box in event.boxes][-2 if arrivals else 0 :]
+def evidence_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
+    """Tokens (T * side * side,) bool with evidence of anything askable; only the mover's last two frames if asked."""
+    if arrivals:
+        boxes = [box for event in video.events if event.kind == "mover" for box in event.boxes][-2:]
+    else:
+        boxes = list({box for question in video.every_question() for box in question.evidence})
+        boxes += [box for event in video.events if event.kind == "flash" for box in event.boxes]
     return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
 
 

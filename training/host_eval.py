@@ -45,7 +45,7 @@ def evaluate(
         difficulty: easy, hard, or settings of data.difficulty.Difficulty.
         style: normal, or held_out: glyphs and textures that no training video shows.
         show: what the host sees of the tokens: "full", "blind" (features zeroed), "frame" (one random frame), or a
-            reduction with the share it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "events:0.1".
+            reduction with the share it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "evidence:0.1".
         threads: torch threads.
 
     Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions, "types": {type:
@@ -83,10 +83,10 @@ def _way(name: str, host: Host) -> Show:
     """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
     how, _, share = name.partition(":")
     side = grid_side(host.model)
-    known = ("full", "blind", "frame", "random", "frames", "pooled", "events")
+    known = ("full", "blind", "frame", "random", "frames", "pooled", "evidence")
     if how not in known or (share and not 0 < float(share) <= 1):
         raise HostError(
-            f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, events with :SHARE in (0, 1]"
+            f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, evidence with :SHARE in (0, 1]"
         )
 
     def way(tokens: Tensor, video: Video) -> tuple[Tensor, Tensor]:

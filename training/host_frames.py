@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ..data.draws import Draws
-from ..data.render import BLACK, COLORS, SHAPES, TEXTURES, WHITE, glyph, paint, paint_texture
+from ..data.render import COLORS, HALO, SHAPES, TEXTURES, glyph, paint, paint_texture
 from ..data.synthetic import evidence_mask
 from ..data.timeline import DISC, GLYPH, LATTICE
 
-KINDS = ("none", "plain", "flare", "mover", "flash")
+KINDS = ("none", "plain", "flare", "decoy", "mover", "flash")
 PROBES = {
     "kind": len(KINDS),
     "shape": len(SHAPES),
@@ -21,7 +21,6 @@ PROBES = {
 IGNORE = -100
 _STREAM = 7919  # key apart from those of videos: (seed, split, index) never has four parts
 _COLORS = tuple(COLORS)
-_HALO = {"flare": WHITE, "mover": BLACK, "flash": WHITE}
 _SHIFT = 12  # pixels (of 64): a whole period of the widest texture
 
 
@@ -67,7 +66,7 @@ def _draw_frame(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], 
         frame[:] = (frame * weight + other * (np.uint16(5) - weight)) // np.uint16(5)
         labels["texture"][:] = IGNORE
     # Painting order is that of videos: what is asked about lies on top.
-    for kind in sorted(draws.pick((1, 1, 2, 3, 4, 4, 4)) for _ in range(draws.below(5))):
+    for kind in sorted(draws.pick((1, 1, 2, 3, 4, 5, 5, 5)) for _ in range(draws.below(5))):
         _draw_glyph(draws, frame, labels, kind, size)
 
 
@@ -87,7 +86,7 @@ def _window(draws: Draws, canvas: np.ndarray, size: int) -> np.ndarray:
 
 def _draw_glyph(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
     """Discs stand on the lattice; glyphs without one stand anywhere, as those on a drifting background do."""
-    halo = _HALO.get(KINDS[kind])
+    halo = HALO.get(KINDS[kind])
     steps = DISC if halo else GLYPH
     unit = size // LATTICE
     inner, extent = unit * GLYPH, unit * steps
