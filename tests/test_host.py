@@ -31,7 +31,7 @@ TINYHOST = ROOT / "checkpoints" / "tinyhost"
 SMALL = Architecture(vision_width=16, vision_ff=32, vision_layers=1, text_width=32, text_ff=64, text_layers=1)
 STAGES = [
     Stage("tower", "vision", steps=3, batch=4),
-    Stage("words", "language", steps=8, tokens=64, frames=(16, 16), mixes=(Mix("events", keep=(0.02, 0.05)),)),
+    Stage("words", "language", steps=8, tokens=64, frames=(16, 16), mixes=(Mix("evidence", keep=(0.02, 0.05)),)),
 ]
 
 

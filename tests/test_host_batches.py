@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from framefold.data.errors import DataError
 from framefold.training.host import EPOCH, Epochs, train
 from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, evidence_tokens, video_batch
 from framefold.training.host_modules import Stage
@@ -63,3 +65,21 @@ def test_an_accelerator_that_is_not_there_is_refused_before_the_work(tmp_path, n
     with pytest.raises(HostError, match=text):
         train(str(tmp_path / "host"), [STAGE], accelerator=name)
     assert not (tmp_path / "host").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong, error, text",
+    [
+        ({"mixes": (Mix("events"),)}, HostError, "mix 'events'; known: full"),
+        ({"types": ("nedle",)}, HostError, "question type 'nedle'; known: needle"),
+        ({"kind": "audio"}, HostError, "kind 'audio'; known: vision"),
+        ({"mixes": ()}, HostError, "needs mixes"),
+        ({"steps": 0}, HostError, "at least one step"),
+        ({"difficulty": ("hardest",)}, DataError, "easy or hard"),
+        ({"frames": (8, 16)}, DataError, "16 <= shortest"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused_before_any_is_trained(tmp_path, wrong, error, text):
+    with pytest.raises(error, match=text):
+        train(str(tmp_path / "host"), [Stage("tower", "vision", 2), replace(STAGE, **wrong)])
+    assert not (tmp_path / "host").exists() and not (tmp_path / "host.work").exists()

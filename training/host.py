@@ -16,7 +16,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from ..adapters.folder import replace_file
+from ..data.samples import Recipe
+from ..data.synthetic import QUESTION_TYPES
 from .callbacks import AtomicCheckpointIO
+from .host_batches import WAYS
 from .host_modules import HostTraining, LanguageTraining, Stage, VisionTraining
 from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
 from .session import interruptible, quiet
@@ -76,11 +79,22 @@ def train(
 
 
 def _check(stages: list[Stage]) -> None:
+    """Everything that a stage names is there: hours may lie between the start and the last stage."""
     for stage in stages:
         if stage.kind not in KINDS:
             raise HostError(f"stage {stage.name!r} is of kind {stage.kind!r}; known: {', '.join(KINDS)}")
         if stage.kind == "language" and not stage.mixes:
             raise HostError(f"stage {stage.name!r} needs mixes: what the language model sees of a video")
+        if stage.steps < 1:
+            raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
+        for what, names, known in (
+            ("a mix", [mix.how for mix in stage.mixes], WAYS),
+            ("a question type", stage.types, QUESTION_TYPES),
+        ):
+            if unknown := [name for name in names if name not in known]:
+                raise HostError(f"stage {stage.name!r} has {what} {unknown[0]!r}; known: {', '.join(known)}")
+        for difficulty in stage.difficulty:
+            Recipe(stage.frames, difficulty=difficulty)  # says what is wrong with either
     if len({stage.name for stage in stages}) < len(stages):
         raise HostError("two stages have the same name; their resume points would overwrite each other")
 

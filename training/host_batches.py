@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROW_TOKENS = 8  # about what a question costs beside its video
 _STREAM = 104729
+WAYS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
 
 
 @dataclass
