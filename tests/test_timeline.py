@@ -68,7 +68,7 @@ def test_the_counted_colour_appears_one_to_four_times_equally_often(hard):
 
 def test_flash_is_seen_where_its_box_says_and_nowhere_near_before():
     for index in range(12):
-        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, pulses=0.0))
+        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, decoys=0.0, pulses=0.0))
         flashes = of_kind(video, "flash")
         for flash in flashes:
             frame, y0, x0, y1, x1 = flash.boxes[0]
@@ -86,7 +86,7 @@ def overlap(a: Event, b: Event) -> bool:
 
 
 def test_every_disc_and_glyph_but_the_statics_stands_on_the_lattice_inside_the_frame(hard, short):
-    sizes = {"flash": DISC, "flare": DISC, "mover": DISC, "blink": GLYPH}
+    sizes = {"flash": DISC, "flare": DISC, "decoy": DISC, "mover": DISC, "blink": GLYPH}
     for video in hard[:40] + short[:40]:
         for event in of_kind(video, *sizes):
             assert event.extent == sizes[event.kind] / LATTICE
@@ -118,7 +118,7 @@ def test_flashes_stay_clear_of_the_mover(hard, short):
 
 def test_the_mover_crosses_the_frame_in_a_straight_lane_and_is_seen_there():
     for index in range(20):
-        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, pulses=0.0))
+        video = generate(index, difficulty=replace(HARD, clutter=0.0, flares=0.0, decoys=0.0, pulses=0.0))
         mover = the_mover(video)
         assert 6 <= len(mover.path) == mover.last - mover.first + 1 <= 8
         steps = np.diff(np.array(mover.path), axis=0) * LATTICE
@@ -146,8 +146,9 @@ def test_flashes_and_mover_are_more_than_five_percent_of_hard_tokens(hard):
 
 
 def longest_quiet(video: Video) -> tuple[int, int]:
-    """First frame and length of the longest stretch without a mover, a flash or an irrelevant glyph."""
-    busy = sorted({box[0] for event in of_kind(video, "flash", "mover", "blink", "flare") for box in event.boxes})
+    """First frame and length of the longest stretch without any event but statics."""
+    events = [event for event in video.events if event.kind != "static"]
+    busy = sorted({box[0] for event in events for box in event.boxes})
     edges = [-1, *busy, len(video.frames)]
     length, first = max((b - a - 1, a + 1) for a, b in pairwise(edges))
     return first, length
@@ -170,7 +171,7 @@ def test_without_a_quiet_stretch_there_is_none():
         assert longest_quiet(generate(index, difficulty=replace(HARD, quiet=0.0, clutter=1.0), size=32))[1] == 0
 
 
-@pytest.mark.parametrize(("kind", "setting"), [("blink", "clutter"), ("flare", "flares")])
+@pytest.mark.parametrize(("kind", "setting"), [("blink", "clutter"), ("flare", "flares"), ("decoy", "decoys")])
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.5])
 def test_irrelevant_glyphs_appear_at_their_rate_for_one_frame(kind, setting, rate):
     videos = [generate(2 * i, difficulty=Difficulty(**{setting: rate}), size=32) for i in range(40)]
@@ -182,13 +183,28 @@ def test_irrelevant_glyphs_appear_at_their_rate_for_one_frame(kind, setting, rat
         assert {event.first for event in events} == set(range(64))
 
 
-def test_a_flare_is_a_white_disc_without_a_glyph():
-    video = generate(0, difficulty=Difficulty(flares=1.0, clutter=0.0))
+@pytest.mark.parametrize(("kind", "setting"), [("flare", "flares"), ("decoy", "decoys")])
+def test_flares_and_decoys_look_like_flashes_but_for_one_thing(kind, setting):
+    """A flare has no glyph, a decoy has another disc."""
     seen = 0
-    for flare in of_kind(video, "flare"):
-        if sum(e.first <= flare.first <= e.last for e in video.events if e.kind != "static") == 1:
-            frame, y, x, *_ = flare.box(flare.first)
+    for index in range(4):
+        video = generate(index, difficulty=Difficulty(**{"clutter": 0.0, setting: 1.0}))
+        for event in of_kind(video, kind):
+            if sum(e.first <= event.first <= e.last for e in video.events if e.kind != "static") > 1:
+                continue
+            frame, y, x, *_ = event.box(event.first)
             disc = video.frames[frame, round(y * 64) : round(y * 64) + 20, round(x * 64) : round(x * 64) + 20]
-            assert disc[glyph("circle", 20)].min() > 210
+            outside = glyph("circle", 20).copy()
+            if kind == "decoy":
+                outside[4:16, 4:16] &= ~glyph(event.shape, 12)
+                assert abs(disc[4:16, 4:16][glyph(event.shape, 12)].mean(axis=0) - COLORS[event.color]).max() < 16
+            assert (disc[outside].min() > 205) == (kind == "flare")
+            assert np.ptp(disc[outside].astype(int), axis=0).max() <= 15
             seen += 1
-    assert seen > 20
+    assert seen > 60
+
+
+def test_hard_decoys_are_many_times_as_many_as_flashes(hard):
+    """What stands out is mostly of no matter."""
+    decoys, flashes = (sum(len(e.boxes) for v in hard for e in of_kind(v, kind)) for kind in ("decoy", "flash"))
+    assert decoys > 3 * flashes
