@@ -8,7 +8,16 @@ from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from framefold.training.hostio import Architecture, build_host, build_tokenizer
-from framefold.training.qa import IGNORE, PromptError, QARows, answer_logits, answer_loss, build_prompt, predict
+from framefold.training.qa import (
+    IGNORE,
+    PromptError,
+    QARows,
+    answer_logits,
+    answer_loss,
+    build_prompt,
+    packed_logits,
+    predict,
+)
 
 QUESTIONS = ["how many flashes ?", "which flashed first ring or cross ?", "what background at the end ?"]
 ANSWERS = ["two", "cross", "dots"]
@@ -100,6 +109,66 @@ def test_gradients_reach_the_prefix_features(host):
     }
     answer_loss(answer_logits(model, given, rows), rows).backward()
     assert (features.grad.abs().amax(dim=-1) > 0).all()
+
+
+# ---- packed rows ----------------------------------------------------------------------------------------------------
+
+
+def two_videos(host, kind: str):
+    """A prefix of two videos and two rows, of different lengths, for each."""
+    model, _, pixels = host
+    prefix, one = prompt(host, QUESTIONS[:2], ANSWERS[:2], end=True)
+    _, other = prompt(host, QUESTIONS[1:], ANSWERS[1:], end=True)
+    features = model.get_video_features(pixels, return_dict=True).pooler_output.clone().requires_grad_()
+    columns, kept = torch.arange(len(prefix)).expand(2, -1), features
+    if kind == "pruned":  # other tokens of either video, at the places they had
+        keep = torch.tensor([[0, 1, 4, 5, 9, 12], [2, 3, 6, 7, 8, 12]])
+        head = int((prefix == model.config.video_token_id).int().argmax())
+        assert head + N == len(prefix)
+        columns = torch.cat([columns[:, :head], head + keep], dim=1)
+        kept = features.gather(1, keep[..., None].expand(-1, -1, features.shape[-1]))
+    mask = torch.ones_like(columns)
+    if kind == "masked":  # as left padding is
+        mask[1, :3] = 0
+    given = {
+        "input_ids": prefix[columns],
+        "attention_mask": mask,
+        "position_ids": columns,
+        "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=kept)},
+    }
+    return given, QARows.concat([one, other]), features
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["whole", "pruned", "masked"])
+def test_packed_rows_equal_rows_with_a_cache_each_and_so_do_their_gradients(host, kind, attention):
+    model = host[0]
+    weight = model.get_input_embeddings().weight.requires_grad_()
+    before = model.config._attn_implementation
+    model.set_attn_implementation(attention)
+    try:
+        both = []
+        for forward in (answer_logits, packed_logits):
+            given, rows, features = two_videos(host, kind)
+            logits = forward(model, given, rows)
+            gradients = torch.autograd.grad(answer_loss(logits, rows), [features, weight])
+            both.append((logits[rows.attention_mask.bool()], *gradients))
+    finally:
+        model.set_attn_implementation(before)
+        weight.requires_grad_(False)
+    assert (rows.attention_mask == 0).any() and both[0][1].abs().max() > 1e-6
+    for expected, got in zip(*both, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_rows_that_cannot_be_packed_are_refused(host):
+    given, rows, _ = two_videos(host, "whole")
+    with pytest.raises(PromptError, match="attention_mask"):
+        packed_logits(host[0], {name: value for name, value in given.items() if name != "attention_mask"}, rows)
+    fields = {name: getattr(rows, name) for name in rows.__dataclass_fields__}
+    for order in ([0, 1, 2], [0, 2, 1, 3], [0, 0, 0, 2]):  # unequally many, not next to each other, both
+        with pytest.raises(PromptError, match="equally many"):
+            packed_logits(host[0], given, QARows(**{name: value[order] for name, value in fields.items()}))
 
 
 def test_prefix_holds_the_whole_video_and_every_row_a_token_before_its_answer(host):

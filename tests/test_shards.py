@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from framefold.data import shards as module
+from framefold.data.difficulty import Difficulty
 from framefold.data.errors import DataError
 from framefold.data.samples import Recipe, pack, unpack
 from framefold.data.shards import check, read_index, synth
@@ -31,13 +32,14 @@ def content(folder: Path) -> dict[str, bytes]:
 # ---- video ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("crf", "worst_mean"), [(0, 0.0), (18, 3.5), (23, 5.0)])
-def test_frames_and_times_survive_the_codec(crf, worst_mean):
-    video = generate(3, frames=40)
+@pytest.mark.parametrize("difficulty", ["easy", "hard"])
+@pytest.mark.parametrize(("crf", "worst_mean"), [(0, 0.0), (18, 4.2), (23, 5.5)])
+def test_frames_and_times_survive_the_codec(crf, worst_mean, difficulty):
+    video = generate(0, frames=40, difficulty=difficulty)
     frames, times = decode(encode(video.frames, video.times, crf))
     assert frames.shape == video.frames.shape and frames.dtype == np.uint8
     np.testing.assert_array_equal(times, video.times)
-    assert np.abs(frames.astype(int) - video.frames).mean() <= worst_mean  # of 255; the videos' own noise is 3.8
+    assert np.abs(frames.astype(int) - video.frames).mean() <= worst_mean  # of 255; the videos' own noise is 4.0
 
 
 def test_uneven_timestamps_survive():
@@ -166,6 +168,21 @@ def test_a_folder_with_something_else_is_left_alone(shards, tmp_path):
     assert set(content(tmp_path)) == {"mine.txt"}
 
 
+@pytest.mark.parametrize("difficulty", ["hard", Difficulty((4, 8), decoys=0.5)])
+def test_difficulty_and_style_reach_the_videos_and_are_kept_with_the_shards(tmp_path, capsys, difficulty):
+    settings = dict(videos=1, frames=[16], difficulty=difficulty, style="held_out", crf=0)
+    synth(str(tmp_path), **settings)
+    with tarfile.open(tmp_path / "shard-000000.tar") as tar:
+        (name,) = (name for name in tar.getnames() if name.endswith("mp4"))
+        frames, _ = decode(tar.extractfile(name).read())
+    np.testing.assert_array_equal(frames, generate(0, frames=16, difficulty=difficulty, style="held_out").frames)
+    synth(str(tmp_path), **settings)
+    assert "complete" in capsys.readouterr().out
+    for other in (dict(difficulty="easy"), dict(style="normal")):
+        with pytest.raises(DataError, match="other settings.*" + next(iter(other))):
+            synth(str(tmp_path), **{**settings, **other})
+
+
 def test_finished_shards_are_not_made_again(shards, capsys):
     before = content(shards)
     synth(str(shards), videos=22, frames=[16, 20], seed=5, shard_size=8)
@@ -180,6 +197,8 @@ def test_finished_shards_are_not_made_again(shards, capsys):
         dict(frames=[40, 32]),
         dict(frames=[1, 2, 3]),
         dict(split="dev"),
+        dict(difficulty="brutal"),
+        dict(style="odd"),
         dict(videos=0),
         dict(seed=-1),
     ],

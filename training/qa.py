@@ -168,6 +168,8 @@ def packed_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) 
     blocks[:, row, :, row] = own.view(videos, each, length, length).movedim(1, 0)
     prefix_seen = seen.bool()[:, None, :].expand(-1, each * length, -1)
     mask = torch.cat([prefix_seen, blocks.flatten(3).flatten(1, 2)], dim=-1)[:, None]
+    if model.config.get_text_config()._attn_implementation == "eager":  # which adds masks and knows no booleans
+        mask = torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
     positions = (rows.start[:, None] + steps).view(videos, -1)
     columns = prefix.get("position_ids")
     if columns is not None and columns.ndim == 3:  # M-RoPE: text has the same position on every axis
