@@ -16,9 +16,10 @@ from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from framefold.data.draws import Draws
+from framefold.data.render import HALO
 from framefold.data.synthetic import generate
 from framefold.training.host import EPOCH, train
-from framefold.training.host_batches import Mix, assemble, event_tokens, prefix_of, reduce_tokens
+from framefold.training.host_batches import Mix, assemble, evidence_tokens, prefix_of, reduce_tokens
 from framefold.training.host_eval import evaluate, wilson
 from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
 from framefold.training.host_modules import LanguageTraining, Stage
@@ -75,7 +76,7 @@ def test_tinyhost_answers_far_above_chance_with_full_tokens_and_at_chance_blind(
 def test_tinyhost_generates_one_word_and_stops(tinyhost):
     video = generate(0, split="test", frames=16)
     pixels = tinyhost.pixel_values(video.frames)
-    text = "<user>" + "<video>" * (16 * 16 + 1) + " how many flashes ?<assistant>"
+    text = "<user>" + "<video>" * (16 * 16 + 1) + " how many red flashes ?<assistant>"
     ids = tinyhost.tokenizer(text, return_tensors="pt")
     out = tinyhost.model.generate(**ids, pixel_values_videos=pixels, max_new_tokens=5, do_sample=False)
     words = tinyhost.tokenizer.decode(out[0, ids.input_ids.shape[1] :]).split("</s>")[0].split()
@@ -175,7 +176,7 @@ def test_unusable_stages_are_refused_before_training(tmp_path, stages, reason):
         train(str(tmp_path), stages, SMALL)
 
 
-@pytest.mark.parametrize("how", ["full", "random", "frames", "pooled", "events"])
+@pytest.mark.parametrize("how", ["full", "random", "frames", "pooled", "evidence"])
 def test_reductions_keep_features_at_their_places(how):
     videos = [generate(i, frames=16) for i in range(2)]
     features = torch.arange(2 * 256, dtype=torch.float32).view(2, 256, 1)
@@ -185,22 +186,23 @@ def test_reductions_keep_features_at_their_places(how):
         torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
     else:
         torch.testing.assert_close(kept[..., 0], features[..., 0].gather(1, index))
-    if how == "events":
-        held = [set(np.flatnonzero(event_tokens(video, 4))) for video in videos]
+    if how == "evidence":
+        held = [set(np.flatnonzero(evidence_tokens(video, 4))) for video in videos]
         assert all(want <= set(got.tolist()) for want, got in zip(held, index, strict=True))
     elif how != "full":
         assert kept.shape[1] == 64
 
 
 def test_frame_labels_say_what_a_token_shows():
-    frames, labels = frame_batch(0, seed=0, frames=40)
-    assert frames.shape == (40, 64, 64, 3) and set(labels) == set(PROBES)
+    frames, labels = frame_batch(0, seed=0, frames=80)
+    assert frames.shape == (80, 64, 64, 3) and set(labels) == set(PROBES)
+    cells = frames.reshape(80, 4, 16, 4, 16, 3).swapaxes(2, 3).reshape(80, 16, 256, 3).astype(int)
+    for kind, disc in HALO.items():
+        of_disc = (np.abs(cells - disc).max(axis=-1) < 45).mean(axis=-1)
+        assert of_disc[labels["kind"] == KINDS.index(kind)].mean() > 0.15 > 0.03 > of_disc[labels["kind"] == 0].mean()
     flash = labels["kind"] == KINDS.index("flash")
-    cells = frames.reshape(40, 4, 16, 4, 16, 3).swapaxes(2, 3).reshape(40, 16, 256, 3)
-    white = (cells.min(axis=-1) > 205).mean(axis=-1)
-    assert white[flash].mean() > 0.1 > 0.01 > white[labels["kind"] == 0].mean()
     for name, label in labels.items():
-        assert label.shape == (40, 16) and label.max() == PROBES[name] - 1
+        assert label.shape == (80, 16) and label.max() == PROBES[name] - 1
         assert (label[flash] != IGNORE).all()
 
 
@@ -222,9 +224,9 @@ def test_host_optimizer_orthogonalises_matrices_and_descends():
 
 
 def test_wilson_interval_holds_the_share_and_shrinks():
-    share, low, high = wilson(90, 100)
+    share, low, high = wilson(0.9, 100)
     assert share == 0.9 and 0.82 < low < share < high < 0.95
-    assert wilson(900, 1000)[1] > low and wilson(0, 10)[1] == 0.0
+    assert wilson(0.9, 1000)[1] > low and wilson(0.0, 10)[1] == 0.0
 
 
 def test_packaged_recipe_parses_against_the_signature_of_train():
