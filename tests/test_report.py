@@ -132,6 +132,18 @@ def test_the_best_row_stands_first_and_the_oracle_above_it(tmp_path: Path) -> No
     assert [line.split()[1] for line in table.splitlines()[2:]] == ["oracle", "uniform", "random", "pool"]
 
 
+def test_room_to_win_is_measured_against_the_best_training_free_row_of_a_column(tmp_path: Path) -> None:
+    accuracies = {"pool": (0.9, 0.1), "uniform": (0.4, 0.6), "fila": (1.0, 1.0), "oracle": (1.0, 1.0)}
+    for name, pair in accuracies.items():
+        for budget, accuracy in zip((0.1, 0.05), pair, strict=True):
+            write_cell(tmp_path, replace(SETTINGS, compressor=name, budget=budget), rows(accuracy, 1000), COST)
+    cells = {(c["compressor"], c["budget"]): answers_of([c]).macro for c in read_cells(tmp_path)}
+    room = next(line for line in report(str(tmp_path)).read_text().splitlines() if "best training-free" in line)
+    given = [float(cell.split("[")[0]) for cell in room.split("|")[2:4]]
+    want = [cells["oracle", 0.1] - cells["pool", 0.1], cells["oracle", 0.05] - cells["uniform", 0.05]]
+    assert given == pytest.approx([100 * x for x in want], abs=0.05)
+
+
 def test_types_and_costs_are_those_of_the_smallest_budget_but_one(tmp_path: Path) -> None:
     fill(tmp_path)
     text = report(str(tmp_path)).read_text()

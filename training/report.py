@@ -108,18 +108,28 @@ class Table:
         return "\n".join(lines)
 
     def differences(self) -> str:
-        """Markdown: paired differences in points: trained rows to the baselines, the baseline to the floor."""
-        pairs = [(BASELINE, "uniform"), (BASELINE, "random"), *self._trained()]
+        """Markdown: paired differences in points: the baseline to the floor, trained rows to the baselines, and the room
+        to win: the oracle to keeping every event, and to the best training-free row of a column."""
+        pairs = [(BASELINE, "uniform"), (BASELINE, "random"), *self._trained(), (ORACLE, EVENT_ORACLE)]
         lines = [_row("paired difference", *self.budgets), _row(*["---"] * (len(self.budgets) + 1))]
-        for a, b in pairs:
-            values = []
-            for budget in self.budgets:
-                one, other = self.answers(a, budget), self.answers(b, budget)
-                paired = one is not None and other is not None and same_questions(one, other)
-                values.append(_interval(paired_difference(one, other), sign=True) if paired and one and other else "")
-            if any(values):
-                lines.append(_row(f"{a} - {b}", *values))
-        return "\n".join(lines)
+        rows = [(f"{a} - {b}", [self._difference(a, b, budget) for budget in self.budgets]) for a, b in pairs]
+        best = [(self._best_training_free(budget), budget) for budget in self.budgets]
+        rows.append(("oracle - best training-free", [self._difference(ORACLE, b, budget) for b, budget in best]))
+        return "\n".join([*lines, *(_row(title, *values) for title, values in rows if any(values))])
+
+    def _difference(self, a: str, b: str, budget: str) -> str:
+        one, other = self.answers(a, budget), self.answers(b, budget)
+        if one is None or other is None or not same_questions(one, other):
+            return ""
+        return _interval(paired_difference(one, other), sign=True)
+
+    def _best_training_free(self, budget: str) -> str:
+        """The most accurate row of a column that was not trained and is no oracle, "" if there is none."""
+        from ..adapters.registry import list_compressors
+
+        free = list_compressors(trainable=False)
+        scores = {n: answers.macro for n in self.rows if n in free and (answers := self.answers(n, budget))}
+        return max(scores, key=lambda name: scores[name], default="")
 
     def _trained(self) -> list[tuple[str, str]]:
         """Trained rows against the training-free method they start at, and against the baseline."""
