@@ -136,7 +136,9 @@ def test_room_to_win_is_measured_against_the_best_training_free_row_of_a_column(
     accuracies = {"pool": (0.9, 0.1), "uniform": (0.4, 0.6), "fila": (1.0, 1.0), "oracle": (1.0, 1.0)}
     for name, pair in accuracies.items():
         for budget, accuracy in zip((0.1, 0.05), pair, strict=True):
-            write_cell(tmp_path, replace(SETTINGS, compressor=name, budget=budget), rows(accuracy, 1000), COST)
+            write_cell(
+                tmp_path, replace(SETTINGS, compressor=name, budget=budget), rows(accuracy, round(1000 * budget)), COST
+            )
     cells = {(c["compressor"], c["budget"]): answers_of([c]).macro for c in read_cells(tmp_path)}
     room = next(line for line in report(str(tmp_path)).read_text().splitlines() if "best training-free" in line)
     given = [float(cell.split("[")[0]) for cell in room.split("|")[2:4]]

@@ -108,8 +108,10 @@ class Table:
         return "\n".join(lines)
 
     def differences(self) -> str:
-        """Markdown: paired differences in points: the baseline to the floor, trained rows to the baselines, and the room
-        to win: the oracle to keeping every event, and to the best training-free row of a column."""
+        """Markdown: paired differences in points: baseline to floor, trained to baselines, and the room to win.
+
+        The room is from the oracle to keeping every event, and to the best training-free row of a column.
+        """
         pairs = [(BASELINE, "uniform"), (BASELINE, "random"), *self._trained(), (ORACLE, EVENT_ORACLE)]
         lines = [_row("paired difference", *self.budgets), _row(*["---"] * (len(self.budgets) + 1))]
         rows = [(f"{a} - {b}", [self._difference(a, b, budget) for budget in self.budgets]) for a, b in pairs]
