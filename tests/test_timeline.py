@@ -61,9 +61,16 @@ def test_three_shapes_flash_once_and_two_of_them_around_a_single_flash(hard, sho
     assert np.mean([max(times.values()) for times in shapes]) > 3  # look-alikes of each other
 
 
-def test_the_counted_colour_appears_one_to_four_times_equally_often(hard):
-    numbers = Counter(sum(e.color == video.counted for e in of_kind(video, "flash")) for video in hard[::2])
-    assert set(numbers) == {1, 2, 3, 4} and min(numbers.values()) > 12
+EASY = pytest.param("easy", marks=pytest.mark.xfail(strict=True, reason="of three flashes four cannot be counted"))
+
+
+@pytest.mark.parametrize("difficulty", [EASY, "hard"])
+def test_the_counted_colour_appears_one_to_four_times_equally_often(difficulty):
+    numbers = Counter()
+    for index in range(0, 1000, 2):
+        video = generate(index, frames=24, difficulty=difficulty, size=32)
+        numbers[sum(event.color == video.counted for event in of_kind(video, "flash"))] += 1
+    assert set(numbers) == {1, 2, 3, 4} and 95 < min(numbers.values()) <= max(numbers.values()) < 155
 
 
 def test_flash_is_seen_where_its_box_says_and_nowhere_near_before():
