@@ -34,7 +34,7 @@ def parse(monkeypatch, verb: str, *args: str) -> dict:
 
 def test_there_are_some():
     assert {"compressor/fila", "compressor/scene_mean"} <= set(PARTS["compressor"])
-    assert set(PARTS["data"]) == {"data/synthetic", "data/shards"}
+    assert set(PARTS["data"]) == {"data/synthetic", "data/synthetic_hard", "data/shards"}
     assert set(PARTS["trainer"]) == {"trainer/cpu", "trainer/gpu", "trainer/deepspeed"}
 
 
