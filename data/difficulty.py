@@ -28,7 +28,7 @@ class Difficulty:
         DataError: a setting out of range.
     """
 
-    flashes: tuple[int, int] = (3, 6)
+    flashes: tuple[int, int] = (4, 6)
     clutter: float = 0.5
     flares: float = 0.0
     decoys: float = 0.0
@@ -42,8 +42,8 @@ class Difficulty:
 
     def __post_init__(self) -> None:
         low, high = self.flashes
-        if not 3 <= low <= high <= 16:
-            raise DataError(f"flashes must be 3 <= fewest <= most <= 16, got {low} {high}")
+        if not 4 <= low <= high <= 16:
+            raise DataError(f"flashes must be 4 <= fewest <= most <= 16, got {low} {high}")
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import permutations
+from itertools import permutations, product
 from typing import TYPE_CHECKING
 
 from .render import COLORS, SHAPES, TEXTURES
@@ -100,7 +100,8 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
     yield _make("order_first", flashes[0].shape, flashes[0].boxes)
     yield _make("order_last", flashes[-1].shape, flashes[-1].boxes)
     for flash in once:
-        yield from _about(flash, frames)
+        yield from _about(flash)
+    yield from _halves(once, frames)
     for one, other in permutations(once, 2):
         early = min(one, other, key=lambda flash: flash.first)
         names = (one.shape, other.shape)
@@ -112,18 +113,25 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
     yield from _backgrounds(once, scenes)
 
 
-def _about(flash: Event, frames: int) -> Iterator[Question]:
-    """Colour, presence and time of one flash. Near the middle of the video its half is not asked for."""
+def _about(flash: Event) -> Iterator[Question]:
+    """Colour and presence of one flash."""
     yield _make("needle", flash.color, flash.boxes, a=flash.shape)
     wrong = [color for color in COLORS if color != flash.color]
     for color in wrong:
         yield _make("exists", "no", flash.boxes, color=color, a=flash.shape)
         yield _make("exists", "yes", flash.boxes, color=flash.color, a=flash.shape)
+
+
+def _halves(once: Sequence[Event], frames: int) -> Iterator[Question]:
+    """In which half a flash was, where another was in the other: what else tells the halves apart tells nothing then.
+
+    Near the middle of the video it is not asked for.
+    """
     clear = frames // 16
-    for half, inside in zip(
-        HALVES, (flash.last < frames // 2 - clear, flash.first >= (frames + 1) // 2 + clear), strict=True
-    ):
-        if inside:
+    early = [flash for flash in once if flash.last < frames // 2 - clear]
+    late = [flash for flash in once if flash.first >= (frames + 1) // 2 + clear]
+    for pair in product(early, late):
+        for half, flash in zip(HALVES, pair, strict=True):
             yield _make("half", half, flash.boxes, a=flash.shape)
 
 

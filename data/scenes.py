@@ -72,8 +72,8 @@ def draw_scenes(draws: Draws, events: Sequence[Event], frames: int, difficulty: 
     names = [TEXTURES[i] for i in draws.permutation(len(TEXTURES))]
     scenes: list[Scene] = []
     for i, (first, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
-        again = i >= 2 and _happens(draws, difficulty.returns)
-        texture = scenes[draws.below(i - 1)].texture if again else names[i]
+        earlier = [scene.texture for scene in scenes[:-1] if scene.texture != scenes[-1].texture]
+        texture = draws.pick(earlier) if earlier and _happens(draws, difficulty.returns) else names[i]
         faded = fade if i and _happens(draws, difficulty.fades) else 0
         scenes.append(Scene(first, end - 1, texture, _clear_view(events, (first + end - 1) // 2), faded))
     return tuple(scenes)

@@ -24,8 +24,6 @@ VIDEOS, FRAMES = 4000, 64  # of each split; a type's accuracy is then known to a
 CONTROLS = 1500  # of them also with a frame out of the evidence
 BOUND = 0.02
 DISTRACTORS = ("static", "blink", "flare", "decoy")
-# A frame in which nothing happens is of the quiet stretch: a flash is rather in the half that has less of that.
-KNOWN = {"half": 0.05}
 
 
 @dataclass(repr=False)
@@ -181,7 +179,7 @@ def test_answers_are_balanced_over_the_choices_and_their_places(splits):
 
 def limit(kind: str, error: float) -> float:
     """Most that one frame may gain: what it gains if it holds a flash that answers for sure, and the bound."""
-    return 1.5 / FRAMES * (1 - CHANCE[kind]) + max(KNOWN.get(kind, BOUND), 2 * error)
+    return 1.5 / FRAMES * (1 - CHANCE[kind]) + max(BOUND, 2 * error)
 
 
 def test_one_frame_tells_no_more_than_the_evidence_it_happens_to_hold(splits):

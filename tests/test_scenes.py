@@ -16,7 +16,7 @@ from framefold.data.render import COLORS, glyph
 from framefold.data.synthetic import Scene, Video, generate
 
 NOISE = 15 + 8
-STILL = Difficulty((3, 3), clutter=0.0)  # only three flashes, the mover and cuts
+STILL = Difficulty((4, 4), clutter=0.0)  # only four flashes, the mover and cuts
 HARD = PRESETS["hard"]
 
 
@@ -73,7 +73,6 @@ def test_scenes_cover_the_video_without_gaps_and_none_is_short(hard):
     assert {len(video.scenes) for video in hard} == {1, 2, 3, 4}
 
 
-@pytest.mark.xfail(strict=True, reason="a fourth scene may return to the first, which the third has returned to")
 def test_neighbouring_scenes_differ_in_texture(hard):
     assert all(a.texture != b.texture for video in hard for a, b in pairwise(video.scenes))
 
@@ -162,7 +161,7 @@ def test_a_cross_fade_goes_from_one_scene_to_the_next_in_equal_steps():
             parts = [((frame - before) * way).sum() / (way * way).sum() for frame in mixed]
             np.testing.assert_allclose(parts, np.arange(1, len(span) - 1) / (len(span) - 1), atol=0.12)
             seen += 1
-    assert seen > 15
+    assert seen > 10
 
 
 # ---- camera, moving parts, brightness -------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""The host in checkpoints/tinyhost: where things are can be read off its tokens, and its card tells what was measured."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from framefold.data.synthetic import HEADLINE, QUESTION_TYPES, generate
+from framefold.training.host_eval import evaluate
+from framefold.training.hostio import Host, load_host
+
+TINYHOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    torch.set_num_threads(1)
+    return load_host(TINYHOST)
+
+
+def tokens(host: Host, first: int, videos: int) -> tuple[Tensor, Tensor]:
+    """Tokens (N, D) of hard videos, and the cell 0..15 of the frame that each of them shows."""
+    made = [generate(i, split="val", frames=16, difficulty="hard") for i in range(first, first + videos)]
+    features = torch.cat([host.encode(host.pixel_values(video.frames))[0, :-1] for video in made])
+    return torch.nn.functional.normalize(features, dim=-1), torch.arange(16).repeat(16 * videos)
+
+
+def test_a_linear_probe_reads_the_position_off_a_token(host: Host) -> None:
+    x, cell = tokens(host, 0, 16)
+    weights = torch.linalg.lstsq(x, torch.nn.functional.one_hot(cell, 16).float()).solution
+    unseen, where = tokens(host, 100, 8)
+    assert ((unseen @ weights).argmax(-1) == where).float().mean() > 0.97
+
+
+def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them() -> None:
+    results = evaluate(str(TINYHOST), [64], videos=24, show=["full", "blind", "frame"])
+    assert results["full@64/normal"]["accuracy"] > 0.75
+    assert results["blind@64/normal"]["accuracy"] < 0.45
+    assert results["frame@64/normal"]["accuracy"] < 0.45
+
+
+def test_the_card_has_a_row_for_every_type_with_at_least_500_questions() -> None:
+    card = (TINYHOST / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) \|$", card, flags=re.MULTILINE))
+    assert set(QUESTION_TYPES) <= set(rows)
+    assert all(int(rows[kind]) >= 500 for kind in HEADLINE)
