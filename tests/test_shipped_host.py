@@ -1,4 +1,4 @@
-"""The host in checkpoints/tinyhost: where things are can be read off its tokens, and its card tells what was measured."""
+"""The host in checkpoints/tinyhost: its tokens tell where they are, and its card tells what was measured."""
 
 from __future__ import annotations
 
