@@ -20,7 +20,7 @@ from framefold.data.render import HALO
 from framefold.data.synthetic import generate
 from framefold.training.host import EPOCH, train
 from framefold.training.host_batches import Mix, assemble, evidence_tokens, prefix_of, reduce_tokens
-from framefold.training.host_eval import evaluate, wilson
+from framefold.training.host_eval import wilson
 from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
 from framefold.training.host_modules import LanguageTraining, Stage
 from framefold.training.host_optim import HostOptimizer, orthogonalize
@@ -67,12 +67,6 @@ def test_stock_forward_from_pixels_equals_the_training_path(tinyhost):
         torch.testing.assert_close(logits[row, at], stock, atol=1e-3, rtol=1e-4)
 
 
-def test_tinyhost_answers_far_above_chance_with_full_tokens_and_at_chance_blind():
-    results = evaluate(str(TINYHOST), [64], videos=20, show=["full", "blind"])
-    assert results["full@64"]["accuracy"] > 0.9
-    assert results["blind@64"]["accuracy"] < 0.35
-
-
 def test_tinyhost_generates_one_word_and_stops(tinyhost):
     video = generate(0, split="test", frames=16)
     pixels = tinyhost.pixel_values(video.frames)
@@ -81,13 +75,6 @@ def test_tinyhost_generates_one_word_and_stops(tinyhost):
     out = tinyhost.model.generate(**ids, pixel_values_videos=pixels, max_new_tokens=5, do_sample=False)
     words = tinyhost.tokenizer.decode(out[0, ids.input_ids.shape[1] :]).split("</s>")[0].split()
     assert len(words) == 1 and words[0] in ("one", "two", "three", "four")
-
-
-def test_card_names_the_command_and_the_measured_macro():
-    card = (TINYHOST / "README.md").read_text()
-    assert "framefold host train --config host/cpu" in card and "framefold host eval" in card
-    rows = list(csv.DictReader((TINYHOST / "training_curve.csv").open()))
-    assert {row["stage"] for row in rows} == {"tower", "arrivals", "moves", "events", "ramp", "mixed", "long"}
 
 
 def test_pixel_values_resize_and_normalise(tinyhost):
@@ -229,11 +216,12 @@ def test_wilson_interval_holds_the_share_and_shrinks():
     assert wilson(0.9, 1000)[1] > low and wilson(0.0, 10)[1] == 0.0
 
 
-def test_packaged_recipe_parses_against_the_signature_of_train():
+@pytest.mark.parametrize("recipe", ["cpu.yaml", "gpu.yaml"])
+def test_packaged_recipe_parses_against_the_signature_of_train(recipe):
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(train)
-    given = parser.parse_args(["--config", str(ROOT / "configs" / "host" / "cpu.yaml"), "--out", "x"])
+    given = parser.parse_args(["--config", str(ROOT / "configs" / "host" / recipe), "--out", "x"])
     stages = parser.instantiate_classes(given).stages
     assert [stage.kind for stage in stages][:2] == ["vision", "language"]
     assert all(stage.steps % EPOCH == 0 for stage in stages)

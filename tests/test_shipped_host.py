@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from framefold.data.synthetic import HEADLINE, QUESTION_TYPES, generate
@@ -41,6 +43,15 @@ def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them(
     assert results["full@64/normal"]["accuracy"] > 0.75
     assert results["blind@64/normal"]["accuracy"] < 0.45
     assert results["frame@64/normal"]["accuracy"] < 0.45
+
+
+def test_the_card_names_the_commands_and_the_curve_has_every_stage_of_the_recipe() -> None:
+    card = (TINYHOST / "README.md").read_text()
+    assert "framefold host train --config host/cpu" in card and "framefold host eval" in card
+    recipe = yaml.safe_load((TINYHOST.parent.parent / "configs" / "host" / "cpu.yaml").read_text())
+    rows = list(csv.DictReader((TINYHOST / "training_curve.csv").open()))
+    steps = {row["stage"]: int(row["step"]) for row in rows}
+    assert steps == {stage["name"]: stage["steps"] for stage in recipe["stages"]}
 
 
 def test_the_card_has_a_row_for_every_type_with_at_least_500_questions() -> None:

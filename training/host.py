@@ -89,7 +89,7 @@ def _check(stages: list[Stage]) -> None:
             raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
         for what, names, known in (
             ("a mix", [mix.how for mix in stage.mixes], WAYS),
-            ("a question type", stage.types, QUESTION_TYPES),
+            ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], QUESTION_TYPES),
         ):
             if unknown := [name for name in names if name not in known]:
                 raise HostError(f"stage {stage.name!r} has {what} {unknown[0]!r}; known: {', '.join(known)}")

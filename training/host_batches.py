@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +29,9 @@ WAYS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
 
 @dataclass
 class Mix:
-    """One way to show a video, with its share of the batches; keep: least and largest share of tokens kept.
+    """One way to show a video, with its share of the batches.
+
+    keep: least and largest share of tokens kept. types: question types to ask about it; those of the stage if empty.
 
     how: "full" all tokens; "evidence" those that hold something askable, filled up with random ones; "arrivals" those
     of the mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled"
@@ -38,6 +41,7 @@ class Mix:
     how: str
     share: float = 1.0
     keep: tuple[float, float] = (1.0, 1.0)
+    types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,9 @@ def draw_videos(stage: Stage, seed: int, side: int, step: int) -> DrawnVideos:
     difficulty = draws.pick(stage.difficulty)
     first = draws.below(2**40)
     made = [generate(first + i, seed=seed, frames=frames, difficulty=difficulty) for i in range(videos)]
-    return DrawnVideos(made, [_questions(video, stage, draws) for video in made], mix.how, count, draws)
+    asked = [_questions(video, mix.types or stage.types, stage.questions, draws) for video in made]
+    fewest = min(map(len, asked))  # the rows of a batch are packed, equally many for each video
+    return DrawnVideos(made, [some[:fewest] for some in asked], mix.how, count, draws)
 
 
 def video_batch(
@@ -86,16 +92,16 @@ def video_batch(
     return assemble(host, tokenizer, drawn.asked, torch.cat([features, newline], dim=1), index, total)
 
 
-def _questions(video: Video, stage: Stage, draws: Draws) -> list[Question]:
-    """As many questions as the stage wants: of every type in turn, of a type as they come, again if it has few."""
+def _questions(video: Video, types: Sequence[str], most: int, draws: Draws) -> list[Question]:
+    """Up to so many questions: of every type in turn, of a type as they come."""
     pools: dict[str, list[Question]] = {}
-    for question in video.every_question():
-        if not stage.types or question.type in stage.types:
+    for question in video.every_question():  # some stand there twice, which balances their answers
+        if not types or question.type in types:
             pools.setdefault(question.type, []).append(question)
     decks = [[pool[i] for i in draws.permutation(len(pool))] for pool in pools.values()]
-    order = draws.permutation(len(decks))
-    turns = [(order[turn % len(decks)], turn // len(decks)) for turn in range(stage.questions)]
-    return [decks[deck][turn % len(decks[deck])] for deck, turn in turns]
+    decks = [decks[i] for i in draws.permutation(len(decks))]
+    turns = zip_longest(*decks)
+    return [question for turn in turns for question in turn if question][:most]
 
 
 def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:
