@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import TYPE_CHECKING
 
@@ -111,6 +111,13 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
     for mover in (event for event in events if event.kind == "mover"):
         yield _make("direction", mover.direction, mover.boxes, a=mover.shape)
     yield from _backgrounds(once, scenes)
+
+
+def without_choices(question: Question) -> Question:
+    """A question that names two choices, asked without them, which is harder to guess and so quicker to learn from."""
+    if question.type not in ("background", "bg_at"):
+        return question
+    return replace(question, text=" ".join([*question.text.split()[:-4], "?"]), choices=TEXTURES)
 
 
 def _about(flash: Event) -> Iterator[Question]:

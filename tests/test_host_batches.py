@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from framefold.data.errors import DataError
+from framefold.data.render import TEXTURES
 from framefold.training.host import EPOCH, Epochs, train
 from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, evidence_tokens, video_batch
 from framefold.training.host_modules import Stage
@@ -38,11 +38,24 @@ def test_a_resumed_stage_goes_on_with_the_batches_of_its_step():
 
 
 def test_a_video_is_asked_about_every_type_before_any_type_comes_again():
-    for asked, video in zip((drawn := DRAW(3)).asked, drawn.videos, strict=True):
-        kinds = {question.type for question in video.every_question()}
-        assert len(asked) == STAGE.questions
-        counts = Counter(question.type for question in asked)
-        assert set(counts) == kinds and max(counts.values()) - min(counts.values()) <= 1
+    drawn = DRAW(3)
+    lengths = {len(asked) for asked in drawn.asked}
+    assert len(lengths) == 1 and lengths.pop() <= STAGE.questions
+    for asked, video in zip(drawn.asked, drawn.videos, strict=True):
+        kinds = [question.type for question in asked]
+        types = {question.type for question in video.every_question()}
+        assert len(set(kinds[: len(types)])) == min(len(types), len(kinds))
+        assert set(asked) <= set(video.every_question())
+
+
+def test_a_mix_asks_its_own_types_and_videos_that_have_none_are_left_out():
+    mixes = (Mix("full", types=("background", "bg_at")),)
+    drawn = draw_videos(replace(STAGE, tokens=4000, mixes=mixes, bare=1.0), 0, 4, 0)
+    assert {question.type for asked in drawn.asked for question in asked} <= {"background", "bg_at"}
+    assert all(len(video.scenes) > 1 for video in drawn.videos) and len(drawn.videos) > 1
+    for asked in drawn.asked:
+        for question in asked:
+            assert question.choices == TEXTURES and not set(question.text.split()) & set(TEXTURES)
 
 
 def test_evidence_batches_keep_what_can_be_asked_about(random_host):

@@ -14,9 +14,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.draws import Draws
-from ..data.questions import Question
+from ..data.questions import Question, without_choices
 from ..data.synthetic import Video, evidence_mask, generate
-from .hostio import grid_side
+from .hostio import HostError, grid_side
 from .qa import QARows, build_prompt
 
 if TYPE_CHECKING:
@@ -77,9 +77,14 @@ def draw_videos(stage: Stage, seed: int, side: int, step: int) -> DrawnVideos:
     difficulty = draws.pick(stage.difficulty)
     first = draws.below(2**40)
     made = [generate(first + i, seed=seed, frames=frames, difficulty=difficulty) for i in range(videos)]
-    asked = [_questions(video, mix.types or stage.types, stage.questions, draws) for video in made]
-    fewest = min(map(len, asked))  # the rows of a batch are packed, equally many for each video
-    return DrawnVideos(made, [some[:fewest] for some in asked], mix.how, count, draws)
+    asked = [_questions(video, mix.types or stage.types, stage, draws) for video in made]
+    kept = [i for i, some in enumerate(asked) if some]  # one scene alone has no question about two
+    if not kept:
+        raise HostError(
+            f"stage {stage.name!r}: no video of {frames} frames can be asked about {mix.types or stage.types}"
+        )
+    fewest = min(len(asked[i]) for i in kept)  # the rows of a batch are packed, equally many for each video
+    return DrawnVideos([made[i] for i in kept], [asked[i][:fewest] for i in kept], mix.how, count, draws)
 
 
 def video_batch(
@@ -92,16 +97,17 @@ def video_batch(
     return assemble(host, tokenizer, drawn.asked, torch.cat([features, newline], dim=1), index, total)
 
 
-def _questions(video: Video, types: Sequence[str], most: int, draws: Draws) -> list[Question]:
-    """Up to so many questions: of every type in turn, of a type as they come."""
+def _questions(video: Video, types: Sequence[str], stage: Stage, draws: Draws) -> list[Question]:
+    """Up to as many questions as the stage wants: of every type in turn, of a type as they come."""
     pools: dict[str, list[Question]] = {}
     for question in video.every_question():  # some stand there twice, which balances their answers
         if not types or question.type in types:
-            pools.setdefault(question.type, []).append(question)
+            bare = draws.below(1000) < round(1000 * stage.bare)
+            pools.setdefault(question.type, []).append(without_choices(question) if bare else question)
     decks = [[pool[i] for i in draws.permutation(len(pool))] for pool in pools.values()]
     decks = [decks[i] for i in draws.permutation(len(decks))]
     turns = zip_longest(*decks)
-    return [question for turn in turns for question in turn if question][:most]
+    return [question for turn in turns for question in turn if question][: stage.questions]
 
 
 def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:

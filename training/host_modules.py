@@ -38,6 +38,7 @@ class Stage:
     batch: frames a step (vision). tokens: tokens a step, which sets the number of videos (language).
     frames: shortest and longest video. mixes: what the language model sees of a video (language).
     types: question types to ask about; all if empty. questions: how many a video, drawn from all that can be asked.
+    bare: share of the questions with two named choices that are asked without naming them (language).
     difficulty: presets or settings of the videos, one drawn for each batch (language).
     """
 
@@ -53,6 +54,7 @@ class Stage:
     mixes: tuple[Mix, ...] = ()
     types: tuple[str, ...] = ()
     questions: int = 16
+    bare: float = 0.0
     difficulty: tuple[str | Difficulty, ...] = ("hard",)
 
 
