@@ -51,6 +51,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "bg_at": (),
 }
 QUESTION_TYPES: tuple[str, ...] = tuple(TEXT)
+HELPER = "shape_of_color"
 HEADLINE: tuple[str, ...] = tuple(kind for kind in TEXT if kind != "background")  # any frame of a scene answers that
 CHANCE: dict[str, float] = {kind: 1 / (len(choices) or 2) for kind, choices in CHOICES.items()} | {
     "between": 1 / (len(SHAPES) - 2)
@@ -118,6 +119,19 @@ def without_choices(question: Question) -> Question:
     if question.type not in ("background", "bg_at"):
         return question
     return replace(question, text=" ".join([*question.text.split()[:-4], "?"]), choices=TEXTURES)
+
+
+def helper_questions(events: Sequence[Event]) -> Iterator[Question]:
+    """Questions for teaching alone: the shape of a flash that is called by its colour.
+
+    Whoever is to count the flashes of a colour has to find them by it first. Their answers are not balanced, so they
+    are no part of the task.
+    """
+    flashes = [event for event in events if event.kind == "flash"]
+    times = Counter(flash.color for flash in flashes)
+    for flash in flashes:
+        if times[flash.color] == 1:
+            yield Question(HELPER, f"which shape was the {flash.color} flash ?", flash.shape, SHAPES, flash.boxes)
 
 
 def _about(flash: Event) -> Iterator[Question]:

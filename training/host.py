@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from ..adapters.folder import replace_file
+from ..data.questions import HELPER
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
 from .callbacks import AtomicCheckpointIO
@@ -25,6 +26,7 @@ from .hostio import Architecture, HostError, build_host, build_tokenizer, load_h
 from .session import interruptible, quiet
 
 EPOCH = 50  # steps between rows of the log and points to resume from
+TEACHABLE = (*QUESTION_TYPES, HELPER)
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
 # Measured on one AVX512-BF16 core: bf16 makes the tower 2.4 times as fast, and the language model's backward slower.
 PRECISION = {"cpu": {"vision": "bf16-mixed", "language": "32-true"}}
@@ -89,7 +91,7 @@ def _check(stages: list[Stage]) -> None:
             raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
         for what, names, known in (
             ("a mix", [mix.how for mix in stage.mixes], WAYS),
-            ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], QUESTION_TYPES),
+            ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], TEACHABLE),
         ):
             if unknown := [name for name in names if name not in known]:
                 raise HostError(f"stage {stage.name!r} has {what} {unknown[0]!r}; known: {', '.join(known)}")
