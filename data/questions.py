@@ -51,7 +51,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "bg_at": (),
 }
 QUESTION_TYPES: tuple[str, ...] = tuple(TEXT)
-HELPER = "shape_of_color"
+HELPERS = ("shape_of_color", "count_of_color")
 HEADLINE: tuple[str, ...] = tuple(kind for kind in TEXT if kind != "background")  # any frame of a scene answers that
 CHANCE: dict[str, float] = {kind: 1 / (len(choices) or 2) for kind, choices in CHOICES.items()} | {
     "between": 1 / (len(SHAPES) - 2)
@@ -122,16 +122,20 @@ def without_choices(question: Question) -> Question:
 
 
 def helper_questions(events: Sequence[Event]) -> Iterator[Question]:
-    """Questions for teaching alone: the shape of a flash that is called by its colour.
+    """Questions for teaching alone: the shape of the flash of a colour, and the number of flashes of any colour.
 
-    Whoever is to count the flashes of a colour has to find them by it first. Their answers are not balanced, so they
-    are no part of the task.
+    Whoever is to count the flashes of a colour has to find them by it first, and one question a video is slow to learn
+    from. Their answers are not balanced, so they are no part of the task.
     """
     flashes = [event for event in events if event.kind == "flash"]
-    times = Counter(flash.color for flash in flashes)
-    for flash in flashes:
-        if times[flash.color] == 1:
-            yield Question(HELPER, f"which shape was the {flash.color} flash ?", flash.shape, SHAPES, flash.boxes)
+    for color, number in Counter(flash.color for flash in flashes).items():
+        alike = [flash for flash in flashes if flash.color == color]
+        boxes = tuple(box for flash in alike for box in flash.boxes)
+        if number == 1:
+            yield Question(HELPERS[0], f"which shape was the {color} flash ?", alike[0].shape, SHAPES, boxes)
+        if number <= len(NUMBERS):
+            count = TEXT["count_flash"].format(color=color)
+            yield Question(HELPERS[1], count, NUMBERS[number - 1], NUMBERS, boxes)
 
 
 def _about(flash: Event) -> Iterator[Question]:

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
 from ..adapters.folder import replace_file
-from ..data.questions import HELPER
+from ..data.questions import HELPERS
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
 from .callbacks import AtomicCheckpointIO
@@ -26,7 +26,7 @@ from .hostio import Architecture, HostError, build_host, build_tokenizer, load_h
 from .session import interruptible, quiet
 
 EPOCH = 50  # steps between rows of the log and points to resume from
-TEACHABLE = (*QUESTION_TYPES, HELPER)
+TEACHABLE = (*QUESTION_TYPES, *HELPERS)
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
 # Measured on one AVX512-BF16 core: bf16 makes the tower 2.4 times as fast, and the language model's backward slower.
 PRECISION = {"cpu": {"vision": "bf16-mixed", "language": "32-true"}}

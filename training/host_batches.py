@@ -14,7 +14,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..data.draws import Draws
-from ..data.questions import HELPER, Question, helper_questions, without_choices
+from ..data.questions import Question, helper_questions, without_choices
 from ..data.synthetic import Video, evidence_mask, generate
 from .hostio import HostError, grid_side
 from .qa import QARows, build_prompt
@@ -100,7 +100,7 @@ def video_batch(
 def _questions(video: Video, types: Sequence[str], stage: Stage, draws: Draws) -> list[Question]:
     """Up to as many questions as the stage wants: of every type in turn, of a type as they come."""
     pools: dict[str, list[Question]] = {}
-    some = [*video.every_question(), *(helper_questions(video.events) if HELPER in types else ())]
+    some = [*video.every_question(), *(helper_questions(video.events) if types else ())]
     for question in some:  # those that stand there twice balance their answers
         if not types or question.type in types:
             bare = draws.below(1000) < round(1000 * stage.bare)
