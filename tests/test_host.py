@@ -19,9 +19,10 @@ from framefold.data.draws import Draws
 from framefold.data.render import HALO
 from framefold.data.synthetic import generate
 from framefold.training.host import EPOCH, train
-from framefold.training.host_batches import Mix, assemble, evidence_tokens, prefix_of, reduce_tokens
+from framefold.training.host_batches import assemble, prefix_of
 from framefold.training.host_eval import wilson
 from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
+from framefold.training.host_mixes import Mix, evidence_tokens, reduce_tokens
 from framefold.training.host_modules import LanguageTraining, Stage
 from framefold.training.host_optim import HostOptimizer, orthogonalize
 from framefold.training.hostio import Architecture, HostError, load_host

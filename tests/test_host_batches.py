@@ -13,7 +13,8 @@ import torch
 from framefold.data.errors import DataError
 from framefold.data.render import TEXTURES
 from framefold.training.host import EPOCH, Epochs, train
-from framefold.training.host_batches import DrawnVideos, Mix, draw_videos, evidence_tokens, video_batch
+from framefold.training.host_batches import DrawnVideos, draw_videos, video_batch
+from framefold.training.host_mixes import Mix, evidence_tokens
 from framefold.training.host_modules import Stage
 from framefold.training.hostio import HostError, load_host
 

@@ -20,7 +20,7 @@ from ..data.questions import HELPERS
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
 from .callbacks import AtomicCheckpointIO
-from .host_batches import WAYS
+from .host_mixes import WAYS
 from .host_modules import HostTraining, LanguageTraining, Stage, VisionTraining
 from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
 from .session import interruptible, quiet

@@ -14,7 +14,8 @@ from ..data.difficulty import Difficulty
 from ..data.draws import Draws
 from ..data.samples import Recipe
 from ..data.synthetic import CHANCE, HEADLINE, QUESTION_TYPES, Video
-from .host_batches import VideoBatch, assemble, prefix_of, reduce_tokens
+from .host_batches import VideoBatch, assemble, prefix_of
+from .host_mixes import reduce_tokens
 from .hostio import Host, HostError, grid_side, load_host
 from .qa import answer_logits, predict
 

@@ -19,8 +19,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 
 from ..data.difficulty import Difficulty
 from ..data.render import COLORS, SHAPES, TEXTURES
-from .host_batches import DrawnVideos, Mix, VideoBatch, draw_videos, prefix_of, video_batch
+from .host_batches import DrawnVideos, VideoBatch, draw_videos, prefix_of, video_batch
 from .host_frames import IGNORE, PROBES, frame_batch
+from .host_mixes import Mix
 from .host_optim import HostOptimizer
 from .hostio import grid_side
 from .qa import answer_loss, packed_logits, predict
