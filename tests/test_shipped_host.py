@@ -31,11 +31,12 @@ def tokens(host: Host, first: int, videos: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(features, dim=-1), torch.arange(16).repeat(16 * videos)
 
 
-def test_a_linear_probe_reads_the_position_off_a_token(host: Host) -> None:
+def test_linear_probes_read_row_and_column_off_a_token(host: Host) -> None:
     x, cell = tokens(host, 0, 16)
-    weights = torch.linalg.lstsq(x, torch.nn.functional.one_hot(cell, 16).float()).solution
     unseen, where = tokens(host, 100, 8)
-    assert ((unseen @ weights).argmax(-1) == where).float().mean() > 0.97
+    for place in (lambda cell: cell // 4, lambda cell: cell % 4):
+        weights = torch.linalg.lstsq(x, torch.nn.functional.one_hot(place(cell), 4).float()).solution
+        assert ((unseen @ weights).argmax(-1) == place(where)).float().mean() > 0.99
 
 
 def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them() -> None:
