@@ -89,6 +89,8 @@ def test_an_accelerator_that_is_not_there_is_refused_before_the_work(tmp_path, n
         ({"kind": "audio"}, HostError, "kind 'audio'; known: vision"),
         ({"mixes": ()}, HostError, "needs mixes"),
         ({"steps": 0}, HostError, "at least one step"),
+        ({"questions": 0}, HostError, "at least one question"),
+        ({"difficulty": ()}, HostError, "needs a difficulty"),
         ({"difficulty": ("hardest",)}, DataError, "easy or hard"),
         ({"frames": (8, 16)}, DataError, "16 <= shortest"),
     ],

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framefold.data.synthetic import HEADLINE, QUESTION_TYPES, generate
 from framefold.training.host_eval import evaluate
-from framefold.training.hostio import Host, load_host
+from framefold.training.hostio import Host, HostError, load_host
 
 TINYHOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
 
@@ -60,3 +60,22 @@ def test_the_card_has_a_row_for_every_type_with_at_least_500_questions() -> None
     rows = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) \|$", card, flags=re.MULTILINE))
     assert set(QUESTION_TYPES) <= set(rows)
     assert all(int(rows[kind]) >= 500 for kind in HEADLINE)
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        ({"videos": 0}, "at least 1, got 0"),
+        ({"show": ["random:abc"]}, "cannot show"),
+        ({"show": ["none"]}, "cannot show"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(wrong: dict, text: str) -> None:
+    with pytest.raises(HostError, match=text):
+        evaluate(str(TINYHOST), [16], **({"videos": 1} | wrong))
+
+
+def test_the_headline_counts_its_own_questions_alone() -> None:
+    result = evaluate(str(TINYHOST), [32], videos=6)["full@32/normal"]
+    assert result["n"] == sum(row[3] for kind, row in result["types"].items() if kind in HEADLINE)
+    assert "background" in result["types"]

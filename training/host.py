@@ -89,6 +89,8 @@ def _check(stages: list[Stage]) -> None:
             raise HostError(f"stage {stage.name!r} needs mixes: what the language model sees of a video")
         if stage.steps < 1:
             raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
+        if not stage.difficulty or stage.questions < 1:
+            raise HostError(f"stage {stage.name!r} needs a difficulty and at least one question a video")
         for what, names, known in (
             ("a mix", [mix.how for mix in stage.mixes], WAYS),
             ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], TEACHABLE),

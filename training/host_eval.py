@@ -49,13 +49,15 @@ def evaluate(
             reduction with the share it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "evidence:0.1".
         threads: torch threads.
 
-    Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions, "types": {type:
-    [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host and for an unknown `show`, DataError
+    Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions of these, "types":
+    {type: [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host and for an unknown `show`, DataError
     for videos that cannot be.
     """
     torch.set_num_threads(threads)
     loaded = load_host(host)
     ways = {name: _way(name, loaded) for name in show}
+    if videos < 1:
+        raise HostError(f"videos must be at least 1, got {videos}: there is no accuracy of no question")
     recipes = [Recipe((length, length), seed, split, difficulty, look) for length in frames for look in style]
     results = {}
     for recipe in recipes:
@@ -80,12 +82,19 @@ def _right(host: Host, ways: dict[str, Show], recipe: Recipe, videos: int) -> di
     return right
 
 
+def _is_share(text: str) -> bool:
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
+
+
 def _way(name: str, host: Host) -> Show:
     """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
     how, _, share = name.partition(":")
     side = grid_side(host.model)
     known = ("full", "blind", "frame", "random", "frames", "pooled", "evidence")
-    if how not in known or (share and not 0 < float(share) <= 1):
+    if how not in known or (share and not _is_share(share)):
         raise HostError(
             f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, evidence with :SHARE in (0, 1]"
         )
@@ -117,7 +126,7 @@ def _summary(right: dict[str, list[Mark]]) -> dict[str, Any]:
     headline = [row[0] for kind, row in types.items() if kind in HEADLINE]
     return {
         "accuracy": sum(headline) / max(1, len(headline)),
-        "n": sum(int(row[3]) for row in types.values()),
+        "n": sum(int(row[3]) for kind, row in types.items() if kind in HEADLINE),
         "types": types,
     }
 
