@@ -50,8 +50,8 @@ def evaluate(
         threads: torch threads.
 
     Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions of these, "types":
-    {type: [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host and for an unknown `show`, DataError
-    for videos that cannot be.
+    {type: [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host, no videos or an unknown
+    `show`, DataError for videos that cannot be.
     """
     torch.set_num_threads(threads)
     loaded = load_host(host)
