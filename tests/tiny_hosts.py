@@ -11,6 +11,8 @@ from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGener
 
 from framefold.adapters import Compressed, Compressor, VideoTokens
 
+from .tiny_families import HOSTS as HOSTS
+
 VOCAB, PAD, IMAGE, VIDEO = 64, 0, 60, 61
 SIDE = 2  # tokens a frame: 2 x 2
 

@@ -1,11 +1,20 @@
-"""Attaching a compressor to an unmodified transformers video-LLM."""
+"""Attaching a compressor to an unmodified transformers video-LLM.
+
+Every module of this folder is imported, so a family is one new file: importing it registers it.
+"""
 
 from __future__ import annotations
 
-from . import llava_onevision as llava_onevision  # importing a family registers it
+import importlib
+import pkgutil
+
 from .attach import Handle, attach, detach
-from .family import Encoded, Family, list_families, register_family
+from .encoded import Encoded
+from .family import Family, list_families, register_family
 from .prepare import Prepared, encode, prepare
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Encoded",

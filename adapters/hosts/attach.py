@@ -36,6 +36,7 @@ class _State:
     """What an attached model remembers; no reference to the model or the compressor, or copies would share them."""
 
     pixels: str
+    modality: str
     positions: Positions
     outputs: Outputs
     query: Query
@@ -110,7 +111,13 @@ def attach(
 
     _register(model, compressor, family)
     state = _State(
-        family.pixels, positions, outputs, query, model._keys_to_ignore_on_save, model.__dict__.get("generate")
+        family.pixels,
+        family.modality,
+        positions,
+        outputs,
+        query,
+        model._keys_to_ignore_on_save,
+        model.__dict__.get("generate"),
     )
     own = {f"{NAME}.{key}" for key in compressor.state_dict()}
     model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
@@ -175,7 +182,7 @@ def _before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
         if getattr(cache, MARK, None) is not None:
             changes = _continue(kwargs, cache)
     elif kwargs.get("attention_mask") is None:
-        mark = getattr((kwargs.get("mm_encoder_outputs") or {}).get("video"), MARK, None)
+        mark = getattr((kwargs.get("mm_encoder_outputs") or {}).get(state.modality), MARK, None)
         if mark is not None and not mark.compaction.trivial:
             # generate drops masks of ones, and without a cache the host takes gaps in the positions for packing
             changes = {"attention_mask": torch.ones_like(kwargs["input_ids"])}
@@ -191,7 +198,7 @@ def _shorten(model: Any, state: _State, kwargs: dict[str, Any]) -> dict[str, Any
         raise InputError(
             "logits_to_keep as a tensor names columns that move: attach with outputs='full', or pass a number"
         )
-    setattr(prepared.kwargs["mm_encoder_outputs"]["video"], CALL, _Call(prepared.losses, wanted))
+    setattr(prepared.kwargs["mm_encoder_outputs"][state.modality], CALL, _Call(prepared.losses, wanted))
     return prepared.kwargs
 
 
@@ -217,14 +224,14 @@ def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
             f"attention_mask must be 2-D with {before + since + new} columns here, got {tuple(mask.shape)}"
         )
     if kwargs.get("position_ids") is None:
-        start = mark.next_position + since
-        changes["position_ids"] = torch.arange(start, start + new, device=mark.mask.device).expand(rows, new)
+        place = mark.next_position[:, None] + torch.arange(since, since + new, device=mark.mask.device)
+        changes["position_ids"] = place.expand(*mark.axes, rows, new)
     return changes
 
 
 def _after(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Tag the cache, add the compressor's losses and bring the logits to the length that the caller wants."""
-    video = (kwargs.get("mm_encoder_outputs") or {}).get("video")
+    video = (kwargs.get("mm_encoder_outputs") or {}).get(getattr(model, STATE).modality)
     call: _Call | None = getattr(video, CALL, None)
     if call is None:
         return None

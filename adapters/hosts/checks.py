@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ContractError, InputError
 from ..tokens import Compressed, VideoTokens
-from .family import Encoded
+from .encoded import Encoded
 
 
 def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:

@@ -9,41 +9,20 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
 from packaging.version import Version
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..errors import UnsupportedHostError
+from .encoded import Encoded
 
 OLDEST_TRANSFORMERS = "5.20"
 _FAMILIES: dict[str, Family] = {}
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """What the vision side of a host made of one video: T frames of H W grid cells, width D, E tokens beside the grid.
-
-    Attributes:
-        features: (T, H, W, D) the dense grid, which is what a compressor sees.
-        extra: (E, D) tokens that belong to no grid cell (a newline, a CLS token a frame); they are always kept.
-        on_grid: (T*H*W + E,) bool over the video's placeholders in prompt order: filled by the grid or by ``extra``?
-        deepstack: per tapped layer, (T, H, W, D) features that the language model adds at the same placeholders.
-    """
-
-    features: Tensor
-    extra: Tensor
-    on_grid: Tensor
-    deepstack: tuple[Tensor, ...] = ()
-
-    def __len__(self) -> int:
-        """Number of placeholders that the uncompressed video has in the prompt."""
-        return self.on_grid.shape[0]
 
 
 class Family:
@@ -52,38 +31,61 @@ class Family:
     Attributes:
         model_type: ``config.model_type`` of the hosts.
         classes: names of the top-level classes (with a language model head) that can be attached to.
-        pixels: name of the argument that holds raw video pixels.
-        images: name of the argument that holds raw image pixels.
-        vision_inputs: names of all arguments that only the vision side reads; they are dropped once it has run.
+        modality: the key of ``mm_encoder_outputs`` under which the host takes the features of a video.
+        pixels: name of the argument that holds the raw pixels of the videos.
+        images: name of the argument that holds raw pixels of images beside them; None where videos come as images.
+        vision_inputs: names of all arguments that only the vision side and the positions read; they are dropped once
+            both are known.
         columns: arguments with one value a prompt column, and the value that padding gets.
+        language: name of the language model in the base model.
+        frame_text: regular expression of the text that the processor writes beside a frame; no part of a question.
     """
 
     model_type: ClassVar[str]
     classes: ClassVar[tuple[str, ...]]
+    modality: ClassVar[Literal["video", "image"]] = "video"
     pixels: ClassVar[str] = "pixel_values_videos"
-    images: ClassVar[str] = "pixel_values"
+    images: ClassVar[str | None] = "pixel_values"
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values")
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
+    language: ClassVar[str] = "language_model"
+    frame_text: ClassVar[str] = ""
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
-        """(H, W) token grid of a frame, for compressors that size their parameters by it."""
+        """(H, W) token grid of a frame, for compressors that size their parameters by it; nominal where it varies."""
         raise NotImplementedError
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
-        """Run the host's own ``get_video_features``; one :class:`Encoded` per video in (row, column) order."""
+        """Run the host's own vision side; one :class:`Encoded` per video in (row, column) order.
+
+        Raises:
+            InputError: the arguments of the vision side are missing, empty, misshapen or do not fit each other.
+        """
         raise NotImplementedError
 
-    def encode_images(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> ModelOutput:
-        """Run the host's own ``get_image_features``, with the arguments that its forward passes."""
+    def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
+        """What the host takes under ``mm_encoder_outputs[modality]``.
+
+        Args:
+            streams: features, then each deepstack layer; each a list of (N_i, D) groups in placeholder order.
+        """
         raise NotImplementedError
 
-    def pack(self, groups: list[Tensor]) -> ModelOutput:
-        """What the host takes under ``mm_encoder_outputs["video"]``, from (N_i, D) features in placeholder order."""
+    def vision_attention(self, model: PreTrainedModel) -> nn.Module:
+        """The attention module of the last vision block."""
+        raise NotImplementedError
+
+    def attention_grids(self, model: PreTrainedModel, inputs: Mapping[str, Any], received: Tensor) -> list[Tensor]:
+        """(T, H, W) attention that each token received, per video, from that of the patches in the block's order."""
         raise NotImplementedError
 
     def placeholder_id(self, model: PreTrainedModel) -> int:
         """Token that stands in the prompt for one visual token of a video."""
         return model.config.video_token_id
+
+    def placeholders(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+        """(B, L) bool, the columns of the prompts that the features of the videos fill."""
+        return inputs["input_ids"] == self.placeholder_id(model)
 
     def pad_id(self, model: PreTrainedModel) -> int:
         """Token for new padding columns, which are masked; anything but a placeholder."""
@@ -91,19 +93,50 @@ class Family:
         taken = {self.placeholder_id(model), getattr(model.config, "image_token_id", None)}
         return next(candidate for candidate in (pad, 0, 1, 2) if candidate is not None and candidate not in taken)
 
-    def positions(self, model: PreTrainedModel, ids: Tensor, mask: Tensor, generation: bool) -> Tensor:
-        """Positions that the host gives (B, L) ids: forward counts columns, generate those that are not masked."""
+    def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any], mask: Tensor, generation: bool) -> Tensor:
+        """(..., B, L) positions that the host gives the columns of the uncompressed prompts."""
+        return self.number(mask, generation)
+
+    def number(self, mask: Tensor, generation: bool) -> Tensor:
+        """(..., B, L) positions of a prompt of text: forward counts columns, generate those that are not masked."""
         if generation:
-            return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
-        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+            return count_unmasked(mask)
+        return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+
+    def settle(self, model: PreTrainedModel, positions: Tensor, mask: Tensor, generation: bool) -> Tensor:
+        """The positions in the form that the host takes, once the prompt is short; sets what the host remembers."""
+        return positions
+
+    def next_position(self, positions: Tensor, mask: Tensor, columns: int) -> Tensor:
+        """(B,) position of the token after the prompt in a decode loop that gives none.
+
+        Args:
+            columns: length of the prompt whose positions these are.
+        """
+        return torch.full((mask.shape[0],), columns, device=mask.device)
 
     def vision_requires_grad(self, model: PreTrainedModel) -> bool:
         """Whether any parameter of the vision side is being trained."""
-        return any(
-            parameter.requires_grad
-            for name, parameter in model.base_model.named_parameters()
-            if not name.startswith("language_model.")
-        )
+        own = f"{self.language}."
+        return any(p.requires_grad for name, p in model.base_model.named_parameters() if not name.startswith(own))
+
+
+def count_unmasked(mask: Tensor) -> Tensor:
+    """(B, L) int64 number of each unmasked column in its row, from 0; 0 where masked."""
+    return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
+
+
+def features_of(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
+    """Run ``get_video_features`` or ``get_image_features`` of the base model on those of the inputs that it names."""
+    function = getattr(model.base_model, f"get_{modality}_features")
+    names = parameters_of(type(model.base_model), function.__name__)
+    return function(**{name: inputs[name] for name in names if name in inputs}, return_dict=True)
+
+
+@functools.cache
+def parameters_of(cls: Any, name: str) -> tuple[str, ...]:
+    """Names of the arguments of a method."""
+    return tuple(name for name in inspect.signature(getattr(cls, name)).parameters if name not in ("self", "kwargs"))
 
 
 def register_family(family: Family) -> None:

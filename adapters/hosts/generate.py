@@ -57,7 +57,7 @@ class Generate:
             return _restore(result, prompt, prepared)
         result["sequences"] = _restore(result["sequences"], prompt, prepared)
         if (cache := result.get("past_key_values")) is not None:
-            setattr(cache, MARK, getattr(short["mm_encoder_outputs"]["video"], MARK))
+            setattr(cache, MARK, prepared.mark)
         return result
 
 

@@ -19,11 +19,29 @@ from ..errors import InputError
 from ..tokens import Compressed, VideoTokens
 from .checks import check_counts, check_inputs, check_labels, check_tokens
 from .compaction import Compaction, compact
-from .family import Encoded, Family, family_of
+from .encoded import Encoded
+from .family import Family, family_of, features_of
 from .prompt import Positions, choose_columns, move_columns, shorten
 
 Query = Tensor | Sequence[Tensor | None] | None
 MARK = "framefold_mark"  # attribute under which a Mark travels
+
+
+@dataclass(frozen=True, eq=False)
+class Mark:
+    """What the attach hooks need to know of a compacted prompt; travels on the host's encoder output and on its cache.
+
+    Attributes:
+        compaction: the map between the columns before and after.
+        mask: (B, L') attention mask of the prompt.
+        next_position: (B,) position of the column after the prompt in a decode loop that gives none.
+        axes: sizes of the dimensions that positions have in front of (B, L').
+    """
+
+    compaction: Compaction
+    mask: Tensor
+    next_position: Tensor
+    axes: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,27 +53,14 @@ class Prepared:
         tokens: the compressed tokens of each video, in (row, column) order.
         losses: mean over the videos of each loss that the compressor returned.
         compaction: the map between the columns before and after.
+        mark: what continues a decode loop over the shorter prompt; None where there was nothing to do.
     """
 
     kwargs: dict[str, Any]
     tokens: list[VideoTokens]
     losses: dict[str, Tensor]
     compaction: Compaction
-
-
-@dataclass(frozen=True, eq=False)
-class Mark:
-    """What the attach hooks need to know of a compacted prompt; travels on the host's encoder output and on its cache.
-
-    Attributes:
-        compaction: the map between the columns before and after.
-        mask: (B, L') attention mask of the prompt.
-        next_position: position of the column after the prompt in a decode loop that gives none.
-    """
-
-    compaction: Compaction
-    mask: Tensor
-    next_position: int
+    mark: Mark | None = None
 
 
 def encode(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
@@ -116,32 +121,39 @@ def prepare(
     given = dict(inputs.get("mm_encoder_outputs") or {})
     if encoded is None and inputs.get(family.pixels) is None:
         return _untouched(family, model, inputs)
-    if given.get("video") is not None:
+    if given.get(family.modality) is not None:
         raise InputError("the video comes both raw (or encoded=) and under mm_encoder_outputs: drop one of them")
     check_inputs(inputs, positions)
 
     clips = list(encode(model, inputs) if encoded is None else encoded)
     ids = inputs["input_ids"]
-    where = (ids == family.placeholder_id(model)).nonzero()
+    where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)
     tokens, losses = _compress(compressor, clips, query, times, ids.device)
-    keep, features = choose_columns(ids, where, clips, tokens)
+    keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
-    compaction, groups = shorten(inputs, keep, where, features, rows.tolist(), generation)
+    compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation)
 
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
     kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
-    video = family.pack(groups)
-    kwargs["mm_encoder_outputs"] = {**given, **_images(model, family, inputs), "video": video}
-    after = compaction.n_before if positions == "preserve" else compaction.n_after
-    setattr(video, MARK, Mark(compaction, kwargs["attention_mask"], next_position=after))
-    return Prepared(kwargs, tokens, losses, compaction)
+    packed = family.pack(layers)
+    kwargs["mm_encoder_outputs"] = {**given, **_images(model, family, inputs), family.modality: packed}
+    mark = _mark(family, kwargs, compaction, positions)
+    setattr(packed, MARK, mark)
+    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark)
+
+
+def _mark(family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions) -> Mark:
+    place, mask = kwargs["position_ids"], kwargs["attention_mask"]
+    columns = compaction.n_before if positions == "preserve" else compaction.n_after
+    axes = place[-3:].shape[:-2]  # without the row of text positions that generate takes
+    return Mark(compaction, mask, family.next_position(place, mask, columns), axes)
 
 
 def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
     ids = inputs.get("input_ids")
     shape = ids if ids is not None else inputs["inputs_embeds"][..., 0]
-    if ids is not None and not inputs.get("mm_encoder_outputs") and bool((ids == family.placeholder_id(model)).any()):
+    if ids is not None and not inputs.get("mm_encoder_outputs") and bool(family.placeholders(model, inputs).any()):
         raise InputError(f"the prompts hold video placeholders, but there is neither {family.pixels} nor encoded=")
     everything = torch.ones(shape.shape, dtype=torch.bool, device=shape.device)
     return Prepared(dict(inputs), [], {}, compact(everything, everything))
@@ -163,18 +175,24 @@ def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
 
 def _compress(
     compressor: Callable[..., Compressed], clips: list[Encoded], query: Query, times: Any, device: torch.device
-) -> tuple[list[VideoTokens], dict[str, Tensor]]:
-    queries = _one_a_video("query", [query] * len(clips) if isinstance(query, Tensor) else query, len(clips))
-    times = _one_a_video("times", times, len(clips))
-    tokens: list[VideoTokens] = []
+) -> tuple[list[VideoTokens | None], dict[str, Tensor]]:
+    """What the compressor makes of each video, None for stills, and the means of its losses."""
+    videos = [clip for clip in clips if not clip.is_still]
+    queries = _one_a_video("query", [query] * len(videos) if isinstance(query, Tensor) else query, len(videos))
+    times = _one_a_video("times", times, len(videos))
+    tokens = []
     losses: dict[str, list[Tensor]] = {}
-    for clip, asked, seconds in zip(clips, queries, times, strict=True):
-        video = VideoTokens.from_grid(clip.features.to(device), times=seconds)
+    for clip, asked, seconds in zip(videos, queries, times, strict=True):
+        seconds = clip.times if seconds is None else seconds
+        video = VideoTokens.from_grid(clip.features.to(device), times=seconds, attention=clip.attention)
         out = check_tokens(compressor(video, asked), video)
         tokens.append(out.tokens)
         for name, loss in out.losses.items():
             losses.setdefault(name, []).append(loss)
-    return tokens, {name: torch.stack(values).mean() for name, values in losses.items()}
+    made = iter(tokens)
+    return [None if clip.is_still else next(made) for clip in clips], {
+        name: torch.stack(values).mean() for name, values in losses.items()
+    }
 
 
 def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[Any]:
@@ -186,7 +204,7 @@ def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[An
 
 def _images(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
-    if inputs.get(family.images) is None:
+    if family.images is None or inputs.get(family.images) is None:
         return {}
     with _vision_side(model, family):
-        return {"image": family.encode_images(model, inputs)}
+        return {"image": features_of(model, "image", inputs)}

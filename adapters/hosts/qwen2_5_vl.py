@@ -1,0 +1,34 @@
+"""Qwen2.5-VL: M-RoPE with positions in time that follow the seconds, one run of placeholders a video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ..errors import InputError
+from .family import register_family
+from .mrope import MRoPE
+
+
+class Qwen2_5VL(MRoPE):
+    """``Qwen2_5_VLForConditionalGeneration``; ``second_per_grid_ts`` tells compressors the times of the frames."""
+
+    model_type = "qwen2_5_vl"
+    classes = ("Qwen2_5_VLForConditionalGeneration",)
+    vision_inputs = (*MRoPE.vision_inputs, "second_per_grid_ts")
+    needs_token_types = False
+
+    def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
+        steps = inputs.get("second_per_grid_ts")
+        if steps is None:
+            return None
+        if len(steps) <= video:
+            raise InputError(f"second_per_grid_ts has {len(steps)} entries, fewer than there are videos")
+        return torch.arange(frames, dtype=torch.float32) * float(steps[video])
+
+
+register_family(Qwen2_5VL())

@@ -1,0 +1,17 @@
+"""Qwen2-VL: M-RoPE, one run of placeholders a video."""
+
+from __future__ import annotations
+
+from .family import register_family
+from .mrope import MRoPE
+
+
+class Qwen2VL(MRoPE):
+    """``Qwen2VLForConditionalGeneration``."""
+
+    model_type = "qwen2_vl"
+    classes = ("Qwen2VLForConditionalGeneration",)
+    needs_token_types = False
+
+
+register_family(Qwen2VL())

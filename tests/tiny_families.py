@@ -1,0 +1,270 @@
+"""A tiny random-init host of the real class for every supported family, and prompts as its processor would write them.
+
+``HOSTS[model_type]`` is what tests iterate. Parts of a prompt: a positive number is that many words, a negative one a
+video of that many frames of the token grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+VOCAB, PAD, START, END, IMAGE, VIDEO = 64, 0, 58, 59, 60, 61
+TIME = 57  # stands for the text that some processors write at each frame
+FIRST_WORD, LAST_WORD = 3, 57  # words are FIRST_WORD <= id < LAST_WORD
+Part = int
+
+
+@dataclass(frozen=True)
+class TinyHost:
+    """How to build and feed the tiny host of one family.
+
+    Attributes:
+        config: makes the configuration.
+        tokens: placeholders of a frame that lie on the grid.
+        video: ids that stand for a video of some frames.
+        vision: arguments of the vision side, from the frames of the videos of each row and a generator.
+        token_types: hosts with M-RoPE read ``mm_token_type_ids``.
+        grid: (H, W) of the token grid.
+    """
+
+    config: Callable[[], Any]
+    tokens: int
+    video: Callable[[int], list[int]]
+    vision: Callable[[list[list[int]], torch.Generator], dict[str, Any]]
+    token_types: bool = False
+    placeholder: int = VIDEO
+    grid: tuple[int, int] = (2, 2)
+
+    def build(self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
+        """The host with random weights, frozen and in eval mode; logits of a spread that makes mistakes visible."""
+        config = self.config()
+        torch.manual_seed(seed)
+        cls = getattr(transformers, config.architectures[0])
+        model = cls._from_config(config, attn_implementation=attention, dtype=dtype)
+        with torch.no_grad():
+            base = model.base_model
+            for parameter in getattr(base, "language_model", getattr(base, "text_model", None)).parameters():
+                if parameter.ndim >= 2:
+                    parameter.mul_(8)
+            model.lm_head.weight.mul_(8)
+            for name, parameter in model.named_parameters():
+                if parameter.ndim == 1 and "bias" in name:
+                    parameter.normal_(std=0.02)
+        return model.eval().requires_grad_(False)
+
+    def inputs(self, *rows: Sequence[Part], side: str = "left", seed: int = 1, mask: bool = True) -> dict[str, Any]:
+        """Arguments of the host for a batch of prompts, padded on one side."""
+        generator = torch.Generator().manual_seed(seed)
+        ids = [self._ids(row, generator) for row in rows]
+        length = max(map(len, ids))
+        columns = [pad(row, length, side) for row in ids]
+        out: dict[str, Any] = {"input_ids": torch.tensor([row for row, _ in columns])}
+        if mask:
+            out["attention_mask"] = torch.tensor([ones for _, ones in columns])
+        videos = [[-part for part in row if part < 0] for row in rows]
+        if any(videos):
+            out |= self.vision(videos, generator)
+        if self.token_types:
+            out["mm_token_type_ids"] = (out["input_ids"] == self.placeholder).int() * 2
+        return out
+
+    def _ids(self, row: Sequence[Part], generator: torch.Generator) -> list[int]:
+        ids: list[int] = []
+        for part in row:
+            ids += self.video(-part) if part < 0 else words(part, generator)
+        return ids
+
+
+def words(count: int, generator: torch.Generator) -> list[int]:
+    """Random ids that are neither special nor placeholders."""
+    return torch.randint(FIRST_WORD, LAST_WORD, (count,), generator=generator).tolist()
+
+
+def pad(row: list[int], length: int, side: str) -> tuple[list[int], list[int]]:
+    """The row and its mask, padded to a length."""
+    missing = [PAD] * (length - len(row))
+    if side == "left":
+        return missing + row, [0] * len(missing) + [1] * len(row)
+    return row + missing, [1] * len(row) + [0] * len(missing)
+
+
+TEXT = dict(
+    vocab_size=VOCAB, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, pad_token_id=PAD, bos_token_id=None, eos_token_id=None,
+)  # fmt: skip
+SPECIAL = dict(image_token_id=IMAGE, video_token_id=VIDEO)
+MARKS = dict(vision_start_token_id=START, vision_end_token_id=END)
+PATCHES = dict(patch_size=4, spatial_merge_size=2, temporal_patch_size=2, in_channels=3)
+MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+GRID = (4, 6)  # patches of a frame; 2 x 3 tokens, so that exchanged sides are noticed
+
+
+def _patches(videos: list[list[int]], generator: torch.Generator, width: int) -> dict[str, Any]:
+    frames = [t for row in videos for t in row]
+    pixels = torch.randn(sum(frames) * GRID[0] * GRID[1], width, generator=generator)
+    return {"pixel_values_videos": pixels, "video_grid_thw": torch.tensor([[t, *GRID] for t in frames])}
+
+
+def _qwen(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    return _patches(videos, generator, 3 * 2 * 4 * 4)
+
+
+def _qwen_2_5(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    seconds = torch.tensor([0.5 + i for i, _ in enumerate(t for row in videos for t in row)])
+    return _qwen(videos, generator) | {"second_per_grid_ts": seconds}
+
+
+def _video_llama(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    sizes = torch.full((sum(map(len, videos)),), 2)
+    return _patches(videos, generator, 3 * 4 * 4) | {"video_merge_sizes": sizes}
+
+
+def _clips(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    frames = [t for row in videos for t in row]
+    clips = [torch.randn(t, 3, 16, 16, generator=generator) for t in frames]
+    return {"pixel_values_videos": torch.stack(clips) if len(set(frames)) == 1 else clips}
+
+
+def _images(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    return {"pixel_values": torch.randn(sum(map(sum, videos)), 3, 16, 16, generator=generator)}
+
+
+def _padded_images(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    counts = [sum(row) for row in videos]
+    pixels = torch.randn(len(videos), max(counts), 3, 16, 16, generator=generator)
+    for row, count in enumerate(counts):
+        pixels[row, count:] = 0  # so the processor marks images that are not there
+    return {"pixel_values": pixels}
+
+
+def run(placeholder: int, per_frame: int, tail: int = 0) -> Callable[[int], list[int]]:
+    """One run of placeholders a video."""
+    return lambda frames: [placeholder] * (frames * per_frame + tail)
+
+
+def runs(placeholder: int, per_frame: int, start: Sequence[int] = (TIME, START)) -> Callable[[int], list[int]]:
+    """One run of placeholders a frame, between marks."""
+    return lambda frames: [*start, *[placeholder] * per_frame, END] * frames
+
+
+def _config(name: str, architecture: str, **fields: Any) -> Any:
+    config = getattr(transformers, name)(**fields)
+    config.architectures = [architecture]
+    return config
+
+
+def _qwen2_vl() -> Any:
+    vision = dict(depth=2, embed_dim=16, hidden_size=32, num_heads=2, mlp_ratio=2, **PATCHES)
+    text = {**TEXT, "rope_parameters": dict(MROPE)}
+    return _config("Qwen2VLConfig", "Qwen2VLForConditionalGeneration", vision_config=vision, text_config=text,
+                   **SPECIAL, **MARKS)  # fmt: skip
+
+
+def _qwen2_5_vl() -> Any:
+    vision = dict(depth=2, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, window_size=16,
+                  fullatt_block_indexes=[1], tokens_per_second=2, **PATCHES)  # fmt: skip
+    text = {**TEXT, "rope_parameters": dict(MROPE)}
+    return _config("Qwen2_5_VLConfig", "Qwen2_5_VLForConditionalGeneration", vision_config=vision, text_config=text,
+                   **SPECIAL, **MARKS)  # fmt: skip
+
+
+def _qwen3(name: str, architecture: str, **text: Any) -> Any:
+    vision = dict(depth=3, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32,
+                  num_position_embeddings=16, deepstack_visual_indexes=[0, 1], **PATCHES)  # fmt: skip
+    rope = {**MROPE, "mrope_interleaved": True}
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope, "num_hidden_layers": 3, **text}
+    return _config(name, architecture, vision_config=vision, text_config=text, **SPECIAL, **MARKS)
+
+
+def _qwen3_vl() -> Any:
+    return _qwen3("Qwen3VLConfig", "Qwen3VLForConditionalGeneration")
+
+
+def _qwen3_vl_moe() -> Any:
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1)
+    return _qwen3("Qwen3VLMoeConfig", "Qwen3VLMoeForConditionalGeneration", **experts)
+
+
+def _glm4v() -> Any:
+    vision = dict(depth=2, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, image_size=16,
+                  **PATCHES)  # fmt: skip
+    text = {**TEXT, "rope_parameters": dict(MROPE)}
+    marks = dict(image_start_token_id=START, image_end_token_id=END, video_start_token_id=62, video_end_token_id=63)
+    return _config("Glm4vConfig", "Glm4vForConditionalGeneration", vision_config=vision, text_config=text,
+                   **SPECIAL, **marks)  # fmt: skip
+
+
+VIT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16,
+           patch_size=4)  # fmt: skip
+
+
+def _llava_onevision() -> Any:
+    vision = {**VIT, "model_type": "siglip_vision_model", "vision_use_head": False}
+    return _config("LlavaOnevisionConfig", "LlavaOnevisionForConditionalGeneration", vision_config=vision,
+                   text_config={**TEXT, "model_type": "qwen2"}, image_token_index=IMAGE, video_token_index=VIDEO,
+                   image_grid_pinpoints=[[16, 16]])  # fmt: skip
+
+
+def _llava(name: str, architecture: str, **fields: Any) -> Any:
+    vision = {**VIT, "model_type": "clip_vision_model", "num_hidden_layers": 3}
+    return _config(name, architecture, vision_config=vision, text_config={**TEXT, "model_type": "llama"},
+                   image_token_index=IMAGE, video_token_index=VIDEO, **fields)  # fmt: skip
+
+
+def _llava_next_video() -> Any:
+    return _llava("LlavaNextVideoConfig", "LlavaNextVideoForConditionalGeneration", image_grid_pinpoints=[[16, 16]])
+
+
+def _video_llava() -> Any:
+    return _llava("VideoLlavaConfig", "VideoLlavaForConditionalGeneration")
+
+
+def _video_llama_3() -> Any:
+    vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, patch_size=4)
+    return _config("VideoLlama3Config", "VideoLlama3ForConditionalGeneration", vision_config=vision,
+                   text_config={**TEXT, "model_type": "qwen2"}, **SPECIAL)  # fmt: skip
+
+
+def _internvl() -> Any:
+    vision = {**VIT, "image_size": [16, 16], "patch_size": [4, 4]}
+    return _config("InternVLConfig", "InternVLForConditionalGeneration", vision_config=vision,
+                   text_config={**TEXT, "model_type": "qwen2"}, image_token_id=IMAGE, image_seq_length=4,
+                   tie_word_embeddings=False)  # fmt: skip
+
+
+def _smolvlm() -> Any:
+    return _config("SmolVLMConfig", "SmolVLMForConditionalGeneration", vision_config=dict(VIT),
+                   text_config={**TEXT, "model_type": "llama"}, image_token_id=IMAGE, scale_factor=2)  # fmt: skip
+
+
+HOSTS: dict[str, TinyHost] = {
+    "glm4v": TinyHost(_glm4v, 6, runs(IMAGE, 6, [START]), _qwen, True, IMAGE, (2, 3)),
+    "internvl": TinyHost(_internvl, 4, runs(IMAGE, 4), _images, placeholder=IMAGE),
+    "llava_next_video": TinyHost(_llava_next_video, 4, run(VIDEO, 4), _clips),
+    "llava_onevision": TinyHost(_llava_onevision, 4, run(VIDEO, 4, 1), _clips),
+    "qwen2_5_vl": TinyHost(_qwen2_5_vl, 6, run(VIDEO, 6), _qwen_2_5, True, grid=(2, 3)),
+    "qwen2_vl": TinyHost(_qwen2_vl, 6, run(VIDEO, 6), _qwen, True, grid=(2, 3)),
+    "qwen3_vl": TinyHost(_qwen3_vl, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3)),
+    "qwen3_vl_moe": TinyHost(_qwen3_vl_moe, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3)),
+    "smolvlm": TinyHost(_smolvlm, 4, runs(IMAGE, 4), _padded_images, placeholder=IMAGE),
+    "video_llama_3": TinyHost(_video_llama_3, 6, run(VIDEO, 6), _video_llama, grid=(2, 3)),
+    "video_llava": TinyHost(_video_llava, 16, run(VIDEO, 17), _clips, grid=(4, 4)),
+}
+
+
+def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
+    """The inputs without some of them."""
+    return {name: value for name, value in inputs.items() if name not in names}
+
+
+def labels_of(inputs: dict[str, Any], last: int = 3) -> Tensor:
+    """Labels on the last columns of each prompt that was padded on the left."""
+    labels = inputs["input_ids"].clone()
+    labels[:, :-last] = -100
+    return labels
