@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
@@ -48,6 +49,12 @@ class Clips(Family):
         features = torch.cat([part.flatten(0, -2) for part in output])  # hosts and versions split it differently
         return [self.split(model, video, pixels.shape[1]) for video in features.chunk(len(pixels))]
 
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        frames = pool_patches(torch.cat(received), self.grid(model))
+        return list(frames.split([clip.features.shape[0] for clip in clips]))
+
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         return BaseModelOutputWithPooling(pooler_output=one_tensor(streams[0]))
 
@@ -56,3 +63,14 @@ def one_tensor(groups: list[Tensor]) -> Tensor:
     """(groups, N, D), or (1, sum of N, D) where they differ: for hosts that flatten the first two dimensions."""
     equal = len({len(group) for group in groups}) == 1
     return torch.stack(groups) if equal else torch.cat(groups)[None]
+
+
+def pool_patches(received: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(F, H, W) means of what the patches of F square frames received; tokens in front of the patches are left out.
+
+    Args:
+        received: (F, L) with side^2 patches last.
+    """
+    side = math.isqrt(received.shape[1])
+    patches = received[:, -(side * side) :].unflatten(1, (side, side))
+    return nn.functional.adaptive_avg_pool2d(patches[:, None], grid)[:, 0]

@@ -37,7 +37,7 @@ class Family:
         vision_inputs: names of all arguments that only the vision side and the positions read; they are dropped once
             both are known.
         columns: arguments with one value a prompt column, and the value that padding gets.
-        language: name of the language model in the base model.
+        language, vision: names of the language model and of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes beside a frame; no part of a question.
     """
 
@@ -49,6 +49,7 @@ class Family:
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values")
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
     language: ClassVar[str] = "language_model"
+    vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
@@ -73,10 +74,18 @@ class Family:
 
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
         """The attention module of the last vision block."""
-        raise NotImplementedError
+        tower = model.base_model.get_submodule(self.vision)
+        return [module for module in tower.modules() if type(module).__name__.endswith("Attention")][-1]
 
-    def attention_grids(self, model: PreTrainedModel, inputs: Mapping[str, Any], received: Tensor) -> list[Tensor]:
-        """(T, H, W) attention that each token received, per video, from that of the patches in the block's order."""
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        """(T, H, W) mean over the patches of each token, per video; None for stills.
+
+        Args:
+            clips: what :meth:`encode` returned.
+            received: (B, L) attention that the patches received, for each call of the attention function.
+        """
         raise NotImplementedError
 
     def placeholder_id(self, model: PreTrainedModel) -> int:
@@ -128,9 +137,11 @@ def count_unmasked(mask: Tensor) -> Tensor:
 
 def features_of(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
     """Run ``get_video_features`` or ``get_image_features`` of the base model on those of the inputs that it names."""
-    function = getattr(model.base_model, f"get_{modality}_features")
-    names = parameters_of(type(model.base_model), function.__name__)
-    return function(**{name: inputs[name] for name in names if name in inputs}, return_dict=True)
+    cls: Any = type(model.base_model)
+    names = parameters_of(cls, f"get_{modality}_features")
+    return getattr(model.base_model, f"get_{modality}_features")(
+        **{name: inputs[name] for name in names if name in inputs}, return_dict=True
+    )
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import InputError
+from .clips import pool_patches
 from .encoded import Encoded
 from .family import Family, features_of
 
@@ -53,6 +54,13 @@ class ImageRuns(Family):
         if len(images) != len(starts):
             raise InputError(f"{len(images)} images, but placeholders for {len(starts)}: more or fewer than fit")
         return _group(images, clips)
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        h, w = self.grid(model)
+        images = pool_patches(torch.cat(received), (h, w)).split([len(clip) // (h * w) for clip in clips])
+        return [None if clip.is_still else part for clip, part in zip(clips, images, strict=True)]
 
 
 def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:

@@ -31,7 +31,8 @@ class MRoPE(Patches):
         if inputs.get(GRIDS) is None:
             raise InputError(f"pass {GRIDS} with a video; the processor returns it")
         base: Any = model.base_model
-        named = {name: inputs[name] for name in parameters_of(type(base), "get_rope_index") if name in inputs}
+        cls: Any = type(base)
+        named = {name: inputs[name] for name in parameters_of(cls, "get_rope_index") if name in inputs}
         positions, _ = base.get_rope_index(**named | {"attention_mask": mask})
         return positions
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -20,6 +21,7 @@ GRIDS = "video_grid_thw"
 class Patches(Family):
     """What such hosts share: ``pixel_values_videos`` (patches, values), ``video_grid_thw`` (videos, 3)."""
 
+    vision = "visual"
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values", GRIDS, "image_grid_thw")
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
@@ -63,6 +65,17 @@ class Patches(Family):
             times = self.times(model, inputs, number, shape[0])
             videos.append(Encoded.from_grid(features, tuple(deepstack), times))
         return videos
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        patches = torch.cat([part.flatten() for part in received])
+        sides = self.merge_sizes(model, inputs, len(clips))
+        videos = patches.split([len(clip) * side**2 for clip, side in zip(clips, sides, strict=True)])
+        # the patches of a token follow each other
+        return [
+            part.unflatten(0, (*clip.features.shape[:3], -1)).mean(-1) for clip, part in zip(clips, videos, strict=True)
+        ]
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         return BaseModelOutputWithPooling(pooler_output=streams[0])  # type: ignore[arg-type]

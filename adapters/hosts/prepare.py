@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from .compaction import Compaction, compact
 from .encoded import Encoded
 from .family import Family, family_of, features_of
 from .prompt import Positions, choose_columns, move_columns, shorten
+from .received import recording
 
 Query = Tensor | Sequence[Tensor | None] | None
 MARK = "framefold_mark"  # attribute under which a Mark travels
@@ -63,16 +64,17 @@ class Prepared:
     mark: Mark | None = None
 
 
-def encode(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
     """Run the vision side of the host once.
 
     No graph is recorded unless a parameter of the vision side is being trained.
 
     Args:
-        inputs: the host's inputs; only those of the vision side are read.
+        inputs: the host's inputs.
+        attention: also collect the attention that each token received in the last vision block.
 
     Returns:
-        One Encoded per video, in the order of the placeholders in the prompts.
+        One Encoded per video (or still, where a host takes frames as images), in the order of their placeholders.
 
     Raises:
         InputError: no video, or an empty or misshapen one.
@@ -82,7 +84,12 @@ def encode(model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
     if inputs.get(family.pixels) is None:
         raise InputError(f"there is no {family.pixels} to encode")
     with _vision_side(model, family):
-        return family.encode(model, inputs)
+        if not attention:
+            return family.encode(model, inputs)
+        with recording(family.vision_attention(model)) as received:
+            clips = family.encode(model, inputs)
+        grids = family.attention_grids(model, inputs, clips, received)
+    return [replace(clip, attention=grid) for clip, grid in zip(clips, grids, strict=True)]
 
 
 def prepare(
@@ -125,7 +132,8 @@ def prepare(
         raise InputError("the video comes both raw (or encoded=) and under mm_encoder_outputs: drop one of them")
     check_inputs(inputs, positions)
 
-    clips = list(encode(model, inputs) if encoded is None else encoded)
+    needs_attention = getattr(compressor, "needs_attention", False)
+    clips = list(encode(model, inputs, needs_attention) if encoded is None else encoded)
     ids = inputs["input_ids"]
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)

@@ -10,8 +10,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..errors import InputError
+from .encoded import Encoded
 from .family import register_family
 from .mrope import MRoPE
+from .patches import GRIDS
 
 
 class Qwen2_5VL(MRoPE):
@@ -21,6 +23,19 @@ class Qwen2_5VL(MRoPE):
     classes = ("Qwen2_5_VLForConditionalGeneration",)
     vision_inputs = (*MRoPE.vision_inputs, "second_per_grid_ts")
     needs_token_types = False
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        from transformers.vision_utils import get_vision_window_index
+
+        config: Any = model.config.vision_config
+        side = config.spatial_merge_size
+        order, _ = get_vision_window_index(inputs[GRIDS], side, config.window_size, config.patch_size)
+        windows = torch.cat([part.flatten() for part in received])  # the blocks see the tokens window by window
+        raster = torch.empty_like(windows).unflatten(0, (-1, side * side))
+        raster[order.to(windows.device)] = windows.unflatten(0, (-1, side * side))
+        return super().attention_grids(model, inputs, clips, [raster])
 
     def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
         steps = inputs.get("second_per_grid_ts")

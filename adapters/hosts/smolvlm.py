@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
-from .clips import one_tensor
 from .family import register_family
 from .image_runs import CLIPS, ImageRuns
 
@@ -20,6 +20,7 @@ class SmolVLM(ImageRuns):
 
     model_type = "smolvlm"
     classes = ("SmolVLMForConditionalGeneration",)
+    vision = "vision_model"
     vision_inputs = ("pixel_values", "pixel_attention_mask", CLIPS)
     language = "text_model"
 
@@ -29,7 +30,8 @@ class SmolVLM(ImageRuns):
         return side, side
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
-        return BaseModelOutputWithPooling(pooler_output=one_tensor(streams[0]))
+        # images of one token: transformers 5.20 wants the placeholders of every row to be whole images
+        return BaseModelOutputWithPooling(pooler_output=torch.cat(streams[0])[:, None])
 
 
 register_family(SmolVLM())

@@ -21,6 +21,7 @@ class VideoLlama3(Patches):
 
     model_type = "video_llama_3"
     classes = ("VideoLlama3ForConditionalGeneration",)
+    vision = "vision_model"
     vision_inputs = (*Patches.vision_inputs, _SIZES, "image_merge_sizes", _MASK)
 
     def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:

@@ -19,6 +19,7 @@ class VideoLlava(Clips):
 
     model_type = "video_llava"
     classes = ("VideoLlavaForConditionalGeneration",)
+    vision = "video_tower"
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config
