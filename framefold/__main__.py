@@ -25,6 +25,7 @@ FUNCTIONS = {
     "bench data": ("data.bench:bench", "time per synthetic video on one core, wall and CPU"),
     "host train": ("training.host:train", "train the embedded host from nothing"),
     "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
+    "answer": ("training.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
     "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
     "report": ("training.report:report", "Markdown table and plots from a folder of results"),
     "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
@@ -32,7 +33,7 @@ FUNCTIONS = {
 }
 EXTRA_OF = {
     **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "torchdata", "av", "jsonargparse"), "train"),
-    **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities"), "train"),
+    **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
     "peft": "lora",
     "mamba_ssm": "mamba",
     "causal_conv1d": "mamba",

@@ -88,6 +88,31 @@ def test_lists_may_be_written_with_blanks() -> None:
     assert join_lists(function, ["--frames", "[32,64]"]) == ["--frames", "[32,64]"]
 
 
+def test_dashes_in_the_name_of_an_option_are_underscores() -> None:
+    seen = []
+
+    def function(max_new_tokens: int = 0, some_names: list[str] | None = None, dry_run: bool = False) -> None:
+        seen.append((max_new_tokens, some_names, dry_run))
+
+    assert call(function, "x", ["--max-new-tokens", "5", "--some-names", "a-b", "-c"]) == 0
+    assert call(function, "x", ["--max-new-tokens=5", "--some_names=[a-b,-c]", "--dry-run"]) == 0
+    assert seen == [(5, ["a-b", "-c"], False), (5, ["a-b", "-c"], True)]
+    assert join_lists(function, ["--text=--a-b", "a--b-c"], "data.") == ["--text=--a-b", "a--b-c"]
+    with pytest.raises(SystemExit, match="max_now_tokens"):
+        call(function, "x", ["--max-now-tokens", "5"])
+
+
+def test_a_switch_needs_no_value() -> None:
+    seen = []
+
+    def function(dry_run: bool = False, name: str = "") -> None:
+        seen.append((dry_run, name))
+
+    for words in (["--dry_run"], ["--dry_run", "--name", "x"], ["--dry_run", "true"], ["--dry_run=false"], []):
+        assert call(function, "x", words) == 0
+    assert [first for first, _ in seen] == [True, True, True, False, False]
+
+
 def test_every_error_of_ours_is_caught_by_one_base_class() -> None:
     from framefold.adapters import errors
     from framefold.data.errors import DataError

@@ -41,17 +41,23 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
 
 
 def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") -> list[str]:
-    """Write the values behind a list option as one: ``--frames 32 64`` becomes ``--frames=[32,64]``.
+    """Write options as jsonargparse reads them.
+
+    The values behind a list option become one (``--frames 32 64``: ``--frames=[32,64]``), a switch without a value gets
+    it (``--compare``: ``--compare=true``), and dashes in a name become underscores (``--max-new-tokens``).
 
     Args:
         prefix: what comes before a parameter's name in its option, such as "data.".
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     lists = {f"--{prefix}{name}": _is_text(p.annotation) for name, p in parameters.items() if _is_list(p.annotation)}
+    switches = {f"--{prefix}{name}" for name, p in parameters.items() if p.annotation is bool}
     out: list[str] = []
-    rest = list(args)
+    rest = [_underscored(word) for word in args]
     while rest:
         word = rest.pop(0)
+        if word in switches and (not rest or rest[0].startswith("--")):
+            word += "=true"
         values: list[str] = []
         while word in lists and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
@@ -60,6 +66,12 @@ def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") 
             values = [json.dumps(text) for value in values for text in value.split(",")]
         out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
     return out
+
+
+def _underscored(word: str) -> str:
+    """``--max-new-tokens=5`` as ``--max_new_tokens=5``; what is no option, and what follows "=", stays."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 
 
 def _is_text(hint: Any) -> bool:

@@ -1,0 +1,109 @@
+"""Ask a host about a real video file, with and without a compressor: the verb ``framefold answer``.
+
+Nothing here may import transformers before torchvision has been found, since transformers looks for it once; not even
+under ``TYPE_CHECKING``, which jsonargparse runs to read the signature.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..adapters import Compressor, build, load
+from ..adapters.errors import ConfigError, InputError
+from ..data.sample import sample_frames
+from .answer_rows import Answer, report
+from .find_torchvision import find_torchvision
+
+
+def answer(
+    host: str,
+    video: str,
+    question: str,
+    compressor: str,
+    budget: int | float | None = None,
+    frames: int = 64,
+    max_new_tokens: int = 64,
+    compare: bool = False,
+    positions: Literal["preserve", "compact"] = "preserve",
+    repeats: int = 3,
+    device: str | None = None,
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+) -> Answer:
+    """Ask a host about a video file on fewer visual tokens; print the answer and what it took.
+
+    Answers are greedy. Times are medians of `repeats` runs after one to warm up; with `compare`, the two take turns.
+
+    Args:
+        host: folder or Hub id of a video-LLM of a supported family, with its processor.
+        video: any file that FFmpeg reads.
+        question: put to the host through its own chat template.
+        compressor: registered name, or folder of an adapter.
+        budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
+        frames: number of frames to take, evenly over the duration of the video.
+        max_new_tokens: longest answer.
+        compare: answer with all tokens as well.
+        positions: "preserve" leaves tokens their positions in the full prompt, "compact" counts the shorter one anew.
+        repeats: timed runs.
+        device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
+        dtype: of the weights; "auto" is what the host was saved in.
+
+    Raises:
+        UnknownCompressorError, BudgetError, AdapterFileError, ConfigError: the compressor or a setting; nothing loaded.
+        MissingExtraError: torchvision, Pillow or a package of the host's processor; the message installs it.
+        HostError, UnsupportedHostError: no host that can be used.
+        DataError: no video that can be decoded. InputError: a question that does not fit.
+    """
+    for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+    plugged, where = _compressor(compressor, budget), _device(device)
+    find_torchvision()
+    from .answer_runs import Task, load_model, place, run
+    from .processing import build_inputs, grid_times, load_config, load_processor
+
+    config = load_config(host)
+    processor = load_processor(host)
+    sample = sample_frames(video, frames)
+    inputs = build_inputs(processor, sample, question)
+    _check_length(config, processor, inputs, max_new_tokens)
+    model = load_model(host, dtype, where)
+    times = grid_times(processor, sample)
+    task = Task(model, processor, place(inputs, model), times, positions, max_new_tokens)
+    result = run(task, plugged, compare, repeats)
+    print(report(result, sample, repeats, where))
+    return result
+
+
+def _compressor(name: str, budget: int | float | None) -> Compressor:
+    if Path(name).is_dir() or "/" in name:
+        return load(name, budget)
+    return build(name) if budget is None else build(name, budget)
+
+
+def _device(name: str | None) -> torch.device:
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"no device is called {name!r}; cpu or cuda") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
+        raise ConfigError(f"device {name} is not there; cpu or, with a GPU, cuda")
+    return device
+
+
+def _check_length(config: Any, processor: Any, inputs: dict[str, Any], new: int) -> None:
+    """Refuse a question that fills the context of the host by itself, whatever is left of the video."""
+    ids = inputs["input_ids"]
+    marks = torch.tensor([processor.tokenizer.convert_tokens_to_ids(t) for t in _marks(processor)])
+    text = int((~torch.isin(ids, marks)).sum())
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if longest is not None and text + new >= longest:
+        raise InputError(
+            f"{text} tokens of text and {new} new ones do not fit the host's context of {longest}: shorten the question"
+        )
+
+
+def _marks(processor: Any) -> tuple[str, str]:
+    return processor.video_token, processor.image_token

@@ -1,0 +1,105 @@
+"""Running a host on one prompt, with a compressor attached and without.
+
+Import this after :func:`~framefold.training.find_torchvision.find_torchvision`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from ..adapters import Compressor
+from ..adapters.hosts import attach
+from ..adapters.hosts.prompt import Positions
+from .answer_rows import ALL, Answer, Row
+from .hostio import HostError
+from .measure import Timed, generate, peak_memory
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A host with its inputs, and how to run it.
+
+    Attributes:
+        inputs: what the processor made of video and question, one row, where the model is.
+        times: (G,) seconds of the steps of the token grid.
+    """
+
+    model: Any
+    processor: Any
+    inputs: dict[str, Any]
+    times: torch.Tensor
+    positions: Positions
+    max_new_tokens: int
+
+
+def load_model(host: str, dtype: str, device: torch.device) -> Any:
+    """The host's model, frozen and in eval mode.
+
+    Raises:
+        HostError: weights that are not there or do not fit.
+    """
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(host, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise HostError(f"the weights of {host} do not load: {error}") from error
+    return model.to(device).eval().requires_grad_(False)
+
+
+def place(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs on the device of the model, pixels in its dtype; other numbers, such as seconds a step, keep theirs."""
+
+    def moved(name: str, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(model.device, model.dtype if name.startswith("pixel_values") else None)
+
+    return {name: moved(name, value) for name, value in inputs.items()}
+
+
+def run(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:
+    """Answer with the compressor, and with all tokens where they are to be compared; the two take turns.
+
+    Each is run once to warm up, `repeats` times for the clock, and once more for the memory.
+    """
+    ways: list[Compressor | None] = [compressor, None] if compare else [compressor]
+    before, after = _warm_up(task, compressor, ways)
+    timed: list[list[Timed]] = [[] for _ in ways]
+    for _ in range(repeats):
+        for way, runs in zip(ways, timed, strict=True):
+            runs.append(_generate(task, way, task.max_new_tokens))
+    rows = []
+    for way, runs in zip(ways, timed, strict=True):
+        memory = peak_memory(partial(_generate, task, way, task.max_new_tokens), task.model.device)
+        rows.append(_row(task, way, runs, before if way is None else after, memory))
+    return Answer(rows[0].text, rows[0], rows[1] if compare else None, before)
+
+
+def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) -> tuple[int, int]:
+    """Run each way for two tokens; returns the number of visual tokens before and after the compressor."""
+    seen: list[tuple[int, int]] = []
+    watch = compressor.register_forward_hook(lambda _, args, out: seen.append((len(args[0]), len(out.tokens))))
+    for way in ways:
+        _generate(task, way, min(2, task.max_new_tokens))
+    watch.remove()
+    return seen[0]
+
+
+def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
+    if compressor is None:
+        return generate(task.model, task.inputs, new)
+    with attach(task.model, compressor, positions=task.positions):
+        return generate(task.model, {**task.inputs, "times": [task.times]}, new)
+
+
+def _row(task: Task, way: Compressor | None, runs: list[Timed], visual: int, memory: int) -> Row:
+    name = ALL if way is None else f"{way.name}, budget {way.budget}"
+    text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
+    prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
+    decode_median = statistics.median(decode) if decode else None
+    return Row(name, text, visual, runs[0].prompt, statistics.median(prefill), decode_median, memory)
