@@ -36,11 +36,17 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def save_folder(compressor: Compressor, folder: str | os.PathLike[str], fields: dict[str, Any]) -> None:
+def save_folder(
+    compressor: Compressor,
+    folder: str | os.PathLike[str],
+    fields: dict[str, Any],
+    more: dict[str, Callable[[Path], Any]] | None = None,
+) -> None:
     """Write an adapter folder; the files are written beside and renamed when all are there, the config last.
 
     Args:
         fields: further JSON-able fields of the config, such as the base model.
+        more: further files of the folder by relative path, and for each what is called with the path to write to.
 
     Raises:
         ConfigError: the class is not the registered one of its name, so that another one would be loaded.
@@ -48,21 +54,27 @@ def save_folder(compressor: Compressor, folder: str | os.PathLike[str], fields: 
     if get(compressor.name) is not type(compressor):
         raise ConfigError(f"{type(compressor).__name__} needs a name of its own, {compressor.name!r} is another class")
     path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    config = fields | {
+    text = json.dumps(fields | describe(compressor), indent=2) + "\n"
+    state = {key: value.detach().contiguous().cpu() for key, value in compressor.state_dict().items()}
+    files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda beside: beside.write_text(text)}
+    if state:
+        files = {path / WEIGHTS: lambda beside: save_file(state, beside), **files}
+    files = {path / name: write for name, write in (more or {}).items()} | files
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    replace_files(files)
+    if not state:
+        (path / WEIGHTS).unlink(missing_ok=True)
+
+
+def describe(compressor: Compressor) -> dict[str, Any]:
+    """The fields of a config that say which compressor it is."""
+    return {
         "framefold_format": FORMAT,
         "compressor": compressor.name,
         "budget": compressor.budget,
         "params": compressor.params(),
     }
-    text = json.dumps(config, indent=2) + "\n"
-    state = {key: value.detach().contiguous().cpu() for key, value in compressor.state_dict().items()}
-    files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda beside: beside.write_text(text)}
-    if state:
-        files = {path / WEIGHTS: lambda beside: save_file(state, beside), **files}
-    replace_files(files)
-    if not state:
-        (path / WEIGHTS).unlink(missing_ok=True)
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -112,6 +124,27 @@ def load_folder(
     """
     path = Path(folder)
     config = read_config(path)
+    return restore(config, read_weights(path / WEIGHTS), path / CONFIG, path / WEIGHTS, expected, budget)
+
+
+def restore(
+    config: dict[str, Any],
+    state: dict[str, torch.Tensor],
+    config_file: Path,
+    weights_file: Path,
+    expected: type | None = None,
+    budget: float | int | None = None,
+) -> Compressor:
+    """Make the compressor of a checked config, with its weights.
+
+    Args:
+        state: names and tensors, as they were read from a file.
+        config_file, weights_file: where both come from, for messages.
+        expected, budget: as for :func:`load_folder`.
+
+    Raises:
+        AdapterFileError: no such compressor, or weights that do not fit.
+    """
     try:
         cls = get(config["compressor"])
         if expected is not None and not issubclass(cls, expected):
@@ -119,14 +152,14 @@ def load_folder(
         arguments = cls, config["budget"] if budget is None else budget, config["params"]
         with torch.device("meta"):  # sizes from a file cost no memory before the weights are known to have them
             outline = make(*arguments)
-        state = _fitting_weights(path, outline)
+        _check_weights(state, outline, config_file, weights_file)
         compressor = make(*arguments)
     except AdapterFileError:
         raise
     except FramefoldError as error:
-        raise AdapterFileError(f"{path / CONFIG}: {error}") from error
+        raise AdapterFileError(f"{config_file}: {error}") from error
     except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # sizes that no tensor can have
-        raise AdapterFileError(f"{path / CONFIG}: no such {config['compressor']}: {_line(error)}") from error
+        raise AdapterFileError(f"{config_file}: no such {config['compressor']}: {one_line(error)}") from error
     compressor.load_state_dict(state, strict=True)
     return compressor
 
@@ -137,17 +170,34 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         AdapterFileError: missing, not JSON, a field missing or of a wrong type, or a newer format.
     """
-    file = path / CONFIG
+    return check_config(read_json(path / CONFIG), path / CONFIG)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of an adapter folder.
+
+    Raises:
+        AdapterFileError: missing, too large for a config, or not a JSON object.
+    """
     try:
         if file.exists() and (not file.is_file() or file.stat().st_size > MAX_CONFIG):
             raise OSError(f"no file of at most {MAX_CONFIG} bytes")
         config = json.loads(file.read_text())
     except FileNotFoundError as error:
-        raise AdapterFileError(f"{path} is no adapter folder: it has no {CONFIG}") from error
+        raise AdapterFileError(f"{file.parent} is no adapter folder: it has no {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} cannot be read: {error}") from error
     if not isinstance(config, dict):
         raise AdapterFileError(f"{file} must hold a JSON object")
+    return config
+
+
+def check_config(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The config of a compressor, if its fields have the right types and it is of no newer format.
+
+    Raises:
+        AdapterFileError: it is not so; the message names the file.
+    """
     for key, kinds in _FIELDS.items():
         if not isinstance(config.get(key), kinds):
             raise AdapterFileError(f"{file}: field {key!r} is missing or of the wrong type ({short(config.get(key))})")
@@ -160,28 +210,41 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _fitting_weights(path: Path, outline: Compressor) -> dict[str, torch.Tensor]:
-    """The weights of a folder, if they are those of the outline (a compressor without memory) and finite numbers."""
-    state = _read_weights(path)
+def _check_weights(state: dict[str, torch.Tensor], outline: Compressor, config_file: Path, weights_file: Path) -> None:
+    """Whether weights are those of the outline (a compressor without memory, which gets them), and finite numbers."""
     wanted = outline.state_dict()
     try:
         outline.load_state_dict(state, strict=True, assign=True)
     except RuntimeError as error:
-        raise AdapterFileError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {_line(error)}") from error
+        raise AdapterFileError(f"{weights_file} does not fit {config_file}: {one_line(error)}") from error
     for name, value in state.items():
         if value.is_floating_point() != wanted[name].is_floating_point():
-            raise AdapterFileError(f"{path / WEIGHTS} does not fit {path / CONFIG}: {name} is {value.dtype}")
+            raise AdapterFileError(f"{weights_file} does not fit {config_file}: {name} is {value.dtype}")
+    check_finite(state, weights_file)
+
+
+def check_finite(state: dict[str, torch.Tensor], file: Path) -> None:
+    """Refuse tensors that hold NaN or infinite values.
+
+    Raises:
+        AdapterFileError: one does; the message names it.
+    """
+    for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
-            raise AdapterFileError(f"{path / WEIGHTS}: {name} holds NaN or infinite values")
-    return state
+            raise AdapterFileError(f"{file}: {name} holds NaN or infinite values")
 
 
-def _line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """Text of an error as one line that is not too long."""
     return " ".join(str(error).split())[:500]
 
 
-def _read_weights(path: Path) -> dict[str, Any]:
-    file = path / WEIGHTS
+def read_weights(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file; none if there is no such file.
+
+    Raises:
+        AdapterFileError: damaged, or no safetensors file.
+    """
     if not file.exists():
         return {}
     try:

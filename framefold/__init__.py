@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
     from .adapters.hosts import attach, detach
+    from .adapters.hosts.peft_folder import load_peft, save_peft
     from .errors import FramefoldError
 
 __version__ = "0.1.0"
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 _HOME = {
     **dict.fromkeys(("Compressed", "Compressor", "VideoTokens", "build", "list_compressors", "load"), ".adapters"),
     **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
+    **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.peft_folder"),
     "FramefoldError": ".errors",
 }
 
@@ -31,6 +33,8 @@ __all__ = [
     "detach",
     "list_compressors",
     "load",
+    "load_peft",
+    "save_peft",
 ]
 
 
