@@ -1,4 +1,4 @@
-"""Every family: a forward of the attached host is the bare host's forward of the tokens that stayed, and of no others."""
+"""Every family: a forward of the attached host is the bare host's, of the tokens that stayed and of no others."""
 
 from __future__ import annotations
 
@@ -11,24 +11,8 @@ import torch
 import framefold
 from framefold.adapters.hosts import list_families
 
-from .oracles import (
-    CLIP_HOSTS,
-    MATRIX,
-    MROPE,
-    TOLERANCE,
-    WIDE,
-    Host,
-    Short,
-    build,
-    compressors,
-    relative,
-    rows_of,
-    run_masked,
-    run_short,
-    shorten,
-    stir,
-    worst,
-)
+from .bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Host, build, compressors, stir
+from .oracles import TOLERANCE, WIDE, Short, relative, rows_of, run_masked, run_short, shorten, worst
 from .tiny_families import HOSTS
 from .tiny_hosts import without
 
