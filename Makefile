@@ -20,6 +20,8 @@ $(READY): pyproject.toml constraints.txt
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
 	@echo "setup: torchvision, out of the way of CPU torch (only the processor test looks there)"
 	@$(PIP) --no-deps --target $(VENV)/torchvision torchvision==0.28.0
+	@echo "setup: the oldest supported transformers, out of the way too (tests/test_oldest_transformers.py looks there)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/transformers-oldest transformers==5.20.0
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm did not build; its CUDA kernels will be missing"; fi
 	@touch $(READY)

@@ -1,0 +1,45 @@
+"""``framefold bench attach`` measures what it says, on a host that it builds itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from framefold.adapters.errors import BudgetError, ConfigError, UnknownCompressorError
+from framefold.training import bench_attach
+from framefold.training.bench_attach import BARE, WORDS
+
+
+def test_every_row_has_its_columns_times_and_ratios(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
+    rows = bench_attach.bench_attach(frames=4, side=3, compressor="uniform", budgets=[0.5], repeats=2)
+    assert {name: row["columns"] for name, row in rows.items()} == {
+        BARE: 36 + WORDS,
+        "identity": 36 + WORDS,
+        "uniform@0.5": 18 + WORDS,
+    }
+    assert rows[BARE]["prefill_ratio"] == rows[BARE]["decode_ratio"] == 1
+    for row in rows.values():
+        assert row["prefill_s"] > 0 and row["decode_s"] > 0
+        assert row["prefill_ratio"] == row["prefill_s"] / rows[BARE]["prefill_s"]
+    table = capsys.readouterr().out
+    assert "uniform@0.5" in table and "random weights" in table and "medians of 2" in table
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"frames": 0}, ConfigError, "at least 1"),
+        ({"device": "cuda:7"}, ConfigError, "no GPU"),
+        ({"budgets": [1.5]}, BudgetError, "1.5"),
+        ({"compressor": "unheard_of"}, UnknownCompressorError, "unheard_of"),
+    ],
+)
+def test_bad_settings_are_refused_before_the_host_is_built(
+    arguments: dict, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench_attach, "_host", lambda *args: pytest.fail("the host was built"))
+    monkeypatch.setattr(bench_attach.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(error, match=message):
+        bench_attach.bench_attach(**arguments)
