@@ -42,10 +42,14 @@ class MRoPE(Patches):
     def settle(self, model: PreTrainedModel, positions: Tensor, mask: Tensor, generation: bool) -> Tensor:
         axes = positions[-3:] if positions.ndim == 3 else positions.expand(3, *mask.shape)
         base: Any = model.base_model
-        base.rope_deltas = (self.next_position(positions, mask, 0) - mask.sum(-1))[:, None]
+        furthest = axes.amax(0).masked_fill(mask == 0, -1).amax(-1)  # the host's own rule
+        base.rope_deltas = (furthest + 1 - mask.sum(-1))[:, None]
         # generate wants the columns as text beside them, without gaps: the masks are made from those
         return torch.cat([count_unmasked(mask)[None].to(axes.dtype), axes]) if generation else axes
 
     def next_position(self, positions: Tensor, mask: Tensor, columns: int) -> Tensor:
+        # What generate and a whole forward give it. The furthest position may be another: where the frames are seconds
+        # apart, a video reaches further in time than the text after it.
         axes = positions[-3:] if positions.ndim == 3 else positions[None]
-        return axes.amax(0).masked_fill(mask == 0, -1).amax(-1) + 1
+        last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1)
+        return axes.amax(0).gather(1, last[:, None])[:, 0] + 1
