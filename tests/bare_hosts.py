@@ -76,7 +76,7 @@ class Batch:
     @property
     def plugged(self) -> dict[str, Any]:
         """The arguments for an attached host: runs of images cannot be told apart where a row has two."""
-        if self.host.name not in CLIP_HOSTS:
+        if self.host.name not in CLIP_HOSTS or "pixel_values" not in self.inputs:
             return self.inputs
         videos = [frames for row in self.frames for frames in row]
         return self.inputs | {"clips": [video for video, frames in enumerate(videos) for _ in range(frames)]}
