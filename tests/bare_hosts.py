@@ -57,6 +57,7 @@ class Batch:
     rows: list[Sequence[int]]
     side: str
     inputs: dict[str, Any]
+    stills: int = 0  # placeholders in front that belong to no video, although their id is that of videos
 
     @functools.cached_property
     def seen(self) -> Seen:
@@ -153,11 +154,13 @@ class Seen:
     Attributes:
         embeds: (B, L, D) embeddings, those of the videos in place.
         positions: (B, L), or (3, B, L) where columns have a position in time, height and width.
+        visual: (B, L) bool, placeholders of videos and images.
         layers: per deepstack layer, (P, D) features of the P placeholders of the batch.
     """
 
     embeds: Tensor
     positions: Tensor
+    visual: Tensor
     layers: list[Tensor] = field(default_factory=list)
 
 
@@ -170,7 +173,9 @@ def look(host: Host, inputs: dict[str, Any]) -> Seen:
     embeds, positions = given["inputs_embeds"], given.get("position_ids")
     if positions is None:
         positions = torch.arange(embeds.shape[1]).expand(embeds.shape[:2])
-    return Seen(embeds, positions, list(given.get("deepstack_visual_embeds") or ()))
+    layers = list(given.get("deepstack_visual_embeds") or ())
+    visual = given["visual_pos_masks"] if layers else inputs["input_ids"] == host.tiny.placeholder
+    return Seen(embeds, positions, visual, layers)
 
 
 @contextmanager

@@ -21,11 +21,11 @@ TOLERANCE = 2e-5  # fp32
 WIDE = 1000 * TOLERANCE  # what a control must differ by at least
 
 
-def grid_columns(host: Host, ids: Tensor, frames: list[int]) -> list[Tensor]:
-    """Per video of a row, the columns of its grid; a newline or a CLS token lies on no grid."""
-    columns = (ids == host.tiny.placeholder).nonzero()[:, 0]
-    out = []
-    for t in frames:
+def grid_columns(batch: Batch) -> list[Tensor]:
+    """Per video of the only row, the columns of its grid; a newline or a CLS token lies on no grid."""
+    host, out = batch.host, []
+    columns = (batch.inputs["input_ids"][0] == host.tiny.placeholder).nonzero()[batch.stills :, 0]
+    for t in batch.frames[0]:
         mine = columns[: host.tiny.video(t).count(host.tiny.placeholder)]
         columns = columns[len(mine) :]
         if host.name == "llava_onevision":
@@ -59,17 +59,17 @@ class Short:
 
 def shorten(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -> list[Short]:
     """Every row, compressed by hand and alone."""
-    return [_shorten_row(row, compressor) for row in batch.singles]
+    return [shorten_row(row, compressor) for row in batch.singles]
 
 
-def _shorten_row(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -> Short:
-    host, ids = batch.host, batch.inputs["input_ids"][0]
-    seen, visual = batch.seen, ids == batch.host.tiny.placeholder
-    layers = [torch.zeros_like(seen.embeds[0]) for _ in seen.layers]
+def shorten_row(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -> Short:
+    """The only row, without padding, compressed by hand."""
+    host, seen = batch.host, batch.seen
+    visual, layers = seen.visual[0], [torch.zeros_like(seen.embeds[0]) for _ in seen.layers]
     for layer, features in zip(layers, seen.layers, strict=True):
         layer[visual] = features
     embeds, keep = seen.embeds[0].clone(), torch.ones_like(visual)
-    for t, columns in zip(batch.frames[0], grid_columns(host, ids, batch.frames[0]), strict=True):
+    for t, columns in zip(batch.frames[0], grid_columns(batch), strict=True):
         tokens = compressor(VideoTokens.from_grid(embeds[columns].view(t, *host.tiny.grid, -1))).tokens
         keep[columns] = False
         keep[columns[tokens.index]] = True
