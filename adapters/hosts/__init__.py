@@ -11,7 +11,8 @@ import pkgutil
 from .attach import Handle, attach, detach
 from .encoded import Encoded
 from .family import Family, list_families, register_family
-from .prepare import Prepared, encode, prepare
+from .prepare import Prepared, prepare
+from .vision import encode
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

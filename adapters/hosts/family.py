@@ -38,7 +38,8 @@ class Family:
             both are known.
         columns: arguments with one value a prompt column, and the value that padding gets.
         language, vision: names of the language model and of the vision encoder of videos in the base model.
-        frame_text: regular expression of the text that the processor writes beside a frame; no part of a question.
+        frame_text: regular expression of the text that the processor writes beside a frame, no part of a question; its
+            whitespace does not count.
     """
 
     model_type: ClassVar[str]

@@ -24,8 +24,8 @@ class Glm4v(MRoPE):
 
     model_type = "glm4v"
     classes = ("Glm4vForConditionalGeneration",)
+    frame_text = r"(?<=<\|end_of_image\|>)\d+(?=<\|(?:begin_of_image|end_of_video)\|>)"  # whole seconds
     modality = "image"
-    frame_text = r"\d+(\.\d+)?( seconds)?"
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

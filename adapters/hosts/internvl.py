@@ -19,8 +19,8 @@ class InternVL(ImageRuns):
 
     model_type = "internvl"
     classes = ("InternVLForConditionalGeneration",)
+    frame_text = r"Frame\d+:"
     vision_inputs = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy", "image_sizes", CLIPS)
-    frame_text = r"Frame ?\d+: ?"
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

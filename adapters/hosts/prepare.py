@@ -6,9 +6,8 @@ Dimensions: B rows, V videos, L columns before, L' columns after.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +19,11 @@ from ..tokens import Compressed, VideoTokens
 from .checks import check_counts, check_inputs, check_labels, check_tokens
 from .compaction import Compaction, compact
 from .encoded import Encoded
-from .family import Family, family_of, features_of
+from .family import Family, family_of
 from .prompt import Positions, choose_columns, move_columns, shorten
-from .received import recording
+from .query import Query, queries_of
+from .vision import encode, encode_images
 
-Query = Tensor | Sequence[Tensor | None] | None
 MARK = "framefold_mark"  # attribute under which a Mark travels
 
 
@@ -64,34 +63,6 @@ class Prepared:
     mark: Mark | None = None
 
 
-def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
-    """Run the vision side of the host once.
-
-    No graph is recorded unless a parameter of the vision side is being trained.
-
-    Args:
-        inputs: the host's inputs.
-        attention: also collect the attention that each token received in the last vision block.
-
-    Returns:
-        One Encoded per video (or still, where a host takes frames as images), in the order of their placeholders.
-
-    Raises:
-        InputError: no video, or an empty or misshapen one.
-        UnsupportedHostError: see :func:`~framefold.adapters.hosts.family.family_of`.
-    """
-    family = family_of(model)
-    if inputs.get(family.pixels) is None:
-        raise InputError(f"there is no {family.pixels} to encode")
-    with _vision_side(model, family):
-        if not attention:
-            return family.encode(model, inputs)
-        with recording(family.vision_attention(model)) as received:
-            clips = family.encode(model, inputs)
-        grids = family.attention_grids(model, inputs, clips, received)
-    return [replace(clip, attention=grid) for clip, grid in zip(clips, grids, strict=True)]
-
-
 def prepare(
     model: PreTrainedModel,
     inputs: Mapping[str, Any],
@@ -99,6 +70,7 @@ def prepare(
     *,
     encoded: Sequence[Encoded] | None = None,
     query: Query = None,
+    tokenizer: Any = None,
     times: Sequence[Tensor | None] | None = None,
     positions: Positions = "preserve",
     generation: bool = False,
@@ -110,8 +82,10 @@ def prepare(
             ``mm_encoder_outputs``, they come back untouched.
         compressor: called with (VideoTokens, query) for each video.
         encoded: what :func:`encode` returned for these inputs, which then need not hold pixels.
-        query: (L, D) embeddings of the question for all videos, or one such tensor a video.
-        times: (T,) seconds of the frames of each video.
+        query: the question about all videos, or a list with one a video: text or (Q, D) embeddings. A query-aware
+            compressor gets what the prompt asks where this is None.
+        tokenizer: the host's tokenizer or processor, for finding the question; None: the one beside its weights.
+        times: (T,) seconds of the frames of each video, where the host's own arguments do not tell.
         positions: "preserve" gives a token the position of its anchor, "compact" numbers the shorter prompt anew.
         generation: prepare for ``model.generate`` rather than a forward: its rule for positions, padding on the left.
             Do not add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and then the
@@ -137,7 +111,9 @@ def prepare(
     ids = inputs["input_ids"]
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)
-    tokens, losses = _compress(compressor, clips, query, times, ids.device)
+    wanted = getattr(compressor, "query_aware", False)
+    queries = queries_of(model, family, inputs, where, clips, query, wanted, tokenizer)
+    tokens, losses = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
     compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation)
@@ -145,7 +121,7 @@ def prepare(
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
     kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
     packed = family.pack(layers)
-    kwargs["mm_encoder_outputs"] = {**given, **_images(model, family, inputs), family.modality: packed}
+    kwargs["mm_encoder_outputs"] = {**given, **encode_images(model, inputs), family.modality: packed}
     mark = _mark(family, kwargs, compaction, positions)
     setattr(packed, MARK, mark)
     return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark)
@@ -167,27 +143,18 @@ def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]
     return Prepared(dict(inputs), [], {}, compact(everything, everything))
 
 
-@contextlib.contextmanager
-def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
-    """Gradients only where they are wanted; and under ZeRO-3 the parameters that no submodule's hook would gather."""
-    with contextlib.ExitStack() as stack:
-        sharded = [p for p in model.base_model.parameters(recurse=False) if hasattr(p, "ds_id")]
-        if sharded:
-            import deepspeed
-
-            stack.enter_context(deepspeed.zero.GatheredParameters(sharded))
-        if not family.vision_requires_grad(model):
-            stack.enter_context(torch.no_grad())
-        yield
-
-
 def _compress(
-    compressor: Callable[..., Compressed], clips: list[Encoded], query: Query, times: Any, device: torch.device
+    compressor: Callable[..., Compressed],
+    clips: list[Encoded],
+    queries: list[Tensor | None],
+    times: Any,
+    device: torch.device,
 ) -> tuple[list[VideoTokens | None], dict[str, Tensor]]:
     """What the compressor makes of each video, None for stills, and the means of its losses."""
     videos = [clip for clip in clips if not clip.is_still]
-    queries = _one_a_video("query", [query] * len(videos) if isinstance(query, Tensor) else query, len(videos))
-    times = _one_a_video("times", times, len(videos))
+    times = [None] * len(videos) if times is None else times
+    if len(times) != len(videos):
+        raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
     tokens = []
     losses: dict[str, list[Tensor]] = {}
     for clip, asked, seconds in zip(videos, queries, times, strict=True):
@@ -201,18 +168,3 @@ def _compress(
     return [None if clip.is_still else next(made) for clip in clips], {
         name: torch.stack(values).mean() for name, values in losses.items()
     }
-
-
-def _one_a_video(name: str, values: Sequence[Any] | None, n: int) -> Sequence[Any]:
-    values = [None] * n if values is None else values
-    if len(values) != n:
-        raise InputError(f"{name} must have one entry for each of the {n} videos, got {len(values)}")
-    return values
-
-
-def _images(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
-    if family.images is None or inputs.get(family.images) is None:
-        return {}
-    with _vision_side(model, family):
-        return {"image": features_of(model, "image", inputs)}

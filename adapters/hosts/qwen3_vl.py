@@ -15,7 +15,7 @@ class Qwen3VL(MRoPE):
 
     model_type = "qwen3_vl"
     classes = ("Qwen3VLForConditionalGeneration",)
-    frame_text = r"<\d+(\.\d+)? seconds>"
+    frame_text = r"(?:Video \d+: (?:<\|vision_start\|>)?)?<\d+\.\d seconds>"
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

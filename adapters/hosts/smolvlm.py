@@ -20,6 +20,10 @@ class SmolVLM(ImageRuns):
 
     model_type = "smolvlm"
     classes = ("SmolVLMForConditionalGeneration",)
+    frame_text = (
+        r"(?:You are provided the following series of [\w,-]+ frames from a [\w:,]+ \[H:MM:SS\] video\.)?"
+        r"Frame from \d{2,}:\d\d:"
+    )
     vision = "vision_model"
     vision_inputs = ("pixel_values", "pixel_attention_mask", CLIPS)
     language = "text_model"

@@ -21,6 +21,7 @@ class VideoLlama3(Patches):
 
     model_type = "video_llama_3"
     classes = ("VideoLlama3ForConditionalGeneration",)
+    frame_text = r",?Time \d+\.\ds:"
     vision = "vision_model"
     vision_inputs = (*Patches.vision_inputs, _SIZES, "image_merge_sizes", _MASK)
 
