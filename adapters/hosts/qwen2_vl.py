@@ -12,7 +12,6 @@ class Qwen2VL(MRoPE):
     model_type = "qwen2_vl"
     classes = ("Qwen2VLForConditionalGeneration",)
     frame_text = r"Video \d+:"  # what add_vision_id=True of its chat template writes
-    needs_token_types = False
 
 
 register_family(Qwen2VL())
