@@ -38,7 +38,7 @@ class Compressor(nn.Module):
     counterpart: ClassVar[str | None] = None  # the training-free method at which a trainable one starts, bit for bit
     query_aware: ClassVar[bool] = False  # needs the question
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
-    exact_budget: ClassVar[bool] = True
+    exact_budget: bool = True  # an instance says False where a variant follows the count of a release
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
