@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from torch import Tensor
 
 from .base import Compressor
@@ -17,7 +15,7 @@ class Identity(Compressor):
     """
 
     name = "identity"
-    exact_budget: ClassVar[bool] = False
+    exact_budget = False
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         return video
