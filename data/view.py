@@ -31,10 +31,10 @@ def view(
     style: str = "normal",
     columns: int = 8,
 ) -> Path:
-    """Draw a video with its questions and their evidence as a contact sheet.
+    """Draw a video with its questions and their evidence as a contact sheet, or write it as a video file.
 
     Args:
-        out: PNG file to write.
+        out: file to write: .png for the sheet, .mp4 for the video, whose questions and answers are then printed.
         index: number of the video, from 0.
         shards: take the video from this folder of shards; frames, seed, split, difficulty and style then say nothing.
         frames: length of the video.
@@ -45,18 +45,26 @@ def view(
         columns: frames in a row. Of more than 64 frames, those are drawn that hold evidence, and others evenly.
 
     Returns:
-        Path of the picture.
+        Path of the file.
 
     Raises:
         DataError: no such video, a setting out of range, or a place where no file can be written.
     """
-    from .sheet import Sheet, draw  # matplotlib is an extra
-
     if not 1 <= columns <= MOST_COLUMNS:
         raise DataError(f"columns must be between 1 and {MOST_COLUMNS}, not {columns}")
     file = _place(out)
+    film = file.suffix.lower() == ".mp4"
+    if film:  # both need an extra, each another one
+        from .video import encode
+    else:
+        from .sheet import Sheet, draw
     clip = _stored(shards, index) if shards else _made(index, frames, seed, split, difficulty, style)
     key, pixels, times, questions = clip
+    if film:
+        _write(file, lambda beside: beside.write_bytes(encode(pixels, times)))
+        print(f"{key}: {len(pixels)} frames, {len(questions)} questions: {file}")
+        print("\n".join(f"  {question.text} {question.answer}" for question in questions))
+        return file
     shown = thinned(len(pixels), {box[0] for question in questions for box in question.evidence})
     title = _title(clip, len(shown), shards, difficulty, style)
     _write(file, lambda beside: draw(Sheet(title, pixels, times, questions, shown, columns), beside))
@@ -115,16 +123,16 @@ def _title(clip: Clip, shown: int, shards: str | None, difficulty: str | Difficu
 def _place(out: str) -> Path:
     """The file to write, found fit before any work is done; nothing is made yet."""
     file = Path(out)
-    if file.suffix.lower() != ".png":
-        raise DataError(f"out must be a file name that ends in .png, not {out!r}")
+    if file.suffix.lower() not in (".png", ".mp4"):
+        raise DataError(f"out must be a file name that ends in .png or .mp4, not {out!r}")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
     if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
         raise DataError(f"cannot write {out}: {file if file.is_dir() else folder} is in the way or not writable")
     return file
 
 
-def _write(file: Path, write: Callable[[Path], None]) -> None:
-    """Write beside the place and rename, so that a full disk or a kill leaves an older picture whole."""
+def _write(file: Path, write: Callable[[Path], object]) -> None:
+    """Write beside the place and rename, so that a full disk or a kill leaves an older file whole."""
     beside = file.with_name(f".{file.name}.{os.getpid()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ LIGHTNING = {
 FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
     "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
-    "view": ("data.view:view", "draw a video with its questions and their evidence as a contact sheet"),
+    "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
     "bench data": ("data.bench:bench", "time per synthetic video on one core, wall and CPU"),
     "host train": ("training.host:train", "train the embedded host from nothing"),
     "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),

@@ -19,6 +19,7 @@ from framefold.data.panel import spans
 from framefold.data.questions import Question
 from framefold.data.sheet import GAP, HEAD, LABEL, MARGIN, Sheet, color_of, draw
 from framefold.data.synthetic import generate
+from framefold.data.video import decode
 from framefold.data.view import MOST, thinned, view
 
 
@@ -243,6 +244,19 @@ def test_a_full_disk_leaves_the_older_picture_whole(tmp_path: Path, monkeypatch:
     with pytest.raises(OSError, match=r"No space left.*a\.png"):
         view(str(file))
     assert file.read_bytes() == b"older" and list(tmp_path.iterdir()) == [file]
+
+
+def test_a_video_may_be_written_as_a_film_with_its_questions_beside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "framefold.data.sheet", None)  # needs no matplotlib
+    made = generate(3, split="test", frames=16)
+    view(str(tmp_path / "new" / "a.mp4"), index=3, frames=16)
+    frames, times = decode(tmp_path / "new" / "a.mp4")
+    assert np.abs(frames.astype(int) - made.frames).mean() < 4 and np.allclose(times, made.times, atol=1e-3)
+    said = capsys.readouterr().out
+    assert all(f"{question.text} {question.answer}\n" in said for question in made.questions)
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["a.mp4"]
 
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

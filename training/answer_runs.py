@@ -5,12 +5,14 @@ Import this after :func:`~framefold.training.find_torchvision.find_torchvision`.
 
 from __future__ import annotations
 
+import gc
 import statistics
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
 from ..adapters import Compressor
@@ -19,6 +21,7 @@ from ..adapters.hosts.prompt import Positions
 from .answer_rows import ALL, Answer, Row
 from .hostio import HostError
 from .measure import Timed, generate, peak_memory
+from .processing import first_line
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +49,8 @@ def load_model(host: str, dtype: str, device: torch.device) -> Any:
     """
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(host, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise HostError(f"the weights of {host} do not load: {error}") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise HostError(f"the weights of {host} do not load: {first_line(error)}") from error
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -73,6 +76,7 @@ def run(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answ
     for _ in range(repeats):
         for way, runs in zip(ways, timed, strict=True):
             runs.append(_generate(task, way, task.max_new_tokens))
+    gc.collect()  # or what is freed meanwhile would hide what is needed
     rows = []
     for way, runs in zip(ways, timed, strict=True):
         memory = peak_memory(partial(_generate, task, way, task.max_new_tokens), task.model.device)
@@ -93,12 +97,15 @@ def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
     if compressor is None:
         return generate(task.model, task.inputs, new)
+    told: dict[str, Any] = {"times": [task.times]}
+    if "pixel_values_videos" not in task.inputs:  # frames are images: all of them are this video, even a single one
+        told["clips"] = [0] * len(task.times)
     with attach(task.model, compressor, positions=task.positions):
-        return generate(task.model, {**task.inputs, "times": [task.times]}, new)
+        return generate(task.model, {**task.inputs, **told}, new)
 
 
 def _row(task: Task, way: Compressor | None, runs: list[Timed], visual: int, memory: int) -> Row:
-    name = ALL if way is None else f"{way.name}, budget {way.budget}"
+    name = ALL if way is None else f"{way.name}, budget {way.budget}" if way.exact_budget else way.name
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
     decode_median = statistics.median(decode) if decode else None

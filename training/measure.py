@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -79,7 +78,6 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
     On CUDA what torch allocates; on the CPU how far the resident memory of the process grows, looked at every
     millisecond. What an earlier call has freed is given back to the system first, or it would hide growth.
     """
-    gc.collect()
     if device.type == "cuda":
         synchronize(device)
         before = torch.cuda.memory_allocated(device)

@@ -34,7 +34,7 @@ def load_config(host: str) -> PreTrainedConfig:
     try:
         config = AutoConfig.from_pretrained(host)
     except (OSError, ValueError, KeyError) as error:
-        raise HostError(f"there is no host to load in {host!r}: {_first_line(error)}") from error
+        raise HostError(f"there is no host to load in {host!r}: {first_line(error)}") from error
     if config.model_type not in list_families():
         raise UnsupportedHostError(f"{host} is a {config.model_type!r} model. Supported: {', '.join(list_families())}")
     return config
@@ -52,7 +52,7 @@ def load_processor(host: str) -> Any:
     except ImportError as error:
         raise MissingExtraError(" ".join(str(error).split())) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HostError(f"the processor of {host} does not load: {_first_line(error)}") from error
+        raise HostError(f"the processor of {host} does not load: {first_line(error)}") from error
     if getattr(processor, "video_processor", None) is None:
         raise HostError(f"the processor of {host} ({type(processor).__name__}) takes no video")
     return processor
@@ -76,7 +76,7 @@ def build_inputs(processor: Any, sample: Sample, question: str) -> dict[str, Any
     try:
         prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     except (ValueError, AttributeError) as error:
-        raise HostError(f"the host has no usable chat template (chat_template.jinja): {_first_line(error)}") from error
+        raise HostError(f"the host has no usable chat template (chat_template.jinja): {first_line(error)}") from error
     decided = {name: value for name, value in UNDECIDED.items() if getattr(processor.video_processor, name, 0) is None}
     pruning = {name: value for name, value in NO_PRUNING.items() if hasattr(processor.video_processor, name)}
     try:
@@ -93,7 +93,7 @@ def build_inputs(processor: Any, sample: Sample, question: str) -> dict[str, Any
         )
     except (ValueError, IndexError) as error:
         shape = " x ".join(map(str, sample.frames.shape[:3]))
-        raise InputError(f"the host's processor refuses {shape} frames: {_first_line(error)}") from error
+        raise InputError(f"the host's processor refuses {shape} frames: {first_line(error)}") from error
 
 
 def grid_times(processor: Any, sample: Sample) -> Tensor:
@@ -121,5 +121,6 @@ def _metadata(sample: Sample) -> VideoMetadata:
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, without the advice that transformers puts below."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
