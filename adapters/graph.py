@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
+
+from .components import components
 
 TINY = 1e-15  # shorter vectors count as zero: their squares would vanish in fp32
 
@@ -79,13 +78,11 @@ def communities(temporal: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
     Returns:
         (N,) int64 component of each token; an isolated token is a component of one.
     """
-    ids = np.arange(temporal.numel(), dtype=np.int32).reshape(temporal.shape)
-    a, b, c = (edges.cpu().numpy() for edges in (temporal[1:], right[:, :, :-1], bottom[:, :-1]))
-    source = np.concatenate([ids[:-1][a], ids[:, :, :-1][b], ids[:, :-1][c]])
-    target = np.concatenate([ids[1:][a], ids[:, :, 1:][b], ids[:, 1:][c]])
-    graph = coo_array((np.ones(len(source), np.int8), (source, target)), shape=(ids.size, ids.size))
-    _, labels = connected_components(graph.tocsr(), directed=False)
-    return torch.from_numpy(labels.astype(np.int64)).to(temporal.device)
+    ids = torch.arange(temporal.numel(), device=temporal.device).reshape(temporal.shape)
+    a, b, c = temporal[1:], right[:, :, :-1], bottom[:, :-1]
+    source = torch.cat([ids[:-1][a], ids[:, :, :-1][b], ids[:, :-1][c]])
+    target = torch.cat([ids[1:][a], ids[:, :, 1:][b], ids[:, 1:][c]])
+    return components(source, target, ids.numel())
 
 
 def centrality(video: Tensor, inverse: Tensor, labels: Tensor) -> Tensor:
