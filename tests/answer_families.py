@@ -36,18 +36,20 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     common: dict[str, Any] = {"frames": 7, "max_new_tokens": 3, "repeats": 1}
     whole = answer(str(host), str(file), question, "identity", compare=True, **common)
     few = answer(str(host), str(file), question, "tests.tiny_processors.Probe", 5, **common)
-    seen = Probe.seen
+    seen, asked = Probe.seen, Probe.asked
 
     processor, sample = load_processor(str(host)), sample_frames(file, 7)
     inputs = build_inputs(processor, sample, question)
     model = load_model(str(host), "float32", torch.device("cpu"))
-    prepared = prepare(model, inputs, Probe(5), generation=True)
+    prepared = prepare(model, inputs, Probe(5), generation=True, tokenizer=processor)
+    bare = processor.tokenizer(question, add_special_tokens=False, return_tensors="pt")["input_ids"]
     return {
         "whole": asdict(whole),
         "few": asdict(few),
         "columns": [prepared.compaction.n_before, prepared.compaction.n_after],
         "kept": len(prepared.tokens[0]),
         "grid": seen.grid,
+        "asked": asked.shape == (4, 32) and torch.equal(asked, model.get_input_embeddings()(bare)[0]),
         "times": [] if seen.times is None else seen.times.tolist(),
         "sampled": sample.times.tolist(),
         "prompt": "".join(processor.tokenizer.decode(inputs["input_ids"][0]).split()),

@@ -90,11 +90,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (desk / "good.mp4").write_bytes(encode(video.frames, video.times))
     (desk / "text.mp4").write_text("a film\n" * 99)
     (desk / "torchvision").mkdir()
+    text = json.loads((ROOT / "checkpoints/tinyhost/config.json").read_text())["text_config"]
     (desk / "checkpoints").symlink_to(ROOT / "checkpoints")
     host(desk, "silent", remove("chat_template.jinja"))
     host(desk, "bare", remove("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json"))
     host(desk, "light", remove("model.safetensors"))
     host(desk, "cut", lambda folder: (folder / "model.safetensors").write_bytes(b"x" * 99))
+    host(desk, "short", edit("config.json", text_config=text | {"max_position_embeddings": 1000}))
     host(desk, "other", edit("config.json", model_type="bert"))
     build("fila", 0.5).save_pretrained(desk / "unused")
     narrow = build("fila", 0.5)
@@ -114,6 +116,7 @@ def called(desk: Path) -> dict[str, tuple[int, str, str, bool]]:
     calls = {
         "help": ["--help"],
         "compare": words("--compare", "--budget", "0.1", "--max-new-tokens", "8", "--repeats", "2"),
+        "small context": words("--repeats", "1", "--budget", "100", host="short"),
         "trained": words("--frames", "16", "--max-new-tokens=1", "--repeats=1", compressor="checkpoints/fila"),
         **{name: words("--repeats", "1", **bad) for name, (bad, _) in BAD.items()},
     }
@@ -168,6 +171,15 @@ def test_both_answers_and_a_table_are_printed(called: dict[str, tuple[int, str, 
 
 
 @needs_torchvision
+def test_a_video_that_fills_the_context_is_noted(called: dict[str, tuple[int, str, str, bool]]) -> None:
+    status, out, err, _ = called["small context"]
+    assert status == 0 and out.splitlines()[0], err
+    note = "framefold: note: the full prompt has 1032 tokens, more than the host's context of 1000;"
+    assert [line[: len(note)] for line in err.splitlines() if "note" in line] == [note]
+    assert "note" not in called["compare"][2]
+
+
+@needs_torchvision
 def test_a_trained_adapter_answers_with_its_own_budget(called: dict[str, tuple[int, str, str, bool]]) -> None:
     status, out, err, _ = called["trained"]
     assert status == 0, err
@@ -196,6 +208,7 @@ def test_every_family_answers_through_its_own_processor(name: str, families: dic
         assert whole["compressed"][field] == whole["full"][field]
     assert [whole["full"]["prompt"], few["compressed"]["prompt"]] == result["columns"]
     assert few["compressed"]["visual"] == result["kept"] == 5 and few["full"] is None
+    assert result["asked"]  # the probe got the words of the question and nothing of the template
 
 
 @needs_torchvision

@@ -14,6 +14,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE as SMOL_TEMPLATE
 
 from framefold.adapters import Compressor, VideoTokens
 
@@ -21,7 +22,8 @@ from .tiny_families import END, HOSTS, IMAGE, START, VIDEO, VOCAB
 
 # what templates and processors write, and a question
 WORDS = ("<pad>", "<unk>", "</s>", "what", "is", "it", "user", "assistant", "seconds", "Time", "s", "Frame", "from",
-         *"?:.,<>0123456789")  # fmt: skip
+         "User", "Assistant", "You", "are", "provided", "the", "following", "series", "of", "frames", "a", "H", "MM",
+         "SS", "video", *"[]?:.,<>0123456789")  # fmt: skip
 TEMPLATE = """
 {%- for message in messages -%}user: {% for part in message.content -%}
 {%- if part.type == 'video' -%}VISION{%- else -%}{{ ' ' ~ part.text }}{%- endif -%}
@@ -95,7 +97,8 @@ def save_host(model_type: str, folder: Path) -> Path:
         image_processor=image,
         tokenizer=tokenizer,
         video_processor=clips,
-        chat_template=TEMPLATE.replace("VISION", video).strip(),
+        # SmolVLM's processor takes this one for videos, whatever the folder says
+        chat_template=SMOL_TEMPLATE if prefix == "SmolVLM" else TEMPLATE.replace("VISION", video).strip(),
         **settings,
     )
     processor.save_pretrained(folder)
@@ -121,16 +124,19 @@ def build_tokenizer(special: dict[str, int], names: dict[str, str]) -> PreTraine
 
 
 class Probe(Compressor):
-    """Keeps the first tokens and remembers the last video; without a ``name`` it is not registered."""
+    """Keeps the first tokens and remembers video and question; without a ``name`` it is not registered."""
 
+    query_aware = True
     seen: VideoTokens
+    asked: torch.Tensor
 
     def __init__(self, budget: float | int = 0.25) -> None:
         super().__init__(budget)
         self.name = "probe"
 
     def compress(self, video: VideoTokens, k: int, query: torch.Tensor | None) -> VideoTokens:
-        Probe.seen = video
+        assert query is not None
+        Probe.seen, Probe.asked = video, query
         return video.keep(torch.arange(k))
 
 

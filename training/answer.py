@@ -6,6 +6,7 @@ under ``TYPE_CHECKING``, which jsonargparse runs to read the signature.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import torch
 
 from ..adapters import Compressor, build, load
 from ..adapters.errors import ConfigError, InputError
+from ..adapters.folder import CONFIG
 from ..data.sample import sample_frames
 from .answer_rows import Answer, report
 from .find_torchvision import find_torchvision
@@ -78,7 +80,7 @@ def answer(
 
 
 def _compressor(name: str, budget: int | float | None) -> Compressor:
-    if Path(name).is_dir() or "/" in name:
+    if "/" in name or (Path(name) / CONFIG).is_file():
         return load(name, budget)
     return build(name) if budget is None else build(name, budget)
 
@@ -94,16 +96,17 @@ def _device(name: str | None) -> torch.device:
 
 
 def _check_length(config: Any, processor: Any, inputs: dict[str, Any], new: int) -> None:
-    """Refuse a question that fills the context of the host by itself, whatever is left of the video."""
+    """Refuse a question that fills the context of the host by itself; say so where the video does with it."""
     ids = inputs["input_ids"]
-    marks = torch.tensor([processor.tokenizer.convert_tokens_to_ids(t) for t in _marks(processor)])
-    text = int((~torch.isin(ids, marks)).sum())
+    marks = processor.tokenizer.convert_tokens_to_ids([processor.video_token, processor.image_token])
+    text = int((~torch.isin(ids, torch.tensor(marks))).sum())
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and text + new >= longest:
+    if longest is None:
+        return
+    if text + new > longest:
         raise InputError(
             f"{text} tokens of text and {new} new ones do not fit the host's context of {longest}: shorten the question"
         )
-
-
-def _marks(processor: Any) -> tuple[str, str]:
-    return processor.video_token, processor.image_token
+    if ids.numel() + new > longest:
+        note = f"the full prompt has {ids.numel()} tokens, more than the host's context of {longest}"
+        print(f"framefold: note: {note}; fewer --frames, or --positions compact", file=sys.stderr)

@@ -100,7 +100,7 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
     told: dict[str, Any] = {"times": [task.times]}
     if "pixel_values_videos" not in task.inputs:  # frames are images: all of them are this video, even a single one
         told["clips"] = [0] * len(task.times)
-    with attach(task.model, compressor, positions=task.positions):
+    with attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
         return generate(task.model, {**task.inputs, **told}, new)
 
 
