@@ -85,13 +85,14 @@ def communities(temporal: Tensor, right: Tensor, bottom: Tensor) -> Tensor:
     return components(source, target, ids.numel())
 
 
-def centrality(video: Tensor, inverse: Tensor, labels: Tensor) -> Tensor:
+def centrality(video: Tensor, inverse: Tensor, labels: Tensor, least: int = 3) -> Tensor:
     """Mean cosine similarity of each token with the members of its component, itself included.
 
     The sum of the cosines of token i is <u_i, sum of all u_j of the component>, so no pairwise matrix is made.
 
     Args:
         video: (T, H, W, D) features; inverse: (T, H, W) 1 / |x|; labels: (N,) int64 component of each token.
+        least: members of smaller components get 0; those of components of one or two are equally central anyway.
 
     Returns:
         (N,) fp32.
@@ -99,9 +100,9 @@ def centrality(video: Tensor, inverse: Tensor, labels: Tensor) -> Tensor:
     video, inverse = video.flatten(1, 2), inverse.flatten(1)
     t, p, d = video.shape
     sizes = torch.bincount(labels)
-    dense = torch.where(sizes > 2, 1, 0).cumsum(0)  # members of components of one or two are equally central
-    slot = torch.where(sizes > 2, dense - 1, dense[-1])[labels].reshape(t, p)
-    sums = torch.zeros(int(dense[-1]) + 1, d, device=video.device)  # the last slot takes those of one or two, unread
+    dense = torch.where(sizes >= least, 1, 0).cumsum(0)
+    slot = torch.where(sizes >= least, dense - 1, dense[-1])[labels].reshape(t, p)
+    sums = torch.zeros(int(dense[-1]) + 1, d, device=video.device)  # the last slot takes the small ones, unread
     for x, scale, rows in zip(video, inverse, slot, strict=True):
         sums.index_add_(0, rows, x.float() * scale[:, None])
     sums[-1] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from .base import Compressor
 from .errors import ConfigError
 from .graph import centrality, communities, moderate, rank_in_group, similarities
 from .ops import Budget
+from .simdiff_release import Strategy, stage_1
 from .tokens import VideoTokens
 
 
@@ -52,14 +54,21 @@ class STSimDiff(Compressor):
     sharp turning point go, and no community has a representative beside another token. Ties go to the lower index.
     Similarities are fp32; zero vectors are isolated and no turning points.
 
+    ``variant="official"`` is stage 1 of the release, with its thresholds and stop rule: the budget is its cost, and as
+    many tokens stay as its rule leaves, often far more. Stage 2 wants attention of the language model:
+    :func:`~framefold.adapters.simdiff_release.stage_2`.
+
     Args:
         budget: retention ratio or tokens per video.
-        tau_sim: cosine similarity from which neighbours are linked.
-        tau_event: similarity with the predecessor below which a token is a turning point; None: below ``tau_sim``.
+        variant: "exact" for the rule above, "official" for the release.
+        tau_sim: cosine similarity from which neighbours are linked (official: right and bottom ones only above it).
+        tau_event: similarity with the predecessor below which a token is a turning point; None: below ``tau_sim``, and
+            0.2 for official.
         event_share: part of the budget that turning points may take, in [0, 1]. The default was within a point of the
-            best of 0.3 ... 0.9 at 10 and 5 % of the embedded host's tokens, on three sets of videos.
+            best of 0.3 ... 0.9 at 10 and 5 % of the embedded host's tokens, on three sets of videos. Only for exact.
+        strategy: order in which official thins communities: 3 by mean similarity, 2 by one that grows with size.
         temporal: link neighbours in time.
-        spatial: link neighbours in space.
+        spatial: link neighbours in space; right, bottom: which of them.
 
     Raises:
         ConfigError: a threshold or share out of range.
@@ -71,42 +80,67 @@ class STSimDiff(Compressor):
         self,
         budget: Budget = 0.25,
         *,
+        variant: Literal["exact", "official"] = "exact",
         tau_sim: float = 0.8,
         tau_event: float | None = None,
         event_share: float = 0.7,
+        strategy: Strategy = 3,
         temporal: bool = True,
         spatial: bool = True,
+        right: bool = True,
+        bottom: bool = True,
     ) -> None:
         super().__init__(budget)
         if not 0 < tau_sim <= 1 or not -1 <= (tau_event or 0) <= 1:
             raise ConfigError(f"st_simdiff: tau_sim must be in (0, 1], tau_event in [-1, 1]: {tau_sim}, {tau_event}")
         if not 0 <= event_share <= 1:
             raise ConfigError(f"st_simdiff: event_share must be in [0, 1], got {event_share}")
+        if variant not in ("exact", "official") or strategy not in (2, 3):
+            raise ConfigError(f"st_simdiff: variant is exact or official, strategy 2 or 3: {variant!r}, {strategy!r}")
+        self.variant, self.strategy, self.exact_budget = variant, strategy, variant == "exact"
         self.tau_sim, self.tau_event, self.event_share = tau_sim, tau_event, event_share
-        self.temporal, self.spatial = temporal, spatial
+        self.temporal, self.spatial, self.right, self.bottom = temporal, spatial, right, bottom
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        if self.variant == "official":
+            cost = self.budget if isinstance(self.budget, float) else k / len(video)
+            return video.keep(self.release(video, cost)[0].nonzero()[:, 0])
         share = round(self.event_share * k)
         if k > 1 and 0 < self.event_share < 1:
             share = min(max(share, 1), k - 1)
         return video.keep(select(self.graph(video), k, share))
+
+    def release(self, video: VideoTokens, cost: float) -> tuple[Tensor, list[float]]:
+        """(N,) bool, what stage 1 of the release leaves of a dense video, and the fractions dropped, for stage 2."""
+        graph = self.graph(video)
+        sizes = torch.bincount(graph.labels)
+        total = torch.zeros(len(sizes), dtype=torch.float64, device=sizes.device)
+        total.index_add_(0, graph.labels, graph.centrality.double() * sizes[graph.labels])
+        mean = (total / sizes**2)[graph.labels]  # two members are equally central, but for rounding
+        central = torch.where(sizes[graph.labels] == 2, mean, graph.centrality.double())
+        return stage_1(graph.labels, total, central, graph.turning, cost, self.strategy)
 
     @torch.no_grad()
     def graph(self, video: VideoTokens) -> Graph:
         """Communities, centralities and turning points of a dense video."""
         grid = moderate(video.as_grid())
         sim = similarities(grid)
+        official = self.variant == "official"
+        alike = torch.gt if official else torch.ge  # in space; in time both take it inclusive
         labels = communities(
             (sim.temporal >= self.tau_sim) & self.temporal,
-            (sim.right >= self.tau_sim) & self.spatial,
-            (sim.bottom >= self.tau_sim) & self.spatial,
+            alike(sim.right, self.tau_sim) & (self.spatial and self.right),
+            alike(sim.bottom, self.tau_sim) & (self.spatial and self.bottom),
         )
-        threshold = self.tau_sim if self.tau_event is None else self.tau_event
+        lowest = 0.2 if official else self.tau_sim
+        turning = (sim.temporal < (lowest if self.tau_event is None else self.tau_event)) & (sim.inverse > 0)
+        if official:  # after a zero vector the release has NaN, which is below nothing
+            turning[1:] &= sim.inverse[:-1] > 0
         return Graph(
             labels=labels,
-            centrality=centrality(grid, sim.inverse, labels),
+            centrality=centrality(grid, sim.inverse, labels, 2 if official else 3),
             temporal=sim.temporal.reshape(-1),
-            turning=((sim.temporal < threshold) & (sim.inverse > 0)).reshape(-1),
+            turning=turning.reshape(-1),
         )
 
 
