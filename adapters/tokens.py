@@ -110,6 +110,8 @@ class VideoTokens:
         Returns:
             K tokens; original tokens of dropped rows get assign -1.
         """
+        if len(rows) == len(self):  # all of them: nothing to copy
+            return self
         new_row = torch.full((len(self) + 1,), -1, dtype=torch.long, device=rows.device)
         new_row[rows] = torch.arange(len(rows), device=rows.device)
         return replace(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -44,5 +46,32 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
     axes.set_ylabel("accuracy, mean over question types (%)")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
+    replace_file(file, lambda beside: figure.savefig(beside, dpi=140, format="png"))
+    plt.close(figure)
+
+
+def plot_times(rows: list[dict[str, Any]], file: Path) -> None:
+    """Time of compressors against the tokens of a video, one panel an input, both axes logarithmic.
+
+    Args:
+        rows: what ``framefold bench compress`` returns; budgets of a compressor are averaged.
+        file: PNG to write, beside and renamed.
+    """
+    kinds = list(dict.fromkeys(row["input"] for row in rows))
+    figure, panels = plt.subplots(
+        1, len(kinds), figsize=(6 * len(kinds), 5), layout="constrained", sharey=True, squeeze=False
+    )
+    for kind, axes in zip(kinds, panels[0], strict=True):
+        curves: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            if row["input"] == kind:
+                curves[row["compressor"]][row["tokens_in"]].append(1e3 * row["seconds"])
+        for i, (name, points) in enumerate(curves.items()):
+            means = [sum(times) / len(times) for times in points.values()]
+            axes.plot(list(points), means, label=name, marker="osD^vPX*<>"[i % 10])
+        axes.set(xscale="log", yscale="log", title=f"input: {kind}", xlabel="visual tokens of the video")
+        axes.grid(alpha=0.3, which="both")
+    panels[0][0].set_ylabel("milliseconds")
+    panels[0][0].legend(fontsize="small")
     replace_file(file, lambda beside: figure.savefig(beside, dpi=140, format="png"))
     plt.close(figure)
