@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor
 
 import framefold
@@ -24,6 +25,10 @@ from .tiny_hosts import Positive, TopNorm
 MATRIX = [(name, attention) for name in HOSTS for attention in ("eager", "sdpa")]
 CLIP_HOSTS = [name for name in HOSTS if name in ("internvl", "smolvlm")]  # frames arrive as runs of images
 MROPE = [name for name, tiny in HOSTS.items() if tiny.token_types]
+
+# What bare hosts cannot do themselves, whatever is attached.
+OLD = Version(transformers.__version__) < Version("5.21")
+BEAMS_FAIL = ["glm4v", *(["llava_next_video"] if OLD else [])]  # with a video: they fail on an empty list
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import framefold
 
-from .bare_hosts import MATRIX, Batch, Host, build, compressors, stir
+from .bare_hosts import BEAMS_FAIL, MATRIX, OLD, Batch, Host, build, compressors, stir
 from .oracles import TOLERANCE
 from .tiny_families import HOSTS
 from .tiny_hosts import without
@@ -41,10 +41,10 @@ CASES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_identity_generates_exactly_what_the_bare_host_does(host: Host, case: str) -> None:
-    """Scores too, to the bit. A bare glm4v cannot search beams where there is a video: it fails on an empty list."""
+    """Scores too, to the bit."""
     batch = host.batch(*CASES[case]["rows"], **without(CASES[case], "rows"))
     told = {"max_new_tokens": NEW, "output_logits": True, "return_dict_in_generate": True}
-    beams = [] if host.name == "glm4v" or case != "two padded left" else [3]
+    beams = [] if host.name in BEAMS_FAIL or case != "two padded left" else [3]
 
     def run(inputs: dict[str, Any]) -> list[Tensor]:
         out = host.model.generate(**inputs, **told)
@@ -145,6 +145,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("rows", ROWS)
 def test_every_way_to_generate_gives_the_same_tokens(host: Host, rows: str, variant: str) -> None:
+    if OLD and "prefill_chunk_size" in VARIANTS[variant]:
+        pytest.skip("transformers 5.20 itself goes wrong where it prefills a prompt with a video in chunks")
     inputs = host.batch(*ROWS[rows]).plugged
     with framefold.attach(host.model, compressors()["above_mean"]()):
         expected = new_tokens(host, inputs)
