@@ -1,4 +1,4 @@
-"""A forward of an attached host differs from the bare one by the dropped tokens only; tiny hosts of the real class."""
+"""What is checked on one family: options, padding, losses, caches and refusals; the rest is in test_conformance_*."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 import framefold
-from framefold.adapters.hosts import encode, prepare
+from framefold.adapters.errors import AttachError, InputError, UnsupportedHostError
+from framefold.adapters.hosts import attach, detach, encode, family, list_families, prepare
 
 from . import tiny_hosts as tiny
-from .tiny_hosts import Positive, batch, pair, prompt, single, video, without
+from .tiny_hosts import Positive, TopNorm, batch, pair, prompt, single, video, without
 
 TOLERANCE = 2e-5  # fp32
+# What uniform at 0.25 keeps of prompt(5, -8, 6) behind its first words: 4 tokens of the frames in the middles of two
+# equal stretches of eight, the newline, six words.
+UNIFORM = [*[5 + 4 * frame + i for frame in (2, 6) for i in range(4)], 37, *range(38, 44)]
 
 
 @pytest.fixture(scope="module", params=["eager", "sdpa"])
@@ -25,85 +30,13 @@ def host(request: pytest.FixtureRequest) -> Iterator[Any]:
     torch.set_num_threads(threads)
 
 
-CASES = {
-    "one": single(),
-    "one without a mask": without(single(), "attention_mask"),
-    "two padded left": pair(),
-    "two padded right": pair("right"),
-    "two padded, without a mask": without(pair(), "attention_mask"),
-}
-
-
-CASES["another vision layer"] = single() | {"vision_feature_layer": -2}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_identity_is_bit_identical_to_the_bare_host(host: Any, case: str) -> None:
-    inputs = CASES[case]
-    logits, tokens = host(**inputs).logits, host.generate(**inputs, max_new_tokens=6)
-    with framefold.attach(host, framefold.build("identity")):
+def test_another_vision_layer_is_taken_as_the_bare_host_takes_it(host: Any) -> None:
+    inputs = single() | {"vision_feature_layer": -2}
+    logits, tokens = host(**inputs).logits, host.generate(**inputs, max_new_tokens=3)
+    assert not torch.equal(logits, host(**single()).logits)
+    with attach(host, framefold.build("identity")):
         assert torch.equal(host(**inputs).logits, logits)
-        assert torch.equal(host.generate(**inputs, max_new_tokens=6), tokens)
-        beams = host.generate(**inputs, max_new_tokens=4, num_beams=3)
-    assert torch.equal(host(**inputs).logits, logits)
-    assert torch.equal(host.generate(**inputs, max_new_tokens=6), tokens)
-    assert torch.equal(host.generate(**inputs, max_new_tokens=4, num_beams=3), beams)
-
-
-FRAMES = [2, 6]  # the middles of two equal stretches of eight frames
-
-
-def columns_of_uniform() -> list[int]:
-    """Of prompt(5, -8, 6): five words, 8 * 4 tokens, the newline, six words."""
-    return [*range(5), *[5 + 4 * f + i for f in FRAMES for i in range(4)], 37, *range(38, 44)]
-
-
-def test_uniform_equals_the_host_with_the_other_frames_masked_out(host: Any) -> None:
-    columns = columns_of_uniform()
-    masked = single()
-    masked["attention_mask"] = torch.zeros_like(masked["attention_mask"])
-    masked["attention_mask"][:, columns] = 1
-    expected = host(**masked).logits[:, columns]
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        assert (host(**single()).logits - expected).abs().max() < TOLERANCE
-    control = host(**single()).logits[:, columns]  # the other frames do matter
-    assert (control - expected).abs().max() > 0.05
-
-
-def test_uniform_equals_the_frames_tokens_at_their_original_positions(host: Any) -> None:
-    columns, inputs = columns_of_uniform(), single()
-    features = host.model.get_video_features(inputs["pixel_values_videos"]).pooler_output[0]
-    embeds = host.get_input_embeddings()(inputs["input_ids"])
-    embeds[0, 5:38] = features
-
-    def reference(positions: torch.Tensor) -> torch.Tensor:
-        arguments = {"attention_mask": torch.ones(1, len(columns)), "position_ids": positions[None]}
-        return host(inputs_embeds=embeds[:, columns], **arguments).logits
-
-    preserved = reference(torch.tensor(columns))
-    renumbered = reference(torch.arange(len(columns)))
-    assert (preserved - renumbered).abs().max() > 0.05  # so wrong positions cannot pass
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        assert (host(**inputs).logits - preserved).abs().max() < TOLERANCE
-    with framefold.attach(host, framefold.build("uniform", 0.25), positions="compact"):
-        assert (host(**inputs).logits - renumbered).abs().max() < TOLERANCE
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_ragged_pruning_equals_masking_in_a_padded_batch(host: Any, side: str) -> None:
-    inputs = pair(side)
-    with framefold.attach(host, Positive()):
-        prepared = prepare(host, inputs, host.compressor)
-        logits = host(**inputs).logits
-    plan = prepared.compaction
-    assert plan.pad.any() and len({len(tokens) for tokens in prepared.tokens}) == 2
-    masked = inputs | {"attention_mask": torch.zeros_like(inputs["attention_mask"])}
-    for row in range(2):
-        masked["attention_mask"][row, plan.src[row][~plan.pad[row]]] = 1
-    expected = host(**masked).logits
-    for row in range(2):
-        kept = ~plan.pad[row]
-        assert (logits[row, kept] - expected[row, plan.src[row, kept]]).abs().max() < TOLERANCE
+        assert torch.equal(host.generate(**inputs, max_new_tokens=3), tokens)
 
 
 def test_masked_columns_that_hold_something_are_no_padding(host: Any) -> None:
@@ -113,80 +46,8 @@ def test_masked_columns_that_hold_something_are_no_padding(host: Any) -> None:
     inputs["labels"][0, 44] = 7  # the padding column of the first row
     prepared = prepare(host, inputs, framefold.build("uniform", 0.25))
     kept = prepared.compaction.src[0][~prepared.compaction.pad[0]].tolist()
-    assert kept == [*columns_of_uniform()[5:], 44] and (prepared.kwargs["labels"] == 7).sum() == 1
+    assert kept == [*UNIFORM, 44] and (prepared.kwargs["labels"] == 7).sum() == 1
     assert torch.isfinite(host(**prepared.kwargs).logits).all()
-
-
-def test_caller_positions_are_carried_along(host: Any) -> None:
-    inputs, shift = single(), 3
-    inputs["position_ids"] = torch.arange(44)[None] * 2 + shift
-    columns = columns_of_uniform()
-    masked = inputs | {"attention_mask": torch.zeros(1, 44, dtype=torch.long)}
-    masked["attention_mask"][:, columns] = 1
-    expected = host(**masked).logits[:, columns]
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        assert (host(**inputs).logits - expected).abs().max() < TOLERANCE
-
-
-def test_several_videos_and_none_in_a_row_equal_each_alone(host: Any) -> None:
-    rows, pixels = [prompt(4, -8, 3, -8, 2), prompt(12), prompt(1, -8, 6)], video(8, 3)
-    inputs = {**batch(*rows, side="right"), "pixel_values_videos": pixels}
-    with framefold.attach(host, Positive()):
-        together = host(**inputs).logits
-        for row, mine in enumerate([pixels[:2], None, pixels[2:]]):
-            alone = host(**batch(rows[row]), pixel_values_videos=mine).logits[0]
-            assert (together[row, : len(alone)] - alone).abs().max() < TOLERANCE
-
-
-def test_batches_without_raw_video_pass_untouched(host: Any) -> None:
-    text = batch(prompt(9))
-    features = host.model.get_video_features(video(8))
-    encoded = without(single(), "pixel_values_videos") | {"mm_encoder_outputs": {"video": features}}
-    bare = [host(**inputs).logits for inputs in (text, encoded)], host.generate(**encoded, max_new_tokens=3)
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        attached = [host(**inputs).logits for inputs in (text, encoded)], host.generate(**encoded, max_new_tokens=3)
-    assert all(map(torch.equal, attached[0], bare[0])) and torch.equal(attached[1], bare[1])
-
-
-def test_an_image_beside_the_video_stays_whole(host: Any) -> None:
-    ids = torch.tensor([prompt(3) + [tiny.IMAGE] * 36 + prompt(2, -8, 4)])
-    image = torch.randn(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(3))
-    inputs = {"input_ids": ids, "pixel_values": image, "image_sizes": torch.tensor([[16, 16]])}
-    inputs["pixel_values_videos"] = video(8)
-    logits = host(**inputs).logits
-    tokens = host.generate(**inputs, max_new_tokens=4)
-    with framefold.attach(host, framefold.build("identity")):
-        assert torch.equal(host(**inputs).logits, logits)
-        assert torch.equal(host.generate(**inputs, max_new_tokens=4), tokens)
-    with framefold.attach(host, framefold.build("uniform", 0.25)):
-        assert host(**inputs).logits.shape[1] == ids.shape[1] - 24
-
-
-def test_features_encoded_once_serve_many_compressors(host: Any) -> None:
-    inputs = pair()
-    encoded = encode(host, inputs)
-    assert [tuple(e.features.shape) for e in encoded] == [(8, 2, 2, 32)] * 2 and not encoded[0].features.requires_grad
-    assert torch.equal(encoded[0].extra[0], host.model.image_newline)
-    for name, budget in (("uniform", 0.25), ("pool", 5), ("uniform", 0.1)):
-        compressor = framefold.build(name, budget)
-        cached = prepare(host, without(inputs, "pixel_values_videos"), compressor, encoded=encoded)
-        with framefold.attach(host, compressor):
-            assert torch.equal(host(**cached.kwargs).logits, host(**inputs).logits)
-        assert "pixel_values_videos" not in cached.kwargs
-        new = host.generate(**prepare(host, inputs, compressor, generation=True).kwargs, max_new_tokens=4)[:, -4:]
-        with framefold.attach(host, compressor):
-            assert torch.equal(new, host.generate(**inputs, max_new_tokens=4)[:, -4:])
-
-
-def test_videos_of_unequal_length_come_as_a_list(host: Any) -> None:
-    clips = [video(8)[0], video(4, seed=5)[0]]
-    inputs = batch(prompt(5, -8, 6), prompt(9, -4, 3, seed=7))
-    with framefold.attach(host, framefold.build("uniform", 0.5)):
-        together = host.generate(**inputs, pixel_values_videos=clips, max_new_tokens=4, num_beams=2)[:, -4:]
-        for row, ids in enumerate([prompt(5, -8, 6), prompt(9, -4, 3, seed=7)]):
-            pixels = clips[row][None]
-            alone = host.generate(**batch(ids), pixel_values_videos=pixels, max_new_tokens=4, num_beams=2)
-            assert torch.equal(alone[0, -4:], together[row])
 
 
 def test_times_and_queries_reach_the_compressor(host: Any) -> None:
@@ -204,3 +65,118 @@ def test_times_and_queries_reach_the_compressor(host: Any) -> None:
     assert seen == [(times[0].tolist(), 3), (times[1].tolist(), 3), (list(range(8)), 5)]
     prepare(host, pair(), Spy(), query=[torch.zeros(1, 32), None])
     assert [query for _, query in seen[3:]] == [1, None]
+
+
+def test_a_cache_that_was_reset_serves_other_prompts(host: Any) -> None:
+    text = {"input_ids": torch.tensor([prompt(30)])}
+    bare = host(**text).logits
+    with framefold.attach(host, framefold.build("uniform", 0.25)):
+        cache = host(**single(), use_cache=True).past_key_values
+        cache.reset()
+        first = host(input_ids=text["input_ids"][:, :25], past_key_values=cache).logits
+        then = host(input_ids=text["input_ids"][:, 25:], past_key_values=cache).logits
+    assert (torch.cat([first, then], dim=1) - bare).abs().max() < 2e-5
+
+
+def answers(inputs: dict[str, Any]) -> torch.Tensor:
+    labels = inputs["input_ids"].clone()
+    labels[:, :-3] = -100
+    return labels
+
+
+def test_the_compressors_losses_join_the_loss_in_training_only() -> None:
+    host = tiny.llava_onevision()
+    inputs = single() | {"labels": answers(single())}
+    prepared = prepare(host, inputs, TopNorm())
+    assert prepared.losses["scale"].item() == 1.0 and prepared.losses["scale"].requires_grad
+    bare = host(**prepared.kwargs).loss
+    with framefold.attach(host, TopNorm()):
+        assert torch.equal(host(**inputs).loss, bare)
+        host.train()
+        assert torch.allclose(host(**inputs).loss, bare + 1)
+        assert torch.equal(host(**prepared.kwargs).loss, bare)  # losses of prepare() are the caller's to add
+    host.eval()
+
+
+def test_a_query_aware_compressor_without_a_query_is_refused(host: Any) -> None:
+    class Asking(Positive):
+        query_aware = True
+
+    with attach(host, Asking()), pytest.raises(InputError, match="query-aware"):
+        host(**single())
+    with pytest.raises(InputError, match="query must have one entry for each of the 1 videos"):
+        prepare(host, single(), Asking(), query=[None, None])
+
+
+def test_prepare_names_what_is_missing(host: Any) -> None:
+    uniform = framefold.build("uniform")
+    with pytest.raises(InputError, match="neither pixel_values_videos nor encoded"):
+        prepare(host, without(single(), "pixel_values_videos"), uniform)
+    with pytest.raises(InputError, match="no pixel_values_videos to encode"):
+        encode(host, batch(prompt(3)))
+    with pytest.raises(InputError, match="no videos"):
+        prepare(host, single(), uniform, encoded=[])
+    with pytest.raises(InputError, match="positions must be"):
+        prepare(host, single(), uniform, positions="kept")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="position_ids were given"):
+        prepare(host, single() | {"position_ids": torch.arange(44)[None]}, uniform, positions="compact")
+
+
+def test_a_refusal_tells_the_counts(host: Any) -> None:
+    with attach(host, framefold.build("uniform", 0.25)):
+        with pytest.raises(InputError, match=r"1 videos of \[25\] tokens.*\[33\] placeholders"):
+            host(**single() | {"pixel_values_videos": video(6)})
+        with pytest.raises(InputError, match=r"do not match.*\[33, 33\] tokens.*\[25, 41\]"):
+            host(**batch(prompt(2, -6, 2), prompt(2, -10, 2)), pixel_values_videos=video(8, 2))
+        with pytest.raises(InputError, match="24 labels"):
+            host(**single(), labels=single()["input_ids"])
+
+
+def test_attaching_twice_and_detaching_nothing_are_refused(host: Any) -> None:
+    with attach(host, framefold.build("uniform")):
+        with pytest.raises(AttachError, match="attached already"):
+            attach(host, framefold.build("uniform"))
+        detach(host)  # the context manager does not mind
+    with pytest.raises(AttachError, match="no compressor is attached"):
+        detach(host)
+    with pytest.raises(InputError, match="takes a Compressor"):
+        attach(host, torch.nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="outputs must be one of"):
+        attach(host, framefold.build("uniform"), outputs="long")  # type: ignore[arg-type]
+    host.compressor = torch.nn.Identity()
+    with pytest.raises(AttachError, match="of its own"):
+        attach(host, framefold.build("uniform"))
+    del host.compressor
+    assert not host._forward_pre_hooks and not host._forward_hooks
+
+
+def test_an_unsupported_host_is_told_which_ones_are(host: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    uniform = framefold.build("uniform")
+    qwen = transformers.Qwen2Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
+    qwen.num_attention_heads = qwen.num_key_value_heads = 2
+    for other in (transformers.Qwen2ForCausalLM(qwen), host.model, torch.nn.Linear(2, 2)):
+        with pytest.raises(UnsupportedHostError, match="Supported: .*llava_onevision"):
+            attach(other, uniform)
+    assert "llava_onevision" in list_families()
+
+    monkeypatch.setattr(family.transformers, "__version__", "5.17.0")
+    family._fits.cache_clear()
+    with pytest.raises(UnsupportedHostError, match="5.17.0.*install transformers>=5.20.*llava_onevision"):
+        attach(host, uniform)
+    family._fits.cache_clear()
+
+
+def test_a_second_video_on_a_compressed_cache_is_refused(host: Any) -> None:
+    with attach(host, framefold.build("uniform", 0.25)):
+        out = host.generate(**single(), max_new_tokens=2, return_dict_in_generate=True)
+        with pytest.raises(InputError, match="cannot follow a filled cache"):
+            host(**single(), past_key_values=out.past_key_values)
+        more = torch.cat([out.sequences, torch.tensor([[5, 6]])], dim=1)
+        with pytest.raises(InputError, match="holds a compressed prompt"):
+            host.generate(more, past_key_values=out.past_key_values, max_new_tokens=2)
+        with pytest.raises(InputError, match="must be 2-D with 46 columns here"):
+            mask = torch.ones(1, 50)
+            host(input_ids=more[:, -1:], attention_mask=mask, past_key_values=out.past_key_values)
+        out.past_key_values.crop(-5)
+        with pytest.raises(InputError, match="cropped inside"):
+            host(input_ids=more[:, -1:], past_key_values=out.past_key_values)

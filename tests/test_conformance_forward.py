@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.hosts import list_families
+from framefold.adapters.hosts import encode, list_families, prepare
 
 from .bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Host, build, compressors, stir
 from .oracles import TOLERANCE, WIDE, Short, relative, rows_of, run_masked, run_short, shorten, worst
@@ -168,6 +168,23 @@ def encoded_by_the_host(host: Host) -> dict[str, Any]:
     function = getattr(host.model.base_model, f"get_{modality}_features")
     features = function(**{name: inputs[name] for name in named} | grids, return_dict=True)
     return without(inputs, *named) | {"mm_encoder_outputs": {modality: features}}
+
+
+def test_features_encoded_once_serve_many_compressors(host: Host) -> None:
+    model, inputs = host.model, host.batch([5, -6, 6], [9, -4, 3]).plugged
+    encoded = encode(model, inputs)
+    assert [tuple(e.features.shape) for e in encoded] == [(t, *host.tiny.grid, 32) for t in (6, 4)]
+    assert not encoded[0].features.requires_grad
+    pixels = "pixel_values" if host.name in CLIP_HOSTS else "pixel_values_videos"
+    for name, budget in (("uniform", 0.25), ("pool", 5)):
+        compressor = framefold.build(name, budget)
+        cached = prepare(model, without(inputs, pixels), compressor, encoded=encoded)
+        new = prepare(model, inputs, compressor, generation=True)
+        assert pixels not in cached.kwargs and [len(t) for t in new.tokens] == [len(t) for t in cached.tokens]
+        tokens = model.generate(**new.kwargs, max_new_tokens=2)[:, -2:]
+        with framefold.attach(model, compressor):
+            assert torch.equal(model(**cached.kwargs).logits, model(**inputs).logits)
+            assert torch.equal(model.generate(**inputs, max_new_tokens=2)[:, -2:], tokens)
 
 
 @pytest.mark.parametrize("name", HOSTS)
