@@ -96,6 +96,10 @@ class Compressor(nn.Module):
             out = Compressed(out)
         return self._check_output(out, video, k)
 
+    def events(self, video: VideoTokens) -> Tensor | None:
+        """(N,) bool, the tokens of a dense video at which the method sees something happen; None: it does not look."""
+        return None
+
     def touch(self) -> Tensor:
         """A zero that depends on every trainable parameter.
 

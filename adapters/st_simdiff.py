@@ -110,6 +110,10 @@ class STSimDiff(Compressor):
             share = min(max(share, 1), k - 1)
         return video.keep(select(self.graph(video), k, share))
 
+    def events(self, video: VideoTokens) -> Tensor:
+        """(N,) bool, the turning points."""
+        return self.graph(video).turning
+
     def release(self, video: VideoTokens, cost: float) -> tuple[Tensor, list[float]]:
         """(N,) bool, what stage 1 of the release leaves of a dense video, and the fractions dropped, for stage 2."""
         graph = self.graph(video)

@@ -22,6 +22,7 @@ FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
     "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
     "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
+    "show": ("training.show:show", "draw what a compressor keeps of a video file"),
     "bench compress": ("training.bench_compress:bench_compress", "time and extra memory of compressors by themselves"),
     "bench attach": ("training.bench_attach:bench_attach", "what an attached compressor costs and saves in a host"),
     "bench data": ("data.bench:bench", "time per synthetic video on one core, wall and CPU"),

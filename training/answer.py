@@ -61,7 +61,7 @@ def answer(
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
-    plugged, where = _compressor(compressor, budget), _device(device)
+    plugged, where = compressor_of(compressor, budget), device_of(device)
     find_torchvision()
     from .answer_runs import Task, load_model, place, run
     from .processing import build_inputs, grid_times, load_config, load_processor
@@ -79,13 +79,17 @@ def answer(
     return result
 
 
-def _compressor(name: str, budget: int | float | None) -> Compressor:
+def compressor_of(name: str, budget: int | float | None, params: dict[str, Any] | None = None) -> Compressor:
+    """A compressor by registered name, with parameters, or from an adapter folder, which has its own."""
     if "/" in name or (Path(name) / CONFIG).is_file():
+        if params:
+            raise ConfigError(f"an adapter folder brings its parameters, {name} takes none")
         return load(name, budget)
-    return build(name) if budget is None else build(name, budget)
+    return build(name, **params or {}) if budget is None else build(name, budget, **params or {})
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """A device by name; cuda where there is one and nothing is said."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
