@@ -10,7 +10,7 @@ from torch import Tensor
 
 import framefold
 
-from .bare_hosts import BEAMS_FAIL, MATRIX, OLD, Batch, Host, build, compressors, stir
+from .bare_hosts import BEAMS_FAIL, MATRIX, MROPE, OLD, Batch, Host, build, compressors, listening, stir
 from .oracles import TOLERANCE
 from .tiny_families import HOSTS
 from .tiny_hosts import without
@@ -64,6 +64,36 @@ def test_in_bf16_identity_generates_exactly_what_the_bare_host_does(name: str) -
     bare = new_tokens(host, batch.inputs)
     with framefold.attach(host.model, framefold.build("identity")):
         assert torch.equal(new_tokens(host, batch.plugged), bare)
+
+
+def positions_in_generate(host: Host, inputs: dict[str, Any]) -> list[Tensor]:
+    """What the language model is given for the prompt, then for each new token but the last."""
+    seen: list[Tensor] = []
+    with listening(host, lambda kwargs: seen.append(kwargs["position_ids"])):
+        host.model.generate(**inputs, max_new_tokens=3)
+    return seen
+
+
+@pytest.mark.parametrize("rows", [[[5, -6, 6]], [[5, -6, 6], [9, -6, 3]]], ids=["one", "two"])
+def test_the_language_model_gets_the_positions_of_the_bare_host(host: Host, rows: Any) -> None:
+    """The row of text positions that M-RoPE hosts get beside the axes has no gaps where tokens were dropped.
+
+    They make attention masks from it, and flash attention takes gaps for the borders of packed prompts; no result on a
+    CPU would show that.
+    """
+    batch = host.batch(*rows)
+    bare = positions_in_generate(host, batch.inputs)
+    with framefold.attach(host.model, framefold.build("identity")):
+        assert all(map(torch.equal, positions_in_generate(host, batch.plugged), bare))
+    with framefold.attach(host.model, framefold.build("uniform", 0.25)):
+        short = positions_in_generate(host, batch.plugged)
+    assert short[0].shape[-1] < bare[0].shape[-1]
+    if host.name in MROPE:
+        text, short, bare = [step[0] for step in short], [step[1:] for step in short], [step[1:] for step in bare]
+        for row in torch.cat(text, dim=1).tolist():
+            start = row.count(0) - 1
+            assert row[start:] == list(range(len(row) - start))
+    assert all(torch.equal(found[..., -1], full[..., -1]) for found, full in zip(short, bare, strict=True))
 
 
 STEPPED = [
@@ -121,6 +151,16 @@ def test_with_identity_a_hand_written_decode_loop_is_the_bare_hosts(host: Host, 
     bare = run(batch.inputs)
     with framefold.attach(host.model, framefold.build("identity")):
         assert all(map(torch.equal, run(batch.plugged), bare))
+
+
+def test_the_cache_that_generate_returns_goes_on(host: Host) -> None:
+    """Of one row: with padding even a bare 1-D host counts columns in a forward, and tokens in generate before it."""
+    batch = host.batch(*ROWS["one"])
+    with framefold.attach(host.model, compressors()["above_mean"]()), torch.no_grad():
+        out = host.model.generate(**batch.plugged, max_new_tokens=3, return_dict_in_generate=True)
+        longer = batch.with_tokens(torch.cat([out.sequences[:, -3:], torch.tensor([[7]])], dim=1))
+        found = host.model(input_ids=longer.inputs["input_ids"][:, -2:], past_key_values=out.past_key_values).logits
+        assert (found - host.model(**longer.plugged).logits[:, -2:]).abs().max() < TOLERANCE
 
 
 def test_several_tokens_at_once_continue_a_compressed_prompt(host: Host) -> None:
