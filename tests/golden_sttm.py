@@ -1,0 +1,75 @@
+"""Check of golden files of STTM (``sttm_*.npz``): the outputs of the authors' released code."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from framefold.adapters.errors import InputError
+from framefold.adapters.sttm_release import Merged, official
+
+ATOL = 2e-6
+TIE = 1e-6  # nearer than this to a threshold, rounding decides
+
+
+def check(data: Any) -> None:
+    """Indices, boxes, pairs and representatives exactly, features within ``ATOL``.
+
+    Where a similarity is as good as equal to a threshold, only what rounding cannot change: the counts add up.
+    """
+    params = json.loads(str(data["params"]))
+    x = torch.from_numpy(np.asarray(data["features"]))
+    names = ("tau_s", "tau_t", "root_level", "weighted_avg", "slow_ver", "head_dim")
+    settings = {name: params[name] for name in names if name in params}
+    if "error" in params:
+        with pytest.raises(InputError, match="sttm"):
+            official(x, **settings)
+        return
+    merged, weighted = official(x, **settings), bool(params.get("weighted_avg"))
+    margins = [m for m in params.get("margins", {}).values() if m is not None]
+    if min(margins, default=1.0) < TIE:
+        assert int(torch.bincount(merged.rows.reshape(-1)).sum()) == x.shape[:3].numel()
+        return
+    found = {**_spatial(merged, x, weighted), **_final(merged, x, weighted)}
+    for name in ("pos_cos", "pos_sin"):
+        if f"{name}_in" in data:
+            values = torch.from_numpy(np.asarray(data[f"{name}_in"])).flatten(1, 2)
+            found[f"{name}_out"] = merged.final(values, bool(params.get("pos_emb_weighted_avg")))
+    for name, values in found.items():
+        if name not in data:
+            continue
+        if values.is_floating_point():
+            np.testing.assert_allclose(values.numpy(), data[name], rtol=0, atol=ATOL, err_msg=name)
+        else:
+            np.testing.assert_array_equal(values.numpy(), data[name], err_msg=name)
+
+
+def _spatial(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
+    return {
+        "spatial_features": merged.spatial(x.flatten(1, 2), weighted),
+        "spatial_tlbr": _boxes(merged),
+        "spatial_num_patch": torch.bincount(merged.node.reshape(-1)),
+        "pairs": merged.pairs,
+        "pairs_merged": merged.linked,
+        "representative": merged.representative,
+    }
+
+
+def _final(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
+    kept = merged.representative.unique()
+    return {
+        "features_out": merged.final(x.flatten(1, 2), weighted),
+        "tlbr": _boxes(merged)[kept],
+        "num_patch": torch.bincount(merged.rows.reshape(-1)),
+        "top_left_1d": merged.corner[kept],
+    }
+
+
+def _boxes(merged: Merged) -> torch.Tensor:
+    """(M, 5) frame and box of each node."""
+    frame, place = merged.corner // merged.node.shape[1], merged.corner % merged.node.shape[1]
+    return torch.cat([frame[:, None], merged.cells.box[merged.cell[frame, place]]], dim=1)
