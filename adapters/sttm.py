@@ -113,7 +113,7 @@ class STTM(Compressor):
         inverse = torch.where(products.norm > TINY, 1 / products.norm, 0)[..., 0]
         own = products.parent[..., 0] * inverse * inverse[:, cells.parent]
         uniform = uniformity(own, cells)
-        above = cells.level > root_depth(*grid.shape[1:3], self.root_level, clamp=True)
+        above = cells.level > root_depth(grid.shape[1], grid.shape[2], self.root_level, clamp=True)
         space = torch.where(above, torch.inf, (1 - uniform) / (1 - self.tau_s))
         time = (1 - products.before[..., 0] * inverse * inverse.roll(1, 0)) / (1 - self.tau_t)
         time[0] = torch.inf

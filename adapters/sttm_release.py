@@ -141,7 +141,7 @@ def official(
     Raises:
         InputError: a grid on which the release fails.
     """
-    shapes = release_levels(*video.shape[1:3], root_level)
+    shapes = release_levels(video.shape[1], video.shape[2], root_level)
     if weighted_avg and any(h % 2 != w % 2 for h, w in shapes[:-1]):
         raise InputError(f"sttm: the release cannot weight an even side against an odd one, levels {shapes}")
     cells, x = make_cells(shapes, video.device), moderate(video).flatten(1, 2)
