@@ -16,6 +16,10 @@ from framefold.adapters.hosts import prepare
 from .bare_hosts import MATRIX, Batch, Host, build, compressors, stir
 from .tiny_families import HOSTS
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # the vision side, which is frozen
+    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),  # the name that all versions know
+]
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 
 
