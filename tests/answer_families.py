@@ -38,6 +38,8 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     whole = answer(str(host), str(file), question, "identity", compare=True, **common)
     few = answer(str(host), str(file), question, "tests.tiny_processors.Probe", 5, **common)
     seen, asked = Probe.seen, Probe.asked
+    images = model_type in ("internvl", "smolvlm")  # a single image could be a still
+    lone = answer(str(host), str(file), question, "uniform", 3, **common | {"frames": 1}) if images else None
 
     processor, sample = load_processor(str(host)), sample_frames(file, 7)
     inputs = build_inputs(processor, sample, question)
@@ -47,6 +49,7 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     return {
         "whole": asdict(whole),
         "few": asdict(few),
+        "lone": lone and [lone.visual, lone.compressed.visual],
         "columns": [prepared.compaction.n_before, prepared.compaction.n_after],
         "kept": len(prepared.tokens[0]),
         "grid": seen.grid,

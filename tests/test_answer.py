@@ -196,6 +196,7 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, An
     folder = tmp_path_factory.mktemp("families")
     done = python("-m", "tests.answer_families", str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "cap_pixels_per_frame" not in done.stderr  # decided, so no processor has to warn
     return json.loads((folder / "results.json").read_text())
 
 
@@ -210,6 +211,8 @@ def test_every_family_answers_through_its_own_processor(name: str, families: dic
         assert whole["compressed"][field] == whole["full"][field]
     assert [whole["full"]["prompt"], few["compressed"]["prompt"]] == result["columns"]
     assert few["compressed"]["visual"] == result["kept"] == 5 and few["full"] is None
+    assert "whatisit?" in result["prompt"] and result["prompt"].lower().endswith("assistant:")
+    assert result["lone"] in (None, [h * w, 3])
     assert result["asked"]  # the probe got the words of the question and nothing of the template
 
 
