@@ -56,7 +56,9 @@ def report(result: Answer, sample: Sample, repeats: int, device: torch.device) -
     ]
     answers = [result.text] if result.full is None else [f"{row.name:<{width}}  {row.text}" for row in rows]
     memory = "allocated on the GPU" if device.type == "cuda" else "growth of the process"
-    taken = f"{len(sample.times)} of {sample.total} frames, {sample.duration:.1f} s, {result.visual} visual tokens"
+    count = len(sample.times)
+    frames = f"all {count}" if count == sample.total else f"{count} of {sample.total}"
+    taken = f"{frames} frames, {sample.duration:.1f} s, {result.visual} visual tokens"
     return "\n".join(
         [
             *answers,
