@@ -107,7 +107,7 @@ STEPPED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "rows", "positions"), STEPPED, ids="-".join)
+@pytest.mark.parametrize(("name", "rows", "positions"), STEPPED, ids=map("-".join, STEPPED))
 def test_cached_generation_equals_recomputing_every_step(host: Host, name: str, rows: str, positions: Any) -> None:
     batch = host.batch(*ROWS[rows])
     with framefold.attach(host.model, compressors()[name](), positions=positions), torch.no_grad():
