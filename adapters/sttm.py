@@ -26,7 +26,7 @@ from .pyramid import (
     sums,
     topmost,
 )
-from .sttm_release import official, root_depth
+from .sttm_release import official
 from .tokens import VideoTokens
 
 
@@ -40,14 +40,12 @@ class STTM(Compressor):
     time. A cell is uniform down to the least cosine similarity of a part with its cell, over itself and all cells in
     it; cells are sums over their tokens, so that parts count by their size. Rule for exactly k tokens:
 
-    1. r is the least that would leave k groups if every uniform cell became a node, and nodes were linked with equal
-       cells of the frame before; all r are tried at once, by sorting.
-    2. Space: cells up to the root level become nodes while they are uniform at r, the most uniform first, and stop
-       before fewer than k nodes are left.
-    3. Time: nodes of consecutive frames of which one contains the other are linked, the most similar first, until the
-       connected components are k.
-    4. Where these pairs run out: parts are linked in the cells that come next in step 2, in the end also in those above
-       the root level, the part most similar to its cell first.
+    1. r is the least that would leave at most k groups if every uniform cell became a node, and nodes were linked with
+       equal cells of the frame before; all r are tried at once, by sorting.
+    2. Cells that are uniform already at less than r become nodes, which leaves more than k groups.
+    3. Both thresholds are relaxed further, from the start for what is linked: nodes of consecutive frames of which one
+       contains the other, by their cosine similarity, and the parts of further cells, the part most similar to its cell
+       first. Links are made in that order until the connected components are k.
 
     A token of the output is the mean of all tokens of its component, each counted once, at the top-left patch of its
     earliest node; nothing is dropped. Ties go to the lower index. Similarities are fp32.
@@ -56,16 +54,18 @@ class STTM(Compressor):
     :func:`~framefold.adapters.sttm_release.official`: the number of tokens is what comes of that, and the budget is not
     read. ``exact`` differs from it in taking the thresholds from the budget, in demanding that the cells within a
     uniform cell are uniform too, in means over tokens instead of means of means of nodes, in true components where the
-    release stops early, and in having no padding that is compared (odd sides) and no grid on which it fails.
+    release stops early, and in having no padding that is compared (odd sides), no root level and no grid on which it
+    fails.
 
     Args:
         budget: retention ratio or tokens per video; ``official`` does not read it.
         variant: see above.
-        tau_s: cosine similarity of parts with their cell. The scripts of the release have 0.75 ... 0.95.
-        tau_t: cosine similarity of nodes of consecutive frames; ``official`` links none where it is not positive. The
-            scripts have 0.5 ... 0.9. For ``exact`` only the ratio of 1 - tau_s to 1 - tau_t matters.
-        root_level: coarsest level of step 2, counted from the level whose shorter side is 2; negative: from the finest.
-            ``exact`` takes the nearest that there is.
+        tau_s: cosine similarity of parts with their cell; the scripts of the release have 0.75 ... 0.95.
+        tau_t: cosine similarity of nodes of consecutive frames, 0.5 ... 0.9 in the scripts; ``official`` links none
+            where it is not positive. For ``exact`` only the ratio of 1 - tau_s to 1 - tau_t matters. The defaults are
+            what the scripts have for features before the language model.
+        root_level: coarsest level of ``official``, counted from the one whose shorter side is 2; negative: from the
+            finest.
 
     Raises:
         ConfigError: another variant, or thresholds of 1 and more for ``exact``.
@@ -79,8 +79,8 @@ class STTM(Compressor):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        tau_s: float = 0.85,
-        tau_t: float = 0.8,
+        tau_s: float = 0.9,
+        tau_t: float = 0.9,
         root_level: int = 0,
     ) -> None:
         super().__init__(budget)
@@ -113,20 +113,19 @@ class STTM(Compressor):
         inverse = torch.where(products.norm > TINY, 1 / products.norm, 0)[..., 0]
         own = products.parent[..., 0] * inverse * inverse[:, cells.parent]
         uniform = uniformity(own, cells)
-        above = cells.level > root_depth(grid.shape[1], grid.shape[2], self.root_level, clamp=True)
-        space = torch.where(above, torch.inf, (1 - uniform) / (1 - self.tau_s))
+        space = (1 - uniform) / (1 - self.tau_s)
         time = (1 - products.before[..., 0] * inverse * inverse.roll(1, 0)) / (1 - self.tau_t)
         time[0] = torch.inf
 
-        order = merging_order(uniform, above, cells)
-        ready = int((space[:, cells.parts > 0] <= relaxation(space, time, cells, k)).sum())
-        cell = topmost(merged_cells(order[:ready], cells, k, len(x)), cells)
+        merged = (space < relaxation(space, time, cells, k)) & (cells.parts > 0)
+        cell = topmost(merged, cells)
         node, start = number_nodes(cell, cells)
         pairs, frame, place = candidates(node, start)
         a, b = cell[frame, place], cell[frame + 1, place]
         cosine = pair_products(x, cells, products, cell, frame, place)[:, 0] * inverse[frame, a] * inverse[frame + 1, b]
-        pairs = pairs[torch.sort(cosine, descending=True, stable=True).indices]
-        return components(torch.cat([pairs, spatial_links(own, order, node, cells)]), int(start.sum()), k)[node]
+        links, at = spatial_links(own, space, node, cells)
+        order = torch.sort(torch.cat([(1 - cosine) / (1 - self.tau_t), at]), stable=True).indices
+        return components(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
 
 
 def uniformity(own: Tensor, cells: Cells) -> Tensor:
@@ -163,44 +162,25 @@ def relaxation(space: Tensor, time: Tensor, cells: Cells, k: int) -> float:
     return float(at[enough]) if len(enough) else torch.finfo(at.dtype).max
 
 
-def merging_order(uniform: Tensor, above: Tensor, cells: Cells) -> Tensor:
-    """All cells but the finest, the most uniform first, those above the root level at the end: rows of (C - P, T).
-
-    A cell never comes before one in it, since that is at least as uniform and, of equals, the finer is first.
-    """
-    inner = cells.parts > 0
-    order = torch.sort(uniform[:, inner].T.reshape(-1), descending=True, stable=True).indices
-    return order[torch.sort(above[inner].repeat_interleave(len(uniform))[order].int(), stable=True).indices]
-
-
-def merged_cells(order: Tensor, cells: Cells, k: int, frames: int) -> Tensor:
-    """(T, C) bool: the cells of an order that become nodes before fewer than k nodes would be left."""
-    inner = cells.parts > 0
-    fewer = (cells.parts[inner] - 1)[order // frames]
-    tokens = cells.above.shape[1]
-    order = order[frames * tokens - fewer.cumsum(0) >= k]
-    merged = torch.zeros(len(cells.parts) * frames, dtype=torch.bool, device=order.device)
-    merged[order + frames * tokens] = True
-    return merged.view(-1, frames).T
-
-
-def spatial_links(own: Tensor, order: Tensor, node: Tensor, cells: Cells) -> Tensor:
-    """(E, 2) pairs of nodes of a frame that connect it: the parts of each cell with its first one, by a merging order.
+def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+    """Pairs of nodes of a frame that connect it: the parts of each cell with its first one.
 
     Args:
-        own: (T, C) similarity of each cell with its parent, which says which part comes first.
+        own: (T, C) similarity of each cell with its parent.
+        space: (T, C) relaxation from which a cell is uniform; for no cell less than for one in it.
         node: (T, P) int64 node of each token.
+
+    Returns:
+        links (E, 2) int64, finer cells and then more similar parts first; and relaxation (E,) of their cells.
     """
-    tokens, frames = node.shape[1], len(node)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order), device=order.device)
     part = (cells.level + 1 < len(cells.shapes)).nonzero()[:, 0]
     parent = cells.parent[part]
-    links = torch.stack([node[:, cells.corner[part]], node[:, cells.corner[parent]]], dim=-1).flatten(0, 1)
-    by = torch.sort(own[:, part].reshape(-1), descending=True, stable=True).indices
-    turn = rank.view(-1, frames).T[:, parent - tokens].reshape(-1)
-    by = by[torch.sort(turn[by], stable=True).indices]
-    return links[by][(links[by, 0] != links[by, 1])]
+    order = torch.sort(own[:, part].T.reshape(-1), descending=True, stable=True).indices
+    order = order[torch.sort(parent.repeat_interleave(len(node))[order], stable=True).indices]
+    links = torch.stack([node[:, cells.corner[part]], node[:, cells.corner[parent]]], dim=-1)
+    links, at = links.transpose(0, 1).flatten(0, 1)[order], space[:, parent].T.reshape(-1)[order]
+    apart = links[:, 0] != links[:, 1]
+    return links[apart], at[apart]
 
 
 def components(links: Tensor, nodes: int, k: int) -> Tensor:

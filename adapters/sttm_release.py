@@ -81,41 +81,26 @@ class Merged:
         return share.gather(0, self.cells.level[self.cell])
 
 
-def root_depth(height: int, width: int, root_level: int, clamp: bool = False) -> int:
-    """How many levels above the finest the root level is; level 0 is the one with a side of 2, -1 the finest.
-
-    Args:
-        clamp: take the nearest level there is.
-
-    Raises:
-        InputError: no such level, on which the release fails.
-    """
-    levels = 1
-    h, w = height, width
-    while 2 not in (h, w) and (h, w) != (1, 1):
-        h, w, levels = -(-h // 2), -(-w // 2), levels + 1
-    if clamp:
-        root_level = min(max(root_level, -levels), levels - 1)
-    elif not -levels <= root_level < levels:
-        raise InputError(
-            f"sttm: a {height} x {width} grid has {levels} levels in the release, so none of number {root_level}; "
-            'take another root_level or variant="exact"'
-        )
-    return levels - 1 - root_level % levels
-
-
 def release_levels(height: int, width: int, root_level: int) -> Shapes:
-    """Levels of the release from the finest to the root.
+    """Levels of the release from the finest to the root; root level 0 is the one with a side of 2, -1 the finest.
 
     Raises:
         InputError: a grid on which the release fails: fewer levels than asked for, or one row that would be pooled.
     """
-    depth = root_depth(height, width, root_level)
+    shapes = [(height, width)]
+    while 2 not in shapes[-1] and shapes[-1] != (1, 1):
+        shapes.append((-(-shapes[-1][0] // 2), -(-shapes[-1][1] // 2)))
+    if not -len(shapes) <= root_level < len(shapes):
+        raise InputError(
+            f"sttm: a {height} x {width} grid has {len(shapes)} levels in the release, so none of number {root_level}; "
+            'take another root_level or variant="exact"'
+        )
+    depth = len(shapes) - 1 - root_level % len(shapes)
     if width == 1:  # the release pools until the width is that of the root, so it never does
         depth = 0
     if height == 1 and depth > 0:
         raise InputError(f'sttm: the release cannot pool a 1 x {width} grid; take root_level=-1 or variant="exact"')
-    return [(-(-height // 2**level), -(-width // 2**level)) for level in range(depth + 1)]
+    return shapes[: depth + 1]
 
 
 @torch.no_grad()
