@@ -49,8 +49,14 @@ def save_folder(
         more: further files of the folder by relative path, and for each what is called with the path to write to.
 
     Raises:
-        ConfigError: the class is not the registered one of its name, so that another one would be loaded.
+        ConfigError: the class is not the registered one of its name, so that another one would be loaded; or ZeRO-3
+            has taken the weights apart.
     """
+    if any(getattr(parameter, "ds_numel", 0) > parameter.numel() for parameter in compressor.parameters()):
+        raise ConfigError(
+            "the weights are spread over processes (ZeRO-3): save with deepspeed.zero.GatheredParameters("
+            "list(compressor.parameters())) around it"
+        )
     if get(compressor.name) is not type(compressor):
         raise ConfigError(f"{type(compressor).__name__} needs a name of its own, {compressor.name!r} is another class")
     path = Path(folder)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import framefold
 from framefold import VideoTokens
 from framefold.adapters import folder as folder_module
-from framefold.adapters.errors import AdapterFileError
+from framefold.adapters.errors import AdapterFileError, ConfigError
 from framefold.adapters.fila import Fila
 from framefold.adapters.uniform import Uniform
 
@@ -194,3 +194,11 @@ def test_bf16_weights_survive(tmp_path: Path) -> None:
     compressor.save_pretrained(tmp_path)
     out = framefold.load(tmp_path)(VideoTokens.from_grid(torch.ones(4, 2, 3, 8))).tokens
     assert torch.equal(out.features, torch.ones_like(out.features))
+
+
+def test_weights_that_zero_3_has_taken_apart_are_refused(tmp_path: Path) -> None:
+    compressor = framefold.build("fila", dim=4, grid=(1, 1))
+    compressor.score.ds_numel, compressor.score.data = 4, torch.empty(0)
+    with pytest.raises(ConfigError, match="GatheredParameters"):
+        compressor.save_pretrained(tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -27,6 +27,7 @@ from framefold.adapters.errors import (
 from framefold.adapters.hosts import peft_guard
 
 from . import tiny_hosts as tiny
+from .tiny_families import HOSTS
 from .tiny_hosts import TopNorm, single
 
 peft = pytest.importorskip("peft")
@@ -129,6 +130,24 @@ def test_peft_trains_saves_and_loads_the_compressor_with_lora(
     assert (results(merged)[0] - expected[0]).abs().max() < 1e-4
     framefold.detach(merged)
     assert not hasattr(merged, "compressor")
+
+
+@pytest.mark.parametrize("family", HOSTS)
+def test_every_family_is_saved_and_loaded_exactly(family: str, tmp_path: Path) -> None:
+    targets = r".*(language_model|text_model).*[qv]_proj"
+    model = randomized(peft.get_peft_model(attached(host=HOSTS[family].build()), lora(target_modules=targets)))
+    inputs = HOSTS[family].inputs([4, -4, 6], [3, -4, 5])
+    model.save_pretrained(tmp_path / "plain")
+    framefold.save_peft(model, tmp_path / "ours")
+    host = HOSTS[family].build()
+    fresh, expected = host(**inputs).logits, model(**inputs).logits
+    assert expected.shape != fresh.shape
+    for loaded in (
+        framefold.load_peft(host, tmp_path / "ours"),
+        framefold.load_peft(HOSTS[family].build(), tmp_path / "plain"),
+        peft.PeftModel.from_pretrained(attached(host=HOSTS[family].build()), tmp_path / "plain"),
+    ):
+        assert torch.equal(loaded(**inputs).logits, expected)
 
 
 LOADERS: dict[str, Callable[[Any, Path], Any]] = {
@@ -491,6 +510,10 @@ def test_what_cannot_be_saved_is_refused(trained: Any, tmp_path: Path) -> None:
     model.base_model.set_adapter(["default", "b"])
     with pytest.raises(ConfigError, match="one adapter is saved at a time"):
         framefold.save_peft(model, tmp_path)
+    apart = peft.get_peft_model(attached(), lora())
+    next(p for name, p in apart.named_parameters() if "lora_A" in name).data = torch.empty(0)
+    with pytest.warns(UserWarning, match="ZeRO-3"), pytest.raises(ConfigError, match="partitioned by ZeRO-3"):
+        framefold.save_peft(apart, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
