@@ -17,7 +17,7 @@ needs_torchvision = pytest.mark.skipif(
 )
 
 
-def python(*words: str, cwd: Path = ROOT, path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run Python as a user does, without a network; raises nothing."""
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(path)}
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)

@@ -33,7 +33,7 @@ for name, words in json.load(open("calls.json")).items():
         status = main(["answer", *words])
     results[name] = [status, out.getvalue(), err.getvalue(), "transformers" in sys.modules]
 import torch
-assert all(hasattr(torch.ops.torchvision, name) for name in ("nms", "qnms"))
+assert hasattr(torch.ops.torchvision, "nms")
 json.dump(results, open("results.json", "w"))
 """
 
