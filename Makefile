@@ -18,7 +18,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
 	@echo "setup: framefold and its extras (train, lora, report, dev)"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
-	@echo "setup: torchvision, out of the way of CPU torch (only the processor test looks there)"
+	@echo "setup: torchvision, out of the way of CPU torch (framefold answer and show look there)"
 	@$(PIP) --no-deps --target $(VENV)/torchvision torchvision==0.28.0
 	@echo "setup: the oldest supported transformers, out of the way too (tests/test_oldest_transformers.py looks there)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/transformers-oldest transformers==5.20.0
