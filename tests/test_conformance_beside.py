@@ -11,7 +11,7 @@ import transformers
 
 import framefold
 from framefold.adapters.errors import InputError, UnsupportedHostError
-from framefold.adapters.hosts import family, list_families, register_family
+from framefold.adapters.hosts import encode, family, list_families, register_family
 from framefold.adapters.hosts.image_runs import guess_clips
 
 from .bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Batch, Host, build, compressors
@@ -158,6 +158,19 @@ def test_seconds_between_frames_reach_the_compressor() -> None:
     assert seen == [[0, 0.5, 1], [0, 1.5]] * 2 + [[0, 2, 4], [0, 1.5]]
     with framefold.attach(host.model, Spy()), pytest.raises(InputError, match="second_per_grid_ts has 1 entries"):
         host.model(**inputs | {"second_per_grid_ts": torch.ones(1)})
+
+
+def test_every_video_may_have_a_merge_size_of_its_own() -> None:
+    host = build("video_llama_3")
+    ids = torch.tensor([[5, 6, *[host.tiny.placeholder] * (3 * 24), 7, *[host.tiny.placeholder] * (3 * 6), 8, 9]])
+    inputs = host.batch([5, -3, 3, -3, 2]).inputs | {"input_ids": ids, "video_merge_sizes": torch.tensor([1, 2])}
+    inputs["attention_mask"] = torch.ones_like(ids)
+    bare = host.model(**inputs).logits
+    assert [tuple(video.features.shape[:3]) for video in encode(host.model, inputs)] == [(3, 4, 6), (3, 2, 3)]
+    with framefold.attach(host.model, framefold.build("identity")):
+        assert torch.equal(host.model(**inputs).logits, bare)
+    with framefold.attach(host.model, framefold.build("uniform", 1 / 3)):
+        assert host.model(**inputs).logits.shape[1] == ids.shape[1] - 2 * 24 - 2 * 6
 
 
 def third_party() -> tuple[Callable[[], Any], Any]:

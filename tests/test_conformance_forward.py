@@ -170,6 +170,19 @@ def encoded_by_the_host(host: Host) -> dict[str, Any]:
     return without(inputs, *named) | {"mm_encoder_outputs": {modality: features}}
 
 
+def test_every_argument_with_one_value_a_column_is_shortened(host: Host) -> None:
+    batch = host.batch([5, -6, 6], [9, -4, 3])
+    inputs = batch.plugged | {"token_type_ids": (batch.inputs["input_ids"] > 30).int()}
+    kwargs = prepare(host.model, inputs, compressors()["above_mean"]()).kwargs
+    ids, mask = kwargs["input_ids"], kwargs["attention_mask"].bool()
+    assert ids.shape[1] < inputs["input_ids"].shape[1] and mask.sum() < mask.numel()
+    assert not (set(kwargs) & {"pixel_values_videos", "pixel_values", "video_grid_thw", "video_merge_sizes", "clips"})
+    if "mm_token_type_ids" in batch.inputs:
+        assert torch.equal(kwargs["mm_token_type_ids"], (ids == host.tiny.placeholder).int() * 2)
+    assert torch.equal(kwargs["token_type_ids"][mask], (ids > 30).int()[mask])
+    assert kwargs["position_ids"].shape[-2:] == ids.shape
+
+
 def test_features_encoded_once_serve_many_compressors(host: Host) -> None:
     model, inputs = host.model, host.batch([5, -6, 6], [9, -4, 3]).plugged
     encoded = encode(model, inputs)
