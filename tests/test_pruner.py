@@ -130,8 +130,10 @@ def test_official_measures_in_fp32_or_in_the_dtype_of_the_features(name: str) ->
     official = kept(name, x, 0.5, variant="official")
     assert official == kept(name, x.float(), 0.5, variant="official")
     assert official != kept(name, x, 0.5, variant="official", native=True)
+    native = kept(name, x.half(), 0.5, variant="official", native=True)
     with torch.autocast("cpu", torch.bfloat16):
         assert official == kept(name, x, 0.5, variant="official")
+        assert native == kept(name, x.half(), 0.5, variant="official", native=True)  # two 16-bit dtypes do not mix
 
 
 def test_normalize_leaves_zeros_and_counts_short_rows_as_the_floor() -> None:
