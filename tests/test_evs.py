@@ -79,6 +79,7 @@ def test_frame_0_keeps_the_places_where_something_happens() -> None:
     x = torch.ones(10, 2, 4, 4)
     x[5:, 1, 1:3, 0] = -1
     assert [row for row in kept("evs", x, 12) if row < 8] == [0, 5, 6]
+    assert [row for row in kept("evs", x, 11) if row < 8] == [5, 6]
 
 
 def test_frames_with_the_sharpest_changes_come_first_where_not_all_can() -> None:
