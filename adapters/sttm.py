@@ -112,8 +112,7 @@ class STTM(Compressor):
         products = inner_products(x, cells)
         inverse = torch.where(products.norm > TINY, 1 / products.norm, 0)[..., 0]
         own = products.parent[..., 0] * inverse * inverse[:, cells.parent]
-        uniform = uniformity(own, cells)
-        space = (1 - uniform) / (1 - self.tau_s)
+        space = (1 - uniformity(own, cells)) / (1 - self.tau_s)
         time = (1 - products.before[..., 0] * inverse * inverse.roll(1, 0)) / (1 - self.tau_t)
         time[0] = torch.inf
 
@@ -143,10 +142,10 @@ def uniformity(own: Tensor, cells: Cells) -> Tensor:
 
 
 def relaxation(space: Tensor, time: Tensor, cells: Cells, k: int) -> float:
-    """The least relaxation that leaves k groups, if nodes are linked with equal cells of the frame before only.
+    """The least relaxation that leaves at most k groups, if nodes are linked with equal cells of the frame before only.
 
     A cell begins a group while it is a node, from its own relaxation to that of its parent, and is not linked; so the
-    groups are counted for all relaxations at once. Where there are always more, the largest one.
+    groups are counted for all relaxations at once. In the end there is one group, since a frame is one cell.
 
     Args:
         space, time: (T, C) relaxation from which a cell is a node, and from which it is linked; inf for never.
@@ -158,8 +157,7 @@ def relaxation(space: Tensor, time: Tensor, cells: Cells, k: int) -> float:
     at, order = torch.sort(torch.cat([begin[real], end[real]]))
     change = torch.where(order < len(at) // 2, 1, -1)
     settled = torch.cat([at[1:] > at[:-1], at.new_ones(1, dtype=torch.bool)])
-    enough = (settled & (change.cumsum(0) <= k) & (at < torch.inf)).nonzero()[:1, 0]
-    return float(at[enough]) if len(enough) else torch.finfo(at.dtype).max
+    return float(at[settled & (change.cumsum(0) <= k)][0])
 
 
 def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
@@ -197,6 +195,5 @@ def components(links: Tensor, nodes: int, k: int) -> Tensor:
     tree = minimum_spanning_tree(coo_array((rank, ends), shape=(nodes, nodes)).tocsr()).tocoo()
     made = np.argsort(tree.data)[: nodes - k]
     graph = coo_array((np.ones(len(made), np.int8), (tree.row[made], tree.col[made])), shape=(nodes, nodes))
-    _, labels = connected_components(graph.tocsr(), directed=False)
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    return torch.from_numpy(np.argsort(np.argsort(first))[inverse]).to(links.device)
+    _, labels = connected_components(graph.tocsr(), directed=False)  # which scipy numbers by their first nodes
+    return torch.from_numpy(labels.astype(np.int64)).to(links.device)

@@ -17,7 +17,7 @@ from framefold import VideoTokens
 from framefold.adapters.errors import ConfigError, InputError
 from framefold.adapters.ops import budget_tokens
 from framefold.adapters.pyramid import halvings, make_cells
-from framefold.adapters.sttm import components
+from framefold.adapters.sttm import components, relaxation
 from framefold.adapters.sttm_release import official, representatives
 
 from .bare_hosts import build
@@ -161,6 +161,32 @@ def test_exact_against_the_reference(grid, seed, taus, ratio) -> None:
     k = max(1, round(ratio * x.shape[:3].numel()))
     out = compress(x, k, tau_s=taus[0], tau_t=taus[1])
     assert out.assign.tolist() == Reference(x, *taus).groups(k)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize("grid", [(4, 4, 6), (3, 5, 5)])
+def test_exact_against_the_reference_where_space_and_time_compete(grid: tuple[int, int, int], ratio: float) -> None:
+    for seed in range(4):
+        x = blobs(grid, seed=seed)
+        assert compress(x, ratio, tau_s=0.7, tau_t=0.9).assign.tolist() == Reference(x, 0.7, 0.9).groups(
+            budget_tokens(ratio, x.shape[:3].numel())
+        )
+
+
+@settings(quick, max_examples=20)
+@given(
+    grid=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6)),
+    seed=st.integers(0, 1000),
+    ratio=st.floats(0.0, 1.0),
+)
+def test_relaxation_is_the_least_that_leaves_k_groups(grid, seed, ratio) -> None:
+    x = blobs(grid, seed=seed)
+    slow, k = Reference(x, 0.9, 0.9), max(1, round(ratio * x.shape[:3].numel()))
+    space, time = (
+        torch.tensor([[values[t, c] for c in slow.cells] for t in range(slow.t)], dtype=torch.float64)
+        for values in (slow.space, slow.time)
+    )
+    assert max(relaxation(space, time, make_cells(halvings(*slow.grid)), k), -1) == slow.relaxation(k)
 
 
 @quick
