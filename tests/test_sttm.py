@@ -16,7 +16,16 @@ import framefold
 from framefold import VideoTokens
 from framefold.adapters.errors import ConfigError, InputError
 from framefold.adapters.ops import budget_tokens
-from framefold.adapters.pyramid import halvings, make_cells
+from framefold.adapters.pyramid import (
+    candidates,
+    halvings,
+    inner_products,
+    make_cells,
+    number_nodes,
+    pair_products,
+    pooled,
+    topmost,
+)
 from framefold.adapters.sttm import components, relaxation
 from framefold.adapters.sttm_release import official, representatives
 
@@ -178,10 +187,13 @@ def test_exact_against_the_reference_where_space_and_time_compete(grid: tuple[in
     grid=st.tuples(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6)),
     seed=st.integers(0, 1000),
     ratio=st.floats(0.0, 1.0),
+    ties=st.booleans(),
 )
-def test_relaxation_is_the_least_that_leaves_k_groups(grid, seed, ratio) -> None:
+def test_relaxation_is_the_least_that_leaves_k_groups(grid, seed, ratio, ties) -> None:
     x = blobs(grid, seed=seed)
     slow, k = Reference(x, 0.9, 0.9), max(1, round(ratio * x.shape[:3].numel()))
+    for values in (slow.space, slow.time) if ties else ():
+        values.update({node: value if value == float("inf") else round(value) for node, value in values.items()})
     space, time = (
         torch.tensor([[values[t, c] for c in slow.cells] for t in range(slow.t)], dtype=torch.float64)
         for values in (slow.space, slow.time)
@@ -342,6 +354,37 @@ def test_cells_tile_every_level() -> None:
             y, x = torch.arange(h * w) // w, torch.arange(h * w) % w
             y0, x0, y1, x1 = cells.box[above].T
             assert bool(((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)).all())
+
+
+def test_features_of_cells_are_sums_or_means_of_means() -> None:
+    frame = torch.arange(9.0).view(9, 1)
+    cells = make_cells(halvings(3, 3))
+    found = [pooled(frame, cells, mean, torch.empty(14, 1))[9:, 0].tolist() for mean in (False, True)]
+    assert found == [[0, 3, 9, 24, 36], [0, 1.5, 4.5, 6, 3]]
+
+
+@quick
+@given(grid=grids, seed=st.integers(0, 1000), head_dim=st.sampled_from([None, 3]), mean=st.booleans())
+def test_pairs_and_their_products_against_loops(grid, seed, head_dim, mean) -> None:
+    (t, h, w), video = grid, noise(grid[0], grid[1] * grid[2], 6, seed=seed)
+    cells = make_cells(halvings(h, w))
+    chosen = torch.rand(t, len(cells.parts), generator=torch.Generator().manual_seed(seed)) < 0.3
+    chosen[::2] &= seed % 2 == 0  # and frames of which none has a coarse cell
+    cell = topmost(chosen, cells)
+    node, start = number_nodes(cell, cells)
+    x = torch.stack([pooled(frame, cells, mean, torch.empty(len(cells.parts), 6)) for frame in video])
+    expected = {}
+    for i in range(t - 1):
+        for p in range(h * w):
+            a, b = cell[i, p], cell[i + 1, p]
+            heads = (x[i, a] * x[i + 1, b]).view(-1, head_dim or 6).sum(-1)
+            expected[int(node[i, p]), int(node[i + 1, p])] = heads
+    pairs, frame, place = candidates(node, start)
+    products = inner_products(video, cells, mean, head_dim)
+    assert pairs.tolist() == [list(pair) for pair in sorted(expected)]
+    found = pair_products(video, cells, products, cell, frame, place, mean)
+    for row, pair in zip(found, sorted(expected), strict=True):
+        torch.testing.assert_close(row, expected[pair])
 
 
 def test_one_prefill_of_the_video_serves_many_questions() -> None:
