@@ -139,6 +139,9 @@ def test_runs_of_images_are_told_apart_by_row_by_gaps_and_by_what_stands_in_fron
     clips = guess_clips(ids, starts, 2)
     assert clips[0] == clips[1] != clips[5] == clips[6] and min(clips[0], clips[5]) >= 0
     assert [clips[i] for i in (2, 3, 4, 7, 8, 9)] == [-1] * 6
+    # one image alone, then two tiles behind the same token
+    row = [1, first, IMAGE, IMAGE, 3, first, IMAGE, IMAGE, IMAGE, IMAGE, 4]
+    assert guess_clips(torch.tensor([row]), torch.tensor([[0, 2], [0, 6], [0, 8]]), 2) == [-1, -1, -1]
 
 
 def test_seconds_between_frames_reach_the_compressor() -> None:
