@@ -27,7 +27,7 @@ from framefold.adapters.pyramid import (
     topmost,
 )
 from framefold.adapters.sttm import components, relaxation
-from framefold.adapters.sttm_release import official, representatives
+from framefold.adapters.sttm_release import official, representatives, unlike_previous
 
 from .bare_hosts import build
 
@@ -339,6 +339,18 @@ def test_official_refuses_grids_on_which_the_release_fails() -> None:
             compress(noise(2, *side, 8), 1, variant="official", root_level=root)
     with pytest.raises(InputError, match="odd"):
         official(noise(2, 5, 6, 8), 0.8, 0.6, 0, weighted_avg=True)
+
+
+def test_official_never_pools_a_single_column() -> None:
+    assert len(compress(torch.ones(1, 6, 1, 8), 1, variant="official")) == 6
+    assert len(compress(torch.ones(1, 6, 3, 8), 1, variant="official")) == 6  # 3 x 2 cells
+
+
+def test_slow_version_compares_a_source_with_the_pair_before_only() -> None:
+    pairs = torch.tensor([[0, 4], [0, 5], [0, 6], [1, 6], [4, 8], [4, 9]])
+    similarity = torch.tensor([0.6, 0.9, 0.8, 0.7, 0.95, 0.99])
+    frame = torch.tensor([0, 0, 0, 0, 1, 1])
+    assert unlike_previous(pairs, frame, similarity).tolist() == [1, 3, 0, 5]
 
 
 def test_official_merges_nothing_at_thresholds_above_one() -> None:
