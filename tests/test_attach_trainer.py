@@ -64,14 +64,18 @@ def trainer_of(model: Any, folder: Path, **more: Any) -> Any:
     return trainer
 
 
+COMPRESSORS = {"fila": lambda: framefold.build("fila", 0.25), "one with a loss of its own": TopNorm}
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_equals_a_loop_by_hand(family: str, tmp_path: Path) -> None:
+def test_training_equals_a_loop_by_hand(family: str, compressor: str, tmp_path: Path) -> None:
     data = rows(family, STEPS * ACCUMULATE, seed=20)
-    model = host_of(family, framefold.build("fila", 0.25))
+    model = host_of(family, COMPRESSORS[compressor]())
     checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     trainer = trainer_of(model, tmp_path, train_dataset=data, arguments=checkpointing)
     trainer.train()
-    expected = host_of(family, framefold.build("fila", 0.25)).train()
+    expected = host_of(family, COMPRESSORS[compressor]()).train()
     by_token = trainer.model_accepts_loss_kwargs  # Trainer hands such hosts the number of tokens of the whole group
     losses = by_hand(expected, data, by_token)
     assert by_token == (family != "qwen3_vl")

@@ -44,17 +44,8 @@ def nothing_attached() -> None:
 
 def attached(compressor: Compressor | None = None, host: Any = None, **options: Any) -> Any:
     host = tiny.llava_onevision() if host is None else host
-    peft_guard.refuse_lost(host, "compressor")
     framefold.attach(host, framefold.build("fila", 0.25) if compressor is None else compressor, **options)
-    watched(host)
     return host
-
-
-def watched(host: Any) -> None:
-    """What attach() will do itself."""
-    state = host._framefold
-    if not any(isinstance(hook, peft_guard.Watch) for hook in host._state_dict_hooks.values()):
-        state.hooks += peft_guard.watch(host, "compressor", state.positions, state.outputs)
 
 
 def lora(**fields: Any) -> Any:

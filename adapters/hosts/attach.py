@@ -12,6 +12,7 @@ from ..errors import AttachError, InputError
 from .family import Family, family_of
 from .generate import Generate
 from .hooks import NAME, STATE, Outputs, State, after, before, compress
+from .peft_guard import refuse_lost, watch
 from .prompt import Positions
 from .query import Query
 
@@ -76,6 +77,7 @@ def attach(
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
 
+    refuse_lost(model, NAME)
     _register(model, compressor, family)
     state = State(
         family.pixels,
@@ -91,6 +93,7 @@ def attach(
     model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
     state.hooks.append(model.register_forward_pre_hook(before, with_kwargs=True))
     state.hooks.append(model.register_forward_hook(after, with_kwargs=True))
+    state.hooks += watch(model, NAME, positions, outputs)
     setattr(model, STATE, state)
     host: Any = model  # an instance attribute in front of the method
     host.generate = Generate(model, family.pixels, compress, state.had_generate)

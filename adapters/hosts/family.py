@@ -36,6 +36,8 @@ class Family:
         images: name of the argument that holds raw pixels of images beside them; None where videos come as images.
         vision_inputs: names of all arguments that only the vision side and the positions read; they are dropped once
             both are known.
+        read_directly: parameters below the base model that the host reads without calling the module that owns them;
+            under ZeRO-3 somebody has to gather those.
         columns: arguments with one value a prompt column, and the value that padding gets.
         language, vision: names of the language model and of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes beside a frame, no part of a question; its
@@ -48,6 +50,7 @@ class Family:
     pixels: ClassVar[str] = "pixel_values_videos"
     images: ClassVar[str | None] = "pixel_values"
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values")
+    read_directly: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"

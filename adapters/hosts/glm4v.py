@@ -26,6 +26,7 @@ class Glm4v(MRoPE):
     classes = ("Glm4vForConditionalGeneration",)
     frame_text = r"(?<=<\|end_of_image\|>)\d+(?=<\|(?:begin_of_image|end_of_video)\|>)"  # whole seconds
     modality = "image"
+    read_directly = ("visual.embeddings.position_embedding.weight",)
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

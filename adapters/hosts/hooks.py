@@ -22,6 +22,7 @@ from ..errors import InputError
 from .generate import holds_compressed
 from .prepare import MARK, Mark, Positions, Prepared, prepare
 from .query import Query
+from .zero3 import hold
 
 Outputs = Literal["compact", "full"]
 NAME = "compressor"  # PEFT: modules_to_save=["compressor"]
@@ -59,6 +60,7 @@ def compress(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -
     query, times = inputs.pop("query", None), inputs.pop("times", None)
     query = state.query if query is None else query
     compressor = getattr(model, NAME)  # by name, at call time: PEFT replaces it
+    hold(model, compressor.parameters())
     return prepare(
         model,
         inputs,
@@ -142,7 +144,7 @@ def after(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
         setattr(cache, MARK, None if mark.compaction.trivial else mark)
     at = 0 if kwargs.get("labels") is None else 1  # of the logits
     if at and model.training and call.losses:
-        values[0] = values[0] + torch.stack(list(call.losses.values())).sum()
+        values[0] = values[0] + torch.stack(list(call.losses.values())).sum() * _share(kwargs)
     if getattr(model, STATE).outputs == "full":
         values[at] = _wanted(mark.compaction.expand(values[at]), call.logits_to_keep)
     if not isinstance(output, ModelOutput):
@@ -150,6 +152,15 @@ def after(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     for name, value in zip(list(output), values, strict=True):
         output[name] = value
     return output
+
+
+def _share(kwargs: dict[str, Any]) -> Any:
+    """What a mean over this batch weighs in a step of several, where the caller divides by the labels of all of them.
+
+    Trainer does, under gradient accumulation and over devices; like its host's loss it does not count the first column.
+    """
+    items = kwargs.get("num_items_in_batch")
+    return 1 if items is None else (kwargs["labels"][..., 1:] != -100).sum() / items
 
 
 def _wanted(logits: Tensor, keep: Any) -> Tensor:

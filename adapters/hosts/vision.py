@@ -14,6 +14,7 @@ from ..errors import InputError
 from .encoded import Encoded
 from .family import Family, family_of, features_of
 from .received import recording
+from .zero3 import gathered
 
 
 def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
@@ -56,12 +57,8 @@ def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
 @contextlib.contextmanager
 def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
     """Gradients only where they are wanted; and under ZeRO-3 the parameters that no submodule's hook would gather."""
-    with contextlib.ExitStack() as stack:
-        sharded = [p for p in model.base_model.parameters(recurse=False) if hasattr(p, "ds_id")]
-        if sharded:
-            import deepspeed
-
-            stack.enter_context(deepspeed.zero.GatheredParameters(sharded))
-        if not family.vision_requires_grad(model):
-            stack.enter_context(torch.no_grad())
+    base = model.base_model
+    direct = [*base.parameters(recurse=False), *map(base.get_parameter, family.read_directly)]
+    trained = family.vision_requires_grad(model)
+    with gathered(model, direct), contextlib.nullcontext() if trained else torch.no_grad():
         yield
