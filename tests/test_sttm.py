@@ -177,6 +177,7 @@ def test_exact_against_the_reference(grid, seed, taus, ratio) -> None:
 def test_exact_against_the_reference_where_space_and_time_compete(grid: tuple[int, int, int], ratio: float) -> None:
     for seed in range(4):
         x = blobs(grid, seed=seed)
+        x[1, 0, 3] *= seed % 2  # a zero vector is like nothing
         assert compress(x, ratio, tau_s=0.7, tau_t=0.9).assign.tolist() == Reference(x, 0.7, 0.9).groups(
             budget_tokens(ratio, x.shape[:3].numel())
         )
