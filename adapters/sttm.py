@@ -42,10 +42,10 @@ class STTM(Compressor):
 
     1. r is the least that would leave at most k groups if every uniform cell became a node, and nodes were linked with
        equal cells of the frame before; all r are tried at once, by sorting.
-    2. Cells that are uniform already at less than r become nodes, which leaves more than k groups.
-    3. Both thresholds are relaxed further, from the start for what is linked: nodes of consecutive frames of which one
-       contains the other, by their cosine similarity, and the parts of further cells, the part most similar to its cell
-       first. Links are made in that order until the connected components are k.
+    2. Cells that are uniform at less than r become nodes.
+    3. Nodes are linked, least relaxation first, until the connected components are k: those of consecutive frames of
+       which one contains the other, by their cosine similarity; and the parts of further cells, by how uniform the cell
+       is, the part most similar to it first.
 
     A token of the output is the mean of all tokens of its component, each counted once, at the top-left patch of its
     earliest node; nothing is dropped. Ties go to the lower index. Similarities are fp32.
@@ -65,7 +65,7 @@ class STTM(Compressor):
             where it is not positive. For ``exact`` only the ratio of 1 - tau_s to 1 - tau_t matters. The defaults are
             what the scripts have for features before the language model.
         root_level: coarsest level of ``official``, counted from the one whose shorter side is 2; negative: from the
-            finest.
+            finest. The scripts have 1.
 
     Raises:
         ConfigError: another variant, or thresholds of 1 and more for ``exact``.
