@@ -38,8 +38,7 @@ def still(host: Host) -> dict[str, Any]:
     if host.name in MROPE:
         return flat_image(96)
     if host.name == "video_llava":
-        named = family.parameters_of(type(host.model), "forward")
-        return {"pixel_values" if "pixel_values" in named else "pixel_values_images": noise(1, 3, 16, 16)}
+        return {"pixel_values_images": noise(1, 3, 16, 16)}
     return {"pixel_values": noise(1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
 
 

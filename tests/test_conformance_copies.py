@@ -45,6 +45,20 @@ def snapshot(model: Any) -> dict[str, Any]:
     }
 
 
+def test_a_fresh_host_that_was_attached_to_runs_text_as_before(host: Host) -> None:
+    """A bare host that has seen a video remembers how far its positions went; detaching takes that away as well."""
+
+    def run() -> torch.Tensor:
+        ids = host.batch([9]).inputs["input_ids"]
+        out = host.model(input_ids=ids, use_cache=True)
+        return host.model(input_ids=ids[:, :2], past_key_values=out.past_key_values).logits
+
+    fresh = run()
+    with framefold.attach(host.model, framefold.build("uniform", 0.25)):
+        host.model(**host.batch([5, -6, 6]).plugged)
+    assert torch.equal(run(), fresh)
+
+
 @pytest.mark.parametrize("outputs", ["compact", "full"])
 def test_detach_leaves_no_trace(host: Host, outputs: Any) -> None:
     model, batch = host.model, host.batch([5, -6, 6], [9, -4, 3])

@@ -88,6 +88,7 @@ def attach(
         tokenizer,
         model._keys_to_ignore_on_save,
         model.__dict__.get("generate"),
+        {name: getattr(model.base_model, name, None) for name in family.remembers},
     )
     own = {f"{NAME}.{key}" for key in compressor.state_dict()}
     model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
@@ -116,6 +117,8 @@ def detach(model: PreTrainedModel) -> None:
     if state.had_generate is not None:
         host.generate = state.had_generate
     host._keys_to_ignore_on_save = state.ignored_on_save
+    for name, value in state.remembered.items():
+        setattr(model.base_model, name, value)
     delattr(model, NAME)
     delattr(model, STATE)
 

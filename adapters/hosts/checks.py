@@ -84,6 +84,24 @@ def check_labels(labels: Tensor | None, keep: Tensor) -> None:
         raise InputError(f"{lost} labels lie on placeholders that are dropped: set labels to -100 on the video")
 
 
+def check_end(keep: Tensor, mask: Tensor) -> None:
+    """Refuse to generate from a prompt whose last token is dropped: what follows would continue from an earlier one.
+
+    Args:
+        keep: (B, L) bool, columns that stay.
+        mask: (B, L) attention mask.
+
+    Raises:
+        InputError: names the rows.
+    """
+    last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1, keepdim=True)
+    rows = (~keep.gather(1, last)[:, 0]).nonzero()[:, 0].tolist()
+    if rows:
+        raise InputError(
+            f"prompts {rows} end in a video whose last tokens are dropped: put the question after the video"
+        )
+
+
 def check_tokens(out: Any, video: VideoTokens) -> Compressed:
     """Check what a compressor made of a video.
 

@@ -33,12 +33,13 @@ class Family:
         classes: names of the top-level classes (with a language model head) that can be attached to.
         modality: the key of ``mm_encoder_outputs`` under which the host takes the features of a video.
         pixels: name of the argument that holds the raw pixels of the videos.
-        images: name of the argument that holds raw pixels of images beside them; None where videos come as images.
+        images: names of the arguments that may hold raw pixels of images beside them; none where videos are images.
         vision_inputs: names of all arguments that only the vision side and the positions read; they are dropped once
             both are known.
         read_directly: parameters below the base model that the host reads without calling the module that owns them;
             under ZeRO-3 somebody has to gather those.
         columns: arguments with one value a prompt column, and the value that padding gets.
+        remembers: attributes of the base model that a forward leaves for the next; ``detach`` puts them back.
         language, vision: names of the language model and of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes beside a frame, no part of a question; its
             whitespace does not count.
@@ -48,10 +49,11 @@ class Family:
     classes: ClassVar[tuple[str, ...]]
     modality: ClassVar[Literal["video", "image"]] = "video"
     pixels: ClassVar[str] = "pixel_values_videos"
-    images: ClassVar[str | None] = "pixel_values"
+    images: ClassVar[tuple[str, ...]] = ("pixel_values",)
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values")
     read_directly: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
+    remembers: ClassVar[tuple[str, ...]] = ()
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""

@@ -6,13 +6,18 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from ..errors import InputError
+from .image_runs import CLIPS
 from .prepare import MARK, Prepared
 
+OURS = ("query", "times", CLIPS)  # arguments of a call that no host takes
+CHUNKS_VIDEO = Version("5.23")  # before it, chunked prefill gives encoded video to the wrong chunk, without an error
 Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
 
 
@@ -35,14 +40,20 @@ class Generate:
         Logits processors, streamers and stopping criteria see the compressed prompt.
 
         Raises:
-            InputError: a cache that holds a compressed prompt; and see ``prepare``.
+            InputError: a cache that holds a compressed prompt; chunked prefill where transformers does it wrong; and
+                see ``prepare``.
         """
         host = self.host or type(self.model).generate.__get__(self.model)
         if holds_compressed(kwargs.get("past_key_values")):
             raise InputError("this cache holds a compressed prompt: generate from the whole conversation without it")
         if kwargs.get(self.pixels) is None:
-            return host(inputs, *args, **kwargs)
+            return host(inputs, *args, **{name: value for name, value in kwargs.items() if name not in OURS})
         config = args[0] if args else kwargs.get("generation_config")
+        if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < CHUNKS_VIDEO:
+            raise InputError(
+                f"transformers {transformers.__version__} cannot cut a prompt with a video into chunks: drop"
+                f" prefill_chunk_size, or install transformers>={CHUNKS_VIDEO}"
+            )
         prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
         if kwargs.get("attention_mask") is None and prompt is not None:
             kwargs["attention_mask"] = _mask_of(prompt, self.model, config, kwargs)
@@ -59,6 +70,10 @@ class Generate:
         if (cache := result.get("past_key_values")) is not None:
             setattr(cache, MARK, prepared.mark)
         return result
+
+
+def _version() -> Version:
+    return Version(Version(transformers.__version__).base_version)
 
 
 def holds_compressed(cache: Any) -> bool:

@@ -19,7 +19,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
 from ..errors import InputError
-from .generate import holds_compressed
+from .generate import OURS, holds_compressed
 from .prepare import MARK, Mark, Positions, Prepared, prepare
 from .query import Query
 from .zero3 import hold
@@ -42,6 +42,7 @@ class State:
     tokenizer: Any
     ignored_on_save: Any
     had_generate: Any
+    remembered: dict[str, Any]
     hooks: list[RemovableHandle] = field(default_factory=list)
 
 
@@ -80,16 +81,18 @@ def before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
     state: State = getattr(model, STATE)
     if kwargs.get(state.pixels) is not None:
         return (), _shorten(model, state, kwargs)
-    changes: dict[str, Any] = {}
+    given = kwargs
+    if not kwargs.keys().isdisjoint(OURS):  # said for a batch that happens to have no video
+        kwargs = {name: value for name, value in kwargs.items() if name not in OURS}
     if (cache := kwargs.get("past_key_values")) is not None:
         if getattr(cache, MARK, None) is not None:
-            changes = _continue(kwargs, cache)
+            kwargs = kwargs | _continue(kwargs, cache)
     elif kwargs.get("attention_mask") is None:
         mark = getattr((kwargs.get("mm_encoder_outputs") or {}).get(state.modality), MARK, None)
         if mark is not None and not mark.compaction.trivial:
             # generate drops masks of ones, and without a cache the host takes gaps in the positions for packing
-            changes = {"attention_mask": torch.ones_like(kwargs["input_ids"])}
-    return ((), kwargs | changes) if changes else None
+            kwargs = kwargs | {"attention_mask": torch.ones_like(kwargs["input_ids"])}
+    return None if kwargs is given else ((), kwargs)
 
 
 def _shorten(model: Any, state: State, kwargs: dict[str, Any]) -> dict[str, Any]:

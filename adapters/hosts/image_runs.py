@@ -30,7 +30,7 @@ class ImageRuns(Family):
 
     modality = "image"
     pixels = "pixel_values"
-    images = None
+    images = ()
 
     def placeholder_id(self, model: PreTrainedModel) -> int:
         return model.config.image_token_id

@@ -21,6 +21,7 @@ class MRoPE(Patches):
         needs_token_types: the host refuses a video without ``mm_token_type_ids``; others take its columns for text.
     """
 
+    remembers = ("rope_deltas",)
     needs_token_types = True
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any], mask: Tensor, generation: bool) -> Tensor:

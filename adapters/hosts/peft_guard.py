@@ -115,7 +115,8 @@ def watch(model: PreTrainedModel, name: str, positions: str, outputs: str) -> li
     """
     if importlib.util.find_spec("peft") is not None:
         _teach_peft()
-    fields = json.loads(json.dumps({**describe(getattr(model, name)), "positions": positions, "outputs": outputs}))
+    fields = {**describe(getattr(model, name)), "positions": positions, "outputs": outputs}
+    fields = json.loads(json.dumps(fields, default=repr))  # a parameter that is no JSON still tells compressors apart
     hook = Watch(name, fields)
     return [model.register_state_dict_post_hook(hook), model.register_forward_pre_hook(hook)]
 

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from ..errors import InputError
 from ..tokens import Compressed, VideoTokens
-from .checks import check_counts, check_inputs, check_labels, check_tokens
+from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens
 from .compaction import Compaction, compact
 from .encoded import Encoded
 from .family import Family, family_of
-from .prompt import Positions, choose_columns, move_columns, shorten
+from .prompt import Positions, choose_columns, move_columns, prompt_mask, shorten
 from .query import Query, queries_of
 from .vision import encode, encode_images
 
@@ -116,6 +116,8 @@ def prepare(
     tokens, losses = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
+    if generation and positions == "preserve":
+        check_end(keep, prompt_mask(inputs))
     compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation)
 
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}

@@ -19,6 +19,8 @@ class VideoLlava(Clips):
 
     model_type = "video_llava"
     classes = ("VideoLlavaForConditionalGeneration",)
+    images = ("pixel_values", "pixel_values_images")  # the older name is what processors of transformers 5 return
+    vision_inputs = (*Clips.vision_inputs, "pixel_values_images")
     vision = "video_tower"
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = 
 def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
     family = family_of(model)
-    if family.images is None or inputs.get(family.images) is None:
+    if all(inputs.get(name) is None for name in family.images):
         return {}
     with _vision_side(model, family):
         return {"image": features_of(model, "image", inputs)}
