@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 
@@ -49,3 +49,39 @@ def propagate(source: Tensor, target: Tensor, n: int) -> Tensor:
         if torch.equal(hung, root):
             return torch.unique(root, return_inverse=True)[1]
         root = hung
+
+
+def spanning_forest(source: Tensor, target: Tensor, n: int) -> Tensor:
+    """Which edges join two components that no earlier edge joins: the forest of least total rank, edges being ranked.
+
+    Args:
+        source, target: (E,) int64 ends of the edges, first edge first; an edge may come once only.
+        n: number of nodes.
+
+    Returns:
+        Numbers of those edges, ascending; one fewer than the nodes of each component.
+    """
+    if source.device.type != "cpu":
+        return grow_forest(source, target, n)
+    rank = np.arange(1, len(source) + 1)  # from 1: a weight of 0 would be no edge
+    graph = coo_array((rank, (source.numpy(), target.numpy())), shape=(n, n))
+    return torch.from_numpy(np.sort(minimum_spanning_tree(graph.tocsr()).data).astype(np.int64) - 1)
+
+
+def grow_forest(source: Tensor, target: Tensor, n: int) -> Tensor:
+    """What :func:`spanning_forest` returns, by tensor operations on any device, in a logarithmic number of rounds.
+
+    In a round every tree takes the first edge that leaves it.
+    """
+    number = torch.arange(len(source), device=source.device)
+    chosen = torch.zeros(len(source), dtype=torch.bool, device=source.device)
+    tree = torch.arange(n, device=source.device)
+    while True:
+        leaves = tree[source] != tree[target]
+        if not bool(leaves.any()):
+            return chosen.nonzero()[:, 0]
+        first = torch.full((n,), len(source), device=source.device)
+        for end in (source, target):
+            first.scatter_reduce_(0, tree[end[leaves]], number[leaves], "amin")
+        chosen[first[first < len(source)]] = True
+        tree = propagate(source[chosen], target[chosen], n)

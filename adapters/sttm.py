@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components, minimum_spanning_tree
 from torch import Tensor
 
 from .base import Compressor
+from .components import components, spanning_forest
 from .errors import ConfigError
 from .graph import TINY, moderate
 from .ops import Budget
@@ -124,7 +122,7 @@ class STTM(Compressor):
         cosine = pair_products(x, cells, products, cell, frame, place)[:, 0] * inverse[frame, a] * inverse[frame + 1, b]
         links, at = spatial_links(own, space, node, cells)
         order = torch.sort(torch.cat([(1 - cosine) / (1 - self.tau_t), at]), stable=True).indices
-        return components(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
+        return join(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
 
 
 def uniformity(own: Tensor, cells: Cells) -> Tensor:
@@ -181,7 +179,7 @@ def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tup
     return links[apart], at[apart]
 
 
-def components(links: Tensor, nodes: int, k: int) -> Tensor:
+def join(links: Tensor, nodes: int, k: int) -> Tensor:
     """Exactly k groups of connected nodes: links are made in their order, skipping those within a group.
 
     Args:
@@ -190,10 +188,6 @@ def components(links: Tensor, nodes: int, k: int) -> Tensor:
     Returns:
         (M,) int64 group of each node, numbered by their first nodes.
     """
-    rank = np.arange(1, len(links) + 1)  # from 1: a weight of 0 would be no link
-    ends = (*links.T.cpu().numpy(),)
-    tree = minimum_spanning_tree(coo_array((rank, ends), shape=(nodes, nodes)).tocsr()).tocoo()
-    made = np.argsort(tree.data)[: nodes - k]
-    graph = coo_array((np.ones(len(made), np.int8), (tree.row[made], tree.col[made])), shape=(nodes, nodes))
-    _, labels = connected_components(graph.tocsr(), directed=False)  # which scipy numbers by their first nodes
-    return torch.from_numpy(labels.astype(np.int64)).to(links.device)
+    source, target = links.T
+    made = spanning_forest(source, target, nodes)[: nodes - k]
+    return components(source[made], target[made], nodes)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters.components import components, propagate
+from framefold.adapters.components import components, grow_forest, propagate, spanning_forest
 
 
 def walk(edges: list[tuple[int, int]], n: int) -> list[int]:
@@ -43,6 +43,17 @@ def test_nodes_that_a_path_joins_share_a_number_and_the_lowest_node_orders_them(
     edges, n = graph
     ends = torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
     assert find(ends[:, 0], ends[:, 1], n).tolist() == walk(edges, n)
+
+
+@pytest.mark.parametrize("grow", [spanning_forest, grow_forest])
+@given(graph=graphs())
+@settings(max_examples=150, deadline=None)
+def test_the_forest_has_the_edges_that_join_what_no_earlier_edge_joins(grow, graph) -> None:
+    edges, n = graph
+    edges = list(dict.fromkeys(tuple(sorted(edge)) for edge in edges if edge[0] != edge[1]))
+    ends = torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
+    expected = [i for i in range(len(edges)) if len(set(walk(edges[: i + 1], n))) < len(set(walk(edges[:i], n)))]
+    assert grow(ends[:, 0], ends[:, 1], n).tolist() == expected
 
 
 @pytest.mark.parametrize("order", ["up", "down", "shuffled"])

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters import sttm
+from framefold.adapters.components import grow_forest, propagate
 from framefold.adapters.errors import ConfigError, InputError
 from framefold.adapters.ops import budget_tokens
 from framefold.adapters.pyramid import (
@@ -26,7 +28,7 @@ from framefold.adapters.pyramid import (
     pooled,
     topmost,
 )
-from framefold.adapters.sttm import components, relaxation
+from framefold.adapters.sttm import join, relaxation
 from framefold.adapters.sttm_release import official, representatives, unlike_previous
 
 from .bare_hosts import build
@@ -286,12 +288,12 @@ def test_components_are_true_where_the_release_stops_early() -> None:
     """A chain, 0 - 3 - 1 - 4 - 2: every node has the least of its neighbours after a round, and that is idempotent."""
     links = torch.tensor([[0, 3], [1, 3], [1, 4], [2, 4]])
     assert representatives(links, 5).tolist() == [0, 1, 2, 0, 1]
-    assert components(links, 5, 1).tolist() == [0, 0, 0, 0, 0]
+    assert join(links, 5, 1).tolist() == [0, 0, 0, 0, 0]
 
 
 def test_components_are_linked_in_order_until_they_are_k() -> None:
     links = torch.tensor([[3, 4], [0, 2], [0, 4], [0, 3], [2, 4], [1, 2]])  # the fourth and fifth close cycles
-    found = [components(links, 5, k).tolist() for k in (5, 4, 3, 2, 1)]
+    found = [join(links, 5, k).tolist() for k in (5, 4, 3, 2, 1)]
     assert found == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 3], [0, 1, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 
@@ -445,3 +447,15 @@ def test_time_against_the_yardstick(kind: str) -> None:
     finally:
         torch.set_num_threads(threads)
     assert statistics.median(ratios) < 12
+
+
+def test_groups_found_without_leaving_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [
+        VideoTokens.from_grid(torch.randn(5, 4, 3, 6, generator=torch.Generator().manual_seed(s))) for s in range(4)
+    ]
+    compressor = framefold.build("sttm", 13)
+    expected = [compressor(video).tokens.assign for video in videos]
+    monkeypatch.setattr(sttm, "spanning_forest", grow_forest)
+    monkeypatch.setattr(sttm, "components", propagate)
+    for video, assign in zip(videos, expected, strict=True):
+        assert torch.equal(compressor(video).tokens.assign, assign)
