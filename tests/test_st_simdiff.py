@@ -243,3 +243,22 @@ def test_time_against_the_yardstick(kind: str) -> None:
     finally:
         torch.set_num_threads(threads)
     assert statistics.median(ratios) < 8
+
+
+@given(grid=st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(1, 5)), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_video_played_backwards_has_the_mirrored_graph(grid: tuple[int, int, int], seed: int) -> None:
+    kinds = torch.randn(3, 8, generator=torch.Generator().manual_seed(seed))
+    which = torch.randint(0, 3, grid, generator=torch.Generator().manual_seed(seed + 1))
+    x = kinds[which] + 0.3 * torch.randn(*grid, 8, generator=torch.Generator().manual_seed(seed + 2))
+    compressor = framefold.build("st_simdiff", tau_sim=0.7)
+    there, back = (compressor.graph(VideoTokens.from_grid(video)) for video in (x, x.flip(0)))  # type: ignore[operator]
+    sim, mirrored = similarities(x), similarities(x.flip(0).contiguous())
+    torch.testing.assert_close(mirrored.temporal[1:], sim.temporal[1:].flip(0))
+    torch.testing.assert_close(mirrored.right, sim.right.flip(0))
+    torch.testing.assert_close(mirrored.bottom, sim.bottom.flip(0))
+    labels = back.labels.reshape(grid).flip(0).reshape(-1)
+    pairs = set(zip(there.labels.tolist(), labels.tolist(), strict=True))
+    assert len(pairs) == len(there.labels.unique()) == len(labels.unique())  # the same partition
+    centrality = back.centrality.reshape(grid).flip(0).reshape(-1)
+    torch.testing.assert_close(centrality, there.centrality, atol=1e-5, rtol=1e-5)
