@@ -111,3 +111,31 @@ def test_evaluation_with_full_outputs_meets_the_labels(family: str, tmp_path: Pa
         assert (labels[columns:] == -100).all()
         loss = torch.nn.functional.cross_entropy(logits[: columns - 1], labels[1:columns])
         assert torch.allclose(loss, out.loss, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_lightning_trains_an_attached_host_as_a_loop_by_hand_does(family: str) -> None:
+    lightning = pytest.importorskip("pytorch_lightning")
+
+    class Tuning(lightning.LightningModule):  # type: ignore[misc, name-defined]
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def training_step(self, row: dict[str, Any], index: int) -> Tensor:
+            return self.model(**row).loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=RATE)
+
+    data = rows(family, STEPS * ACCUMULATE, seed=20)
+    module = Tuning(host_of(family, TopNorm()).train())
+    trainer = lightning.Trainer(
+        max_steps=STEPS, accumulate_grad_batches=ACCUMULATE, accelerator="cpu", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
+    expected = host_of(family, TopNorm()).train()
+    by_hand(expected, data, by_token=False)
+    assert (expected.compressor.scale != 1).any()
+    torch.testing.assert_close(module.model.compressor.scale, expected.compressor.scale, atol=1e-6, rtol=1e-5)
