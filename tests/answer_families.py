@@ -27,6 +27,7 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     from framefold.training.answer import answer
     from framefold.training.answer_runs import load_model
     from framefold.training.processing import build_inputs, load_processor
+    from framefold.training.show import show
 
     from .tiny_processors import Probe, save_host
 
@@ -41,6 +42,8 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     images = model_type in ("internvl", "smolvlm")  # a single image could be a still
     lone = answer(str(host), str(file), question, "uniform", 3, **common | {"frames": 1}) if images else None
 
+    picture = show(str(file), "st_simdiff", str(folder / f"{model_type}.png"), str(host), 5, frames=7, columns=3)
+
     processor, sample = load_processor(str(host)), sample_frames(file, 7)
     inputs = build_inputs(processor, sample, question)
     model = load_model(str(host), "float32", torch.device("cpu"))
@@ -49,6 +52,7 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     return {
         "whole": asdict(whole),
         "few": asdict(few),
+        "drawn": picture.read_bytes()[:4].hex(),
         "lone": lone and [lone.visual, lone.compressed.visual],
         "columns": [prepared.compaction.n_before, prepared.compaction.n_after],
         "kept": len(prepared.tokens[0]),

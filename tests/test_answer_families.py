@@ -35,6 +35,7 @@ def test_every_family_answers_through_its_own_processor(name: str, families: dic
     assert few["compressed"]["visual"] == result["kept"] == 5 and few["full"] is None
     assert "whatisit?" in result["prompt"] and result["prompt"].lower().endswith("assistant:")
     assert result["lone"] in (None, [h * w, 3])
+    assert result["drawn"] == b"\x89PNG".hex()  # by framefold show
     assert result["asked"]  # the probe got the words of the question and nothing of the template
 
 
