@@ -25,6 +25,7 @@ FUNCTIONS = {
     "show": ("training.show:show", "draw what a compressor keeps of a video file"),
     "bench compress": ("training.bench_compress:bench_compress", "time and extra memory of compressors by themselves"),
     "bench attach": ("training.bench_attach:bench_attach", "what an attached compressor costs and saves in a host"),
+    "bench ssm": ("training.bench_ssm:bench_ssm", "our Mamba-2 block against transformers', on the CPU"),
     "bench data": ("data.bench:bench", "time per synthetic video on one core, wall and CPU"),
     "host train": ("training.host:train", "train the embedded host from nothing"),
     "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
