@@ -19,9 +19,9 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: framefold and its extras (train, lora, report, dev)"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
 	@echo "setup: torchvision, out of the way of CPU torch (framefold answer and show look there)"
-	@$(PIP) --no-deps --target $(VENV)/torchvision torchvision==0.28.0
+	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@echo "setup: the oldest supported transformers, out of the way too (tests/test_oldest_transformers.py looks there)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/transformers-oldest transformers==5.20.0
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/transformers-oldest transformers==5.20.0
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm did not build; its CUDA kernels will be missing"; fi
 	@touch $(READY)
