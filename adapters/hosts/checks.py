@@ -22,8 +22,9 @@ def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
     ids, mask, positions_given = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
     if ids is None or inputs.get("inputs_embeds") is not None:
         raise InputError("pass input_ids (not inputs_embeds) with a video: the placeholders are found by their id")
-    if ids.ndim != 2:
-        raise InputError(f"input_ids must be (batch, columns), got {tuple(ids.shape)}")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        got = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"input_ids must be a tensor (batch, columns), got {got}")
     for name in ("attention_mask", "labels", "token_type_ids", "mm_token_type_ids"):
         value = inputs.get(name)
         if value is not None and (not isinstance(value, Tensor) or value.shape != ids.shape):

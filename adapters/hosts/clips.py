@@ -36,6 +36,9 @@ class Clips(Family):
         pixels = inputs[self.pixels]
         if isinstance(pixels, Tensor):
             return self._encode(model, pixels, inputs)
+        if not isinstance(pixels, (list, tuple)) or not all(isinstance(clip, Tensor) for clip in pixels):
+            kind = type(pixels).__name__
+            raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt') or a list of them, got {kind}")
         clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # a list: unequal lengths do not stack
         return [video for clip in clips for video in self._encode(model, clip, inputs)]
 

@@ -5,6 +5,7 @@ Dimensions: I images in the batch, H W token grid of one.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -87,7 +88,10 @@ def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:
 
 
 def _check_clips(clips: Any, starts: Tensor) -> list[int]:
-    numbers = [int(number) for number in clips]
+    try:
+        numbers = [operator.index(number) for number in clips]
+    except TypeError as error:
+        raise InputError(f"{CLIPS} must be whole numbers, one an image, -1 for a still: {error}") from error
     rows = starts[:, 0].tolist()
     if len(numbers) != len(rows):
         raise InputError(f"{CLIPS} must have one number for each of the {len(rows)} images, got {len(numbers)}")

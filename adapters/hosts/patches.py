@@ -40,10 +40,14 @@ class Patches(Family):
         grids, pixels = inputs.get(GRIDS), inputs.get(self.pixels)
         if not isinstance(grids, Tensor) or grids.ndim != 2 or grids.shape[1] != 3:
             raise InputError(f"{GRIDS} must be (videos, 3) patches in time, height and width; the processor returns it")
+        if grids.is_floating_point():
+            raise InputError(f"{GRIDS} must be whole numbers, got {grids.dtype}")
         rows: list[list[int]] = grids.tolist()
         if not rows or min(map(min, rows)) < 1:
             raise InputError(f"a video is empty: {GRIDS} is {rows}")
         patches = int(grids.prod(-1).sum())
+        if pixels is not None and not isinstance(pixels, Tensor):
+            raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt'), got {type(pixels).__name__}")
         if pixels is not None and (pixels.ndim != 2 or len(pixels) != patches):
             raise InputError(f"{self.pixels} must be ({patches}, values) for {GRIDS} {rows}, got {tuple(pixels.shape)}")
         sides = self.merge_sizes(model, inputs, len(rows))

@@ -155,6 +155,8 @@ def _compress(
     """What the compressor makes of each video, None for stills, and the means of its losses."""
     videos = [clip for clip in clips if not clip.is_still]
     times = [None] * len(videos) if times is None else times
+    if not isinstance(times, (list, tuple, Tensor)):
+        raise InputError(f"times must be a list with the (T,) seconds of each video, got {type(times).__name__}")
     if len(times) != len(videos):
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
     tokens = []

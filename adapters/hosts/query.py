@@ -44,7 +44,11 @@ def queries_of(
         InputError: not one entry a video, no tokenizer is to be had, or there is no question beside a video.
     """
     videos = sum(not clip.is_still for clip in clips)
+    if query is not None and not isinstance(query, (Tensor, str, list, tuple)):
+        raise InputError(f"query must be text, a tensor (Q, D), or a list with one a video, got {type(query).__name__}")
     given = [query] * videos if query is None or isinstance(query, (Tensor, str)) else list(query)
+    if wrong := [type(one).__name__ for one in given if one is not None and not isinstance(one, (Tensor, str))]:
+        raise InputError(f"each query must be text or a tensor (Q, D), got {wrong[0]}")
     if len(given) != videos:
         raise InputError(f"query must have one entry for each of the {videos} videos, got {len(given)}")
     out: list[Tensor | None] = []

@@ -42,9 +42,13 @@ class Qwen2_5VL(MRoPE):
         steps = inputs.get("second_per_grid_ts")
         if steps is None:
             return None
-        if len(steps) <= video:
-            raise InputError(f"second_per_grid_ts has {len(steps)} entries, fewer than there are videos")
-        return torch.arange(frames, dtype=torch.float32) * float(steps[video])
+        try:
+            seconds = torch.as_tensor(steps, dtype=torch.float32).flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"second_per_grid_ts must be seconds, one a video: {error}") from error
+        if len(seconds) <= video:
+            raise InputError(f"second_per_grid_ts has {len(seconds)} entries, fewer than there are videos")
+        return torch.arange(frames, dtype=torch.float32) * float(seconds[video])
 
 
 register_family(Qwen2_5VL())
