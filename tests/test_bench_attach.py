@@ -31,7 +31,10 @@ def test_every_row_has_its_columns_times_and_ratios(
     ("arguments", "error", "message"),
     [
         ({"frames": 0}, ConfigError, "at least 1"),
-        ({"device": "cuda:7"}, ConfigError, "no GPU"),
+        ({"device": "cuda:7"}, ConfigError, "cuda:7 is not there"),
+        ({"device": "abacus"}, ConfigError, "abacus"),
+        ({"size": "9b"}, ConfigError, "9b"),
+        ({"dtype": "int32"}, ConfigError, "int32"),
         ({"budgets": [1.5]}, BudgetError, "1.5"),
         ({"compressor": "unheard_of"}, UnknownCompressorError, "unheard_of"),
     ],

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -17,7 +17,9 @@ from ..adapters import Compressor, build
 from ..adapters.errors import ConfigError
 from ..adapters.hosts import attach
 from ..adapters.ops import check_budget
+from .answer import device_of
 
+Float = Literal["float32", "bfloat16", "float16"]
 TEXT = (
     "hidden_size",
     "num_hidden_layers",
@@ -44,7 +46,7 @@ def bench_attach(
     budgets: list[float] = [0.25, 0.1],  # noqa: B006 (read only; a list for the command line)
     repeats: int = 15,
     device: str = "cpu",
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    dtype: Float = "float32",
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
@@ -72,8 +74,9 @@ def bench_attach(
         raise ConfigError(f"frames, side and repeats must be at least 1, got {frames}, {side} and {repeats}")
     settings: dict[str, Compressor | None] = {BARE: None, "identity": build("identity")}
     settings |= {f"{compressor}@{budget:g}": build(compressor, check_budget(budget)) for budget in budgets}
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device cuda, but torch finds no GPU here")
+    device_of(device)
+    if size not in SIZES or dtype not in get_args(Float):
+        raise ConfigError(f"size must be of {', '.join(SIZES)}, dtype of {', '.join(get_args(Float))}: {size}, {dtype}")
     host = _host(size, device, dtype, attention, seed)
     inputs = _inputs(host, frames, side, seed)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)

@@ -20,6 +20,8 @@ from ..adapters.errors import ConfigError
 from ..adapters.folder import replace_file
 from ..adapters.ops import check_budget
 from ..adapters.registry import get
+from ..adapters.tokens import DTYPES
+from .answer import device_of
 from .memory import peak_bytes
 
 YARDSTICK = "yardstick"
@@ -90,12 +92,16 @@ def bench_compress(
         ConfigError, BudgetError, UnknownCompressorError: a setting out of range; found before anything is measured.
     """
     names = compressors if compressors is not None else _those_that_need_only_a_video()
-    _check(frames, grid, width, inputs, repeats, device, dtype)
+    _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
     plugs = [
         (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
         for name in names
         for budget in budgets
     ]
+    if out is not None:  # what cannot be written is found out before the work
+        if Path(out).exists() and not Path(out).is_dir():
+            raise ConfigError(f"out must be a folder, and {out} is a file")
+        Path(out).mkdir(parents=True, exist_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -124,13 +130,13 @@ def _check(
     frames: list[int], grid: tuple[int, int], width: int, inputs: list[str], repeats: int, device: str, dtype: str
 ) -> None:
     if not frames or min(*frames, *grid, width, repeats, 1) < 1:
-        raise ConfigError(f"frames, grid, width and repeats must be at least 1: {frames}, {grid}, {width}, {repeats}")
+        got = f"{frames}, {grid}, {width}, {repeats}"
+        raise ConfigError(f"frames, grid, width, repeats and threads must be at least 1, got {got}")
     if unknown := set(inputs) - set(INPUTS):
         raise ConfigError(f"inputs must be of {', '.join(INPUTS)}, got {', '.join(sorted(unknown))}")
-    if not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise ConfigError(f"dtype must be one of torch, such as float32 or bfloat16, got {dtype!r}")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError("device cuda, but torch finds no GPU here")
+    if getattr(torch, dtype, None) not in DTYPES:
+        raise ConfigError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+    device_of(device)
 
 
 def _video(kind: str, t: int, grid: tuple[int, int], width: int, device: str, dtype: str, seed: int) -> VideoTokens:
@@ -205,7 +211,6 @@ def _table(
 def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
     from .plots import plot_times  # matplotlib is an extra
 
-    folder.mkdir(parents=True, exist_ok=True)
     machine = dict(torch=torch.__version__, python=platform.python_version(), machine=platform.machine())
     told = {"framefold": __version__, **machine, **settings, "rows": rows}
     replace_file(folder / "bench.json", lambda beside: beside.write_text(json.dumps(told, indent=1)))
