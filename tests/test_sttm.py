@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import statistics
 import time
 from itertools import combinations, pairwise
 
@@ -32,6 +31,7 @@ from framefold.adapters.sttm import join, relaxation
 from framefold.adapters.sttm_release import official, representatives, unlike_previous
 
 from .bare_hosts import build
+from .yardstick import median_ratio
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 grids = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
@@ -424,29 +424,13 @@ def test_one_prefill_of_the_video_serves_many_questions() -> None:
     assert all((a - b).abs().max() > 0.01 for a, b in combinations(first, 2))  # the question does matter
 
 
-def yardstick(x: torch.Tensor) -> torch.Tensor:
-    return (x[1:] * x[:-1]).sum(-1) / (x[1:].norm(dim=-1) * x[:-1].norm(dim=-1))
-
-
 @pytest.mark.parametrize("kind", ["smooth", "all alike"])
 def test_time_against_the_yardstick(kind: str) -> None:
     """In processor time, since the machine may be busy; a slow one fails instead of hanging."""
     x = noise(64, 14, 14, 1024)
     x = x.mul_(0.1).cumsum_(0).add_(1) if kind == "smooth" else x.mul_(0.01).add_(noise(1024, seed=1))
     video, compressor = VideoTokens.from_grid(x), framefold.build("sttm", 0.25)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        ratios = []
-        for _ in range(3):  # interleaved, so that a busy neighbour slows both
-            start = time.process_time()
-            yardstick(x.flatten(1, 2))
-            middle = time.process_time()
-            compressor(video)
-            ratios.append((time.process_time() - middle) / (middle - start))
-    finally:
-        torch.set_num_threads(threads)
-    assert statistics.median(ratios) < 12
+    assert median_ratio(lambda: compressor(video), x, time.process_time) < 12
 
 
 def test_groups_found_without_leaving_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
