@@ -86,6 +86,27 @@ def test_every_compressor_can_be_drawn(tmp_path: Path) -> None:
         assert matplotlib.image.imread(file).std() > 0.05
 
 
+def test_the_strip_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) -> None:
+    video = VideoTokens.from_grid(torch.randn(6, 2, 2, 8, generator=torch.Generator().manual_seed(0)))
+    early, late = video.keep(torch.tensor([0, 1, 2])), video.keep(torch.tensor([21, 22, 23]))
+    event = torch.arange(24) >= 20
+
+    def strip(name: str, tokens: VideoTokens, events: torch.Tensor | None) -> np.ndarray:
+        draw(sheet_of(tokens, grey(6), events), tmp_path / name)
+        return matplotlib.image.imread(tmp_path / name)[-190:]
+
+    bars = strip("a.png", early, None)
+    assert not np.array_equal(bars, strip("b.png", late, None))
+    none = strip("c.png", early, torch.zeros(24, dtype=torch.bool))
+    assert not np.array_equal(bars, none)
+    columns = np.arange(bars.shape[1]) / bars.shape[1]
+    centers = []
+    for name, events in (("d.png", event.flip(0)), ("e.png", event)):
+        changed = np.abs(none - strip(name, early, events)).sum((0, 2))
+        centers.append(float((changed * columns).sum() / changed.sum()))
+    assert centers[0] < 0.4 and centers[1] > 0.6  # in the first frame, in the last
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -184,3 +184,13 @@ def test_stage_1_of_components_by_hand() -> None:
     event[2] = True  # survives, and is not replaced
     kept, dropped = stage_1(labels, total, central, event, 0.5)
     assert kept.tolist() == [True, False, True, False, True, True] and dropped == [2 / 6]
+
+
+def test_the_first_community_that_would_drop_too_much_ends_stage_1_for_smaller_ones_too() -> None:
+    labels = torch.tensor([0] * 9 + [1] * 2)
+    total, central = torch.tensor([81.0, 3.0]), torch.ones(11)  # the large one is the more alike
+    event = labels == 0  # so it would in fact lose nothing, but what it asks for counts: ceil(9 / 4) / 11 > 1 / 4
+    kept, dropped = stage_1(labels, total, central, event, 0.75)
+    assert kept.all() and dropped == [0.0]
+    kept, _ = stage_1(labels, total - torch.tensor([80.0, 0.0]), central, event, 0.75)
+    assert kept.nonzero()[:, 0].tolist() == [*range(9), 10]  # the small one comes first now
