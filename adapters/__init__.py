@@ -20,7 +20,7 @@ for _module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def load(folder: str | os.PathLike[str], budget: float | int | None = None) -> Compressor:
+def load(folder: str | os.PathLike[str], budget: float | int | str | None = None) -> Compressor:
     """Load an adapter folder written by ``save_pretrained`` or ``framefold export``.
 
     Args:

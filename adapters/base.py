@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .errors import ContractError, InputError
+from .errors import BudgetError, ContractError, InputError
 from .folder import load_folder, save_folder
-from .ops import Budget, budget_tokens, check_budget
+from .ops import AUTO, Budget, budget_tokens, check_budget
 from .params import read_params
 from .registry import register
 from .tokens import Compressed, VideoTokens
@@ -27,7 +27,8 @@ class Compressor(nn.Module):
     ``budget`` are keyword-only, annotated, and stored under their own names: that is how they are saved and validated.
 
     Args:
-        budget: retention ratio (float in (0, 1]) or number of tokens per video (int).
+        budget: retention ratio (float in (0, 1]) or number of tokens per video (int); "auto" where the compressor
+            predicts it (``predicts_budget``).
 
     Raises:
         BudgetError: budget out of range.
@@ -38,6 +39,8 @@ class Compressor(nn.Module):
     counterpart: ClassVar[str | None] = None  # the training-free method at which a trainable one starts, bit for bit
     query_aware: ClassVar[bool] = False  # needs the question
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
+    encodes: ClassVar[bool] = False  # has a learned encoder in front of its reduction, see encode()
+    predicts_budget: ClassVar[bool] = False  # can say itself how many tokens to keep: budget="auto"
     exact_budget: bool = True  # an instance says False where a variant follows the count of a release
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -45,18 +48,20 @@ class Compressor(nn.Module):
         if "name" in cls.__dict__:
             register(cls)
 
-    def __init__(self, budget: Budget = 0.25) -> None:
+    def __init__(self, budget: Budget | str = 0.25) -> None:
         super().__init__()
         self.budget = budget
 
     @property
-    def budget(self) -> Budget:
-        """Retention ratio or tokens per video; may be changed at any time."""
+    def budget(self) -> Any:
+        """Retention ratio, tokens per video, or "auto"; may be changed at any time."""
         return self._budget
 
     @budget.setter
-    def budget(self, value: Budget) -> None:
-        self._budget = check_budget(value)
+    def budget(self, value: Budget | str) -> None:
+        if value == AUTO and not self.predicts_budget:
+            raise BudgetError(f"{self.name} does not predict its budget: give a ratio or a number of tokens")
+        self._budget: Budget | str = AUTO if value == AUTO else check_budget(value)  # type: ignore[arg-type]
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         """The method itself: reduce a dense, finite video to exactly k tokens in ascending anchor order.
@@ -67,6 +72,17 @@ class Compressor(nn.Module):
             query: (L, D) input embeddings of the question; never None if ``query_aware``.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement compress()")
+
+    def limit(self, n: int) -> int:
+        """The most tokens of n that a compressor with a predicted budget (``predicts_budget``) keeps."""
+        return n
+
+    def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
+        """The learned part in front of the reduction, if ``encodes``: a dense video of the same grid.
+
+        Chains call it (``storm+st_simdiff``); so does :meth:`compress` of the compressor itself.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no encoder in front of its reduction")
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
         """Create the parameters whose shape depends on the token width D and the (H, W) grid; nothing if they exist.
@@ -89,7 +105,7 @@ class Compressor(nn.Module):
             InputError: NaN or infinite features, a video that is not dense, a missing or misshapen query or attention.
         """
         self._check_input(video, query)
-        k = budget_tokens(self.budget, len(video))
+        k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
         self.materialize(video.width, video.grid[1:], video.features.device)
         out = self.compress(video, k, query)
         if isinstance(out, VideoTokens):
@@ -124,7 +140,7 @@ class Compressor(nn.Module):
         save_folder(self, folder, fields)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], budget: Budget | None = None) -> Compressor:
+    def from_pretrained(cls, folder: str | os.PathLike[str], budget: Budget | str | None = None) -> Compressor:
         """Load an adapter folder that :meth:`save_pretrained` wrote; no code from the folder is run.
 
         Args:
@@ -164,7 +180,8 @@ class Compressor(nn.Module):
 
     def _check_output(self, out: Compressed, video: VideoTokens, k: int) -> Compressed:
         tokens = out.tokens
-        if self.exact_budget and len(tokens) != k:
+        exact = self.exact_budget and self.budget != AUTO
+        if exact and len(tokens) != k or len(tokens) > k and self.budget == AUTO:
             raise ContractError(f"{self.name} returned {len(tokens)} tokens for a budget of {k}")
         if tokens.features.dtype != video.features.dtype or tokens.width != video.width:
             raise ContractError(

@@ -31,7 +31,7 @@ MAX_CONFIG = 1_000_000  # bytes
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "framefold_format": int,
     "compressor": str,
-    "budget": (int, float),
+    "budget": (int, float, str),
     "params": dict,
 }
 
@@ -117,7 +117,7 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
 
 
 def load_folder(
-    folder: str | os.PathLike[str], expected: type | None = None, budget: float | int | None = None
+    folder: str | os.PathLike[str], expected: type | None = None, budget: float | int | str | None = None
 ) -> Compressor:
     """Load an adapter folder.
 
@@ -139,7 +139,7 @@ def restore(
     config_file: Path,
     weights_file: Path,
     expected: type | None = None,
-    budget: float | int | None = None,
+    budget: float | int | str | None = None,
 ) -> Compressor:
     """Make the compressor of a checked config, with its weights.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .errors import BudgetError, ContractError
 
 Budget = float | int
+AUTO = "auto"  # the compressor predicts its budget
 
 
 def check_budget(budget: Budget) -> Budget:

@@ -55,7 +55,7 @@ def get(name: str) -> type[Compressor]:
     return _CLASSES[name]
 
 
-def build(name: str, budget: float | int = 0.25, **params: Any) -> Compressor:
+def build(name: str, budget: float | int | str = 0.25, **params: Any) -> Compressor:
     """Make a compressor.
 
     Args:
@@ -71,7 +71,7 @@ def build(name: str, budget: float | int = 0.25, **params: Any) -> Compressor:
     return make(_import_class(name) if isinstance(name, str) and "." in name else get(name), budget, params)
 
 
-def make(cls: type[Compressor], budget: float | int, params: Mapping[str, Any]) -> Compressor:
+def make(cls: type[Compressor], budget: float | int | str, params: Mapping[str, Any]) -> Compressor:
     """Make a compressor of a class; params may have any names, so this is the way for what a file holds.
 
     Raises:

@@ -132,10 +132,18 @@ class VideoTokens:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """What a compressor returns: the tokens that stay, and named scalar losses of its own (already weighted)."""
+    """What a compressor returns.
+
+    Attributes:
+        tokens: those that stay.
+        losses: named scalar losses of its own, already weighted.
+        scores: (N,) logits of how much each original token matters to the question, with gradients; what distillation
+            teaches. None where the compressor does not score tokens.
+    """
 
     tokens: VideoTokens
     losses: dict[str, Tensor] = field(default_factory=dict)
+    scores: Tensor | None = None
 
 
 def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:
