@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test oracle lint clean
 
 setup: $(READY)
 
@@ -32,6 +32,17 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+# mamba-ssm's Triton kernels in Triton's interpreter. Never in site-packages: transformers would take them for usable.
+ORACLE := $(VENV)/triton-oracle
+$(ORACLE)/.ready: $(READY)
+	@echo "oracle: triton, einops and mamba-ssm's sources, out of the way (1 GB)"
+	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) --no-deps --no-build-isolation --upgrade \
+	  --target $(ORACLE) triton==3.9.0 einops==0.8.2 mamba-ssm==2.3.2.post1
+	@touch $@
+
+oracle: $(ORACLE)/.ready
+	@FRAMEFOLD_TRITON_ORACLE=1 $(BIN)/python -m pytest -q -rA tests/test_ssm_triton.py
 
 lint: setup
 	@$(BIN)/ruff check .
