@@ -40,7 +40,7 @@ class Compressor(nn.Module):
     query_aware: ClassVar[bool] = False  # needs the question
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
     encodes: ClassVar[bool] = False  # has a learned encoder in front of its reduction, see encode()
-    predicts_budget: ClassVar[bool] = False  # can say itself how many tokens to keep: budget="auto"
+    predicts_budget: bool = False  # can say itself how many tokens to keep: budget="auto"
     exact_budget: bool = True  # an instance says False where a variant follows the count of a release
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -126,6 +126,9 @@ class Compressor(nn.Module):
             if parameter.requires_grad:
                 zero = zero.to(parameter.device) + parameter.sum() * 0.0
         return zero
+
+    def synchronize(self) -> None:
+        """Bring statistics together over ranks; a training loop calls it after each step, on every rank."""
 
     def params(self) -> dict[str, Any]:
         """Constructor parameters other than the budget, as JSON-able values."""

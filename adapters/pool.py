@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from .errors import ConfigError
@@ -37,8 +38,13 @@ class Pool(Merger):
         cells = -(-height // self.spatial) * -(-width // self.spatial)
         cells = max(cells, -(-k // frames))  # a generous budget leaves less to pool in space
         whole, rest = divmod(k, cells)
-        run = split_runs(frames, whole + (rest > 0), device)
+        run = self.runs(frames, whole + (rest > 0), device)
         groups = run[:, None] * cells + split_cells(height, width, cells, device)
         if rest:
             groups[run == whole] = whole * cells + split_cells(height, width, rest, device)
+        groups[run < 0] = -1
         return groups.reshape(-1)
+
+    def runs(self, frames: int, count: int, device: torch.device | None = None) -> Tensor:
+        """(T,) int64 run of each frame, in ascending order; -1 for frames that no run averages."""
+        return split_runs(frames, count, device)

@@ -2,6 +2,7 @@
 
 A compressor registers itself by having a ``name``. Those of other packages are found through the entry point group
 ``framefold.compressors``; a configuration of your own may also name one by class path (``my_package.my_module.Mine``).
+Names joined by "+" are a chain, whose class is made when it is asked for.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from .params import check_params, nearest, short
 if TYPE_CHECKING:
     from .base import Compressor
 
+JOINT = "+"  # between the stages of a chain
 _CLASSES: dict[str, type[Compressor]] = {}
 
 
@@ -26,8 +28,10 @@ def register(cls: type[Compressor]) -> None:
     """Add a class under its ``name``.
 
     Raises:
-        ConfigError: another class has that name.
+        ConfigError: another class has that name, or it reads as a chain.
     """
+    if JOINT in cls.name:
+        raise ConfigError(f"{cls.name!r} cannot be the name of a compressor: {JOINT!r} joins the stages of a chain")
     other = _CLASSES.get(cls.name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ConfigError(f"two compressors are called {cls.name!r}: {other.__module__} and {cls.__module__}")
@@ -45,11 +49,15 @@ def list_compressors(trainable: bool | None = None) -> list[str]:
 
 
 def get(name: str) -> type[Compressor]:
-    """The class registered under a name.
+    """The class registered under a name; of a chain (``uniform+st_simdiff``), the one made for it.
 
     Raises:
         UnknownCompressorError: no such name; the message holds the nearest ones.
     """
+    if isinstance(name, str) and JOINT in name:
+        from .chain import chain_class
+
+        return chain_class(name)
     if name not in list_compressors():
         raise UnknownCompressorError(f"no compressor is called {short(name)}{nearest(name, _CLASSES)}")
     return _CLASSES[name]
@@ -59,16 +67,18 @@ def build(name: str, budget: float | int | str = 0.25, **params: Any) -> Compres
     """Make a compressor.
 
     Args:
-        name: a registered name, or the class path of one of your own.
+        name: a registered name; several of them joined by "+", which run in that order
+            (:class:`~framefold.adapters.chain.Chain`); or the class path of one of your own.
         budget: retention ratio (float in (0, 1]) or number of tokens per video (int).
-        params: the compressor's own parameters.
+        params: the compressor's own parameters; for a chain, a dict of parameters for each of its stages
+            (``build("pool+sttm", 0.1, sttm={"tau_s": 0.8})``).
 
     Raises:
         UnknownCompressorError: no such name; the message holds the nearest ones.
         ConfigError: unknown parameter, or one of a wrong type or out of range.
         BudgetError: budget out of range.
     """
-    return make(_import_class(name) if isinstance(name, str) and "." in name else get(name), budget, params)
+    return make(_import_class(name) if _is_class_path(name) else get(name), budget, params)
 
 
 def make(cls: type[Compressor], budget: float | int | str, params: Mapping[str, Any]) -> Compressor:
@@ -78,6 +88,10 @@ def make(cls: type[Compressor], budget: float | int | str, params: Mapping[str, 
         ConfigError, BudgetError: as :func:`build`.
     """
     return cls(budget=budget, **check_params(cls, params))
+
+
+def _is_class_path(name: Any) -> bool:
+    return isinstance(name, str) and "." in name and JOINT not in name
 
 
 def _import_class(path: str) -> type[Compressor]:

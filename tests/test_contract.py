@@ -72,8 +72,10 @@ def wrap(x: torch.Tensor) -> VideoTokens:
 
 def make(name: str, budget: float | int = 0.25, grid: tuple[int, int] = (3, 4), trained: bool = True) -> Compressor:
     """A compressor with its parameters made and, unless it is to be fresh, moved away from their start."""
-    compressor = framefold.build(name, budget)
-    compressor.materialize(WIDTH, grid)
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        compressor = framefold.build(name, budget)
+        compressor.materialize(WIDTH, grid)
     if trained:
         for i, parameter in enumerate(compressor.parameters()):
             parameter.data += 0.3 * noise(*parameter.shape, seed=100 + i).to(parameter.dtype)

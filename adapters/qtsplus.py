@@ -1,0 +1,205 @@
+"""QTSplus: a query-aware selector that scores visual tokens by cross-attention of the question (arXiv 2511.11910)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
+
+from .base import Compressor
+from .budget_head import BudgetHead
+from .errors import ConfigError, InputError
+from .lm_block import LMBlock
+from .ops import AUTO, Budget, exact_topk, spread
+from .threshold import threshold
+from .time_encoding import TIME_FEATURES, time_features
+from .tokens import Compressed, VideoTokens
+
+MOST = 2**20  # of any size: a config must not ask for billions
+
+
+class QTSplus(Compressor):
+    """Keeps the tokens that the question attends to most, spends a share of the budget on coverage, and re-encodes.
+
+    A token's score is the logarithm of its largest attention weight over heads and words of the question, in the last
+    scoring block. Of k tokens, round(coverage * k) are evenly spaced among those that relevance leaves, the others are
+    those of highest score. Re-encoding is self-attention among the kept tokens; it starts as the identity.
+
+    While training, relevant tokens are drawn: scores against the soft threshold that keeps as many in expectation, in
+    units of ``tau``, plus logistic noise. The gate acts as a log-bias (of value zero) on the attention to a token while
+    re-encoding: a factor on the token itself would be undone by the host's norms and carry almost no gradient. The
+    scores are returned for distillation, which is what teaches selection (``training/losses.py``).
+
+    With ``budget="auto"`` a head reads a ratio between rho_min and rho_max off question and scores, and its cost enters
+    the losses ("flops", "kv", "smooth").
+
+    Args:
+        budget: retention ratio or tokens per video, or "auto".
+        coverage: share of the budget that goes to evenly spaced tokens.
+        scoring_layers, reencode_layers: numbers of blocks.
+        heads, kv_heads: of attention; None: one for 64 channels, and as many of keys and values.
+        tau: temperature of the gate. noise: scale of the logistic noise while training.
+        rho_min, rho_max: range of predicted ratios. n_max: most tokens that "auto" keeps.
+        cost_flops, cost_kv, cost_smooth: weights of the losses of a predicted budget.
+        budget_head: have the head that predicts budgets; None: if the budget is "auto".
+        dim: token width D; None: that of the first video.
+
+    Raises:
+        ConfigError: a parameter out of range.
+        InputError: the video has another width than the weights.
+    """
+
+    name = "qtsplus"
+    trainable: ClassVar[bool] = True
+    query_aware: ClassVar[bool] = True
+    predicts_budget = True
+
+    def __init__(
+        self,
+        budget: Budget | str = 0.25,
+        *,
+        coverage: float = 0.5,
+        scoring_layers: int = 1,
+        reencode_layers: int = 1,
+        heads: int | None = None,
+        kv_heads: int | None = None,
+        tau: float = 0.5,
+        noise: float = 1.0,
+        rho_min: float = 0.05,
+        rho_max: float = 0.5,
+        n_max: int = 2560,
+        cost_flops: float = 0.1,
+        cost_kv: float = 0.17,
+        cost_smooth: float = 0.05,
+        budget_head: bool | None = None,
+        dim: int | None = None,
+    ) -> None:
+        super().__init__(budget)
+        self.coverage, self.scoring_layers, self.reencode_layers = coverage, scoring_layers, reencode_layers
+        self.heads, self.kv_heads, self.tau, self.noise, self.dim = heads, kv_heads, tau, noise, dim
+        self.rho_min, self.rho_max, self.n_max = rho_min, rho_max, n_max
+        self.cost_flops, self.cost_kv, self.cost_smooth = cost_flops, cost_kv, cost_smooth
+        self.budget_head = self.budget == AUTO if budget_head is None else budget_head
+        self._check()
+        self.predicts_budget = self.budget_head
+        self.budget = budget  # again, now that it is known whether there is a head
+        self.scoring: nn.ModuleList | None = None
+        if dim is not None:
+            self.materialize(dim, (1, 1))
+
+    def _check(self) -> None:
+        sizes = ("scoring_layers", "n_max", "heads", "kv_heads", "dim")
+        wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MOST]
+        wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
+        wrong += [] if 0 <= self.coverage <= 1 else ["coverage"]
+        wrong += [] if 0 <= self.reencode_layers <= MOST else ["reencode_layers"]
+        wrong += [] if self.tau > 0 else ["tau"]
+        wrong += [] if 0 < self.rho_min <= self.rho_max <= 1 else ["rho_min", "rho_max"]
+        if wrong:
+            raise ConfigError(
+                f"{self.name}: out of range: " + ", ".join(f"{key}={getattr(self, key)}" for key in wrong)
+            )
+
+    def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
+        self.dim = self.dim or width
+        if width != self.dim:
+            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, the video has {width}")
+        if self.scoring is None:
+            self.heads = self.heads or max(1, width // 64)
+            self.kv_heads = self.kv_heads or self.heads
+            self.make_layers(width, self.heads, self.kv_heads)
+            self.to(device)
+
+    def make_layers(self, width: int, heads: int, kv_heads: int) -> None:
+        """(Re)create all modules."""
+        last = self.scoring_layers - 1
+        blocks = [LMBlock(width, heads, kv_heads, scores_only=i == last) for i in range(self.scoring_layers)]
+        again = [LMBlock(width, heads, kv_heads, identity=True) for _ in range(self.reencode_layers)]
+        self.scoring, self.reencode = nn.ModuleList(blocks), nn.ModuleList(again)
+        self.time = nn.Linear(TIME_FEATURES, width, bias=False)
+        nn.init.zeros_(self.time.weight)
+        self.head = BudgetHead(width, self.rho_min, self.rho_max) if self.budget_head else None
+
+    def limit(self, n: int) -> int:
+        return min(n, self.n_max)
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
+        assert query is not None and self.scoring is not None  # forward() has seen to both
+        dtype = self.time.weight.dtype
+        x, question = video.features.to(dtype), query.to(dtype)
+        place = self.time(time_features(video).to(dtype))
+        scores = self.score(x, question, place)
+        losses: dict[str, Tensor] = {}
+        wanted: Tensor = scores.new_tensor(float(k))
+        if self.head is not None:
+            ratio = self.head(question, scores)
+            losses = self._costs(ratio, len(video))
+            if self.budget == AUTO:
+                wanted = (ratio * len(video)).clamp(1, k)
+                k = min(k, int(torch.ceil(wanted.detach())))
+        rows, log_gate = self._select(scores, k, wanted)
+        tokens = x[rows]
+        again: Any = self.reencode
+        for block in again:
+            tokens = block.reencode(tokens, place[rows], log_gate)
+        kept = video.keep(rows)
+        change = tokens - x[rows] + 0.0 * log_gate.sum().to(dtype)  # without blocks, scores would get no gradient
+        return Compressed(replace(kept, features=kept.features + change.to(kept.features.dtype)), losses, scores)
+
+    def score(self, x: Tensor, question: Tensor, place: Tensor) -> Tensor:
+        """(N,) logarithms of the largest attention weights, fp32 or wider.
+
+        Args:
+            x: (N, D) tokens. question: (L, D). place: (N, D) encoding of their times.
+        """
+        assert self.scoring is not None
+        blocks: Any = self.scoring
+        for block in blocks[:-1]:
+            question, _ = block(question, x, place)
+        log_attention: Tensor = blocks[-1].log_attention(question, x, place)
+        return log_attention.amax((0, 1))
+
+    def _select(self, scores: Tensor, k: int, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows to keep (K,), and the (K,) log-gates: zeros whose gradients are those of the gates.
+
+        Args:
+            wanted: scalar, the number of tokens before it was rounded to k.
+        """
+        count = k - round(self.coverage * k)
+        relevance, gate = scores, 0.0 * scores
+        if 0 < count < len(scores):
+            expected = (wanted * (count / k)).clamp(1e-3, len(scores) - 1e-3)
+            margin = (scores - threshold(scores, expected, self.tau)) / self.tau
+            gate = logsigmoid(margin)
+            relevance = margin + self.noise * _logistic(margin) if self.training else margin
+        relevant = torch.zeros_like(scores, dtype=torch.bool)
+        relevant[exact_topk(relevance.detach(), count)] = True
+        rest = (~relevant).nonzero()[:, 0]
+        covering = rest[spread(len(rest), k - count, rest.device)]
+        rows = torch.cat([relevant.nonzero()[:, 0], covering]).sort().values
+        gate = torch.where(relevant, gate, 0.0 * gate)[rows]
+        return rows, gate - gate.detach()
+
+    def _costs(self, ratio: Tensor, n: int) -> dict[str, Tensor]:
+        """Losses of the predicted ratio while it is learned; zeros where the budget is given, for the gradients."""
+        assert self.head is not None
+        if not self.training:
+            return {}
+        if self.budget != AUTO:
+            return {"flops": 0.0 * ratio}
+        costs = self.head.costs(ratio, n, self.n_max)
+        weights = {"flops": self.cost_flops, "kv": self.cost_kv, "smooth": self.cost_smooth}
+        return {name: weights[name] * cost for name, cost in costs.items()}
+
+    def synchronize(self) -> None:
+        if self.head is not None:
+            self.head.synchronize()
+
+
+def _logistic(like: Tensor) -> Tensor:
+    """Noise that makes the larger of two Gumbel-perturbed logits a draw with the probability of the gate."""
+    uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
+    return uniform.logit()
