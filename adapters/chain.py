@@ -65,7 +65,7 @@ class Chain(Compressor):
         budgets = [*[1.0] * (len(self.parts) - 1), self.budget]
         stages = zip(self.parts, budgets, self.labels, strict=True)
         self.stages = nn.ModuleList(make(part, share, checked.get(label, {})) for part, share, label in stages)
-        self.exact_budget = self._last.exact_budget
+        self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         seen, runs = self._front(video, k, query)
@@ -75,7 +75,7 @@ class Chain(Compressor):
         tokens = runs[-1].out.tokens
         out = replace(
             video,
-            features=tokens.features + self._touch() if torch.is_grad_enabled() else tokens.features,
+            features=self._touched(tokens.features),
             index=seen.index[tokens.index],
             size=segment_sum(dense.size, tokens.assign, len(tokens)),
             assign=_compose(seen.assign, tokens.assign),
@@ -108,6 +108,10 @@ class Chain(Compressor):
         for stage in self._stages:  # frames are left whole, so all see the same (H, W)
             stage.materialize(width, grid, device)
 
+    def synchronize(self) -> None:
+        for stage in self._stages:
+            stage.synchronize()
+
     def params(self) -> dict[str, Any]:
         return {label: stage.params() for label, stage in zip(self.labels, self._stages, strict=True)}
 
@@ -122,9 +126,12 @@ class Chain(Compressor):
     def _last(self) -> Compressor:
         return cast(Compressor, self.stages[-1])
 
-    def _touch(self) -> Tensor:
-        """A zero that depends on the parameters of encoders' reductions, which are not run."""
-        return sum((stage.touch() for stage in self._stages[:-1] if stage.encodes), start=torch.zeros(()))
+    def _touched(self, features: Tensor) -> Tensor:
+        """The same features, with gradients for the parameters of encoders' reductions, which are not run."""
+        for stage in self._stages[:-1]:
+            if stage.encodes and torch.is_grad_enabled():
+                features = features + stage.touch()
+        return features
 
     def _front(self, video: VideoTokens, k: int, query: Tensor | None) -> tuple[_Seen, list[_Run]]:
         """Run all stages but the last: what that one sees, and what the reducers returned."""
@@ -143,15 +150,14 @@ class Chain(Compressor):
                     f" enough for the budget of {k}; before the last stage there can be encoders, uniform, pool with"
                     " spatial=1, or scene_mean and fila with scene_goal=1"
                 )
-            seen = _Seen(
-                _handed_on(seen.video, tokens), seen.index[tokens.index], _compose(seen.assign, tokens.assign)
-            )
+            assign = _compose(seen.assign, tokens.assign)
+            seen = _Seen(_handed_on(seen.video, tokens), seen.index[tokens.index], assign)
         return seen, runs
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a stage sees: a dense video, the (N',) original anchors of its tokens, and (N,) the rows of the originals."""
+    """What a stage sees: a dense video, (N',) the original anchors of its tokens, (N,) the rows of the originals."""
 
     video: VideoTokens
     index: Tensor
@@ -209,7 +215,7 @@ def chain_class(name: str) -> type[Chain]:
 
 
 def counterpart_params(cls: type[Compressor], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters of a trained compressor that its training-free counterpart has too; stage by stage in a chain."""
+    """Those parameters of a trained compressor that its training-free counterpart has too; in a chain by stages."""
     if cls.counterpart is None:
         return {}
     other = get(cls.counterpart)

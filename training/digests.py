@@ -22,6 +22,12 @@ def host_digest(folder: Path) -> str:
 
 def code_digest(compressor: type | None = None) -> str:
     """SHA-256 of the source that makes videos and asks about them, and of a compressor with what it is built from."""
+    stages = getattr(compressor, "parts", ())  # of a chain, which may be of other packages than the chain is
+    digests = [_code_digest(compressor), *map(_code_digest, stages)]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if stages else digests[0]
+
+
+def _code_digest(compressor: type | None) -> str:
     from . import heldout
 
     classes = compressor.__mro__ if compressor is not None else ()
