@@ -96,11 +96,11 @@ def test_videos_of_different_length_in_a_batch_are_answered_as_alone(make):
     module = make(budget=0.2)
     together = batch(16, 24, 20)
     asked = ask(module.host, together.samples)
-    logits, prepared = answer(module.host, module.compressor, asked)
+    logits, prepared, _ = answer(module.host, module.compressor, asked)
     first = 0
     for sample, tokens in zip(together.samples, prepared.tokens, strict=True):
         alone = ask(module.host, [sample])
-        expected, one = answer(module.host, module.compressor, alone)
+        expected, one, _ = answer(module.host, module.compressor, alone)
         assert len(tokens) == len(one.tokens[0])
         rows = slice(first, first + len(sample.questions))
         torch.testing.assert_close(logits[rows, : expected.shape[1]], expected, atol=2e-5, rtol=1e-4)
@@ -143,7 +143,7 @@ def test_losses_of_the_compressor_are_weighted_and_logged(make, one_of_two, tmp_
     assert fitted.callback_metrics["train/own"] == 1.0 and fitted.callback_metrics["train/loss"] == 3.0
     assert fitted.callback_metrics["train/answer"] > 0
     with pytest.raises(ConfigError, match="own"):
-        total_loss(torch.ones(()), {"own": torch.ones(())}, {"anwser": 1.0})
+        total_loss({"answer": torch.ones(()), "own": torch.ones(())}, {"anwser": 1.0})
 
 
 def test_the_rate_rises_and_falls(make, tmp_path):
@@ -199,7 +199,7 @@ def test_wrong_settings_are_typed_errors_before_the_host_is_loaded(random_host):
 def test_the_loss_of_a_batch_is_that_of_its_questions(make):
     module = make()
     asked = ask(module.host, batch(16, 16).samples)
-    logits, _ = answer(module.host, module.compressor, asked)
+    logits = answer(module.host, module.compressor, asked).logits
     labels = asked.rows.answers()
     at = (asked.rows.labels != -100).int().argmax(1) - 1
     chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -43,13 +43,17 @@ class HeldOut:
     events: list[np.ndarray]
 
 
-def held_out(host: Host, recipe: Recipe, videos: int, batch_size: int) -> Iterator[HeldOut]:
-    """Make and encode synthetic videos 0 .. videos-1 of a recipe, batch by batch."""
+def held_out(host: Host, recipe: Recipe, videos: int, batch_size: int, attention: bool = False) -> Iterator[HeldOut]:
+    """Make and encode synthetic videos 0 .. videos-1 of a recipe, batch by batch.
+
+    Args:
+        attention: also collect the attention that each token received in the vision encoder.
+    """
     for first in range(0, videos, batch_size):
         numbers = range(first, min(first + batch_size, videos))
         videos_made = [recipe.video(number) for number in numbers]
         with torch.no_grad():
-            asked = ask(host, [recipe.sample_of(video) for video in videos_made])
+            asked = ask(host, [recipe.sample_of(video) for video in videos_made], attention)
         owner, evidence, events = [], [], []
         for number, video, encoded in zip(numbers, videos_made, asked.encoded, strict=True):
             t, h, w = encoded.features.shape[:3]
@@ -73,13 +77,12 @@ def put(host: Host, compressor: Compress, batches: list[HeldOut]) -> tuple[list[
     timed, rows, llm, entered = Timed(compressor), [], [], []
     for batch in batches:
         before, start = sum(timed.milliseconds), time.perf_counter()
-        logits, prepared = answer(host, timed, batch.asked)
+        logits, prepared, asked = answer(host, timed, batch.asked)
         spent = 1000 * (time.perf_counter() - start) - (sum(timed.milliseconds) - before)
         llm.append(spent / len(batch.asked.encoded))
         entered.append((visual_tokens(host, prepared), len(batch.asked.encoded)))
-        question = batch.asked.rows
-        correct = (predict(logits, question) == question.answers()).tolist()
-        kept = [len(prepared.tokens[video]) for video in question.video.tolist()]
+        correct = (predict(logits, asked.rows) == asked.rows.answers()).tolist()
+        kept = [len(prepared.tokens[video]) for video in asked.rows.video.tolist()]
         for number, kind, right, tokens in zip(batch.numbers, batch.asked.types, correct, kept, strict=True):
             rows.append({"video": number, "type": kind, "correct": right, "tokens": tokens})
     videos = sum(count for _, count in entered)
@@ -95,9 +98,9 @@ def put_to_oracle(
     Args:
         tokens_of: number of visual tokens to keep of N.
     """
-    alone = [one for batch in batches for one in _one_prefill_a_question(batch)]
-    evidence = [mask for batch in alone for mask in batch.evidence]
-    return put(host, KeepEvidence(evidence, tokens_of), alone)
+    keep = KeepEvidence([mask for batch in batches for mask in batch.evidence], tokens_of)
+    keep.query_aware = True
+    return put(host, keep, batches)
 
 
 def put_to_event_oracle(
@@ -117,6 +120,8 @@ class KeepEvidence:
     Those that exceed the budget are thinned out evenly. Called once for each mask, in their order.
     """
 
+    query_aware = False
+
     def __init__(self, evidence: list[np.ndarray], tokens_of: Callable[[int], int]) -> None:
         self.masks, self.tokens_of = iter(evidence), tokens_of
 
@@ -133,6 +138,8 @@ class Timed:
 
     def __init__(self, compressor: Compress) -> None:
         self.compressor = compressor
+        self.query_aware = getattr(compressor, "query_aware", False)
+        self.needs_attention = getattr(compressor, "needs_attention", False)
         self.milliseconds: list[float] = []
 
     def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
@@ -144,23 +151,3 @@ class Timed:
 
 def _thin(places: np.ndarray, k: int) -> np.ndarray:
     return places[(2 * np.arange(k) + 1) * len(places) // (2 * max(k, 1))]
-
-
-def _one_prefill_a_question(batch: HeldOut) -> Iterator[HeldOut]:
-    """Batches in which a video stands once for each of its questions."""
-    asked = batch.asked
-    for video in range(len(asked.encoded)):
-        mine = (asked.rows.video == video).nonzero()[:, 0].tolist()
-        count = len(mine)
-        rows = replace(
-            asked.rows,
-            **{name: getattr(asked.rows, name)[mine] for name in ("input_ids", "attention_mask", "labels", "start")},
-            video=torch.arange(count, device=asked.rows.video.device),
-        )
-        inputs = {name: value[[video] * count] for name, value in asked.inputs.items()}
-        alone = Asked(
-            [asked.encoded[video]] * count, inputs, [asked.times[video]] * count, rows, [asked.types[i] for i in mine]
-        )
-        yield HeldOut(
-            alone, [batch.numbers[i] for i in mine], [batch.evidence[i] for i in mine], [batch.events[video]] * count
-        )

@@ -1,45 +1,124 @@
-"""The training loss: answer cross-entropy plus what the compressor adds, weighted by name."""
+"""The training loss: a weighted sum of named parts.
+
+``answer``: cross-entropy of the answers. ``kl``: distillation from the host on all tokens; needs no answers.
+``attention``: the compressor's scores follow the attention of that host's question to its visual tokens; needs no
+annotation. ``evidence``: they follow the annotated evidence of the question. Others: what the compressor returns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..adapters.errors import ConfigError
+from ..data.evidence import evidence_mask
+from .batching import Answered, Asked
+from .hostio import Host
+from .qa import answer_loss, answer_places
+from .teacher import teach
+
+DISTILLED = ("kl", "attention", "evidence")  # off unless they are given a weight
+SCORED = ("attention", "evidence")  # teach the scores of a query-aware compressor
 
 
-def check_weights(weights: Mapping[str, float]) -> dict[str, float]:
+def check_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str, float]:
     """Validate loss weights.
 
+    Args:
+        scores: the compressor scores tokens for a question.
+
     Raises:
-        ConfigError: a weight is negative, or all are zero.
+        ConfigError: a weight is negative, or all are zero, or one teaches scores that are not there.
     """
-    if any(weight < 0 for weight in weights.values()) or (weights.get("answer", 1.0) == 0 and len(weights) == 1):
+    nothing = weights.get("answer", 1.0) == 0 and not any(weights.values())
+    if any(weight < 0 for weight in weights.values()) or nothing:
         raise ConfigError(f"loss weights must not be negative, and not all zero, got {dict(weights)}")
+    wrong = [name for name in SCORED if weights.get(name) and not scores]
+    if wrong:
+        raise ConfigError(f"the loss {wrong[0]!r} teaches the scores of a query-aware compressor; this one is not")
     return dict(weights)
 
 
-def total_loss(answer: Tensor, extras: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """The parts that have a weight, each a scalar; "answer" also without one if there are answers, for the log.
+
+    Args:
+        asked: the batch with each video once, for the teacher. answered: what the student made of it.
+        weights: by name.
+    """
+    parts = dict(answered.prepared.losses)
+    rows = answered.asked.rows
+    if weights.get("answer", 1.0) or bool((rows.answers() >= 0).any()):
+        parts = {"answer": answer_loss(answered.logits, rows), **parts}
+    if weights.get("evidence"):
+        parts["evidence"] = listwise_loss(answered.prepared.scores, evidence_of(answered.asked))
+    if weights.get("kl") or weights.get("attention"):
+        teacher = teach(host, asked, attention=bool(weights.get("attention")))
+        if weights.get("kl"):
+            parts["kl"] = kl_loss(answered.logits, teacher.logits, answer_places(rows))
+        if weights.get("attention"):
+            parts["attention"] = listwise_loss(answered.prepared.scores, teacher.attention)
+    return parts
+
+
+def total_loss(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """Weighted sum, scalar.
 
     Args:
-        answer: mean cross-entropy (nats) of the answer tokens.
-        extras: the compressor's own losses, already in the proportion that its method wants.
+        parts: scalars by name; those of the compressor are already in the proportion that its method wants.
         weights: by name, 1 where a name is missing.
 
     Raises:
         ConfigError: a weight for a loss that this compressor does not return.
     """
-    parts = {"answer": answer, **extras}
-    unknown = sorted(weights.keys() - parts.keys())
+    unknown = sorted(weights.keys() - parts.keys() - {"answer", *DISTILLED})
     if unknown:
-        raise ConfigError(f"no loss is called {', '.join(unknown)}; this compressor has {', '.join(sorted(parts))}")
-    total = answer * weights.get("answer", 1.0)
-    for name, value in extras.items():
-        total = total + value * weights.get(name, 1.0)
-    return total
+        known = ", ".join(sorted({"answer", *DISTILLED, *parts}))
+        raise ConfigError(f"no loss is called {', '.join(unknown)}; this compressor has {known}")
+    return torch.stack([value * weights.get(name, 1.0) for name, value in parts.items()]).sum()
+
+
+def kl_loss(student: Tensor, teacher: Tensor, places: Tensor) -> Tensor:
+    """Mean over the places of KL(teacher || student) of the next token, in nats; scalar.
+
+    Args:
+        student, teacher: logits (R, L, V). places: (R, L) bool.
+    """
+    ours, theirs = (logits[places].float().log_softmax(-1) for logits in (student, teacher))
+    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
+
+
+def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:
+    """Mean cross-entropy (nats) between the softmax of scores and target shares; rows without a target are left out.
+
+    Args:
+        scores: R tensors (N,). targets: R tensors (N,), not negative; each is scaled to sum one.
+
+    Raises:
+        ConfigError: the compressor returned no scores.
+    """
+    losses = []
+    for logits, target in zip(scores, targets, strict=True):
+        if logits is None:
+            raise ConfigError(
+                "the losses 'attention' and 'evidence' teach scores, which this compressor does not return"
+            )
+        share = target.to(logits) / target.sum().clamp(min=1e-12)
+        losses.append(-(share * logits.log_softmax(-1)).sum())
+    counted = [loss for loss, target in zip(losses, targets, strict=True) if bool(target.any())]
+    return torch.stack(counted).mean() if counted else 0.0 * torch.stack(losses).sum()
+
+
+def evidence_of(asked: Asked) -> list[Tensor]:
+    """For each question with a video of its own, (N,) bool: the visual tokens that hold its annotated evidence."""
+    masks = []
+    for question, clip in zip(asked.questions, asked.encoded, strict=True):
+        t, h, w = clip.features.shape[:3]
+        masks.append(torch.from_numpy(evidence_mask(question.evidence, (t, h, w))).reshape(-1).to(clip.features.device))
+    return masks
 
 
 def touch(module: nn.Module) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -17,15 +17,14 @@ from torch import Tensor
 from ..adapters import build
 from ..adapters.errors import AdapterFileError, ConfigError
 from ..adapters.hosts.family import family_of
-from ..adapters.ops import check_budget
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
 from .hostio import HostError, load_host
-from .losses import check_weights, total_loss, touch
+from .losses import check_weights, loss_parts, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
 
-Budget = int | float  # in this order: the command line tries types from the left
+Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
 PREFIX = "compressor."
 
 
@@ -41,7 +40,8 @@ class CompressorModule(pl.LightningModule):
         val_budgets: budgets to validate at; None: ``budget``.
         lr: peak learning rate of AdamW. weight_decay: on weights of two or more dimensions.
         warmup: share of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
-        losses: weights by name; "answer" is the cross-entropy, the others are the compressor's own. 1 by default.
+        losses: weights by name: "answer" is the cross-entropy; "kl", "attention" and "evidence" distil and are off
+            by default, see :mod:`~framefold.training.losses`; the others are the compressor's own. 1 by default.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget.
@@ -66,13 +66,11 @@ class CompressorModule(pl.LightningModule):
         self.save_hyperparameters()
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
         self.compressor = build(compressor, budget, **(params or {}))
-        if self.compressor.query_aware or self.compressor.needs_attention:
-            raise ConfigError(f"{compressor} needs the question or the attention of the vision side: not trainable yet")
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
-        self.train_budgets = [check_budget(b) for b in train_budgets or [budget]]
-        self.val_budgets = [check_budget(b) for b in val_budgets or [budget]]
-        self.weights = check_weights(losses or {})
+        self.train_budgets = [self._check_budget(b) for b in train_budgets or [budget]]
+        self.val_budgets = [self._check_budget(b) for b in val_budgets or [budget]]
+        self.weights = check_weights(losses or {}, self.compressor.query_aware)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
         self.host_path = host
         self.model: Any = None
@@ -102,16 +100,25 @@ class CompressorModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch at this step's budget."""
         self.compressor.budget = self.draw_budget(self.global_step)
-        asked = ask(self.host, batch.samples)
-        logits, prepared = answer(self.host, self.compressor, asked)
+        asked = ask(self.host, batch.samples, self.compressor.needs_attention)
+        answered = answer(self.host, self.compressor, asked)
         self.compressor.budget = self.hparams["budget"]
-        loss = answer_loss(logits, asked.rows)
-        total = total_loss(loss, prepared.losses, self.weights) + touch(self.compressor)
-        parts = {"answer": loss, **prepared.losses}
+        parts = loss_parts(self.host, asked, answered, self.weights)
+        total = total_loss(parts, self.weights) + touch(self.compressor)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
-        self.log("train/visual_tokens", visual_tokens(self.host, prepared), batch_size=len(batch))
+        self.log("train/visual_tokens", visual_tokens(self.host, answered.prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total * self._accumulated_twice()
+
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Let the compressor bring its statistics together, in step on all ranks."""
+        self.compressor.synchronize()
+
+    def _check_budget(self, budget: Any) -> Any:
+        before = self.compressor.budget
+        self.compressor.budget = budget
+        checked, self.compressor.budget = self.compressor.budget, before
+        return checked
 
     def _accumulated_twice(self) -> int:
         """DeepSpeed divides the loss by the number of accumulated batches, after Lightning has done so."""
@@ -123,18 +130,18 @@ class CompressorModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of a batch at every validation budget; videos are encoded once."""
-        asked = ask(self.host, batch.samples)
+        asked = ask(self.host, batch.samples, self.compressor.needs_attention)
         for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
             self._validate(asked, budget, accuracy, len(batch))
         self.compressor.budget = self.hparams["budget"]
 
     def _validate(self, asked: Asked, budget: Budget, accuracy: Any, videos: int) -> None:
         self.compressor.budget = budget
-        logits, prepared = answer(self.host, self.compressor, asked)
+        logits, prepared, asked = answer(self.host, self.compressor, asked)
         accuracy.update(predict(logits, asked.rows) == asked.rows.answers(), asked.types)
         common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
-        self.log(f"val/loss@{budget:g}", answer_loss(logits, asked.rows), **common)
-        self.log(f"val/visual_tokens@{budget:g}", visual_tokens(self.host, prepared), **common)
+        self.log(f"val/loss@{_at(budget)}", answer_loss(logits, asked.rows), **common)
+        self.log(f"val/visual_tokens@{_at(budget)}", visual_tokens(self.host, prepared), **common)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies; ``val/accuracy`` is the mean over types and validation budgets."""
@@ -143,8 +150,8 @@ class CompressorModule(pl.LightningModule):
             scores = accuracy.compute()
             accuracy.reset()
             macro.append(scores.pop("accuracy"))
-            self.log(f"val/accuracy@{budget:g}", macro[-1], sync_dist=True)
-            self.log_dict({f"val/{name}@{budget:g}": score for name, score in scores.items()}, sync_dist=True)
+            self.log(f"val/accuracy@{_at(budget)}", macro[-1], sync_dist=True)
+            self.log_dict({f"val/{name}@{_at(budget)}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
@@ -194,6 +201,11 @@ class CompressorModule(pl.LightningModule):
                 f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, which does not fit"
                 f" {self.compressor.name} with {self.compressor.params()}"
             )
+
+
+def _at(budget: Budget) -> str:
+    """How a budget is written in the names of metrics."""
+    return budget if isinstance(budget, str) else f"{budget:g}"
 
 
 def check_host(folder: str) -> None:

@@ -131,6 +131,15 @@ def answer_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) 
     attention_mask (B, Lp); position_ids if anything was taken out). Without a mask, transformers reads gaps in the
     positions as borders of packed sequences and separates the tokens, so a missing one is an error here.
     """
+    return model(**prefill(model, prefix, rows)).logits
+
+
+def prefill(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) -> dict[str, Any]:
+    """Run the prefixes; returns the keyword arguments with which the model reads the question rows behind them.
+
+    Raises:
+        PromptError: the prefix has no attention_mask.
+    """
     if prefix.get("attention_mask") is None:
         raise PromptError("the prefix needs an attention_mask, all ones if nothing is padded")
     filled = model(**prefix, use_cache=True, logits_to_keep=1)
@@ -142,10 +151,13 @@ def answer_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) 
     if columns is not None and columns.ndim == 3:  # M-RoPE: text has the same position on every axis
         positions = positions.expand(columns.shape[0], -1, -1)
     mask = torch.cat([prefix["attention_mask"][rows.video], rows.attention_mask], dim=1)
-    asked = model(
-        input_ids=rows.input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    )
-    return asked.logits
+    return {
+        "input_ids": rows.input_ids,
+        "attention_mask": mask,
+        "position_ids": positions,
+        "past_key_values": cache,
+        "use_cache": True,
+    }
 
 
 def packed_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) -> Tensor:
@@ -187,6 +199,13 @@ def packed_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: QARows) 
 def answer_loss(logits: Tensor, rows: QARows) -> Tensor:
     """Mean cross-entropy (nats) of the labelled tokens, each predicted from the token before it; scalar."""
     return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), rows.labels[:, 1:].flatten(), ignore_index=IGNORE)
+
+
+def answer_places(rows: QARows) -> Tensor:
+    """(R, L) bool, the places whose logits predict an answer token; the question's last where a row has no answer."""
+    places = F.pad(rows.labels[:, 1:] != IGNORE, (0, 1), value=False)
+    last = F.one_hot(rows.attention_mask.sum(dim=1) - 1, places.shape[1]).bool()
+    return torch.where(places.any(dim=1, keepdim=True), places, last)
 
 
 def predict(logits: Tensor, rows: QARows) -> Tensor:

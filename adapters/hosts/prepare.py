@@ -52,6 +52,7 @@ class Prepared:
         kwargs: ready for ``model(**kwargs)``: no pixels, the features under ``mm_encoder_outputs``.
         tokens: the compressed tokens of each video, in (row, column) order.
         losses: mean over the videos of each loss that the compressor returned.
+        scores: of each video, the (N,) scores of its tokens, where the compressor returns them.
         compaction: the map between the columns before and after.
         mark: what continues a decode loop over the shorter prompt; None where there was nothing to do.
     """
@@ -61,6 +62,7 @@ class Prepared:
     losses: dict[str, Tensor]
     compaction: Compaction
     mark: Mark | None = None
+    scores: tuple[Tensor | None, ...] = ()
 
 
 def prepare(
@@ -113,7 +115,7 @@ def prepare(
     rows = check_counts(ids, where, clips)
     wanted = getattr(compressor, "query_aware", False)
     queries = queries_of(model, family, inputs, where, clips, query, wanted, tokenizer)
-    tokens, losses = _compress(compressor, clips, queries, times, ids.device)
+    tokens, losses, scores = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
     if generation and positions == "preserve":
@@ -126,7 +128,7 @@ def prepare(
     kwargs["mm_encoder_outputs"] = {**given, **encode_images(model, inputs), family.modality: packed}
     mark = _mark(family, kwargs, compaction, positions)
     setattr(packed, MARK, mark)
-    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark)
+    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark, scores)
 
 
 def _mark(family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions) -> Mark:
@@ -151,24 +153,24 @@ def _compress(
     queries: list[Tensor | None],
     times: Any,
     device: torch.device,
-) -> tuple[list[VideoTokens | None], dict[str, Tensor]]:
-    """What the compressor makes of each video, None for stills, and the means of its losses."""
+) -> tuple[list[VideoTokens | None], dict[str, Tensor], tuple[Tensor | None, ...]]:
+    """What the compressor makes of each video, None for stills, the means of its losses, and the scores of videos."""
     videos = [clip for clip in clips if not clip.is_still]
     times = [None] * len(videos) if times is None else times
     if not isinstance(times, (list, tuple, Tensor)):
         raise InputError(f"times must be a list with the (T,) seconds of each video, got {type(times).__name__}")
     if len(times) != len(videos):
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
-    tokens = []
+    tokens, scores = [], []
     losses: dict[str, list[Tensor]] = {}
     for clip, asked, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
         video = VideoTokens.from_grid(clip.features.to(device), times=seconds, attention=clip.attention)
         out = check_tokens(compressor(video, asked), video)
         tokens.append(out.tokens)
+        scores.append(out.scores)
         for name, loss in out.losses.items():
             losses.setdefault(name, []).append(loss)
     made = iter(tokens)
-    return [None if clip.is_still else next(made) for clip in clips], {
-        name: torch.stack(values).mean() for name, values in losses.items()
-    }
+    means = {name: torch.stack(values).mean() for name, values in losses.items()}
+    return [None if clip.is_still else next(made) for clip in clips], means, tuple(scores)
