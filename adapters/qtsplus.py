@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from . import qtsplus_release as release
 from .base import Compressor
 from .budget_head import BudgetHead
 from .errors import ConfigError, InputError
@@ -36,8 +37,14 @@ class QTSplus(Compressor):
     With ``budget="auto"`` a head reads a ratio between rho_min and rho_max off question and scores, and its cost enters
     the losses ("flops", "kv", "smooth").
 
+    ``variant="official"`` is the release (:mod:`~framefold.adapters.qtsplus_release`), one video at a time: scores are
+    attention weights, there is no coverage and no encoding of time, re-encoding starts at random. At inference a given
+    budget is met exactly; while training the gate draws the tokens, in any number, and scales them. "auto" is the
+    release's rule; its mean of ratios counts every call, and is saved nowhere.
+
     Args:
         budget: retention ratio or tokens per video, or "auto".
+        variant: "corrected", or "official" for the release; that one has no use for coverage and noise.
         coverage: share of the budget that goes to evenly spaced tokens.
         scoring_layers, reencode_layers: numbers of blocks.
         heads, kv_heads: of attention; None: one for 64 channels, and as many of keys and values.
@@ -61,6 +68,7 @@ class QTSplus(Compressor):
         self,
         budget: Budget | str = 0.25,
         *,
+        variant: Literal["corrected", "official"] = "corrected",
         coverage: float = 0.5,
         scoring_layers: int = 1,
         reencode_layers: int = 1,
@@ -78,6 +86,7 @@ class QTSplus(Compressor):
         dim: int | None = None,
     ) -> None:
         super().__init__(budget)
+        self.variant = variant
         self.coverage, self.scoring_layers, self.reencode_layers = coverage, scoring_layers, reencode_layers
         self.heads, self.kv_heads, self.tau, self.noise, self.dim = heads, kv_heads, tau, noise, dim
         self.rho_min, self.rho_max, self.n_max = rho_min, rho_max, n_max
@@ -86,6 +95,8 @@ class QTSplus(Compressor):
         self._check()
         self.predicts_budget = self.budget_head
         self.budget = budget  # again, now that it is known whether there is a head
+        self.ratios = release.RunningMean()  # of "official"
+        self.exact_budget = variant == "corrected"  # so far, as modules start in training mode
         self.scoring: nn.ModuleList | None = None
         if dim is not None:
             self.materialize(dim, (1, 1))
@@ -94,6 +105,7 @@ class QTSplus(Compressor):
         sizes = ("scoring_layers", "n_max", "heads", "kv_heads", "dim")
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MOST]
         wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
+        wrong += [] if self.variant in ("corrected", "official") else ["variant"]
         wrong += [] if 0 <= self.coverage <= 1 else ["coverage"]
         wrong += [] if 0 <= self.reencode_layers <= MOST else ["reencode_layers"]
         wrong += [] if self.tau > 0 else ["tau"]
@@ -115,19 +127,27 @@ class QTSplus(Compressor):
 
     def make_layers(self, width: int, heads: int, kv_heads: int) -> None:
         """(Re)create all modules."""
-        last = self.scoring_layers - 1
-        blocks = [LMBlock(width, heads, kv_heads, scores_only=i == last) for i in range(self.scoring_layers)]
-        again = [LMBlock(width, heads, kv_heads, identity=True) for _ in range(self.reencode_layers)]
+        last, ours = self.scoring_layers - 1, self.variant == "corrected"
+        blocks = [LMBlock(width, heads, kv_heads, scores_only=ours and i == last) for i in range(self.scoring_layers)]
+        again = [LMBlock(width, heads, kv_heads, identity=ours) for _ in range(self.reencode_layers)]
         self.scoring, self.reencode = nn.ModuleList(blocks), nn.ModuleList(again)
-        self.time = nn.Linear(TIME_FEATURES, width, bias=False)
-        nn.init.zeros_(self.time.weight)
+        if ours:
+            self.time = nn.Linear(TIME_FEATURES, width, bias=False)
+            nn.init.zeros_(self.time.weight)
         self.head = BudgetHead(width, self.rho_min, self.rho_max) if self.budget_head else None
 
     def limit(self, n: int) -> int:
-        return min(n, self.n_max)
+        return n if self.variant == "official" and self.training else min(n, self.n_max)
+
+    def train(self, mode: bool = True) -> QTSplus:
+        """The released gate keeps any number of tokens while training."""
+        self.exact_budget = self.variant == "corrected" or not mode
+        return super().train(mode)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         assert query is not None and self.scoring is not None  # forward() has seen to both
+        if self.variant == "official":
+            return self._release(video, k, query)
         dtype = self.time.weight.dtype
         x, question = video.features.to(dtype), query.to(dtype)
         place = self.time(time_features(video).to(dtype))
@@ -183,6 +203,29 @@ class QTSplus(Compressor):
         gate = torch.where(relevant, gate, 0.0 * gate)[rows]
         return rows, gate - gate.detach()
 
+    def _release(self, video: VideoTokens, k: int, query: Tensor) -> Compressed:
+        """What the release makes of one video; parameters that it leaves without a gradient are touched."""
+        dtype = next(self.parameters()).dtype
+        x, question = video.features.to(dtype), query.to(dtype)
+        assert self.scoring is not None
+        r = release.score(self.scoring, x, question).r
+        count, losses = r.new_tensor(float(k)), {}
+        if self.budget == AUTO:
+            assert self.head is not None
+            ratio = release.predict_ratio(self.head, question, r)
+            mean = self.ratios.add(ratio.detach()[None])
+            losses = self._weighted(release.costs(ratio[None], len(video), self.n_max, mean))
+            count, k = ratio * len(video), release.count_tokens(ratio, len(video), k)
+        if self.training:
+            gate = release.draw_gate(r, count, self.tau)
+            rows, tokens = gate.rows, release.gather(x, gate)
+        else:
+            rows = release.choose(r, k)
+            tokens = x[rows]
+        tokens = release.reencode(self.reencode, [tokens])[0] + self.touch()
+        scores = r.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+        return Compressed(replace(video.keep(rows), features=tokens.to(video.features.dtype)), losses, scores)
+
     def _costs(self, ratio: Tensor, n: int) -> dict[str, Tensor]:
         """Losses of the predicted ratio while it is learned; zeros where the budget is given, for the gradients."""
         assert self.head is not None
@@ -190,7 +233,9 @@ class QTSplus(Compressor):
             return {}
         if self.budget != AUTO:
             return {"flops": 0.0 * ratio}
-        costs = self.head.costs(ratio, n, self.n_max)
+        return self._weighted(self.head.costs(ratio, n, self.n_max))
+
+    def _weighted(self, costs: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = {"flops": self.cost_flops, "kv": self.cost_kv, "smooth": self.cost_smooth}
         return {name: weights[name] * cost for name, cost in costs.items()}
 

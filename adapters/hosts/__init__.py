@@ -12,6 +12,7 @@ from .attach import Handle, attach, detach
 from .encoded import Encoded
 from .family import Family, list_families, register_family
 from .prepare import Prepared, prepare
+from .splice import expand_placeholders
 from .vision import encode
 
 for _module in pkgutil.iter_modules(__path__):
@@ -25,6 +26,7 @@ __all__ = [
     "attach",
     "detach",
     "encode",
+    "expand_placeholders",
     "list_families",
     "prepare",
     "register_family",
