@@ -9,14 +9,14 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import FramefoldError
+from framefold.adapters.errors import ConfigError, FramefoldError
 from framefold.adapters.ops import budget_tokens
 from framefold.data.samples import Recipe
 from framefold.data.synthetic import QUESTION_TYPES, evidence_mask
 from framefold.training import digests
 from framefold.training.ablate import ablate
 from framefold.training.digests import code_digest, host_digest
-from framefold.training.heldout import KeepEvidence, _one_prefill_a_question, held_out, put_to_event_oracle
+from framefold.training.heldout import KeepEvidence, held_out, put_to_event_oracle
 from framefold.training.hostio import load_host
 from framefold.training.results import FOLDER, ResultsError, read_cells
 
@@ -49,7 +49,7 @@ def test_every_registered_compressor_is_there_at_exactly_equal_tokens(results: P
     cells = by_row(results)
     for name in framefold.list_compressors():
         cls = type(framefold.build(name))
-        if cls.query_aware or cls.needs_attention or (cls.trainable and name != "fila"):
+        if cls.trainable and name != "fila":
             continue
         budgets = SMALL["budgets"] if cls.exact_budget else [1.0]
         for budget in budgets:
@@ -143,7 +143,7 @@ def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
         ({"exclude": list(QUESTION_TYPES)}, "no question type"),
         ({"compressors": ["fila"]}, "no adapter"),
         ({"params": {"fila": {"r": 1}}, "adapters": 1}, "those of its adapter"),
-        ({"adapters": 2}, "second adapter of fila"),
+        ({"adapters": 2}, "both fila trained with seed 0"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_runs(
@@ -223,11 +223,39 @@ def test_the_oracle_spreads_what_it_keeps_and_gets_the_evidence_of_the_question(
     video = framefold.VideoTokens.from_grid(torch.randn(10, 1, 1, 3))
     assert KeepEvidence([np.zeros(10, bool)], lambda n: 2)(video).tokens.index.tolist() == [2, 7]
     batch = next(held_out(load_host(HOST), Recipe((16, 16), 0, "test"), 2, 2))
-    alone = list(_one_prefill_a_question(batch))
-    assert [mask.tolist() for one in alone for mask in one.evidence] == [mask.tolist() for mask in batch.evidence]
-    assert [kind for one in alone for kind in one.asked.types] == batch.asked.types
+    alone = batch.asked.alone()
+    assert alone.types == batch.asked.types and len(alone.encoded) == len(batch.evidence)
+    owners = batch.asked.rows.video.tolist()
+    assert all(clip is batch.asked.encoded[video] for clip, video in zip(alone.encoded, owners, strict=True))
     assert len({mask.tobytes() for mask in batch.evidence}) > 2
 
 
 def test_the_cost_of_a_cell_was_measured(results: Path) -> None:
     assert all(cell["compressor_ms"] > 0 and cell["llm_ms"] > 0 for cell in read_cells(results))
+
+
+def test_adapters_of_several_seeds_are_one_row(tmp_path: Path, adapter: Path) -> None:
+    again, other = tmp_path / "again", tmp_path / "other"
+    framefold.load(adapter).save_pretrained(again, training={"seed": 1})
+    framefold.build("fila", 0.1, members="cluster", r=2, dim=128, grid=[4, 4]).save_pretrained(
+        other, training={"seed": 2}
+    )
+    small = {**SMALL, "budgets": [40], "compressors": ["uniform"], "oracle": False}
+    ablate(str(tmp_path / "out"), adapters=[str(adapter), str(again)], **small)
+    cells = [cell for cell in read_cells(tmp_path / "out") if cell["compressor"] == "fila"]
+    assert sorted(cell["seed"] for cell in cells) == [0, 1]
+    with pytest.raises(ConfigError, match="different parameters"):
+        ablate(str(tmp_path / "out"), adapters=[str(adapter), str(other)], **small)
+
+
+def test_a_query_aware_adapter_is_asked_once_a_question_and_takes_part(tmp_path: Path) -> None:
+    selector = framefold.build("qtsplus", 0.1, dim=128, heads=4)
+    selector.save_pretrained(tmp_path / "adapter")
+    small = {**SMALL, "budgets": [0.25, 40], "compressors": ["random"], "oracle": False}
+    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "adapter")], **small)
+    cells = by_row(tmp_path / "out")
+    for budget in (0.25, 40):
+        assert set(cells["qtsplus", budget]["answers"]["tokens"]) == {budget_tokens(budget, 256)}
+        assert cells["qtsplus", budget]["n"] == cells["random", budget]["n"]
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "qtsplus - random" in report and "best trained - best training-free" in report

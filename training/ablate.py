@@ -13,7 +13,7 @@ from rich.progress import track
 
 from ..adapters import Compressor, build, list_compressors, load
 from ..adapters.errors import ConfigError
-from ..adapters.folder import WEIGHTS
+from ..adapters.folder import WEIGHTS, read_config
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import get
@@ -35,6 +35,7 @@ class Entrant:
     params: dict[str, Any]
     folder: str | None = None
     weights: str | None = None
+    seed: int | None = None  # that an adapter was trained with
 
     def build(self, budget: float | int, seed: int) -> Compressor:
         if self.folder is not None:
@@ -67,7 +68,8 @@ def ablate(
         out: folder for cells/*.json, report.md and accuracy.png.
         host: folder of the host.
         compressors: registered names; all of them by default. Trainable ones take part through their adapters.
-        adapters: adapter folders of trained compressors.
+        adapters: adapter folders of trained compressors; those of one compressor are one row, if they differ only in
+            the seed of their training.
         params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
         budgets: retention ratios (floats) or tokens per video (ints).
         seeds: of compressors that draw, such as random; the others run once.
@@ -79,8 +81,8 @@ def ablate(
         batch_size: videos per forward of the language model.
 
     Raises:
-        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter, seed or question type, or two adapters of
-            one compressor; BudgetError: a wrong budget.
+        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter, seed or question type, or two adapters
+            that cannot be one row; BudgetError: a wrong budget.
         ResultsError: the folder holds cells, other than those to be made, that cannot stand in one table with them.
         HostError: no host there; AdapterFileError: a damaged adapter; DataError: no such split or too few frames.
     """
@@ -119,7 +121,8 @@ def ablate(
     print(f"ablation: {len(cells)} cells, {len(cells) - len(todo)} already there")
     if todo:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out before the work
-        made = held_out(frozen, recipe, videos, batch_size)
+        attention = any(entrant is not None and get(entrant.name).needs_attention for entrant, _ in todo)
+        made = held_out(frozen, recipe, videos, batch_size, attention)
         batches = list(track(made, "encoding held-out videos", total=-(-videos // batch_size)))
         for row, settings in track(todo, "cells"):
             rows, cost = _run(frozen, row, settings, batches)
@@ -138,15 +141,20 @@ def _run(
 
 def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Entrant]:
     """Adapters first, then the registered names; a trainable name without an adapter is announced and left out."""
-    trained = {}
+    trained: dict[str, dict[str, Any]] = {}
+    seeds: dict[tuple[str, int], str] = {}
     for path in adapters:
-        compressor = load(path)
-        if compressor.name in trained:
-            raise ConfigError(f"{path} is a second adapter of {compressor.name}: give each an ablation of its own")
-        if compressor.name in params:
-            raise ConfigError(f"the parameters of {compressor.name} are those of its adapter: leave them out of params")
-        trained[compressor.name] = compressor.params()
-        yield Entrant(compressor.name, compressor.params(), path, file_digest(Path(path) / WEIGHTS))
+        compressor, seed = load(path), _training_seed(path)
+        name, own = compressor.name, compressor.params()
+        if name in params:
+            raise ConfigError(f"the parameters of {name} are those of its adapter: leave them out of params")
+        if trained.setdefault(name, own) != own:
+            raise ConfigError(f"{path} and another adapter of {name} have different parameters: they are no one row")
+        if (name, seed) in seeds:
+            other = seeds[name, seed]
+            raise ConfigError(f"{other} and {path} are both {name} trained with seed {seed}: give one of them")
+        seeds[name, seed] = path
+        yield Entrant(name, own, path, file_digest(Path(path) / WEIGHTS), seed)
     shared = {str(get(name).counterpart): values for name, values in trained.items() if get(name).counterpart}
     for name in params:
         if name not in list_compressors():
@@ -155,15 +163,20 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
         cls = get(name)
         if name in trained:
             continue
-        if cls.trainable or cls.query_aware or cls.needs_attention:
-            why = "no adapter of it was given" if cls.trainable else "it needs inputs that this ablation does not have"
+        if cls.trainable:
             if names:
-                raise ConfigError(f"{name} cannot take part: {why}")
-            print(f"ablation: {name} is left out: {why}")
+                raise ConfigError(f"{name} cannot take part: no adapter of it was given")
+            print(f"ablation: {name} is left out: no adapter of it was given")
             continue
         known = init_params(cls)
         inherited = {key: value for key, value in shared.get(name, {}).items() if key in known}
         yield Entrant(name, inherited | params.get(name, {}))
+
+
+def _training_seed(folder: str) -> int:
+    training = read_config(Path(folder)).get("training")
+    seed = training.get("seed") if isinstance(training, dict) else None
+    return seed if isinstance(seed, int) else 0
 
 
 def _cells(
@@ -179,7 +192,7 @@ def _cells(
             continue
         draws = "seed" in init_params(cls) and "seed" not in entrant.params
         for budget in budgets:
-            for seed in seeds if draws else [0]:
+            for seed in seeds if draws else [entrant.seed or 0]:
                 yield entrant, replace(common, budget=budget, seed=seed)
     if FULL not in {entrant.name for entrant in entrants}:
         yield Entrant(FULL, {}), replace(base, compressor=FULL, code=code_digest(get(FULL)))

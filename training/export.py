@@ -26,7 +26,10 @@ def export(checkpoint: str, out: str) -> Path:
     path = find_checkpoint(Path(checkpoint))
     compressor, hyper = read_checkpoint(path)
     compressor.save_pretrained(
-        out, framefold_version=__version__, base_model_name_or_path=str(hyper.get("host", "")) or None
+        out,
+        framefold_version=__version__,
+        base_model_name_or_path=str(hyper.get("host", "")) or None,
+        training={key: hyper.get(key) for key in ("seed", "steps", "train_budgets", "lr", "losses")},
     )
     print(f"exported {compressor.name} from {path} to {out}")
     return Path(out)
@@ -65,6 +68,7 @@ def read_checkpoint(path: Path) -> tuple[Compressor, dict[str, Any]]:
         prefix = "compressor."
         state = {k.removeprefix(prefix): v for k, v in content["state_dict"].items() if k.startswith(prefix)}
         compressor.load_state_dict(state, strict=True)
+        hyper |= {"steps": content.get("global_step", 0), "seed": content.get("seed", 0)}
     except FramefoldError as error:
         raise AdapterFileError(f"{path}: {error}") from error
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to

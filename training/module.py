@@ -6,6 +6,7 @@ Checkpoints hold the compressor alone. The constructor's signature is the ``mode
 from __future__ import annotations
 
 import math
+import os
 import random
 from pathlib import Path
 from typing import Any, Literal
@@ -180,7 +181,8 @@ class CompressorModule(pl.LightningModule):
         return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the compressor's weights only."""
+        """Keep the compressor's weights only, and note the seed."""
+        checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(PREFIX)}
 

@@ -6,7 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..adapters import Compressor
+from ..adapters.errors import UnknownCompressorError
 from ..adapters.folder import replace_file
+from ..adapters.registry import get
 from ..data.difficulty import name_of
 from .plots import plot_accuracy
 from .results import answers_of, read_cells
@@ -115,8 +118,12 @@ class Table:
         pairs = [(BASELINE, "uniform"), (BASELINE, "random"), *self._trained(), (ORACLE, EVENT_ORACLE)]
         lines = [_row("paired difference", *self.budgets), _row(*["---"] * (len(self.budgets) + 1))]
         rows = [(f"{a} - {b}", [self._difference(a, b, budget) for budget in self.budgets]) for a, b in pairs]
-        best = [(self._best_training_free(budget), budget) for budget in self.budgets]
-        rows.append(("oracle - best training-free", [self._difference(ORACLE, b, budget) for b, budget in best]))
+        free = {budget: self._best(budget, trained=False) for budget in self.budgets}
+        trained = [self._difference(self._best(budget, trained=True), free[budget], budget) for budget in self.budgets]
+        rows.append(("best trained - best training-free", trained))
+        rows.append(
+            ("oracle - best training-free", [self._difference(ORACLE, b, budget) for budget, b in free.items()])
+        )
         return "\n".join([*lines, *(_row(title, *values) for title, values in rows if any(values))])
 
     def _difference(self, a: str, b: str, budget: str) -> str:
@@ -125,20 +132,20 @@ class Table:
             return ""
         return _interval(paired_difference(one, other), sign=True)
 
-    def _best_training_free(self, budget: str) -> str:
-        """The most accurate row of a column that was not trained and is no oracle, "" if there is none."""
-        from ..adapters.registry import list_compressors
-
-        free = list_compressors(trainable=False)
-        scores = {n: answers.macro for n in self.rows if n in free and (answers := self.answers(n, budget))}
+    def _best(self, budget: str, trained: bool) -> str:
+        """The most accurate row of a column among those that were trained or were not, "" if there is none."""
+        some = [name for name in self.rows if (cls := _class_of(name)) and cls.trainable == trained]
+        scores = {name: answers.macro for name in some if (answers := self.answers(name, budget))}
         return max(scores, key=lambda name: scores[name], default="")
 
     def _trained(self) -> list[tuple[str, str]]:
-        """Trained rows against the training-free method they start at, and against the baseline."""
-        from ..adapters.registry import get, list_compressors
-
-        trained = [name for name in self.rows if name in list_compressors(trainable=True)]
-        pairs = [(name, other) for name in trained for other in (get(name).counterpart, BASELINE)]
+        """Trained rows against the training-free method they start at, or the two floors, and against the baseline."""
+        pairs = []
+        for name in self.rows:
+            cls = _class_of(name)
+            if cls is not None and cls.trainable:
+                start = (cls.counterpart,) if cls.counterpart else ("random", "uniform")
+                pairs += [(name, other) for other in (*start, BASELINE)]
         return [(name, other) for name, other in pairs if other in self.by_row]
 
     def by_type(self) -> str:
@@ -166,6 +173,14 @@ class Table:
     def _tokens(self, budget: str) -> str:
         counts = {round(cell["tokens"]) for name in self.rows for cell in self.by_row[name].get(budget, [])}
         return f"{'/'.join(map(str, sorted(counts)))} tokens"
+
+
+def _class_of(row: str) -> type[Compressor] | None:
+    """The compressor of a row; None for oracles, and for what this installation does not know."""
+    try:
+        return get(row)
+    except UnknownCompressorError:
+        return None
 
 
 def _row(*values: str) -> str:

@@ -40,7 +40,7 @@ class Settings:
     Attributes:
         compressor: name of the row.
         params: its constructor parameters; adapter: SHA-256 of its weights, None without.
-        budget: retention ratio or tokens per video; seed: of methods that draw.
+        budget: retention ratio or tokens per video; seed: of methods that draw, or of an adapter's training.
         host: folder of the host; host_weights: SHA-256 of its weights and configuration.
         videos, frames, data_seed, split, difficulty, style: the held-out videos.
         exclude: question types that are left out of the headline.
@@ -135,7 +135,7 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
 
 
 def check_comparable(settings: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """One table holds answers about the same videos by the same host, and in a row the same adapter and parameters.
+    """A table holds answers about the same videos by the same host, a row the same parameters, a seed one adapter.
 
     Args:
         settings: of cells, as dictionaries. out: their folder, for the message.
@@ -143,10 +143,11 @@ def check_comparable(settings: Sequence[Mapping[str, Any]], out: Path) -> None:
     Raises:
         ResultsError: they differ; the message names two cells and in what.
     """
-    rows: dict[str, Mapping[str, Any]] = {}
+    rows: dict[Any, Mapping[str, Any]] = {}
     for one in settings:
         row = rows.setdefault(one["compressor"], one)
-        pairs = [(settings[0], COMMON), (row, ("params", "adapter"))]
+        same = rows.setdefault((one["compressor"], one["seed"]), one)
+        pairs = [(settings[0], COMMON), (row, ("params",)), (same, ("adapter",))]
         for other, fields in pairs:
             for name in fields:
                 if one[name] != other[name]:
