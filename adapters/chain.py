@@ -146,9 +146,9 @@ class Chain(Compressor):
             tokens = runs[-1].out.tokens
             if not _are_frames(tokens) or len(tokens) < k:
                 raise InputError(
-                    f"{self.name}: {label} left {len(tokens)} tokens that are not whole frames of {video.per_frame},"
-                    f" enough for the budget of {k}; before the last stage there can be encoders, uniform, pool with"
-                    " spatial=1, or scene_mean and fila with scene_goal=1"
+                    f"{self.name}: {label} left {len(tokens)} tokens, but it must leave whole frames of"
+                    f" {video.per_frame}, and at least the budget of {k}: before the last stage there can be encoders,"
+                    " uniform, pool with spatial=1, or scene_mean and fila with scene_goal=1"
                 )
             assign = _compose(seen.assign, tokens.assign)
             seen = _Seen(_handed_on(seen.video, tokens), seen.index[tokens.index], assign)

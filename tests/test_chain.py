@@ -388,7 +388,7 @@ def test_reducers_share_the_reduction(name: str, budget: int, frames: list[int],
     ],
 )
 def test_a_stage_that_leaves_no_whole_frames_is_named(name: str, params: dict[str, Any], label: str) -> None:
-    with pytest.raises(InputError, match=rf"{label} left .* not whole frames of 12.* scene_goal=1"):
+    with pytest.raises(InputError, match=rf"{label} left .* must leave whole frames of 12.* scene_goal=1"):
         run(framefold.build(name, 5, **params), features((12, 3, 4)))
 
 
