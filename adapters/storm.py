@@ -17,6 +17,7 @@ from .tokens import VideoTokens
 
 WIDE = 1024  # from this width on, layers work in a bottleneck of BOTTLENECK channels unless ``inner`` says otherwise
 BOTTLENECK = 512
+EPS = 1e-12  # hosts' features differ in scale by orders of magnitude, and the smaller ones are not noise
 MOST = 2**16  # of any size: a config must not ask for billions
 
 
@@ -26,6 +27,8 @@ class Storm(Pool):
     Each layer adds a forward and a backward Mamba-2 scan of its normalised input (the paper scans with Mamba; nothing
     in its claim rests on version 1, and version 2 is matrix products). The last linear before the pooling starts at
     zero, so untrained it is ``pool`` to the bit; the paper starts at random and repairs that in a first stage.
+
+    Tokens enter and changes leave in units of each token's RMS, so that one learning rate suits hosts of any scale.
 
     Rule for exactly k tokens: that of ``pool``, which chooses the length of the averaged runs of frames from k and
     ``spatial``. With ``sample`` = s > 1, which is for inference only, frames are pooled into s times as many runs (as
@@ -110,11 +113,13 @@ class Storm(Pool):
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
         assert self.mixing is not None  # materialize() comes first
         order = scan_order(video.grid, self.scan, video.features.device)
-        start = video.features[order].to(next(self.mixing.parameters()).dtype)[None]
+        wide = video.features[order].to(torch.promote_types(video.features.dtype, torch.float32))
+        scale = wide.square().mean(-1, keepdim=True).add(EPS).sqrt()
+        start = (wide / scale).to(next(self.mixing.parameters()).dtype)[None]
         x = start if self.down is None else self.down(start)
         for layer in self.mixing:
             x = layer(x)
-        change = (x - start if self.up is None else self.up(x))[0]
+        change = (x - start if self.up is None else self.up(x))[0].to(wide.dtype) * scale
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
         return replace(video, features=video.features + change[back].to(video.features.dtype))
