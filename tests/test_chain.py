@@ -480,6 +480,7 @@ def test_losses_are_named_by_their_stage_and_budgets_predicted_by_the_last_one()
     result = chain(wrap(features((12, 3, 4))), noise(3, 16))
     assert set(result.losses) == {"qtsplus/flops", "qtsplus/kv", "qtsplus/smooth"}
     assert 1 <= len(result.tokens) <= 9 and chain.stages[1].budget == "auto"
+    assert chain.stages[0].budget == 36  # sqrt(9 * 144) tokens: on the way to the most that the last stage keeps
     check_books(result.tokens, (12, 3, 4))
     chain.budget = 5
     assert len(chain(wrap(features((12, 3, 4))), noise(3, 16)).tokens) == 5
