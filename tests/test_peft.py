@@ -475,9 +475,9 @@ def test_a_full_disk_leaves_the_old_folder_whole(trained: Any, ours: Path, monke
     def full(*args: Any, **kwargs: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    for module, name in (("peft_folder", "save_file"), ("folder", "save_file")):
+    for module, name in (("lora_folder", "save_file"), ("folder", "save_file")):
         with monkeypatch.context() as patch:
-            where = "framefold.adapters." + ("hosts." if module == "peft_folder" else "") + module
+            where = "framefold.adapters." + ("hosts." if module == "lora_folder" else "") + module
             patch.setattr(f"{where}.{name}", full)
             with pytest.raises(OSError, match="No space left"):
                 framefold.save_peft(randomized(copy.deepcopy(trained), seed=9), ours)
