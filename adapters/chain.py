@@ -38,7 +38,7 @@ class Chain(Compressor):
 
     With r reducers to come, the last stage included, that reduce n tokens to k, the first of them gets T' = the whole
     number nearest to (n^(r-1) * k)^(1/r) / P, so that all take equal ratios (a single one: the geometric middle of n
-    and k); but at least ceil(k / P) and at most all frames. Received attention of a merged token is the mean over
+    and k), but at least ceil(k / P). Received attention of a merged token is the mean over
     those it stands for, on the scale of the others.
 
     The output is in terms of the original video: ``assign`` goes through all stages, a token that one of them drops is
@@ -261,7 +261,7 @@ def _counterparts(parts: tuple[type[Compressor], ...]) -> list[tuple[int, str]] 
 def _frames(k: int, video: VideoTokens, reducers: int) -> int:
     """T', the number of frames that the first of so many reducers leaves on the way to k tokens."""
     goal = (len(video) ** (reducers - 1) * k) ** (1 / reducers)
-    return min(video.grid[0], max(-(-k // video.per_frame), round(goal / video.per_frame)))
+    return max(-(-k // video.per_frame), round(goal / video.per_frame))
 
 
 def _share(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:

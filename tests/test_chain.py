@@ -459,13 +459,20 @@ def test_parameters_of_a_reduction_that_is_not_run_get_gradients(clean_registry)
     assert bool((scale != 0).any()) and torch.equal(taste, torch.zeros(16))
 
 
-def test_an_encoder_that_changes_the_grid_broke_the_contract(clean_registry) -> None:
-    def encode(self: Any, video: VideoTokens, query: Any = None) -> VideoTokens:
-        return replace(video, features=video.features.double())
-
-    type("Widening", (Encoder,), {"name": "widening_of_a_test", "encode": encode})
-    with pytest.raises(ContractError, match="encoder of widening_of_a_test"):
-        run(framefold.build("widening_of_a_test+evs", 0.1), features((6, 3, 4)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda video: replace(video, features=video.features.double()),
+        lambda video: replace(video, features=video.features[:, :8]),
+        lambda video: replace(video, grid=(6, 4, 3)),
+        lambda video: video.keep(torch.arange(12)),
+    ],
+    ids=["dtype", "width", "grid", "tokens"],
+)
+def test_an_encoder_leaves_everything_but_the_values(change: Any, clean_registry) -> None:
+    type("Off", (Encoder,), {"name": "off_of_a_test", "encode": lambda self, video, query=None: change(video)})
+    with pytest.raises(ContractError, match="encoder of off_of_a_test"):
+        run(framefold.build("off_of_a_test+evs", 0.1), features((6, 3, 4)))
 
 
 def test_questions_reach_the_stages_that_need_them() -> None:
