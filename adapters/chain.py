@@ -38,8 +38,8 @@ class Chain(Compressor):
 
     With r reducers to come, the last stage included, that reduce n tokens to k, the first of them gets T' = the whole
     number nearest to (n^(r-1) * k)^(1/r) / P, so that all take equal ratios (a single one: the geometric middle of n
-    and k), but at least ceil(k / P). Received attention of a merged token is the mean over
-    those it stands for, on the scale of the others.
+    and k), but at least ceil(k / P). Received attention of a merged token is the mean over those it stands for, on the
+    scale of the others.
 
     The output is in terms of the original video: ``assign`` goes through all stages, a token that one of them drops is
     dropped. Losses are named by their stage (``qtsplus/kv``). ``scores`` are those of the stage that scores, each
