@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, cast
 
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from .base import Compressor
-from .errors import ContractError, InputError, UnknownCompressorError
-from .ops import AUTO, Budget, budget_tokens, segment_mean, segment_sum
+from .errors import InputError, UnknownCompressorError
+from .handover import Run, Seen, are_frames, compose, encode, frames_for, handed_on, scores_of, share
+from .ops import AUTO, Budget, budget_tokens, segment_sum
 from .params import check_params, init_params, short
 from .registry import JOINT, get, make
 from .tokens import Compressed, VideoTokens
@@ -64,31 +65,31 @@ class Chain(Compressor):
         checked = check_params(type(self), params)
         budgets = [*[1.0] * (len(self.parts) - 1), self.budget]
         stages = zip(self.parts, budgets, self.labels, strict=True)
-        self.stages = nn.ModuleList(make(part, share, checked.get(label, {})) for part, share, label in stages)
+        self.stages = nn.ModuleList(make(part, own, checked.get(label, {})) for part, own, label in stages)
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         seen, runs = self._front(video, k, query)
         last, dense = self._last, seen.video
-        last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else _share(last, k, dense)
-        runs.append(_Run(self.labels[-1], last(dense, query), seen.assign))
+        last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else share(last, k, dense)
+        runs.append(Run(self.labels[-1], last(dense, query), seen.assign))
         tokens = runs[-1].out.tokens
         out = replace(
             video,
             features=self._touched(tokens.features),
             index=seen.index[tokens.index],
             size=segment_sum(dense.size, tokens.assign, len(tokens)),
-            assign=_compose(seen.assign, tokens.assign),
+            assign=compose(seen.assign, tokens.assign),
         )
         losses = {f"{run.label}/{name}": loss for run in runs for name, loss in run.out.losses.items()}
-        return Compressed(out, losses, _scores(runs))
+        return Compressed(out, losses, scores_of(runs))
 
     def limit(self, n: int) -> int:
         return self._last.limit(n)
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
         for stage in self._stages:
-            video = _encode(stage, video, query)
+            video = encode(stage, video, query)
         return video
 
     def events(self, video: VideoTokens) -> Tensor | None:
@@ -133,44 +134,26 @@ class Chain(Compressor):
                 features = features + stage.touch()
         return features
 
-    def _front(self, video: VideoTokens, k: int, query: Tensor | None) -> tuple[_Seen, list[_Run]]:
+    def _front(self, video: VideoTokens, k: int, query: Tensor | None) -> tuple[Seen, list[Run]]:
         """Run all stages but the last: what that one sees, and what the reducers returned."""
-        seen, runs = _Seen(video, video.index, video.assign), []
+        seen, runs = Seen(video, video.index, video.assign), []
         for i, (label, stage) in enumerate(zip(self.labels[:-1], self._stages[:-1], strict=True)):
             if stage.encodes:
-                seen = replace(seen, video=_encode(stage, seen.video, query))
+                seen = replace(seen, video=encode(stage, seen.video, query))
                 continue
             reducers = 1 + sum(not part.encodes for part in self.parts[i:-1])
-            stage.budget = _share(stage, _frames(k, seen.video, reducers) * video.per_frame, seen.video)
-            runs.append(_Run(label, stage(seen.video, query), seen.assign))
+            stage.budget = share(stage, frames_for(k, seen.video, reducers) * video.per_frame, seen.video)
+            runs.append(Run(label, stage(seen.video, query), seen.assign))
             tokens = runs[-1].out.tokens
-            if not _are_frames(tokens) or len(tokens) < k:
+            if not are_frames(tokens) or len(tokens) < k:
                 raise InputError(
                     f"{self.name}: {label} left {len(tokens)} tokens, but it must leave whole frames of"
                     f" {video.per_frame}, and at least the budget of {k}: before the last stage there can be encoders,"
                     " uniform, pool with spatial=1, or scene_mean and fila with scene_goal=1"
                 )
-            assign = _compose(seen.assign, tokens.assign)
-            seen = _Seen(_handed_on(seen.video, tokens), seen.index[tokens.index], assign)
+            assign = compose(seen.assign, tokens.assign)
+            seen = Seen(handed_on(seen.video, tokens), seen.index[tokens.index], assign)
         return seen, runs
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """What a stage sees: a dense video, (N',) the original anchors of its tokens, (N,) the rows of the originals."""
-
-    video: VideoTokens
-    index: Tensor
-    assign: Tensor
-
-
-@dataclass(frozen=True)
-class _Run:
-    """What a reducer returned, and (N,) the rows of the original tokens in what it saw."""
-
-    label: str
-    out: Compressed
-    assign: Tensor
 
 
 @cache
@@ -256,65 +239,3 @@ def _counterparts(parts: tuple[type[Compressor], ...]) -> list[tuple[int, str]] 
         elif i + 1 == len(parts) or not part.encodes:
             kept.append((i, part.counterpart))
     return kept
-
-
-def _frames(k: int, video: VideoTokens, reducers: int) -> int:
-    """T', the number of frames that the first of so many reducers leaves on the way to k tokens."""
-    goal = (len(video) ** (reducers - 1) * k) ** (1 / reducers)
-    return max(-(-k // video.per_frame), round(goal / video.per_frame))
-
-
-def _share(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:
-    """A budget of so many tokens; as a ratio for variants that follow a release, which may know nothing else."""
-    return tokens if stage.exact_budget else tokens / len(video)
-
-
-def _encode(stage: Compressor, video: VideoTokens, query: Tensor | None) -> VideoTokens:
-    out = stage.encode(video, query)
-    before, after = video.features, out.features
-    if out.grid != video.grid or after.shape != before.shape or after.dtype != before.dtype:
-        raise ContractError(
-            f"the encoder of {stage.name} made {out.grid}, {tuple(after.shape)}, {after.dtype} of"
-            f" {video.grid}, {tuple(before.shape)}, {before.dtype}: it must leave them as they are"
-        )
-    return replace(video, features=after)
-
-
-def _are_frames(tokens: VideoTokens) -> bool:
-    """Whether anchors are all places of some frames, in their order."""
-    if len(tokens) % tokens.per_frame:
-        return False
-    rows = tokens.index.reshape(-1, tokens.per_frame)
-    places = torch.arange(tokens.per_frame, device=rows.device)
-    return bool((rows % tokens.per_frame == places).all() & (rows - rows[:, :1] == places).all())
-
-
-def _handed_on(video: VideoTokens, tokens: VideoTokens) -> VideoTokens:
-    """Whole frames that a reducer left of a dense video, as a dense video of their own."""
-    count, cells = len(tokens), video.per_frame
-    ids = torch.arange(count, device=tokens.index.device)
-    attention = video.attention
-    if attention is not None:
-        attention = segment_mean(attention[:, None], video.size, tokens.assign, count)[:, 0]
-    return VideoTokens(
-        features=tokens.features,
-        grid=(count // cells, *video.grid[1:]),
-        index=ids,
-        size=segment_sum(video.size, tokens.assign, count),  # so that mergers behind weigh by what a token stands for
-        assign=ids,
-        times=video.times[tokens.index[::cells] // cells],
-        attention=attention,
-    )
-
-
-def _compose(first: Tensor, then: Tensor) -> Tensor:
-    """(N,) rows after two assignments; -1 where either drops a token."""
-    return torch.cat([then, then.new_tensor([-1])])[first]  # -1 reads the extra last entry
-
-
-def _scores(runs: list[_Run]) -> Tensor | None:
-    scored = [(run.out.scores, run.assign) for run in runs if run.out.scores is not None]
-    if len(scored) != 1 or bool((scored[0][1] < 0).any()):
-        return None
-    scores, assign = scored[0]
-    return scores[assign]
