@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError, InputError
 from .ops import Budget
-from .scene_mean import SceneMean, Scenes
+from .scene_mean import Members, SceneMean, Scenes
 from .tokens import VideoTokens
 
 
@@ -25,7 +25,7 @@ class Fila(SceneMean):
 
     Args:
         budget: retention ratio or tokens per video.
-        members, r, scene_goal, time_weight: as in ``scene_mean``.
+        members, r, scene_goal, time_weight, unit_norm: as in ``scene_mean``.
         weight_shape: static weights per place ("n1") or per place and channel ("nd", the paper).
         dynamic: add the content score.
         dim: token width D; None: that of the first video.
@@ -44,16 +44,19 @@ class Fila(SceneMean):
         self,
         budget: Budget = 0.25,
         *,
-        members: Literal["similar", "cluster"] = "similar",
+        members: Members = "similar",
         r: int = 3,
         scene_goal: int | None = None,
         time_weight: float = 0.0,
+        unit_norm: bool = False,
         weight_shape: Literal["n1", "nd"] = "n1",
         dynamic: bool = True,
         dim: int | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:
-        super().__init__(budget, members=members, r=r, scene_goal=scene_goal, time_weight=time_weight)
+        super().__init__(
+            budget, members=members, r=r, scene_goal=scene_goal, time_weight=time_weight, unit_norm=unit_norm
+        )
         if weight_shape not in ("n1", "nd"):
             raise ConfigError(f"fila: weight_shape must be 'n1' or 'nd', got {weight_shape!r}")
         if dim is not None and dim < 1 or grid is not None and min(grid) < 1:

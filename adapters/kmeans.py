@@ -11,7 +11,8 @@ def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor
     """Cluster points by Lloyd's algorithm, in fp64, all ties to the lower index.
 
     Starts from point 0 and then always the point farthest from the centres so far. A cluster that loses all its
-    points takes the one farthest from its own centre, so that exactly k are left even where points coincide.
+    points takes the one farthest from its own centre, so that exactly k are left even where points coincide. As many
+    clusters as points are the points, in their order.
 
     Args:
         points: (T, D) finite numbers; k: 1 <= k <= T; iterations: upper bound, it stops when no point moves.
@@ -20,6 +21,8 @@ def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor
         labels (T,) int64 in [0, k), every cluster non-empty, and centres (k, D) fp64, the means of their clusters.
     """
     points = points.double()
+    if k == len(points):  # a generous budget asks for it, and finding out takes T * T distances
+        return torch.arange(k, device=points.device), points
     centres = points[_farthest_first(points, k)]
     labels = torch.full((len(points),), -1, device=points.device)
     for _ in range(iterations):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ class Scenes:
     frames: Tensor
 
 
-MOST_MEMBERS = (
-    4096  # beside the representative; fila has a row of weights for each, so a config must not ask for billions
-)
+Members = Literal["similar", "similar_in_cluster", "cluster"]
+# Beside the representative; fila has a row of weights for each, so a config must not ask for billions.
+MOST_MEMBERS = 4096
 
 
 class SceneMean(Compressor):
@@ -51,7 +51,8 @@ class SceneMean(Compressor):
     Members are, by ``members``:
       ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (cosine of frame
       means), a frame perhaps in several scenes or in none; r is cut to ceil(T / S) - 1, so that a generous budget is
-      not spent on blurring. ``"cluster"``: all frames of the scene's cluster, every frame in exactly one scene.
+      not spent on blurring. ``"similar_in_cluster"``: the same among the frames of the scene's cluster, fewer where it
+      has fewer; a frame in one scene at most. ``"cluster"``: all of these, every frame in exactly one scene.
     A frame is counted (``assign``, ``size``) to the scene that it represents, or else to the most similar one it is a
     member of.
 
@@ -63,6 +64,7 @@ class SceneMean(Compressor):
             ratio; 1 gives whole frames at every budget.
         time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
             time as the paper does, large values give scenes of consecutive frames.
+        unit_norm: cluster the directions of frame means, so that frames that differ in strength alone are alike.
 
     Raises:
         ConfigError: a parameter out of range.
@@ -74,17 +76,19 @@ class SceneMean(Compressor):
         self,
         budget: Budget = 0.25,
         *,
-        members: Literal["similar", "cluster"] = "similar",
+        members: Members = "similar",
         r: int = 3,
         scene_goal: int | None = None,
         time_weight: float = 0.0,
+        unit_norm: bool = False,
     ) -> None:
         super().__init__(budget)
-        if members not in ("similar", "cluster"):
-            raise ConfigError(f"{self.name}: members must be 'similar' or 'cluster', got {members!r}")
+        if members not in get_args(Members):
+            raise ConfigError(f"{self.name}: members must be one of {get_args(Members)}, got {members!r}")
         if not 0 <= r <= MOST_MEMBERS or time_weight < 0 or scene_goal is not None and scene_goal < 1:
             raise ConfigError(f"{self.name}: out of range: r={r}, {time_weight=}, {scene_goal=}")
-        self.members, self.r, self.scene_goal, self.time_weight = members, r, scene_goal, time_weight
+        self.members, self.r, self.scene_goal = members, r, scene_goal
+        self.time_weight, self.unit_norm = time_weight, unit_norm
 
     def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
         """(M, P, 1 | D) logits of the fusing weights of each member's cells, fp32 or wider; here all equal."""
@@ -111,7 +115,7 @@ class SceneMean(Compressor):
         """Find ``count`` scenes; 1 <= count <= T."""
         wide = torch.promote_types(video.features.dtype, torch.float32)
         means = torch.stack([frame.to(wide).mean(dim=(0, 1)) for frame in video.as_grid()]).double()
-        points = _with_time(means, self.time_weight)
+        points = _with_time(_unit(means) if self.unit_norm else means, self.time_weight)
         labels, centres = kmeans(points, count)
         frames = torch.bincount(labels, minlength=count)
         distance = (points - centres[labels]).square().sum(-1)
@@ -119,23 +123,33 @@ class SceneMean(Compressor):
         order = order[torch.sort(labels[order], stable=True).indices]  # by cluster, the nearest to its centre first
         representatives, order = torch.sort(order[frames.cumsum(0) - frames])
         own = torch.argsort(order)[labels]
-        similarity = _cosine(means[representatives], means)
+        similarity = _unit(means[representatives]) @ _unit(means).T
         similarity[own[representatives], representatives] = torch.inf  # a representative is in its scene first of all
-        member = torch.zeros_like(similarity, dtype=torch.bool)
-        if self.members == "cluster":
-            member[own, torch.arange(len(own), device=own.device)] = True
-        else:
-            r = min(self.r, -(-len(means) // count) - 1)
-            nearest = torch.sort(similarity, dim=1, descending=True, stable=True).indices[:, : r + 1]
-            member.scatter_(1, nearest, True)
+        member = self._members(similarity, own)
         best = torch.where(member, similarity, -torch.inf)
         counted = torch.where(member.any(0), (best == best.amax(0)).to(torch.uint8).argmax(0), -1)
         scene, frame = member.nonzero(as_tuple=True)
         return Scenes(representatives, scene, frame, counted, frames[order])
 
+    def _members(self, similarity: Tensor, own: Tensor) -> Tensor:
+        """(S, T) bool: which frames are members of which scenes.
+
+        Args:
+            similarity: (S, T) of the frames to the representatives. own: (T,) scene of each frame's cluster.
+        """
+        count, frames = similarity.shape
+        inside = own == torch.arange(count, device=own.device)[:, None]
+        if self.members == "cluster":
+            return inside
+        near = similarity if self.members == "similar" else similarity.masked_fill(~inside, -torch.inf)
+        r = min(self.r, -(-frames // count) - 1)
+        nearest = torch.sort(near, dim=1, descending=True, stable=True).indices[:, : r + 1]
+        member = torch.zeros_like(inside).scatter_(1, nearest, True)
+        return member if self.members == "similar" else member & inside
+
 
 def _with_time(means: Tensor, weight: float) -> Tensor:
-    """Frame means with the position in time as one more coordinate, of ``weight`` times their own spread."""
+    """Points of frames with the position in time as one more coordinate, of ``weight`` times their own spread."""
     if weight == 0:
         return means
     spread = (means - means.mean(0)).square().sum(-1).mean().sqrt()
@@ -143,8 +157,8 @@ def _with_time(means: Tensor, weight: float) -> Tensor:
     return torch.cat([means, (weight * spread * position)[:, None]], dim=1)
 
 
-def _cosine(a: Tensor, b: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).T
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1)
 
 
 def _layout(scenes: Scenes, grid: tuple[int, int], cells: int, k: int) -> tuple[Tensor, Tensor]:

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters import kmeans as clustering
 from framefold.adapters.errors import ConfigError, InputError
 from framefold.adapters.kmeans import kmeans
 from framefold.adapters.ops import split_cells
 from framefold.adapters.scene_mean import Scenes
 
 BOTH = pytest.mark.parametrize("members", ["similar", "cluster"])
+ALL = pytest.mark.parametrize("members", ["similar", "similar_in_cluster", "cluster"])
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -53,6 +55,108 @@ def test_kmeans_finds_what_is_plain_to_see() -> None:
     assert kmeans(points, 3)[0].tolist() == [0, 1, 0, 2, 1, 2, 0]
     assert kmeans(torch.zeros(5, 2), 3)[0].bincount().tolist() == [3, 1, 1]
     assert kmeans(torch.tensor([[1.0], [2.0]]), 2)[0].tolist() == [0, 1]
+
+
+def lloyd(points: list[list[float]], k: int, iterations: int) -> list[int]:
+    """Labels by the words of the docstring, one point after the other."""
+
+    def distance(a: list[float], b: list[float]) -> float:
+        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
+
+    def first(values: list[float], best: float) -> int:
+        return values.index(best)
+
+    centres = [points[0]]
+    while len(centres) < k:
+        near = [min(distance(point, centre) for centre in centres) for point in points]
+        centres.append(points[first(near, max(near))])
+    labels: list[int] = []
+    for _ in range(iterations):
+        table = [[distance(point, centre) for centre in centres] for point in points]
+        new = [first(row, min(row)) for row in table]
+        for cluster in range(k):
+            if cluster not in new:
+                own = [row[label] if new.count(label) > 1 else -1 for row, label in zip(table, new, strict=True)]
+                new[first(own, max(own))] = cluster
+        if new == labels:
+            break
+        labels = new
+        groups = [[point for point, label in zip(points, labels, strict=True) if label == c] for c in range(k)]
+        centres = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]
+    return labels
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(
+    points=st.lists(st.lists(st.integers(-6, 6), min_size=2, max_size=2), min_size=2, max_size=14),
+    iterations=st.sampled_from([1, 2, 50]), data=st.data(),
+)  # fmt: skip
+def test_kmeans_against_the_reference(points: list[list[int]], iterations: int, data: st.DataObject) -> None:
+    k = data.draw(st.integers(1, len(points) - 1))  # coordinates of a coarse grid tie often
+    labels, _ = kmeans(torch.tensor(points), k, iterations)
+    assert labels.tolist() == lloyd([[float(x) for x in point] for point in points], k, iterations)
+
+
+def test_kmeans_stops_at_the_upper_bound_of_iterations() -> None:
+    points = torch.tensor([[9.0], [1.0], [18.0], [11.0], [16.0], [0.0], [12.0]])  # moves a point in three iterations
+    found = [kmeans(points, 2, iterations) for iterations in (1, 2, 3, 50)]
+    assert len({tuple(labels.tolist()) for labels, _ in found}) == 4
+    for labels, centres in found:
+        torch.testing.assert_close(centres[0], points[labels == 0].double().mean(0))
+
+
+def test_an_emptied_cluster_takes_the_point_farthest_from_its_own_centre() -> None:
+    """Out of clusters of two and more; it takes more luck than a test has to make Lloyd's algorithm lose a cluster."""
+    own = [5.0, 9.0, 2.0, 7.0, 7.0, 1.0]
+    labels = torch.tensor([0, 2, 0, 0, 0, 3])
+    distance = torch.full((6, 5), 20.0).scatter_(1, labels[:, None], torch.tensor(own)[:, None])
+    assert clustering._fill_empty(labels, distance, 5).tolist() == [0, 2, 0, 1, 4, 3]
+
+
+def test_as_many_clusters_as_points_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clustering, "_farthest_first", lambda *_: pytest.fail("searched"))
+    for points in (noise(5, 3), torch.zeros(5, 3)):
+        labels, centres = kmeans(points, 5)
+        assert labels.tolist() == list(range(5)) and torch.equal(centres, points.double())
+
+
+@ALL
+@pytest.mark.parametrize("count", [1, 3, 7, 24])
+def test_scenes_as_the_docstring_says(members: str, count: int) -> None:
+    strength = torch.linspace(1, 4, 24).roll(9)[:, None, None, None]  # so that cosines are no dot products
+    video = VideoTokens.from_grid((noise(24, 2, 3, 8) + noise(8, seed=1)) * strength)
+    clusters = framefold.build("scene_mean", members="cluster").scenes(video, count).frame_scene.tolist()
+    found = framefold.build("scene_mean", members=members, r=4).scenes(video, count)
+    means = video.as_grid().double().mean((1, 2))
+    alike = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
+    middle = [means[[c == scene for c in clusters]].mean(0) for scene in range(count)]
+    assert sorted(set(clusters)) == list(range(count)) and found.frames.tolist() == [*map(clusters.count, range(count))]
+    for scene, representative in enumerate(found.representatives.tolist()):
+        own = [frame for frame in range(24) if clusters[frame] == scene]
+        nearest = min(own, key=lambda frame: float((means[frame] - middle[scene]).norm()))
+        assert representative == nearest
+        choice = list(range(24)) if members == "similar" else own
+        choice.sort(key=lambda frame: -float(alike[representative, frame]))
+        r = len(own) if members == "cluster" else min(4, math.ceil(24 / count) - 1)
+        assert found.frame[found.scene == scene].tolist() == sorted(choice[: r + 1])  # by time
+    assert found.representatives.tolist() == sorted(found.representatives.tolist())
+
+
+def test_short_scenes_have_fewer_members_when_those_of_others_do_not_count() -> None:
+    video = scenes_video((7, 1, 4))
+    own, free = (framefold.build("scene_mean", members=m).scenes(video, 3) for m in ("similar_in_cluster", "similar"))
+    assert torch.bincount(own.scene).tolist() == [4, 1, 4] and torch.bincount(free.scene).tolist() == [4, 4, 4]
+    out = framefold.build("scene_mean", 18, members="similar_in_cluster", scene_goal=1)(video).tokens
+    assert torch.equal(out.features[6:12], video.features[7 * 6 : 8 * 6])  # the lone frame comes through as it is
+    assert out.size.tolist() == [4] * 6 + [1] * 6 + [4] * 6
+
+
+def test_unit_norm_clusters_by_direction_instead_of_strength() -> None:
+    looks = noise(2, 2, 3, 8)[[0, 1, 0, 1, 0, 1]]
+    strength = torch.tensor([1, 1, 1, 9, 9, 9])[:, None, None, None]
+    video = VideoTokens.from_grid(looks * strength)
+    scenes = [framefold.build("scene_mean", members="cluster", unit_norm=on).scenes(video, 2) for on in (False, True)]
+    assert scenes[0].frame_scene.tolist() != [0, 1, 0, 1, 0, 1] == scenes[1].frame_scene.tolist()
 
 
 @BOTH
@@ -109,10 +213,18 @@ def test_fusing_against_the_reference(members: str, shape: str, goal: int | None
     assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors lie in representatives
 
 
-@BOTH
+@ALL
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
 @pytest.mark.parametrize(
-    "more", [{}, {"weight_shape": "nd"}, {"dynamic": False}, {"time_weight": 0.5}, {"r": 0}, {"scene_goal": 1}]
+    "more",
+    [
+        {},
+        {"weight_shape": "nd"},
+        {"dynamic": False},
+        {"time_weight": 0.5, "unit_norm": True},
+        {"r": 0},
+        {"scene_goal": 1},
+    ],
 )
 def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, more: dict) -> None:
     video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
@@ -133,7 +245,7 @@ def test_scene_mean_is_a_mean() -> None:
     assert out.size.tolist() == [7] * 6 + [4] * 6 + [5] * 6
 
 
-@BOTH
+@ALL
 def test_a_full_budget_is_the_identity(members: str) -> None:
     video = VideoTokens.from_grid(noise(5, 2, 3, 8))
     out = framefold.build("scene_mean", 1.0, members=members)(video).tokens
