@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import warnings
+from pathlib import Path
 
 from .base import Compressor
 from .errors import FramefoldError
-from .folder import load_folder
+from .folder import load_folder, read_config
 from .registry import build, list_compressors
 from .tokens import Compressed, VideoTokens
 
@@ -21,7 +23,9 @@ for _module in pkgutil.iter_modules(__path__):
 
 
 def load(folder: str | os.PathLike[str], budget: float | int | str | None = None) -> Compressor:
-    """Load an adapter folder written by ``save_pretrained`` or ``framefold export``.
+    """Load the compressor of an adapter folder written by ``save_pretrained`` or ``framefold export``.
+
+    A folder may hold LoRA of the host as well (``lora/``); it is left alone, with a warning.
 
     Args:
         budget: overrides the saved budget.
@@ -29,7 +33,13 @@ def load(folder: str | os.PathLike[str], budget: float | int | str | None = None
     Raises:
         AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not fit.
     """
-    return load_folder(folder, budget=budget)
+    compressor = load_folder(folder, budget=budget)
+    if read_config(Path(folder)).get("lora") is True:
+        warnings.warn(
+            f"{folder} holds LoRA that was trained with this compressor: framefold.load_peft(host, folder) loads both",
+            stacklevel=2,
+        )
+    return compressor
 
 
 __all__ = ["Compressed", "Compressor", "FramefoldError", "VideoTokens", "build", "list_compressors", "load"]

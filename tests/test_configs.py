@@ -13,7 +13,7 @@ from framefold.adapters import build
 from framefold.configs import find, names
 from framefold.training.cli import CLI, VERBS
 
-TRAINING = ("compressor", "data", "trainer")
+TRAINING = ("compressor", "data", "trainer", "stage")
 PARTS = {kind: [name for name in names() if name.startswith(f"{kind}/")] for kind in TRAINING}
 
 
@@ -41,6 +41,28 @@ def test_there_are_some():
 @pytest.mark.parametrize("name", sorted(itertools.chain(*PARTS.values())))
 def test_each_parses(monkeypatch, name):
     parse(monkeypatch, "fit", "--config", str(find(name)))
+
+
+@pytest.mark.parametrize("stage", PARTS["stage"])
+@pytest.mark.parametrize("compressor", PARTS["compressor"])
+def test_every_stage_goes_with_every_compressor(monkeypatch, compressor, stage):
+    files = [str(find(name)) for name in (compressor, "data/synthetic_hard", "trainer/cpu", stage)]
+    config = parse(monkeypatch, "fit", *[arg for file in files for arg in ("--config", file)], "--model.start", "mine")
+    model = config["model"]
+    assert model["compressor"] == compressor.partition("/")[2] and model["start"] == "mine"
+    assert (model["lora"] is None) == (stage == "stage/align")
+    long = stage == "stage/long"
+    assert (config["data"]["frames"], config["data"]["batch_size"]) == (([64, 72], 4) if long else ([32, 64], 8))
+
+
+def test_later_stages_train_at_lower_rates(monkeypatch):
+    def rates(*files: str) -> tuple[float, float]:
+        model = parse(monkeypatch, "fit", *[arg for file in files for arg in ("--config", str(find(file)))])["model"]
+        return model["lr"], model["lora"]["lr"] if model["lora"] else 0.0
+
+    for compressor in ("compressor/fila", "compressor/storm", "compressor/qtsplus"):
+        align, sft, long = (rates(compressor, f"stage/{stage}") for stage in ("align", "sft", "long"))
+        assert align[0] > sft[0] and align[1] == 0 and (long[0], long[1]) == (sft[0] / 2, sft[1] / 2)
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
@@ -11,18 +12,20 @@ from typing import Any
 
 from rich.progress import track
 
-from ..adapters import Compressor, build, list_compressors, load
+from ..adapters import Compressor, build, list_compressors
 from ..adapters.errors import ConfigError
-from ..adapters.folder import WEIGHTS, read_config
+from ..adapters.folder import load_folder, read_config
+from ..adapters.hosts.lora_folder import has_lora, read_lora
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import get
 from ..data.difficulty import Difficulty, difficulty_of
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
-from .digests import code_digest, file_digest, host_digest
+from .digests import code_digest, host_digest
 from .heldout import HeldOut, held_out, put, put_to_event_oracle, put_to_oracle
 from .hostio import Host, load_host
+from .lora import adapter_digest, tuned
 from .report import FULL, ORACLE, ORACLES, report
 from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 
@@ -36,10 +39,20 @@ class Entrant:
     folder: str | None = None
     weights: str | None = None
     seed: int | None = None  # that an adapter was trained with
+    lora: bool = False  # the host runs with the adapter's
+
+    @property
+    def row(self) -> str:
+        """Its name in the table."""
+        return f"{self.name} (LoRA)" if self.lora else self.name
+
+    def plugged_into(self, host: Host, folder: str) -> AbstractContextManager[None]:
+        """The host, which lies in ``folder``, with the adapter's LoRA if there is any; afterwards as it was."""
+        return tuned(host, Path(str(self.folder)), Path(folder)) if self.lora else nullcontext()
 
     def build(self, budget: float | int, seed: int) -> Compressor:
         if self.folder is not None:
-            return load(self.folder, budget=budget).eval()
+            return load_folder(self.folder, budget=budget).eval()
         seeded = {"seed": seed} if "seed" in init_params(get(self.name)) else {}
         return build(self.name, budget, **{**seeded, **self.params}).eval()
 
@@ -69,7 +82,8 @@ def ablate(
         host: folder of the host.
         compressors: registered names; all of them by default. Trainable ones take part through their adapters.
         adapters: adapter folders of trained compressors; those of one compressor are one row, if they differ only in
-            the seed of their training.
+            the seed of their training. With LoRA they are a row of their own, such as "storm (LoRA)", for whose cells,
+            and no others, the host runs with that LoRA.
         params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
         budgets: retention ratios (floats) or tokens per video (ints).
         seeds: of compressors that draw, such as random; the others run once.
@@ -97,6 +111,9 @@ def ablate(
     _check_types(exclude or [])
     recipe = Recipe((frames, frames), data_seed, split, difficulty, style)
     frozen = load_host(host)
+    for entrant in entrants:
+        with entrant.plugged_into(frozen, host):
+            pass  # LoRA of another host is found before the work
     hard = difficulty_of(difficulty).plain()
     base = Settings(
         "",
@@ -125,7 +142,8 @@ def ablate(
         made = held_out(frozen, recipe, videos, batch_size, attention)
         batches = list(track(made, "encoding held-out videos", total=-(-videos // batch_size)))
         for row, settings in track(todo, "cells"):
-            rows, cost = _run(frozen, row, settings, batches)
+            with row.plugged_into(frozen, host) if row is not None else nullcontext():
+                rows, cost = _run(frozen, row, settings, batches)
             write_cell(folder, settings, rows, cost)
     report(out)
 
@@ -141,27 +159,29 @@ def _run(
 
 def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Entrant]:
     """Adapters first, then the registered names; a trainable name without an adapter is announced and left out."""
-    trained: dict[str, dict[str, Any]] = {}
+    trained: dict[str, Entrant] = {}  # by row
     seeds: dict[tuple[str, int], str] = {}
     for path in adapters:
-        compressor, seed = load(path), _training_seed(path)
-        name, own = compressor.name, compressor.params()
-        if name in params:
-            raise ConfigError(f"the parameters of {name} are those of its adapter: leave them out of params")
-        if trained.setdefault(name, own) != own:
-            raise ConfigError(f"{path} and another adapter of {name} have different parameters: they are no one row")
-        if (name, seed) in seeds:
-            other = seeds[name, seed]
-            raise ConfigError(f"{other} and {path} are both {name} trained with seed {seed}: give one of them")
-        seeds[name, seed] = path
-        yield Entrant(name, own, path, file_digest(Path(path) / WEIGHTS), seed)
-    shared = {str(get(name).counterpart): values for name, values in trained.items() if get(name).counterpart}
+        one = _adapter(path)
+        if one.name in params:
+            raise ConfigError(f"the parameters of {one.name} are those of its adapter: leave them out of params")
+        if trained.setdefault(one.row, one).params != one.params:
+            raise ConfigError(f"{path} and another adapter of {one.row} have different parameters: they are no one row")
+        key = one.row, one.seed or 0
+        if key in seeds:
+            raise ConfigError(
+                f"{seeds[key]} and {path} are both {one.row} trained with seed {one.seed}: give one of them"
+            )
+        seeds[key] = path
+        yield one
+    own = sorted(trained.values(), key=lambda entrant: entrant.lora, reverse=True)  # those without LoRA have the say
+    shared = {str(get(one.name).counterpart): one.params for one in own if get(one.name).counterpart}
     for name in params:
         if name not in list_compressors():
             raise ConfigError(f"params name no compressor {name!r}{nearest(name, list_compressors())}")
     for name in dict.fromkeys(names or list_compressors()):
         cls = get(name)
-        if name in trained:
+        if name in trained or cls.trainable and name in {one.name for one in own}:
             continue
         if cls.trainable:
             if names:
@@ -171,6 +191,14 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
         known = init_params(cls)
         inherited = {key: value for key, value in shared.get(name, {}).items() if key in known}
         yield Entrant(name, inherited | params.get(name, {}))
+
+
+def _adapter(path: str) -> Entrant:
+    folder = Path(path)
+    compressor, lora = load_folder(folder), has_lora(folder)
+    if lora:
+        read_lora(folder)  # a damaged one is found before the host is loaded
+    return Entrant(compressor.name, compressor.params(), path, adapter_digest(folder), _training_seed(path), lora)
 
 
 def _training_seed(folder: str) -> int:
@@ -185,7 +213,7 @@ def _cells(
     for entrant in entrants:
         cls = get(entrant.name)
         common = replace(
-            base, compressor=entrant.name, params=entrant.params, adapter=entrant.weights, code=code_digest(cls)
+            base, compressor=entrant.row, params=entrant.params, adapter=entrant.weights, code=code_digest(cls)
         )
         if not cls.exact_budget:  # identity: the row of full tokens
             yield entrant, replace(common, budget=1.0)
@@ -194,7 +222,7 @@ def _cells(
         for budget in budgets:
             for seed in seeds if draws else [entrant.seed or 0]:
                 yield entrant, replace(common, budget=budget, seed=seed)
-    if FULL not in {entrant.name for entrant in entrants}:
+    if FULL not in {entrant.row for entrant in entrants}:
         yield Entrant(FULL, {}), replace(base, compressor=FULL, code=code_digest(get(FULL)))
     for row, budget in product(ORACLES if oracle else (), budgets):
         yield None, replace(base, compressor=row, budget=budget, code=code_digest())

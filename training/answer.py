@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 
-from ..adapters import Compressor, build, load
+from ..adapters import Compressor, build
 from ..adapters.errors import ConfigError, InputError
-from ..adapters.folder import CONFIG
+from ..adapters.folder import CONFIG, load_folder
 from ..data.sample import sample_frames
 from .answer_rows import Answer, report
 from .find_torchvision import find_torchvision
@@ -42,7 +42,7 @@ def answer(
         host: folder or Hub id of a video-LLM of a supported family, with its processor.
         video: any file that FFmpeg reads.
         question: put to the host through its own chat template.
-        compressor: registered name, or folder of an adapter.
+        compressor: registered name, or folder of an adapter; LoRA in it is put into the host, but for all tokens.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to take, evenly over the duration of the video.
         max_new_tokens: longest answer.
@@ -63,7 +63,7 @@ def answer(
             raise ConfigError(f"{name} must be at least 1, not {value}")
     plugged, where = compressor_of(compressor, budget), device_of(device)
     find_torchvision()
-    from .answer_runs import Task, load_model, place, run
+    from .answer_runs import Task, load_model, lora_of, place, run
     from .processing import build_inputs, grid_times, load_config, load_processor
 
     config = load_config(host)
@@ -71,9 +71,10 @@ def answer(
     sample = sample_frames(video, frames)
     inputs = build_inputs(processor, sample, question)
     _check_length(config, processor, inputs, max_new_tokens)
+    lora = lora_of(compressor)
     model = load_model(host, dtype, where)
     times = grid_times(processor, sample)
-    task = Task(model, processor, place(inputs, model), times, positions, max_new_tokens)
+    task = Task(model, processor, place(inputs, model), times, positions, max_new_tokens, lora)
     result = run(task, plugged, compare, repeats)
     print(report(result, sample, repeats, where))
     return result
@@ -84,7 +85,7 @@ def compressor_of(name: str, budget: int | float | None, params: dict[str, Any] 
     if "/" in name or (Path(name) / CONFIG).is_file():
         if params:
             raise ConfigError(f"an adapter folder brings its parameters, {name} takes none")
-        return load(name, budget)
+        return load_folder(name, budget=budget)
     return build(name, **params or {}) if budget is None else build(name, budget, **params or {})
 
 

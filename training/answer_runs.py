@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import gc
 import statistics
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,9 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText
 
 from ..adapters import Compressor
+from ..adapters.folder import CONFIG
 from ..adapters.hosts import attach
+from ..adapters.hosts.lora_folder import Lora, has_lora, read_lora, with_lora
 from ..adapters.hosts.prompt import Positions
 from .answer_rows import ALL, Answer, Row
 from .hostio import HostError
@@ -31,6 +35,7 @@ class Task:
     Attributes:
         inputs: what the processor made of video and question, one row, where the model is.
         times: (G,) seconds of the steps of the token grid.
+        lora: what the host gets while it runs with the compressor.
     """
 
     model: Any
@@ -39,6 +44,7 @@ class Task:
     times: torch.Tensor
     positions: Positions
     max_new_tokens: int
+    lora: Lora | None = None
 
 
 def load_model(host: str, dtype: str, device: torch.device) -> Any:
@@ -52,6 +58,16 @@ def load_model(host: str, dtype: str, device: torch.device) -> Any:
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise HostError(f"the weights of {host} do not load: {first_line(error)}") from error
     return model.to(device).eval().requires_grad_(False)
+
+
+def lora_of(compressor: str) -> Lora | None:
+    """LoRA of an adapter folder; None for a folder without, or for a name.
+
+    Raises:
+        AdapterFileError: it is damaged. MissingExtraError: PEFT is not installed.
+    """
+    folder = Path(compressor)
+    return read_lora(folder) if (folder / CONFIG).is_file() and has_lora(folder) else None
 
 
 def place(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
@@ -100,12 +116,14 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
     told: dict[str, Any] = {"times": [task.times]}
     if "pixel_values_videos" not in task.inputs:  # frames are images: all of them are this video, even a single one
         told["clips"] = [0] * len(task.times)
-    with attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
+    tuned: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
+    with tuned, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
         return generate(task.model, {**task.inputs, **told}, new)
 
 
 def _row(task: Task, way: Compressor | None, runs: list[Timed], visual: int, memory: int) -> Row:
     name = ALL if way is None else f"{way.name}, budget {way.budget}" if way.exact_budget else way.name
+    name += " (LoRA)" if way is not None and task.lora is not None else ""
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
     decode_median = statistics.median(decode) if decode else None

@@ -31,8 +31,9 @@ class Announce(Callback):
             sum(p.numel() for p in pl_module.parameters() if p.requires_grad == wanted) for wanted in (True, False)
         )
         hyper = pl_module.hparams
+        lora = f", LoRA of rank {hyper['lora']['r']} included," if hyper["lora"] else ""
         print(
-            f"fit: {hyper['compressor']} at {hyper['budget']:g}, {trained:,} trainable parameters in front of"
+            f"fit: {hyper['compressor']} at {hyper['budget']:g}, {trained:,} trainable parameters{lora} in front of"
             f" {hyper['host']} ({frozen:,}, frozen), {trainer.estimated_stepping_batches} steps",
             flush=True,
         )

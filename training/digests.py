@@ -20,6 +20,11 @@ def host_digest(folder: Path) -> str:
     return _joined(file for file in folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
 
 
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a host's weights alone, in however many files."""
+    return _joined(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+
+
 def code_digest(compressor: type | None = None) -> str:
     """SHA-256 of the source that makes videos and asks about them, and of a compressor with what it is built from."""
     stages = getattr(compressor, "parts", ())  # of a chain, which may be of other packages than the chain is

@@ -1,6 +1,7 @@
-"""The one LightningModule: any compressor in front of a frozen host.
+"""The one LightningModule: any compressor in front of a frozen host, or of one whose language model gets LoRA.
 
-Checkpoints hold the compressor alone. The constructor's signature is the ``model:`` section of a configuration.
+Checkpoints hold the compressor, and LoRA if there is any, alone. The constructor's signature is the ``model:`` section
+of a configuration.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import math
 import os
 import random
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,18 +18,19 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ..adapters import build
 from ..adapters.errors import AdapterFileError, ConfigError
 from ..adapters.hosts.family import family_of
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
 from .hostio import HostError, load_host
+from .lora import HostLora, LoraSettings, plain, seeded
 from .losses import check_weights, loss_parts, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
+from .start import begin
 
 Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
-PREFIX = "compressor."
+PREFIX, LORA_PREFIX = "compressor.", "lora."
 
 
 class CompressorModule(pl.LightningModule):
@@ -43,10 +47,16 @@ class CompressorModule(pl.LightningModule):
         warmup: share of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
         losses: weights by name: "answer" is the cross-entropy; "kl", "attention" and "evidence" distil and are off
             by default, see :mod:`~framefold.training.losses`; the others are the compressor's own. 1 by default.
+        start: adapter folder to go on from: the same compressor, with the params of the adapter where they are not
+            given, and its LoRA. None: a fresh compressor.
+        lora: trains LoRA on the language model of the host as well, see :class:`~framefold.training.lora.LoraSettings`;
+            None: none, or that of the start. Teachers of the losses stay without it.
 
     Raises:
-        UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget.
+        UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget, or not that of the start.
+        AdapterFileError: a start that is missing or damaged.
         HostError: no host in that folder.
+        MissingExtraError: LoRA without PEFT.
     """
 
     def __init__(
@@ -62,11 +72,15 @@ class CompressorModule(pl.LightningModule):
         warmup: float = 0.05,
         lr_end: float = 0.05,
         losses: dict[str, float] | None = None,
+        start: str | None = None,
+        lora: LoraSettings | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
-        self.compressor = build(compressor, budget, **(params or {}))
+        self.begun = begin(compressor, budget, params, lora, start)
+        self.compressor = self.begun.compressor
+        self.hparams["lora"] = plain(self.begun.settings)
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
         self.train_budgets = [self._check_budget(b) for b in train_budgets or [budget]]
@@ -75,6 +89,7 @@ class CompressorModule(pl.LightningModule):
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
         self.host_path = host
         self.model: Any = None
+        self.lora: HostLora | None = None
         check_host(host)
 
     def setup(self, stage: str) -> None:
@@ -90,22 +105,28 @@ class CompressorModule(pl.LightningModule):
         width = self.model.config.get_text_config().hidden_size
         self.compressor.materialize(width, family_of(self.model).grid(self.model))
         self.hparams["params"] = self.compressor.params()  # with the widths, so that export needs no host
+        self.lora = self.begun.tune(self.host, self.host_path)
+        if self.lora is not None:
+            self.train(self.training)
 
     def train(self, mode: bool = True) -> CompressorModule:
-        """The compressor changes mode, the host stays in eval mode."""
+        """The compressor and LoRA's dropout change mode, the host stays in eval mode."""
         super().train(mode)
         if self.model is not None:
             self.model.eval()
+        if self.lora is not None:
+            self.lora.train(mode)
         return self
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch at this step's budget."""
         self.compressor.budget = self.draw_budget(self.global_step)
         asked = ask(self.host, batch.samples, self.compressor.needs_attention)
-        answered = answer(self.host, self.compressor, asked)
+        with self._drawn(batch_idx):
+            answered = answer(self.host, self.compressor, asked)
         self.compressor.budget = self.hparams["budget"]
         parts = loss_parts(self.host, asked, answered, self.weights)
-        total = total_loss(parts, self.weights) + touch(self.compressor)
+        total = total_loss(parts, self.weights) + touch(self)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
         self.log("train/visual_tokens", visual_tokens(self.host, answered.prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -128,6 +149,11 @@ class CompressorModule(pl.LightningModule):
     def draw_budget(self, step: int) -> Budget:
         """The training budget of a step: the same on every rank and after resuming."""
         return random.Random(step).choice(self.train_budgets)
+
+    def _drawn(self, batch_idx: int) -> AbstractContextManager[None]:
+        """LoRA's dropout is drawn by step and rank alone, so that a resumed run draws as one that went through."""
+        key = os.environ.get("PL_GLOBAL_SEED"), self.global_step, batch_idx, self.global_rank
+        return nullcontext() if self.lora is None else seeded(*key)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of a batch at every validation budget; videos are encoded once."""
@@ -156,17 +182,22 @@ class CompressorModule(pl.LightningModule):
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
-        """AdamW over the compressor's parameters, a step-wise warm-up and cosine."""
-        trained = [p for p in self.compressor.parameters() if p.requires_grad]
-        if not trained:
+        """AdamW over compressor and LoRA, each with its own rate, and one step-wise warm-up and cosine for both."""
+        groups = self._groups(self.compressor.parameters(), self.hparams["lr"])
+        if self.lora is not None:
+            groups += self._groups(self.lora.parameters, self.lora.settings.lr)
+        if not groups:
             raise ConfigError(f"{self.compressor.name} has nothing to train: 'framefold validate' measures it")
-        decayed = [p for p in trained if p.ndim > 1]
-        others = [p for p in trained if p.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": others}]
-        groups = [group for group in groups if group["params"]]
-        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"], weight_decay=0.0)
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _groups(self, parameters: Iterable[Any], lr: float) -> list[dict[str, Any]]:
+        """Groups of an optimizer: weights of two or more dimensions decay, others do not."""
+        trained = [p for p in parameters if p.requires_grad]
+        decayed, others = ([p for p in trained if (p.ndim > 1) == many] for many in (True, False))
+        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": others}]
+        return [{**group, "lr": lr} for group in groups if group["params"]]
 
     def _rate(self, step: int) -> float:
         """Factor on the learning rate; constant after the warm-up where the number of steps is not known."""
@@ -181,28 +212,37 @@ class CompressorModule(pl.LightningModule):
         return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the compressor's weights only, and note the seed."""
+        """Keep the weights of compressor and LoRA only, and note the seed and where the training began."""
         checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
+        checkpoint["start"] = self.hparams["start"]
+        checkpoint["hyper_parameters"]["start"] = None  # these weights need none
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(PREFIX)}
+        if self.lora is not None:
+            checkpoint["lora"] = self.lora.describe(self.host_path)
+            checkpoint["state_dict"] |= {LORA_PREFIX + key: value for key, value in self.lora.state().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with this compressor.
+        """Compare the checkpoint with this compressor and its LoRA, and load the latter.
 
         Raises:
-            AdapterFileError: it holds the weights of another one.
+            AdapterFileError: it holds the weights of others.
         """
         self.configure_model()
         if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
             return
-        found = {k: tuple(v.shape) for k, v in checkpoint["state_dict"].items() if k.startswith(PREFIX)}
+        given, lora = checkpoint["state_dict"], {} if self.lora is None else self.lora.state()
+        found = {k: tuple(v.shape) for k, v in given.items() if k.startswith((PREFIX, LORA_PREFIX))}
         wanted = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
+        wanted |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
         if found != wanted:
-            saved = checkpoint.get("hyper_parameters", {})
+            saved, own = checkpoint.get("hyper_parameters", {}), self.compressor
             raise AdapterFileError(
-                f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, which does not fit"
-                f" {self.compressor.name} with {self.compressor.params()}"
+                f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
+                f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}"
             )
+        if self.lora is not None:
+            self.lora.load({key: given[LORA_PREFIX + key] for key in lora})
 
 
 def _at(budget: Budget) -> str:

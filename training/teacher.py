@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ..adapters import build
 from .batching import Asked, compress
 from .hostio import Host
+from .lora import without_lora
 from .qa import prefill
 
 
@@ -34,17 +35,18 @@ class Teacher:
 
 @torch.no_grad()
 def teach(host: Host, asked: Asked, attention: bool = False) -> Teacher:
-    """Ask the host with all visual tokens, one prefill a video.
+    """Ask the host with all visual tokens and without the LoRA that is being trained, one prefill a video.
 
     Args:
         attention: also return where the questions look: the mean over layers, heads and columns of the question.
     """
-    prefix = compress(host, build("identity", 1.0), asked).kwargs
-    rows = prefill(host.model, prefix, asked.rows)
-    if not attention:
-        return Teacher(host.model(**rows).logits, [])
-    with eager(host.model):
-        out = host.model(**rows, output_attentions=True)
+    with without_lora(host.model):
+        prefix = compress(host, build("identity", 1.0), asked).kwargs
+        rows = prefill(host.model, prefix, asked.rows)
+        if not attention:
+            return Teacher(host.model(**rows).logits, [])
+        with eager(host.model):
+            out = host.model(**rows, output_attentions=True)
     columns = asked.rows.attention_mask[:, None, :, None]
     weights = torch.stack([(layer.float() * columns).sum((1, 2)) for layer in out.attentions]).mean(0)
     return Teacher(out.logits, [_on_grid(host, asked, row, weights[row]) for row in range(len(weights))])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,7 +204,7 @@ def inject_lora(
     fields = {name: lora.fields[name] for name in FIELDS if name in lora.fields}
     saved = [*(fields.get("modules_to_save") or ()), *([NAME] if own else [])]
     config = peft.LoraConfig(**{**fields, "modules_to_save": saved or None, "inference_mode": not trainable})
-    model = peft.get_peft_model(host, config, adapter_name=adapter_name)
+    model = make_peft_model(host, config, adapter_name)
     wanted = peft.get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
     given = lora.weights | dict(own or {})
     for key in sorted(wanted.keys() ^ given.keys()):
@@ -217,6 +218,13 @@ def inject_lora(
             )
     peft.set_peft_model_state_dict(model, given, adapter_name=adapter_name)
     return model if trainable else model.eval()
+
+
+def make_peft_model(host: PreTrainedModel, config: Any, adapter_name: str = "default") -> PeftModel:
+    """``get_peft_model`` without the warning that PEFT reads an attribute by a name which transformers has changed."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        return import_peft().get_peft_model(host, config, adapter_name=adapter_name)
 
 
 @contextmanager

@@ -1,0 +1,258 @@
+"""LoRA (arXiv 2106.09685) on the language model of a host that is otherwise frozen, in training and in the ablation.
+
+The matrices are injected by PEFT into the host itself, so what is saved is a stock PEFT adapter. The vision encoder and
+the projector are never adapted: what compressors are compared on stays the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..adapters.errors import AdapterFileError, ConfigError
+from ..adapters.folder import WEIGHTS, one_line, read_config
+from ..adapters.hosts.lora_folder import (
+    FIELDS,
+    LARGEST_RANK,
+    LORA,
+    LORA_WEIGHTS,
+    Lora,
+    all_or_nothing,
+    default_fields,
+    has_lora,
+    import_peft,
+    inject_lora,
+    make_peft_model,
+    outside_of_language_model,
+    read_lora,
+    with_lora,
+)
+from ..adapters.hosts.peft_folder import check_width, describe_host
+from ..adapters.hosts.peft_guard import ADAPTER_CONFIG
+from ..adapters.params import short
+from .digests import file_digest, weights_digest
+from .hostio import Host
+
+LANGUAGE = r".*\b(language_model|text_model)\."  # where the families keep it; looked at again once LoRA is in
+SET_HERE = {"r": "r", "alpha": "lora_alpha", "targets": "target_modules"}  # and by no start that has others
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA on the language model of the host.
+
+    Args:
+        r: rank; None: that of the ``start``, or 8.
+        alpha: LoRA is scaled by alpha / r; None: that of the ``start``, or 2 r.
+        dropout: share of LoRA's inputs that is dropped in training.
+        targets: layers, as a list of what their names end in, or as a regular expression of the whole name; None: those
+            of the ``start``, or q_proj and v_proj.
+        lr: peak learning rate of LoRA; the compressor has its own.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    r: int | None = None
+    alpha: float | None = None
+    dropout: float = 0.05
+    targets: list[str] | str | None = None
+    lr: float = 2e-4
+
+    def __post_init__(self) -> None:
+        if self.r is not None and not 1 <= self.r <= LARGEST_RANK:
+            raise ConfigError(f"lora: r must be 1 to {LARGEST_RANK}, got {self.r}")
+        if self.alpha is not None and self.alpha <= 0 or self.lr <= 0 or not 0 <= self.dropout < 1:
+            values = f"{self.alpha}, {self.lr} and {self.dropout}"
+            raise ConfigError(f"lora: alpha and lr must be positive and dropout in [0, 1), got {values}")
+        try:
+            re.compile(pattern_of(self.targets or ""))
+        except re.error as error:
+            raise ConfigError(f"lora: targets {self.targets!r} are no regular expression: {error}") from error
+
+
+def pattern_of(targets: list[str] | str) -> str:
+    """Regular expression of the whole names of layers; ends of names match in the language model only."""
+    if isinstance(targets, str):
+        return targets
+    return f"{LANGUAGE}(.*\\.)?({'|'.join(map(re.escape, targets))})"
+
+
+def settle(given: LoraSettings | Mapping[str, Any] | None, found: Lora | None) -> LoraSettings | None:
+    """Settings without anything left open; None where there is no LoRA.
+
+    Args:
+        given: of the configuration. found: LoRA to start from.
+
+    Raises:
+        ConfigError: an unknown setting, or one that is not that of the LoRA to start from.
+        AdapterFileError: the LoRA to start from is one that these settings cannot describe.
+    """
+    if given is None and found is None:
+        return None
+    try:
+        asked = given if isinstance(given, LoraSettings) else LoraSettings(**(given or {}))
+    except TypeError as error:
+        raise ConfigError(f"lora: {one_line(error)}") from error
+    if found is None:
+        r = asked.r or 8
+        return replace(
+            asked, r=r, alpha=asked.alpha or 2 * r, targets=pattern_of(asked.targets or ["q_proj", "v_proj"])
+        )
+    fields = {name: found.fields.get(name, default_fields()[name]) for name in FIELDS}
+    beyond = FIELDS.keys() - {*SET_HERE.values(), "lora_dropout", "task_type"}
+    for name in sorted(beyond):
+        if (fields[name] or None) != (default_fields()[name] or None):
+            raise AdapterFileError(f"{found.file}: training cannot go on with {name}={short(fields[name])}")
+    fields["target_modules"] = pattern_of(fields["target_modules"])
+    for name, field in SET_HERE.items():
+        value = getattr(asked, name)
+        value = pattern_of(value) if name == "targets" and value is not None else value
+        if value is not None and value != fields[field]:
+            raise ConfigError(f"lora: {name} is {short(value)}, that of the start is {short(fields[field])}")
+    return replace(asked, **{name: fields[field] for name, field in SET_HERE.items()})
+
+
+class HostLora:
+    """LoRA in the language model of a host that is being trained; ``parameters`` are its matrices.
+
+    Args:
+        host: bare and frozen; it gets the matrices.
+        settings: settled ones.
+        found: weights to start from; None: LoRA that changes nothing yet.
+
+    Raises:
+        ConfigError: the targets name no layer, or one outside of the language model.
+        AdapterFileError: the weights do not fit the host.
+    """
+
+    def __init__(self, host: Any, settings: LoraSettings, found: Lora | None = None) -> None:
+        self.settings = settings
+        fields = {"lora_dropout": settings.dropout, **{key: getattr(settings, name) for name, key in SET_HERE.items()}}
+        if found is None:
+            self.model = _fresh(host, fields)
+        else:
+            with all_or_nothing(host, found.file):
+                self.model = inject_lora(host, replace(found, fields=found.fields | fields), trainable=True)
+        if (name := outside_of_language_model(host)) is not None:
+            raise ConfigError(f"lora: the targets {settings.targets!r} match {name}, outside of the language model")
+        self.about = describe_host(host)
+        self.parameters = [parameter for parameter in host.parameters() if parameter.requires_grad]
+
+    def train(self, mode: bool) -> None:
+        """Switch dropout, all that changes with the mode here."""
+        for module in self.model.modules():
+            for dropout in getattr(module, "lora_dropout", {}).values():
+                dropout.train(mode)
+
+    def state(self) -> dict[str, Tensor]:
+        """The matrices by the names that PEFT saves them under."""
+        return import_peft().get_peft_model_state_dict(self.model, save_embedding_layers=False)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over matrices of the same names and sizes."""
+        import_peft().set_peft_model_state_dict(self.model, dict(state))
+
+    def describe(self, host_folder: str) -> dict[str, Any]:
+        """What an adapter folder says of it, JSON-able: ``about`` for config.json, ``config`` for PEFT's file.
+
+        Args:
+            host_folder: of the host that it is trained in.
+        """
+        config = self.model.peft_config["default"].to_dict()
+        about = {**self.about, "host_weights": weights_digest(Path(host_folder))}
+        return {"about": about, "config": json.loads(json.dumps(config, default=sorted))}
+
+
+def _fresh(host: Any, fields: dict[str, Any]) -> Any:
+    peft = import_peft()
+    try:
+        return make_peft_model(host, peft.LoraConfig(**fields))
+    except ValueError as error:
+        raise ConfigError(f"lora: {one_line(error)}") from error
+
+
+@contextmanager
+def without_lora(host: Any) -> Iterator[None]:
+    """The host as it was before LoRA, whether it has any or not; gradients flow as before afterwards."""
+    if not getattr(host, "peft_config", None):
+        yield
+        return
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers: list[Any] = [module for module in host.modules() if isinstance(module, BaseTunerLayer)]
+    flags = [(parameter, parameter.requires_grad) for layer in layers for parameter in layer.parameters()]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+        for parameter, flag in flags:  # enabling makes adapters trainable
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def tuned(host: Host, folder: Path, host_folder: Path) -> Iterator[None]:
+    """Run a host with the LoRA of an adapter folder; afterwards it is what it was, bit for bit.
+
+    Args:
+        host_folder: of the host.
+
+    Raises:
+        AdapterFileError: it does not fit this host, or changes more of it than the language model.
+    """
+    check_base(host, folder, host_folder)
+    with with_lora(host.model, read_lora(folder)):
+        if (name := outside_of_language_model(host.model)) is not None:
+            raise AdapterFileError(f"{folder} adapts {name}, outside of the language model of the host")
+        yield
+
+
+def check_base(host: Host, folder: Path, host_folder: Path) -> None:
+    """Refuse LoRA that was trained in another host.
+
+    Raises:
+        AdapterFileError: of another kind, width or, where the adapter says which they were, weights.
+    """
+    config = read_config(folder)
+    kind = host.model.config.model_type
+    if config.get("host", kind) != kind:
+        raise AdapterFileError(f"{folder} was trained in a {short(config['host'])} host, this is {kind!r}")
+    check_width(host.model, config, folder)
+    if config.get("host_weights") not in (None, weights_digest(host_folder)):
+        base = short(config.get("base_model_name_or_path"))
+        raise AdapterFileError(
+            f"the LoRA of {folder} was trained in {base}, whose weights are not those of {host_folder}"
+        )
+
+
+def adapter_digest(folder: Path) -> str:
+    """SHA-256 of the weights of an adapter folder; where there is LoRA, of all that decides what it does."""
+    names = (WEIGHTS, f"{LORA}/{LORA_WEIGHTS}", f"{LORA}/{ADAPTER_CONFIG}")
+    digests = [file_digest(folder / name) for name in names]
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if has_lora(folder) else digests[0]
+
+
+@contextmanager
+def seeded(*key: Any) -> Iterator[None]:
+    """Random numbers of torch that depend on the key alone; the generators go on afterwards as if nothing was."""
+    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
+        torch.manual_seed(seed)
+        yield
+
+
+def plain(settings: LoraSettings | None) -> dict[str, Any] | None:
+    """Settings as a checkpoint can hold them."""
+    return None if settings is None else asdict(settings)
