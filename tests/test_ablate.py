@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import ConfigError, FramefoldError
+from framefold.adapters.errors import ConfigError, FramefoldError, UnknownCompressorError
 from framefold.adapters.ops import budget_tokens
 from framefold.data.samples import Recipe
 from framefold.data.synthetic import QUESTION_TYPES, evidence_mask
@@ -259,3 +259,31 @@ def test_a_query_aware_adapter_is_asked_once_a_question_and_takes_part(tmp_path:
         assert cells["qtsplus", budget]["n"] == cells["random", budget]["n"]
     report = (tmp_path / "out" / "report.md").read_text()
     assert "qtsplus - random" in report and "best trained - best training-free" in report
+
+
+def test_chains_are_rows_with_parameters_and_seeds_of_their_stages(tmp_path: Path) -> None:
+    small = {**SMALL, "budgets": [40], "oracle": False, "seeds": [0, 1]}
+    names = ["uniform+random", "uniform+st_simdiff"]
+    ablate(str(tmp_path), compressors=names, params={"uniform+st_simdiff": {"st_simdiff": {"right": False}}}, **small)
+    cells = read_cells(tmp_path)
+    assert sorted(cell["seed"] for cell in cells if cell["compressor"] == names[0]) == [0, 1]
+    (other,) = [cell for cell in cells if cell["compressor"] == names[1]]
+    assert other["settings"]["params"] == {"st_simdiff": {"right": False}} and set(other["answers"]["tokens"]) == {40}
+    drawn = [cell["answers"]["correct"] for cell in cells if cell["compressor"] == names[0]]
+    assert drawn[0] != drawn[1]
+    with pytest.raises(ConfigError, match="rite"):
+        ablate(str(tmp_path), compressors=names, params={names[1]: {"st_simdiff": {"rite": False}}}, **small)
+    with pytest.raises(UnknownCompressorError, match="st_simdif"):
+        ablate(str(tmp_path), compressors=names, params={"uniform+st_simdif": {}}, **small)
+
+
+def test_the_start_of_a_trained_chain_has_its_parameters(tmp_path: Path) -> None:
+    chain = framefold.build("storm+st_simdiff", 0.1, storm={"dim": 128, "layers": 1}, st_simdiff={"right": False})
+    chain.save_pretrained(tmp_path / "adapter")
+    small = {**SMALL, "budgets": [40], "oracle": False, "compressors": ["st_simdiff"]}
+    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "adapter")], **small)
+    cells = by_row(tmp_path / "out")
+    assert cells["st_simdiff", 40]["settings"]["params"]["right"] is False
+    assert cells["st_simdiff", 40]["answers"] == cells["storm+st_simdiff", 40]["answers"], "untrained, it is its start"
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert report.count("storm+st_simdiff - st_simdiff") == 1

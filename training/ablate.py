@@ -13,12 +13,13 @@ from typing import Any
 from rich.progress import track
 
 from ..adapters import Compressor, build, list_compressors
+from ..adapters.chain import Chain, counterpart_params
 from ..adapters.errors import ConfigError
 from ..adapters.folder import load_folder, read_config
 from ..adapters.hosts.lora_folder import has_lora, read_lora
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
-from ..adapters.registry import get
+from ..adapters.registry import JOINT, get
 from ..data.difficulty import Difficulty, difficulty_of
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
@@ -53,8 +54,7 @@ class Entrant:
     def build(self, budget: float | int, seed: int) -> Compressor:
         if self.folder is not None:
             return load_folder(self.folder, budget=budget).eval()
-        seeded = {"seed": seed} if "seed" in init_params(get(self.name)) else {}
-        return build(self.name, budget, **{**seeded, **self.params}).eval()
+        return build(self.name, budget, **_seeded(get(self.name), self.params, seed)).eval()
 
 
 def ablate(
@@ -175,10 +175,12 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
         seeds[key] = path
         yield one
     own = sorted(trained.values(), key=lambda entrant: entrant.lora, reverse=True)  # those without LoRA have the say
-    shared = {str(get(one.name).counterpart): one.params for one in own if get(one.name).counterpart}
+    starts = [(one, cls) for one in own if (cls := get(one.name)).counterpart]
+    shared = {str(cls.counterpart): counterpart_params(cls, one.params) for one, cls in starts}
     for name in params:
-        if name not in list_compressors():
+        if JOINT not in name and name not in list_compressors():
             raise ConfigError(f"params name no compressor {name!r}{nearest(name, list_compressors())}")
+        get(name)  # the stages of a chain are named as well
     for name in dict.fromkeys(names or list_compressors()):
         cls = get(name)
         if name in trained or cls.trainable and name in {one.name for one in own}:
@@ -207,6 +209,14 @@ def _training_seed(folder: str) -> int:
     return seed if isinstance(seed, int) else 0
 
 
+def _seeded(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[str, Any]:
+    """Parameters with the seed wherever a method, or a stage of a chain, draws and has no seed of its own."""
+    if issubclass(cls, Chain):
+        stages = zip(cls.labels, cls.parts, strict=True)
+        return {label: _seeded(part, params.get(label, {}), seed) for label, part in stages}
+    return {"seed": seed, **params} if "seed" in init_params(cls) else dict(params)
+
+
 def _cells(
     entrants: list[Entrant], budgets: list[float | int], seeds: list[int], base: Settings, oracle: bool
 ) -> Iterator[tuple[Entrant | None, Settings]]:
@@ -218,7 +228,7 @@ def _cells(
         if not cls.exact_budget:  # identity: the row of full tokens
             yield entrant, replace(common, budget=1.0)
             continue
-        draws = "seed" in init_params(cls) and "seed" not in entrant.params
+        draws = _seeded(cls, entrant.params, 0) != _seeded(cls, entrant.params, 1)
         for budget in budgets:
             for seed in seeds if draws else [entrant.seed or 0]:
                 yield entrant, replace(common, budget=budget, seed=seed)

@@ -146,7 +146,7 @@ class Table:
             if cls is not None and cls.trainable:
                 start = (cls.counterpart,) if cls.counterpart else ("random", "uniform")
                 pairs += [(name, other) for other in (*start, BASELINE)]
-        return [(name, other) for name, other in pairs if other in self.by_row]
+        return [pair for pair in dict.fromkeys(pairs) if pair[1] in self.by_row]
 
     def by_type(self) -> str:
         """Markdown: accuracy per question type at the smallest budget but one, in percent."""
