@@ -36,13 +36,20 @@ class LMBlock(nn.Module):
         scores_only: only what attention weights need (two norms, q_proj, k_proj): a last scoring block has no use for
             the rest, which would never get a gradient.
         identity: start with zero output projections, so that queries come back to the bit.
+        key_bias: give keys a bias as decoder layers have it; softmax ignores what shifts all keys alike.
 
     Raises:
         ConfigError: D does not divide into the heads, or these into groups.
     """
 
     def __init__(
-        self, width: int, heads: int, kv_heads: int, scores_only: bool = False, identity: bool = False
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int,
+        scores_only: bool = False,
+        identity: bool = False,
+        key_bias: bool = True,
     ) -> None:
         super().__init__()
         if min(width, heads, kv_heads) < 1 or width % heads or heads % kv_heads:
@@ -50,7 +57,7 @@ class LMBlock(nn.Module):
         self.heads, self.kv_heads = heads, kv_heads
         self.q_norm, self.kv_norm = RMSNorm(width), RMSNorm(width)
         shared = width // heads * kv_heads
-        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, shared)
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, shared, bias=key_bias)
         self.scores_only = scores_only
         if scores_only:
             return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -128,8 +129,9 @@ class QTSplus(Compressor):
     def make_layers(self, width: int, heads: int, kv_heads: int) -> None:
         """(Re)create all modules."""
         last, ours = self.scoring_layers - 1, self.variant == "corrected"
-        blocks = [LMBlock(width, heads, kv_heads, scores_only=ours and i == last) for i in range(self.scoring_layers)]
-        again = [LMBlock(width, heads, kv_heads, identity=ours) for _ in range(self.reencode_layers)]
+        block = partial(LMBlock, width, heads, kv_heads, key_bias=not ours)
+        blocks = [block(scores_only=ours and i == last) for i in range(self.scoring_layers)]
+        again = [block(identity=ours) for _ in range(self.reencode_layers)]
         self.scoring, self.reencode = nn.ModuleList(blocks), nn.ModuleList(again)
         if ours:
             self.time = nn.Linear(TIME_FEATURES, width, bias=False)

@@ -40,7 +40,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {  # settings that other parameters 
     "qtsplus": [{"budget_head": True}, {"scoring_layers": 2, "coverage": 0.0}, {"reencode_layers": 0}],
 }
 EXCUSED = {  # compressor|variant|budget|parameters: why the answer loss does not teach them
-    "qtsplus|*|*.k_proj.bias": "shifts all logits of a query alike, which softmax ignores; decoder layers have it",
     "qtsplus|budget_head|0.25|head.*": "a budget that is given has no use for a predicted one",
     "qtsplus|reencode_layers|0.25|*": "no attention that the gate could act on: scores are left to distillation",
 }
