@@ -26,7 +26,7 @@ from ..data.synthetic import QUESTION_TYPES
 from .digests import code_digest, host_digest
 from .heldout import HeldOut, held_out, put, put_to_event_oracle, put_to_oracle
 from .hostio import Host, load_host
-from .lora import adapter_digest, tuned
+from .lora import adapter_digest, shape_of, tuned
 from .report import FULL, ORACLE, ORACLES, report
 from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 
@@ -40,12 +40,17 @@ class Entrant:
     folder: str | None = None
     weights: str | None = None
     seed: int | None = None  # that an adapter was trained with
-    lora: bool = False  # the host runs with the adapter's
+    lora: dict[str, Any] | None = None  # what that of an adapter is made of; the host runs with it
 
     @property
     def row(self) -> str:
         """Its name in the table."""
         return f"{self.name} (LoRA)" if self.lora else self.name
+
+    @property
+    def all_params(self) -> dict[str, Any]:
+        """Parameters of the compressor, and what its LoRA is made of."""
+        return {**self.params, "lora": self.lora} if self.lora else self.params
 
     def plugged_into(self, host: Host, folder: str) -> AbstractContextManager[None]:
         """The host, which lies in ``folder``, with the adapter's LoRA if there is any; afterwards as it was."""
@@ -165,7 +170,7 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
         one = _adapter(path)
         if one.name in params:
             raise ConfigError(f"the parameters of {one.name} are those of its adapter: leave them out of params")
-        if trained.setdefault(one.row, one).params != one.params:
+        if trained.setdefault(one.row, one).all_params != one.all_params:
             raise ConfigError(f"{path} and another adapter of {one.row} have different parameters: they are no one row")
         key = one.row, one.seed or 0
         if key in seeds:
@@ -174,7 +179,9 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
             )
         seeds[key] = path
         yield one
-    own = sorted(trained.values(), key=lambda entrant: entrant.lora, reverse=True)  # those without LoRA have the say
+    own = sorted(
+        trained.values(), key=lambda entrant: entrant.lora is not None, reverse=True
+    )  # those without LoRA have the say
     starts = [(one, cls) for one in own if (cls := get(one.name)).counterpart]
     shared = {str(cls.counterpart): counterpart_params(cls, one.params) for one, cls in starts}
     for name in params:
@@ -197,9 +204,8 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
 
 def _adapter(path: str) -> Entrant:
     folder = Path(path)
-    compressor, lora = load_folder(folder), has_lora(folder)
-    if lora:
-        read_lora(folder)  # a damaged one is found before the host is loaded
+    compressor = load_folder(folder)
+    lora = shape_of(read_lora(folder)) if has_lora(folder) else None
     return Entrant(compressor.name, compressor.params(), path, adapter_digest(folder), _training_seed(path), lora)
 
 
@@ -223,7 +229,7 @@ def _cells(
     for entrant in entrants:
         cls = get(entrant.name)
         common = replace(
-            base, compressor=entrant.row, params=entrant.params, adapter=entrant.weights, code=code_digest(cls)
+            base, compressor=entrant.row, params=entrant.all_params, adapter=entrant.weights, code=code_digest(cls)
         )
         if not cls.exact_budget:  # identity: the row of full tokens
             yield entrant, replace(common, budget=1.0)

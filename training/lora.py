@@ -87,6 +87,14 @@ def pattern_of(targets: list[str] | str) -> str:
     return f"{LANGUAGE}(.*\\.)?({'|'.join(map(re.escape, targets))})"
 
 
+def shape_of(lora: Lora) -> dict[str, Any]:
+    """Fields of a LoRA config that decide what its matrices do, those that every LoRA has and what is unusual."""
+    usual = default_fields()
+    fields = {name: lora.fields.get(name, usual[name]) for name in FIELDS if name not in ("lora_dropout", "task_type")}
+    always = SET_HERE.values()
+    return {k: v for k, v in fields.items() if k in always or (v or None) != (usual[k] or None)}
+
+
 def settle(given: LoraSettings | Mapping[str, Any] | None, found: Lora | None) -> LoraSettings | None:
     """Settings without anything left open; None where there is no LoRA.
 
@@ -108,11 +116,9 @@ def settle(given: LoraSettings | Mapping[str, Any] | None, found: Lora | None) -
         return replace(
             asked, r=r, alpha=asked.alpha or 2 * r, targets=pattern_of(asked.targets or ["q_proj", "v_proj"])
         )
-    fields = {name: found.fields.get(name, default_fields()[name]) for name in FIELDS}
-    beyond = FIELDS.keys() - {*SET_HERE.values(), "lora_dropout", "task_type"}
-    for name in sorted(beyond):
-        if (fields[name] or None) != (default_fields()[name] or None):
-            raise AdapterFileError(f"{found.file}: training cannot go on with {name}={short(fields[name])}")
+    fields = shape_of(found)
+    for name in sorted(fields.keys() - SET_HERE.values()):
+        raise AdapterFileError(f"{found.file}: training cannot go on with {name}={short(fields[name])}")
     fields["target_modules"] = pattern_of(fields["target_modules"])
     for name, field in SET_HERE.items():
         value = getattr(asked, name)
