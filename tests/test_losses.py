@@ -112,7 +112,7 @@ def test_scores_are_pulled_to_their_targets_and_questions_without_one_are_left_o
 def test_training_on_a_target_finds_it(host: Any, asked: Any, name: str) -> None:
     torch.manual_seed(0)
     model = selector(host).train()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     weights, history = {"answer": 0.0, name: 1.0}, []
     for _ in range(12):
         parts = loss_parts(host, asked, answer(host, model, asked), weights)
