@@ -1,6 +1,6 @@
 """A script, not a test: framefold with DeepSpeed made to run on the CPU. Usage: distributed_fit.py fit ...
 
-At the end the adapter's weights are saved to $FRAMEFOLD_TEST_WEIGHTS. Engine, ZeRO's optimizer and checkpoints,
+At the end the trained weights are saved to $FRAMEFOLD_TEST_WEIGHTS. Engine, ZeRO's optimizer and checkpoints,
 accumulation and clipping are DeepSpeed's own; only what Lightning's strategy takes for granted about CUDA is replaced.
 For development: nothing is gained by ZeRO on one CPU.
 """
@@ -54,7 +54,9 @@ if __name__ == "__main__":
 
     def on_train_end(self: CompressorModule) -> None:
         if self.global_rank == 0:
-            torch.save(dict(self.compressor.state_dict()), weights)
+            lora = {} if self.lora is None else self.lora.state()
+            trained = {f"compressor.{key}": value for key, value in self.compressor.state_dict().items()}
+            torch.save(trained | {f"lora.{key}": value for key, value in lora.items()}, weights)
 
     CompressorModule.on_train_end = on_train_end  # type: ignore[method-assign]
     sys.exit(main(sys.argv[1:]))

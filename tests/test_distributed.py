@@ -63,6 +63,24 @@ def test_ddp_and_zero_2_end_with_the_same_weights(random_host, shards, tmp_path)
         assert bool((value != 0).any())
     saved = torch.load(tmp_path / "ddp" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)
     for name, value in ddp.items():
-        assert value.equal(saved["state_dict"][f"compressor.{name}"])
+        assert value.equal(saved["state_dict"][name])
     states = list((tmp_path / "zero").rglob("mp_rank_00_model_states.pt"))
     assert len(states) == 1 and states[0].stat().st_size < 60_000  # the frozen host is left out
+
+
+@pytest.mark.timeout(550)
+def test_lora_of_ddp_and_zero_2_is_the_same_and_all_that_is_saved_of_the_host(random_host, shards, tmp_path):
+    args = ["--model.lora.r", "2", "--model.lora.lr", "0.01", "--model.lora.dropout", "0"]
+    args += ["--model.losses", "{kl: 1.0}"]  # the teacher is the host without LoRA, in the middle of a step
+    args += ["--model.lora.targets", "[v_proj]", "--trainer.max_steps", "3", "--data.batch_size", "1"]
+    args += ["--trainer.devices", "2", "--trainer.strategy"]
+    ddp = fit(tmp_path / "ddp", random_host, shards, *args, "ddp")
+    zero = fit(tmp_path / "zero", random_host, shards, *args, "deepspeed_cpu_stage_2")
+    assert ddp.keys() == zero.keys() and {name.partition(".")[0] for name in ddp} == {"compressor", "lora"}
+    for name, value in ddp.items():
+        torch.testing.assert_close(zero[name], value, atol=1e-6, rtol=1e-5)
+        assert bool((value != 0).any())
+    saved = torch.load(tmp_path / "ddp" / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == ddp.keys() and all(value.equal(saved[name]) for name, value in ddp.items())
+    (states,) = (tmp_path / "zero").rglob("mp_rank_00_model_states.pt")
+    assert states.stat().st_size < 40_000  # the frozen host, of 70 kB, is left out

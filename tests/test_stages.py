@@ -168,12 +168,16 @@ def test_sft_trains_the_compressor_and_lora_and_nothing_else(random_host: Path, 
         assert rate == [group["initial_lr"] * factor for group in groups]
 
 
-def test_every_matrix_gets_a_gradient_on_every_step(random_host: Path, tmp_path: Path) -> None:
-    made = module(random_host, {"r": 2}, losses={"answer": 0.0, "kl": 1.0})
+def test_every_matrix_gets_a_gradient_even_if_the_loss_leaves_the_host_out(
+    random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = module(random_host, {"r": 2})
+    own = {"answer": made.compressor.static.square().sum()}
+    monkeypatch.setattr("framefold.training.module.loss_parts", lambda *_: own)
     seen: list[bool] = []
     made.on_after_backward = lambda: seen.extend(p.grad is not None for p in made.parameters() if p.requires_grad)
-    fit(made, tmp_path)
-    assert seen and all(seen)
+    fit(made, tmp_path, steps=1)
+    assert len(seen) == 2 + 4 and all(seen)
 
 
 def test_of_the_host_only_loras_dropout_changes_its_mode(random_host: Path) -> None:
@@ -200,10 +204,12 @@ def test_fresh_lora_changes_no_answer(random_host: Path) -> None:
 def test_the_teacher_is_the_host_without_lora(random_host: Path, attention: bool) -> None:
     made, bare = scrambled(module(random_host, {"r": 2})), load_host(random_host)
     assert not torch.equal(logits(made.host, made.compressor), logits(bare, made.compressor))
+    made.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
+    flags = [parameter.requires_grad for parameter in made.parameters()]
     ours, theirs = (teach(host, ask(host, batch().samples), attention) for host in (made.host, bare))
     assert torch.equal(ours.logits, theirs.logits)
     assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))
-    assert all(parameter.requires_grad for parameter in made.lora.parameters)  # type: ignore[union-attr]
+    assert [parameter.requires_grad for parameter in made.parameters()] == flags
     assert not torch.equal(logits(made.host, made.compressor), logits(bare, made.compressor))
 
 

@@ -179,9 +179,7 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
             )
         seeds[key] = path
         yield one
-    own = sorted(
-        trained.values(), key=lambda entrant: entrant.lora is not None, reverse=True
-    )  # those without LoRA have the say
+    own = sorted(trained.values(), key=lambda one: one.lora is None)  # those without LoRA have the last word
     starts = [(one, cls) for one in own if (cls := get(one.name)).counterpart]
     shared = {str(cls.counterpart): counterpart_params(cls, one.params) for one, cls in starts}
     for name in params:
