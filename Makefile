@@ -28,7 +28,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "setup: done"
 
 demo: setup
-	@$(BIN)/framefold demo --out runs/demo
+	@$(BIN)/framefold demo --out runs/demo $(DEMO_ARGS)
 
 test: setup
 	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)

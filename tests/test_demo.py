@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import framefold
 from framefold.training import demo as demo_module
 from framefold.training.demo import StageError, demo
 
-FOLDERS = {"shards": "shards", "fit": "fit", "export": "adapter", "ablate": "ablation"}
+FOLDERS = {"shards": "--out", "fit": "--trainer.default_root_dir", "export": "--out", "ablate": "--out"}
 
 
 @pytest.fixture
@@ -23,13 +24,13 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     def pretend(command: list[str]) -> int:
         run.append(command)
-        folder = tmp_path / "out" / FOLDERS[command[0]]
+        folder = Path(command[command.index(FOLDERS[command[0]]) + 1])
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"made-{len(run)}").touch()
         return 0
 
     monkeypatch.setattr(demo_module, "_run", pretend)
-    monkeypatch.setattr(demo_module, "load", lambda folder: folder)
+    monkeypatch.setattr(demo_module, "load", lambda folder: framefold.build(Path(folder).name))
     return run
 
 
@@ -43,9 +44,9 @@ def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
     calls: list[list[str]], tmp_path: Path, random_host: Path
 ) -> None:
     host, out = shutil.copytree(random_host, tmp_path / "host"), str(tmp_path / "out")
-    own = tmp_path / "own.yaml"
+    own = tmp_path / "fila.yaml"
     own.write_text("model: {}\n")
-    args = {"out": out, "host": str(host), "train": str(own)}
+    args = {"out": out, "host": str(host), "train": [str(own)]}
     demo(**args)
     assert verbs(calls) == ["shards", "fit", "export", "ablate"]
     demo(**args)
@@ -61,7 +62,7 @@ def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
     (host / "config.json").write_text((host / "config.json").read_text() + " ")
     demo(**args, max_steps=3, videos=7)
     assert verbs(calls) == ["fit", "export", "ablate"]
-    shutil.rmtree(tmp_path / "out" / "adapter")
+    shutil.rmtree(tmp_path / "out" / "adapters" / "fila")
     demo(**args, max_steps=3, videos=7)
     assert verbs(calls) == ["export", "ablate"]
 
@@ -70,7 +71,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     calls: list[list[str]], tmp_path: Path, random_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pretend, args = demo_module._run, {"out": str(tmp_path / "out"), "host": str(random_host)}
-    checkpoint = tmp_path / "out" / "fit" / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = tmp_path / "out" / "fit" / "fila" / "version_0" / "checkpoints" / "last.ckpt"
 
     def killed(command: list[str]) -> int:
         pretend(command)
@@ -93,11 +94,32 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
 
 
 def test_files_of_somebody_else_are_not_removed(calls: list[list[str]], tmp_path: Path, random_host: Path) -> None:
-    precious = tmp_path / "out" / "fit" / "precious"
+    precious = tmp_path / "out" / "fit" / "fila" / "precious"
     precious.parent.mkdir(parents=True)
     precious.touch()
     demo(out=str(tmp_path / "out"), host=str(random_host))
     assert precious.exists()
+
+
+def test_shipped_adapters_take_part_unless_they_are_trained_anew(
+    calls: list[list[str]], tmp_path: Path, random_host: Path
+) -> None:
+    host = shutil.copytree(random_host, tmp_path / "host")
+    for name in demo_module.SHIPPED:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    out = tmp_path / "out"
+
+    def compared() -> list[str]:
+        words = calls[-1][calls[-1].index("--adapters") + 1 :]
+        return [str(Path(word).relative_to(tmp_path)) for word in words]
+
+    demo(out=str(out), host=str(host))
+    assert verbs(calls[:4]) == ["shards", "fit", "export", "ablate"]
+    assert compared() == ["out/adapters/fila", "storm", "qtsplus"]
+    demo(out=str(out), host=str(host), retrain=True)
+    assert [command[2] for command in calls if command[0] == "fit"][-2:] == ["compressor/storm", "compressor/qtsplus"]
+    assert compared() == [f"out/adapters/{name}" for name in demo_module.SHIPPED]
 
 
 def test_a_missing_host_is_found_before_anything_is_written(calls: list[list[str]], tmp_path: Path) -> None:

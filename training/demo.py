@@ -1,8 +1,8 @@
 """``framefold demo``: the whole job in minutes, each stage with the command a user would type.
 
-Shards -> training -> export -> ablation with the adapter loaded back -> report. A stage that has finished is not run
-again while its command, its configurations, the host and the stages before it are the same; otherwise what it made is
-made anew. An interrupted stage goes on where it stopped.
+Shards -> training -> export -> ablation with the adapter loaded back, beside the shipped ones -> report. A stage that
+has finished is not run again while its command, its configurations, the host and the stages before it are the same;
+otherwise what it made is made anew. An interrupted stage goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pathlib import Path
 
 from ..adapters import load
 from ..adapters.errors import FramefoldError
-from ..adapters.folder import replace_file
+from ..adapters.folder import CONFIG, replace_file
 from ..configs import find
 from .digests import file_digest, host_digest
+
+SHIPPED = ("storm", "qtsplus", "fila")  # folders beside the host, and packaged configurations
 
 
 class StageError(FramefoldError, RuntimeError):
@@ -33,19 +35,23 @@ def demo(
     host: str = "checkpoints/tinyhost",
     videos: int = 400,
     frames: list[int] | None = None,
-    train: str = "compressor/fila",
+    train: list[str] | None = None,
+    retrain: bool = False,
     ablation: str = "ablation/demo",
     heldout_videos: int | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """Write shards, train a compressor, export it, compare it with the training-free ones, and show the table.
+    """Write shards, train a compressor, export it, compare it with the others, and show the table.
+
+    Trained compressors that are not trained here take part as they were shipped, in the folders beside the host.
 
     Args:
         out: folder of the run; what is finished there is reused.
         host: folder of the host.
         videos: synthetic training videos to write.
         frames: shortest and longest of them, 32 and 64 by default.
-        train: configuration of the compressor to train.
+        train: configurations of the compressors to train, compressor/fila by default.
+        retrain: train all shipped compressors anew (a quarter of an hour on one CPU core).
         ablation: configuration of the comparison.
         heldout_videos: of the comparison, as in its configuration by default.
         max_steps: shortens the training.
@@ -56,21 +62,37 @@ def demo(
     """
     if not (Path(host) / "config.json").is_file():
         raise StageError(f"no host in {host}: make one with 'framefold host train --out {host}'")
-    shards, run, adapter, results = (str(Path(out) / name) for name in ("shards", "fit", "adapter", "ablation"))
+    recipes = train or [f"compressor/{name}" for name in (SHIPPED if retrain else ("fila",))]
+    for recipe in recipes:
+        find(recipe)
+    total, model = 2 * len(recipes) + 2, host_digest(Path(host))
+    shards = str(Path(out) / "shards")
     synth = ["shards", "synth", "--out", shards, "--videos", str(videos), "--seed", "0"]
-    fit = ["fit", "--config", train, "--config", "data/shards", "--config", "trainer/cpu", "--model.host", host]
-    fit += ["--data.shards", shards, "--trainer.default_root_dir", run]
-    compare = ["ablate", "--config", ablation, "--out", results, "--host", host, "--adapters", adapter]
-    if max_steps is not None:
-        fit += ["--trainer.max_steps", str(max_steps)]
+    written = _stage(f"1/{total} shards", [*synth, "--frames", *map(str, frames or [32, 64])], Path(shards))
+    keys, adapters = [], []
+    for number, recipe in enumerate(recipes):
+        run, adapter = (str(Path(out) / kind / Path(recipe).stem) for kind in ("fit", "adapters"))
+        fit = ["fit", "--config", recipe, "--config", "data/shards", "--config", "trainer/cpu", "--model.host", host]
+        fit += ["--data.shards", shards, "--trainer.default_root_dir", run]
+        fit += [] if max_steps is None else ["--trainer.max_steps", str(max_steps)]
+        key = _stage(f"{2 * number + 2}/{total} training", fit, Path(run), written + model)
+        export = ["export", "--checkpoint", run, "--out", adapter]
+        keys.append(_stage(f"{2 * number + 3}/{total} export", export, Path(adapter), key))
+        adapters.append(adapter)
+        print(f"loaded back: {load(adapter)}", flush=True)
+    results = Path(out) / "ablation"
+    compare = ["ablate", "--config", ablation, "--out", str(results), "--host", host]
+    compare += ["--adapters", *adapters, *_shipped(Path(host).parent, adapters)]
     if heldout_videos is not None:
         compare += ["--videos", str(heldout_videos)]
-    model = host_digest(Path(host))
-    key = _stage("1/4 shards", [*synth, "--frames", *map(str, frames or [32, 64])], Path(shards))
-    key = _stage("2/4 training", fit, Path(run), key + model)
-    key = _stage("3/4 export", ["export", "--checkpoint", run, "--out", adapter], Path(adapter), key)
-    print(f"loaded back: {load(adapter)}", flush=True)
-    _stage("4/4 ablation", compare, Path(results), key + model, again=True)
+    _stage(f"{total}/{total} ablation", compare, results, "".join(keys) + model, again=True)
+
+
+def _shipped(folder: Path, trained: list[str]) -> list[str]:
+    """Adapters in a folder of which none was trained here."""
+    names = {load(adapter).name for adapter in trained}
+    found = [folder / name for name in SHIPPED if (folder / name / CONFIG).is_file()]
+    return [str(adapter) for adapter in found if load(adapter).name not in names]
 
 
 def _stage(title: str, command: list[str], made: Path, after: str = "", again: bool = False) -> str:
