@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import framefold
+from framefold.adapters import registry
 from framefold.adapters.errors import ConfigError, FramefoldError, UnknownCompressorError
 from framefold.adapters.ops import budget_tokens
+from framefold.adapters.selector import Selector
 from framefold.data.samples import Recipe
 from framefold.data.synthetic import QUESTION_TYPES, evidence_mask
 from framefold.training import digests
@@ -287,3 +289,20 @@ def test_the_start_of_a_trained_chain_has_its_parameters(tmp_path: Path) -> None
     assert cells["st_simdiff", 40]["answers"] == cells["storm+st_simdiff", 40]["answers"], "untrained, it is its start"
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.count("storm+st_simdiff - st_simdiff") == 1
+
+
+def test_a_method_that_needs_received_attention_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
+    seen = []
+
+    class Attended(Selector):
+        name = "test_attended"
+        needs_attention = True
+
+        def score(self, video, query):
+            seen.append(video.attention)
+            return video.attention
+
+    ablate(str(tmp_path), compressors=["test_attended"], **{**SMALL, "budgets": [40], "oracle": False})
+    assert by_row(tmp_path)["test_attended", 40]["tokens"] == 40
+    assert len(seen) == SMALL["videos"] and all(float(one.std()) > 0 for one in seen)
