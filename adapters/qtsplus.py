@@ -196,7 +196,7 @@ class QTSplus(Compressor):
             expected = (wanted * (count / k)).clamp(1e-3, len(scores) - 1e-3)
             margin = (scores - threshold(scores, expected, self.tau)) / self.tau
             gate = logsigmoid(margin)
-            relevance = margin + self.noise * _logistic(margin) if self.training else margin
+            relevance = margin + self.noise * _logistic(margin) if self.training else scores
         relevant = torch.zeros_like(scores, dtype=torch.bool)
         relevant[exact_topk(relevance.detach(), count)] = True
         rest = (~relevant).nonzero()[:, 0]
