@@ -7,12 +7,13 @@ Base -> :class:`~framefold.adapters.selector.Selector` (implement ``score``) or
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from .errors import BudgetError, ContractError, InputError
+from .errors import BudgetError, ConfigError, ContractError, InputError
 from .folder import load_folder, save_folder
 from .ops import AUTO, Budget, budget_tokens, check_budget
 from .params import read_params
@@ -126,6 +127,21 @@ class Compressor(nn.Module):
             if parameter.requires_grad:
                 zero = zero.to(parameter.device) + parameter.sum() * 0.0
         return zero
+
+    def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
+        """Start from the decoder layers of a host (:func:`framefold.init_from_host`).
+
+        Args:
+            layers: of the language model, from the first; see :meth:`~framefold.adapters.lm_block.LMBlock.copy_layer`.
+            heads, kv_heads: of their attention.
+
+        Returns:
+            Names of the parameters that a layer has a tensor for, and whether it fitted.
+
+        Raises:
+            ConfigError: the compressor has nothing to start from a host.
+        """
+        raise ConfigError(f"{self.name} has nothing that could start from the layers of a host")
 
     def synchronize(self) -> None:
         """Bring statistics together over ranks; a training loop calls it after each step, on every rank."""

@@ -6,11 +6,19 @@ Dimensions: L queries, M keys, D width, h heads, g key-value heads, d = D / h.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ConfigError
+
+_NORMS = {
+    "q_norm.weight": "input_norm.weight",
+    "kv_norm.weight": "input_norm.weight",
+    "ffn_norm.weight": "post_attention_norm.weight",
+}
 
 
 class RMSNorm(nn.Module):
@@ -67,6 +75,30 @@ class LMBlock(nn.Module):
         if identity:
             for parameter in (self.o_proj.weight, *self.ffn[2].parameters()):
                 nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def copy_layer(self, layer: Mapping[str, Tensor], keep: Collection[str] = ()) -> dict[str, bool]:
+        """Take over attention and norms of a decoder layer; the feed-forward, which has another form, stays.
+
+        Args:
+            layer: ``{q,k,v,o}_proj.weight``, ``{q,k,v}_proj.bias`` where there are some (else they become zero),
+                ``input_norm.weight`` (for queries and keys), ``post_attention_norm.weight``.
+            keep: names of parameters to leave alone.
+
+        Returns:
+            Names of the parameters that the layer has a tensor for, and whether it fitted.
+        """
+        fitted = {}
+        for name, parameter in self.named_parameters():
+            source = layer.get(_NORMS.get(name, name))
+            if source is None and name.endswith("_proj.bias") and f"{name[:-4]}weight" in layer:
+                source = torch.zeros_like(parameter)
+            if source is None or name in keep:
+                continue
+            fitted[name] = source.shape == parameter.shape and source.is_floating_point()
+            if fitted[name]:
+                parameter.copy_(source)
+        return fitted
 
     def log_attention(self, queries: Tensor, keys: Tensor, place: Tensor | None = None) -> Tensor:
         """(h, L, M) logarithms of the attention weights, fp32 or wider.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -137,6 +138,30 @@ class QTSplus(Compressor):
             self.time = nn.Linear(TIME_FEATURES, width, bias=False)
             nn.init.zeros_(self.time.weight)
         self.head = BudgetHead(width, self.rho_min, self.rho_max) if self.budget_head else None
+
+    def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
+        """Scoring blocks take over the last decoder layer, re-encoding block i takes over layer i.
+
+        All modules are made again, with the heads of the host. Output projections of the re-encoding stay zero unless
+        the variant is "official", so that it still starts as the identity.
+
+        Raises:
+            ConfigError: the width is not known yet, or does not divide into the heads.
+        """
+        if self.scoring is None or self.dim is None:
+            raise ConfigError(f"{self.name} has no weights yet: materialize() it, or give it a dim")
+        like = next(self.parameters())
+        self.make_layers(self.dim, heads, kv_heads)
+        self.heads, self.kv_heads = heads, kv_heads
+        self.to(like.device, like.dtype).train(self.training)
+        zero = () if self.variant == "official" else ("o_proj.weight",)
+        fitted: dict[str, bool] = {}
+        for name, blocks, keep in (("scoring", self.scoring, ()), ("reencode", self.reencode, zero)):
+            for i, block in enumerate(blocks):
+                layer = layers[-1 if name == "scoring" else min(i, len(layers) - 1)]
+                assert isinstance(block, LMBlock)
+                fitted |= {f"{name}.{i}.{key}": fits for key, fits in block.copy_layer(layer, keep).items()}
+        return fitted
 
     def limit(self, n: int) -> int:
         return n if self.variant == "official" and self.training else min(n, self.n_max)

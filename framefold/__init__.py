@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
     from .adapters.hosts import attach, detach
+    from .adapters.hosts.init import init_from_host
     from .adapters.hosts.peft_folder import load_peft, save_peft
     from .errors import FramefoldError
 
@@ -21,6 +22,7 @@ _HOME = {
     **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
     **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.peft_folder"),
     "FramefoldError": ".errors",
+    "init_from_host": ".adapters.hosts.init",
 }
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "attach",
     "build",
     "detach",
+    "init_from_host",
     "list_compressors",
     "load",
     "load_peft",

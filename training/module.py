@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..adapters.errors import AdapterFileError, ConfigError
 from ..adapters.hosts.family import family_of
+from ..adapters.hosts.init import init_from_host
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
 from .hostio import HostError, load_host
@@ -51,6 +52,7 @@ class CompressorModule(pl.LightningModule):
             given, and its LoRA. None: a fresh compressor.
         lora: trains LoRA on the language model of the host as well, see :class:`~framefold.training.lora.LoraSettings`;
             None: none, or that of the start. Teachers of the losses stay without it.
+        init_from_host: a fresh compressor starts from the decoder layers of the host, where it can (qtsplus).
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget, or not that of the start.
@@ -74,9 +76,12 @@ class CompressorModule(pl.LightningModule):
         losses: dict[str, float] | None = None,
         start: str | None = None,
         lora: LoraSettings | None = None,
+        init_from_host: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        if init_from_host and start is not None:
+            raise ConfigError("init_from_host is for a fresh compressor: drop it, or start")
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
         self.begun = begin(compressor, budget, params, lora, start)
         self.compressor = self.begun.compressor
@@ -104,6 +109,8 @@ class CompressorModule(pl.LightningModule):
         self.model = self.host.model
         width = self.model.config.get_text_config().hidden_size
         self.compressor.materialize(width, family_of(self.model).grid(self.model))
+        if self.hparams["init_from_host"]:
+            init_from_host(self.compressor, self.model)
         self.hparams["params"] = self.compressor.params()  # with the widths, so that export needs no host
         self.lora = self.begun.tune(self.host, self.host_path)
         if self.lora is not None:
