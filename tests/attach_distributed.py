@@ -28,6 +28,7 @@ from tests.tiny_hosts import TopNorm  # noqa: E402
 WORLD, STEPS = 2, 2
 LORA = "lora"  # before fila, both trained
 COMPRESSORS = ("uniform", "pool", "st_simdiff", "fila", "top_norm", LORA)
+PARAMS: dict[str, dict[str, Any]] = {"storm": {"d_state": 4, "headdim": 8}, "qtsplus": {"noise": 0.0}}
 Weights = dict[str, Tensor]
 
 
@@ -36,7 +37,10 @@ def build(case: str) -> tuple[Any, list[str]]:
     host, compressor = case.split("/")
     model = HOSTS[host].build()
     name = "fila" if compressor == LORA else compressor
-    framefold.attach(model, TopNorm() if name == "top_norm" else framefold.build(name, 0.25))
+    torch.manual_seed(5)  # storm and qtsplus start at random
+    plug = TopNorm() if name == "top_norm" else framefold.build(name, 0.25, **PARAMS.get(name, {}))
+    width = model.config.get_text_config().hidden_size
+    framefold.attach(model, plug, query=torch.randn(5, width) if plug.query_aware else None)
     if compressor == LORA:
         model = with_lora(model)
     elif not model.compressor.trainable:

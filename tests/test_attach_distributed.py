@@ -16,11 +16,12 @@ from . import attach_distributed as script
 from .tiny_families import HOSTS
 
 HOSTS_OF_A_KIND = ("glm4v", "llava_onevision", "qwen3_vl", "smolvlm")
-EVERYTHING = [f"{host}/{compressor}" for host in HOSTS for compressor in script.COMPRESSORS]
+LEARNED = [f"llava_onevision/{compressor}" for compressor in script.PARAMS]
+EVERYTHING = [f"{host}/{compressor}" for host in HOSTS for compressor in script.COMPRESSORS] + LEARNED
 # To ZeRO, pool and st_simdiff are what uniform is: nothing to partition, so that the projector is trained.
 ZERO = [f"{host}/fila" for host in HOSTS]
 ZERO += [f"{host}/{compressor}" for host in HOSTS_OF_A_KIND for compressor in ("uniform", script.LORA)]
-ZERO += [f"qwen3_vl/{compressor}" for compressor in ("pool", "st_simdiff", "top_norm")]
+ZERO += [f"qwen3_vl/{compressor}" for compressor in ("pool", "st_simdiff", "top_norm")] + LEARNED
 
 
 @functools.cache
