@@ -28,7 +28,8 @@ from framefold.training.answer_runs import run as run_answer
 from framefold.training.batching import answer, ask
 from framefold.training.export import export
 from framefold.training.hostio import Host, load_host
-from framefold.training.lora import LoraSettings, adapter_digest, tuned
+from framefold.training.lora import adapter_digest, tuned
+from framefold.training.lora_settings import LoraSettings
 from framefold.training.module import CompressorModule
 from framefold.training.results import read_cells
 from framefold.training.teacher import teach

@@ -26,7 +26,8 @@ from ..data.synthetic import QUESTION_TYPES
 from .digests import code_digest, host_digest
 from .heldout import HeldOut, held_out, put, put_to_event_oracle, put_to_oracle
 from .hostio import Host, load_host
-from .lora import adapter_digest, shape_of, tuned
+from .lora import adapter_digest, tuned
+from .lora_settings import shape_of
 from .report import FULL, ORACLE, ORACLES, report
 from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 

@@ -20,7 +20,8 @@ from transformers import AutoModelForImageTextToText
 from ..adapters import Compressor
 from ..adapters.folder import CONFIG
 from ..adapters.hosts import attach
-from ..adapters.hosts.lora_folder import Lora, has_lora, read_lora, with_lora
+from ..adapters.hosts.lora_folder import Lora, has_lora, read_lora
+from ..adapters.hosts.lora_inject import with_lora
 from ..adapters.hosts.prompt import Positions
 from .answer_rows import ALL, Answer, Row
 from .hostio import HostError

@@ -11,7 +11,7 @@ import os
 import random
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -23,12 +23,13 @@ from ..adapters.hosts.family import family_of
 from ..adapters.hosts.init import init_from_host
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
-from .hostio import HostError, load_host
-from .lora import HostLora, LoraSettings, plain, seeded
+from .hostio import load_host
+from .lora import HostLora, seeded
+from .lora_settings import LoraSettings
 from .losses import check_weights, loss_parts, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
-from .start import begin
+from .start import begin, check_host
 
 Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
 PREFIX, LORA_PREFIX = "compressor.", "lora."
@@ -50,8 +51,9 @@ class CompressorModule(pl.LightningModule):
             by default, see :mod:`~framefold.training.losses`; the others are the compressor's own. 1 by default.
         start: adapter folder to go on from: the same compressor, with the params of the adapter where they are not
             given, and its LoRA. None: a fresh compressor.
-        lora: trains LoRA on the language model of the host as well, see :class:`~framefold.training.lora.LoraSettings`;
-            None: none, or that of the start. Teachers of the losses stay without it.
+        lora: trains LoRA on the language model of the host as well, see
+            :class:`~framefold.training.lora_settings.LoraSettings`; None: none, or that of the start. Teachers of the
+            losses stay without it.
         init_from_host: a fresh compressor starts from the decoder layers of the host, where it can (qtsplus).
 
     Raises:
@@ -85,7 +87,7 @@ class CompressorModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
         self.begun = begin(compressor, budget, params, lora, start)
         self.compressor = self.begun.compressor
-        self.hparams["lora"] = plain(self.begun.settings)
+        self.hparams["lora"] = asdict(self.begun.settings) if self.begun.settings else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
         self.train_budgets = [self._check_budget(b) for b in train_budgets or [budget]]
@@ -255,13 +257,3 @@ class CompressorModule(pl.LightningModule):
 def _at(budget: Budget) -> str:
     """How a budget is written in the names of metrics."""
     return budget if isinstance(budget, str) else f"{budget:g}"
-
-
-def check_host(folder: str) -> None:
-    """Find out in no time that there is no host, before any work is done.
-
-    Raises:
-        HostError: the folder holds no host.
-    """
-    if not (Path(folder) / "config.json").is_file():
-        raise HostError(f"no host in {folder}: make one with 'framefold host train --out {folder}'")

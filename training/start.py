@@ -12,8 +12,9 @@ from ..adapters.errors import ConfigError
 from ..adapters.folder import load_folder
 from ..adapters.hosts.lora_folder import Lora, has_lora, import_peft, read_lora
 from ..adapters.params import short
-from .hostio import Host
-from .lora import HostLora, LoraSettings, check_base, settle
+from .hostio import Host, HostError
+from .lora import HostLora, check_base
+from .lora_settings import LoraSettings, settle
 
 
 @dataclass(frozen=True)
@@ -89,3 +90,13 @@ def _different(given: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
         elif (list(value) if isinstance(value, tuple) else value) != other:
             return f"{name} is {short(other)}, not {short(value)}"
     return None
+
+
+def check_host(folder: str) -> None:
+    """Find out in no time that there is no host, before any work is done.
+
+    Raises:
+        HostError: the folder holds no host.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise HostError(f"no host in {folder}: make one with 'framefold host train --out {folder}'")

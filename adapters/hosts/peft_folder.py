@@ -19,19 +19,8 @@ from ..folder import CONFIG, WEIGHTS, check_config, read_config, read_json, read
 from ..params import short
 from .attach import NAME, STATE, Outputs, attach
 from .family import family_of
-from .lora_folder import (
-    LORA_WEIGHTS,
-    PREFIX,
-    Lora,
-    all_or_nothing,
-    check_lora,
-    import_peft,
-    inject_lora,
-    lora_files,
-    read_lora,
-    refuse_taken,
-    take_lora,
-)
+from .lora_folder import LORA_WEIGHTS, PREFIX, Lora, check_lora, import_peft, lora_files, read_lora, take_lora
+from .lora_inject import all_or_nothing, inject_lora, refuse_taken
 from .peft_guard import ADAPTER_CONFIG, compressor_of, stock_fields
 from .prompt import Positions
 
