@@ -146,3 +146,15 @@ def test_weights_that_are_not_loaded_are_refused() -> None:
     model = host("qwen2_vl").to("meta")
     with pytest.raises(AttachError, match="meta"):
         framefold.init_from_host(QTSplus(0.5, dim=32), model)
+
+
+def test_the_training_module_starts_a_fresh_compressor_so(random_host: Any) -> None:
+    from framefold.training.module import CompressorModule
+
+    module = CompressorModule("qtsplus", 0.25, host=str(random_host), init_from_host=True)
+    module.configure_model()
+    last = layers_of(module.model)[-1]
+    assert torch.equal(module.compressor.scoring[0].q_proj.weight, last.self_attn.q_proj.weight)
+    assert module.hparams["params"]["heads"] == module.model.config.get_text_config().num_attention_heads
+    with pytest.raises(ConfigError, match="fresh"):
+        CompressorModule("qtsplus", 0.25, host=str(random_host), init_from_host=True, start="somewhere")
