@@ -349,7 +349,8 @@ def test_lora_of_an_adapter_is_in_the_host_for_its_own_cells_only(
         assert cells[cell["compressor"]]["answers"] == cell["answers"]
         assert cells[cell["compressor"]]["settings"] == cell["settings"]
     assert set(cells) == {"fila", "fila (LoRA)", "uniform", "scene_mean", "identity"}
-    assert "fila (LoRA)" in (tmp_path / "out" / "report.md").read_text()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "| fila (LoRA) - fila |" in report and "| fila (LoRA) - scene_mean |" in report
     mine = cells["fila (LoRA)"]["settings"]
     assert mine["adapter"] == adapter_digest(ours) != cells["fila"]["settings"]["adapter"]
     assert mine["params"]["lora"]["r"] == 2 and mine["params"]["members"] == "cluster"

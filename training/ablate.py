@@ -28,7 +28,7 @@ from .heldout import HeldOut, held_out, put, put_to_event_oracle, put_to_oracle
 from .hostio import Host, load_host
 from .lora import adapter_digest, tuned
 from .lora_settings import shape_of
-from .report import FULL, ORACLE, ORACLES, report
+from .report import FULL, ORACLE, ORACLES, WITH_LORA, report
 from .results import FOLDER, Settings, check_comparable, read_cell, stored_cells, write_cell
 
 
@@ -46,7 +46,7 @@ class Entrant:
     @property
     def row(self) -> str:
         """Its name in the table."""
-        return f"{self.name} (LoRA)" if self.lora else self.name
+        return self.name + (WITH_LORA if self.lora else "")
 
     @property
     def all_params(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from .statistics import Answers, macro_interval, paired_difference, same_questio
 
 Cell = dict[str, Any]
 FULL, BASELINE = "identity", "st_simdiff"
+WITH_LORA = " (LoRA)"  # behind the name of a row whose host runs with the adapter's LoRA
 # Keeps the evidence of the question asked; keeps that of all events, whatever is asked.
 ORACLES = ORACLE, EVENT_ORACLE = "oracle", "oracle_events"
 
@@ -139,13 +140,13 @@ class Table:
         return max(scores, key=lambda name: scores[name], default="")
 
     def _trained(self) -> list[tuple[str, str]]:
-        """Trained rows against the training-free method they start at, or the two floors, and against the baseline."""
+        """Trained rows against the same without LoRA, their start or the two floors, and the baseline."""
         pairs = []
         for name in self.rows:
             cls = _class_of(name)
             if cls is not None and cls.trainable:
                 start = (cls.counterpart,) if cls.counterpart else ("random", "uniform")
-                pairs += [(name, other) for other in (*start, BASELINE)]
+                pairs += [(name, other) for other in (name.removesuffix(WITH_LORA), *start, BASELINE) if other != name]
         return [pair for pair in dict.fromkeys(pairs) if pair[1] in self.by_row]
 
     def by_type(self) -> str:
@@ -178,7 +179,7 @@ class Table:
 def _class_of(row: str) -> type[Compressor] | None:
     """The compressor of a row; None for oracles, and for what this installation does not know."""
     try:
-        return get(row)
+        return get(row.removesuffix(WITH_LORA))
     except UnknownCompressorError:
         return None
 
