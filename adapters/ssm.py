@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,15 @@ from torch.utils.checkpoint import checkpoint
 
 from .errors import ConfigError
 
+# What else mamba_ssm.Mamba2 can be told, and the value that changes nothing here.
+ELSEWHERE = {
+    "d_ssm": None,
+    "conv_init": None,
+    "process_group": None,
+    "sequence_parallel": True,
+    "use_mem_eff_path": True,
+    "layer_idx": None,
+}
 CHUNK = 64  # a longer one costs more than it saves on a CPU: 256 takes three times as long
 
 
@@ -93,9 +103,10 @@ class Mamba2(nn.Module):
         rmsnorm, norm_before_gate: gated norm in front of the output.
         chunk_size: q of the scan.
         checkpointing: recompute the scan in the backward instead of keeping its activations.
+        elsewhere: what only mamba-ssm has, such as ``d_ssm`` for an MLP beside the scan; refused if it has an effect.
 
     Raises:
-        ConfigError: widths that do not divide, or numbers out of range.
+        ConfigError: widths that do not divide, numbers out of range, or a setting that only mamba-ssm has.
     """
 
     def __init__(
@@ -118,9 +129,15 @@ class Mamba2(nn.Module):
         conv_bias: bool = True,
         chunk_size: int = CHUNK,
         checkpointing: bool = False,
+        **elsewhere: Any,
     ) -> None:
         super().__init__()
         inner = expand * d_model
+        for name, value in elsewhere.items():
+            if name not in ELSEWHERE or value != ELSEWHERE[name] and (name, value) != ("d_ssm", inner):
+                raise ConfigError(
+                    f"mamba2: {name}={value!r} is not supported: this block has no part that it would set"
+                )
         if min(d_model, d_state, d_conv, expand, headdim, ngroups, chunk_size) < 1 or inner % headdim:
             raise ConfigError(
                 f"mamba2: expand * d_model = {inner} must be a multiple of headdim {headdim}, all positive"

@@ -149,3 +149,13 @@ def test_steps_and_decays_start_in_their_ranges() -> None:
 def test_shapes_that_do_not_divide_are_refused(arguments: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         small(**arguments)
+
+
+@pytest.mark.parametrize("setting", [{"d_ssm": 16}, {"conv_init": 0.1}, {"process_group": "x"}, {"d_stat": 8}])
+def test_what_only_mamba_ssm_has_is_refused(setting: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        Mamba2(32, headdim=8, **setting)
+
+
+def test_settings_of_mamba_ssm_that_change_nothing_are_taken() -> None:
+    Mamba2(32, headdim=8, d_ssm=64, conv_init=None, use_mem_eff_path=True, layer_idx=None)
