@@ -21,6 +21,7 @@ from .threshold import threshold
 from .time_encoding import TIME_FEATURES, time_features
 from .tokens import Compressed, VideoTokens
 
+EPS = 1e-12  # hosts' features differ in scale by orders of magnitude, and the smaller ones are not noise
 MOST = 2**20  # of any size: a config must not ask for billions
 
 
@@ -188,13 +189,20 @@ class QTSplus(Compressor):
                 wanted = (ratio * len(video)).clamp(1, k)
                 k = min(k, int(torch.ceil(wanted.detach())))
         rows, log_gate = self._select(scores, k, wanted)
-        tokens = x[rows]
-        again: Any = self.reencode
-        for block in again:
-            tokens = block.reencode(tokens, place[rows], log_gate)
         kept = video.keep(rows)
-        change = tokens - x[rows] + 0.0 * log_gate.sum().to(dtype)  # without blocks, scores would get no gradient
+        change = self._reencode(kept.features, place[rows], log_gate)
         return Compressed(replace(kept, features=kept.features + change.to(kept.features.dtype)), losses, scores)
+
+    def _reencode(self, tokens: Tensor, place: Tensor, log_gate: Tensor) -> Tensor:
+        """(K, D) change of the kept tokens, made in units of each token's RMS: one learning rate suits all hosts."""
+        wide = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+        scale = wide.square().mean(-1, keepdim=True).add(EPS).sqrt()
+        start = x = (wide / scale).to(place.dtype)
+        blocks: Any = self.reencode
+        for block in blocks:
+            x = block.reencode(x, place, log_gate)
+        # Without blocks, scores would get no gradient.
+        return (x - start).to(wide.dtype) * scale + 0.0 * log_gate.sum()
 
     def score(self, x: Tensor, question: Tensor, place: Tensor) -> Tensor:
         """(N,) logarithms of the largest attention weights, fp32 or wider.

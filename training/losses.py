@@ -52,7 +52,8 @@ def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[st
     parts = dict(answered.prepared.losses)
     rows = answered.asked.rows
     if weights.get("answer", 1.0) or bool((rows.answers() >= 0).any()):
-        parts = {"answer": answer_loss(answered.logits, rows), **parts}
+        counts = weights.get("answer", 1.0) > 0  # without a weight, no backward through the host
+        parts = {"answer": answer_loss(answered.logits if counts else answered.logits.detach(), rows), **parts}
     if weights.get("evidence"):
         parts["evidence"] = listwise_loss(answered.prepared.scores, evidence_of(answered.asked))
     if weights.get("kl") or weights.get("attention"):
