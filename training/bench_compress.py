@@ -25,6 +25,7 @@ from .answer import device_of
 from .memory import peak_bytes
 
 YARDSTICK = "yardstick"
+WORDS = 16  # of the question that query-aware compressors get
 Row = dict[str, Any]
 
 
@@ -73,7 +74,7 @@ def bench_compress(
     takes turns, so that what else the machine does hits all alike: compare the ratios.
 
     Args:
-        compressors: registry names; None: all that need neither a question nor attention.
+        compressors: registry names; None: all that need no received attention. Query-aware ones get a question of 16 tokens.
         frames: lengths of the videos; several give a plot of time against tokens.
         grid: (H, W) tokens of a frame.
         width: D of a token.
@@ -91,7 +92,7 @@ def bench_compress(
     Raises:
         ConfigError, BudgetError, UnknownCompressorError: a setting out of range; found before anything is measured.
     """
-    names = compressors if compressors is not None else _those_that_need_only_a_video()
+    names = compressors if compressors is not None else _those_without_attention()
     _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
     plugs = [
         (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
@@ -121,9 +122,9 @@ def bench_compress(
     return rows
 
 
-def _those_that_need_only_a_video() -> list[str]:
+def _those_without_attention() -> list[str]:
     classes = {name: get(name) for name in list_compressors()}
-    return [name for name, cls in classes.items() if not (cls.query_aware or cls.needs_attention)]
+    return [name for name, cls in classes.items() if not cls.needs_attention]
 
 
 def _check(
@@ -156,7 +157,11 @@ def _measure(video: VideoTokens, plugs: list[tuple[str, float, Any]], repeats: i
     grid = video.as_grid()
     size = grid.numel() * grid.element_size()
     runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(grid))]
-    runs += [(name, budget, lambda plug=plug: plug(video)) for name, budget, plug in plugs]  # type: ignore[misc]
+    question = video.features[:WORDS]
+    runs += [
+        (name, budget, lambda plug=plug: plug(video, question if plug.query_aware else None))  # type: ignore[misc]
+        for name, budget, plug in plugs
+    ]
     seconds: dict[int, list[float]] = defaultdict(list)
     for turn in range(repeats + 1):
         for number, (_, _, run) in enumerate(runs):
