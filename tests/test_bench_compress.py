@@ -69,7 +69,7 @@ def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     build = bench_compress.build
 
     def with_broken(name: str, *args: Any, **params: Any) -> Any:
-        def fail(video: Any) -> Any:
+        def fail(*_: Any) -> Any:
             raise RuntimeError("no run")
 
         return fail if name == "broken_for_this_test" else build(name, *args, **params)

@@ -74,7 +74,7 @@ def bench_compress(
     takes turns, so that what else the machine does hits all alike: compare the ratios.
 
     Args:
-        compressors: registry names; None: all that need no received attention. Query-aware ones get a question of 16 tokens.
+        compressors: registry names; None: all that need no received attention. Query-aware ones get 16 words.
         frames: lengths of the videos; several give a plot of time against tokens.
         grid: (H, W) tokens of a frame.
         width: D of a token.
@@ -159,7 +159,7 @@ def _measure(video: VideoTokens, plugs: list[tuple[str, float, Any]], repeats: i
     runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(grid))]
     question = video.features[:WORDS]
     runs += [
-        (name, budget, lambda plug=plug: plug(video, question if plug.query_aware else None))  # type: ignore[misc]
+        (name, budget, lambda plug=plug: plug(video, question if getattr(plug, "query_aware", False) else None))  # type: ignore[misc]
         for name, budget, plug in plugs
     ]
     seconds: dict[int, list[float]] = defaultdict(list)
