@@ -366,7 +366,7 @@ def test_lora_of_an_adapter_is_in_the_host_for_its_own_cells_only(
     _json("lora/adapter_config.json", lora_alpha=9)(other)
     with pytest.raises(ConfigError, match=r"adapter of fila \(LoRA\) have different parameters"):
         ablate(str(tmp_path / "no"), adapters=[str(ours), str(other)], **few)
-    with pytest.raises(ConfigError, match=r"both fila \(LoRA\) trained with seed 0"):
+    with pytest.raises(ConfigError, match=r"both fila \(LoRA\) trained with seed"):
         ablate(str(tmp_path / "no"), adapters=[str(ours), str(ours)], **few)
 
 
