@@ -55,6 +55,34 @@ def test_kl_is_zero_for_the_teacher_itself_and_that_of_torch_otherwise(host: Any
     torch.testing.assert_close(kl_loss(student, teacher, places), torch.distributions.kl_divergence(p, q).mean())
 
 
+def test_kl_is_from_the_teacher_to_the_student() -> None:
+    torch.manual_seed(0)
+    student, teacher = 3 * torch.randn(2, 4, 5, 7)
+    places = torch.rand(4, 5) > 0.4
+    p, q = (torch.distributions.Categorical(logits=x[places]) for x in (teacher, student))
+    torch.testing.assert_close(kl_loss(student, teacher, places), torch.distributions.kl_divergence(p, q).mean())
+
+
+def test_each_question_is_taught_its_own_evidence(host: Any, asked: Any) -> None:
+    answered = answer(host, selector(host), asked)
+    questions = [(sample, question) for sample in SAMPLES for question in sample.questions]
+    losses = []
+    for scores, (sample, question) in zip(answered.prepared.scores, questions, strict=True):
+        mask = torch.from_numpy(evidence_mask(question.evidence, (len(sample.times), 4, 4))).reshape(-1)
+        if mask.any():
+            losses.append(-scores.log_softmax(0)[mask].mean())
+    torch.testing.assert_close(
+        loss_parts(host, asked, answered, {"evidence": 1.0})["evidence"], torch.stack(losses).mean()
+    )
+
+
+def test_a_question_alone_with_its_video_gets_the_answer_that_it_gets_among_others(host: Any) -> None:
+    mixed = ask(host, [Recipe((length, length)).sample(i) for i, length in enumerate((16, 20))])
+    together, alone = framefold.build("uniform", 0.5), framefold.build("uniform", 0.5)
+    alone.query_aware = True  # type: ignore[misc]
+    torch.testing.assert_close(answer(host, alone, mixed).logits, answer(host, together, mixed).logits)
+
+
 def test_the_teacher_sees_every_token(host: Any, asked: Any) -> None:
     torch.testing.assert_close(teach(host, asked).logits, answer(host, framefold.build("identity"), asked).logits)
 
