@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -182,7 +183,9 @@ def test_weights_multiply_their_parts() -> None:
     assert total_loss(parts, {"answer": 0.0, "kl": 1.0}) == 3 + 5
 
 
-@pytest.mark.parametrize("weights", [{"answer": -1.0}, {"answer": 0.0}, {"answer": 0.0, "kl": 0.0}])
+@pytest.mark.parametrize(
+    "weights", [{"answer": -1.0}, {"answer": 0.0}, {"answer": 0.0, "kl": 0.0}, {"kl": math.nan}, {"kl": math.inf}]
+)
 def test_weights_that_teach_nothing_are_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="weights"):
         check_weights(weights)

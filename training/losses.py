@@ -7,6 +7,7 @@ annotation. ``evidence``: they follow the annotated evidence of the question. Ot
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -31,11 +32,11 @@ def check_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str
         scores: the compressor scores tokens for a question.
 
     Raises:
-        ConfigError: a weight is negative, or all are zero, or one teaches scores that are not there.
+        ConfigError: a weight is negative or not finite, or all are zero, or one teaches scores that are not there.
     """
     nothing = weights.get("answer", 1.0) == 0 and not any(weights.values())
-    if any(weight < 0 for weight in weights.values()) or nothing:
-        raise ConfigError(f"loss weights must not be negative, and not all zero, got {dict(weights)}")
+    if not all(0 <= weight < math.inf for weight in weights.values()) or nothing:
+        raise ConfigError(f"loss weights must be finite, not negative, and not all zero, got {dict(weights)}")
     wrong = [name for name in SCORED if weights.get(name) and not scores]
     if wrong:
         raise ConfigError(f"the loss {wrong[0]!r} teaches the scores of a query-aware compressor; this one is not")
