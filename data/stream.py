@@ -18,7 +18,7 @@ from webdataset.tariterators import tarfile_samples
 from .batches import Stream
 from .errors import DataError
 from .samples import Sample, unpack
-from .shards import Shard, read_index
+from .shard_index import Shard, read_index
 
 
 class ShardStream(Stream):

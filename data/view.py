@@ -96,7 +96,7 @@ def _stored(folder: str, index: int) -> Clip:
     from webdataset.tariterators import tarfile_samples  # the extra that stored videos need, and torch with it
 
     from .samples import unpack
-    from .shards import read_index
+    from .shard_index import read_index
 
     place = index
     for shard in read_index(folder):

@@ -20,13 +20,16 @@ from framefold.data import shards as module
 from framefold.data.difficulty import Difficulty
 from framefold.data.errors import DataError
 from framefold.data.samples import Recipe, pack, unpack
-from framefold.data.shards import check, read_index, synth
+from framefold.data.shard_index import read_index
+from framefold.data.shards import check, synth
 from framefold.data.synthetic import generate
 from framefold.data.video import decode, encode
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.name != ".lock"}
+    """All files but locks, and the notes on finished shards that go into the index."""
+    left_out = (".tar.lock", ".tar.json")
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.endswith(left_out)}
 
 
 # ---- video ----------------------------------------------------------------------------------------------------------
