@@ -39,7 +39,7 @@ class Index:
     """What an index says.
 
     Attributes:
-        shards: in order of their names.
+        shards: in order of their names. source: what the user called them.
         kind: "videos" (mp4) or "features" (what a host made of them).
         settings: that the shards were written with; for features also which host.
     """
@@ -47,6 +47,7 @@ class Index:
     shards: tuple[Shard, ...]
     kind: str = VIDEOS
     settings: dict[str, Any] = field(default_factory=dict)
+    source: str = ""
 
     @property
     def samples(self) -> int:

@@ -1,8 +1,8 @@
 """Writing shards: whole or not there, the same bytes again, and shared between processes.
 
-A shard is written beside its place and renamed, and the index comes last, so an interrupted run leaves no half shard and
-the same command goes on where it stopped. Any number of processes, on any machines that share the folder, may run the
-same command at the same time: each takes the next shard that nobody holds the lock of.
+A shard is written beside its place and renamed, and the index comes last, so an interrupted run leaves no half shard
+and the same command goes on where it stopped. Any number of processes, on any machines that share the folder, may run
+the same command at the same time: each takes the next shard that nobody holds the lock of.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The verbs ``framefold shards synth`` and ``check``: webdataset shards of synthetic videos, and what is wrong with some."""
+"""The verbs ``framefold shards synth`` and ``check``: shards of synthetic videos, and what is wrong with some."""
 
 from __future__ import annotations
 
