@@ -33,6 +33,11 @@ class Sample:
     times: Tensor
     questions: tuple[Question, ...]
 
+    @property
+    def length(self) -> int:
+        """Frames, as the index of its shard counts them."""
+        return len(self.frames)
+
 
 @dataclass(frozen=True)
 class Recipe:

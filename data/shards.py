@@ -1,17 +1,14 @@
-"""The verbs ``framefold shards synth`` and ``check``: shards of synthetic videos, and what is wrong with some."""
+"""The verb ``framefold shards synth``: webdataset shards of synthetic videos."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
 
-import webdataset as wds
-from tqdm import tqdm
-
 from .difficulty import Difficulty, difficulty_of
 from .errors import DataError
-from .samples import Recipe, length_range, pack, unpack
-from .shard_index import VIDEOS, read_index
+from .samples import Recipe, length_range, pack
+from .shard_index import VIDEOS
 from .shard_writer import Packed, ShardFolder
 from .synthetic import SCHEMA_VERSION
 
@@ -69,34 +66,3 @@ def _videos(span: Span) -> Iterator[Packed]:
     for index in numbers:
         video = recipe.video(index)
         yield Packed(f"{recipe.split}-{recipe.seed}-{index:08d}", pack(video, crf), len(video.frames))
-
-
-def check(shards: str) -> int:
-    """Open everything in a shard folder, and name and count the damage.
-
-    Args:
-        shards: folder that ``framefold shards`` wrote.
-
-    Returns:
-        0 if everything is whole, 1 otherwise.
-
-    Raises:
-        DataError: no such folder, or no shards in it.
-    """
-    index = read_index(shards)
-    good, problems = 0, []
-    with tqdm(total=sum(shard.samples for shard in index), desc=f"check {shards}", unit="video") as bar:
-        for shard in index:
-            found = 0
-            for sample in wds.tariterators.tarfile_samples([{"url": shard.path}], handler=lambda error: True):
-                found += 1
-                bar.update()
-                try:
-                    unpack(sample["__key__"], sample)
-                    good += 1
-                except DataError as error:
-                    problems.append(str(error))
-            if found != shard.samples:
-                problems.append(f"{shard.path}: {found} of {shard.samples} samples can be read")
-    print("\n".join([*problems, f"{good} of {sum(shard.samples for shard in index)} samples are whole"]))
-    return 1 if problems else 0

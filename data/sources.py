@@ -40,6 +40,7 @@ from .shard_index import (
 REMOTE = ("http://", "https://")
 PIPE = "pipe:"
 SECONDS = 30  # to wait for a server, and for a transfer that has come to a stop
+RETRIES = 3
 LARGEST_INDEX = 500_000_000  # bytes
 
 
@@ -142,7 +143,7 @@ def scan(path: str) -> Shard:
 
     lengths = [_length(raw) for raw in tarfile_samples([{"url": opened(path)}], handler=note)]
     if errors:
-        warnings.warn(f"{path} is damaged behind its sample {len(lengths)}: {errors[0].args[0]}", stacklevel=2)
+        warnings.warn(f"{path} is damaged behind its sample {len(lengths)}{reason(errors)}", stacklevel=2)
     known = all(length > 0 for length in lengths)
     return Shard(path, len(lengths), tuple(lengths) if known else ())
 
@@ -160,8 +161,17 @@ def opened(path: str) -> str:
     """What webdataset is to open for a shard: URLs go through curl, with limits on how long it may wait."""
     if not path.startswith(REMOTE):
         return path
-    limits = f"--connect-timeout {SECONDS} --speed-limit 1 --speed-time {SECONDS} --retry 3"
+    limits = f"--connect-timeout {SECONDS} --speed-limit 1 --speed-time {SECONDS} --retry {RETRIES}"
     return f"{PIPE}curl --fail --silent --location {limits} {shlex.quote(path)}"
+
+
+def reason(errors: list[Exception]) -> str:
+    """What the first error says, behind a colon; "" where there is none."""
+    if not errors:
+        return ""
+    first = errors[0]
+    text = first.strerror if isinstance(first, OSError) and first.strerror else next(iter(first.args), first)
+    return f": {text}"
 
 
 def _kind_of(path: str) -> str:

@@ -21,7 +21,7 @@ from .errors import DataError
 from .order import runs
 from .samples import Sample, unpack
 from .shard_index import FEATURES, Index, Shard
-from .sources import opened, resolve
+from .sources import opened, reason, resolve
 
 Raw = dict[str, Any] | str  # files of a sample by extension, or why it is not there
 BUFFER = {"videos": 256, FEATURES: 16}  # undecoded samples among which is shuffled; features take megabytes each
@@ -159,8 +159,7 @@ class _Units:
         found: Iterator[Raw] = itertools.islice(raws, start, start + sum(counts))
         for size in counts:
             unit = list(itertools.islice(found, size))
-            why = f": {errors[0].args[0]}" if errors and errors[0].args else ""
-            yield unit + [f"a sample of {self.shard.path} is missing{why}"] * (size - len(unit))
+            yield unit + [f"a sample of {self.shard.path} is missing{reason(errors)}"] * (size - len(unit))
 
 
 def _whole(raws: list[Raw], damage: list[str]) -> list[Sample]:

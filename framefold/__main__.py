@@ -20,7 +20,8 @@ LIGHTNING = {
 }
 FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
-    "shards check": ("data.shards:check", "open everything in a shard folder and count the damage"),
+    "shards index": ("data.sources:index", "count the samples of shards, so that training can read them"),
+    "shards check": ("data.check:check", "open everything in shards and count the damage"),
     "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
     "show": ("training.show:show", "draw what a compressor keeps of a video file"),
     "bench compress": ("training.bench_compress:bench_compress", "time and extra memory of compressors by themselves"),

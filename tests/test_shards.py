@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framefold.data import shards as module
+from framefold.data import shard_writer, shards as module
+from framefold.data.check import check
 from framefold.data.difficulty import Difficulty
 from framefold.data.errors import DataError
 from framefold.data.samples import Recipe, pack, unpack
 from framefold.data.shard_index import read_index
-from framefold.data.shards import check, synth
+from framefold.data.shards import synth
 from framefold.data.synthetic import generate
 from framefold.data.video import decode, encode
 
@@ -156,7 +157,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_no_half_shard(tmp_path, monkeypat
     def full(self, *args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(module.wds.TarWriter, "write", full)
+    monkeypatch.setattr(shard_writer.wds.TarWriter, "write", full)
     with pytest.raises(OSError, match="No space left on device.*" + tmp_path.name):
         synth(str(tmp_path), videos=4, frames=[16], shard_size=2)
     assert set(content(tmp_path)) == {".started.json"}
