@@ -1,4 +1,4 @@
-"""What may be named as shards: folders, globs, brace lists, servers, commands; with an index or without; and hostile."""
+"""What may be named as shards: folders, globs, brace lists, servers, commands; with and without an index; hostile."""
 
 from __future__ import annotations
 
