@@ -1,4 +1,4 @@
-"""What it costs to make videos: the verb ``framefold bench data``."""
+"""What it costs to make videos: the verb ``framefold bench synth``."""
 
 from __future__ import annotations
 

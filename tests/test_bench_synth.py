@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from framefold.__main__ import main
-from framefold.data import bench as module
-from framefold.data.bench import bench
+from framefold.data import bench_synth as module
+from framefold.data.bench_synth import bench
 from framefold.data.errors import DataError
 
 
@@ -79,7 +79,7 @@ def test_an_impossible_setting_is_found_before_anything_is_measured(wrong: dict,
 
 
 def test_the_command_prints_one_row_a_setting(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "data", "--videos", "2", "--frames", "16", "20"]) == 0
+    assert main(["bench", "synth", "--videos", "2", "--frames", "16", "20"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["easy@16", "easy@20", "hard@16", "hard@20"]
     assert all(float(value) > 0 for row in rows for value in row[1:])

@@ -17,7 +17,7 @@ SMALLER = {
     "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate": "--videos 2 --frames 16 --budgets 0.25 --compressors uniform scene_mean",
     "host eval": "--frames 16 --videos 2",
-    "bench data": "--videos 2",
+    "bench synth": "--videos 2",
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
     "bench attach": "--frames 2 --side 2 --repeats 1",
     "host train": "--config tests/tiny_host_training.yaml",
