@@ -31,7 +31,7 @@ demo: setup
 	@$(BIN)/framefold demo --out runs/demo $(DEMO_ARGS)
 
 test: setup
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
 # mamba-ssm's Triton kernels in Triton's interpreter. Never in site-packages: transformers would take them for usable.
 ORACLE := $(VENV)/triton-oracle
