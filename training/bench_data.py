@@ -63,7 +63,7 @@ def bench_data(
     Raises:
         ConfigError: a number that is not positive. DataError, HostError: no such shards or host.
     """
-    if min(samples, repeats, videos, *frames) < 1 or samples < 10 * EVERY and samples != 0:
+    if min(repeats, videos, *frames) < 1 or samples < 10 * EVERY:
         raise ConfigError(f"give at least {10 * EVERY} samples and one repeat and video, got {samples}, {repeats}")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framefold-bench-")))

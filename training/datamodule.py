@@ -79,7 +79,7 @@ class VideoData(pl.LightningDataModule):
         self.recipe = Recipe(length_range(frames), seed, "train", difficulty, style)
         self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", difficulty, style)
         self.videos, self.val_videos = videos, val_videos
-        self.train_stream(), self.val_stream()  # what is missing is found before any work is done
+        self.train_stream(lanes=None), self.val_stream()  # what is missing is found before any work is done
 
     def train_stream(self, **where: Any) -> Stream:
         """Stream of training batches; where: rank and world."""
