@@ -64,10 +64,10 @@ class ShardStream(Stream):
             settings = f"{max_damaged}, {buffer} and {batch_size}"
             raise DataError(f"max_damaged must be a share, buffer and batch_size positive, got {settings}")
         self.index = resolve(shards) if isinstance(shards, str) else shards
-        self.source = shards if isinstance(shards, str) else self.index.source
         self.rows = [_Units(shard, self._units(shard, max_tokens, tokens_per_frame)) for shard in self.index.shards]
         units = sum(len(row.counts) for row in self.rows)
         super().__init__(units, 1 if max_tokens else batch_size, **where)
+        self.source = shards if isinstance(shards, str) else self.index.source
         self.shuffle, self.damage_allowed = shuffle, max_damaged * self.index.samples / self.world
         samples = buffer or BUFFER[self.index.kind]
         self.buffer = max(1, samples * units // self.index.samples)
@@ -111,8 +111,8 @@ class ShardStream(Stream):
             yield from ((self._any(epoch, places), _taken(damage)) for _ in range(empty))
 
     def _any(self, epoch: int, places: range) -> list[Sample]:
-        """The first whole sample of a reader's part, alone."""
-        for unit in self._row(epoch, places):
+        """The first whole sample of a reader's part, or else of the epoch, alone."""
+        for unit in itertools.chain(self._row(epoch, places), self._row(epoch, range(self.layout.units))):
             for raw in unit:
                 if found := _whole([raw], []):
                     return found

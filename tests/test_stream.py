@@ -194,9 +194,22 @@ def test_damage_is_skipped_counted_and_does_not_change_the_number_of_steps(copy,
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_much_damage_is_an_error(copy, workers):
     spoil(copy, "garbage")
-    with pytest.raises(DataError, match="samples of .* are damaged in this epoch, more than max_damaged allows") as caught:
+    with pytest.raises(
+        DataError, match="samples of .* are damaged in this epoch, more than max_damaged allows"
+    ) as caught:
         keys(ResumableLoader(ShardStream(str(copy), 4), workers))
     assert "Traceback" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_reader_whose_samples_are_all_damaged_gets_one_of_another(copy):
+    (copy / "shard-000001.tar").unlink()
+    streams = [ShardStream(str(copy), 4, shuffle=False, max_damaged=1.0, rank=rank, world=3) for rank in range(3)]
+    with pytest.warns(UserWarning, match="damaged sample skipped"):
+        found = [keys(ResumableLoader(stream)) for stream in streams]
+    assert {len(batches) for batches in found} == {2} and all(batch for batches in found for batch in batches)
+    alone = [ResumableLoader(ShardStream(str(copy), 1, shuffle=False, max_damaged=1.0, rank=8, world=22))]
+    with pytest.warns(UserWarning, match="shard-000001.tar is missing"):
+        assert keys(alone[0]) == [("train-5-00000000",)]
 
 
 def test_nothing_readable_is_an_error_even_if_all_damage_is_allowed(copy):
