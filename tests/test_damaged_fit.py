@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -34,10 +35,8 @@ def fit(host: Path, shards: Path, out: Path, *args: str) -> tuple[int | None, st
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             run.wait()
     return status, log.read_text(), time.monotonic() - start
 
@@ -63,9 +62,7 @@ def test_one_uneven_damaged_shard_for_two_ranks_with_two_workers_each(random_hos
 @pytest.mark.timeout(LIMIT + 60)
 def test_too_much_damage_on_one_rank_ends_all_of_them(random_host, shards, tmp_path):
     copy = Path(shutil.copytree(shards, tmp_path / "copy"))
-    (copy / "shard-000002.tar").write_bytes(
-        b"garbage" * 500
-    )  # 6 of the 22 samples, which the ranks do not share evenly
+    (copy / "shard-000002.tar").write_bytes(b"garbage" * 500)  # 6 of the 22 samples, unevenly shared
     status, text, seconds = fit(random_host, copy, tmp_path / "run", "--trainer.max_epochs", "1", "--data.seed", "1")
     assert status not in (0, None), text[-3000:]
     assert "max_damaged" in text and seconds < LIMIT
