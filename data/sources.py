@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import shlex
 import shutil
 import urllib.error
@@ -39,6 +40,7 @@ from .shard_index import (
 
 REMOTE = ("http://", "https://")
 PIPE = "pipe:"
+AFAR = (*REMOTE, PIPE)
 SECONDS = 30  # to wait for a server, and for a transfer that has come to a stop
 RETRIES = 3
 LARGEST_INDEX = 500_000_000  # bytes
@@ -56,7 +58,7 @@ def resolve(shards: str, index: str | None = None) -> Index:
     Raises:
         DataError: nothing there, or no index where one is needed, or a damaged one.
     """
-    if index is None and Path(shards).is_dir():
+    if index is None and not shards.startswith(AFAR) and os.path.isdir(shards):
         return replace(read_folder(shards), source=shards)
     paths = expand(shards)
     if index is not None:
@@ -80,15 +82,16 @@ def expand(shards: str) -> list[str]:
     """
     paths: list[str] = []
     for part in shards.split("::"):
-        if Path(part).is_dir():
+        if not part.startswith(AFAR) and os.path.isdir(part):
             paths += [shard.path for shard in read_folder(part).shards]
             continue
-        for one in expand_urls(part):
-            if one.startswith((*REMOTE, PIPE)):
-                paths.append(one)
-                continue
-            matches = sorted(glob.glob(one)) if glob.has_magic(one) else [one]
-            if not matches or not Path(matches[0]).exists() and len(expand_urls(part)) == 1:
+        try:
+            named = expand_urls(part)
+        except (ValueError, AssertionError) as error:
+            raise DataError(f"{part!r} is no list of shards: {error}") from error
+        for one in named:
+            matches = sorted(glob.glob(one)) if glob.has_magic(one) and not one.startswith(AFAR) else [one]
+            if not matches or not one.startswith(AFAR) and len(named) == 1 and not os.path.exists(matches[0]):
                 raise DataError(f"no shards at {one}: make some with 'framefold shards synth --out FOLDER'")
             paths += matches
     if any(path.startswith(REMOTE) for path in paths) and shutil.which("curl") is None:
@@ -107,12 +110,12 @@ def index(shards: str, out: str | None = None) -> None:
         DataError: nothing there, shards of two kinds, or no --out where there is no folder to write it to.
         OSError: not writable.
     """
-    folder = Path(shards)
-    paths = sorted(map(str, folder.glob("*.tar"))) if folder.is_dir() else expand(shards)
+    folder = not shards.startswith(AFAR) and os.path.isdir(shards)
+    paths = sorted(map(str, Path(shards).glob("*.tar"))) if folder else expand(shards)
     if not paths:
         raise DataError(f"{shards} holds no tar files")
     bases = {_base(path) for path in paths}
-    if out is None and (len(bases) > 1 or next(iter(bases)).startswith((*REMOTE, PIPE))):
+    if out is None and (len(bases) > 1 or next(iter(bases)).startswith(AFAR)):
         raise DataError("these shards have no common folder here to write the index to: give --out index.json")
     target = Path(out) if out is not None else Path(next(iter(bases)) or ".") / INDEX
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +186,7 @@ def _kind_of(path: str) -> str:
 def _by_name(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
     shards = []
     for path in paths:
-        if path not in known and path.startswith((*REMOTE, PIPE)):
+        if path not in known and path.startswith(AFAR):
             raise DataError(
                 f"nothing tells how many samples are in {path}: run 'framefold shards index' on these shards once, and "
                 f"put its index.json beside them or give it as data.index"
@@ -212,7 +215,7 @@ def _base(path: str) -> str:
 
 
 def _file_name(place: int, path: str) -> str:
-    return f"shard-{place:06d}.tar" if path.startswith((*REMOTE, PIPE)) else Path(path).name
+    return f"shard-{place:06d}.tar" if path.startswith(AFAR) else Path(path).name
 
 
 def _beside(base: str) -> Index | None:

@@ -92,10 +92,10 @@ def test_what_is_cut_off_is_not_counted_and_a_warning_names_it(bare):
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged behind its sample 0")
-@pytest.mark.parametrize("name", ["nowhere", "nowhere/*.tar", "nowhere/a.tar", "no/{a,b}.tar"])
+@pytest.mark.parametrize("name", ["nowhere", "nowhere/*.tar", "nowhere/a.tar", "no/{a,b}.tar", "", "a{b", "a" * 300])
 def test_nothing_there_is_an_error_that_says_how_to_make_some(name, tmp_path):
-    with pytest.raises(DataError, match="framefold shards|no sample"):
-        resolve(str(tmp_path / name))
+    with pytest.raises(DataError, match="framefold shards|no sample|no list of shards"):
+        resolve(str(tmp_path / name) if name else "")
 
 
 # ---- servers and commands -------------------------------------------------------------------------------------------
