@@ -8,8 +8,9 @@ instead, and still only the wanted frames are kept.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,7 +70,7 @@ def sample_frames(path: str | os.PathLike[str], frames: int) -> Sample:
     if frames < 1:
         raise DataError(f"frames must be at least 1, not {frames}")
     name = os.fspath(path)
-    try:
+    with _data_errors(name):
         with _opened(name) as (container, stream):
             table = _read_packets(container, stream)
         if table is not None:
@@ -78,6 +79,59 @@ def sample_frames(path: str | os.PathLike[str], frames: int) -> Sample:
         with _opened(name) as (container, stream):
             table = _decode_times(container, stream)
         return _sample(name, table, frames)
+
+
+def frames_at(path: str | os.PathLike[str], seconds: Callable[[float], Sequence[float]]) -> Iterator[np.ndarray]:
+    """The frames that are on screen at these times, one by one, so that only one is held.
+
+    Args:
+        seconds: gets the duration of the file and returns ascending times, from its first frame on.
+
+    Yields:
+        (H, W, 3) uint8, upright; one for each time, the same again where it is still on screen.
+
+    Raises:
+        DataError: a file that is missing, damaged or without video, or a time before its first frame or behind its end.
+    """
+    name = os.fspath(path)
+    given = 0
+    with _data_errors(name):
+        with _opened(name) as (container, stream):
+            table, clock = _read_packets(container, stream), float(stream.time_base or 1)
+        if table is not None:
+            with contextlib.suppress(_Missing):
+                for pixels in _film(name, table, _shown(name, table, clock, seconds)):
+                    yield pixels
+                    given += 1
+                return
+        with _opened(name) as (container, stream):
+            table = _decode_times(container, stream)
+        yield from itertools.islice(_film(name, table, _shown(name, table, clock, seconds)), given, None)
+
+
+def _shown(name: str, table: _Table, clock: float, seconds: Callable[[float], Sequence[float]]) -> list[int]:
+    """Ticks of the frames on screen at times in seconds."""
+    span = table.span * clock
+    wanted = np.asarray(seconds(span), np.float64)
+    if len(wanted) and not (wanted[0] >= 0 and wanted[-1] < span and (np.diff(wanted) >= 0).all()):
+        raise DataError(f"{name} lasts {span:g} s, frames were wanted of {wanted[0]:g} to {wanted[-1]:g} s")
+    # A millionth of a tick, so that no rounding takes the frame before one that begins at the very time.
+    at = np.floor(wanted / clock + 1e-6).astype(np.int64) + table.ticks[0]
+    return [table.ticks[place] for place in np.searchsorted(table.ticks, at, side="right") - 1]
+
+
+def _film(name: str, table: _Table, wanted: Sequence[int]) -> Iterator[np.ndarray]:
+    """The frames at ascending ticks, which may repeat."""
+    with _opened(name) as (container, stream):
+        pixels = _decode(container, stream, table, list(dict.fromkeys(wanted)))
+        for frame, (_, same) in zip(pixels, itertools.groupby(wanted), strict=True):
+            yield from (frame for _ in same)
+
+
+@contextlib.contextmanager
+def _data_errors(name: str) -> Iterator[None]:
+    try:
+        yield
     except (av.FFmpegError, OSError, ValueError, IndexError, _Missing) as error:
         if isinstance(error, DataError):
             raise
@@ -156,31 +210,32 @@ def _sample(name: str, table: _Table, frames: int) -> Sample:
     wanted = _choose(table, frames)
     with _opened(name) as (container, stream):
         clock = float(stream.time_base or 1)
-        pixels = np.stack(_decode(container, stream, table, wanted))
+        pixels = np.stack(list(_decode(container, stream, table, wanted)))
     seconds = np.array([(tick - table.ticks[0]) * clock for tick in wanted], np.float32)
     return Sample(pixels, seconds, len(table.ticks), table.span * clock)
 
 
-def _decode(container: InputContainer, stream: VideoStream, table: _Table, wanted: Sequence[int]) -> list[np.ndarray]:
+def _decode(
+    container: InputContainer, stream: VideoStream, table: _Table, wanted: Sequence[int]
+) -> Iterator[np.ndarray]:
     """The wanted frames in RGB; jumps to a key frame wherever one lies between a wanted frame and the next."""
     to_rgb, at = VideoReformatter(), table.ticks[0]
-    found: list[np.ndarray] = []
-    number = 0  # of frames decoded
-    while len(found) < len(wanted):
-        if table.start[wanted[len(found)]] > at:
-            container.seek(table.start[wanted[len(found)]], stream=stream)
+    found, number = 0, 0  # frames given, and decoded
+    while found < len(wanted):
+        if table.start[wanted[found]] > at:
+            container.seek(table.start[wanted[found]], stream=stream)
         for frame in container.decode(stream):
             at, number = _tick(frame, number, stream), number + 1
-            if at > wanted[len(found)]:
-                raise _Missing(f"there is no frame at tick {wanted[len(found)]}")
-            if at < wanted[len(found)]:
+            if at > wanted[found]:
+                raise _Missing(f"there is no frame at tick {wanted[found]}")
+            if at < wanted[found]:
                 continue
-            found.append(_upright(to_rgb.reformat(frame, format="rgb24").to_ndarray(), frame.rotation))
-            if len(found) == len(wanted) or table.start[wanted[len(found)]] > at:
+            yield _upright(to_rgb.reformat(frame, format="rgb24").to_ndarray(), frame.rotation)
+            found += 1
+            if found == len(wanted) or table.start[wanted[found]] > at:
                 break
         else:
-            raise _Missing(f"the video ends before tick {wanted[len(found)]}")
-    return found
+            raise _Missing(f"the video ends before tick {wanted[found]}")
 
 
 def _upright(pixels: np.ndarray, degrees: float) -> np.ndarray:
