@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .errors import BudgetError, ConfigError, ContractError, InputError
 from .folder import load_folder, save_folder
 from .ops import AUTO, Budget, budget_tokens, check_budget
+from .origin import Origin
 from .params import read_params
 from .registry import register
 from .tokens import Compressed, VideoTokens
@@ -42,6 +43,7 @@ class Compressor(nn.Module):
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
     encodes: ClassVar[bool] = False  # has a learned encoder in front of its reduction, see encode()
     predicts_budget: bool = False  # can say itself how many tokens to keep: budget="auto"
+    origin: Origin = Origin()  # the host that it was trained in, if it comes from a folder that says so
     exact_budget: bool = True  # an instance says False where a variant follows the count of a release
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -156,7 +158,7 @@ class Compressor(nn.Module):
         Raises:
             OSError: the folder cannot be written; files that were there stay whole.
         """
-        save_folder(self, folder, fields)
+        save_folder(self, folder, self.origin.fields() | fields)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], budget: Budget | str | None = None) -> Compressor:

@@ -413,7 +413,7 @@ Q = "base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.weig
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no folder": (lambda folder: folder.rename(folder.parent / "gone"), "no adapter folder"),
     "no config": (lambda folder: (folder / CONFIG).unlink(), "no adapter folder"),
-    "no compressor": (lambda folder: (folder / "model.safetensors").unlink(), "Missing key"),
+    "no compressor": (lambda folder: (folder / "model.safetensors").unlink(), "no such file"),
     "no lora": (lambda folder: (folder / LORA).unlink(), "no adapter folder"),
     "no lora weights": (lambda folder: (folder / WEIGHTS).unlink(), "missing or empty"),
     "compressor alone": (edit(CONFIG, lora="absent"), "without LoRA"),

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from ..base import Compressor
 from ..errors import AdapterFileError, AttachError, ConfigError
-from ..folder import CONFIG, WEIGHTS, check_config, read_config, read_json, read_weights, restore, save_folder
+from ..folder import Outline, check_config, load_folder, read_config, read_json, read_weights, save_folder
 from ..params import short
 from .attach import NAME, STATE, Outputs, attach
 from .family import family_of
@@ -136,14 +136,12 @@ def _read(path: Path, budget: float | int | None) -> _Parts:
     if (path / ADAPTER_CONFIG).exists():
         parts = _read_marked(path, budget)
     else:
-        file, weights_file = path / CONFIG, path / WEIGHTS
         config = read_config(path)
         if config.get("lora") is not True:
             raise AdapterFileError(
                 f"{path} holds a compressor without LoRA: framefold.attach(host, framefold.load(...))"
             )
-        compressor = restore(config, read_weights(weights_file), file, weights_file, budget=budget)
-        parts = _Parts(config, compressor, read_lora(path))
+        parts = _Parts(config, load_folder(path, budget=budget), read_lora(path))
     for key, known in (("positions", get_args(Positions)), ("outputs", get_args(Outputs))):
         if parts.config.get(key) not in known:
             raise AdapterFileError(f"{path}: {key} must be one of {known}, got {short(parts.config.get(key))}")
@@ -156,7 +154,7 @@ def _read_marked(path: Path, budget: float | int | None) -> _Parts:
     stock, config = stock_fields(read_json(file))
     tensors = read_weights(weights_file)
     state = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
-    compressor = restore(check_config(config, file), state, file, weights_file, budget=budget)
+    compressor = Outline.of(check_config(config, file), file, budget=budget).fill(state, weights_file)
     saved = [name for name in stock.get("modules_to_save") or () if name != NAME]
     weights = {key: value for key, value in tensors.items() if not key.startswith(PREFIX)}
     lora = Lora({**stock, "modules_to_save": saved or None}, weights, weights_file)
