@@ -79,7 +79,7 @@ def splice(
         raise DataError(f"no folder of clips {folder}")
     _check_target(target)
     pool = Pool(_usable(folder, annotations, setup, target, split, max_damaged, workers), split, *setup.frames, fps)
-    plans = [pool.plan(seed, index) for index in range(videos)]
+    plans = pool.plans(seed, videos)
     settings = {"splice": VERSION, **json.loads(json.dumps(asdict(setup))), "seed": seed, "split": split}
     settings |= {"videos": videos, "shard_size": shard_size, "clips": _digest(pool.clips)}
     for plan in plans:

@@ -1,8 +1,8 @@
 """Questions about a spliced video, made of the captions of its clips.
 
 A choice is answered with its letter. What the text alone could tell was taken out:
-- right choices stand at every place equally often; yes and no are asked for equally often;
-- right and wrong captions are drawn from the same clips in the same way, so neither is longer or about other things;
+- right choices stand at every place equally often;
+- of two twins, one shows what the other does not, and both are asked: no caption is there more often than not;
 - wrong answers of order, before and after are captions of the same video.
 Where captions are alike (see :func:`.clips.alike`) nothing is asked that would have two answers.
 """
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice, permutations
 from typing import Any
 
-from .clips import alike
+from .clips import alike, normal
 from .draws import Draws
 from .questions import Question
 from .splice_check import right_answers
@@ -111,7 +111,7 @@ class _Asker:
     def counts(self) -> Iterator[Question]:
         """How many clips have the counted label, or how often the recurring clip comes."""
         if self.plan.counted:
-            places = [at for at, clip in enumerate(self.plan.clips) if at not in self.plan.single()]
+            places = [at for at, clip in enumerate(self.plan.clips) if normal(clip.label) == self.plan.counted]
             kind, text = "count_label", self.plan.clips[places[0]].label
         elif self.plan.recurring:
             places = [at for at, clip in enumerate(self.plan.clips) if clip.id == self.plan.recurring]
@@ -122,10 +122,10 @@ class _Asker:
         yield Question("count_clip", TEXT[kind].format(caption=text), answer, NUMBERS, tuple(self._boxes(places)))
 
     def needles(self) -> Iterator[Question]:
-        """One caption of the video among captions that are not."""
-        for place in self._drawn(self.plan.single()) if self.plan.negatives else ():
-            wrong = [clip.caption for clip in self._drawn(self.plan.negatives)[:3]]
-            yield self._choice("needle", [TEXT["needle"]], [self._text(place), *wrong], self._boxes([place]))
+        """One caption of the video among captions of its twin."""
+        for clip in self._drawn(self.plan.present):
+            options = [clip.caption, *(other.caption for other in self.plan.absent)]
+            yield self._choice("needle", [TEXT["needle"]], options, self._boxes([self.plan.clips.index(clip)]))
 
     def moments(self) -> Iterator[Question]:
         """In which third of the video a clip lies that lies in one."""
@@ -142,17 +142,14 @@ class _Asker:
             yield self._choice("moment", [head], options, self._boxes([place]))
 
     def exist(self, most: int) -> Iterator[Question]:
-        """As many questions whose answer is yes as no; of an odd number, the first is yes in every second video."""
-        places, absent = self._drawn(self.plan.single()), self._drawn(self.plan.negatives)
-        pairs = min(len(places), len(absent))
+        """Twins are asked the same and answer differently."""
+        sides = (self.plan.present, self.plan.absent) if self.index % 2 else (self.plan.absent, self.plan.present)
         everything = tuple(_box(frame) for frame in range(self.frames))  # what it takes to say no
-        for number in range(min(most, 2 * pairs)):
-            if (number + self.index) % 2:
-                text, answer, boxes = absent[number // 2].caption, "no", everything
-            else:
-                place = places[number // 2]
-                text, answer, boxes = self._text(place), "yes", tuple(self._boxes([place]))
-            yield Question("exists", TEXT["exists"].format(caption=text), answer, ("yes", "no"), boxes)
+        for clip in islice(chain(*zip(*sides, strict=True)), most):
+            text = TEXT["exists"].format(caption=clip.caption)
+            there = clip in self.plan.present
+            boxes = tuple(self._boxes([self.plan.clips.index(clip)])) if there else everything
+            yield Question("exists", text, "yes" if there else "no", ("yes", "no"), boxes)
 
     def own(self) -> Iterator[Question]:
         """The clips' own questions, which say where to look; of a clip that comes again, once."""

@@ -19,17 +19,17 @@ class Row:
         longest: frames of the longest video. briefest: frames of the shortest clip there is.
 
     Attributes:
-        never: labels that may not come (any more). clips: so far. length: frames so far. fewest: clips it must have.
+        clips: so far, each once. length: frames so far. fewest: different clips it must have.
     """
 
     def __init__(self, absent: Sequence[Clip], longest: int, briefest: int) -> None:
         self.absent, self.longest, self.briefest = absent, longest, briefest
+        self.clips: list[Clip] = []
+        self.length, self.fewest = 0, FEWEST
         self.never = {normal(clip.label) for clip in absent} - {""}  # labels
         self.counted = ""
-        self.clips: list[Clip] = []
-        self.length = 0
-        self.times = 1  # of the first clip
-        self.fewest = FEWEST  # different clips
+        self.recurring: Clip | None = None
+        self.times = 1
         self._by_source: dict[str, list[Clip]] = defaultdict(list)
         for clip in absent:
             self._by_source[clip.source].append(clip)
@@ -46,44 +46,45 @@ class Row:
 
     def _may(self, clip: Clip) -> bool:
         label = normal(clip.label)
-        if label in self.never or any(_overlap(clip, other) for other in self._by_source[clip.source]):
+        if label in self.never or any(overlap(clip, other) for other in self._by_source[clip.source]):
             return False
         if self.counted and (not label or alike(self.counted, clip.caption)):  # may show what is counted
             return False
-        if self.times > 1 and alike(self.clips[0].caption, clip.caption):
+        if self.recurring is not None and alike(self.recurring.caption, clip.caption):
             return False
         return not any(alike(clip.caption, other.caption) for other in self.absent)
 
-    def only(self, label: str) -> None:
+    def count_label(self, label: str) -> None:
         """Let no further clip of a label in, nor one that may show what the label says."""
         self.counted = label
         self.never.add(label)
 
-    def fitting(self, clip: Clip) -> int:
-        """How often a clip may come into the empty row, with others between."""
-        if not self._may(clip):
-            return 0
-        between = (self.longest + self.briefest) // (clip.length + self.briefest)
-        return min(between, (self.longest - (FEWEST - 1) * self.briefest) // clip.length)
-
-    def repeat(self, clip: Clip, times: int) -> None:
-        """Put a clip in, to come so many times."""
-        self.add(clip)
-        self.times, self.length, self.fewest = times, times * clip.length, max(FEWEST, times)
+    def count_clip(self, clip: Clip, times: int) -> bool:
+        """Put a clip in, to come so many times with others between, if there is room and nothing is alike."""
+        others = max(0, max(FEWEST, times) - len(self.clips) - 1) * self.briefest
+        if self.length + times * clip.length + others > self.longest:
+            return False
+        if any(alike(clip.caption, other.caption) for other in self.clips) or not self.add(clip):
+            return False
+        self.recurring, self.times, self.fewest = clip, times, max(FEWEST, times)
+        self.length += (times - 1) * clip.length
+        return True
 
     def arranged(self, draws: Draws) -> list[Clip]:
         """The clips in a drawn order, never the same one twice on end."""
-        if self.times == 1:
-            return [self.clips[place] for place in draws.permutation(len(self.clips))]
-        others = [self.clips[1 + place] for place in draws.permutation(len(self.clips) - 1)]
+        others = [clip for clip in self.clips if clip is not self.recurring]
+        others = [others[place] for place in draws.permutation(len(others))]
+        if self.recurring is None:
+            return others
         gaps = set(draws.permutation(len(others) + 1)[: self.times])
         out: list[Clip] = []
         for place in range(len(others) + 1):
-            out += [self.clips[0]] * (place in gaps) + others[place : place + 1]
+            out += [self.recurring] * (place in gaps) + others[place : place + 1]
         return out
 
 
-def _overlap(one: Clip, other: Clip) -> bool:
+def overlap(one: Clip, other: Clip) -> bool:
+    """Whether two clips show some of the same frames."""
     return one.source == other.source and one.start < other.end and other.start < one.end
 
 
