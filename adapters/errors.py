@@ -31,8 +31,16 @@ class AttachError(FramefoldError, RuntimeError):
     """A compressor is attached already, or none is."""
 
 
+class WrongHostError(AttachError):
+    """The adapter was trained in another host; ``other_host=True`` takes it all the same."""
+
+
 class AdapterFileError(FramefoldError, ValueError):
     """An adapter folder is missing, damaged, or written by a newer format."""
+
+
+class HubError(FramefoldError, RuntimeError):
+    """The Hub has no such adapter, refuses, or cannot be reached; the message says what to do."""
 
 
 class MissingExtraError(FramefoldError, ImportError):

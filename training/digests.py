@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..adapters.origin import weights_digest as weights_digest
+
 HOST_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 
 
@@ -18,11 +20,6 @@ def file_digest(file: Path) -> str:
 def host_digest(folder: Path) -> str:
     """SHA-256 of a host's weights (in however many files), configuration and tokenizer."""
     return _joined(file for file in folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
-
-
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of a host's weights alone, in however many files."""
-    return _joined(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
 
 
 def code_digest(compressor: type | None = None) -> str:

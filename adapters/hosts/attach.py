@@ -12,6 +12,7 @@ from ..errors import AttachError, InputError
 from .family import Family, family_of
 from .generate import Generate
 from .hooks import NAME, STATE, Outputs, State, after, before, compress
+from .origins import refuse_other
 from .peft_guard import refuse_lost, watch
 from .prompt import Positions
 from .query import Query
@@ -43,6 +44,7 @@ def attach(
     outputs: Outputs = "compact",
     query: Query = None,
     tokenizer: Any = None,
+    other_host: bool = False,
 ) -> Handle:
     """Make a host compress the video of its inputs, in ``forward`` and ``generate``, until :func:`detach`.
 
@@ -60,10 +62,12 @@ def attach(
             ``model(..., times=...)`` gives the (T,) seconds of the frames of each video.
         tokenizer: the host's tokenizer or processor, which tells the question from the chat template; None: the one
             beside the weights that the host was loaded from. Only query-aware compressors need it.
+        other_host: take an adapter that was trained in another host.
 
     Raises:
         UnsupportedHostError: not a host of a supported family; the message lists them.
         AttachError: there is a compressor already.
+        WrongHostError: the compressor comes from an adapter folder, which says that it was trained in another host.
         InputError: not a Compressor, or an unknown option.
     """
     family = family_of(model)
@@ -77,6 +81,8 @@ def attach(
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
 
+    if not other_host:
+        refuse_other(model, compressor.origin, compressor.name)
     refuse_lost(model, NAME)
     _register(model, compressor, family)
     state = State(

@@ -21,6 +21,7 @@ from .attach import NAME, STATE, Outputs, attach
 from .family import family_of
 from .lora_folder import LORA_WEIGHTS, PREFIX, Lora, check_lora, import_peft, lora_files, read_lora, take_lora
 from .lora_inject import all_or_nothing, inject_lora, refuse_taken
+from .origins import origin_of
 from .peft_guard import ADAPTER_CONFIG, compressor_of, stock_fields
 from .prompt import Positions
 
@@ -63,9 +64,7 @@ def describe_host(
     host: PreTrainedModel, positions: Positions = "preserve", outputs: Outputs = "compact"
 ) -> dict[str, Any]:
     """The fields of ``config.json`` that say behind what, and how, an adapter with LoRA was trained."""
-    width = host.config.get_text_config().hidden_size
-    model_type = host.config.model_type
-    return {"host": model_type, "width": width, "positions": positions, "outputs": outputs, "lora": True}
+    return {**origin_of(host).fields(), "positions": positions, "outputs": outputs, "lora": True}
 
 
 def load_peft(
@@ -75,6 +74,7 @@ def load_peft(
     budget: float | int | None = None,
     trainable: bool = False,
     adapter_name: str = "default",
+    other_host: bool = False,
 ) -> PeftModel:
     """Attach a saved compressor to a host, with the positions and outputs it was saved with, and load its LoRA.
 
@@ -82,13 +82,14 @@ def load_peft(
         folder: what :func:`save_peft` wrote, or what ``PeftModel.save_pretrained`` wrote for an attached host.
         budget: overrides the saved budget.
         trainable: go on training LoRA and compressor; otherwise both are frozen and the model is in eval mode.
+        other_host: take an adapter that was trained in other weights of the same kind and width.
 
     Returns:
         A stock PEFT model. ``disable_adapter()`` switches LoRA off and leaves the compressor as it was loaded.
 
     Raises:
         AdapterFileError: something is missing, damaged, or does not fit the host, which is then as it was before.
-        AttachError: the host has a compressor already.
+        AttachError: the host has a compressor already. WrongHostError: the adapter was trained in another host.
         UnsupportedHostError: not a host of a supported family.
         MissingExtraError: PEFT is not installed.
     """
@@ -98,7 +99,8 @@ def load_peft(
     parts = _read(Path(folder), budget)
     check_width(host, parts.config, folder)
     with all_or_nothing(host, parts.lora.file):
-        attach(host, parts.compressor, positions=parts.config["positions"], outputs=parts.config["outputs"])
+        how: Any = {"positions": parts.config["positions"], "outputs": parts.config["outputs"]}
+        attach(host, parts.compressor, other_host=other_host, **how)
         own = {f"{PREFIX}{key}": value for key, value in parts.compressor.state_dict().items()}
         return inject_lora(host, parts.lora, own=own, trainable=trainable, adapter_name=adapter_name)
 
