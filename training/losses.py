@@ -3,12 +3,15 @@
 ``answer``: cross-entropy of the answers. ``kl``: distillation from the host on all tokens; needs no answers.
 ``attention``: the compressor's scores follow the attention of that host's question to its visual tokens; needs no
 annotation. ``evidence``: they follow the annotated evidence of the question. Others: what the compressor returns.
+
+Every part is a mean (over answer tokens, questions, videos), and over all ranks together: how a global batch is dealt to
+ranks changes nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +21,7 @@ from ..adapters.errors import ConfigError
 from ..data.evidence import evidence_mask
 from .batching import Answered, Asked
 from .hostio import Host
-from .qa import answer_loss, answer_places
+from .qa import IGNORE, answer_loss, answer_places
 from .teacher import teach
 
 DISTILLED = ("kl", "attention", "evidence")  # off unless they are given a weight
@@ -54,7 +57,9 @@ def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[st
     rows = answered.asked.rows
     if weights.get("answer", 1.0) or bool((rows.answers() >= 0).any()):
         counts = weights.get("answer", 1.0) > 0  # without a weight, no backward through the host
-        parts = {"answer": answer_loss(answered.logits if counts else answered.logits.detach(), rows), **parts}
+        logits = answered.logits if counts else answered.logits.detach()
+        labelled = bool((rows.labels[:, 1:] != IGNORE).any())  # the mean over nothing is NaN
+        parts = {"answer": answer_loss(logits, rows) if labelled else logits.sum() * 0.0, **parts}
     if weights.get("evidence"):
         parts["evidence"] = listwise_loss(answered.prepared.scores, evidence_of(answered.asked))
     if weights.get("kl") or weights.get("attention"):
@@ -64,6 +69,37 @@ def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[st
         if weights.get("attention"):
             parts["attention"] = listwise_loss(answered.prepared.scores, teacher.attention)
     return parts
+
+
+def shares(
+    asked: Asked,
+    answered: Answered,
+    parts: Mapping[str, Tensor],
+    weights: Mapping[str, float],
+    add_up: Callable[[Tensor], Tensor],
+    world: int,
+) -> dict[str, float]:
+    """Factors that make the mean over ranks of this rank's parts their mean over the global batch.
+
+    A part counts by what it is a mean over here; a rank with twice as many answer tokens counts twice. Exactly 1 where
+    one process has all of them.
+
+    Args:
+        parts: of :func:`loss_parts`. add_up: sums a tensor over the ranks. world: number of ranks.
+    """
+    names = sorted(name for name in parts if weights.get(name, 1.0))  # the same on every rank
+    rows, device = answered.asked.rows, answered.logits.device
+    counts = {
+        "answer": (rows.labels[:, 1:] != IGNORE).sum().item(),
+        "kl": answer_places(rows).sum().item(),
+        "attention": len(rows.video),
+    }
+    if "evidence" in names:
+        counts["evidence"] = sum(bool(mask.any()) for mask in evidence_of(answered.asked))
+    videos = len(answered.prepared.tokens)
+    own = torch.tensor([counts.get(name, videos) for name in names], dtype=torch.float64, device=device)
+    together = add_up(own.clone())
+    return dict(zip(names, (own * world / together.clamp(min=1)).tolist(), strict=True))
 
 
 def total_loss(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -26,7 +26,7 @@ from .batching import Asked, answer, ask, visual_tokens
 from .hostio import load_host
 from .lora import HostLora, seeded
 from .lora_settings import LoraSettings
-from .losses import check_weights, loss_parts, total_loss, touch
+from .losses import check_weights, loss_parts, shares, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
 from .start import begin, check_host
@@ -135,7 +135,9 @@ class CompressorModule(pl.LightningModule):
             answered = answer(self.host, self.compressor, asked)
         self.compressor.budget = self.hparams["budget"]
         parts = loss_parts(self.host, asked, answered, self.weights)
-        total = total_loss(parts, self.weights) + touch(self)
+        factors = shares(asked, answered, parts, self.weights, self._add_up, self.trainer.world_size)
+        balanced = {name: value * factors.get(name, 1.0) for name, value in parts.items()}
+        total = total_loss(balanced, self.weights) + touch(self)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
         self.log("train/visual_tokens", visual_tokens(self.host, answered.prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -150,6 +152,10 @@ class CompressorModule(pl.LightningModule):
         self.compressor.budget = budget
         checked, self.compressor.budget = self.compressor.budget, before
         return checked
+
+    def _add_up(self, counts: Tensor) -> Tensor:
+        """Sum over the ranks."""
+        return self.trainer.strategy.reduce(counts, reduce_op="sum")
 
     def _accumulated_twice(self) -> int:
         """DeepSpeed divides the loss by the number of accumulated batches, after Lightning has done so."""
