@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test oracle lint clean
+.PHONY: setup demo test oracle lmms lint clean
 
 setup: $(READY)
 
@@ -43,6 +43,16 @@ $(ORACLE)/.ready: $(READY)
 
 oracle: $(ORACLE)/.ready
 	@FRAMEFOLD_TRITON_ORACLE=1 $(BIN)/python -m pytest -q -rA tests/test_ssm_triton.py
+
+# lmms-eval for `framefold eval`. Never in site-packages: its own pins would bring another torch and another PyAV.
+LMMS := $(VENV)/lmms-eval
+$(LMMS)/.ready: $(READY) constraints-lmms.txt
+	@echo "lmms: lmms-eval and what it needs, out of the way (half a GB)"
+	@rm -rf $(LMMS)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(LMMS) -r constraints-lmms.txt
+	@touch $@
+
+lmms: $(LMMS)/.ready
 
 lint: setup
 	@$(BIN)/ruff check .

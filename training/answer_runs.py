@@ -114,12 +114,17 @@ def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
     if compressor is None:
         return generate(task.model, task.inputs, new)
-    told: dict[str, Any] = {"times": [task.times]}
-    if "pixel_values_videos" not in task.inputs:  # frames are images: all of them are this video, even a single one
-        told["clips"] = [0] * len(task.times)
     tuned: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
     with tuned, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
-        return generate(task.model, {**task.inputs, **told}, new)
+        return generate(task.model, tell(task.inputs, task.times), new)
+
+
+def tell(inputs: dict[str, Any], times: torch.Tensor) -> dict[str, Any]:
+    """Inputs of a host with a compressor attached, which is told the (G,) seconds of the steps of the token grid."""
+    told: dict[str, Any] = {"times": [times]}
+    if "pixel_values_videos" not in inputs:  # frames are images: all of them are this video, even a single one
+        told["clips"] = [0] * len(times)
+    return inputs | told
 
 
 def _row(task: Task, way: Compressor | None, runs: list[Timed], visual: int, memory: int) -> Row:

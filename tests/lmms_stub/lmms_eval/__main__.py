@@ -1,0 +1,70 @@
+"""The command line: a task's documents are asked one by one, exact matches counted."""
+
+import argparse
+import json
+import math
+import re
+import subprocess
+from types import SimpleNamespace
+
+from lmms_eval.models import MODEL_REGISTRY_V2
+from lmms_eval.tasks import TaskManager
+
+
+def parse_eval_args():
+    parser = argparse.ArgumentParser()
+    for name in ("model", "model_args", "tasks", "output_path", "include_path", "timezone"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--batch_size", default=1)
+    parser.add_argument("--limit", type=float)
+    parser.add_argument("--log_samples", action="store_true")
+    return parser, parser.parse_args()
+
+
+def cli_evaluate_single(args):
+    options = dict(pair.split("=", 1) for pair in args.model_args.split(","))
+    model = MODEL_REGISTRY_V2.get_model_class(args.model)(**options, batch_size=args.batch_size)
+    config = TaskManager(include_path=args.include_path).task_index[args.tasks]
+    worker = subprocess.Popen(["sleep", "300"])  # as libraries leave them about
+    split, name = config["test_split"], config["task"]
+    with open(config["dataset_kwargs"]["data_files"][split]) as lines:
+        documents = [json.loads(line) for line in lines][: int(args.limit) if args.limit else None]
+    model.task_dict[name] = {split: documents}
+    wanted = {"until": ["\n\n"], **config["generation_kwargs"]}
+    asked = [
+        SimpleNamespace(
+            task_name=name,
+            args=(_fill(config["doc_to_text"], document), wanted, config["doc_to_visual"], number, name, split),
+        )
+        for number, document in enumerate(documents)
+    ]
+    answers = getattr(model, config["output_type"])(asked)
+    worker.kill()
+    worker.wait()
+    samples = [_sample(number, document, answers[number], config) for number, document in enumerate(documents)]
+    results = _results(name, [sample["exact_match"] for sample in samples])
+    with open(f"{args.output_path}/{name}_results.json", "w") as file:
+        json.dump(results, file)
+    return results, {name: samples}
+
+
+def _sample(number, document, answer, config):
+    target = _fill(config["doc_to_target"], document)
+    right = float(answer == target)
+    return {"doc_id": number, "target": target, "filtered_resps": [answer], "doc_hash": "x", "exact_match": right}
+
+
+def _results(name, right):
+    mean = sum(right) / len(right)
+    stderr = math.sqrt(mean * (1 - mean) / (len(right) - 1)) if len(right) > 1 else "N/A"
+    values = {"alias": name, "exact_match,none": mean, "exact_match_stderr,none": stderr}
+    values["exact_match_stderr_clustered,none"] = "N/A"
+    return {
+        "results": {name: values},
+        "n-samples": {name: {"original": len(right), "effective": len(right)}},
+        "higher_is_better": {name: {"exact_match": True}},
+    }
+
+
+def _fill(template, document):
+    return re.sub(r"\{\{(\w+)\}\}", lambda found: str(document[found[1]]), template)

@@ -1,0 +1,11 @@
+"""What an entry point gives."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelManifest:
+    model_id: str
+    simple_class_path: str | None = None
+    chat_class_path: str | None = None
+    aliases: tuple[str, ...] = ()

@@ -1,0 +1,133 @@
+"""A host with a compressor attached for good, which answers one question after the other and measures each.
+
+Import this after :func:`~framefold.training.find_torchvision.find_torchvision`.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from ..adapters.hosts import attach
+from ..adapters.hosts.lora_inject import with_lora
+from ..adapters.tokens import Compressed, VideoTokens
+from ..data.sample import sample_frames
+from .answer import compressor_of, device_of
+from .answer_runs import load_model, lora_of, place, tell
+from .eval_settings import EvalSettings, settings_of
+from .high_water import high_water
+from .measure import Timed, generate, synchronize
+from .processing import build_inputs, grid_times, load_config, load_processor
+
+VIDEOS = 2  # sampled ones that are kept: several questions in a row are about the same
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One answer, and what it took.
+
+    Attributes:
+        text: the answer. frames: taken of the video.
+        visual_before, visual_after: visual tokens before and after the compressor.
+        prompt: tokens of the whole prompt that the language model saw.
+        over_context: the positions of the prompt and the longest answer exceed the host's context.
+        new_tokens: tokens of the answer.
+        prefill: seconds until the first of them: vision encoder, compressor and prompt.
+        decode: seconds for each further one; None if there is none.
+        compressor: seconds in the compressor, a part of `prefill`.
+        memory: bytes needed at most beside the loaded model, see :func:`~framefold.training.measure.peak_memory`.
+    """
+
+    text: str
+    frames: int
+    visual_before: int
+    visual_after: int
+    prompt: int
+    over_context: bool
+    new_tokens: int
+    prefill: float
+    decode: float | None
+    compressor: float
+    memory: int
+
+
+class Session:
+    """Loads host, compressor and LoRA when it is made.
+
+    Raises:
+        The errors of ``framefold answer``.
+    """
+
+    def __init__(self, settings: EvalSettings) -> None:
+        self.settings, device = settings, device_of(settings.device)
+        params = settings.params if settings.adapter is None else None  # an adapter's folder brings them
+        plugged = compressor_of(settings.compressor, settings.budget, params)  # type: ignore[arg-type]
+        config, self.processor = load_config(settings.host), load_processor(settings.host)
+        self.longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+        lora = lora_of(settings.compressor)
+        self.model = load_model(settings.host, settings.dtype, device)
+        self._stack, self._watch, self._warm = ExitStack(), _Watch(plugged), False
+        if lora is not None:
+            self._stack.enter_context(with_lora(self.model, lora))
+        plug = attach(self.model, plugged, positions=settings.positions, tokenizer=self.processor)
+        self._stack.enter_context(plug)
+        self._sample = lru_cache(VIDEOS)(lambda video: sample_frames(video, settings.frames))
+
+    def answer(self, video: str, question: str, max_new_tokens: int) -> Asked:
+        """Answer greedily.
+
+        Raises:
+            DataError: no video that can be decoded. InputError: a question that does not fit.
+        """
+        sample = self._sample(video)
+        built = build_inputs(self.processor, sample, question)
+        inputs = tell(place(built, self.model), grid_times(self.processor, sample))
+        if not self._warm:  # the first run of a host is slower than all others
+            generate(self.model, inputs, min(2, max_new_tokens))
+            self._warm = True
+        runs: list[Timed] = []
+        memory = high_water(lambda: runs.append(generate(self.model, inputs, max_new_tokens)), self.model.device)
+        run, seen = runs[0], self._watch
+        length = run.prompt if self.settings.positions == "compact" else built["input_ids"].shape[1]
+        return Asked(
+            text=self.processor.tokenizer.decode(run.ids, skip_special_tokens=True).strip(),
+            frames=len(sample.times),
+            visual_before=seen.before,
+            visual_after=seen.after,
+            prompt=run.prompt,
+            over_context=self.longest is not None and length + max_new_tokens > self.longest,
+            new_tokens=len(run.ids),
+            prefill=run.prefill,
+            decode=run.decode,
+            compressor=seen.seconds,
+            memory=memory,
+        )
+
+
+@lru_cache(maxsize=1)
+def open_session(settings: str) -> Session:
+    """The session of these settings (as JSON); the tasks of an evaluation share one."""
+    import json
+
+    return Session(settings_of(json.loads(settings)))
+
+
+class _Watch:
+    """Notes the tokens and the time of the last call of a compressor."""
+
+    def __init__(self, compressor: Any) -> None:
+        self.before, self.after, self.seconds, self._start = 0, 0, 0.0, 0.0
+        compressor.register_forward_pre_hook(self._begin)
+        compressor.register_forward_hook(self._end)
+
+    def _begin(self, _: Any, args: tuple[VideoTokens, ...]) -> None:
+        synchronize(args[0].features.device)
+        self._start = time.perf_counter()
+
+    def _end(self, _: Any, args: tuple[VideoTokens, ...], out: Compressed) -> None:
+        synchronize(args[0].features.device)
+        self.seconds = time.perf_counter() - self._start
+        self.before, self.after = len(args[0]), len(out.tokens)
