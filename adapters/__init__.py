@@ -9,11 +9,11 @@ import importlib
 import os
 import pkgutil
 import warnings
-from pathlib import Path
 
 from .base import Compressor
 from .errors import FramefoldError
 from .folder import load_folder, read_config
+from .hub import locate
 from .registry import build, list_compressors
 from .tokens import Compressed, VideoTokens
 
@@ -22,21 +22,28 @@ for _module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{_module.name}")
 
 
-def load(folder: str | os.PathLike[str], budget: float | int | str | None = None) -> Compressor:
-    """Load the compressor of an adapter folder written by ``save_pretrained`` or ``framefold export``.
+def load(
+    source: str | os.PathLike[str], budget: float | int | str | None = None, *, revision: str | None = None
+) -> Compressor:
+    """Load the compressor of an adapter written by ``save_pretrained``, ``push_to_hub`` or ``framefold export``.
 
-    A folder may hold LoRA of the host as well (``lora/``); it is left alone, with a warning.
+    An adapter may hold LoRA of the host as well (``lora/``); it is left alone, with a warning.
 
     Args:
+        source: folder, or ``user/name`` or ``user/name@revision`` on the Hub; a folder of that name goes first.
         budget: overrides the saved budget.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
         AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not fit.
+        HubError: no such repository or revision, no permission, or no connection.
     """
+    folder = locate(source, revision)
     compressor = load_folder(folder, budget=budget)
-    if read_config(Path(folder)).get("lora") is True:
+    if read_config(folder).get("lora") is True:
         warnings.warn(
-            f"{folder} holds LoRA that was trained with this compressor: framefold.load_peft(host, folder) loads both",
+            f"{source} holds LoRA that was trained with this compressor: framefold.load_peft(host, {str(source)!r})"
+            " loads both",
             stacklevel=2,
         )
     return compressor

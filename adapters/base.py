@@ -7,14 +7,19 @@ Base -> :class:`~framefold.adapters.selector.Selector` (implement ``score``) or
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .card import LICENSE, check_license, write_card
 from .errors import BudgetError, ConfigError, ContractError, InputError
 from .folder import load_folder, save_folder
+from .hub import locate
+from .hub_push import check_target, push
 from .ops import AUTO, Budget, budget_tokens, check_budget
 from .origin import Origin
 from .params import read_params
@@ -161,16 +166,53 @@ class Compressor(nn.Module):
         save_folder(self, folder, self.origin.fields() | fields)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], budget: Budget | str | None = None) -> Compressor:
-        """Load an adapter folder that :meth:`save_pretrained` wrote; no code from the folder is run.
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike[str],
+        budget: Budget | str | None = None,
+        *,
+        revision: str | None = None,
+    ) -> Compressor:
+        """Load an adapter that :meth:`save_pretrained` or :meth:`push_to_hub` wrote; no code in it is run.
 
         Args:
-            budget: overrides the saved budget.
+            source: folder, or ``user/name`` on the Hub. budget: overrides the saved budget.
+            revision: branch, tag or commit on the Hub.
 
         Raises:
             AdapterFileError: no such folder, damaged files, or another compressor than this class.
+            HubError: no such repository or revision, no permission, or no connection.
         """
-        return load_folder(folder, expected=cls, budget=budget)
+        return load_folder(locate(source, revision), expected=cls, budget=budget)
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = False,
+        tag: str | None = None,
+        license: str = LICENSE,
+        **fields: Any,
+    ) -> str:
+        """Upload the adapter with a model card, in one commit; the repository is made if there is none.
+
+        Args:
+            repository: ``user/name``. private: nobody else may see it. tag: of the commit, such as v1.
+            license: as the Hub names it. fields: as of :meth:`save_pretrained`.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            ConfigError: no such name, tag or licence.
+            HubError: no permission, a tag that exists, or a connection that broke; nothing was published then.
+        """
+        check_target(repository, tag)
+        check_license(license)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, **fields)
+            write_card(Path(folder), repository, tag=tag, license=license)
+            return push(Path(folder), repository, private=private, tag=tag)
 
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value!r}" for key, value in {"budget": self.budget, **self.params()}.items())

@@ -37,7 +37,7 @@ def read_weights(file: Path, wanted: Mapping[str, torch.Tensor] | None = None, c
             raise AdapterFileError(f"{file} does not fit {config}: no such file, and {len(wanted)} tensors are wanted")
         return {}
     try:
-        found = _shapes(file)
+        found = shapes_of(file)
         if wanted is not None:
             compare(found, {name: tuple(value.shape) for name, value in wanted.items()}, file, config)
         return load_file(file)
@@ -102,8 +102,12 @@ def outlining() -> Iterator[None]:
             hook.remove()
 
 
-def _shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes out of the header; the library compares it with the size of the file."""
+def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes out of the header; the library compares it with the size of the file.
+
+    Raises:
+        SafetensorError: no such file.
+    """
     if not file.is_file():
         raise SafetensorError("not a regular file")
     with open(file, "rb") as start:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from ..base import Compressor
 from ..errors import AdapterFileError, AttachError, ConfigError
 from ..folder import Outline, check_config, load_folder, read_config, read_json, read_weights, save_folder
+from ..hub import locate
 from ..params import short
 from .attach import NAME, STATE, Outputs, attach
 from .family import family_of
@@ -71,6 +72,7 @@ def load_peft(
     host: PreTrainedModel,
     folder: str | os.PathLike[str],
     *,
+    revision: str | None = None,
     budget: float | int | None = None,
     trainable: bool = False,
     adapter_name: str = "default",
@@ -79,7 +81,8 @@ def load_peft(
     """Attach a saved compressor to a host, with the positions and outputs it was saved with, and load its LoRA.
 
     Args:
-        folder: what :func:`save_peft` wrote, or what ``PeftModel.save_pretrained`` wrote for an attached host.
+        folder: what :func:`save_peft` wrote, or what ``PeftModel.save_pretrained`` wrote for an attached host; or
+            ``user/name`` on the Hub. revision: branch, tag or commit there.
         budget: overrides the saved budget.
         trainable: go on training LoRA and compressor; otherwise both are frozen and the model is in eval mode.
         other_host: take an adapter that was trained in other weights of the same kind and width.
@@ -91,12 +94,13 @@ def load_peft(
         AdapterFileError: something is missing, damaged, or does not fit the host, which is then as it was before.
         AttachError: the host has a compressor already. WrongHostError: the adapter was trained in another host.
         UnsupportedHostError: not a host of a supported family.
+        HubError: no such repository or revision, no permission, or no connection.
         MissingExtraError: PEFT is not installed.
     """
     import_peft()
     family_of(host)
     refuse_taken(host)
-    parts = _read(Path(folder), budget)
+    parts = _read(locate(folder, revision), budget)
     check_width(host, parts.config, folder)
     with all_or_nothing(host, parts.lora.file):
         how: Any = {"positions": parts.config["positions"], "outputs": parts.config["outputs"]}
