@@ -70,9 +70,7 @@ class ClipFrames:
         path, frames = self.folder / clip.file, np.empty((clip.length, *self.size, 3), np.uint8)
         count = 0
         if not path.is_file() or stamp_of(path) != clip.stamp:
-            raise DataError(
-                f"{path} was changed after its clips were looked at: run the command again, into a new --out"
-            )
+            raise DataError(f"{path} was changed after it was looked at: run the command again, into another --out")
         for pixels in frames_at(path, lambda duration: self.look.times(clip)):
             frames[count] = fit(pixels, self.size)
             count += 1

@@ -98,7 +98,7 @@ def read_clips(folder: Path, rows: Sequence[Row], problems: Problems) -> list[Cl
         DataError: no row has a file or a caption, two clips have the same id, or a path leads out of the folder.
     """
     for name in ("file", "caption"):
-        if not any(name in row.fields for row in rows):
+        if not any(name in row.fields or "" in row.fields for row in rows):
             raise DataError(f"{rows[0].where.partition(',')[0]} has no column {name!r}; it needs file and caption")
     clips: dict[str, Clip] = {}
     for row in rows:
@@ -109,7 +109,7 @@ def read_clips(folder: Path, rows: Sequence[Row], problems: Problems) -> list[Cl
             continue
         if clip.id in clips:
             raise DataError(
-                f"{row.where}: the id {clip.id!r} is that of {clips[clip.id].where}: give every clip its own"
+                f"{row.where}: the id {clip.id!r} is also that of {clips[clip.id].where}: give each its own"
             )
         clips[clip.id] = clip
     return sorted(clips.values(), key=lambda clip: clip.id)

@@ -72,7 +72,9 @@ def splice(
             folder that holds something else.
         OSError: the disk is full or not writable; finished shards are kept.
     """
-    setup = Setup(pair("minutes", minutes), fps, pair("size", size), pair("clip_seconds", clip_seconds), questions, crf)
+    height, width = pair("size", size)
+    lengths = pair("minutes", minutes), pair("clip_seconds", clip_seconds)
+    setup = Setup(lengths[0], float(fps), (int(height), int(width)), lengths[1], questions, crf)
     _check(videos, seed, split, max_damaged, shard_size, workers)
     folder, target = Path(clips), Path(out)
     if not folder.is_dir():

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from .clip_probe import Look
 from .errors import DataError
 
 MOST_BYTES = 4_000_000_000  # of the longest video's frames, which a worker holds
-Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -37,6 +35,8 @@ class Setup:
             raise DataError(f"clip_seconds must be 0 < shortest <= longest, got {self.clip_seconds}")
         if self.questions < 1 or not 0 <= self.crf <= 51:
             raise DataError(f"questions must be positive, crf 0 to 51, got {self.questions} and {self.crf}")
+        if self.frames[0] > self.frames[1]:
+            raise DataError(f"there is no whole frame between {low:g} and {high:g} minutes at {self.fps:g} a second")
         heaviest = self.frames[1] * self.size[0] * self.size[1] * 3
         if heaviest > MOST_BYTES:
             raise DataError(
@@ -56,12 +56,12 @@ class Setup:
         return Look(self.fps, *self.clip_seconds)
 
 
-def pair(name: str, values: Sequence[Number]) -> tuple[Number, Number]:
-    """One number, or the smaller and the larger, as two.
+def pair(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """One number twice, or two; as floats, so that 1 and 1.0 make the same index.
 
     Raises:
         DataError: neither.
     """
     if len(values) not in (1, 2):
         raise DataError(f"{name} takes one number or two, got {list(values)}")
-    return values[0], values[-1]
+    return float(values[0]), float(values[-1])
