@@ -20,6 +20,7 @@ LIGHTNING = {
 }
 FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
+    "shards splice": ("data.splice:splice", "make long videos with questions of short annotated clips, as shards"),
     "shards index": ("data.sources:index", "count the samples of shards, so that training can read them"),
     "shards check": ("data.check:check", "open everything in shards and count the damage"),
     "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
@@ -32,9 +33,11 @@ FUNCTIONS = {
     "host train": ("training.host:train", "train the embedded host from nothing"),
     "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
     "answer": ("training.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
+    "eval": ("training.eval:evaluate", "accuracy on lmms-eval's benchmarks, and what the answers took"),
     "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
     "report": ("training.report:report", "Markdown table and plots from a folder of results"),
     "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
+    "doctor": ("training.doctor:main", "what this machine has, and what each missing piece disables"),
     "demo": ("training.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
 }
 EXTRA_OF = {
@@ -119,6 +122,8 @@ def _run(args: list[str]) -> int:
         sys.argv[1:] = args  # and argv[0] stays: it is what relaunched ranks start
         _load(LIGHTNING[verb][0])()
         return 0
+    if verb == "doctor":  # reads its own arguments: it is there to say that jsonargparse is missing
+        return _load(FUNCTIONS[verb][0])(args[1:])
     for words in (2, 1):
         verb = " ".join(args[:words])
         if verb in FUNCTIONS:
