@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from .errors import DataError
 from .questions import Box
+
+View = tuple[float, float, float, float]
+WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 
 def evidence_mask(evidence: Sequence[Box], grid: tuple[int, int, int]) -> np.ndarray:
@@ -27,6 +30,33 @@ def evidence_mask(evidence: Sequence[Box], grid: tuple[int, int, int]) -> np.nda
         covered = rows[:, None] * columns[None, :]
         mask[frame] |= (covered >= 0.25) | (covered == covered.max())
     return mask
+
+
+def relocate(evidence: Sequence[Box], steps: Mapping[int, int], view: View = WHOLE) -> tuple[Box, ...]:
+    """Evidence as a host sees it: in steps of its grid, and in fractions of the part of the frame that it looks at.
+
+    Args:
+        evidence: boxes in frames of the stored video.
+        steps: step of the grid that shows a frame; frames that the host is not shown are left out.
+        view: (y0, x0, y1, x1) of that part, in fractions of the frame; beyond 0 and 1 where there is a border.
+
+    Returns:
+        What the host sees of them; nothing, if it is shown none of these frames.
+    """
+    top, left, bottom, right = view
+    found = []
+    for frame, y0, x0, y1, x1 in evidence:
+        rows, columns = _within(y0, y1, top, bottom), _within(x0, x1, left, right)
+        if frame in steps and rows[0] < rows[1] and columns[0] < columns[1]:
+            found.append((steps[frame], rows[0], columns[0], rows[1], columns[1]))
+    return tuple(found)
+
+
+def _within(low: float, high: float, start: float, end: float) -> tuple[float, float]:
+    """A stretch in fractions of another one, as far as it lies in there."""
+    if (start, end) == (0.0, 1.0):
+        return low, high
+    return max(0.0, (low - start) / (end - start)), min(1.0, (high - start) / (end - start))
 
 
 def _overlap(low: float, high: float, cells: int) -> np.ndarray:

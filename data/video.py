@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from fractions import Fraction
 
 import av
@@ -66,14 +67,17 @@ def _rate(ticks: np.ndarray) -> Fraction:
     return 1 / (step * CLOCK)
 
 
-def decode(source: bytes | str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Every frame of a video, in order of time.
+def decode(
+    source: bytes | str | os.PathLike[str], wanted: Sequence[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frames of a video, in order of time.
 
     Args:
         source: the bytes of a file, or its path.
+        wanted: numbers of the frames to return, so that only those are held; None: all.
 
     Returns:
-        frames (T, H, W, 3) uint8 and times (T,) float32 in seconds.
+        frames (T, H, W, 3) uint8, and the times in seconds, float32, of all frames of the file.
 
     Raises:
         DataError: missing, damaged, or without a video stream.
@@ -87,8 +91,10 @@ def decode(source: bytes | str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
             stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # workers are the parallelism
             to_rgb = VideoReformatter()  # one for all frames: making one per frame takes half of the decoding time
             frames, times = [], []
-            for frame in container.decode(stream):
-                frames.append(to_rgb.reformat(frame, format="rgb24").to_ndarray())
+            chosen = None if wanted is None else frozenset(wanted)
+            for number, frame in enumerate(container.decode(stream)):
+                if chosen is None or number in chosen:
+                    frames.append(to_rgb.reformat(frame, format="rgb24").to_ndarray())
                 times.append(0.0 if frame.time is None else frame.time)
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         if isinstance(error, DataError):
@@ -97,3 +103,25 @@ def decode(source: bytes | str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarr
     if not frames:
         raise DataError(f"no frame could be decoded from {name}")
     return np.stack(frames), np.array(times, np.float32)
+
+
+def evenly(times: np.ndarray, most: int) -> list[int]:
+    """Numbers of the frames that are on screen at the middles of `most` equal stretches of a video.
+
+    A video of no more frames than that gives all of them. A frame that stays for several middles comes once.
+
+    Args:
+        times: (T,) seconds of its frames, ascending.
+
+    Raises:
+        DataError: most < 1.
+    """
+    if most < 1:
+        raise DataError(f"frames must be at least 1, not {most}")
+    if len(times) <= most:
+        return list(range(len(times)))
+    # Whole numbers, so that no rounding decides.
+    ticks = np.round((np.asarray(times, np.float64) - float(times[0])) / float(CLOCK)).astype(np.int64)
+    span = int(ticks[-1]) + int(np.median(np.diff(ticks)))
+    middles = (2 * np.arange(most) + 1) * span
+    return np.unique(np.searchsorted(2 * most * ticks, middles, side="right") - 1).tolist()

@@ -95,7 +95,7 @@ def _made(index: int, frames: int, seed: int, split: str, difficulty: str | Diff
 def _stored(folder: str, index: int) -> Clip:
     from webdataset.tariterators import tarfile_samples  # the extra that stored videos need, and torch with it
 
-    from .samples import unpack
+    from .samples import VideoSample, unpack
     from .shard_index import read_index
 
     place = index
@@ -106,6 +106,8 @@ def _stored(folder: str, index: int) -> Clip:
             if raw is None:
                 raise DataError(f"{shard.path} is damaged; 'framefold shards check --shards {folder}' says more")
             sample = unpack(raw["__key__"], raw)
+            if not isinstance(sample, VideoSample):
+                raise DataError(f"{folder} holds features, which cannot be drawn: give the videos they were made of")
             return sample.key, sample.frames.numpy(), sample.times.numpy(), sample.questions
         place -= shard.samples
     raise DataError(f"no video {index} in {folder}: it holds 0 to {index - place - 1}")

@@ -1,4 +1,4 @@
-"""From samples to what a host is asked: encoded videos, padded prompts, question rows.
+"""From samples to what a host is asked: its visual tokens, padded prompts, question rows.
 
 Dimensions: B videos, R question rows, L columns of the longest prompt.
 """
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from ..adapters.hosts import Encoded, encode, prepare
+from ..adapters.hosts import Encoded, prepare
 from ..adapters.hosts.prepare import Prepared
 from ..data.questions import Question
 from ..data.samples import Sample
 from .hostio import Host
-from .qa import QARows, answer_logits, build_prompt
+from .qa import QARows, answer_logits, write_rows
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,11 @@ class Asked:
 
     Attributes:
         encoded: B videos as the host's vision side sees them.
-        inputs: ``input_ids`` and ``attention_mask``, (B, L), videos of fewer frames padded on the right.
+        inputs: ``input_ids``, ``attention_mask`` and what else the host takes for each column, (B, L), and
+            ``position_ids``, (B, L) or (axes, B, L); shorter prompts are padded on the right.
         times: B tensors of seconds.
         rows: all questions of all videos.
-        questions: the same R questions as they were written.
+        questions: the same R questions as they were written, with evidence in steps of the grid.
     """
 
     encoded: list[Encoded]
@@ -49,7 +50,7 @@ class Asked:
         owner = self.rows.video.tolist()
         return Asked(
             [self.encoded[video] for video in owner],
-            {name: value[self.rows.video] for name, value in self.inputs.items()},
+            {name: value[..., self.rows.video, :] for name, value in self.inputs.items()},
             [self.times[video] for video in owner],
             replace(self.rows, video=torch.arange(len(owner), device=self.rows.video.device)),
             self.questions,
@@ -65,29 +66,31 @@ class Answered(NamedTuple):
 
 
 def ask(host: Host, samples: Sequence[Sample], attention: bool = False) -> Asked:
-    """Encode the videos of a batch, once, and write its prompts; everything on the device of the host.
+    """See the videos of a batch, once, and write its prompts; everything on the device of the host.
 
     Args:
         attention: also collect the attention that each token received in the vision encoder.
+
+    Raises:
+        DataError, HostError: see :meth:`~framefold.training.hostio.Host.see`.
     """
+    seen = [host.see(sample, attention) for sample in samples]
     device = host.model.device
-    pixels = [host.pixel_values(sample.frames.numpy()).to(device) for sample in samples]
-    encoded = encode(host.model, {"pixel_values_videos": pixels}, attention)
-    prefixes, parts = [], []
-    for sample, video in zip(samples, encoded, strict=True):
-        texts, answers = zip(*((question.text, question.answer) for question in sample.questions), strict=True)
-        prefix, rows = build_prompt(host.tokenizer, texts, answers, len(video), host.model.config.video_token_id)
-        prefixes.append(prefix)
-        parts.append(rows)
-    ones = [torch.ones_like(prefix) for prefix in prefixes]
-    pad = host.model.config.get_text_config().pad_token_id or 0
+    columns = [{**sample.columns, "attention_mask": torch.ones_like(sample.columns["input_ids"])} for sample in seen]
+    fills = {"attention_mask": 0, "input_ids": host.family.pad_id(host.model), **host.family.columns}
     inputs = {
-        "input_ids": pad_sequence(prefixes, batch_first=True, padding_value=pad).to(device),
-        "attention_mask": pad_sequence(ones, batch_first=True).to(device),
+        name: pad_sequence([own[name] for own in columns], batch_first=True, padding_value=fills[name])
+        for name in columns[0]
     }
-    questions = [question for sample in samples for question in sample.questions]
-    times = [sample.times.to(device) for sample in samples]
-    return Asked(encoded, inputs, times, QARows.concat(parts).to(device), questions)
+    positions = pad_sequence([sample.positions.movedim(-1, 0) for sample in seen], batch_first=True)
+    inputs["position_ids"] = positions if positions.ndim == 2 else positions.movedim(-1, 0)
+    rows = QARows.concat([write_rows(sample.prompts, sample.replies, sample.start) for sample in seen]).to(device)
+    questions = [question for sample in seen for question in sample.questions]
+    clips = [
+        Encoded(sample.features, sample.extra, sample.on_grid, sample.deepstack, attention=sample.attention)
+        for sample in seen
+    ]
+    return Asked(clips, inputs, [sample.times for sample in seen], rows, questions)
 
 
 def answer(host: Host, compressor: Any, asked: Asked) -> Answered:
@@ -114,5 +117,5 @@ def compress(host: Host, compressor: Any, asked: Asked) -> Prepared:
 
 def visual_tokens(host: Host, prepared: Prepared) -> float:
     """Mean number of visual tokens of a video that enter the language model, those beside the grid included."""
-    ids = prepared.kwargs["input_ids"]
-    return float((ids == host.model.config.video_token_id).sum()) / len(ids)
+    kwargs = prepared.kwargs
+    return float(host.family.placeholders(host.model, kwargs).sum()) / len(kwargs["input_ids"])

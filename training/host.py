@@ -20,9 +20,10 @@ from ..data.questions import HELPERS
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
 from .callbacks import AtomicCheckpointIO
+from .host_build import Architecture, build_host, build_tokenizer, save_host
 from .host_mixes import WAYS
 from .host_modules import HostTraining, LanguageTraining, Stage, VisionTraining
-from .hostio import Architecture, HostError, build_host, build_tokenizer, load_host, save_host
+from .hostio import HostError, load_host
 from .session import interruptible, quiet
 
 EPOCH = 50  # steps between rows of the log and points to resume from

@@ -15,8 +15,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from ..data.draws import Draws
 from ..data.questions import Question, helper_questions, without_choices
 from ..data.synthetic import Video, generate
+from .host_build import grid_side
 from .host_mixes import Mix, reduce_tokens
-from .hostio import HostError, grid_side
+from .hostio import HostError
 from .qa import QARows, build_prompt
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from ..data.draws import Draws
 from ..data.samples import Recipe
 from ..data.synthetic import CHANCE, HEADLINE, QUESTION_TYPES, Video
 from .host_batches import VideoBatch, assemble, prefix_of
+from .host_build import grid_side
 from .host_mixes import reduce_tokens
-from .hostio import Host, HostError, grid_side, load_host
+from .hostio import EmbeddedHost, HostError, load_embedded
 from .qa import answer_logits, predict
 
 Mark = tuple[int, bool]
@@ -54,7 +55,7 @@ def evaluate(
     `show`, DataError for videos that cannot be.
     """
     torch.set_num_threads(threads)
-    loaded = load_host(host)
+    loaded = load_embedded(host)
     ways = {name: _way(name, loaded) for name in show}
     if videos < 1:
         raise HostError(f"videos must be at least 1, got {videos}: there is no accuracy of no question")
@@ -70,7 +71,7 @@ def evaluate(
     return results
 
 
-def _right(host: Host, ways: dict[str, Show], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
+def _right(host: EmbeddedHost, ways: dict[str, Show], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
     """By way to show and by type: the pair of twins a question is of, and whether the answer was right."""
     right: dict[str, dict[str, list[Mark]]] = {name: defaultdict(list) for name in ways}
     for index in range(videos):
@@ -89,7 +90,7 @@ def _is_share(text: str) -> bool:
         return False
 
 
-def _way(name: str, host: Host) -> Show:
+def _way(name: str, host: EmbeddedHost) -> Show:
     """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
     how, _, share = name.partition(":")
     side = grid_side(host.model)
@@ -113,7 +114,7 @@ def _way(name: str, host: Host) -> Show:
 
 
 @torch.no_grad()
-def _answer(host: Host, video: Video, tokens: Tensor, way: Show) -> tuple[tuple[str, ...], list[bool]]:
+def _answer(host: EmbeddedHost, video: Video, tokens: Tensor, way: Show) -> tuple[tuple[str, ...], list[bool]]:
     kept, index = way(tokens[:, :-1], video)
     features = torch.cat([kept, tokens[:, -1:]], dim=1)
     batch: VideoBatch = assemble(host.model, host.tokenizer, [video.questions], features, index, tokens.shape[1] - 1)

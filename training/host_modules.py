@@ -20,10 +20,10 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from ..data.difficulty import Difficulty
 from ..data.render import COLORS, SHAPES, TEXTURES
 from .host_batches import DrawnVideos, VideoBatch, draw_videos, prefix_of, video_batch
+from .host_build import grid_side
 from .host_frames import IGNORE, PROBES, frame_batch
 from .host_mixes import Mix
 from .host_optim import HostOptimizer
-from .hostio import grid_side
 from .qa import answer_loss, packed_logits, predict
 
 WORDS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "texture": TEXTURES}

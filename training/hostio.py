@@ -1,78 +1,142 @@
-"""The embedded host on disk: make a fresh one, save it whole, load it frozen.
+"""Frozen hosts: loaded from a folder or the cache of the Hub, and shown videos.
 
-The folder is an ordinary transformers checkpoint (LLaVA-OneVision class, tokenizer, processor files): nothing here is
-needed to use it with transformers alone.
+What a host makes of a video, and how it wants to be asked, is an :class:`~framefold.data.encoded.EncodedSample`: read
+from shards of features, or made here. The embedded host makes it from raw frames, others through their own processor.
+
+Dimensions: B videos, T frames, S pixels.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import (
-    AutoTokenizer,
-    LlavaOnevisionConfig,
-    LlavaOnevisionForConditionalGeneration,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
-from ..adapters.errors import FramefoldError
-from ..data.synthetic import VOCABULARY
+from ..adapters.hosts import encode, list_families
+from ..adapters.hosts.family import Family, family_of
+from ..data.encoded import EncodedSample
+from ..data.errors import DataError
+from ..data.evidence import relocate
+from ..data.samples import Sample, VideoSample
+from .errors import HostError as HostError
+from .find_host import FRAMES, FoundHost, find_host
+from .host_build import Architecture as Architecture
+from .host_build import build_host as build_host
+from .host_build import build_tokenizer as build_tokenizer
+from .host_build import save_host as save_host
+from .qa import answer_ids, split_prompts
 
-SPECIAL = ("<pad>", "<unk>", "</s>", "<user>", "<assistant>", "<image>", "<video>")
-# The video comes first whatever the order of the parts, so that all questions about it share one prefix.
-CHAT_TEMPLATE = """
-{%- for message in messages -%}
-{%- set parts = [{'type': 'text', 'text': message.content}] if message.content is string else message.content -%}
-{{- '<' ~ message.role ~ '>' -}}
-{%- for part in parts if part.type in ('image', 'video') -%}{{- '<' ~ part.type ~ '>' -}}{%- endfor -%}
-{%- for part in parts if part.type == 'text' -%}{{- ' ' ~ part.text -}}{%- endfor -%}
-{%- if message.role == 'assistant' -%}{{- '</s>' -}}{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{- '<assistant>' -}}{%- endif -%}
-""".strip()
-
-
-class HostError(FramefoldError, ValueError):
-    """A host folder or host setting that cannot be used; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Sizes of a fresh host; image and patch in pixels, the rest in units of transformers' configs."""
-
-    image: int = 64
-    patch: int = 8
-    vision_width: int = 96
-    vision_layers: int = 2
-    vision_heads: int = 4
-    vision_ff: int = 288
-    text_width: int = 128
-    text_layers: int = 4
-    text_heads: int = 4
-    text_ff: int = 384
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Host:
-    """A frozen video-LLM in eval mode with what its inputs need."""
+    """A frozen video-LLM in eval mode.
 
-    model: LlavaOnevisionForConditionalGeneration
+    Attributes:
+        tokenizer: of its text.
+        found: where it came from.
+        frames: most frames of a video that it is shown, taken evenly; None: all.
+    """
+
+    model: Any
     tokenizer: PreTrainedTokenizerBase
+    found: FoundHost | None = field(default=None, kw_only=True)
+    frames: int | None = field(default=None, kw_only=True)
+
+    @cached_property
+    def family(self) -> Family:
+        """What attaching knows about it."""
+        return family_of(self.model)
+
+    @property
+    def width(self) -> int:
+        """D, the width of its visual tokens where they enter the language model."""
+        return self.model.config.get_text_config().hidden_size
+
+    def see(self, sample: Sample, attention: bool = False) -> EncodedSample:
+        """What this host makes of a sample, on its device and in its dtype.
+
+        Args:
+            attention: with the attention that each token received in the vision encoder.
+
+        Raises:
+            DataError: features that do not fit this host, or without the attention that is needed.
+            HostError: features of another host, or no way to encode videos.
+        """
+        if isinstance(sample, EncodedSample):
+            self._check(sample, attention)
+            return _placed(sample, self.model.device, self.model.dtype)
+        return self.encode_sample(sample if self.frames is None else sample.thinned(self.frames), attention)
+
+    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
+        """Encode a video; evidence is then in steps of the grid.
+
+        Raises:
+            HostError: this host cannot be shown videos here; the message says what to do.
+        """
+        raise NotImplementedError
+
+    def check_made(self, made: Any, what: str) -> None:
+        """Refuse features of another host; what was looked at once is remembered.
+
+        Raises:
+            HostError: another host, or nobody knows which one.
+        """
+        key = json.dumps(made, sort_keys=True, default=str)
+        if key in self._accepted:
+            return
+        if self.found is None or not isinstance(made, dict):
+            raise HostError(f"{what} does not tell which host made it: write it with 'framefold shards features'")
+        self.found.check_made(made, self.width, what)
+        self._accepted.add(key)
+
+    @cached_property
+    def _accepted(self) -> set[str]:
+        return set()
+
+    def drop_vision(self) -> None:
+        """Forget the weights of the vision encoder, where only features will be seen."""
+        base = self.model.base_model
+        setattr(base, self.family.vision, nn.Module())
+
+    def _check(self, sample: EncodedSample, attention: bool) -> None:
+        self.check_made(sample.host, sample.key)
+        ids = [*sample.columns["input_ids"].unique().tolist(), *chain(*sample.prompts, *sample.replies)]
+        known = self.model.config.get_text_config().vocab_size
+        columns = {name: column[None] for name, column in sample.columns.items()}
+        placeholders = self.family.placeholders(self.model, columns)[0]
+        problem = None
+        if max(ids) >= known:
+            problem = f"has token {max(ids)}, this host knows {known}"
+        elif int(placeholders.sum()) != len(sample.on_grid) or not bool(placeholders[-1]):
+            problem = f"has {len(sample.on_grid)} visual tokens for {int(placeholders.sum())} placeholders"
+        elif unknown := sample.columns.keys() - {"input_ids", *self.family.columns}:
+            problem = f"has values of columns that this host does not take: {', '.join(sorted(unknown))}"
+        elif attention and sample.attention is None:
+            problem = "lacks the attention of the vision encoder, which this compressor needs: encode the videos with"
+            problem += " 'framefold shards features --attention'"
+        if problem:
+            raise DataError(f"{sample.key} {problem}")
+
+
+@dataclass(frozen=True)
+class EmbeddedHost(Host):
+    """A host that 'framefold host train' made: its processor does nothing but resize and normalise."""
+
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -97,125 +161,66 @@ class Host:
         """Pixels (B, T, 3, S, S) to the host's own visual tokens (B, T*H*W + 1, D); the last is the newline."""
         return self.model.get_video_features(pixels, return_dict=True).pooler_output
 
+    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
+        device = self.model.device
+        pixels = self.pixel_values(sample.frames.numpy()).to(device, self.model.dtype)
+        (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention)
+        texts = [question.text for question in sample.questions]
+        prefix, prompts = split_prompts(self.tokenizer, texts, len(clip), self.model.config.video_token_id)
+        questions = sample.questions
+        if sample.numbers is not None:
+            steps = {number: step for step, number in enumerate(sample.numbers)}
+            questions = tuple(replace(one, evidence=relocate(one.evidence, steps)) for one in questions)
+        return EncodedSample(
+            sample.key,
+            questions,
+            tuple(map(tuple, prompts)),
+            tuple(tuple(answer_ids(self.tokenizer, question.answer)) for question in questions),
+            len(prefix),
+            features=clip.features,
+            extra=clip.extra,
+            on_grid=clip.on_grid,
+            times=sample.times.to(device),
+            columns={"input_ids": torch.tensor(prefix, device=device)},
+            positions=torch.arange(len(prefix), device=device),
+            attention=clip.attention,
+        )
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer over the closed vocabulary of the synthetic task."""
-    words = {word: i for i, word in enumerate((*SPECIAL, *VOCABULARY))}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(list(SPECIAL))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        eos_token="</s>",
-        extra_special_tokens={
-            "image_token": "<image>",
-            "video_token": "<video>",
-            "user_token": "<user>",
-            "assistant_token": "<assistant>",
-        },
-        chat_template=CHAT_TEMPLATE,
-        padding_side="left",
+
+@dataclass(frozen=True)
+class ProcessorHost(Host):
+    """Any other host: its own processor makes pixels and prompts of a video."""
+
+    @cached_property
+    def processor(self) -> Any:
+        """Of its folder.
+
+        Raises:
+            HostError: it has none that takes videos. MissingExtraError: a package is missing; the message installs it.
+        """
+        from .processing import load_processor
+
+        assert self.found is not None
+        return load_processor(str(self.found.folder))
+
+    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
+        from .prompting import encode_through_processor
+
+        return encode_through_processor(self.model, self.processor, sample, attention)
+
+
+def _placed(sample: EncodedSample, device: torch.device, dtype: torch.dtype) -> EncodedSample:
+    """A sample on a device, its features in a dtype."""
+    wide = {name: getattr(sample, name).to(device, dtype) for name in ("features", "extra")}
+    own = {name: getattr(sample, name).to(device) for name in ("on_grid", "times", "positions")}
+    return replace(
+        sample,
+        **wide,
+        **own,
+        columns={name: column.to(device) for name, column in sample.columns.items()},
+        deepstack=tuple(layer.to(device, dtype) for layer in sample.deepstack),
+        attention=None if sample.attention is None else sample.attention.to(device),
     )
-
-
-def build_host(architecture: Architecture = Architecture(), seed: int = 0) -> LlavaOnevisionForConditionalGeneration:  # noqa: B008
-    """A stock LLaVA-OneVision model of tiny size with random weights."""
-    tokenizer, a = build_tokenizer(), architecture
-    ids = {name: i for i, name in enumerate(SPECIAL)}
-    config = LlavaOnevisionConfig(
-        vision_config={
-            "model_type": "siglip_vision_model",
-            "hidden_size": a.vision_width,
-            "intermediate_size": a.vision_ff,
-            "num_hidden_layers": a.vision_layers,
-            "num_attention_heads": a.vision_heads,
-            "image_size": a.image,
-            "patch_size": a.patch,
-            "vision_use_head": False,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
-            "hidden_size": a.text_width,
-            "intermediate_size": a.text_ff,
-            "num_hidden_layers": a.text_layers,
-            "num_attention_heads": a.text_heads,
-            "num_key_value_heads": a.text_heads,
-            "max_position_embeddings": 8192,
-            "tie_word_embeddings": True,
-            "pad_token_id": ids["<pad>"],
-            "eos_token_id": ids["</s>"],
-        },
-        image_token_index=ids["<image>"],
-        video_token_index=ids["<video>"],
-        image_grid_pinpoints=[[a.image, a.image]],
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(seed)
-    model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config.pad_token_id = ids["<pad>"]
-    model.generation_config.eos_token_id = ids["</s>"]
-    return model
-
-
-def _processor_files(image: int, patch: int) -> dict[str, dict[str, Any]]:
-    common = {
-        "do_resize": True,
-        "size": {"height": image, "width": image},
-        "resample": 3,
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-        "do_convert_rgb": True,
-    }
-    picture = {
-        **common,
-        "image_processor_type": "LlavaOnevisionImageProcessor",
-        "image_grid_pinpoints": [[image, image]],
-    }
-    video = {**common, "video_processor_type": "LlavaOnevisionVideoProcessor", "do_sample_frames": False}
-    processor = {
-        "processor_class": "LlavaOnevisionProcessor",
-        "num_image_tokens": (image // patch) ** 2,
-        "vision_feature_select_strategy": "full",
-        "vision_aspect_ratio": "anyres_max_9",
-        "image_token": "<image>",
-        "video_token": "<video>",
-    }
-    return {
-        "preprocessor_config.json": picture,
-        "video_preprocessor_config.json": video,
-        "processor_config.json": processor,
-    }
-
-
-def grid_side(model: LlavaOnevisionForConditionalGeneration) -> int:
-    """Rows (and columns) of a frame's visual tokens, after LLaVA-OneVision's 2x2 pooling."""
-    vision: Any = model.config.vision_config
-    return math.ceil(vision.image_size // vision.patch_size / 2)
-
-
-def save_host(model: LlavaOnevisionForConditionalGeneration, out: str | os.PathLike[str]) -> Path:
-    """Write a whole host folder; files appear whole or not at all, and other files in the folder stay."""
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    staging = out / f".saving-{os.getpid()}"
-    try:
-        model.save_pretrained(staging)
-        build_tokenizer().save_pretrained(staging)
-        vision: Any = model.config.vision_config
-        for name, content in _processor_files(vision.image_size, vision.patch_size).items():
-            (staging / name).write_text(json.dumps(content, indent=2) + "\n")
-        for file in sorted(staging.iterdir()):
-            file.chmod(0o644)
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return out
 
 
 @contextmanager
@@ -230,26 +235,47 @@ def _no_progress_bar() -> Iterator[None]:
             hf_logging.enable_progress_bar()
 
 
-def load_host(path: str | os.PathLike[str] = "checkpoints/tinyhost") -> Host:
-    """Load a host folder, frozen and in eval mode, in fp32.
+def load_host(
+    path: str | os.PathLike[str] = "checkpoints/tinyhost",
+    revision: str | None = None,
+    dtype: Precision = "auto",
+    frames: int | None = None,
+) -> Host:
+    """Load a host, frozen and in eval mode. Nothing is downloaded and no code out of its files is run.
 
-    Raises HostError if the folder is not there, not whole, or not a LLaVA-OneVision checkpoint.
+    Args:
+        path: folder, or id of a host in the cache of the Hub. revision: of an id.
+        dtype: of the weights; "auto" is what they were saved in.
+        frames: most frames of a video that it is shown, taken evenly; None: all.
+
+    Raises:
+        HostError: it is not there, not whole, or of no family that a compressor can be put into.
     """
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise HostError(f"no host in {folder}: make one with 'framefold host train --out {folder}'")
+    found = find_host(path, revision)
+    if found.kind not in list_families():
+        raise HostError(f"{path} holds a {found.kind!r} model; hosts are {', '.join(list_families())}")
     try:
-        kind = json.loads((folder / "config.json").read_text()).get("model_type")
-        if kind != "llava_onevision":
-            raise HostError(f"{folder} holds a {kind!r} model; load_host reads 'llava_onevision' checkpoints only")
-        video = json.loads((folder / "video_preprocessor_config.json").read_text())
+        video = json.loads((found.folder / FRAMES).read_text()) if found.is_embedded else None
         with _no_progress_bar():
-            model = LlavaOnevisionForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, json.JSONDecodeError) as error:
-        raise HostError(
-            f"the host in {folder} is not whole ({error}); make it again with 'framefold host train'"
-        ) from error
+            model = AutoModelForImageTextToText.from_pretrained(found.folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        again = "make it again with 'framefold host train'" if found.is_embedded else "download it again"
+        raise HostError(f"the host in {found.folder} is not whole ({error}); {again}") from error
     model.eval().requires_grad_(False)
-    size = video["size"]
-    return Host(model, tokenizer, size["height"], tuple(video["image_mean"]), tuple(video["image_std"]))
+    if video is None:
+        return ProcessorHost(model, tokenizer, found=found, frames=frames)
+    mean, std = tuple(video["image_mean"]), tuple(video["image_std"])
+    return EmbeddedHost(model, tokenizer, video["size"]["height"], mean, std, found=found, frames=frames)
+
+
+def load_embedded(path: str | os.PathLike[str]) -> EmbeddedHost:
+    """As :func:`load_host`, for what only hosts of 'framefold host train' can be used for.
+
+    Raises:
+        HostError: also another host.
+    """
+    host = load_host(path)
+    if not isinstance(host, EmbeddedHost):
+        raise HostError(f"{path} is no host of 'framefold host train', which this is for")
+    return host

@@ -15,7 +15,7 @@ from transformers.video_utils import VideoMetadata
 from ..adapters.errors import InputError, MissingExtraError, UnsupportedHostError
 from ..adapters.hosts import list_families
 from ..data.sample import Sample
-from .hostio import HostError
+from .errors import HostError
 
 CLOCK = 1000  # see _metadata
 # Settings of some video processors. A host that drops tokens by itself cannot be compared, and Qwen's own code caps the
@@ -59,12 +59,15 @@ def load_processor(host: str) -> Any:
 
 
 def build_inputs(processor: Any, sample: Sample, question: str) -> dict[str, Any]:
-    """Prompt and pixels as the host's forward takes them, one row, on the CPU.
+    """Prompt and pixels as the host's forward takes them, one row, on the CPU; see the two functions that it calls."""
+    return process(processor, sample, write_prompt(processor, question))
 
-    The processor samples no frames and drops no tokens; times that it writes into the prompt are those of the frames.
+
+def write_prompt(processor: Any, question: str) -> str:
+    """A question about a video as the host's chat template writes it, up to where the answer begins.
 
     Raises:
-        InputError: an empty question, one that holds a placeholder of the host, or a video that the processor refuses.
+        InputError: an empty question, or one that holds a placeholder of the host.
         HostError: a processor without a chat template, so that nobody knows how the host wants to be asked.
     """
     if not question.strip():
@@ -74,9 +77,19 @@ def build_inputs(processor: Any, sample: Sample, question: str) -> dict[str, Any
             raise InputError(f"the question holds {token!r}, which stands for pictures in the prompts of this host")
     parts = [{"type": "video"}, {"type": "text", "text": question}]
     try:
-        prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+        return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
     except (ValueError, AttributeError) as error:
         raise HostError(f"the host has no usable chat template (chat_template.jinja): {first_line(error)}") from error
+
+
+def process(processor: Any, sample: Sample, prompt: str) -> dict[str, Any]:
+    """Prompt and pixels as the host's forward takes them, one row, on the CPU.
+
+    The processor samples no frames and drops no tokens; times that it writes into the prompt are those of the frames.
+
+    Raises:
+        InputError: a video that the processor refuses.
+    """
     decided = {name: value for name, value in UNDECIDED.items() if getattr(processor.video_processor, name, 0) is None}
     pruning = {name: value for name, value in NO_PRUNING.items() if hasattr(processor.video_processor, name)}
     try:

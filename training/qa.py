@@ -84,23 +84,50 @@ def build_prompt(
     """
     if not questions or (answers is not None and len(answers) != len(questions)):
         raise PromptError(f"{len(questions)} questions and {'no' if answers is None else len(answers)} answers")
+    prefix, tails = split_prompts(tokenizer, questions, n_placeholders, video_token_id)
+    replies = [answer_ids(tokenizer, answer, end) for answer in answers] if answers is not None else [[]] * len(tails)
+    return torch.tensor(prefix), write_rows(tails, replies, len(prefix))
+
+
+def split_prompts(
+    tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], n_placeholders: int, video_token_id: int
+) -> tuple[list[int], list[list[int]]]:
+    """The ids up to the last placeholder, which all questions share, and what follows for each of them.
+
+    Raises:
+        PromptError: as :func:`build_prompt`.
+    """
     prompts = [_prompt_ids(tokenizer, question, n_placeholders, video_token_id) for question in questions]
-    shared = len(prompts[0]) - prompts[0][::-1].index(video_token_id)
+    return split_shared(prompts, len(prompts[0]) - prompts[0][::-1].index(video_token_id))
+
+
+def split_shared(prompts: Sequence[list[int]], shared: int) -> tuple[list[int], list[list[int]]]:
+    """The first columns of prompts, which must be the same in all of them, and what follows in each.
+
+    Raises:
+        PromptError: they differ, or nothing follows.
+    """
     if any(prompt[:shared] != prompts[0][:shared] or len(prompt) == shared for prompt in prompts):
         raise PromptError("the chat template must put the video before all text that differs between questions")
-    replies = (
-        [_answer_ids(tokenizer, answer, end) for answer in answers] if answers is not None else [[]] * len(prompts)
-    )
-    tails = [prompt[shared:] for prompt in prompts]
+    return prompts[0][:shared], [prompt[shared:] for prompt in prompts]
+
+
+def write_rows(tails: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], start: int) -> QARows:
+    """The rows of one video's questions.
+
+    Args:
+        tails: for each question the ids between prefix and answer. replies: the ids to label; may be empty.
+        start: position of the column behind the prefix.
+    """
     width = max(len(tail) + len(reply) for tail, reply in zip(tails, replies, strict=True))
     ids, mask, labels = (torch.full((len(tails), width), fill) for fill in (0, 0, IGNORE))
     for row, (tail, reply) in enumerate(zip(tails, replies, strict=True)):
         n, m = len(tail), len(tail) + len(reply)
-        ids[row, :m] = torch.tensor(tail + reply)
+        ids[row, :m] = torch.tensor([*tail, *reply])
         mask[row, :m] = 1
         labels[row, n:m] = torch.tensor(reply, dtype=torch.long)
     video = torch.zeros(len(tails), dtype=torch.long)
-    return torch.tensor(prompts[0][:shared]), QARows(ids, mask, labels, video, video + shared)
+    return QARows(ids, mask, labels, video, video + start)
 
 
 def _prompt_ids(
@@ -119,7 +146,8 @@ def _prompt_ids(
     return ids[:at] + [video_token_id] * n_placeholders + ids[at + 1 :]
 
 
-def _answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str, end: bool) -> list[int]:
+def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str, end: bool = False) -> list[int]:
+    """Ids of an answer; end: with the end-of-text token."""
     ids = tokenizer(answer, add_special_tokens=False)["input_ids"]
     return ids + [tokenizer.eos_token_id] if end else ids
 

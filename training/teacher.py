@@ -56,7 +56,7 @@ def _on_grid(host: Host, asked: Asked, row: int, weights: Tensor) -> Tensor:
     """(N,) of the weights on all columns of a row: those of its video's grid."""
     video = int(asked.rows.video[row])
     clip = asked.encoded[video]
-    columns = (asked.inputs["input_ids"][video] == host.model.config.video_token_id).nonzero()[: len(clip), 0]
+    columns = host.family.placeholders(host.model, asked.inputs)[video].nonzero()[: len(clip), 0]
     return weights[columns[clip.on_grid]]
 
 
