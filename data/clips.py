@@ -148,7 +148,7 @@ def _inside(folder: Path, row: Row) -> str:
     if not name:
         raise Damaged("no file")
     path, foreign = PurePosixPath(name), PureWindowsPath(name)
-    if path.is_absolute() or foreign.drive or foreign.root or ".." in (*path.parts, *foreign.parts):
+    if foreign.drive or foreign.root or ".." in (*path.parts, *foreign.parts):
         raise DataError(f"{row.where}: {name!r} must be a path inside {folder}, without '..'")
     if path.suffix.lower() not in VIDEOS:
         raise Damaged(f"{name} is no {', '.join(VIDEOS)}")

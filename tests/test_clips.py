@@ -197,6 +197,7 @@ def test_the_annotation_file_is_the_only_one_or_the_one_named(folder: Path, tmp_
     [
         ("A dog runs.", "a  dog, runs", True),
         ("a dog runs", "in the park a dog runs", True),  # true of the same clip
+        ("a dog runs", "a brown dog runs", True),
         ("ein Hund läuft", "EIN HUND LÄUFT", True),
         ("一只狗", "一只狗在跑", True),
         ("a dog runs", "a dog sleeps", False),
@@ -288,6 +289,7 @@ def test_parts_and_copies_of_a_file_are_of_one_split_whatever_is_asked_of_them()
     counts = {name: sum(split == name for split in of.values()) / 600 for name in ("train", "val", "test")}
     assert 0.7 < counts["train"] < 0.9 and counts["val"] > 0.04 and counts["test"] > 0.04
     assert splits(some[:200], sources) == {name: of[name] for name in list(of)[:200]}  # others that come move none
+    assert splits([*some, *(clip(number, f"{number}-z") for number in range(300))], sources).items() >= of.items()
 
 
 # ---- frames ---------------------------------------------------------------------------------------------------------
@@ -300,6 +302,9 @@ def test_frames_at_times_are_those_on_screen_then(tmp_path: Path) -> None:
     durations = []
     shown = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: durations.append(end) or asked)]
     assert shown == [0, 0, 1, 2, 3, 3, 3, 4, 5, 6]
+    (tmp_path / "y.mp4").write_bytes(encode(frames_of(1, 100), np.arange(100) / 25, crf=0))
+    exact = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "y.mp4", lambda end: np.arange(100) / 25)]
+    assert exact == list(range(100))  # at the very time that a frame begins
     for wrong in ([-0.1], [durations[0]], [1.0, 0.5], [float("nan")]):
         with pytest.raises(DataError, match="frames were wanted"):
             list(frames_at(tmp_path / "x.mp4", lambda end, wrong=wrong: wrong))

@@ -385,11 +385,7 @@ def test_the_example_for_own_data_makes_shards_that_can_be_checked(clips: Path, 
     assert [some[1] for some in words] == ["index", "check", "splice", "splice"]
     (tmp_path / "my_clips").symlink_to(clips)
     for some in words:
-        smaller = (
-            ["--videos", "1", "--minutes", "0.1", "0.5", "--size", "32", "--workers", "1"]
-            if some[1] == "splice"
-            else []
-        )
-        assert main([*some, *smaller]) == 0
+        smaller = ["--videos", "1", "--minutes", "0.1", "0.5", "--size", "32", "--workers", "1"]
+        assert main([*some, *(smaller if some[1] == "splice" else [])]) == 0
     ((sample, notes), *_) = samples(tmp_path / "runs" / "own")
     assert isinstance(sample.questions[0], Question) and len(sample.frames) == len(notes["times"])
