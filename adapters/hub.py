@@ -62,6 +62,18 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     return fetch(repository, revision or pinned)
 
 
+def resolve(text: str) -> str:
+    """What the command line takes for an adapter or a compressor, a Hub id replaced by the folder it is loaded into.
+
+    Names of compressors and folders stay what they are.
+
+    Raises:
+        AdapterFileError, HubError: as of :func:`locate`.
+    """
+    folder = locate(text)
+    return text if folder == Path(text) else str(folder)
+
+
 def fetch(repository: str, revision: str | None = None) -> Path:
     """Download the adapter of a repository into the cache of huggingface_hub, or take it from there.
 

@@ -17,6 +17,7 @@ from ..adapters.chain import Chain, counterpart_params
 from ..adapters.errors import ConfigError
 from ..adapters.folder import load_folder, read_config
 from ..adapters.hosts.lora_folder import has_lora, read_lora
+from ..adapters.hub import resolve
 from ..adapters.ops import budget_tokens, check_budget
 from ..adapters.params import init_params, nearest
 from ..adapters.registry import JOINT, get
@@ -87,8 +88,8 @@ def ablate(
         out: folder for cells/*.json, report.md and accuracy.png.
         host: folder of the host.
         compressors: registered names; all of them by default. Trainable ones take part through their adapters.
-        adapters: adapter folders of trained compressors; those of one compressor are one row, if they differ only in
-            the seed of their training. With LoRA they are a row of their own, such as "storm (LoRA)", for whose cells,
+        adapters: trained compressors, as folders or by their names on the Hub; those of one compressor are one row, if
+            they differ only in the seed of their training. With LoRA they are a row of their own, such as "storm (LoRA)", for whose cells,
             and no others, the host runs with that LoRA.
         params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
         budgets: retention ratios (floats) or tokens per video (ints).
@@ -202,6 +203,7 @@ def _entrants(names: list[str] | None, adapters: list[str], params: dict[str, di
 
 
 def _adapter(path: str) -> Entrant:
+    path = resolve(path)
     folder = Path(path)
     compressor = load_folder(folder)
     lora = shape_of(read_lora(folder)) if has_lora(folder) else None
