@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from .annotations import find_annotations, read_rows
 from .clip_frames import ClipFrames
 from .clip_probe import Probed, probe
@@ -84,7 +86,7 @@ def splice(
     plans = pool.plans(seed, videos)
     settings = {"splice": VERSION, **json.loads(json.dumps(asdict(setup))), "seed": seed, "split": split}
     settings |= {"videos": videos, "shard_size": shard_size, "clips": _digest(pool.clips)}
-    for plan in plans:
+    for plan in tqdm(plans, desc="questions", unit="video"):
         if not ask(plan, annotate(plan, setup, settings), questions):
             raise DataError(f"nothing can be asked about video {plan.key[2]}: the captions of its clips are all alike")
     shards = ShardFolder[_Task](out, VIDEOS, SCHEMA_VERSION, settings, "framefold shards splice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,12 @@ def test_clips_of_other_lengths_are_left_out_and_no_damage(folder: Path, tmp_pat
     found = probe(folder, clips(folder, json.dumps(rows)), Look(2.0, 1.0, 4.0), tmp_path, 1, problems)
     assert [clip.file for clip in found.clips] == ["b/c.mp4"] and found.unsuitable == 2 and not problems.texts
     assert set(found.sources) == {"a.mp4", "b/c.mp4"}  # also of what is left out: splits are made of these
+
+
+def test_a_process_that_is_killed_over_a_clip_is_a_data_error(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(clip_probe, "_hash", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match="a process that looked at clips was killed"):
+        probed(folder, [A], tmp_path, workers=2)
 
 
 def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
