@@ -139,7 +139,7 @@ def _metadata(config: dict[str, Any], source: str, license: str, results: Sequen
         license=license,
         pipeline_tag=TASK,
         tags=["framefold", f"compressor:{name}", "token-compression", *(["lora"] if config.get("lora") else [])],
-        model_name=Path(source).name,
+        model_name=Path(source).name if own else None,
         eval_results=evaluated or None,
         **base,
     )
@@ -212,7 +212,7 @@ def _limits(config: dict[str, Any], results: Sequence[Measured]) -> str:
         lines.append("It reads the question: another question about the same video is another compression.")
     if not results:
         lines.append("Nobody has measured how much of the host's accuracy it keeps; `framefold ablate` does.")
-    elif all(str(one.dataset["dataset_type"]).startswith("framefold") for one in results):
+    elif all(one.dataset["dataset_type"] == "framefold/synthetic" for one in results):
         lines.append("It was measured on synthetic videos alone, which says little about real ones.")
     lines.append("What a compressor drops, the host never sees: it will answer all the same.")
     return "\n".join(["## Limits", "", *(f"- {line}" for line in lines)])

@@ -15,6 +15,8 @@ import torch
 from ..adapters import Compressor, build
 from ..adapters.errors import ConfigError, InputError
 from ..adapters.folder import CONFIG, load_folder
+from ..adapters.hub import resolve
+from ..adapters.origin import Origin
 from ..data.sample import sample_frames
 from .answer_rows import Answer, report
 from .find_torchvision import find_torchvision
@@ -33,6 +35,7 @@ def answer(
     repeats: int = 3,
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    other_host: bool = False,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer and what it took.
 
@@ -42,7 +45,8 @@ def answer(
         host: folder or Hub id of a video-LLM of a supported family, with its processor.
         video: any file that FFmpeg reads.
         question: put to the host through its own chat template.
-        compressor: registered name, or folder of an adapter; LoRA in it is put into the host, but for all tokens.
+        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in it
+            is put into the host, but for all tokens.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to take, evenly over the duration of the video.
         max_new_tokens: longest answer.
@@ -51,9 +55,11 @@ def answer(
         repeats: timed runs.
         device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
         dtype: of the weights; "auto" is what the host was saved in.
+        other_host: take an adapter that was trained in another host.
 
     Raises:
-        UnknownCompressorError, BudgetError, AdapterFileError, ConfigError: the compressor or a setting; nothing loaded.
+        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting;
+            nothing was loaded then. WrongHostError: the adapter was trained in another host.
         MissingExtraError: torchvision, Pillow or a package of the host's processor; the message installs it.
         HostError, UnsupportedHostError: no host that can be used.
         DataError: no video that can be decoded. InputError: a question that does not fit.
@@ -61,7 +67,9 @@ def answer(
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
+    compressor = resolve(compressor)
     plugged, where = compressor_of(compressor, budget), device_of(device)
+    plugged.origin = Origin() if other_host else plugged.origin
     find_torchvision()
     from .answer_runs import Task, load_model, lora_of, place, run
     from .processing import build_inputs, grid_times, load_config, load_processor

@@ -8,15 +8,16 @@ from typing import Any
 
 import torch
 
-from .. import __version__
-from ..adapters import Compressor, build
-from ..adapters.errors import AdapterFileError, FramefoldError, MissingExtraError
-from ..adapters.folder import save_folder
-from ..adapters.hosts.lora_folder import LORA, LORA_WEIGHTS, Lora, check_lora, lora_files
-from ..adapters.hosts.peft_guard import ADAPTER_CONFIG
-from ..adapters.registry import get
-
-NOTED = ("seed", "steps", "train_budgets", "lr", "losses", "start", "lora")  # of the training, in config.json
+from ..adapters import Compressor, build, list_compressors
+from ..adapters.card import LICENSE, check_license
+from ..adapters.errors import AdapterFileError, ConfigError, FramefoldError, MissingExtraError
+from ..adapters.folder import CONFIG, describe, load_folder, read_config
+from ..adapters.hosts.lora_folder import Lora, check_lora, has_lora, read_lora
+from ..adapters.hub import HUB_ID, locate
+from ..adapters.hub_push import check_target
+from ..adapters.registry import JOINT, get, make
+from .publish import Made, publish
+from .recipe import host_of, recipe_of
 
 
 @dataclass(frozen=True)
@@ -35,34 +36,89 @@ class Trained:
     about: dict[str, Any]
 
 
-def export(checkpoint: str, out: str) -> Path:
-    """Turn a checkpoint of ``framefold fit`` into an adapter folder (config.json, model.safetensors).
+def export(
+    checkpoint: str,
+    out: str | None = None,
+    push: str | None = None,
+    private: bool = False,
+    tag: str | None = None,
+    results: str | None = None,
+    license: str = LICENSE,
+    base_model: str | None = None,
+    budget: int | float | None = None,
+    params: dict[str, Any] | None = None,
+) -> Path | None:
+    """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.
 
-    LoRA that was trained with it becomes ``lora/``, a stock PEFT folder; ``framefold.load_peft`` loads both.
+    It holds config.json, model.safetensors, README.md (a model card; one that was written by hand is left alone) and,
+    where LoRA was trained, ``lora/``, a stock PEFT folder. ``framefold.load`` and ``framefold.load_peft`` take it.
 
     Args:
-        checkpoint: a ``.ckpt`` file, or a run folder, whose ``last.ckpt`` is then taken.
+        checkpoint: a checkpoint, or a run folder, whose last one is then taken; an adapter, as a folder or by its name
+            on the Hub; or the name of a compressor that has no weights, such as st_simdiff.
         out: folder to write.
+        push: user/name on the Hub, which gets one commit.
+        private: with push: nobody else may see it.
+        tag: with push: of the commit, such as v1.
+        results: --out folder of an ablation with exactly these weights, for the card.
+        license: of the adapter, as the Hub names it.
+        base_model: name of the host on the Hub, user/name@revision, where it was trained in a copy of that.
+        budget: that the adapter starts with; by default that of the training.
+        params: of a compressor without weights.
+
+    Returns:
+        The folder, if one was written.
 
     Raises:
         AdapterFileError: no checkpoint there, or it was not written by ``framefold fit``.
+        ConfigError: nothing to write to, or a setting that does not fit.
+        ResultsError: no results of these weights.
+        HubError: no permission, no connection, or a tag that exists; the folder is written even so.
         MissingExtraError: there is LoRA, and PEFT is not installed.
     """
-    path = find_checkpoint(Path(checkpoint))
+    if out is None and push is None:
+        raise ConfigError("give export a folder (--out DIR), a repository (--push user/name), or both")
+    if push is None and (private or tag is not None):
+        raise ConfigError("private and tag are for --push user/name")
+    if push is not None:
+        check_target(push, tag)
+    check_license(license)
+    made = _make(checkpoint, base_model, budget, params)
+    return publish(made, out, push, private=private, tag=tag, results=results, license=license)
+
+
+def _make(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Made:
+    """What there is to export, checked; nothing is written yet."""
+    path = Path(source)
+    if not path.exists() and "/" not in source and (JOINT in source or source in list_compressors()):
+        if get(source).trainable:
+            raise ConfigError(
+                f"{source} has weights that must be trained: export the run or the checkpoint of its training"
+            )
+        compressor = make(get(source), 0.25 if budget is None else budget, params or {})
+        return Made(compressor, host_of(None, base_model).fields(), None, source)
+    if params:
+        raise ConfigError(f"params are for a compressor without weights; {source} brings its own")
+    is_adapter = (path / CONFIG).is_file() or not path.exists() and HUB_ID.fullmatch(source)
+    made = _of_adapter(locate(source), base_model) if is_adapter else _of_checkpoint(find_checkpoint(path), base_model)
+    if budget is not None:
+        made.compressor.budget = budget
+    return made
+
+
+def _of_checkpoint(path: Path, base_model: str | None) -> Made:
     trained = read_checkpoint(path)
-    hyper, lora = trained.hyper, trained.lora
-    fields = {
-        "framefold_version": __version__,
-        "base_model_name_or_path": str(hyper.get("host", "")) or None,
-        "training": {key: hyper.get(key) for key in NOTED},
-    }
-    files = {} if lora is None else lora_files(lora.fields, lora.weights)
-    save_folder(trained.compressor, out, trained.about | fields, files)
-    if lora is None:  # what an earlier export left there belongs to other weights
-        for name in (LORA_WEIGHTS, ADAPTER_CONFIG):
-            (Path(out) / LORA / name).unlink(missing_ok=True)
-    print(f"exported {trained.compressor.name}{' and LoRA' if lora else ''} from {path} to {out}")
-    return Path(out)
+    origin = host_of(str(trained.hyper.get("host") or ""), base_model)
+    known = {"host_weights": trained.about["host_weights"]} if trained.about.get("host_weights") else {}
+    fields = trained.about | origin.fields() | known | recipe_of(trained.hyper, path)
+    return Made(trained.compressor, fields, trained.lora, str(path))
+
+
+def _of_adapter(folder: Path, base_model: str | None) -> Made:
+    compressor, config = load_folder(folder), read_config(folder)
+    fields = {key: value for key, value in config.items() if key not in describe(compressor)}
+    lora = read_lora(folder) if has_lora(folder) else None
+    return Made(compressor, fields | host_of(None, base_model).fields(), lora, str(folder))
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..adapters.errors import ConfigError
+from ..adapters.hub import resolve
 from ..data.sample import Sample, sample_frames
 from .answer import compressor_of, device_of
 from .find_torchvision import find_torchvision
@@ -40,7 +41,7 @@ def show(
 
     Args:
         video: any file that FFmpeg reads.
-        compressor: registered name, or folder of an adapter.
+        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub.
         out: PNG to write.
         host: folder or Hub id of a video-LLM with its processor; its vision encoder makes the tokens.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
@@ -63,7 +64,7 @@ def show(
         raise ConfigError(f"out must be a .png, not {out}")
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write {file.name} into")
-    plug, where = compressor_of(compressor, budget, params), device_of(device)
+    plug, where = compressor_of(resolve(compressor), budget, params), device_of(device)
     from .kept_sheet import KeptSheet, draw  # matplotlib is an extra: missed before work is spent
 
     find_torchvision()

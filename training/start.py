@@ -11,6 +11,7 @@ from ..adapters import Compressor, build
 from ..adapters.errors import ConfigError
 from ..adapters.folder import load_folder
 from ..adapters.hosts.lora_folder import Lora, has_lora, import_peft, read_lora
+from ..adapters.hub import locate
 from ..adapters.params import short
 from .hostio import Host, HostError
 from .lora import HostLora, check_base
@@ -57,7 +58,8 @@ def begin(
     Args:
         compressor, budget, params: as for :func:`framefold.build`; with a start, params must be those of its adapter,
             and those that are not given are.
-        lora: settings of LoRA on the host; None: none, or as in the start. start: adapter folder to go on from.
+        lora: settings of LoRA on the host; None: none, or as in the start.
+        start: adapter to go on from, a folder or on the Hub.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: wrong settings, or such as do not go with the start.
@@ -69,7 +71,7 @@ def begin(
         import_peft()
     if start is None:
         return Start(fresh, settle(lora, None))
-    folder = Path(start)
+    folder = locate(start)
     loaded = load_folder(folder, budget=budget)
     if loaded.name != fresh.name:
         raise ConfigError(f"{start} holds {loaded.name}, the training is of {fresh.name}: give it another start")
