@@ -20,6 +20,7 @@ from .callbacks import Announce, AtomicCheckpointIO, BestCheckpoint, LastCheckpo
 from .command import join_lists
 from .datamodule import VideoData
 from .module import CompressorModule
+from .requeue import Requeue
 from .session import interruptible, quiet
 
 VERBS = {
@@ -88,7 +89,7 @@ class CLI(LightningCLI):
             board = TensorBoardLogger(root, name="")
             kwargs["logger"] = [board, CSVLogger(root, name="", version=board.version)] if self.verb == "fit" else False
         bars = [Progress()] if settings["enable_progress_bar"] in (None, True) else []
-        settings["callbacks"] = [*bars, Announce(), *(settings["callbacks"] or [])]
+        settings["callbacks"] = [*bars, Announce(), Requeue(), *(settings["callbacks"] or [])]
         if settings["enable_checkpointing"] is False:
             self._parser(self.verb).callback_keys.clear()
         trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
