@@ -38,6 +38,9 @@ FUNCTIONS = {
     "report": ("training.report:report", "Markdown table and plots from a folder of results"),
     "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
     "doctor": ("training.doctor:main", "what this machine has, and what each missing piece disables"),
+    "launch slurm": ("training.launch:slurm", "write a job for sbatch that survives the end of its time"),
+    "launch torchrun": ("training.launch:torchrun", "write a script that trains by torchrun on several machines"),
+    "launch mpirun": ("training.launch:mpirun", "write a script that trains by mpirun"),
     "demo": ("training.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
 }
 EXTRA_OF = {

@@ -40,9 +40,10 @@ class Requeue(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Listen. Lightning leaves signals alone that somebody listens to."""
         environment = trainer._accelerator_connector.cluster_environment
-        own = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
         kept = any(isinstance(callback, LastCheckpoint) for callback in trainer.checkpoint_callbacks)
-        if stage == "fit" and own and kept and threading.current_thread() is threading.main_thread():
+        if stage != "fit" or not kept or threading.current_thread() is not threading.main_thread():
+            return
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
             number = environment.requeue_signal
             self.before[number] = signal.signal(number, self._note)
 
