@@ -42,14 +42,14 @@ def is_unreachable(error: Exception) -> bool:
     """Whether there was no answer, or one that says nothing about the repository, so that a cached copy may do."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    no_answer = type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
-    return isinstance(error, OfflineModeIsEnabled) or no_answer or _status(error) in CACHED_ANYWAY
+    return isinstance(error, OfflineModeIsEnabled) or _is_of_connection(error) or _status(error) in CACHED_ANYWAY
 
 
 def explain(error: Exception, repository: str, revision: str | None, doing: str) -> str:
     """One line on what went wrong and what to do about it."""
     from huggingface_hub import constants, errors
 
+    error = _informative(error)
     hub, status = constants.ENDPOINT, _status(error)
     at = f"{repository}@{revision}" if revision else repository
     login = "log in with 'hf auth login' or set HF_TOKEN"
@@ -75,7 +75,7 @@ def explain(error: Exception, repository: str, revision: str | None, doing: str)
         return f"{hub} takes no files of that size: {one_line(error)}"
     if status is not None and (status >= 500 or status in CACHED_ANYWAY):
         return f"{hub} is busy or out of order (status {status}): try again later; {_nothing(doing)}"
-    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2") or "Consistency check" in str(error):
+    if _is_of_connection(error) or "Consistency check" in str(error):
         return f"the connection to {hub} broke off ({type(error).__name__}): do it again; {_nothing(doing)}"
     return f"{doing}ing {at} failed: {type(error).__name__}: {one_line(error)}"
 
@@ -84,5 +84,17 @@ def _nothing(doing: str) -> str:
     return "nothing was published" if doing == "push" else "nothing half-loaded is kept"
 
 
-def _status(error: Exception) -> int | None:
+def _informative(error: Exception) -> Any:
+    """What went wrong in an upload: the client wraps it in RuntimeErrors that say nothing of it."""
+    seen: Any = error
+    while type(seen) is RuntimeError and seen.__cause__ is not None:
+        seen = seen.__cause__
+    return seen
+
+
+def _is_of_connection(error: BaseException) -> bool:
+    return type(error).__module__.partition(".")[0] in ("httpx", "httpx2")
+
+
+def _status(error: BaseException) -> int | None:
     return getattr(getattr(error, "response", None), "status_code", None)
