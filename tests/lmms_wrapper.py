@@ -47,7 +47,7 @@ def answers(file: str, folder: Path) -> dict[str, Any]:
 
     one = model()
     text = one.generate_until(
-        [request([file]), request([file], doc=1, do_sample=True), request([file], doc=2, until="u")]
+        [request([file]), request([file], doc=1, do_sample=True), request([file], doc=2, until="i")]
     )
     own = answer(HOST, file, QUESTION, "st_simdiff", 0.1, max_new_tokens=4, repeats=1)
     rows = list(one.log.rows.values())
@@ -64,6 +64,7 @@ def answers(file: str, folder: Path) -> dict[str, Any]:
     again = model_of(job)
     again.session.answer = None  # it is not asked
     second = again.generate_until([request([file])])
+    del again.session.answer  # models of equal settings share it
     progress = json.loads((folder / "progress.json").read_text())
     whole = {"text": own.text, "before": own.visual, "after": own.compressed.visual, "prompt": own.compressed.prompt}
     return {"text": text, "rows": rows, "own": whole, "resumed": [first, second], "progress": progress}
@@ -139,10 +140,10 @@ def lora(file: str, folder: Path) -> list[str]:
 
 
 def families(file: str, folder: Path) -> dict[str, list[int]]:
+    (folder / "num2words.py").write_text("def num2words(number):\n    return str(number)\n")
+    sys.path.append(str(folder))  # for SmolVLM's processor
     from .tiny_processors import FAMILIES, save_host
 
-    (folder / "num2words.py").write_text("def num2words(number):\n    return str(number)\n")
-    sys.path.append(str(folder))
     kept = {}
     for name in FAMILIES:
         one = model(host=str(save_host(name, folder / name)), compressor="uniform", budget=5, frames=6)

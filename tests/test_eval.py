@@ -23,15 +23,16 @@ from framefold.__main__ import main
 from framefold.adapters import list_compressors
 from framefold.adapters.errors import ConfigError, MissingExtraError
 from framefold.training import eval as eval_module
-from framefold.training import eval_settings, lmms_process
+from framefold.training import eval_settings, lmms_process, lmms_run
 from framefold.training.eval_results import file_of, finished, read_eval, write_task
 from framefold.training.eval_rows import RowFile, efficiency, notes, read_rows
 from framefold.training.eval_settings import EvalError, EvalSettings, claim, host_revision, plain
 
-from .lmms_desk import REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
+from .lmms_desk import EVAL, REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
 from .processes import ROOT, needs_torchvision
 
 needs_lmms_eval = pytest.mark.skipif(not REAL, reason="lmms-eval is not installed (make lmms)")
+BENCHMARKS = ["videomme", "mlvu_dev", "longvideobench_val_v", "egoschema_subset", "lvbench", "tempcompass"]
 SETTINGS = EvalSettings("host", "uniform", 0.25, row="uniform", host_revision="abc")
 ROW = {
     "key": "k", "task": "toy", "split": "test", "doc_id": 0, "video": "v.mp4", "text": "red", "frames": 8,
@@ -311,7 +312,7 @@ def test_the_entry_point_is_the_model(wrapper: dict[str, Any]) -> None:
 def test_an_answer_is_that_of_framefold_answer_and_ends_where_the_task_says(wrapper: dict[str, Any]) -> None:
     answers, own = wrapper["answers"], wrapper["answers"]["own"]
     first, sampled, until = answers["text"]
-    assert first == sampled == own["text"] and until == own["text"].partition("u")[0]
+    assert first == sampled == own["text"] and until == own["text"].partition("i")[0] != first
     row = answers["rows"][0]
     assert [row["visual_before"], row["visual_after"], row["prompt"]] == [own["before"], own["after"], own["prompt"]]
     assert row["frames"] == 32 and own["after"] == round(0.1 * own["before"]) and row["text"] == own["text"]
@@ -330,7 +331,7 @@ def test_sampling_and_long_prompts_are_remembered(wrapper: dict[str, Any]) -> No
 def test_an_answer_on_disk_is_not_asked_for_again(wrapper: dict[str, Any]) -> None:
     first, second = wrapper["answers"]["resumed"]
     assert first == second == [wrapper["answers"]["own"]["text"]]
-    assert wrapper["answers"]["progress"] == {"done": 1, "total": 1}
+    assert wrapper["answers"]["progress"] == {"task": "toy", "done": 0, "total": 1}
 
 
 @needs_torchvision
@@ -380,11 +381,40 @@ def test_every_host_family_is_asked_through_its_own_processor(wrapper: dict[str,
 # --- the whole verb ---------------------------------------------------------------------------------------------------
 
 
+def test_an_unknown_task_is_one_line_with_near_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def supervise(file: Path, log: Path, look: Callable[[], None]) -> int:
+        job = json.loads(file.read_text())
+        monkeypatch.setattr(lmms_run, "run", lambda job: lmms_run._check_tasks(job["tasks"], job["include_path"]))
+        monkeypatch.setattr(lmms_run, "follow_parent", lambda: None)
+        lmms_run.main(str(file))
+        assert json.loads(Path(job["outcome"]).read_text())["done"]
+        return 0
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lmms_eval"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(STUB)
+    monkeypatch.setattr(eval_module, "supervise", supervise)
+    words = ["--host", str(ROOT / "checkpoints/tinyhost"), "--compressor", "uniform", "--out", str(tmp_path)]
+    words += ["--include_path", str(ROOT / "tests/lmms_tasks"), "--tasks"]
+    assert main(["eval", *words, "framefold_toy,mlvu"]) == 2
+    out, err = capsys.readouterr()
+    assert "lmms-eval has no task 'mlvu'; did you mean mlvu_dev, mlvu_test?" in err and out == ""
+    assert main(["eval", *words, "framefold_tyo"]) == 2
+    assert "did you mean framefold_toy" in capsys.readouterr().err
+    assert main(["eval", *words, "zzz"]) == 2
+    assert "it knows 6 others" in capsys.readouterr().err
+
+
 @needs_torchvision
-def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(desk: Path) -> None:
-    words = ["--compressor", "st_simdiff", "--budget", "0.1", "--out", "killed, twice"]  # lmms-eval cuts at commas
-    rows = desk / "killed, twice/rows/framefold_toy.jsonl"
-    process = start(desk, *words, "--tasks", "framefold_toy", stub=True)
+def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(
+    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = desk / "killed, twice"  # lmms-eval cuts its arguments at commas
+    words = ["--compressor", "st_simdiff", "--budget", "0.1", "--limit", "20", "--out", folder.name, "--tasks"]
+    rows = folder / "rows/framefold_toy.jsonl"
+    process = start(desk, *words, "framefold_toy", stub=True)
     try:
         wait_for(lambda: len(read_rows(rows)) >= 4)
         below = psutil.Process(process.pid).children(recursive=True)
@@ -395,44 +425,24 @@ def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(desk: Pa
     for child in below:
         wait_for(lambda pid=child.pid: gone(pid), 10)
     kept = read_rows(rows)
-    status, out, err = run(desk, *words, "--tasks", "framefold_toy,framefold_damaged,framefold_deadly", stub=True)
-    assert status == 1, err
-    samples = samples_of(desk / "killed, twice")
-    assert len(samples) > len(kept) >= 4 and [s["prefill"] for s in samples[: len(kept)]] == [
-        k["prefill"] for k in kept
-    ]
-    assert {sample["visual_after"] for sample in samples} == {51} and {s["video"] for s in samples} == {
-        f"toy/{number}.mp4" for number in range(VIDEOS)
-    }
+
+    status, out, err = run(desk, *words, "framefold_toy,framefold_damaged,framefold_deadly", stub=True)
+    samples = samples_of(folder)
+    assert status == 1 and len(samples) == 20 > len(kept) >= 4, err
+    assert [sample["prefill"] for sample in samples[: len(kept)]] == [row["prefill"] for row in kept]
+    assert {sample["visual_after"] for sample in samples} == {51} and len({sample["video"] for sample in samples}) == 2
     right = sum(sample["metrics"]["exact_match"] for sample in samples) / len(samples)
     assert f"framefold_toy  exact_match  {right:.4f}" in out and "512 -> 51" in out and right > 0.6
     damaged, deadly = [line for line in err if "error" in line]
     assert "framefold_damaged: document 1 of framefold_damaged: cannot decode toy/none.mp4" in damaged
     assert "lmms-eval was killed by signal 9 in framefold_deadly; run it again to go on" in deadly
-    assert not finished(desk / "killed, twice", "framefold_damaged")
+    assert not finished(folder, "framefold_damaged")
 
-
-@needs_torchvision
-def test_an_unknown_task_is_one_line_with_near_ones(desk: Path) -> None:
-    status, out, err = run(desk, "--compressor", "uniform", "--tasks", "mlvu", "--out", "unknown", stub=True)
-    assert (status, out) == (2, "") and len(err) == 1
-    assert "lmms-eval has no task 'mlvu'; did you mean mlvu_dev, mlvu_test?" in err[0]
-
-
-@needs_torchvision
-def test_finished_tasks_are_shown_again_without_a_process(
-    desk: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tasks = str(ROOT / "tests/lmms_tasks")
-    words = ["--compressor", "uniform", "--budget", "20", "--tasks", "framefold_toy", "--limit", "3", "--out", "again"]
-    status, out, err = run(desk, *words, stub=True)
-    assert status == 0 and len(samples_of(desk / "again")) == 3, err
-    monkeypatch.chdir(desk)
+    monkeypatch.chdir(desk)  # what is finished is shown again, without a process
     monkeypatch.setattr(eval_module, "supervise", lambda *_: pytest.fail("it was started"))
     monkeypatch.setattr(eval_module, "find_lmms_eval", lambda: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    call = ["eval", "--host", "checkpoints/tinyhost", "--include_path", tasks, *words]
-    assert main(call) == 0 and capsys.readouterr().out == out
+    assert main([*EVAL[2:], *words, "framefold_toy"]) == 0 and capsys.readouterr().out == out
 
 
 @needs_torchvision
@@ -458,22 +468,21 @@ def test_lmms_eval_itself_scores_as_our_own_evaluation(desk: Path) -> None:
 
 @needs_torchvision
 @needs_lmms_eval
-def test_with_lmms_eval_a_compressor_has_another_score_and_real_tasks_are_known(desk: Path) -> None:
-    words = ["--compressor", "uniform", "--budget", "0.02", "--out", "few", "--tasks"]
-    status, _, err = run(desk, *words, "mlvu", stub=False)
-    assert status == 2 and "did you mean mlvu_dev, mlvu_test?" in err[-1]
+def test_with_lmms_eval_a_compressor_has_another_score_and_secrets_are_kept(desk: Path) -> None:
+    words = ["--compressor", "uniform", "--budget", "0.02", "--out", "few, not all", "--tasks"]
     token = "hf_" + "secret" * 5
     status, _, err = run(desk, *words, "framefold_toy,framefold_damaged", stub=False, HF_TOKEN=token)
     assert status == 1 and "framefold_damaged: document 1 of framefold_damaged: cannot decode" in err[-1]
-    row = read_eval(desk / "few")[0]
+    row = read_eval(desk / "few, not all")[0]
     assert row.value < 0.6 and row.efficiency["visual_after"] == 10
-    log = (desk / "few/lmms-eval.log").read_text()
+    assert list((desk / "few, not all/lmms-eval").glob("*_results.json"))
+    log = (desk / "few, not all/lmms-eval.log").read_text()
     assert "Evaluation tracker args" in log and token not in log
 
 
 @needs_torchvision
 @needs_lmms_eval
-def test_lmms_eval_finds_the_model_through_the_entry_point_of_the_package(desk: Path) -> None:
+def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchmarks(desk: Path) -> None:
     """Without our command: its registry reads the installed metadata, here those that pyproject.toml asks for."""
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
     lines = [
@@ -486,11 +495,17 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_of_the_package(desk: 
     code = (
         "import sys; from pathlib import Path; sys.path += ['metadata', str(Path(sys.prefix) / 'lmms-eval')]\n"
         "from framefold.training.find_torchvision import find_torchvision; find_torchvision()\n"
-        "from lmms_eval.models import get_model; print(get_model('framefold').__module__)"
+        "from lmms_eval.models import get_model; print(get_model('framefold').__module__)\n"
+        "from framefold.training.lmms_run import _check_tasks, EvalError\n"
+        f"_check_tasks({BENCHMARKS!r}, None)\n"
+        "try: _check_tasks(['mlvu'], None)\n"
+        "except EvalError as error: print(error)"
     )
     words = [sys.executable, "-c", code]
     done = subprocess.run(words, cwd=desk, env=environment(stub=False), capture_output=True, text=True, timeout=120)
-    assert done.stdout.split()[-1:] == ["framefold.training.lmms"], done.stderr[-2000:]
+    module, unknown = done.stdout.splitlines()[-2:]
+    assert module == "framefold.training.lmms", done.stderr[-2000:]
+    assert unknown == "lmms-eval has no task 'mlvu'; did you mean mlvu_dev, mlvu_test?"
 
 
 def test_the_stub_stands_in_for_what_is_tested(desk: Path) -> None:

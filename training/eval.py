@@ -134,11 +134,8 @@ class _Follower:
             said = json.loads(self.file.read_text())
         except (OSError, ValueError):  # not there yet, or being written
             return
-        if "task" in said:
-            self.task = said["task"]
-            self.bar.update(self.line, description=self.task, total=None, completed=0)
-        if "total" in said:
-            self.bar.update(self.line, total=said["total"], completed=said["done"])
+        self.task = said["task"]
+        self.bar.update(self.line, description=self.task, total=said.get("total"), completed=said.get("done", 0))
 
 
 def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:

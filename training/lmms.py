@@ -69,9 +69,8 @@ class Framefold(lmms):
         """Answers to questions about one video each."""
         answers = []
         for number, request in enumerate(tqdm(requests, desc="answers", disable=self.progress is not None)):
-            self._say(number, len(requests))
+            self._say(request.args[4], number, len(requests))
             answers.append(self._answer(*request.args))
-        self._say(len(requests), len(requests))
         return answers
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
@@ -99,9 +98,9 @@ class Framefold(lmms):
             raise EvalError(f"document {doc} of {task}: {error}") from error
         return cut(self.log.rows[key]["text"], wanted.get("until"))
 
-    def _say(self, done: int, total: int) -> None:
+    def _say(self, task: str, done: int, total: int) -> None:
         if self.progress is not None:
-            self.progress.write_text(json.dumps({"done": done, "total": total}))
+            self.progress.write_text(json.dumps({"task": task, "done": done, "total": total}))
 
 
 def cut(text: str, until: str | Sequence[str] | None) -> str:

@@ -43,7 +43,8 @@ def cli_evaluate_single(args):
     worker.wait()
     samples = [_sample(number, document, answers[number], config) for number, document in enumerate(documents)]
     results = _results(name, [sample["exact_match"] for sample in samples])
-    with open(f"{args.output_path}/{name}_results.json", "w") as file:
+    folder = args.output_path.partition(",")[0]  # so does lmms-eval, which puts it among other arguments
+    with open(f"{folder}/{name}_results.json", "w") as file:
         json.dump(results, file)
     return results, {name: samples}
 
