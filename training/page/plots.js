@@ -1,0 +1,103 @@
+// Which plots there are: a spec says what is drawn, plot.js how.
+
+/** Marks of the rows that are shown: x and y are measures of a row at a budget. */
+function seriesFor(xOf, key) {
+  return [...state.shown].sort((a, b) => a - b).map((row) => {
+    const points = DATA.budgets.map((_, budget) => {
+      const [x, value] = [xOf(row, budget), valueOf(row, budget, key)];
+      if (!(x > 0) || !value) return null;
+      const [y, low, high] = value.slice(0, 3).map((part) => (part === null ? null : 100 * part));
+      return { x, y, low, high, budget };
+    });
+    return { row, points: points.filter(Boolean).sort((a, b) => a.x - b.x) };
+  }).filter((one) => one.points.length);
+}
+
+const tokensOf = (row, budget) => pointOf(row, budget)?.tokens;
+
+function budgetTicks() {
+  const tokens = DATA.rows.flatMap((_, row) => DATA.budgets.map((_, budget) => tokensOf(row, budget)));
+  return [...new Set(tokens.filter(Boolean).map(Math.round))].sort((a, b) => a - b);
+}
+
+/** From and to of an axis in percent that all marks and intervals fit in, whichever rows are shown. */
+function range(key) {
+  const all = DATA.rows.flatMap((_, row) => DATA.budgets.map((_, budget) => valueOf(row, budget, key)));
+  const known = all.filter(Boolean).flatMap(([value, low, high]) => [low ?? value, high ?? value]);
+  if (DATA.full?.values[key]) known.push(DATA.full.values[key][0]);
+  if (!known.length) return { low: 0, high: 100 };
+  const [low, high] = [100 * Math.min(...known), 100 * Math.max(...known)];
+  return { low: Math.max(0, 5 * Math.floor(low / 5 - 0.2)), high: Math.min(100, 5 * Math.ceil(high / 5 + 0.2)) };
+}
+
+function rules(key) {
+  const full = DATA.full?.values[key];
+  return full ? [{ y: 100 * full[0], name: DATA.full.name, text: `${DATA.full.name} ${full[3].split(" ")[0]}` }] : [];
+}
+
+function drawBudgets() {
+  const box = byId("plot-budget");
+  plot(box, {
+    key: "accuracy", ...range("accuracy"), series: seriesFor(tokensOf, "accuracy"), rules: rules("accuracy"),
+    ticks: budgetTicks(),
+    xLabel: "visual tokens of a video that are kept", yLabel: "accuracy, %",
+    label: "Plot: accuracy against visual tokens", spread: true, names: box.clientWidth > 460,
+  });
+}
+
+function drawCosts() {
+  const box = byId("plot-cost");
+  const cost = measureOf(state.cost);
+  if (!cost) return;
+  const xOf = (row, budget) => valueOf(row, budget, state.cost)?.[0];
+  plot(box, {
+    key: state.cost, ...range("accuracy"), series: seriesFor(xOf, "accuracy"), rules: rules("accuracy"),
+    xLabel: cost.label, yLabel: "accuracy, %", label: `Plot: accuracy against ${cost.label}`,
+    names: box.clientWidth > 460,
+  });
+}
+
+function drawTypes() {
+  for (const type of DATA.types) {
+    const key = `type:${type.name}`;
+    const spec = {
+      key, low: 0, high: 100, small: true, series: seriesFor(tokensOf, key), xLabel: "visual tokens",
+      ticks: budgetTicks(),
+      label: `Plot: accuracy on ${type.name}`,
+      rules: type.chance === null ? [] : [{ y: 100 * type.chance }],
+    };
+    plot(type.box, spec);
+  }
+}
+
+function drawAll() {
+  drawBudgets();
+  drawCosts();
+  drawTypes();
+}
+
+function fillPlots() {
+  const costs = DATA.measures.filter((measure) => measure.axis);
+  state.cost = costs.length ? costs[0].key : null;
+  const select = byId("cost");
+  select.append(...costs.map((cost) => option(cost.key, cost.label, false)));
+  select.addEventListener("change", () => {
+    state.cost = select.value;
+    drawCosts();
+  });
+  if (!costs.length) select.closest("figure").replaceChildren(make("p", { class: "note" }, "These results hold no costs."));
+  for (const type of DATA.types) {
+    type.box = make("div", { class: "plot small" });
+    const title = make("figcaption", {}, make("span", { class: "long" }, type.name));
+    byId("plot-types").append(make("figure", {}, title, type.box));
+  }
+  const chance = DATA.types.some((type) => type.chance !== null);
+  byId("types-note").textContent = `All have the same axes${chance ? "; dotted: guessing" : ""}.`;
+  let wide = 0;
+  new ResizeObserver(() => {
+    if (document.documentElement.clientWidth === wide) return;
+    wide = document.documentElement.clientWidth;
+    drawAll();
+  }).observe(document.documentElement);
+  listeners.push(drawAll);
+}
