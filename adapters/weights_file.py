@@ -67,7 +67,7 @@ def check_finite(state: Mapping[str, torch.Tensor], file: Path) -> None:
     """
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
-            raise AdapterFileError(f"{file}: {name} holds NaN or infinite values")
+            raise AdapterFileError(f"{file}: {' '.join(name.split())[:200]} holds NaN or infinite values")
 
 
 def largest_file(wanted: Mapping[str, torch.Tensor]) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..errors import AdapterFileError, ConfigError, MissingExtraError
 from ..folder import check_finite, read_config, read_json, read_weights
 from ..params import short
 from .attach import NAME
+from .lora_patterns import dangerous
 from .peft_guard import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -128,7 +130,8 @@ def problem_of(fields: Mapping[str, Any]) -> str | None:
         return f"peft_type is {short(fields.get('peft_type'))}, not 'LORA'"
     for name, kinds in FIELDS.items():
         value = fields.get(name, default_fields()[name])
-        if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds:
+        endless = isinstance(value, float) and not math.isfinite(value)
+        if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds or endless:
             return f"{name} is {short(value)}"
     for name, values in _HARMLESS.items():
         if fields.get(name, True) not in values:
@@ -136,11 +139,11 @@ def problem_of(fields: Mapping[str, Any]) -> str | None:
     for name, value in fields.items():
         known = name in FIELDS or name in _IGNORED or name in _HARMLESS
         if not known and value and value != default_fields().get(name):
-            return f"{name}={short(value)} is not supported"
+            return f"{short(name)[1:-1]}={short(value)} is not supported"
     ranks = [fields.get("r", 8), *(fields.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and 1 <= rank <= LARGEST_RANK for rank in ranks):
         return f"ranks must be 1 to {LARGEST_RANK}, got {short(ranks)}"
-    return None
+    return dangerous(fields)
 
 
 @functools.cache
