@@ -166,18 +166,18 @@ def _misshapen(tensors: Mapping[str, Tensor]) -> str:
     features, extra = tensors["features"], tensors["extra"]
     if features.ndim != 4 or features.dtype not in DTYPES or not features.numel():
         return f"features must be (T, H, W, D) numbers, not {tuple(features.shape)} of {features.dtype}"
-    grid, width, columns = tuple(features.shape[:3]), features.shape[3], tensors[f"{COLUMN}input_ids"].shape
+    grid, width, columns = tuple(features.shape[:3]), features.shape[3], tuple(tensors[f"{COLUMN}input_ids"].shape)
     beside = extra.shape[0] if extra.ndim == 2 else 0
     shapes = {"extra": (beside, width), "on_grid": (features[..., 0].numel() + beside,), "times": grid[:1]}
     for name, tensor in tensors.items():
-        layer = name.startswith(DEEPSTACK)
-        shape = tuple(features.shape) if layer else grid if name == "attention" else shapes.get(name, tuple(columns))
+        layer = name == "features" or name.startswith(DEEPSTACK)
+        shape = tuple(features.shape) if layer else grid if name == "attention" else shapes.get(name, columns)
         kinds = (features.dtype,) if layer or name == "extra" else _kinds(name)
         axes = tensor.shape[-1:] if name == "positions" and tensor.ndim == 2 else tensor.shape
         if tuple(axes) != shape or tensor.dtype not in kinds:
-            return f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, for {shape}"
+            return f"{name} is {tuple(tensor.shape)} of {tensor.dtype}, which does not fit {shape}"
     if len(columns) != 1 or not columns[0]:
-        return f"input_ids must be one row of columns, not {tuple(columns)}"
+        return f"input_ids must be one row of columns, not {columns}"
     on_grid = int(tensors["on_grid"].sum())
     return "" if on_grid == features[..., 0].numel() else f"{on_grid} placeholders are for a grid of {grid}"
 

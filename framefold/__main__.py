@@ -22,6 +22,7 @@ FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
     "shards splice": ("data.splice:splice", "make long videos with questions of short annotated clips, as shards"),
     "shards index": ("data.sources:index", "count the samples of shards, so that training can read them"),
+    "shards features": ("training.features:features", "encode the videos of shards once, so that training is quick"),
     "shards check": ("data.check:check", "open everything in shards and count the damage"),
     "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
     "show": ("training.show:show", "draw what a compressor keeps of a video file"),

@@ -46,6 +46,18 @@ def find_torchvision() -> None:
         )
 
 
+def check_torchvision() -> None:
+    """Find out whether transformers has torchvision.
+
+    Raises:
+        MissingExtraError: it is missing, or was found too late.
+    """
+    from transformers.utils import is_torchvision_available
+
+    if not is_torchvision_available():
+        raise MissingExtraError(f"torchvision is missing, which video processors need: {_advice()}")
+
+
 def _importable(name: str) -> bool:
     spec = importlib.util.find_spec(name)
     return spec is not None and spec.origin is not None  # without: any folder of that name

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 
+from ..adapters.errors import MissingExtraError
 from ..adapters.hosts import encode, list_families
 from ..adapters.hosts.family import Family, family_of
 from ..data.encoded import EncodedSample
@@ -33,6 +34,7 @@ from ..data.evidence import relocate
 from ..data.samples import Sample, VideoSample
 from .errors import HostError as HostError
 from .find_host import FRAMES, FoundHost, find_host
+from .find_torchvision import check_torchvision
 from .host_build import Architecture as Architecture
 from .host_build import build_host as build_host
 from .host_build import build_tokenizer as build_tokenizer
@@ -108,10 +110,18 @@ class Host:
     def _accepted(self) -> set[str]:
         return set()
 
+    def check_videos(self) -> None:
+        """Find out whether videos can be encoded.
+
+        Raises:
+            HostError, MissingExtraError: they cannot; the message says what to do.
+        """
+        if not any(True for _ in self.model.base_model.get_submodule(self.family.vision).parameters()):
+            raise HostError("the vision encoder of this host was dropped, it has been trained on features")
+
     def drop_vision(self) -> None:
         """Forget the weights of the vision encoder, where only features will be seen."""
-        base = self.model.base_model
-        setattr(base, self.family.vision, nn.Module())
+        setattr(self.model.base_model, self.family.vision, nn.Module())
 
     def _check(self, sample: EncodedSample, attention: bool) -> None:
         self.check_made(sample.host, sample.key)
@@ -201,7 +211,18 @@ class ProcessorHost(Host):
         from .processing import load_processor
 
         assert self.found is not None
-        return load_processor(str(self.found.folder))
+        try:
+            check_torchvision()
+            return load_processor(str(self.found.folder))
+        except MissingExtraError as error:
+            raise MissingExtraError(
+                f"{self.found.name} is shown videos through its own processor: {error}. Or encode them elsewhere with"
+                f" 'framefold shards features --host {self.found.name}', and train from these shards"
+            ) from error
+
+    def check_videos(self) -> None:
+        super().check_videos()
+        _ = self.processor
 
     def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
         from .prompting import encode_through_processor
@@ -236,7 +257,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def load_host(
-    path: str | os.PathLike[str] = "checkpoints/tinyhost",
+    host: str | os.PathLike[str] | FoundHost = "checkpoints/tinyhost",
     revision: str | None = None,
     dtype: Precision = "auto",
     frames: int | None = None,
@@ -244,16 +265,16 @@ def load_host(
     """Load a host, frozen and in eval mode. Nothing is downloaded and no code out of its files is run.
 
     Args:
-        path: folder, or id of a host in the cache of the Hub. revision: of an id.
+        host: folder, id of a host in the cache of the Hub, or a host that has been found. revision: of an id.
         dtype: of the weights; "auto" is what they were saved in.
         frames: most frames of a video that it is shown, taken evenly; None: all.
 
     Raises:
         HostError: it is not there, not whole, or of no family that a compressor can be put into.
     """
-    found = find_host(path, revision)
+    found = host if isinstance(host, FoundHost) else find_host(host, revision)
     if found.kind not in list_families():
-        raise HostError(f"{path} holds a {found.kind!r} model; hosts are {', '.join(list_families())}")
+        raise HostError(f"{found.name} holds a {found.kind!r} model; hosts are {', '.join(list_families())}")
     try:
         video = json.loads((found.folder / FRAMES).read_text()) if found.is_embedded else None
         with _no_progress_bar():

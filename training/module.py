@@ -23,7 +23,8 @@ from ..adapters.hosts.family import family_of
 from ..adapters.hosts.init import init_from_host
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
-from .hostio import load_host
+from .fitted_data import fit_to_data, sets_of
+from .hostio import Precision, load_host
 from .lora import HostLora, seeded
 from .lora_settings import LoraSettings
 from .losses import check_weights, loss_parts, shares, total_loss, touch
@@ -42,7 +43,7 @@ class CompressorModule(pl.LightningModule):
         compressor: registered name, or the class path of one of your own.
         budget: retention ratio (float in (0, 1]) or tokens per video (int); what exported adapters start with.
         params: the compressor's own parameters.
-        host: folder of the host.
+        host: folder of the host, or its id in the cache of the Hub.
         train_budgets: one of these is drawn for each step, the same on all ranks; None: always ``budget``.
         val_budgets: budgets to validate at; None: ``budget``.
         lr: peak learning rate of AdamW. weight_decay: on weights of two or more dimensions.
@@ -55,6 +56,9 @@ class CompressorModule(pl.LightningModule):
             :class:`~framefold.training.lora_settings.LoraSettings`; None: none, or that of the start. Teachers of the
             losses stay without it.
         init_from_host: a fresh compressor starts from the decoder layers of the host, where it can (qtsplus).
+        host_revision: of a host from the Hub.
+        host_dtype: of the host's weights; "auto" is what they were saved in.
+        host_frames: most frames of a video that the host is shown, taken evenly; None: all. Features are what they are.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget, or not that of the start.
@@ -79,6 +83,9 @@ class CompressorModule(pl.LightningModule):
         start: str | None = None,
         lora: LoraSettings | None = None,
         init_from_host: bool = False,
+        host_revision: str | None = None,
+        host_dtype: Precision = "auto",
+        host_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -94,27 +101,27 @@ class CompressorModule(pl.LightningModule):
         self.val_budgets = [self._check_budget(b) for b in val_budgets or [budget]]
         self.weights = check_weights(losses or {}, self.compressor.query_aware)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
-        self.host_path = host
         self.model: Any = None
         self.lora: HostLora | None = None
-        check_host(host)
+        self.found = check_host(host, host_revision, host_frames)
 
     def setup(self, stage: str) -> None:
         """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
         self.configure_model()
+        fit_to_data(self.host, sets_of(self.trainer, stage))
 
     def configure_model(self) -> None:
         """Load the host and size the compressor by it, before the optimizer is made."""
         if self.model is not None:
             return
-        self.host = load_host(self.host_path)
+        self.host = load_host(self.found, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
         self.model = self.host.model
         width = self.model.config.get_text_config().hidden_size
         self.compressor.materialize(width, family_of(self.model).grid(self.model))
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)
         self.hparams["params"] = self.compressor.params()  # with the widths, so that export needs no host
-        self.lora = self.begun.tune(self.host, self.host_path)
+        self.lora = self.begun.tune(self.host, str(self.found.folder))
         if self.lora is not None:
             self.train(self.training)
 
@@ -234,7 +241,7 @@ class CompressorModule(pl.LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(PREFIX)}
         if self.lora is not None:
-            checkpoint["lora"] = self.lora.describe(self.host_path)
+            checkpoint["lora"] = self.lora.describe(str(self.found.folder))
             checkpoint["state_dict"] |= {LORA_PREFIX + key: value for key, value in self.lora.state().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -13,7 +13,8 @@ from ..adapters.folder import load_folder
 from ..adapters.hosts.lora_folder import Lora, has_lora, import_peft, read_lora
 from ..adapters.hub import locate
 from ..adapters.params import short
-from .hostio import Host, HostError
+from .find_host import FoundHost, find_host
+from .hostio import Host
 from .lora import HostLora, check_base
 from .lora_settings import LoraSettings, settle
 
@@ -94,11 +95,17 @@ def _different(given: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
     return None
 
 
-def check_host(folder: str) -> None:
+def check_host(name: str, revision: str | None = None, frames: int | None = None) -> FoundHost:
     """Find out in no time that there is no host, before any work is done.
 
+    Args:
+        name: folder of a host, or its id in the cache of the Hub. revision: of an id.
+        frames: most frames of a video that it is to be shown.
+
     Raises:
-        HostError: the folder holds no host.
+        HostError: there is no host.
+        ConfigError: frames < 1.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise HostError(f"no host in {folder}: make one with 'framefold host train --out {folder}'")
+    if frames is not None and frames < 1:
+        raise ConfigError(f"host_frames must be at least 1, not {frames}")
+    return find_host(name, revision)

@@ -1,0 +1,559 @@
+"""Features of videos as shards: what is in them, how they are written, and training from them."""
+
+from __future__ import annotations
+
+import io
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from safetensors.torch import load, save
+from webdataset.tariterators import tarfile_samples
+
+from framefold.__main__ import main
+from framefold.adapters import Compressor, VideoTokens
+from framefold.adapters.ops import exact_topk
+from framefold.data.check import check
+from framefold.data.encoded import EncodedSample, pack_encoded
+from framefold.data.errors import DataError
+from framefold.data.evidence import evidence_mask
+from framefold.data.samples import unpack
+from framefold.data.shard_index import read_folder
+from framefold.data.shards import synth
+from framefold.data.stream import ShardStream
+from framefold.training.batching import answer, ask
+from framefold.training.features import features
+from framefold.training.find_host import find_host
+from framefold.training.hostio import Architecture, HostError, build_host, load_host, save_host
+
+VIDEOS = 10
+SMALL: Any = dict(vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_layers=1, text_heads=2)
+
+
+@pytest.fixture(scope="module")
+def lossless(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos without the loss of a codec, in four shards; do not change them."""
+    folder = tmp_path_factory.mktemp("lossless") / "videos"
+    synth(str(folder), videos=VIDEOS, frames=[16, 20], seed=7, shard_size=3, crf=0)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoded(lossless: Path, random_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Features of them, made once for each call; do not change them."""
+    made: dict[str, Path] = {}
+
+    def make(**settings: Any) -> Path:
+        name = json.dumps(settings)
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("features") / "out"
+            features(str(lossless), str(random_host), str(made[name]), **settings)
+        return made[name]
+
+    return make
+
+
+def raws(folder: Path) -> list[dict[str, Any]]:
+    return [raw for shard in read_folder(folder).shards for raw in tarfile_samples([{"url": shard.path}])]
+
+
+def samples(folder: Path) -> list[Any]:
+    return [unpack(raw["__key__"], raw) for raw in raws(folder)]
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if not file.name.endswith(".lock")}
+
+
+# ---- what is in them ------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_of_features_is_what_the_host_makes_of_its_video(lossless, random_host, encoded):
+    host, folder = load_host(random_host), encoded(store="float32", attention=True)
+    index = read_folder(folder)
+    assert index.kind == "features" and [shard.samples for shard in index.shards] == [3, 3, 3, 1]
+    for video, stored in zip(samples(lossless), samples(folder), strict=True):
+        seen = host.see(video, attention=True)
+        assert isinstance(stored, EncodedSample) and stored.key == video.key and stored.features.dtype == torch.float32
+        assert stored.questions == video.questions and stored.prompts == seen.prompts and stored.replies == seen.replies
+        assert stored.start == seen.start == len(stored.columns["input_ids"])
+        for name, tensor in seen.tensors().items():
+            assert torch.equal(stored.tensors()[name], tensor), name
+        again = host.see(stored, attention=True)
+        assert all(torch.equal(again.tensors()[name], tensor) for name, tensor in seen.tensors().items())
+    assert [length for shard in index.shards for length in shard.lengths] == [
+        len(v.frames) * 16 for v in samples(lossless)
+    ]
+    assert check(str(folder)) == 0
+
+
+def test_features_remember_host_videos_and_settings(lossless, random_host, encoded):
+    settings = read_folder(encoded()).settings
+    found = find_host(random_host)
+    assert settings["host"] == found.origin(32) and len(settings["host"]["weights"]) == 64
+    assert settings["host"]["kind"] == "llava_onevision" and settings["host"]["name"] == str(random_host)
+    assert settings["source"]["settings"]["seed"] == 7 and settings["source"]["samples"] == VIDEOS
+    assert (settings["store"], settings["dtype"], settings["frames"]) == ("bfloat16", "auto", None)
+    for raw in raws(encoded()):
+        notes = json.loads(raw["json"])
+        assert notes["encoded"]["host"] == settings["host"] | {"dtype": "float32"}
+        assert notes["made"] == {name: value for name, value in settings.items() if name != "host"}
+        assert notes["events"] and notes["scenes"] and "times" not in notes  # the rest of what is known stays
+    assert all(sample.features.dtype == torch.bfloat16 for sample in samples(encoded()))
+
+
+def test_of_fewer_frames_evidence_is_in_the_steps_that_show_it(lossless, encoded):
+    for video, stored, raw in zip(samples(lossless), samples(encoded(frames=6)), raws(encoded(frames=6)), strict=True):
+        total = len(video.frames)
+        shown = [(2 * i + 1) * total // 12 for i in range(6)]
+        assert json.loads(raw["json"])["shown"] == shown and stored.features.shape[:3] == (6, 4, 4)
+        assert stored.times.tolist() == video.times[shown].tolist()
+        for whole, few in zip(video.questions, stored.questions, strict=True):
+            expected = evidence_mask([box for box in whole.evidence if box[0] in shown], (total, 4, 4))[shown]
+            assert (evidence_mask(few.evidence, (6, 4, 4)) == expected).all()
+            assert replace(few, evidence=whole.evidence) == whole
+
+
+def test_the_host_is_shown_the_same_frames_on_the_fly(lossless, random_host, encoded):
+    host = load_host(random_host, frames=6)
+    for video, stored in zip(samples(lossless), samples(encoded(frames=6, store="float32")), strict=True):
+        seen = host.see(video)
+        assert torch.equal(seen.features, stored.features) and seen.questions == stored.questions
+
+
+# ---- how they are written -------------------------------------------------------------------------------------------
+
+
+def start(lossless: Path, host: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    words = ["shards", "features", "--shards", str(lossless), "--host", str(host), "--out", str(out), *more]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "framefold", *words],
+        env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Status and output, after a minute at most."""
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    return process.returncode, out + err
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(lossless, random_host, encoded, tmp_path):
+    process = start(lossless, random_host, tmp_path / "out")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "out" / "shard-000000.tar").exists() and time.monotonic() < deadline:
+        assert process.poll() is None, end(process)
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    killed = files(tmp_path / "out")
+    assert "index.json" not in killed and "shard-000000.tar" in killed
+    with pytest.raises(DataError, match="not finished"):
+        read_folder(tmp_path / "out")
+    features(str(lossless), str(random_host), str(tmp_path / "out"))
+    assert files(tmp_path / "out") == files(encoded())
+
+
+def test_processes_share_the_work(lossless, random_host, encoded, tmp_path, capsys):
+    both = [start(lossless, random_host, tmp_path / "out") for _ in range(2)]
+    ends = [end(process) for process in both]
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert any("is complete" in text for _, text in ends)
+    assert files(tmp_path / "out") == files(encoded())
+    features(str(lossless), str(random_host), str(tmp_path / "helped"), workers=2)
+    assert files(tmp_path / "helped") == files(encoded())
+    features(str(lossless), str(random_host), str(tmp_path / "helped"), workers=2)  # nothing left to do
+    assert capsys.readouterr().out.count("is complete: features of 10 videos") == 2
+
+
+def test_a_helper_that_fails_or_dies_is_an_error(lossless, random_host, tmp_path, monkeypatch):
+    from framefold.training import features as module
+
+    fork = multiprocessing.get_context("fork")  # of this process, which is quicker than a fresh one
+    monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
+    monkeypatch.setattr(module, "_help", fail)
+    with pytest.raises(DataError, match="of a helper"):
+        features(str(lossless), str(random_host), str(tmp_path / "a"), workers=2)
+    monkeypatch.setattr(module, "_help", die)
+    with pytest.raises(DataError, match="helper ended with status 3"):
+        features(str(lossless), str(random_host), str(tmp_path / "b"), workers=2)
+
+
+def fail(pipe: Any, job: Any, device: str) -> None:
+    pipe.send(DataError("of a helper"))
+
+
+def die(pipe: Any, job: Any, device: str) -> None:
+    os._exit(3)
+
+
+def spoiled(lossless: Path, folder: Path, spoil: Callable[[str, bytes], bytes | None]) -> Path:
+    """A copy of shards in which files are changed, or left out."""
+    shutil.copytree(lossless, folder)
+    for tar in folder.glob("*.tar"):
+        with tarfile.open(lossless / tar.name) as old, tarfile.open(tar, "w") as new:
+            for member in old.getmembers():
+                stream: Any = old.extractfile(member)
+                content = spoil(member.name, stream.read())
+                if content is None:
+                    continue
+                member.size = len(content)
+                new.addfile(member, io.BytesIO(content))
+    return folder
+
+
+def test_damaged_videos_are_left_out_counted_and_named(lossless, random_host, tmp_path, capsys):
+    def spoil(name: str, content: bytes) -> bytes | None:
+        if name == "train-7-00000004.mp4":
+            return bytes(len(content))
+        if name == "train-7-00000005.json":
+            return content.replace(b'"schema":2', b'"schema":9')
+        return None if name == "train-7-00000009.mp4" else content
+
+    source = spoiled(lossless, tmp_path / "videos", spoil)
+    cut = source / "shard-000000.tar"
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    common = (str(source), str(random_host), str(tmp_path / "out"))
+    with pytest.raises(DataError, match=r"2 videos cannot be encoded.*max_damaged"):
+        features(*common, max_damaged=0.1)
+    features(*common, max_damaged=0.6)
+    out = capsys.readouterr()
+    lost = VIDEOS - read_folder(tmp_path / "out").samples
+    assert lost >= 5 and f"features of {VIDEOS - lost} videos" in out.out and f"{lost} videos left out" in out.out
+    for text in ("00000004.mp4", "00000005.json has schema 9", "00000009 has no mp4", "shard-000000.tar ends early"):
+        assert text in out.err
+    assert check(str(tmp_path / "out")) == 0
+    with pytest.raises(DataError, match=f"{lost} of {VIDEOS} videos were left out"):
+        features(*common, max_damaged=0.1)
+
+
+def test_wrong_calls_are_refused_before_any_work(lossless, random_host, encoded, tmp_path):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    call: dict[str, Any] = {"shards": str(lossless), "host": str(random_host), "out": str(tmp_path / "out")}
+    for change, error, text in [
+        ({"frames": 0}, DataError, "must be positive"),
+        ({"workers": 0}, DataError, "must be positive"),
+        ({"max_damaged": 2.0}, DataError, "a share"),
+        ({"shards": str(tmp_path / "none")}, DataError, "none"),
+        ({"shards": str(encoded())}, DataError, "holds features already"),
+        ({"host": str(tmp_path / "none")}, HostError, "no host in"),
+        ({"host": "some/host"}, HostError, "hf download some/host"),
+        ({"revision": "main"}, HostError, "has no revisions"),
+        ({"out": str(lossless)}, DataError, "other settings"),
+    ]:
+        with pytest.raises(error, match=text):
+            features(**call | change)
+    assert not (tmp_path / "out").exists()
+    features(**call | {"out": str(tmp_path / "few"), "frames": 4})
+    with pytest.raises(DataError, match="other settings.*frames=4"):
+        features(**call | {"out": str(tmp_path / "few"), "frames": 5})
+
+
+# ---- damaged and hostile files --------------------------------------------------------------------------------------
+
+
+def changed(**tensors: Any) -> Callable[[dict[str, Any]], None]:
+    def change(raw: dict[str, Any]) -> None:
+        content = load(raw["safetensors"])
+        for name, new in tensors.items():
+            value = new(content[name.split("__")[0]]) if callable(new) else new
+            content = {key: old for key, old in content.items() if key != name} | (
+                {} if value is None else {name: value}
+            )
+        raw["safetensors"] = save(content)
+
+    return change
+
+
+def told(**fields: Any) -> Callable[[dict[str, Any]], None]:
+    def change(raw: dict[str, Any]) -> None:
+        notes = json.loads(raw["json"])
+        notes["encoded"] |= {name: value for name, value in fields.items() if name in ("format", "start", "host")}
+        for question in notes["questions"]:
+            question |= {name: value for name, value in fields.items() if name in ("prompt", "reply", "evidence")}
+        raw["json"] = json.dumps(notes).encode()
+
+    return change
+
+
+HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "no json": (lambda raw: raw.pop("json"), "has no json"),
+    "cut": (lambda raw: raw.update(safetensors=raw["safetensors"][:-9]), "damaged"),
+    "empty": (lambda raw: raw.update(safetensors=b""), "damaged"),
+    "garbage": (lambda raw: raw.update(safetensors=b"\xff" * 99), "damaged"),
+    "huge header": (lambda raw: raw.update(safetensors=b"\xff" * 7 + b"\x00" + raw["safetensors"]), "damaged"),
+    "NaN": (changed(features=lambda f: f * float("nan")), "NaN"),
+    "infinite": (changed(extra=lambda f: f / 0), "infinite"),
+    "flat": (changed(features=lambda f: f.flatten(0, 2)), "features must be"),
+    "whole numbers": (changed(features=lambda f: f.int()), "features must be"),
+    "empty grid": (changed(features=lambda f: f[:0]), "features must be"),
+    "no features": (changed(features=None), "there is no features"),
+    "no prefix": (changed(**{"columns.input_ids": None}), "there is no columns.input_ids"),
+    "another width": (changed(extra=lambda e: e[:, :-1]), "extra is"),
+    "another dtype": (changed(extra=lambda e: e.float()), "extra is"),
+    "fewer places": (changed(on_grid=lambda g: g[1:]), "on_grid is"),
+    "other places": (changed(on_grid=lambda g: ~g), "placeholders are for a grid"),
+    "fewer times": (changed(times=lambda t: t[1:]), "times is"),
+    "times back": (changed(times=lambda t: t.flip(0)), "do not ascend"),
+    "fewer positions": (changed(positions=lambda p: p[1:]), "positions is"),
+    "negative ids": (changed(**{"columns.input_ids": lambda i: -i}), "holds -"),
+    "wild column": (changed(**{"columns.other": torch.zeros(3, dtype=torch.int32)}), "columns.other is"),
+    "another layer": (changed(**{"deepstack.1": torch.zeros(1)}), "deepstack.1"),
+    "odd name": (changed(__class__=torch.zeros(1)), "__class__"),
+    "attention of another grid": (changed(attention=torch.zeros(1, 2, 3)), "attention is"),
+    "format": (told(format=99), "format 99"),
+    "start": (told(start=-1), "format 1 of features"),
+    "huge start": (told(start=1 << 70), "format 1 of features"),
+    "host": (told(host=[1]), "format 1 of features"),
+    "prompt of text": (told(prompt="what"), "format 1 of features"),
+    "prompt of nothing": (told(prompt=[]), "format 1 of features"),
+    "reply of truth": (told(reply=[True]), "format 1 of features"),
+    "evidence of text": (told(evidence=[[0, "a", 0, 1, 1]]), "schema"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_damaged_and_hostile_features_are_a_data_error_that_names_the_sample(name, encoded):
+    raw = dict(raws(encoded())[0])
+    change, text = HOSTILE[name]
+    change(raw)
+    with pytest.raises(DataError, match=rf"train-7-00000000.*{re.escape(text)}"):
+        unpack(raw["__key__"], raw)
+
+
+def test_features_that_their_dtype_cannot_hold_are_not_written(random_host, lossless):
+    seen = load_host(random_host).see(samples(lossless)[0])
+    wide = replace(seen, features=seen.features + 3.4e38)
+    notes = json.loads(raws(lossless)[0]["json"])
+    with pytest.raises(DataError, match="infinite"):
+        pack_encoded(wide, notes, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda s: replace(s, prompts=((9999,), *s.prompts[1:])), "token 9999, this host knows"),
+        (lambda s: replace(s, columns={"input_ids": s.columns["input_ids"] * 0}), "for 0 placeholders"),
+        (lambda s: replace(s, columns={**s.columns, "use_cache": s.columns["input_ids"]}), "use_cache"),
+        (lambda s: replace(s, attention=None), "--attention"),
+    ],
+)
+def test_samples_that_do_not_fit_the_host_are_refused_by_name(change, text, random_host, encoded):
+    sample = samples(encoded(attention=True))[0]
+    host = load_host(random_host)
+    host.see(sample, attention=True)
+    with pytest.raises(DataError, match=f"train-7-00000000 .*{text}"):
+        host.see(change(sample), attention=True)
+
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+FIT = [
+    "--config",
+    "trainer/cpu",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.max_steps",
+    "3",
+    "--data.batch_size",
+    "2",
+    "--data.val_batch_size",
+    "2",
+    "--data.seed",
+    "3",
+]  # fmt: skip; behind the configurations of compressors, which bring steps of their own
+NO_VAL = ["--trainer.limit_val_batches", "0"]
+
+
+@pytest.fixture
+def fit(random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """Train on shards; returns the weights."""
+    monkeypatch.setattr(sys, "argv", ["framefold"])
+    runs = iter(range(99))
+
+    def run(shards: Path | str, *args: str, host: Path = random_host, status: int = 0) -> dict[str, Any]:
+        root = tmp_path / f"run-{next(runs)}"
+        where = ["--data.shards", str(shards), "--model.host", str(host), "--trainer.default_root_dir", str(root)]
+        assert main(["fit", *args, *FIT, *where]) == status
+        if status:
+            assert not list(root.rglob("*.ckpt"))
+            return {}
+        return torch.load(root / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        ["--config", "compressor/fila", "--model.losses", "{kl: 1.0}"],
+        ["--config", "compressor/qtsplus", "--model.losses", "{attention: 1.0, evidence: 1.0}"],
+        ["--config", "compressor/storm", "--config", "stage/sft", "--model.lora.r", "2"],
+    ],
+    ids=["fila", "qtsplus", "storm-lora"],
+)
+def test_training_on_features_equals_training_on_their_videos(model, lossless, encoded, fit):
+    videos = fit(lossless, *model, *NO_VAL)
+    whole = fit(encoded(store="float32"), *model, *NO_VAL)
+    assert len(videos) > 1 and videos.keys() == whole.keys()
+    assert all(torch.equal(videos[name], whole[name]) for name in videos)
+    half = fit(encoded(), *model, *NO_VAL)
+    moved = max(float((half[name] - videos[name]).abs().max()) for name in videos)
+    assert 0 < moved < 0.02
+
+
+def test_training_on_features_may_be_validated_on_videos_and_on_features(encoded, fit, capsys):
+    every = ["--config", "compressor/fila", "--trainer.val_check_interval", "2"]
+    fit(encoded(), *every, "--data.val_videos", "2", "--data.val_frames", "16")
+    fit(encoded(), *every, "--data.val_shards", str(encoded(frames=6)))
+    assert capsys.readouterr().out.count("validation accuracy") == 2
+
+
+def test_a_host_that_sees_features_alone_has_no_vision_encoder(encoded, fit, monkeypatch):
+    from framefold.training.module import CompressorModule
+
+    sizes: list[int] = []
+    real = CompressorModule.training_step
+
+    def watched(self: Any, batch: Any, batch_idx: int) -> Any:
+        sizes.append(sum(p.numel() for p in self.model.base_model.vision_tower.parameters()))
+        return real(self, batch, batch_idx)
+
+    monkeypatch.setattr(CompressorModule, "training_step", watched)
+    fit(encoded(), "--config", "compressor/fila", *NO_VAL)
+    fit(encoded(), "--config", "compressor/fila", "--data.val_shards", str(encoded()))
+    fit(encoded(), "--config", "compressor/fila", "--data.val_videos", "2")
+    assert sizes[:6] == [0] * 6 and min(sizes[6:]) > 1000
+
+
+def test_a_host_without_its_vision_encoder_says_so(random_host, lossless):
+    host = load_host(random_host)
+    host.check_videos()
+    host.drop_vision()
+    with pytest.raises(HostError, match="dropped"):
+        host.check_videos()
+
+
+@pytest.fixture(scope="module")
+def other_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_host(build_host(Architecture(**SMALL, text_width=32, text_ff=32), seed=4), tmp_path_factory.mktemp("o"))
+
+
+def test_features_of_another_host_are_refused_before_training(encoded, fit, other_host, random_host, tmp_path, capsys):
+    copy = shutil.copytree(random_host, tmp_path / "copy")
+    fit(encoded(), "--config", "compressor/fila", *NO_VAL, host=copy)  # the same weights elsewhere
+    wide = save_host(build_host(Architecture(**SMALL, text_width=16, text_ff=32), seed=4), tmp_path / "wide")
+    for host, why in ((other_host, "other weights"), (wide, "width 32, not 16")):
+        for more in (NO_VAL, ["--data.val_shards", str(encoded())]):
+            capsys.readouterr()
+            fit(encoded(), "--config", "compressor/fila", *more, host=host, status=2)
+            error = capsys.readouterr().err.strip().splitlines()[-1]
+            for text in (str(encoded()), str(random_host), str(host), why, "framefold shards features"):
+                assert text in error, error
+
+
+def test_features_without_an_index_tell_their_host_themselves(encoded, other_host, random_host):
+    host = load_host(other_host)
+    sample = samples(encoded())[0]
+    with pytest.raises(HostError, match=r"train-7-00000000 holds features made by .*other weights"):
+        ask(host, [sample])
+    with pytest.raises(HostError, match="nobody knows"):
+        ask(load_host(random_host), [replace(sample, host={"kind": "llava_onevision", "width": 32})])
+    with pytest.raises(HostError, match="kind None"):
+        ask(load_host(random_host), [replace(sample, host={})])
+
+
+class ByAttention(Compressor):
+    """Keeps what received most attention; without a ``name`` it is not registered."""
+
+    needs_attention: ClassVar[bool] = True
+
+    def __init__(self, budget: float | int = 0.25) -> None:
+        super().__init__(budget)
+        self.name = "by_attention"
+
+    def compress(self, video: VideoTokens, k: int, query: Any) -> VideoTokens:
+        assert video.attention is not None
+        return video.keep(exact_topk(video.attention, k))
+
+
+def test_compressors_get_the_stored_attention(random_host, lossless, encoded):
+    host, compressor = load_host(random_host), ByAttention(9)
+    videos, stored = samples(lossless)[:2], samples(encoded(attention=True, store="float32"))[:2]
+    kept = []
+    for some in (videos, stored):
+        asked = ask(host, some, compressor.needs_attention)
+        kept.append([tokens.index for tokens in answer(host, compressor, asked).prepared.tokens])
+    assert all(map(torch.equal, *kept)) and not torch.equal(kept[0][0], torch.arange(9))
+    with pytest.raises(DataError, match="--attention"):
+        ask(host, samples(encoded())[:2], compressor.needs_attention)
+
+
+def test_batches_of_features_keep_to_a_budget_of_tokens(encoded):
+    stream = ShardStream(str(encoded()), max_tokens=640, seed=1)
+    batches = [batch.samples for batch in stream]
+    sizes = [len(batch) * max(sample.length for sample in batch) for batch in batches]
+    assert max(sizes) <= 640 and max(map(len, batches)) == 2
+    assert sorted(sample.key for batch in batches for sample in batch) == [f"train-7-{i:08d}" for i in range(VIDEOS)]
+
+
+# ---- hosts from the Hub ---------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub(random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the Hub that holds the host, and no network."""
+    cache = tmp_path / "cache"
+    shutil.copytree(random_host, cache / "models--some--host" / "snapshots" / COMMIT)
+    for ref in ("main", "v1"):
+        (cache / "models--some--host" / "refs").mkdir(exist_ok=True)
+        (cache / "models--some--host" / "refs" / ref).write_text(COMMIT)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("the network was used"))
+    return cache
+
+
+def test_hosts_are_taken_from_the_cache_of_the_hub(hub, lossless, random_host, encoded, fit, tmp_path):
+    features(str(lossless), "some/host", str(tmp_path / "out"), revision="v1")
+    made = read_folder(tmp_path / "out").settings["host"]
+    assert (made["name"], made["revision"]) == ("some/host", COMMIT)
+    for one, other in zip(samples(tmp_path / "out"), samples(encoded()), strict=True):
+        assert torch.equal(one.features, other.features)
+    args = ["--config", "compressor/fila", *NO_VAL, "--model.host_revision"]
+    assert fit(tmp_path / "out", *args, "v1", host=Path("some/host"))
+    assert fit(encoded(), *args, COMMIT, host=Path("some/host"))  # of a folder with the same weights
+    for revision, name in (("v2", "some/host"), ("null", "no/host"), ("null", "/no/../host")):
+        fit(tmp_path / "out", *args, revision, host=Path(name), status=2)
+
+
+def test_the_commit_decides_without_reading_weights(hub, random_host, monkeypatch):
+    found = find_host("some/host")
+    made = found.origin(32)
+    monkeypatch.setattr("framefold.training.find_host.weights_digest", lambda folder: pytest.fail("read"))
+    found.check_made(made, 32, "x")
+    monkeypatch.setattr("framefold.training.find_host.weights_digest", lambda folder: "another")
+    with pytest.raises(HostError, match=f"some/host' at '{COMMIT}"):
+        find_host(random_host).check_made(made, 32, "x")
