@@ -23,6 +23,7 @@ from framefold.__main__ import main
 from framefold.adapters.errors import AdapterFileError, ConfigError, FramefoldError
 from framefold.data.batches import Batch, ResumableLoader, SyntheticStream
 from framefold.data.samples import Recipe
+from framefold.training import heldout
 from framefold.training.ablate import ablate
 from framefold.training.answer_runs import Task, lora_of
 from framefold.training.answer_runs import run as run_answer
@@ -373,13 +374,12 @@ def test_the_cells_of_lora_are_the_answers_of_the_trained_host(
     made, folder = tuned_run
     seen: list[Tensor] = []
 
-    def put(host: Host, compressor: Any, batches: Any) -> Any:
+    def put(host: Host, compressor: Any, batches: Any, drill: int) -> Any:
         seen.append(logits(host, compressor))
-        return [{"video": 0, "type": "needle", "correct": True, "tokens": 1}], {
-            "compressor_ms": 1.0, "llm_ms": 1.0, "tokens_entered": 1.0,
-        }  # fmt: skip
+        return real(host, compressor, batches, drill)
 
-    monkeypatch.setattr("framefold.training.ablate.put", put)
+    real = heldout.put
+    monkeypatch.setattr("framefold.training.cells.put", put)
     made.compressor.budget = 0.25
     small: dict[str, Any] = {"videos": 2, "frames": 16, "budgets": [0.25], "oracle": False, "compressors": ["uniform"]}
     ablate(str(tmp_path), str(random_host), adapters=[str(folder)], **small)
@@ -440,7 +440,7 @@ def test_a_hostile_or_foreign_lora_folder_is_refused_and_nothing_of_it_run(
     damage(ours)
     with pytest.raises(FramefoldError, match=text):
         module(random_host, start=str(ours))
-    monkeypatch.setattr("framefold.training.ablate.held_out", lambda *a: pytest.fail("videos were encoded"))
+    monkeypatch.setattr("framefold.training.cells.Grid.run", lambda self: pytest.fail("videos were encoded"))
     few: dict[str, Any] = {"host": str(random_host), "videos": 2, "frames": 16, "compressors": ["uniform"]}
     with pytest.raises(AdapterFileError, match=text):
         ablate(str(tmp_path / "out"), adapters=[str(ours)], **few)

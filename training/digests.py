@@ -14,7 +14,10 @@ HOST_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 
 def file_digest(file: Path) -> str:
     """SHA-256 of a file, "" where there is none."""
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    if not file.is_file():
+        return ""
+    with open(file, "rb") as opened:  # which may be larger than the memory
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def host_digest(folder: Path) -> str:

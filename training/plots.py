@@ -10,10 +10,19 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 
 from ..adapters.folder import replace_file  # noqa: E402
+from ..data.questions import CHANCE  # noqa: E402
+from .cell_settings import SYNTHETIC  # noqa: E402
+from .table import Table, class_of  # noqa: E402
 
 Curve = list[tuple[float, float, float, float]]
+COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#14286e"]
+COLORS += ["#e6ab02", "#00a087", "#7a0177", "#66a61e", "#a6761d"]
+MARKERS = "osD^vPX*<>hd"
+COLUMNS = 4  # of small panels
+APART = 0.012  # between the bars of neighbouring rows, as a share of their place
 
 
 def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> None:
@@ -24,29 +33,109 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
         full: accuracy with all tokens, drawn as a dotted line.
         file: PNG to write, beside and renamed.
     """
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    markers = "osD^vPX*<>"
+    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
+    _draw(axes, curves, full)
+    _budgets(axes, curves)
+    axes.set_xlabel("visual tokens per video that enter the language model")
+    axes.set_ylabel("accuracy, mean over question types (%)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
+    _save(figure, file)
+
+
+def plot_time(curves: dict[str, Curve], full: float | None, file: Path) -> None:
+    """Accuracy against measured time; up and to the left is better.
+
+    Args:
+        curves: row -> [(percent of the time with all tokens, accuracy, low, high)], ascending time.
+        full: accuracy with all tokens, drawn as a star at 100 % and a dotted line. file: as above.
+    """
+    figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
+    _draw(axes, {name: points for name, points in curves.items() if points}, full, spread=False)
+    if full is not None:
+        axes.plot([100], [100 * full], marker="*", markersize=13, color="black", linestyle="")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "235" else "")
+    axes.set_xlabel("measured time of compressor and prefill, in % of the prefill of all tokens")
+    axes.set_ylabel("accuracy, mean over question types (%)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
+    _save(figure, file)
+
+
+def plot_types(table: Table, file: Path) -> None:
+    """Accuracy against visual tokens, a panel a question type, with 95 % intervals, all tokens and chance."""
+    rows = -(-len(table.types) // COLUMNS)
+    figure, panels = plt.subplots(
+        rows, COLUMNS, figsize=(14, 2.8 * rows + 1), sharex=True, sharey=True, squeeze=False
+    )  # no layout engine: it draws everything twice
+    figure.subplots_adjust(left=0.05, right=0.87, bottom=0.8 / (2.8 * rows + 1), top=0.96, hspace=0.18, wspace=0.06)
+    synthetic = table.sample["settings"]["data"]["kind"] == SYNTHETIC
+    whole = table.full_answers.by_type if table.full_answers is not None else {}
+    for axes, kind in zip(panels.flat, table.types, strict=False):
+        curves = table.curves(lambda name, budget: table.cells_of(name, budget)[0]["tokens"], kind)
+        _draw(axes, curves, whole.get(kind), small=True)
+        _budgets(axes, curves)
+        axes.tick_params(axis="x", labelrotation=45, labelsize="small")
+        if synthetic and kind in CHANCE:
+            axes.axhline(100 * CHANCE[kind], label="chance", color="grey", linestyle=(0, (1, 4)), linewidth=1.0)
+        axes.set_title(kind, fontsize="medium")
+    for axes in panels.flat[len(table.types) :]:
+        axes.set_visible(False)
+    figure.supxlabel("visual tokens per video that enter the language model")
+    figure.supylabel("accuracy (%)", x=0.005)
+    handles = panels[0][0].get_legend_handles_labels()
+    figure.legend(*handles, loc="upper left", bbox_to_anchor=(0.875, 0.97), fontsize="small", frameon=False)
+    _save(figure, file, dpi=110)
+
+
+def _draw(axes: Axes, curves: dict[str, Curve], full: float | None, spread: bool = True, small: bool = False) -> None:
+    """One line a row with intervals, the same look in every picture."""
+    looks = _looks(list(curves))
     for i, (name, points) in enumerate(curves.items()):
-        tokens, value, low, high = (list(column) for column in zip(*points, strict=True))
+        if not points:
+            continue
+        places, value, low, high = (list(column) for column in zip(*points, strict=True))
         errors = [[100 * (v - lo) for v, lo in zip(value, low, strict=True)]]
         errors.append([100 * (hi - v) for v, hi in zip(value, high, strict=True)])
-        shifted = [t * (1 + 0.012 * (i - len(curves) / 2)) for t in tokens]  # keep the bars apart
-        style = "--" if name.startswith("oracle") else "-"
-        percent = [100 * v for v in value]
-        axes.errorbar(
-            shifted, percent, errors, label=name, marker=markers[i % len(markers)], linestyle=style, capsize=2
-        )
+        if spread:  # keep the bars apart
+            places = [place * (1 + APART * (i - len(curves) / 2)) for place in places]
+        size = {"markersize": 3, "linewidth": 1.0, "elinewidth": 0.7} if small else {"markersize": 5, "capsize": 2}
+        axes.errorbar(places, [100 * v for v in value], errors, label=name, **looks[name], **size)
     if full is not None:
         axes.axhline(100 * full, label="all tokens", color="black", linestyle=":", linewidth=1.0)
+    axes.grid(alpha=0.3)
+
+
+def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and line of each row: what was trained is solid, what was not dashed, oracles are grey."""
+    looks: dict[str, dict[str, Any]] = {}
+    place = 0
+    for name in sorted(names):
+        cls = class_of(name)
+        style = "-" if cls is not None and cls.trainable else "--"
+        if name.startswith("oracle"):
+            color = "black" if name == "oracle" else "dimgrey"
+            looks[name] = {"color": color, "marker": ".", "linestyle": "-."}
+            continue
+        looks[name] = {
+            "color": COLORS[place % len(COLORS)],
+            "marker": MARKERS[place % len(MARKERS)],
+            "linestyle": style,
+        }
+        place += 1
+    return looks
+
+
+def _budgets(axes: Axes, curves: dict[str, Curve]) -> None:
+    """A logarithmic axis with a tick at each budget."""
     ticks = sorted({round(point[0]) for points in curves.values() for point in points})
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("visual tokens per video that enter the language model")
-    axes.set_ylabel("accuracy, mean over question types (%)")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small", ncols=2)
-    replace_file(file, lambda beside: figure.savefig(beside, dpi=140, format="png"))
+
+
+def _save(figure: Any, file: Path, dpi: int = 140) -> None:
+    replace_file(file, lambda beside: figure.savefig(beside, dpi=dpi, format="png"))
     plt.close(figure)
 
 
@@ -73,5 +162,4 @@ def plot_times(rows: list[dict[str, Any]], file: Path) -> None:
         axes.grid(alpha=0.3, which="both")
     panels[0][0].set_ylabel("milliseconds")
     panels[0][0].legend(fontsize="small")
-    replace_file(file, lambda beside: figure.savefig(beside, dpi=140, format="png"))
-    plt.close(figure)
+    _save(figure, file)

@@ -1,84 +1,74 @@
 """Results of an ablation on disk: one JSON file a cell, so that every table can be derived from files.
 
 A cell is a compressor at a budget with a seed, on a host, on held-out videos. Its file holds the settings that went in
-and what came out, down to every answer.
+and what came out, down to every answer:
+
+- ``accuracy``, ``accuracy_interval``, ``accuracy_micro``, ``accuracy_by_type``, ``n``, ``tokens`` (mean of kept ones),
+  ``evidence_recall``, ``evidence_purity`` (see :mod:`.heldout`; None where nothing is annotated).
+- ``cost``: what :mod:`.costs` measured.
+- ``answers``: columns of equal length, a row a question, in the same order in all cells. ``video`` numbers the videos,
+  ``draw`` is the same for twins; ``type``, ``question``, ``answer`` (the right one), ``said`` (by the host),
+  ``correct``, ``tokens``, ``recall``, ``purity``.
+- ``kept``: of the first ``drill`` videos which tokens entered, an entry a video, or one a question where a method knows
+  the question: ``video``, ``key``, ``row`` (of the question among the answers, None: of all about the video), ``grid``
+  (T, H, W), ``index`` (anchors in the flattened grid), ``size`` (originals that each stands for, None: one).
+- ``settings``, ``versions``, ``git``, ``machine``, ``started``, ``finished``, ``damaged`` (videos left out).
 """
 
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
-from .. import __version__
-from ..adapters.errors import FramefoldError
 from ..adapters.folder import replace_file
-from ..adapters.params import short
+from .cell_settings import ResultsError as ResultsError
+from .cell_settings import Settings as Settings
+from .cell_settings import check_comparable as check_comparable
+from .provenance import git_state, machine, now, versions
 from .statistics import Answers, macro_interval
 
-SCHEMA = 2
+SCHEMA = 3
 FOLDER = "cells"
-# What the cells of one table have in common.
-COMMON = ("host_weights", "videos", "frames", "data_seed", "split", "difficulty", "style", "exclude")
-MEASURED = ("answers", "n", "tokens", "tokens_entered", "compressor_ms", "llm_ms")
-
-
-class ResultsError(FramefoldError, ValueError):
-    """A results folder is missing, empty or damaged."""
+COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "tokens", "recall", "purity")
+MEASURED = ("answers", "n", "tokens", "cost", "kept", "drill")
+COSTS: tuple[str, ...] = ("tokens_entered", "compressor_ms", "prefill_ms", "full_prefill_ms", "speedup", "answering_ms")
+COSTS += ("prefill_flops", "full_prefill_flops", "compressor_flops", "peak_bytes", "full_peak_bytes", "memory_of")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that decides the outcome of a cell; two cells with equal settings have equal answers.
+class Outcome:
+    """What running a cell gave.
 
     Attributes:
-        compressor: name of the row.
-        params: its constructor parameters; adapter: SHA-256 of its weights, None without.
-        budget: retention ratio or tokens per video; seed: of methods that draw, or of an adapter's training.
-        host: folder of the host; host_weights: SHA-256 of its weights and configuration.
-        videos, frames, data_seed, split, difficulty, style: the held-out videos.
-        exclude: question types that are left out of the headline.
-        code: SHA-256 of the source that makes the videos, compresses them and asks.
+        rows: every answer, with the fields of COLUMNS.
+        cost: with the fields of COSTS.
+        kept: see the module. drill: of how many videos.
+        started: when, UTC. damaged: videos that could not be read and were left out.
+        device: that computed.
     """
 
-    compressor: str
-    params: dict[str, Any]
-    adapter: str | None
-    budget: float | int
-    seed: int
-    host: str
-    host_weights: str
-    videos: int
-    frames: int
-    data_seed: int
-    split: str
-    exclude: list[str]
-    difficulty: dict[str, Any]
-    style: str = "normal"
-    code: str = ""
-
-    @property
-    def file(self) -> str:
-        """Name of the cell's file: 1 token and 1.0 of the tokens differ, and so do 0.1 and 0.10000001."""
-        return f"{self.compressor}-b{self.budget!r}-s{self.seed}.json"
+    rows: list[dict[str, Any]]
+    cost: dict[str, Any]
+    kept: list[dict[str, Any]]
+    drill: int
+    started: str
+    damaged: int = 0
+    device: torch.device = torch.device("cpu")
 
 
-def write_cell(out: Path, settings: Settings, rows: list[dict[str, Any]], cost: dict[str, float]) -> dict[str, Any]:
+def write_cell(out: Path, settings: Settings, outcome: Outcome) -> dict[str, Any]:
     """Write the file of a cell, beside and renamed.
-
-    Args:
-        rows: every answer, ``{"video": int, "type": str, "correct": bool, "tokens": int}``.
-        cost: times in milliseconds per video and tokens that entered the language model, as measured.
 
     Returns:
         The cell.
     """
+    rows = outcome.rows
     answers, headline = Answers.count(rows), Answers.count(rows, settings.exclude)
     interval = macro_interval(headline)
     cell = {
@@ -93,32 +83,52 @@ def write_cell(out: Path, settings: Settings, rows: list[dict[str, Any]], cost: 
         "accuracy_interval": [interval.low, interval.high],
         "accuracy_micro": answers.micro,
         "accuracy_by_type": answers.by_type,
-        **cost,
-        "settings": asdict(settings),
-        "versions": {"framefold": __version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "machine": {
-            "processor": platform.machine(),
-            "python": platform.python_version(),
-            "threads": torch.get_num_threads(),
-        },
-        "answers": {key: [row[key] for row in rows] for key in ("video", "type", "correct", "tokens")},
+        "evidence_recall": mean_of(row["recall"] for row in rows),
+        "evidence_purity": mean_of(row["purity"] for row in rows),
+        "cost": outcome.cost,
+        "damaged": outcome.damaged,
+        "settings": settings.plain(),
+        "versions": versions(),
+        "git": git_state(),
+        "machine": machine(outcome.device),
+        "started": outcome.started,
+        "finished": now(),
+        "drill": outcome.drill,
+        "kept": outcome.kept,
+        "answers": {name: [row[name] for row in rows] for name in COLUMNS},
     }
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / settings.file, lambda beside: beside.write_text(json.dumps(cell) + "\n"))
+    replace_file(folder / settings.file, lambda beside: _write(beside, cell))
     return cell
 
 
-def read_cell(out: Path, settings: Settings) -> dict[str, Any] | None:
-    """The finished cell of these settings, or None if it must be (re)done."""
+def _write(file: Path, cell: dict[str, Any]) -> None:
+    with open(file, "w") as text:
+        text.write(json.dumps(cell, separators=(",", ":")) + "\n")
+        text.flush()
+        os.fsync(text.fileno())
+
+
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are there."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def read_cell(out: Path, settings: Settings, drill: int = 0) -> dict[str, Any] | None:
+    """The finished cell of these settings, or None if it must be (re)done.
+
+    Args:
+        drill: it must show what was kept of so many videos.
+    """
     try:
         cell = json.loads((out / FOLDER / settings.file).read_text())
     except (OSError, ValueError):
         return None
-    if not isinstance(cell, dict):
+    if not isinstance(cell, dict) or cell.get("schema") != SCHEMA or any(name not in cell for name in MEASURED):
         return None
-    same = cell.get("schema") == SCHEMA and cell.get("settings") == json.loads(json.dumps(asdict(settings)))
-    return cell if same else None
+    return cell if settings.same_as(cell.get("settings")) and cell["drill"] >= drill else None
 
 
 def read_cells(out: Path) -> list[dict[str, Any]]:
@@ -130,32 +140,13 @@ def read_cells(out: Path) -> list[dict[str, Any]]:
     cells = stored_cells(out)
     if not cells:
         raise ResultsError(f"no results in {out / FOLDER}: run 'framefold ablate --out {out}' first")
-    check_comparable([cell["settings"] for cell in cells], out)
+    check_comparable([cell["settings"] for cell in cells], out / FOLDER)
+    first = cells[0]
+    for cell in cells:
+        if any(cell["answers"][name] != first["answers"][name] for name in ("video", "question", "answer")):
+            files = " and ".join(Settings(**one["settings"]).file for one in (first, cell))
+            raise ResultsError(f"{out / FOLDER}: {files} hold other questions: delete the older ones and run again")
     return cells
-
-
-def check_comparable(settings: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """A table holds answers about the same videos by the same host, a row the same parameters, a seed one adapter.
-
-    Args:
-        settings: of cells, as dictionaries. out: their folder, for the message.
-
-    Raises:
-        ResultsError: they differ; the message names two cells and in what.
-    """
-    rows: dict[Any, Mapping[str, Any]] = {}
-    for one in settings:
-        row = rows.setdefault(one["compressor"], one)
-        same = rows.setdefault((one["compressor"], one["seed"]), one)
-        pairs = [(settings[0], COMMON), (row, ("params",)), (same, ("adapter",))]
-        for other, fields in pairs:
-            for name in fields:
-                if one[name] != other[name]:
-                    files = " and ".join(Settings(**s).file for s in (other, one))
-                    raise ResultsError(
-                        f"{out / FOLDER}: {files} differ in {name} ({short(other[name])}, {short(one[name])}): "
-                        "give each ablation an --out of its own, or delete the old cells"
-                    )
 
 
 def stored_cells(out: Path, without: Container[str] = ()) -> list[dict[str, Any]]:
@@ -173,9 +164,7 @@ def stored_cells(out: Path, without: Container[str] = ()) -> list[dict[str, Any]
             if not isinstance(cell, dict):
                 raise ValueError("no JSON object")
             if cell.get("schema") == SCHEMA:
-                Settings(**cell["settings"])
-                if missing := [key for key in MEASURED if key not in cell]:
-                    raise ValueError(f"no {missing[0]}")
+                _check(cell)
         except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{file} is damaged ({error}): delete it and run 'framefold ablate' again") from error
         if cell.get("schema") != SCHEMA:
@@ -184,16 +173,32 @@ def stored_cells(out: Path, without: Container[str] = ()) -> list[dict[str, Any]
     return cells
 
 
-def answers_of(cells: Iterable[dict[str, Any]]) -> Answers:
-    """Answers of one row at one budget; with several seeds, hits and questions are added up by video."""
+def _check(cell: dict[str, Any]) -> None:
+    """Raises for a cell without what a table needs."""
+    Settings(**cell["settings"])
+    if missing := [name for name in MEASURED if name not in cell]:
+        raise ValueError(f"no {missing[0]}")
+    if missing := [name for name in COSTS if name not in cell["cost"]]:
+        raise ValueError(f"no {missing[0]}")
+    lengths = {len(cell["answers"][name]) for name in COLUMNS}
+    if lengths != {cell["n"]}:
+        raise ValueError(f"columns of {sorted(lengths)} answers for {cell['n']}")
+
+
+def answers_of(cells: Iterable[dict[str, Any]], counted: bool = True) -> Answers:
+    """Answers of one row at one budget; with several seeds, hits and questions are added up by draw.
+
+    Args:
+        counted: without the types that are left out of the headline.
+    """
     merged: Answers | None = None
     for cell in cells:
         columns = cell["answers"]
         rows = [
-            dict(zip(("video", "type", "correct"), values, strict=True))
-            for values in zip(columns["video"], columns["type"], columns["correct"], strict=True)
+            dict(zip(("draw", "type", "correct"), values, strict=True))
+            for values in zip(columns["draw"], columns["type"], columns["correct"], strict=True)
         ]
-        one = Answers.count(rows, cell["settings"]["exclude"])
+        one = Answers.count(rows, cell["settings"]["exclude"] if counted else ())
         merged = one if merged is None else Answers(merged.hits + one.hits, merged.asked + one.asked, one.types)
     if merged is None:
         raise ResultsError("no cell to count")
