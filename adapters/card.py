@@ -180,7 +180,7 @@ def _made(config: dict[str, Any], parameters: int) -> str:
     rows |= {"framefold": config["framefold_version"]} if config.get("framefold_version") else {}
     head = "## What was trained, and on what" if training else "## What it is"
     nothing = [] if parameters or training else ["", "Nothing was trained: the method has no parameters."]
-    table = [f"| {key} | {_plain(value)} |" for key, value in rows.items()]
+    table = [f"| {_plain(key)} | {_plain(value)} |" for key, value in rows.items()]
     return "\n".join([head, *nothing, "", f"Out of `{CONFIG}`:", "", "| | |", "|---|---|", *table])
 
 

@@ -96,7 +96,7 @@ def _make(source: str, base_model: str | None, budget: Any, params: dict[str, An
                 f"{source} has weights that must be trained: export the run or the checkpoint of its training"
             )
         compressor = make(get(source), 0.25 if budget is None else budget, params or {})
-        return Made(compressor, host_of(None, base_model).fields(), None, source)
+        return Made(compressor, host_of(None, None, base_model).fields(), None, source)
     if params:
         raise ConfigError(f"params are for a compressor without weights; {source} brings its own")
     is_adapter = (path / CONFIG).is_file() or not path.exists() and HUB_ID.fullmatch(source)
@@ -108,7 +108,8 @@ def _make(source: str, base_model: str | None, budget: Any, params: dict[str, An
 
 def _of_checkpoint(path: Path, base_model: str | None) -> Made:
     trained = read_checkpoint(path)
-    origin = host_of(str(trained.hyper.get("host") or ""), base_model)
+    host, revision = (trained.hyper.get(key) for key in ("host", "host_revision"))
+    origin = host_of(host, revision, base_model)
     known = {"host_weights": trained.about["host_weights"]} if trained.about.get("host_weights") else {}
     fields = trained.about | origin.fields() | known | recipe_of(trained.hyper, path)
     return Made(trained.compressor, fields, trained.lora, str(path))
@@ -118,7 +119,7 @@ def _of_adapter(folder: Path, base_model: str | None) -> Made:
     compressor, config = load_folder(folder), read_config(folder)
     fields = {key: value for key, value in config.items() if key not in describe(compressor)}
     lora = read_lora(folder) if has_lora(folder) else None
-    return Made(compressor, fields | host_of(None, base_model).fields(), lora, str(folder))
+    return Made(compressor, fields | host_of(None, None, base_model).fields(), lora, str(folder))
 
 
 def find_checkpoint(path: Path) -> Path:

@@ -13,6 +13,8 @@ from ..adapters.errors import ConfigError
 from ..adapters.hub import HUB_ID
 from ..adapters.origin import Origin, hub_snapshot, weights_digest
 from ..adapters.params import short
+from .errors import HostError
+from .find_host import find_host
 
 NOTED = ("seed", "steps", "train_budgets", "lr", "weight_decay", "warmup", "lr_end", "losses", "start", "lora")
 _TRAINER = ("strategy", "devices", "num_nodes", "precision", "accumulate_grad_batches", "gradient_clip_val")
@@ -20,31 +22,30 @@ _SYNTHETIC = ("difficulty", "style", "videos")
 _READ = ("seed", "batch_size", "max_tokens")
 
 
-def host_of(folder: str | None, base_model: str | None = None) -> Origin:
-    """The host of a training, by what lies in its folder.
+def host_of(host: str | None, revision: str | None = None, base_model: str | None = None) -> Origin:
+    """The host of a training, by what lies in its folder or in the cache of the Hub.
 
     Args:
-        folder: of the host; what is not there any more is left out, with a note.
+        host: folder or id; what is not there any more is left out, with a note. revision: of an id.
         base_model: its name on the Hub, ``user/name`` or ``user/name@revision``, where the folder is a copy of that.
 
     Raises:
         ConfigError: no such name.
     """
     named = _named(base_model)
-    if not folder:
+    if not host:
         return Origin(*named)
-    path = Path(folder)
-    name, revision = (named if named[0] else None) or hub_snapshot(folder) or (_without_place(folder), None)
-    if not (path / "config.json").is_file():
-        print(
-            f"framefold: note: there is no host in {folder} now, so its kind and weights are not noted", file=sys.stderr
-        )
-        return Origin(name, revision)
+    try:
+        found = find_host(host, revision)
+    except HostError:
+        print(f"framefold: note: {host} is not here now, so its kind and weights are not noted", file=sys.stderr)
+        return Origin(*named) if base_model else Origin(_without_place(host), revision)
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(path, local_files_only=True)
-    width = int(config.get_text_config().hidden_size)
-    return Origin(name, revision, str(config.model_type), width, weights_digest(path))
+    width = int(AutoConfig.from_pretrained(found.folder, local_files_only=True).get_text_config().hidden_size)
+    snapshot = hub_snapshot(str(found.folder))
+    name, commit = (named if base_model else snapshot) or (_without_place(host), None)
+    return Origin(name, commit, found.kind, width, None if snapshot else weights_digest(found.folder))
 
 
 def recipe_of(hyper: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
@@ -68,7 +69,8 @@ def recipe_of(hyper: Mapping[str, Any], checkpoint: Path) -> dict[str, Any]:
     training["data"] = {key: value for key, value in read.items() if value is not None}
     training["trainer"] = {key: value for key in _TRAINER if (value := _scalar(trainer.get(key))) is not None}
     frames = data.get("frames") if data.get("shards") is None else None
-    return {"training": training, "frame_sampling": {"method": "even", "frames": frames}}
+    shown = {"method": "even", "frames": frames, "most": hyper.get("host_frames")}
+    return {"training": training, "frame_sampling": {key: value for key, value in shown.items() if value is not None}}
 
 
 def _named(base_model: str | None) -> tuple[str | None, str | None]:
