@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from framefold.training.ablate import ablate
 from framefold.training.page import write_page
 from framefold.training.results import read_cells
 from framefold.training.table import Table
@@ -324,6 +325,9 @@ def test_nothing_is_wider_than_the_window_and_nothing_jumps(
     before = browser.js(top)
     browser.click("#table th:nth-child(3) button")
     browser.choose("#cost", "peak_bytes")
+    for measure in ("difference", "type:needle", "p", "time"):
+        browser.choose("#measure", measure)
+        assert browser.js(top) == before, measure
     browser.js("document.querySelector('#questions input').click()")
     drawn(browser)
     assert browser.js(top) == before and browser.js(QUIET)
@@ -356,3 +360,24 @@ def test_results_of_all_tokens_alone_are_a_page(browser: Browser, tmp_path: Path
             file.unlink()
     browser.open(write_page(Table(read_cells(out)), out))
     assert browser.errors == [] and "all tokens" in browser.js("document.querySelector('#table').innerText")
+
+
+def test_results_of_a_real_ablation_are_shown(browser: Browser, random_host: Path, tmp_path: Path) -> None:
+    ablate(str(tmp_path), str(random_host), ["uniform", "pool"], budgets=[0.25], videos=2, frames=16, drill=1)
+    browser.open(tmp_path / "report.html")
+    drawn(browser)
+    assert browser.errors == [] and browser.js(QUIET)
+    cells = {cell["compressor"]: cell for cell in read_cells(tmp_path)}
+    questions = browser.js("[...document.querySelectorAll('#questions input')].map(one => Number(one.value))")
+    assert len(questions) == cells["uniform"]["answers"]["video"].count(0), "those of the first video"
+    for name in ("uniform", "pool", "oracle"):
+        compare(browser, name)
+        ask(browser, questions[1])
+        kept = cells[name]["kept"][1 if name == "oracle" else 0]
+        bright = on_canvas(browser, EDGES, "A", *kept["grid"][1:])
+        seen = {place for place, clear in enumerate(clear for frame in bright for clear in frame) if clear}
+        evidence = around(
+            json.loads(browser.js("document.getElementById('data').textContent"))["drill"]["questions"][1]["boxes"]
+        )
+        assert seen - evidence == set(kept["index"]) - evidence and len(evidence) < 128, name
+        assert ("shaded" in text_of(browser, "facts-A")) == (name == "pool")

@@ -118,7 +118,7 @@ _COSTS = [
     ),
     Measure(
         "prefill_flops",
-        "prefill, FLOPs",
+        "prefill FLOPs",
         "Operations of the prefill, by formula",
         COSTS,
         "lower",
@@ -127,7 +127,7 @@ _COSTS = [
     ),
     Measure(
         "peak_bytes",
-        "peak memory, bytes",
+        "peak memory",
         "Peak memory beside weights and features",
         COSTS,
         "lower",

@@ -113,7 +113,7 @@ function list() {
       make("td", { class: "wide" }, DATA.drill.videos[question.video].name),
       make("td", { class: "wide long" }, DATA.kinds[question.type]),
       make("td", { class: "long" }, question.text),
-      make("td", { class: "long" }, question.answer),
+      make("td", { class: "wide long" }, question.answer),
       ...[0, 1].map((side) => make("td", {}, verdict(runOf(side), i))));
   });
   if (!rows.length) rows.push(make("tr", {}, make("td", { colspan: 7 }, "No question is like this: choose other filters.")));
@@ -266,7 +266,7 @@ function fillDrill() {
   for (const run of DATA.runs) run.bits = bytes(run.right);
   begin();
   const head = make("tr", {}, ...["", "video", "type", "question", "right answer", "A", "B"].map((text, i) =>
-    make("th", { scope: "col", class: i === 1 || i === 2 ? "wide" : "" }, text || make("span", { class: "hear" }, "choose"))));
+    make("th", { scope: "col", class: [1, 2, 4].includes(i) ? "wide" : "" }, text || make("span", { class: "hear" }, "choose"))));
   const table = make("table", { id: "questions" }, make("thead", {}, head), make("tbody"));
   const frames = select("drill-frames", "Frames", () => [option("all", "all"), option("evidence", "with evidence"),
     option("differ", "where A and B differ")], (value) => {

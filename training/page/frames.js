@@ -41,7 +41,7 @@ function unpack(set, grid) {
 /** Places of frames on a canvas of a width. */
 function layout(video, steps, width) {
   const { tile } = video.sheet;
-  const wanted = Math.max(56, Math.min(72, width / 8 - SPACE));
+  const wanted = Math.max(46, Math.min(72, width / 8 - SPACE));
   const columns = Math.max(1, Math.min(steps.length || 1, Math.floor((width + SPACE) / (wanted + SPACE))));
   const full = Math.max(1, Math.floor((width + SPACE) / (wanted + SPACE)));
   const wide = Math.floor((width - SPACE * (full - 1)) / full);

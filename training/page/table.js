@@ -131,10 +131,10 @@ function fillTable() {
   }
   if (!rows.length) body.append(make("tr", {}, make("td", { colspan: heads().length }, "No row is selected.")));
   const foot = make("tfoot");
-  const full = DATA.full?.values[state.measure];
-  if (full) {
+  if (DATA.full) {
+    const full = DATA.full.values[state.measure];
     foot.append(make("tr", {}, make("th", { scope: "row" }, DATA.full.name), make("td", { class: "wide" }, "reference"),
-      make("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, `${full[3]} (without compression)`)));
+      make("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, full ? `${full[3]} (without compression)` : "")));
   }
   table.replaceChildren(make("caption", {}, make("span", {}, measure.long)), make("thead", {}, head), body, foot);
   const notes = [measure.note, measure.better && "underlined: the best of a column, oracles aside"];
