@@ -72,6 +72,13 @@ def load_peft(host: str, source: str, **how: Any) -> dict[str, Any]:
     return {"digest": digest(compressor.modules_to_save["default"])}
 
 
+def begin(start: str) -> str:
+    """What a training goes on from."""
+    from framefold.training.start import begin as of_training
+
+    return digest(of_training("fila", 0.1, start=start).compressor)
+
+
 def setting(token: str | None = "", timeout: float | None = None) -> None:
     if token is None:
         os.environ.pop("HF_TOKEN", None)
@@ -85,7 +92,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else is printed
     time.sleep = lambda seconds: _sleep(min(seconds, 0.01))  # retries of the client wait for nobody
-    actions = {action.__name__: action for action in (load, push, from_pretrained, cli, load_peft, setting)}
+    actions = {action.__name__: action for action in (load, push, from_pretrained, begin, cli, load_peft, setting)}
     for line in sys.stdin:
         order = json.loads(line)
         try:

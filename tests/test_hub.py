@@ -419,10 +419,21 @@ def test_export_pushes_what_it_writes_and_nothing_else(client: Client, hub: Hub,
 
 
 def test_the_command_line_takes_names_on_the_hub(client: Client, hub: Hub, tmp_path: Path) -> None:
-    from framefold.training.start import begin
-
-    assert begin  # the same function that the client runs
+    digest = client("push", 21, "me/start", tag="v1")["digest"]
+    client("push", 22, "me/start")
+    assert client("begin", "me/start@v1") == digest != client("begin", "me/start")
     missing = client("cli", "answer", "--host", "x", "--video", "x", "--question", "x", "--compressor", "me/nowhere")
+    assert missing["status"] == 2 and "there is no me/nowhere" in missing["err"]
+    words = [
+        "ablate",
+        "--out",
+        f"{tmp_path}/x",
+        "--host",
+        str(ROOT / "checkpoints" / "tinyhost"),
+        "--compressors",
+        "uniform",
+    ]
+    missing = client("cli", *words, "--adapters", "me/nowhere@v1")
     assert missing["status"] == 2 and "there is no me/nowhere" in missing["err"]
     missing = client("cli", "show", "--video", "x", "--out", f"{tmp_path}/x.png", "--compressor", "me/nowhere@v1")
     assert missing["status"] == 2 and "there is no me/nowhere" in missing["err"]
