@@ -203,9 +203,9 @@ def test_a_checkpoint_of_another_compressor_is_refused(fit, shards, tmp_path, ca
 
 
 def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit, shards, tmp_path, monkeypatch, capsys):
-    from framefold.training import callbacks
+    from framefold.training import checkpoint_write
 
-    real, calls = callbacks.torch.save, []
+    real, calls = checkpoint_write.torch.save, []
 
     def full(content, file):
         calls.append(file)
@@ -214,7 +214,7 @@ def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit,
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(content, file)
 
-    monkeypatch.setattr(callbacks.torch, "save", full)
+    monkeypatch.setattr(checkpoint_write.torch, "save", full)
     args = ["--trainer.max_steps", "6", "--last.every", "2", "--trainer.limit_val_batches", "0"]
     assert fit("run", *on_shards(shards), *args) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]

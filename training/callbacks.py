@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
+from weakref import proxy
 
 import pytorch_lightning as pl
-import torch
-from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from .checkpoint_write import save_whole
 
 
 class Progress(TQDMProgressBar):
@@ -46,7 +47,21 @@ class Announce(Callback):
         print(f"fit: {trainer.global_step} steps done{text}: {', '.join(filter(None, files))}", flush=True)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class WholeCheckpoint(ModelCheckpoint):
+    """Writes checkpoints that are whole or not there."""
+
+    before = ""  # name that the one before is kept under
+
+    def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
+        save_whole(trainer, Path(filepath), self.before, self.save_weights_only)
+        self._last_global_step_saved = trainer.global_step
+        self._last_checkpoint_saved = filepath
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.after_save_checkpoint(proxy(self))
+
+
+class BestCheckpoint(WholeCheckpoint):
     """Keeps ``best.ckpt``, the checkpoint of the best validation.
 
     Args:
@@ -58,45 +73,37 @@ class BestCheckpoint(ModelCheckpoint):
             monitor=monitor, mode=mode, filename="best", enable_version_counter=False, save_on_train_epoch_end=False
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on comparing with the best of the run before, though it lies in another folder."""
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, for going on after an interruption and for export.
+
+class LastCheckpoint(WholeCheckpoint):
+    """Keeps ``last.ckpt``, for going on after an interruption and for export, and the one before, ``previous.ckpt``.
 
     Args:
         every: training steps between two of them; there is always one at the end.
     """
 
+    before = "previous.ckpt"
+
     def __init__(self, every: int = 100) -> None:
         super().__init__(filename="last", every_n_train_steps=every, enable_version_counter=False)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What the run goes on from need not be saved again, least of all in the middle of accumulated batches."""
+        super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What was saved just before validation gets its result: a run that goes on does not repeat it."""
+        saved = self._last_checkpoint_saved and self._last_global_step_saved == trainer.global_step
+        if saved and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            save_whole(trainer, Path(self._last_checkpoint_saved))
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the final state, unless it was saved just now."""
-        if not getattr(trainer, "fast_dev_run", False) and self._last_global_step_saved != trainer.global_step:
+        fast = getattr(trainer, "fast_dev_run", False)
+        if not fast and (self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
         super().on_train_end(trainer, pl_module)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it: a kill or a full disk leaves the previous one whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write one file.
-
-        Raises:
-            OSError: the disk is full or not writable.
-        """
-        place = Path(path)
-        beside = place.with_name(f".{place.name}.part")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, place)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(place)) from error
-        except RuntimeError as error:  # torch's zip writer does not say why a write failed
-            raise OSError(f"cannot write {place}, is the disk full? ({error})") from error
-        finally:
-            beside.unlink(missing_ok=True)

@@ -5,24 +5,32 @@ Arguments are read from ``sys.argv``, because ranks that Lightning starts again 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from ..configs import expand
-from .callbacks import Announce, AtomicCheckpointIO, BestCheckpoint, LastCheckpoint, Progress
+from .callbacks import Announce, BestCheckpoint, LastCheckpoint, Progress
+from .checkpoint_content import content
+from .checkpoint_write import AtomicCheckpointIO, Trainer
 from .command import join_lists
 from .datamodule import VideoData
 from .module import CompressorModule
 from .requeue import Requeue
+from .resume import CHOICE, Resume, choose, same_run, whole
 from .session import interruptible, quiet
+from .strategies import register
 
+ROOT = "runs/fit"  # where runs go by default
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
@@ -46,6 +54,7 @@ class CLI(LightningCLI):
         super().__init__(
             CompressorModule,
             VideoData,
+            trainer_class=Trainer,
             parser_class=Parser,
             parser_kwargs={"allow_abbrev": False, "prog": "framefold"},
             save_config_callback=SaveConfigCallback if verb == "fit" else None,
@@ -64,38 +73,59 @@ class CLI(LightningCLI):
         if self.verb == "fit":
             parser.add_lightning_class_args(BestCheckpoint, "best")
             parser.add_lightning_class_args(LastCheckpoint, "last")
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="go on from the newest whole checkpoint: 'auto' looks below trainer.default_root_dir and starts "
+                "anew if there is none; or a checkpoint, or a folder to look below",
+            )
 
     def _parse_ckpt_path(self) -> None:
         """Take the model's settings from a checkpoint, except for those that the command line gives."""
-        checkpoint = self.config[self.verb].get("ckpt_path")
-        if checkpoint and not Path(checkpoint).exists():
-            raise SystemExit(f"no checkpoint {checkpoint}")
-        names = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
-        given = {
-            name: self.config[self.verb]["model"][name] for name in names if name in self.config[self.verb]["model"]
-        }
-        super()._parse_ckpt_path()
-        for name, value in given.items():
-            self.config[self.verb]["model"][name] = value
+        settings = self.config[self.verb]
+        if settings.get("resume"):
+            self._resume(settings)
+        if not settings.get("ckpt_path"):
+            return
+        checkpoint = Path(settings["ckpt_path"])
+        if not settings.get("resume"):
+            whole(checkpoint)
+        saved = content(checkpoint)["hyper_parameters"]
+        given = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
+        model = {name: value for name, value in saved.items() if name not in given and name != "_instantiator"}
+        self.config = self.parser.parse_object({self.verb: {"model": model}}, self.config)
         named = str(self.config[self.verb]["model"]["compressor"])
-        if checkpoint and "compressor" not in given and "." in named:  # it would import somebody's module
+        if "compressor" not in given and "." in named:  # it would import somebody's module
             raise SystemExit(f"{checkpoint} names the class {named}: give --model.compressor {named} if you trust it")
+
+    def _resume(self, settings: Any) -> None:
+        if settings.get("ckpt_path"):
+            raise SystemExit("--resume and --ckpt_path both say what to go on from: give one of them")
+        found = choose(settings["resume"], Path(settings["trainer"]["default_root_dir"] or ROOT))
+        if found is not None:
+            same_run(found, settings["model"])
+        settings["ckpt_path"] = str(found) if found else None
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
         settings = self._get(self.config_init, "trainer")
-        root = settings["default_root_dir"] or "runs/fit"
+        root = settings["default_root_dir"] or ROOT
         if settings["logger"] in (None, True):
             board = TensorBoardLogger(root, name="")
             kwargs["logger"] = [board, CSVLogger(root, name="", version=board.version)] if self.verb == "fit" else False
         bars = [Progress()] if settings["enable_progress_bar"] in (None, True) else []
-        settings["callbacks"] = [*bars, Announce(), Requeue(), *(settings["callbacks"] or [])]
+        chosen = self.config[self.verb].get("ckpt_path")
+        resume = Resume(Path(chosen) if chosen else None)
+        settings["callbacks"] = [*bars, Announce(), resume, Requeue(), *(settings["callbacks"] or [])]
         if settings["enable_checkpointing"] is False:
             self._parser(self.verb).callback_keys.clear()
         trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
         deepspeed = getattr(trainer.strategy, "config", None)
         if isinstance(deepspeed, dict):  # it would ask our loader for a batch sampler
             deepspeed.setdefault("train_micro_batch_size_per_gpu", self.datamodule.train_set["batch_size"])
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            trainer.strategy.exclude_frozen_parameters = True
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -115,4 +145,10 @@ def main() -> None:
     verb, rest = sys.argv[1], sys.argv[2:]
     sys.argv[2:] = expand(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
     quiet()
-    CLI(verb)
+    register()
+    try:
+        CLI(verb)
+    finally:
+        os.environ.pop(CHOICE, None)
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()

@@ -19,7 +19,7 @@ from ..adapters.folder import replace_file
 from ..data.questions import HELPERS
 from ..data.samples import Recipe
 from ..data.synthetic import QUESTION_TYPES
-from .callbacks import AtomicCheckpointIO
+from .checkpoint_write import AtomicCheckpointIO
 from .host_build import Architecture, build_host, build_tokenizer, save_host
 from .host_mixes import WAYS
 from .host_modules import HostTraining, LanguageTraining, Stage, VisionTraining

@@ -1,0 +1,164 @@
+"""What a checkpoint holds, in whatever way it was written: settings of its run, and the weights that were trained.
+
+Reading runs nothing: torch loads tensors, numbers and text, and of classes only those that DeepSpeed and torch's
+distributed checkpoints are made of. DeepSpeed's own functions, which would unpickle anything, are held to the same.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .checkpoints import META, CheckpointError, peek, read_file
+
+PREFIX, LORA_PREFIX = "compressor.", "lora."
+HOST_PREFIX, PEFT_PREFIX = "model.", "base_model.model."  # of a host's weights in our module, and in files of PEFT
+UNIVERSAL = "zero"  # folder of a universal checkpoint that holds a folder for each weight
+
+
+def content(path: Path) -> dict[str, Any]:
+    """All that a checkpoint says of its run: hyper-parameters, step, position in the data.
+
+    Raises:
+        CheckpointError: damaged, or another program's.
+        OSError: it is not there.
+    """
+    found = read_file(_beside_weights(path))
+    if not isinstance(found.get("hyper_parameters"), dict) or "global_step" not in found:
+        raise CheckpointError(f"{path} is no checkpoint of 'framefold fit': it has no hyper-parameters")
+    return found
+
+
+def weights(path: Path) -> dict[str, Tensor]:
+    """The trained weights, by the names of single files: ``compressor.*``, and ``lora.*`` as PEFT calls them.
+
+    Weights that DeepSpeed trained are those of its optimizer, in fp32.
+
+    Raises:
+        CheckpointError: damaged, or another program's.
+        OSError: it is not there.
+    """
+    kind = peek(path).kind
+    try:
+        if kind == "file":
+            state = read_file(path)["state_dict"]
+        elif kind == "fsdp2":
+            state = _of_fsdp2(path)
+        else:
+            state = _of_universal(path) if (tag_folder(path) / UNIVERSAL).is_dir() else _of_deepspeed(path)
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # whatever the damaged bytes lead to
+        text = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"the weights of {path} cannot be read: {type(error).__name__}: {text}") from error
+    return {renamed(name): value.detach() for name, value in state.items() if _is_trained(name)}
+
+
+def _is_trained(name: str) -> bool:
+    return name.startswith((PREFIX, LORA_PREFIX)) or (name.startswith(HOST_PREFIX) and ".lora_" in name)
+
+
+def renamed(name: str) -> str:
+    """The name of a weight of the module in a single file: LoRA's are those that PEFT saves."""
+    if not name.startswith(HOST_PREFIX):
+        return name
+    return LORA_PREFIX + PEFT_PREFIX + name.removeprefix(HOST_PREFIX).replace(".default.", ".")
+
+
+def tag_folder(path: Path) -> Path:
+    """Where the files of a DeepSpeed folder are.
+
+    Raises:
+        CheckpointError: it does not say, or names a place outside.
+    """
+    for name in ("latest_universal", "latest"):
+        if (path / name).is_file():
+            tag = (path / name).read_text().strip()
+            if tag and Path(tag).name == tag and (path / tag).is_dir():
+                return path / tag
+    raise CheckpointError(f"{path} is no whole checkpoint of DeepSpeed: it does not name the folder of its files")
+
+
+def _beside_weights(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    if (path / META).is_file():
+        return path / META
+    files = sorted(tag_folder(path).glob("*_model_states.pt"))  # ZeRO-3 writes one a rank
+    if not files:
+        raise CheckpointError(f"{path} is no whole checkpoint of DeepSpeed: it has no model states")
+    return files[0]
+
+
+@contextmanager
+def only_tensors() -> Iterator[None]:
+    """Let DeepSpeed unpickle nothing but tensors, numbers, text and the classes of its own checkpoints; no prints."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would warn that there is no GPU
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    name, classes = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", [fragment_address, LossScaler, DynamicLossScaler, ZeroStageEnum]
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        with torch.serialization.safe_globals(classes), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
+    with only_tensors():
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+        folder = tag_folder(path)
+        return get_fp32_state_dict_from_zero_checkpoint(str(path), folder.name, exclude_frozen_parameters=True)
+
+
+def _of_universal(path: Path) -> dict[str, Tensor]:
+    folders = [folder for folder in (tag_folder(path) / UNIVERSAL).iterdir() if _is_trained(folder.name)]
+    return {folder.name: read_file(folder / "fp32.pt")["param"] for folder in sorted(folders)}
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads what torch's distributed checkpoints say of themselves, which torch would unpickle without looking."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        trusted = {"collections": {"OrderedDict"}, "pathlib": {"PosixPath"}, "torch.serialization": {"_get_layout"}}
+        own = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
+        if not own and name not in trusted.get(module, ()) and (module, name) not in _OF_TORCH:
+            raise CheckpointError(f"the checkpoint asks for {module}.{name}, which is not loaded")
+        return super().find_class(module, name)
+
+
+_OF_TORCH = {("torch", "Size"), ("torch", "strided")} | {
+    ("torch", name) for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)
+}
+
+
+def _of_fsdp2(path: Path) -> dict[str, Tensor]:
+    from torch.distributed.checkpoint import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
+
+    with open(path / ".metadata", "rb") as file:
+        names = _Metadata(file).load().state_dict_metadata.keys()
+    wanted = {name for name in names if name.startswith("state_dict.") and _is_trained(name.partition(".")[2])}
+    found = _load_state_dict_from_keys(wanted, storage_reader=FileSystemReader(path))
+    return _flat(found.get("state_dict", {}))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
+    flat: dict[str, Tensor] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
