@@ -15,8 +15,8 @@ from .errors import FramefoldError
 
 # verb -> (module:function, what it does). LightningCLI verbs read sys.argv themselves, because relaunched ranks do.
 LIGHTNING = {
-    "fit": ("training.cli:main", "train a compressor in front of a frozen host"),
-    "validate": ("training.cli:main", "validation loss and accuracy of a checkpoint"),
+    "fit": ("training.fit:main", "train a compressor in front of a frozen host"),
+    "validate": ("training.fit:main", "validation loss and accuracy of a checkpoint"),
 }
 FUNCTIONS = {
     "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),

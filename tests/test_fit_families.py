@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from framefold.adapters.errors import MissingExtraError
 from framefold.training.batching import ask
+from framefold.training.fit import _needs_torchvision
 from framefold.training.hostio import ProcessorHost, load_host
 from framefold.training.reply_style import ReplyStyle, reply_style
 
@@ -108,6 +110,40 @@ def test_videos_without_torchvision_are_refused_before_training(made: Path, monk
     monkeypatch.setattr("transformers.utils.is_torchvision_available", lambda: False)
     with pytest.raises(MissingExtraError, match=r"torchvision==.*framefold shards features --host .*qwen2_vl"):
         train(made / "hosts/qwen2_vl", made / "videos", "fila")
+
+
+@needs_torchvision
+def test_framefold_fit_finds_torchvision_for_hosts_that_need_it(made: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"model": {"host": str(made / "hosts/qwen2_5_vl"), "host_frames": 4}}))
+    words = ["fit", "--config", "compressor/fila", "--config", "trainer/cpu", "--config", str(own)]
+    words += ["--data.shards", str(made / "videos"), "--trainer.max_steps", "2", "--data.batch_size", "2"]
+    words += ["--trainer.limit_val_batches", "0", "--trainer.default_root_dir", str(tmp_path / "run")]
+    done = python("-m", "framefold", *words)
+    assert done.returncode == 0 and "2 steps done" in done.stdout, done.stderr[-3000:]
+    assert list((tmp_path / "run").rglob("last.ckpt"))
+
+
+@needs_torchvision
+@pytest.mark.parametrize(
+    ("words", "needed"),
+    [
+        ([], False),
+        (["--model.host", "checkpoints/tinyhost"], False),
+        (["--model.host=HOST"], True),
+        (["--config", "trainer/cpu", "--model.host", "HOST"], True),
+        (["--config", "no/such", "--model.host", "HOST"], True),  # what is wrong is said later
+        (["--config", "YAML"], True),
+        (["--config=YAML", "--model.host=checkpoints/tinyhost"], False),
+        (["--model.host", "no/host"], False),
+        (["--model.host", "HOST", "--model.host_revision", "main"], False),
+        (["--model.host"], False),
+    ],
+)
+def test_the_host_is_found_in_the_arguments(words: list[str], needed: bool, made: Path, tmp_path: Path) -> None:
+    host, own = str(made / "hosts/qwen2_vl"), tmp_path / "own.yaml"
+    own.write_text(yaml.safe_dump({"model": {"host": host}}))
+    assert _needs_torchvision([word.replace("HOST", host).replace("YAML", str(own)) for word in words]) is needed
 
 
 @needs_torchvision
