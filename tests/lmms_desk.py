@@ -39,17 +39,17 @@ def furnish(desk: Path) -> Path:
     return desk
 
 
-def environment(stub: bool, **more: str) -> dict[str, str]:
+def environment(desk: Path, stub: bool, **more: str) -> dict[str, str]:
     """Of a user without a network, with the stub of lmms-eval in front or with what is installed."""
     paths = [str(ROOT), *([str(STUB)] if stub else [])]
-    offline = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(desk / "home"), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return {**os.environ, **offline, "PYTHONPATH": os.pathsep.join(paths), **more}
 
 
 def start(desk: Path, *words: str, stub: bool, **more: str) -> subprocess.Popen[str]:
     """Start ``framefold eval``; it must be ended by :func:`ended` or killed."""
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *EVAL, *words], cwd=desk, env=environment(stub, **more), **pipes)
+    return subprocess.Popen([sys.executable, *EVAL, *words], cwd=desk, env=environment(desk, stub, **more), **pipes)
 
 
 def run(desk: Path, *words: str, stub: bool, **more: str) -> tuple[int, str, list[str]]:

@@ -6,6 +6,8 @@ A process of its own, because torchvision must be found before transformers is i
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -91,8 +93,20 @@ def refusals(file: str) -> dict[str, Any]:
         "batch": attempt(lambda: model(batch_size=2)),
         "unknown option": attempt(lambda: model(budgt=3)),
         "no host": attempt(lambda: model(host="nowhere")),
+        "changed adapter": attempt(lambda: model(compressor="checkpoints/fila", adapter="other")),
+        "adapter of another host": attempt(lambda: model(compressor=other_adapter())),
+        "the same, wanted": attempt(lambda: model(compressor=other_adapter(), other_host=True) and "taken"),
         "unknown compressor": attempt(lambda: model(compressor="st_simdif")),
     }
+
+
+def other_adapter() -> str:
+    """An adapter whose config says that it was trained in another host."""
+    folder = Path("other_adapter")
+    shutil.copytree("checkpoints/fila", folder, dirs_exist_ok=True)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"host_weights": "0" * 64}))
+    return "./other_adapter"
 
 
 def compressors(file: str, folder: Path) -> dict[str, Any]:
@@ -101,7 +115,12 @@ def compressors(file: str, folder: Path) -> dict[str, Any]:
 
     kept = {}
     names = {name: name for name in framefold.list_compressors()}
-    for name, compressor in {**names, "adapter": "checkpoints/fila", "chain": "storm+st_simdiff"}.items():
+    cache = Path(os.environ["HF_HOME"]) / "hub/models--someone--fila"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/v1").write_text("0" * 40)
+    shutil.copytree("checkpoints/fila", cache / "snapshots" / ("0" * 40))
+    adapters = {"adapter": "checkpoints/fila", "chain": "storm+st_simdiff", "hub": "someone/fila@v1"}
+    for name, compressor in {**names, **adapters}.items():
         one = model(compressor=compressor, budget=20)
         one.generate_until([request([file], max_new_tokens=1)])
         kept[name] = [

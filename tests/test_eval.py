@@ -24,9 +24,11 @@ from framefold.adapters import list_compressors
 from framefold.adapters.errors import ConfigError, MissingExtraError
 from framefold.training import eval as eval_module
 from framefold.training import eval_settings, lmms_process, lmms_run
+from framefold.training.answer import compressor_of
+from framefold.training.digests import file_digest
 from framefold.training.eval_results import file_of, finished, read_eval, write_task
 from framefold.training.eval_rows import RowFile, efficiency, notes, read_rows
-from framefold.training.eval_settings import EvalError, EvalSettings, claim, host_revision, plain
+from framefold.training.eval_settings import EvalError, EvalSettings, claim, host_revision, plain, settle
 
 from .lmms_desk import EVAL, REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
 from .processes import ROOT, needs_torchvision
@@ -191,6 +193,18 @@ def test_a_host_is_known_by_what_is_in_its_files(tmp_path: Path, monkeypatch: py
     assert host_revision(str(tmp_path)) in seen
 
 
+def test_settings_tell_a_hub_id_and_the_digest_of_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    fila, host = str(ROOT / "checkpoints/fila"), str(ROOT / "checkpoints/tinyhost")
+    asked = EvalSettings(host, "someone/fila")
+    settings = settle(asked, compressor_of(fila, 0.1), fila, None)
+    assert (settings.compressor, settings.row, settings.budget) == ("someone/fila", "fila", 0.1)
+    assert settings.adapter == file_digest(Path(fila) / "model.safetensors") and settings.params["r"] == 3
+    named = settle(
+        EvalSettings(host, "uniform"), compressor_of("uniform", 7), "uniform", str(ROOT / "tests/lmms_tasks")
+    )
+    assert (named.adapter, named.row, named.budget) == (None, "uniform", 7) and len(named.tasks) == 64
+
+
 # --- errors before work -----------------------------------------------------------------------------------------------
 
 
@@ -296,7 +310,9 @@ def test_the_process_dies_with_its_parent(tmp_path: Path) -> None:
 def wrapper(desk: Path) -> dict[str, Any]:
     (desk / "wrapper").mkdir()
     words = [sys.executable, "-m", "tests.lmms_wrapper", "wrapper"]
-    done = subprocess.run(words, cwd=desk, env=environment(stub=True), capture_output=True, text=True, timeout=250)
+    done = subprocess.run(
+        words, cwd=desk, env=environment(desk, stub=True), capture_output=True, text=True, timeout=250
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((desk / "wrapper/results.json").read_text())
 
@@ -348,18 +364,21 @@ def test_an_answer_on_disk_is_not_asked_for_again(wrapper: dict[str, Any]) -> No
         ("batch", "ConfigError", "batch size must be 1"),
         ("unknown option", "ConfigError", "no setting 'budgt'; known: adapter, budget"),
         ("no host", "HostError", "no host to load in 'nowhere'"),
+        ("changed adapter", "ConfigError", "checkpoints/fila was changed meanwhile"),
+        ("adapter of another host", "WrongHostError", "other_host=True takes it"),
         ("unknown compressor", "UnknownCompressorError", "st_simdiff"),
     ],
 )
 def test_what_cannot_be_asked_is_a_typed_error(wrapper: dict[str, Any], case: str, kind: str, text: str) -> None:
     got = wrapper["refusals"][case]
     assert got[0] == kind and text in got[1], got
+    assert wrapper["refusals"]["the same, wanted"] == "taken"
 
 
 @needs_torchvision
 def test_every_compressor_and_adapter_keeps_its_budget(wrapper: dict[str, Any]) -> None:
     kept = wrapper["compressors"]
-    assert set(kept) == {*list_compressors(), "adapter", "chain"}
+    assert set(kept) == {*list_compressors(), "adapter", "chain", "hub"}
     for name, (before, after, seconds) in kept.items():
         assert before == 512 and after == (512 if name == "identity" else 20) and 0 < seconds < 60, name
 
@@ -502,7 +521,9 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchma
         "except EvalError as error: print(error)"
     )
     words = [sys.executable, "-c", code]
-    done = subprocess.run(words, cwd=desk, env=environment(stub=False), capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        words, cwd=desk, env=environment(desk, stub=False), capture_output=True, text=True, timeout=120
+    )
     module, unknown = done.stdout.splitlines()[-2:]
     assert module == "framefold.training.lmms", done.stderr[-2000:]
     assert unknown == "lmms-eval has no task 'mlvu'; did you mean mlvu_dev, mlvu_test?"
@@ -510,5 +531,7 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchma
 
 def test_the_stub_stands_in_for_what_is_tested(desk: Path) -> None:
     code = "import lmms_eval; print(lmms_eval.__file__)"
-    done = subprocess.run([sys.executable, "-c", code], env=environment(stub=True), capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(desk, stub=True), capture_output=True, text=True
+    )
     assert Path(done.stdout.strip()).is_relative_to(STUB)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from ..adapters.errors import ConfigError
+from ..adapters.hub import resolve
 from .answer import compressor_of, device_of
 from .eval_results import JOINED, EvalRow, file_of, finished, join, read_eval
 from .eval_settings import EvalError, EvalSettings, claim, settle
@@ -37,6 +38,7 @@ def evaluate(
     positions: Literal["preserve", "compact"] = "preserve",
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+    other_host: bool = False,
 ) -> int:
     """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are kept.
 
@@ -46,7 +48,8 @@ def evaluate(
 
     Args:
         host: folder or Hub id of a video-LLM of a supported family, with its processor.
-        compressor: registered name, or folder of an adapter; LoRA in it is put into the host.
+        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub; LoRA in it
+            is put into the host.
         tasks: names in lmms-eval, such as videomme, mlvu_dev, longvideobench_val_v, egoschema_subset.
         out: folder for eval.json, and the files of each task.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the compressor's own.
@@ -58,14 +61,15 @@ def evaluate(
         positions: "preserve" leaves tokens their positions in the full prompt, "compact" counts the shorter one anew.
         device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
         dtype: of the weights; "auto" is what the host was saved in.
+        other_host: take an adapter that was trained in another host.
 
     Returns:
         Exit status: 0, or 1 if a task failed, which stderr tells; the others are finished.
 
     Raises:
         MissingExtraError: lmms-eval, torchvision or Pillow; the message installs it.
-        UnknownCompressorError, BudgetError, AdapterFileError, ConfigError: the compressor, a setting, or a folder that
-            holds results of other settings.
+        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor, a setting, or a
+            folder that holds results of other settings.
         HostError, UnsupportedHostError: no host that can be used. EvalError: no such task, or damaged results.
     """
     for name, value in (
@@ -78,13 +82,14 @@ def evaluate(
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
         raise ConfigError("there is no task to run: --tasks videomme,mlvu_dev")
-    plugged, where = compressor_of(compressor, budget, params), device_of(device)
+    source = resolve(compressor)
+    plugged, where = compressor_of(source, budget, params), device_of(device)
     beside, folder = find_lmms_eval(), Path(out)
     asked = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,
-        device=str(where), limit=limit,
+        device=str(where), limit=limit, other_host=other_host,
     )  # fmt: skip
-    settings = settle(asked, plugged, include_path)
+    settings = settle(asked, plugged, source, include_path)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

@@ -33,9 +33,9 @@ class EvalSettings:
 
     Attributes:
         host: folder or Hub id; host_revision: digest of the folder or commit on the Hub.
-        compressor: as it was given, a name or a folder; budget: of the visual tokens, as share or number.
+        compressor: as it was given, a name, a folder or a Hub id; budget: of the visual tokens, as share or number.
         params: of the compressor's constructor. adapter: SHA-256 of its weights, None without.
-        row: its name in tables.
+        other_host: an adapter that was trained in another host is taken. row: its name in tables.
         frames: taken of each video. positions: see :func:`framefold.attach`.
         max_new_tokens: longest answer where a task does not say.
         dtype: of the weights. device: where the host runs; answers do not depend on it.
@@ -54,6 +54,7 @@ class EvalSettings:
     limit: int | None = None
     host_revision: str = ""
     adapter: str | None = None
+    other_host: bool = False
     row: str = ""
     tasks: str = ""
 
@@ -77,13 +78,17 @@ def settings_of(given: Mapping[str, Any]) -> EvalSettings:
     return EvalSettings(**given)
 
 
-def settle(settings: EvalSettings, plugged: Compressor, include_path: str | None) -> EvalSettings:
+def settle(settings: EvalSettings, plugged: Compressor, source: str, include_path: str | None) -> EvalSettings:
     """Settings with what the compressor's adapter, the host and tasks of one's own are found to be.
+
+    Args:
+        plugged: the compressor. source: its name or folder, where it was given as a Hub id.
+        include_path: folder with tasks.
 
     Raises:
         HostError: there is no host. AdapterFileError, ConfigError: from the adapter or the folder of tasks.
     """
-    adapter, lora = _adapter(Path(settings.compressor))
+    adapter, lora = digest_of(source)
     found = {
         "budget": plugged.budget,
         "params": plain(plugged.params()),
@@ -95,8 +100,9 @@ def settle(settings: EvalSettings, plugged: Compressor, include_path: str | None
     return EvalSettings(**{**asdict(settings), **found})
 
 
-def _adapter(folder: Path) -> tuple[str | None, bool]:
+def digest_of(source: str) -> tuple[str | None, bool]:
     """Digest of an adapter folder and whether there is LoRA in it; None where it is no folder but a name."""
+    folder = Path(source)
     if not (folder / CONFIG).is_file():
         return None, False
     from ..adapters.hosts.lora_folder import has_lora

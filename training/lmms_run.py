@@ -57,12 +57,11 @@ def run(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """
     settings = settings_of(job["settings"])
     find_torchvision()
-    from .processing import load_config, load_processor
+    from .lmms_session import open_session
 
-    load_config(settings.host)  # before anything slow
-    load_processor(settings.host)
     _make_importable(job)
     _check_tasks(job["tasks"], job["include_path"])
+    open_session(settings.text)  # what is wrong with it is not told task by task; each of them finds it open
     for task in job["tasks"]:
         _say(job, task=task)
         try:

@@ -5,19 +5,22 @@ Import this after :func:`~framefold.training.find_torchvision.find_torchvision`.
 
 from __future__ import annotations
 
+import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from ..adapters.errors import ConfigError
 from ..adapters.hosts import attach
 from ..adapters.hosts.lora_inject import with_lora
+from ..adapters.hub import resolve
 from ..adapters.tokens import Compressed, VideoTokens
 from ..data.sample import sample_frames
 from .answer import compressor_of, device_of
 from .answer_runs import load_model, lora_of, place, tell
-from .eval_settings import EvalSettings, settings_of
+from .eval_settings import EvalSettings, digest_of, settings_of
 from .high_water import high_water
 from .measure import Timed, generate, synchronize
 from .processing import build_inputs, grid_times, load_config, load_processor
@@ -58,22 +61,25 @@ class Session:
     """Loads host, compressor and LoRA when it is made.
 
     Raises:
-        The errors of ``framefold answer``.
+        The errors of ``framefold answer``; ConfigError: an adapter that is not what the settings say it was.
     """
 
     def __init__(self, settings: EvalSettings) -> None:
         self.settings, device = settings, device_of(settings.device)
+        source = resolve(settings.compressor)
+        if settings.adapter not in (None, digest_of(source)[0]):
+            raise ConfigError(f"{settings.compressor} was changed meanwhile: give another --out")
         params = settings.params if settings.adapter is None else None  # an adapter's folder brings them
-        plugged = compressor_of(settings.compressor, settings.budget, params)  # type: ignore[arg-type]
+        plugged = compressor_of(source, settings.budget, params)  # type: ignore[arg-type]
         config, self.processor = load_config(settings.host), load_processor(settings.host)
         self.longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-        lora = lora_of(settings.compressor)
+        lora = lora_of(source)
         self.model = load_model(settings.host, settings.dtype, device)
         self._stack, self._watch, self._warm = ExitStack(), _Watch(plugged), False
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))
-        plug = attach(self.model, plugged, positions=settings.positions, tokenizer=self.processor)
-        self._stack.enter_context(plug)
+        how: dict[str, Any] = {"positions": settings.positions, "other_host": settings.other_host}
+        self._stack.enter_context(attach(self.model, plugged, tokenizer=self.processor, **how))
         self._sample = lru_cache(VIDEOS)(lambda video: sample_frames(video, settings.frames))
 
     def answer(self, video: str, question: str, max_new_tokens: int) -> Asked:
@@ -110,8 +116,6 @@ class Session:
 @lru_cache(maxsize=1)
 def open_session(settings: str) -> Session:
     """The session of these settings (as JSON); the tasks of an evaluation share one."""
-    import json
-
     return Session(settings_of(json.loads(settings)))
 
 
