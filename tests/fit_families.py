@@ -1,4 +1,4 @@
-"""Features of every family, made through its real processor: ``python -m tests.fit_families FOLDER``.
+"""Features of every family, made through its real processor: ``python -m tests.fit_families FOLDER [FAMILY ...]``.
 
 For each family it leaves a host in FOLDER/hosts, features of FOLDER/videos in FOLDER/features, what a compressor has
 learned from the videos in FOLDER/trained, and one entry in results.json. A process of its own, because torchvision must
@@ -159,8 +159,8 @@ def by_itself(host: Any, sample: Any, question: str, times: torch.Tensor) -> tup
     return plain, few, positions[..., 0, :]
 
 
-def main(folder: Path) -> None:
-    """Every family; the folder also gets a stand-in for num2words, which SmolVLM's processor wants."""
+def main(folder: Path, *names: str) -> None:
+    """Every family, or those that are named; FOLDER also gets a stand-in for num2words, which SmolVLM's processor wants."""
     find_torchvision()
     (folder / "num2words.py").write_text("def num2words(number):\n    return str(number)\n")
     sys.path.append(str(folder))  # last: an installed one wins
@@ -168,8 +168,8 @@ def main(folder: Path) -> None:
 
     write_videos(folder / "videos")
     (folder / "trained").mkdir()
-    (folder / "results.json").write_text(json.dumps({name: trial(name, folder) for name in FAMILIES}))
+    (folder / "results.json").write_text(json.dumps({name: trial(name, folder) for name in names or FAMILIES}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from framefold.adapters.errors import MissingExtraError
+from framefold.adapters.hosts.family import OLDEST_TRANSFORMERS
+from framefold.data.shard_index import read_folder
 from framefold.training.batching import ask
 from framefold.training.fit import _needs_torchvision
 from framefold.training.hostio import ProcessorHost, load_host
@@ -24,6 +27,7 @@ from .fit_families import KEPT, LENGTHS, samples, train
 from .processes import needs_torchvision, python
 from .tiny_families import HOSTS
 
+OLDEST = Path(sys.prefix) / "transformers-oldest"  # `make setup` puts it there
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
 
 
@@ -48,6 +52,22 @@ def test_features_and_cache_give_the_logits_of_the_full_prompt_from_pixels(name:
     assert len(result["whole"]) == len(result["few"]) == 10  # questions
     assert max(result["whole"]) < 1e-5 and max(result["few"]) < 1e-5
     assert min(result["differ"]) > 0.1  # so that a compressor can be told from none
+
+
+@needs_torchvision
+@pytest.mark.skipif(not OLDEST.is_dir(), reason=f"{OLDEST} is not there: make setup")
+def test_so_do_those_made_with_the_oldest_supported_transformers(tmp_path: Path) -> None:
+    first = f"import sys; sys.path.insert(0, {str(OLDEST)!r}); from tests.fit_families import main, Path;"
+    names = ("glm4v", "qwen3_vl", "smolvlm", "llava_next_video")
+    done = python("-c", f"{first} main(Path({str(tmp_path)!r}), *{names})")
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads((tmp_path / "results.json").read_text())
+    made = read_folder(tmp_path / "features" / "smolvlm").settings
+    assert made["transformers"].startswith(f"{OLDEST_TRANSFORMERS}.")
+    for name in names:
+        result = results[name]
+        assert result["same"] and result["positions"] == [True] * 10
+        assert max(*result["whole"], *result["few"]) < 1e-5 and min(result["differ"]) > 0.1
 
 
 @needs_torchvision

@@ -96,7 +96,7 @@ def process(processor: Any, sample: Sample, prompt: str) -> dict[str, Any]:
         return dict(
             processor(
                 text=[prompt],
-                videos=[torch.from_numpy(sample.frames).movedim(-1, 1)],
+                videos=[[torch.from_numpy(sample.frames).movedim(-1, 1)]],  # a list a prompt: SmolVLM of 5.20 wants it
                 video_metadata=[_metadata(sample)],
                 do_sample_frames=False,
                 return_tensors="pt",
