@@ -4,8 +4,8 @@
 ``attention``: the compressor's scores follow the attention of that host's question to its visual tokens; needs no
 annotation. ``evidence``: they follow the annotated evidence of the question. Others: what the compressor returns.
 
-Every part is a mean (over answer tokens, questions, videos), and over all ranks together: how a global batch is dealt to
-ranks changes nothing.
+Every part is a mean (over answer tokens, questions, videos), and over all ranks together: how a global batch is dealt
+to ranks changes nothing.
 """
 
 from __future__ import annotations

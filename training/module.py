@@ -21,8 +21,10 @@ from torch import Tensor
 from ..adapters.errors import AdapterFileError, ConfigError
 from ..adapters.hosts.family import family_of
 from ..adapters.hosts.init import init_from_host
+from ..adapters.hosts.zero3 import hold, keep_whole
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
+from .drawn import Drawn
 from .fitted_data import fit_to_data, sets_of
 from .hostio import Precision, load_host
 from .lora import HostLora, seeded
@@ -134,12 +136,27 @@ class CompressorModule(pl.LightningModule):
             self.lora.train(mode)
         return self
 
+    def on_train_start(self) -> None:
+        """Before the first step."""
+        self._keep_whole()
+
+    def on_validation_start(self) -> None:
+        """Before the first batch, which may be one of a sanity check."""
+        self._keep_whole()
+
+    def _keep_whole(self) -> None:
+        """Under ZeRO-3, keep whole what ranks call differently often in a step, once for a video or question."""
+        hold(self, self.compressor.parameters())
+        own = f"{family_of(self.model).language}."
+        keep_whole(p for name, p in self.model.base_model.named_parameters() if not name.startswith(own))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch at this step's budget."""
         self.compressor.budget = self.draw_budget(self.global_step)
         asked = ask(self.host, batch.samples, self.compressor.needs_attention)
+        drawn = Drawn(self.compressor, batch.samples, (_seed(), self.global_step))
         with self._drawn(batch_idx):
-            answered = answer(self.host, self.compressor, asked)
+            answered = answer(self.host, drawn, asked)
         self.compressor.budget = self.hparams["budget"]
         parts = loss_parts(self.host, asked, answered, self.weights)
         factors = shares(asked, answered, parts, self.weights, self._add_up, self.trainer.world_size)
@@ -149,6 +166,11 @@ class CompressorModule(pl.LightningModule):
         self.log("train/visual_tokens", visual_tokens(self.host, answered.prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total * self._accumulated_twice()
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Let DeepSpeed, which counts micro-batches through the end of an epoch, step where Lightning does."""
+        if (engine := getattr(self.trainer.strategy, "deepspeed_engine", None)) is not None:
+            engine.set_gradient_accumulation_boundary(not self.trainer.fit_loop._should_accumulate())
 
     def on_train_batch_end(self, *args: Any) -> None:
         """Let the compressor bring its statistics together, in step on all ranks."""
@@ -166,7 +188,8 @@ class CompressorModule(pl.LightningModule):
 
     def _accumulated_twice(self) -> int:
         """DeepSpeed divides the loss by the number of accumulated batches, after Lightning has done so."""
-        return self.trainer.accumulate_grad_batches if self.trainer.strategy.handles_gradient_accumulation else 1
+        deepspeed = getattr(self.trainer.strategy, "deepspeed_engine", None) is not None
+        return self.trainer.accumulate_grad_batches if deepspeed else 1
 
     def draw_budget(self, step: int) -> Budget:
         """The training budget of a step: the same on every rank and after resuming."""
@@ -174,7 +197,7 @@ class CompressorModule(pl.LightningModule):
 
     def _drawn(self, batch_idx: int) -> AbstractContextManager[None]:
         """LoRA's dropout is drawn by step and rank alone, so that a resumed run draws as one that went through."""
-        key = os.environ.get("PL_GLOBAL_SEED"), self.global_step, batch_idx, self.global_rank
+        key = _seed(), self.global_step, batch_idx, self.global_rank
         return nullcontext() if self.lora is None else seeded(*key)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -265,6 +288,10 @@ class CompressorModule(pl.LightningModule):
             )
         if self.lora is not None:
             self.lora.load({key: given[LORA_PREFIX + key] for key in lora})
+
+
+def _seed() -> str | None:
+    return os.environ.get("PL_GLOBAL_SEED")  # where seed_everything leaves it
 
 
 def _at(budget: Budget) -> str:

@@ -1,14 +1,17 @@
-"""Strategies beside Lightning's: DeepSpeed on the CPU.
+"""DeepSpeed as this package uses it, on CUDA and, for tests, on the CPU.
 
-``deepspeed_cpu_stage_1`` to ``_3`` are for development and tests, never for training: ZeRO on CPUs gains nothing.
-Engine, ZeRO's optimizer and checkpoints, accumulation and clipping are DeepSpeed's own; only what Lightning's strategy
-takes for granted about CUDA is replaced.
+``deepspeed_stage_2`` and Lightning's other names stand for Lightning's strategies with two changes: frozen weights stay
+out of checkpoints, and steps are made where every other strategy makes them. ``deepspeed_cpu_stage_1`` to ``_3`` are
+for development and tests, never for training: ZeRO on CPUs gains nothing. Engine, ZeRO's optimizer and checkpoints,
+accumulation and clipping are DeepSpeed's own there too; only what Lightning takes for granted about CUDA is replaced.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +19,36 @@ from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
 
 
-class DeepSpeedOnCPU(DeepSpeedStrategy):
+# ZeRO-3 decides by the order of past calls what it fetches ahead and keeps. Ranks with different numbers of videos and
+# questions have different orders, and would wait for each other for ever (seen with qtsplus).
+IN_STEP = ("stage3_max_reuse_distance", "stage3_prefetch_bucket_size")
+
+
+class DeepSpeed(DeepSpeedStrategy):
+    """Lightning's, whose checkpoints leave frozen weights out, and which steps at the end of an epoch as others do.
+
+    Lightning lets DeepSpeed count micro-batches, and that counts on over the end of an epoch: accumulated batches would
+    be others than those of DDP. Here Lightning counts, and ``CompressorModule.on_before_backward`` tells the engine.
+    """
+
+    def __init__(self, exclude_frozen_parameters: bool = True, **settings: Any) -> None:
+        super().__init__(exclude_frozen_parameters=exclude_frozen_parameters, **settings)
+        if isinstance(self.config, dict) and (zero := self.config.get("zero_optimization", {})).get("stage") == 3:
+            for name in IN_STEP:
+                zero.setdefault(name, 0)
+
+    @property
+    def handles_gradient_accumulation(self) -> bool:
+        """Lightning does."""
+        return False
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """ZeRO sums gradients up where they lie; it knows no backward without communication."""
+        yield
+
+
+class DeepSpeedOnCPU(DeepSpeed):
     """DeepSpeed over gloo, for development and tests."""
 
     def __init__(self, **settings: Any) -> None:
@@ -43,6 +75,10 @@ class DeepSpeedOnCPU(DeepSpeedStrategy):
 
 def register() -> None:
     """Make the names known to ``--trainer.strategy``; every rank does this for itself."""
+    for name in [name for name in StrategyRegistry if name.startswith("deepspeed") and "cpu" not in name]:
+        entry = StrategyRegistry[name]
+        if entry["strategy"] is DeepSpeedStrategy:
+            StrategyRegistry.register(name, DeepSpeed, entry["description"], override=True, **entry["init_params"])
     for stage in (1, 2, 3):
         name = f"deepspeed_cpu_stage_{stage}"
         if name not in StrategyRegistry:

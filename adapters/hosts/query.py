@@ -52,6 +52,7 @@ def queries_of(
     if len(given) != videos:
         raise InputError(f"query must have one entry for each of the {videos} videos, got {len(given)}")
     out: list[Tensor | None] = []
+    texts: dict[int, Tensor] = {}  # ids of those that are to be embedded, by their place
     start = 0
     for clip in clips:
         places = where[start : start + len(clip)]
@@ -60,10 +61,12 @@ def queries_of(
             continue
         asked = given[len(out)]
         if isinstance(asked, str):
-            asked = _embed(model, _ids_of(asked, _turns(model, tokenizer).tokenizer))
+            texts[len(out)] = _ids_of(asked, _turns(model, tokenizer).tokenizer)
         elif asked is None and wanted:
-            asked = _embed(model, _find(family, inputs, places, _turns(model, tokenizer)))
-        out.append(asked)
+            texts[len(out)] = _find(family, inputs, places, _turns(model, tokenizer))
+        out.append(asked if isinstance(asked, Tensor) else None)
+    for place, embedded in zip(texts, _embed(model, list(texts.values())), strict=True):
+        out[place] = embedded
     return out
 
 
@@ -100,6 +103,10 @@ def _ids_of(text: str, tokenizer: Any) -> Tensor:
     return torch.tensor(ids)
 
 
-def _embed(model: PreTrainedModel, ids: Tensor) -> Tensor:
+def _embed(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
+    """(Q, D) embeddings of each text, in one call: under ZeRO-3, ranks with more questions must not make more."""
+    if not texts:
+        return []
     embeddings: Any = model.get_input_embeddings()
-    return embeddings(ids.to(model.device))
+    ids = torch.cat([text.to(model.device) for text in texts])
+    return list(embeddings(ids).split([len(text) for text in texts]))

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def hold(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> None:
+def hold(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     """Let ZeRO-3 gather parameters for the backward of the host too; nothing happens without ZeRO-3.
 
     ZeRO-3 frees a module's parameters after its forward and gathers them again when a gradient of the module's outputs
@@ -17,7 +17,7 @@ def hold(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> None:
     parameter would meet an empty one.
 
     Args:
-        model: the host, whose outputs depend on the parameters.
+        model: the host, or what holds it, whose outputs depend on the parameters.
         parameters: of the compressor, or of the host.
     """
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
@@ -26,6 +26,17 @@ def hold(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> None:
 
         for parameter in sharded:
             deepspeed.zero.register_external_parameter(model, parameter)
+
+
+def keep_whole(parameters: Iterable[nn.Parameter]) -> None:
+    """Let ZeRO-3 keep frozen parameters whole once they were gathered; nothing happens without ZeRO-3.
+
+    It gathers call by call. Where ranks call a module differently often, such as once for each of their videos, they
+    would wait for each other for ever.
+    """
+    for parameter in parameters:
+        if hasattr(parameter, "ds_id"):
+            parameter.ds_persist = True  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
