@@ -18,17 +18,21 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from filelock import FileLock
 
 from framefold.__main__ import main
 from framefold.adapters import list_compressors
 from framefold.adapters.errors import ConfigError, MissingExtraError
 from framefold.training import eval as eval_module
 from framefold.training import eval_settings, lmms_process, lmms_run
+from framefold.training import high_water as high_water_module
 from framefold.training.answer import compressor_of
 from framefold.training.digests import file_digest
 from framefold.training.eval_results import file_of, finished, read_eval, write_task
 from framefold.training.eval_rows import RowFile, efficiency, notes, read_rows
 from framefold.training.eval_settings import EvalError, EvalSettings, claim, host_revision, plain, settle
+from framefold.training.eval_table import markdown_table
+from framefold.training.high_water import high_water
 
 from .lmms_desk import EVAL, REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
 from .processes import ROOT, needs_torchvision
@@ -83,6 +87,16 @@ def test_a_row_that_a_kill_cut_off_is_asked_again(tmp_path: Path) -> None:
     assert [row["key"] for row in read_rows(file)] == ["k", "m"] and len(file.read_text().splitlines()) == 2
 
 
+def test_memory_is_what_a_call_needs_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = np.ones(8 * 2**20, np.uint8)
+    grown = high_water(lambda: (np.ones(48 * 2**20, np.uint8), None)[1], torch.device("cpu"))
+    assert 40 * 2**20 < grown < 60 * 2**20 and held.all()
+    assert high_water(lambda: None, torch.device("cpu")) < 4 * 2**20  # the last call's peak is forgotten
+    monkeypatch.setattr(high_water_module, "RESET", Path("/proc/none/clear_refs"))
+    monkeypatch.setattr(high_water_module, "peak_memory", lambda run, device: 7)
+    assert high_water(lambda: None, torch.device("cpu")) == 7  # where the kernel does not tell
+
+
 def test_numbers_of_a_metric_become_plain() -> None:
     value = {"a": np.float32(0.5), "b": float("nan"), 3: [np.int64(2), True, None], "c": {"x"}, "d": np.array([1.5, 2])}
     text = json.dumps(plain(value | {"e": len}), allow_nan=False)
@@ -92,7 +106,7 @@ def test_numbers_of_a_metric_become_plain() -> None:
 # --- the files --------------------------------------------------------------------------------------------------------
 
 
-def write(out: Path, task: str = "toy", settings: EvalSettings = SETTINGS, **values: Any) -> None:
+def write(out: Path, task: str = "toy", settings: EvalSettings = SETTINGS, both: float = 0.75, **values: Any) -> None:
     """Results as lmms-eval returns them: a group of two tasks, one of which has values of its own."""
     claim(out, settings)
     reported = {
@@ -104,7 +118,7 @@ def write(out: Path, task: str = "toy", settings: EvalSettings = SETTINGS, **val
                 "acc_stderr_clustered,none": "N/A",
                 **values,
             },
-            "both": {"acc,none": 0.75, "acc_stderr,none": "N/A", " ": " "},
+            "both": {"acc,none": both, "acc_stderr,none": "N/A", " ": " "},
         },
         "higher_is_better": {"toy": {"acc": True}, "both": {"acc": False}},
         "date": object(),
@@ -126,6 +140,24 @@ def test_a_report_gets_metrics_with_their_errors_and_what_the_answers_took(tmp_p
     sample = samples_of(tmp_path, "toy")[0]
     assert sample["answer"] == sample["target"] == "red" and sample["metrics"] == {"acc": 1}
     assert sample["visual_before"] == 100 and sample["prefill"] == 0.1
+
+
+def test_evaluations_stand_side_by_side_the_best_first(tmp_path: Path) -> None:
+    few = eval_settings.settings_of(json.loads(SETTINGS.text) | {"budget": 20})
+    whole = eval_settings.settings_of(json.loads(SETTINGS.text) | {"row": "identity"})
+    write(tmp_path / "few", settings=few, both=0.9, **{"acc,none": 0.25})
+    write(tmp_path / "many", **{"acc,none": 0.75})
+    write(tmp_path / "whole", settings=whole, both=0.1, **{"acc,none": 0.5})
+    lines = markdown_table([tmp_path / name for name in ("few", "many", "whole")]).splitlines()
+    assert (
+        lines[2]
+        == "| toy | acc | uniform, budget 0.25 | 0.7500 | 0.1000 | 1 | 100 -> 10 | 100.0 ms | 2.0 ms | 1.0 MiB |"
+    )
+    assert [line.split(" | ")[2] for line in lines[2:5]] == ["uniform, budget 0.25", "all tokens", "uniform, budget 20"]
+    assert [line.split(" | ")[3] for line in lines[5:]] == ["0.1000", "0.7500", "0.9000"]  # lower is better
+    assert markdown_table([]) == ""
+    with pytest.raises(EvalError, match="no results in"):
+        markdown_table([tmp_path])
 
 
 def test_finished_tasks_are_joined(tmp_path: Path) -> None:
@@ -238,6 +270,17 @@ def test_wrong_settings_are_one_line_before_anything_starts(
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and text in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_two_evaluations_do_not_share_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(eval_module, "find_lmms_eval", lambda: None)
+    monkeypatch.setattr(eval_module, "supervise", lambda *_: pytest.fail("it was started"))
+    words = ["--host", str(ROOT / "checkpoints/tinyhost"), "--compressor", "uniform", "--tasks", "videomme"]
+    with FileLock(tmp_path / ".lock"):
+        assert main(["eval", *words, "--out", str(tmp_path)]) == 2
+    assert "another framefold eval is at work" in capsys.readouterr().err
 
 
 def test_without_lmms_eval_the_command_that_installs_it_is_named(

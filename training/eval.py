@@ -16,8 +16,9 @@ from rich.progress import Progress, TaskID
 from ..adapters.errors import ConfigError
 from ..adapters.hub import resolve
 from .answer import compressor_of, device_of
-from .eval_results import JOINED, EvalRow, file_of, finished, join, read_eval
+from .eval_results import JOINED, file_of, finished, join, read_eval
 from .eval_settings import EvalError, EvalSettings, claim, settle
+from .eval_table import text_table
 from .lmms_process import find_lmms_eval, supervise
 
 LOG = "lmms-eval.log"
@@ -149,27 +150,9 @@ def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:
         raise EvalError(outcome["error"])
     if any(file_of(out, name).is_file() for name in names):
         join(out)
-        print(f"{table(read_eval(out))}\n\nresults: {out / JOINED}")
+        print(f"{text_table(read_eval(out))}\n\nresults: {out / JOINED}")
     errors = [f"{task}: {text}" for task, text in outcome["failed"].items()]
     errors += [] if outcome["error"] is None else [outcome["error"]]
     for error in errors:
         print(f"framefold: error: {error} ({out / LOG} says more)", file=sys.stderr)
     return 1 if errors else 0
-
-
-def table(rows: list[EvalRow]) -> str:
-    """What ``framefold eval`` prints: a line for each metric, with what the answers took."""
-    head = ("task", "metric", "value", "stderr", "n", "visual tokens", "prefill", "compressor", "peak memory")
-    lines = [head, *(_line(row) for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    name = "all tokens" if rows[0].compressor == "identity" else f"{rows[0].compressor}, budget {rows[0].budget}"
-    cells = [[f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join([f"{name}, host {rows[0].host}", *("  ".join(line).rstrip() for line in cells)])
-
-
-def _line(row: EvalRow) -> tuple[str, ...]:
-    took = row.efficiency
-    stderr = "-" if row.stderr is None else f"{row.stderr:.4f}"
-    visual = f"{took['visual_before']:.0f} -> {took['visual_after']:.0f}"
-    times = (f"{took[name]:.1f} ms" for name in ("prefill_ms", "compressor_ms"))
-    return row.task, row.metric, f"{row.value:.4f}", stderr, str(row.n), visual, *times, f"{took['memory_mib']:.1f} MiB"
