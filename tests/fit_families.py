@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from framefold.training.find_torchvision import find_torchvision
 
 LENGTHS = (7, 5, 8, 6)  # frames
-ASKED = [("what is it ?", "a video"), ("is it 12 frames ?", "you"), ("what is the time", "3")]
+ASKED = [("what is it ?", "a video"), ("is it 12 frames ?", "you"), ("what is the Time", "3")]  # known words
 KEPT = 5
+WAYS = {"whole": "identity", "few": "st_simdiff", "query": "qtsplus"}
 
 
 def write_videos(folder: Path) -> Path:
@@ -71,15 +72,17 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
         for key, tensor in one.tensors().items()
     )
     asked = ask(host, stored)
-    results: dict[str, Any] = {"same": same, "whole": [], "few": [], "differ": [], "positions": []}
-    logits = {kind: answer(host, build(kind, KEPT), asked).logits for kind in ("identity", "st_simdiff")}
+    results: dict[str, Any] = {"same": same, "whole": [], "few": [], "query": [], "differ": [], "positions": []}
+    torch.manual_seed(0)
+    ways: dict[str, Any] = {name: build(kind, KEPT).eval() for name, kind in WAYS.items()}
+    logits = {name: answer(host, way, asked).logits for name, way in ways.items()}
     questions = [(i, question) for i, sample in enumerate(stored) for question in sample.questions]
     for row, (i, question) in enumerate(questions):
         at = int((asked.rows.labels[row] != -100).int().argmax()) - 1
-        plain, few, positions = by_itself(host, videos[i], question.text, asked.times[i])
-        results["whole"].append(error(logits["identity"][row, at], plain))
-        results["few"].append(error(logits["st_simdiff"][row, at], few))
-        results["differ"].append(error(plain, few))
+        alone, positions = by_itself(host, ways, videos[i], question.text, asked.times[i])
+        for name in ways:
+            results[name].append(error(logits[name][row, at], alone[name]))
+        results["differ"] += [error(alone["whole"], alone[name]) for name in ("few", "query")]
         steps = torch.arange(len(stored[i].prompts[0]))
         tail = (stored[i].start + steps).expand(*positions.shape[:-1], -1)
         ours = torch.cat([stored[i].positions, tail], -1)
@@ -95,6 +98,8 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
         "steps": [box[0] for box in first.questions[0].evidence],
         "left": first.questions[0].evidence[0][2:5:2],
         "layers": len(first.deepstack),
+        "times": [videos[3].times.tolist(), stored[3].times.tolist()],
+        "columns": {key: value.tolist() for key, value in asked.inputs.items() if key.endswith("type_ids")},
         "attention": list(host.see(videos[0], attention=True).attention.shape),
     }
 
@@ -135,32 +140,34 @@ def samples(folder: Path) -> list[Any]:
     return [unpack(raw["__key__"], raw) for raw in raws]
 
 
-def by_itself(host: Any, sample: Any, question: str, times: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def by_itself(
+    host: Any, ways: dict[str, Any], sample: Any, question: str, times: torch.Tensor
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """The host on the full prompt that its processor writes, from pixels.
 
     Returns:
-        Its last logits, those with a compressor attached, and the positions of all columns.
+        Its last logits with each compressor attached, without any for the first, and the positions of all columns.
     """
-    from framefold.adapters import build
     from framefold.adapters.hosts import attach
     from framefold.training.answer_runs import place
     from framefold.training.processing import build_inputs
     from framefold.training.prompting import _film
 
     inputs = place(build_inputs(host.processor, _film(sample), question), host.model)
+    told: dict[str, Any] = {"times": [times]}
+    if "pixel_values_videos" not in inputs:
+        told["clips"] = [0] * len(sample.frames)
     with torch.no_grad():
-        plain = host.model(**inputs).logits[0, -1]
-        told: dict[str, Any] = {"times": [times]}
-        if "pixel_values_videos" not in inputs:
-            told["clips"] = [0] * len(sample.frames)
-        with attach(host.model, build("st_simdiff", KEPT), tokenizer=host.processor):
-            few = host.model(**inputs, **told).logits[0, -1]
+        logits = {"whole": host.model(**inputs).logits[0, -1]}
+        for name in ("few", "query"):
+            with attach(host.model, ways[name], tokenizer=host.processor):
+                logits[name] = host.model(**inputs, **told).logits[0, -1]
     positions = host.family.positions(host.model, inputs, torch.ones_like(inputs["input_ids"]), False)
-    return plain, few, positions[..., 0, :]
+    return logits, positions[..., 0, :]
 
 
 def main(folder: Path, *names: str) -> None:
-    """Every family, or those that are named; FOLDER also gets a stand-in for num2words, which SmolVLM's processor wants."""
+    """Every family, or those named; the folder gets a stand-in for num2words, which SmolVLM's processor wants."""
     find_torchvision()
     (folder / "num2words.py").write_text("def num2words(number):\n    return str(number)\n")
     sys.path.append(str(folder))  # last: an installed one wins

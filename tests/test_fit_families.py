@@ -23,7 +23,7 @@ from framefold.training.fit import _needs_torchvision
 from framefold.training.hostio import ProcessorHost, load_host
 from framefold.training.reply_style import ReplyStyle, reply_style
 
-from .fit_families import KEPT, LENGTHS, samples, train
+from .fit_families import KEPT, LENGTHS, WAYS, samples, train
 from .processes import needs_torchvision, python
 from .tiny_families import HOSTS
 
@@ -49,8 +49,8 @@ def results(made: Path) -> dict[str, dict[str, Any]]:
 def test_features_and_cache_give_the_logits_of_the_full_prompt_from_pixels(name: str, results: Any) -> None:
     result = results[name]
     assert result["same"]  # stored, and made on the fly
-    assert len(result["whole"]) == len(result["few"]) == 10  # questions
-    assert max(result["whole"]) < 1e-5 and max(result["few"]) < 1e-5
+    for way in WAYS:
+        assert len(result[way]) == 10 and max(result[way]) < 1e-5  # questions
     assert min(result["differ"]) > 0.1  # so that a compressor can be told from none
 
 
@@ -67,7 +67,7 @@ def test_so_do_those_made_with_the_oldest_supported_transformers(tmp_path: Path)
     for name in names:
         result = results[name]
         assert result["same"] and result["positions"] == [True] * 10
-        assert max(*result["whole"], *result["few"]) < 1e-5 and min(result["differ"]) > 0.1
+        assert max(sum((result[way] for way in WAYS), [])) < 1e-5 and min(result["differ"]) > 0.1
 
 
 @needs_torchvision
@@ -87,6 +87,13 @@ def test_samples_hold_the_grid_and_what_stands_beside_it(name: str, results: Any
     cropped = name in ("llava_next_video", "video_llava")  # to the middle two thirds of the width
     assert result["steps"] == [3 // patch]
     assert result["left"] == pytest.approx([0, 0.26 if cropped else 0.34])
+    frames, steps = (torch.tensor(times) for times in result["times"])
+    assert steps.tolist() == pytest.approx(frames.view(-1, patch).mean(1).tolist()) and steps.unique().numel() > 2
+    tokens = (-(-torch.tensor(LENGTHS) // patch) * tiny.tokens).tolist()
+    types = {"mm_token_type_ids"} if tiny.token_types else set()  # of padded rows: as the processor gives them, or 0
+    assert {key: [row.count(2) for row in rows] for key, rows in result["columns"].items()} == dict.fromkeys(
+        types, tokens
+    )
 
 
 @needs_torchvision
