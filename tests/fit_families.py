@@ -151,9 +151,9 @@ def by_itself(
     from framefold.adapters.hosts import attach
     from framefold.training.answer_runs import place
     from framefold.training.processing import build_inputs
-    from framefold.training.prompting import _film
+    from framefold.training.prompting import film_of
 
-    inputs = place(build_inputs(host.processor, _film(sample), question), host.model)
+    inputs = place(build_inputs(host.processor, film_of(sample), question), host.model)
     told: dict[str, Any] = {"times": [times]}
     if "pixel_values_videos" not in inputs:
         told["clips"] = [0] * len(sample.frames)

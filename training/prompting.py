@@ -47,7 +47,7 @@ def encode_through_processor(model: Any, processor: Any, sample: VideoSample, at
         InputError: a question or a video that the processor refuses.
         HostError: a processor or positions that one prefix for all questions cannot serve.
     """
-    family, film = family_of(model), _film(sample)
+    family, film = family_of(model), film_of(sample)
     texts = [write_prompt(processor, question.text) for question in sample.questions]
     with _overheard(processor) as heard:
         inputs = process(processor, film, texts[0])
@@ -76,7 +76,7 @@ def encode_through_processor(model: Any, processor: Any, sample: VideoSample, at
     )
 
 
-def _film(sample: VideoSample) -> Film:
+def film_of(sample: VideoSample) -> Film:
     """Frames with times as a processor is told them: from the first frame of the video on."""
     times = (sample.times - sample.times[0]).numpy()
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
