@@ -109,6 +109,12 @@ class CompressorModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
+        zero = getattr(self.trainer.strategy, "config", None) or {}
+        if self.compressor.query_aware and zero.get("zero_optimization", {}).get("stage") == 3:
+            raise ConfigError(  # seen: they do, with collectives that do not match
+                f"under ZeRO-3, ranks with different numbers of questions would wait for each other for ever: train "
+                f"{self.compressor.name} with --trainer.strategy ddp or deepspeed_stage_2"
+            )
         self.configure_model()
         fit_to_data(self.host, sets_of(self.trainer, stage))
 
