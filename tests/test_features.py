@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load, save
 from webdataset.tariterators import tarfile_samples
 
@@ -35,7 +36,7 @@ from framefold.data.shard_index import read_folder
 from framefold.data.shards import synth
 from framefold.data.stream import ShardStream
 from framefold.training.batching import answer, ask
-from framefold.training.features import features
+from framefold.training.features import LOCAL_RANK, _devices, features
 from framefold.training.find_host import find_host
 from framefold.training.hostio import Architecture, HostError, build_host, load_host, save_host
 
@@ -185,6 +186,21 @@ def test_processes_share_the_work(lossless, random_host, encoded, tmp_path, caps
     assert capsys.readouterr().out.count("is complete: features of 10 videos") == 2
 
 
+def test_a_shard_that_another_process_is_at_is_left_to_it(lossless, random_host, encoded, tmp_path, capsys):
+    call = (str(lossless), str(random_host), str(tmp_path / "out"))
+    (tmp_path / "out").mkdir()
+    with FileLock(tmp_path / "out" / ".shard-000001.tar.lock"):
+        features(*call)
+    assert "other processes are still writing" in capsys.readouterr().out
+    assert {name for name in files(tmp_path / "out") if name.endswith(".tar")} == {
+        f"shard-00000{number}.tar" for number in (0, 2, 3)
+    }
+    before = (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns
+    features(*call)
+    assert files(tmp_path / "out") == files(encoded())
+    assert (tmp_path / "out" / "shard-000000.tar").stat().st_mtime_ns == before  # not written again
+
+
 def test_a_helper_that_fails_or_dies_is_an_error(lossless, random_host, tmp_path, monkeypatch):
     from framefold.training import features as module
 
@@ -246,9 +262,30 @@ def test_damaged_videos_are_left_out_counted_and_named(lossless, random_host, tm
         features(*common, max_damaged=0.1)
 
 
+def test_a_shard_of_which_nothing_is_left_is_no_obstacle(lossless, random_host, tmp_path):
+    lost = {f"train-7-0000000{i}.mp4" for i in (3, 4, 5)}
+    source = spoiled(lossless, tmp_path / "videos", lambda name, content: b"" if name in lost else content)
+    features(str(source), str(random_host), str(tmp_path / "out"), max_damaged=0.5)
+    index = read_folder(tmp_path / "out")
+    assert [shard.samples for shard in index.shards] == [3, 0, 3, 1] and check(str(tmp_path / "out")) == 0
+    batches = [batch.samples for batch in ShardStream(str(tmp_path / "out"), 2, seed=1)]
+    assert len({sample.key for some in batches for sample in some}) == 7
+
+
+def test_processes_of_a_machine_take_turns_on_its_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for variable in LOCAL_RANK:
+        monkeypatch.delenv(variable, raising=False)
+    assert _devices(None, 6) == [f"cuda:{i % 4}" for i in range(6)]
+    assert _devices("cuda:2", 2) == ["cuda:2", "cuda:2"] and _devices("cpu", 1) == ["cpu"]
+    monkeypatch.setenv("SLURM_LOCALID", "3")
+    assert _devices(None, 1) == ["cuda:3"] and _devices(None, 2) == ["cuda:2", "cuda:3"]
+    monkeypatch.setenv("LOCAL_RANK", "1")  # torchrun inside of a task of SLURM
+    assert _devices(None, 1) == ["cuda:1"]
+
+
 def test_wrong_calls_are_refused_before_any_work(lossless, random_host, encoded, tmp_path):
-    (tmp_path / "bert").mkdir()
-    (tmp_path / "bert" / "config.json").write_text(json.dumps({"model_type": "bert"}))
     call: dict[str, Any] = {"shards": str(lossless), "host": str(random_host), "out": str(tmp_path / "out")}
     for change, error, text in [
         ({"frames": 0}, DataError, "must be positive"),
@@ -420,6 +457,12 @@ def test_training_on_features_equals_training_on_their_videos(model, lossless, e
     half = fit(encoded(), *model, *NO_VAL)
     moved = max(float((half[name] - videos[name]).abs().max()) for name in videos)
     assert 0 < moved < 0.02
+
+
+def test_loader_workers_deliver_the_same_features(encoded, fit):
+    words = ["--config", "compressor/fila", *NO_VAL]
+    alone, helped = fit(encoded(), *words), fit(encoded(), *words, "--data.workers", "1")
+    assert all(torch.equal(alone[name], helped[name]) for name in alone)
 
 
 def test_training_on_features_may_be_validated_on_videos_and_on_features(encoded, fit, capsys):
