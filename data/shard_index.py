@@ -122,7 +122,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Index:
         raise DataError(f"the shards in {path} are not finished: run the same 'framefold shards' command again")
     if not (path / INDEX).exists():
         if any(path.glob("*.tar")):
-            raise DataError(f"{path} holds tar files and no {INDEX}: write it with 'framefold shards index --shards {path}'")
+            raise DataError(f"{path} holds tar files and no {INDEX}: run 'framefold shards index --shards {path}'")
         raise DataError(f"{path} holds no {INDEX}: {make}")
     return index_of(read_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framefold.data import shard_writer, shards as module
+from framefold.data import shard_writer
+from framefold.data import shards as module
 from framefold.data.check import check
 from framefold.data.difficulty import Difficulty
 from framefold.data.errors import DataError

@@ -18,7 +18,6 @@ import torch
 from lightning_fabric.utilities.seed import reset_seed
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
 
-
 # ZeRO-3 decides by the order of past calls what it fetches ahead and keeps. Ranks with different numbers of videos and
 # questions have different orders, and would wait for each other for ever (seen with qtsplus).
 IN_STEP = ("stage3_max_reuse_distance", "stage3_prefetch_bucket_size")
