@@ -74,15 +74,15 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
     asked = ask(host, stored)
     results: dict[str, Any] = {"same": same, "whole": [], "few": [], "query": [], "differ": [], "positions": []}
     torch.manual_seed(0)
-    ways: dict[str, Any] = {name: build(kind, KEPT).eval() for name, kind in WAYS.items()}
-    logits = {name: answer(host, way, asked).logits for name, way in ways.items()}
+    ways: dict[str, Any] = {way: build(kind, KEPT).eval() for way, kind in WAYS.items()}
+    logits = {way: answer(host, compressor, asked).logits for way, compressor in ways.items()}
     questions = [(i, question) for i, sample in enumerate(stored) for question in sample.questions]
     for row, (i, question) in enumerate(questions):
         at = int((asked.rows.labels[row] != -100).int().argmax()) - 1
         alone, positions = by_itself(host, ways, videos[i], question.text, asked.times[i])
-        for name in ways:
-            results[name].append(error(logits[name][row, at], alone[name]))
-        results["differ"] += [error(alone["whole"], alone[name]) for name in ("few", "query")]
+        for way in ways:
+            results[way].append(error(logits[way][row, at], alone[way]))
+        results["differ"] += [error(alone["whole"], alone[way]) for way in ("few", "query")]
         steps = torch.arange(len(stored[i].prompts[0]))
         tail = (stored[i].start + steps).expand(*positions.shape[:-1], -1)
         ours = torch.cat([stored[i].positions, tail], -1)
@@ -159,9 +159,9 @@ def by_itself(
         told["clips"] = [0] * len(sample.frames)
     with torch.no_grad():
         logits = {"whole": host.model(**inputs).logits[0, -1]}
-        for name in ("few", "query"):
-            with attach(host.model, ways[name], tokenizer=host.processor):
-                logits[name] = host.model(**inputs, **told).logits[0, -1]
+        for way in ("few", "query"):
+            with attach(host.model, ways[way], tokenizer=host.processor):
+                logits[way] = host.model(**inputs, **told).logits[0, -1]
     positions = host.family.positions(host.model, inputs, torch.ones_like(inputs["input_ids"]), False)
     return logits, positions[..., 0, :]
 
