@@ -14,7 +14,6 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 
-from framefold.adapters.errors import ConfigError
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
 from framefold.training.session import quiet
@@ -95,11 +94,8 @@ def main() -> None:
     for strategy in strategies.split(","):
         for compressor in compressors.split(","):
             os.environ["WORLD_SIZE"] = str(world)  # Lightning clears it after each training
-            try:
-                train(host, shards, Path(out), compressor, strategy, world)
-                print(f"{compressor} {strategy} done", flush=True)
-            except ConfigError as error:
-                print(f"{compressor} {strategy} refused: {error}", flush=True)
+            train(host, shards, Path(out), compressor, strategy, world)
+            print(f"{compressor} {strategy} done", flush=True)
 
 
 if __name__ == "__main__":

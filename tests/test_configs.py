@@ -35,7 +35,8 @@ def parse(monkeypatch, verb: str, *args: str) -> dict:
 def test_there_are_some():
     assert {"compressor/fila", "compressor/scene_mean"} <= set(PARTS["compressor"])
     assert set(PARTS["data"]) == {"data/synthetic", "data/synthetic_hard", "data/shards"}
-    assert set(PARTS["trainer"]) == {"trainer/cpu", "trainer/gpu", "trainer/deepspeed"}
+    several = {"trainer/deepspeed", "trainer/deepspeed_zero3", "trainer/deepspeed_offload", "trainer/fsdp"}
+    assert set(PARTS["trainer"]) == {"trainer/cpu", "trainer/gpu"} | several
 
 
 @pytest.mark.parametrize("name", sorted(itertools.chain(*PARTS.values())))
@@ -73,6 +74,23 @@ def test_they_merge_from_left_to_right(monkeypatch, verb):
     assert config["model"]["params"]["members"] == "cluster"
     assert config["trainer"]["accelerator"] == "cpu" and config["trainer"]["max_steps"] > 0  # of two files
     assert isinstance(config["model"]["budget"], int)
+
+
+@pytest.mark.parametrize("base", ["trainer/deepspeed", "trainer/deepspeed_offload", "trainer/fsdp"])
+@pytest.mark.parametrize("name", ["ddp", "deepspeed_stage_2", "deepspeed_cpu_stage_2", "fsdp2"])
+def test_a_strategy_by_name_replaces_that_of_a_configuration(monkeypatch, base, name):
+    config = parse(monkeypatch, "fit", "--config", str(find(base)), "--trainer.strategy", name)
+    assert config["trainer"]["strategy"] == name
+
+
+def test_offloading_and_timeouts_can_be_set_from_the_command_line(monkeypatch):
+    words = ["--trainer.strategy.offload_params_device", "nvme", "--trainer.strategy.timeout", "0:05:00"]
+    config = parse(monkeypatch, "fit", "--config", str(find("trainer/deepspeed_offload")), *words)
+    settings = config["trainer"]["strategy"]["init_args"]
+    assert settings["offload_params_device"] == "nvme" and settings["offload_optimizer"] is True
+    assert settings["timeout"].total_seconds() == 300
+    words = ["--trainer.strategy", "pytorch_lightning.strategies.DDPStrategy", "--trainer.strategy.timeout", "0:05:00"]
+    assert parse(monkeypatch, "fit", *words)["trainer"]["strategy"]["init_args"]["timeout"].total_seconds() == 300
 
 
 @pytest.mark.parametrize("name", PARTS["compressor"])

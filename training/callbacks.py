@@ -29,7 +29,8 @@ class Announce(Callback):
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trained, frozen = (
-            sum(p.numel() for p in pl_module.parameters() if p.requires_grad == wanted) for wanted in (True, False)
+            sum(getattr(p, "ds_numel", p.numel()) for p in pl_module.parameters() if p.requires_grad == wanted)
+            for wanted in (True, False)  # ZeRO-3 knows how many there are of what is away
         )
         hyper = pl_module.hparams
         lora = f", LoRA of rank {hyper['lora']['r']} included," if hyper["lora"] else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -59,10 +60,11 @@ def weights(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # whatever the damaged bytes lead to
         text = " ".join(str(error).split())[:200]
         raise CheckpointError(f"the weights of {path} cannot be read: {type(error).__name__}: {text}") from error
-    return {renamed(name): value.detach() for name, value in state.items() if _is_trained(name)}
+    return {renamed(name): value.detach() for name, value in state.items() if is_trained(name)}
 
 
-def _is_trained(name: str) -> bool:
+def is_trained(name: str) -> bool:
+    """Whether a name in a module or a file is that of a trained weight: the compressor's, or LoRA's."""
     return name.startswith((PREFIX, LORA_PREFIX)) or (name.startswith(HOST_PREFIX) and ".lora_" in name)
 
 
@@ -71,6 +73,14 @@ def renamed(name: str) -> str:
     if not name.startswith(HOST_PREFIX):
         return name
     return LORA_PREFIX + PEFT_PREFIX + name.removeprefix(HOST_PREFIX).replace(".default.", ".")
+
+
+def module_name(name: str) -> str:
+    """The other way round: the name in the module of a weight in a single file."""
+    if not name.startswith(LORA_PREFIX):
+        return name
+    stem, matrix, rest = name.removeprefix(LORA_PREFIX + PEFT_PREFIX).rpartition(".")
+    return f"{HOST_PREFIX}{stem}.default{matrix}{rest}"
 
 
 def tag_folder(path: Path) -> Path:
@@ -101,8 +111,7 @@ def _beside_weights(path: Path) -> Path:
 @contextmanager
 def only_tensors() -> Iterator[None]:
     """Let DeepSpeed unpickle nothing but tensors, numbers, text and the classes of its own checkpoints; no prints."""
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would warn that there is no GPU
+    _import_deepspeed()
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
@@ -117,6 +126,18 @@ def only_tensors() -> Iterator[None]:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
 
 
+def _import_deepspeed() -> None:
+    """Without a warning that there is no GPU, where there is none."""
+    settled = "DS_ACCELERATOR" in os.environ or torch.cuda.is_available()
+    if not settled:
+        os.environ["DS_ACCELERATOR"] = "cpu"  # it looks when it is imported
+    try:
+        import deepspeed  # noqa: F401
+    finally:
+        if not settled:
+            del os.environ["DS_ACCELERATOR"]
+
+
 def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
     with only_tensors():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
@@ -126,7 +147,7 @@ def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
 
 
 def _of_universal(path: Path) -> dict[str, Tensor]:
-    folders = [folder for folder in (tag_folder(path) / UNIVERSAL).iterdir() if _is_trained(folder.name)]
+    folders = [folder for folder in (tag_folder(path) / UNIVERSAL).iterdir() if is_trained(folder.name)]
     return {folder.name: read_file(folder / "fp32.pt")["param"] for folder in sorted(folders)}
 
 
@@ -152,8 +173,10 @@ def _of_fsdp2(path: Path) -> dict[str, Tensor]:
 
     with open(path / ".metadata", "rb") as file:
         names = _Metadata(file).load().state_dict_metadata.keys()
-    wanted = {name for name in names if name.startswith("state_dict.") and _is_trained(name.partition(".")[2])}
-    found = _load_state_dict_from_keys(wanted, storage_reader=FileSystemReader(path))
+    wanted = {name for name in names if name.startswith("state_dict.") and is_trained(name.partition(".")[2])}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is one process, which torch takes for worth saying
+        found = _load_state_dict_from_keys(wanted, storage_reader=FileSystemReader(path))
     return _flat(found.get("state_dict", {}))
 
 

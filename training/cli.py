@@ -16,7 +16,6 @@ import torch.distributed as dist
 from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from ..configs import expand
 from .callbacks import Announce, BestCheckpoint, LastCheckpoint, Progress
@@ -28,7 +27,7 @@ from .module import CompressorModule
 from .requeue import Requeue
 from .resume import CHOICE, Resume, choose, same_run, whole
 from .session import interruptible, quiet
-from .strategies import register
+from .strategies import CPU, configure, register
 
 ROOT = "runs/fit"  # where runs go by default
 VERBS = {
@@ -121,11 +120,7 @@ class CLI(LightningCLI):
         if settings["enable_checkpointing"] is False:
             self._parser(self.verb).callback_keys.clear()
         trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
-        deepspeed = getattr(trainer.strategy, "config", None)
-        if isinstance(deepspeed, dict):  # it would ask our loader for a batch sampler
-            deepspeed.setdefault("train_micro_batch_size_per_gpu", self.datamodule.train_set["batch_size"])
-        if isinstance(trainer.strategy, DeepSpeedStrategy):
-            trainer.strategy.exclude_frozen_parameters = True
+        configure(trainer.strategy, self.datamodule.train_set["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -146,6 +141,8 @@ def main() -> None:
     sys.argv[2:] = expand(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
     quiet()
     register()
+    if any(CPU in word for word in sys.argv):  # before anything imports deepspeed, as parsing a configuration may
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
         CLI(verb)
     finally:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from ..adapters.errors import ConfigError
@@ -162,11 +163,11 @@ def evidence_of(asked: Asked) -> list[Tensor]:
 def touch(module: nn.Module) -> Tensor:
     """A zero that depends on every trainable parameter that is here.
 
-    Added to the loss, it gives each of them a gradient at each step: one without hangs DDP and aborts ZeRO-1/2. Under
-    ZeRO-3 parameters are away outside of their module's forward, and it is left to compressors to use them all.
+    Added to the loss, it gives each of them a gradient at each step: one without hangs DDP and aborts ZeRO-1/2. LoRA is
+    away outside of its layers' forward under ZeRO-3 and FSDP2; there the loss has to use the host, or nowhere.
     """
     zero = torch.zeros(())
     for parameter in module.parameters():
-        if parameter.requires_grad and parameter.numel():
+        if parameter.requires_grad and parameter.numel() and not isinstance(parameter, DTensor):
             zero = zero.to(parameter.device) + parameter.sum() * 0.0
     return zero

@@ -21,11 +21,12 @@ from torch import Tensor
 from ..adapters.errors import AdapterFileError, ConfigError
 from ..adapters.hosts.family import family_of
 from ..adapters.hosts.init import init_from_host
-from ..adapters.hosts.zero3 import hold, keep_whole
 from ..data.batches import Batch
 from .batching import Asked, answer, ask, visual_tokens
+from .checkpoint_content import is_trained, renamed
 from .drawn import Drawn
 from .fitted_data import fit_to_data, sets_of
+from .fsdp import is_spread
 from .hostio import Precision, load_host
 from .lora import HostLora, seeded
 from .lora_settings import LoraSettings
@@ -33,6 +34,7 @@ from .losses import check_weights, loss_parts, shares, total_loss, touch
 from .metrics import TypeAccuracy
 from .qa import answer_loss, predict
 from .start import begin, check_host
+from .strategies import keep_whole, prepare
 
 Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
 PREFIX, LORA_PREFIX = "compressor.", "lora."
@@ -109,14 +111,9 @@ class CompressorModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
-        zero = getattr(self.trainer.strategy, "config", None) or {}
-        if self.compressor.query_aware and zero.get("zero_optimization", {}).get("stage") == 3:
-            raise ConfigError(  # seen: they do, with collectives that do not match
-                f"under ZeRO-3, ranks with different numbers of questions would wait for each other for ever: train "
-                f"{self.compressor.name} with --trainer.strategy ddp or deepspeed_stage_2"
-            )
         self.configure_model()
         fit_to_data(self.host, sets_of(self.trainer, stage))
+        prepare(self)
 
     def configure_model(self) -> None:
         """Load the host and size the compressor by it, before the optimizer is made."""
@@ -142,19 +139,11 @@ class CompressorModule(pl.LightningModule):
             self.lora.train(mode)
         return self
 
-    def on_train_start(self) -> None:
-        """Before the first step."""
-        self._keep_whole()
+    def on_fit_start(self) -> None:
+        """When the strategy has taken hold of the weights."""
+        keep_whole(self)
 
-    def on_validation_start(self) -> None:
-        """Before the first batch, which may be one of a sanity check."""
-        self._keep_whole()
-
-    def _keep_whole(self) -> None:
-        """Under ZeRO-3, keep whole what ranks call differently often in a step, once for a video or question."""
-        hold(self, self.compressor.parameters())
-        own = f"{family_of(self.model).language}."
-        keep_whole(p for name, p in self.model.base_model.named_parameters() if not name.startswith(own))
+    on_validation_start = on_fit_start  # of 'framefold validate'
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch at this step's budget."""
@@ -267,11 +256,10 @@ class CompressorModule(pl.LightningModule):
         checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
         checkpoint["start"] = self.hparams["start"]
         checkpoint["hyper_parameters"]["start"] = None  # these weights need none
-        state = checkpoint["state_dict"]
-        checkpoint["state_dict"] = {key: value for key, value in state.items() if key.startswith(PREFIX)}
+        state = checkpoint["state_dict"].items()
+        checkpoint["state_dict"] = {renamed(name): value for name, value in state if is_trained(name)}
         if self.lora is not None:
             checkpoint["lora"] = self.lora.describe(str(self.found.folder))
-            checkpoint["state_dict"] |= {LORA_PREFIX + key: value for key, value in self.lora.state().items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare the checkpoint with this compressor and its LoRA, and load the latter.
@@ -292,7 +280,7 @@ class CompressorModule(pl.LightningModule):
                 f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
                 f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}"
             )
-        if self.lora is not None:
+        if self.lora is not None and not is_spread(self.model):  # FSDP2 does it itself
             self.lora.load({key: given[LORA_PREFIX + key] for key in lora})
 
 

@@ -1,9 +1,10 @@
-"""DeepSpeed as this package uses it, on CUDA and, for tests, on the CPU.
+"""Strategies of training beside Lightning's, and what training under them takes.
 
 ``deepspeed_stage_2`` and Lightning's other names stand for Lightning's strategies with two changes: frozen weights stay
 out of checkpoints, and steps are made where every other strategy makes them. ``deepspeed_cpu_stage_1`` to ``_3`` are
 for development and tests, never for training: ZeRO on CPUs gains nothing. Engine, ZeRO's optimizer and checkpoints,
 accumulation and clipping are DeepSpeed's own there too; only what Lightning takes for granted about CUDA is replaced.
+``fsdp2`` is in :mod:`~framefold.training.fsdp`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,20 @@ from typing import Any
 
 import torch
 from lightning_fabric.utilities.seed import reset_seed
-from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, StrategyRegistry
+from pytorch_lightning.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    StrategyRegistry,
+)
+from torch import nn
 
-# ZeRO-3 decides by the order of past calls what it fetches ahead and keeps. Ranks with different numbers of videos and
-# questions have different orders, and would wait for each other for ever (seen with qtsplus).
-IN_STEP = ("stage3_max_reuse_distance", "stage3_prefetch_bucket_size")
+from ..adapters.errors import ConfigError
+from ..adapters.hosts.zero3 import hold
+from .fsdp import FSDP2, spread
+
+CPU = "deepspeed_cpu_stage_"
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -32,9 +42,6 @@ class DeepSpeed(DeepSpeedStrategy):
 
     def __init__(self, exclude_frozen_parameters: bool = True, **settings: Any) -> None:
         super().__init__(exclude_frozen_parameters=exclude_frozen_parameters, **settings)
-        if isinstance(self.config, dict) and (zero := self.config.get("zero_optimization", {})).get("stage") == 3:
-            for name in IN_STEP:
-                zero.setdefault(name, 0)
 
     @property
     def handles_gradient_accumulation(self) -> bool:
@@ -53,6 +60,9 @@ class DeepSpeedOnCPU(DeepSpeed):
     def __init__(self, **settings: Any) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # deepspeed looks when it is imported, which super does
         super().__init__(**settings)
+        zero = self.config.get("zero_optimization", {}) if isinstance(self.config, dict) else {}
+        if zero.get("stage") == 3:  # by default it would leave all of a tiny model whole
+            zero.setdefault("stage3_param_persistence_threshold", 0)
 
     def setup_environment(self) -> None:
         """As Lightning's, without the check for a CUDA accelerator."""
@@ -79,7 +89,7 @@ def register() -> None:
         if entry["strategy"] is DeepSpeedStrategy:
             StrategyRegistry.register(name, DeepSpeed, entry["description"], override=True, **entry["init_params"])
     for stage in (1, 2, 3):
-        name = f"deepspeed_cpu_stage_{stage}"
+        name = f"{CPU}{stage}"
         if name not in StrategyRegistry:
             StrategyRegistry.register(
                 name,
@@ -88,6 +98,73 @@ def register() -> None:
                 stage=stage,
                 process_group_backend="gloo",
             )
+    if "fsdp2" not in StrategyRegistry:
+        StrategyRegistry.register("fsdp2", FSDP2, description="compressor and language model spread over the ranks")
+
+
+def configure(strategy: Any, batch_size: int) -> None:
+    """What DeepSpeed is told in every run.
+
+    Args:
+        batch_size: of a rank; it would ask our loader for a batch sampler.
+    """
+    if not isinstance(strategy, DeepSpeedStrategy) or not isinstance(strategy.config, dict):
+        return
+    strategy.exclude_frozen_parameters = True
+    strategy.config.setdefault("train_micro_batch_size_per_gpu", batch_size)
+    strategy.config.setdefault("zero_force_ds_cpu_optimizer", False)  # adapters are small: torch's AdamW will do
+
+
+def prepare(module: Any) -> None:
+    """Get a module that is set up ready for its strategy, before its optimizer is made.
+
+    Raises:
+        ConfigError: the strategy cannot train it.
+    """
+    strategy = module.trainer.strategy
+    if isinstance(strategy, FSDP2):
+        spread(module)
+    elif isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
+        raise ConfigError("of FSDP and tensor parallelism, FSDP2 is what trains a compressor: --trainer.strategy fsdp2")
+
+
+def keep_whole(module: Any) -> None:
+    """Keep ZeRO-3 away from single layers outside of the language model; nothing happens under other strategies.
+
+    A compressor returns no bare tensors, so ZeRO-3 does not see when to gather it for its backward; see
+    :func:`~framefold.adapters.hosts.zero3.hold`. And ZeRO-3 gathers a layer whenever it is run, on all ranks together:
+    the vision encoder runs once a video, a query-aware compressor once a question, and of those ranks have unequally
+    many. So the compressor is gathered for whole steps, and the vision encoder, which is frozen, for good.
+    """
+    if not hasattr(next(module.model.parameters()), "ds_id"):
+        return
+    beside = list(_beside_language(module.model))
+    for part in [module.compressor, *beside]:
+        hold(module, part.parameters())
+        for layer in part.modules():
+            _let_go(layer)
+    for parameter in (parameter for part in beside for parameter in part.parameters()):
+        parameter.ds_persist = True  # type: ignore[attr-defined]
+
+
+def _beside_language(model: Any) -> Iterator[nn.Module]:
+    """The largest parts of a host that neither are nor hold its decoder or its output layer."""
+    language = {model.get_decoder(), model.get_output_embeddings()}
+    ways = [model]
+    for module in ways:
+        for child in module.children():
+            if not language & set(child.modules()):
+                yield child
+            elif child not in language:
+                ways.append(child)
+
+
+def _let_go(layer: nn.Module) -> None:
+    """Take DeepSpeed's hooks off a layer."""
+    for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if str(getattr(hook, "__module__", "")).startswith("deepspeed."):
+                del hooks[key]
 
 
 def name_of(strategy: Any) -> str:

@@ -28,17 +28,6 @@ def hold(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
             deepspeed.zero.register_external_parameter(model, parameter)
 
 
-def keep_whole(parameters: Iterable[nn.Parameter]) -> None:
-    """Let ZeRO-3 keep frozen parameters whole once they were gathered; nothing happens without ZeRO-3.
-
-    It gathers call by call. Where ranks call a module differently often, such as once for each of their videos, they
-    would wait for each other for ever.
-    """
-    for parameter in parameters:
-        if hasattr(parameter, "ds_id"):
-            parameter.ds_persist = True  # type: ignore[attr-defined]
-
-
 @contextlib.contextmanager
 def gathered(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Have parameters of a host whole inside, and again in its backward; nothing happens without ZeRO-3.
