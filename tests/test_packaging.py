@@ -20,6 +20,13 @@ def test_every_package_on_disk_is_listed_and_mapped() -> None:
         assert package == "framefold" or folder == "/".join(package.split(".")[1:])
 
 
+def test_every_configuration_and_template_is_in_the_wheel() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["framefold.configs"]
+    packed = {file for pattern in patterns for file in (ROOT / "configs").glob(pattern)}
+    there = {file for file in (ROOT / "configs").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert packed == there and {"fit.sbatch", "torchrun.sh", "mpirun.sh"} <= {file.name for file in packed}
+
+
 def test_the_base_install_stays_light() -> None:
     names = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
     assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy"}

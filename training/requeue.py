@@ -48,7 +48,7 @@ class Requeue(Callback):
             self.before[number] = signal.signal(number, self._note)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Listen no more."""
+        """Listen no more. A run that breaks off is not torn down; its process ends."""
         while self.before:
             number, handler = self.before.popitem()
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

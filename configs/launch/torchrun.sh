@@ -11,7 +11,8 @@
 # the same path.
 #
 # Variables: NNODES, NODE_RANK (0 is the machine of MASTER_ADDR), MASTER_ADDR, MASTER_PORT, NPROC (processes of each
-# machine, as a rule its GPUs), RUN_ID (the same on all), MAX_RESTARTS, OUT.
+# machine, as a rule its GPUs), LOCAL_ADDR (of this machine, as the others reach it: found by itself as a rule), RUN_ID
+# (the same on all), MAX_RESTARTS, OUT.
 set -euo pipefail
 
 NNODES="${NNODES:-1}"
@@ -32,13 +33,24 @@ fi
 # interface, as "ip addr" calls it. Without it gloo listens there, and the others wait for it in vain.
 # export NCCL_SOCKET_IFNAME=eth0 GLOO_SOCKET_IFNAME=eth0
 
+# The address that this machine has on the way to machine 0 (connecting by UDP sends nothing).
+LOCAL_ADDR="${LOCAL_ADDR:-$(python3 -c 'import socket, sys
+family, kind, _, _, address = socket.getaddrinfo(sys.argv[1], 1, type=socket.SOCK_DGRAM)[0]
+way = socket.socket(family, kind)
+way.connect(address)
+print(way.getsockname()[0])' "$MASTER_ADDR")}"
+
+# Otherwise processes that are started again meet in the store of those that died, and wait for ever (torch 2.13:
+# https://github.com/pytorch/pytorch/issues/135712).
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+
 # torchrun tells by names and addresses whether it is machine 0, which containers and aliases defeat: is_host says it.
 is_host=false
 [ "$NODE_RANK" -ne 0 ] || is_host=true
 
 exec torchrun --nnodes "$NNODES" --nproc-per-node "$NPROC" \
   --rdzv-backend c10d --rdzv-endpoint "$MASTER_ADDR:$MASTER_PORT" --rdzv-conf "is_host=$is_host" \
-  --rdzv-id "${RUN_ID:-framefold}" --max-restarts "${MAX_RESTARTS:-3}" \
+  --local-addr "$LOCAL_ADDR" --rdzv-id "${RUN_ID:-framefold}" --max-restarts "${MAX_RESTARTS:-3}" \
   --no-python framefold fit --config trainer/gpu "$@" \
   --trainer.num_nodes "$NNODES" --trainer.devices "$NPROC" \
   --trainer.default_root_dir "${OUT:-runs/torchrun}" --resume auto
