@@ -1,0 +1,59 @@
+"""The benchmark of reading: rates are medians of turns, a leak is seen, and the real thing runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from framefold.__main__ import main
+from framefold.adapters.errors import ConfigError
+from framefold.training import bench_data as module
+from framefold.training.bench_data import bench_data
+
+
+def test_rates_are_medians_over_turns_without_the_one_that_warms_up(monkeypatch):
+    clock = {"now": 0.0}
+    order: list[str] = []
+
+    def work(name: str, seconds: list[float]):
+        def run() -> int:
+            order.append(name)
+            clock["now"] += seconds.pop(0)
+            return 12
+
+        return run
+
+    monkeypatch.setattr(module.time, "perf_counter", lambda: clock["now"])
+    works = [work("a", [100.0, 1.0, 2.0, 3.0]), work("b", [100.0, 4.0, 6.0, 12.0])]
+    assert module._rates(works, 3, "test") == [6.0, 2.0]
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]  # nobody is always first
+
+
+def test_memory_that_grows_is_seen_and_memory_that_stays_is_not(shards, monkeypatch):
+    from framefold.data import stream
+
+    monkeypatch.setattr(module, "EVERY", 4)
+    flat = module._memory(str(shards), "videos", 120)
+    real, leaked = stream.unpack, []
+
+    def leaking(key, files):
+        leaked.append(bytearray(b"x" * (1 << 20)))
+        return real(key, files)
+
+    monkeypatch.setattr(stream, "unpack", leaking)
+    leaky = module._memory(str(shards), "videos", 120)
+    assert leaky["videos_growth_mib"] > 60 and flat["videos_growth_mib"] < 15
+    assert leaky["videos_worker_mib"] > flat["videos_worker_mib"] + 60
+
+
+def test_numbers_that_are_not_positive_are_refused_before_any_work():
+    for wrong in (dict(samples=0), dict(repeats=0), dict(videos=0), dict(frames=[0]), dict(samples=50)):
+        with pytest.raises(ConfigError):
+            bench_data(**wrong)
+
+
+def test_videos_and_features_are_measured(random_host, monkeypatch, capsys):
+    monkeypatch.setattr(module, "EVERY", 2)
+    words = ["--host", str(random_host), "--samples", "40", "--repeats", "1", "--videos", "8", "--frames", "16"]
+    assert main(["bench", "data", *words]) == 0
+    out = capsys.readouterr().out
+    assert "of it" in out and "training takes" in out and "features:" in out
