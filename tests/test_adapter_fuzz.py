@@ -224,7 +224,7 @@ def test_weights_are_compared_with_the_config_before_they_are_read(
 @pytest.mark.parametrize(
     ("compressor", "params"),
     [
-        ("qtsplus", {"dim": 128, "scoring_layers": 10**7}),
+        ("qtsplus", {"dim": 128, "heads": 4, "kv_heads": 4, "scoring_layers": 10**7}),
         ("qtsplus", {"dim": 10**9, "scoring_layers": 64}),
         ("fila", {"dim": 10**9, "grid": [10**4, 10**4]}),
         ("fila", {"dim": 10**18, "grid": [10**18, 10**18]}),
