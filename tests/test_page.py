@@ -8,6 +8,7 @@ import re
 import tomllib
 from collections.abc import Callable
 from html.parser import HTMLParser
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from webdataset.tariterators import tarfile_samples
 
+from framefold.data.samples import read_notes, unpack_video
 from framefold.training import page
 from framefold.training.page import PAGE, inert, write_page
 from framefold.training.page_drill import pack
@@ -282,10 +285,9 @@ def test_no_command_out_of_results_is_run(tmp_path: Path, shards: str) -> None:
 
 
 def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> None:
-    from framefold.training.heldout_data import Shards
-
-    source = Shards(str(shards), 3, 16)
-    videos = [make().sample for make in source.videos()]
+    tar = sorted(shards.glob("*.tar"))[0]
+    raws = islice(tarfile_samples([{"url": str(tar)}]), 3)
+    videos = [unpack_video(raw["__key__"], read_notes(raw["__key__"], raw["json"]), raw["mp4"], 16) for raw in raws]
     one = outcome("uniform", 0.5, 64)
     rows, kept = [], []
     for number, sample in enumerate(videos):
@@ -294,9 +296,8 @@ def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> No
             one.rows[0] | {"video": number, "draw": number, "type": q.type, "question": q.text, "answer": q.answer}
             for q in sample.questions
         ]
-    write_cell(
-        tmp_path, settings("uniform", 0.25, data=source.describe()), type(one)(rows, one.cost, kept, 3, one.started)
-    )
+    named = {"kind": "shards", "shards": str(shards), "digest": "", "videos": 3, "frames": 16}
+    write_cell(tmp_path, settings("uniform", 0.25, data=named), type(one)(rows, one.cost, kept, 3, one.started))
     _, data = read(tmp_path)
     for sample, shown in zip(videos, data["drill"]["videos"], strict=True):
         assert not shown["note"], shown["note"]

@@ -1,31 +1,61 @@
-"""The ablation: compressors x budgets x seeds on held-out videos, one results file a cell, then the report."""
+"""The verb ``framefold ablate``: compressors x budgets x seeds on held-out videos, then the report.
+
+Nothing here may import transformers before torchvision has been found, since transformers looks for it once.
+"""
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ..adapters.errors import ConfigError
-from ..adapters.folder import one_line
-from ..adapters.ops import check_budget
-from ..adapters.params import nearest
+from ..adapters.ops import Budget, check_budget
+from ..adapters.registry import get
 from ..data.difficulty import Difficulty
 from ..data.samples import Recipe
-from .cell_settings import Settings, check_comparable
-from .cells import Cell, Grid
-from .digests import code_digest, host_digest
-from .entrants import rows_of
-from .feature_cache import FeatureCache
-from .heldout_data import Shards, Synthetic
-from .hostio import Precision, load_host
-from .oracles import ORACLE
-from .report import REPORT, report
-from .results import FOLDER, stored_cells
+from ..data.shard_index import FEATURES, Index
+from ..data.sources import resolve
+from .answer import device_of
+from .find_host import FoundHost, find_host
+from .find_torchvision import find_torchvision
 
-FEATURES = "features"
+CACHE = "features"  # folder of encoded videos in that of the results
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """An ablation as it was asked for, everything settled that needs no compressor and no host.
+
+    Attributes:
+        out, compressors, adapters, params, budgets, seeds, oracle, videos, exclude, batch_size, baseline, drill, cache,
+            dtype, other_host: of :func:`ablate`.
+        host: that was found. device: to run on.
+        recipe: of synthetic videos; data: or the shards. frames: that the host is shown of each at most.
+    """
+
+    out: Path
+    host: FoundHost
+    device: torch.device
+    dtype: Literal["auto", "float32", "bfloat16"]
+    compressors: list[str] | None
+    adapters: list[str]
+    params: dict[str, dict[str, Any]]
+    budgets: list[Budget]
+    seeds: list[int]
+    oracle: bool
+    recipe: Recipe
+    data: Index | None
+    videos: int
+    frames: int
+    exclude: list[str]
+    batch_size: int
+    baseline: str | None
+    drill: int
+    cache: Path
+    other_host: bool
 
 
 def ablate(
@@ -50,7 +80,7 @@ def ablate(
     drill: int = 6,
     cache: str | None = None,
     revision: str | None = None,
-    dtype: Precision = "auto",
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str | None = None,
     other_host: bool = False,
 ) -> None:
@@ -91,60 +121,40 @@ def ablate(
         HostError: no host there; AdapterFileError, HubError: no adapter, or a damaged one; WrongHostError: it was
             trained in another host.
         DataError: no such split, too few frames, no such shards, or damaged ones.
+        MissingExtraError: torchvision or what else the host's processor needs for videos; the message installs it.
     """
-    folder, seeds = Path(out), list(dict.fromkeys(seeds or [0]))
-    grid = [check_budget(b) for b in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
-    grid = list({repr(budget): budget for budget in grid}.values())  # 1 and 1.0 are two
+    grid = [check_budget(budget) for budget in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
     if videos < 1 or batch_size < 1 or drill < 0:
         numbers = f"{videos}, {batch_size} and {drill}"
         raise ConfigError(f"videos and batch_size must be positive and drill not negative, got {numbers}")
-    where = _device(device)
-    rows = rows_of(compressors, adapters or [], params or {}, oracle, data is None)
-    for row, seed in product(rows, seeds):
-        row.build(grid[0], seed)  # wrong parameters are found before the host is loaded
-    if baseline is not None and baseline not in (names := [row.row for row in rows]):
-        raise ConfigError(f"no row {baseline!r} to compare with{nearest(baseline, names)}: {', '.join(names)}")
-    recipe = Recipe((frames, frames), data_seed, split, difficulty, style)
-    source = Synthetic(recipe, videos) if data is None else Shards(data, videos, frames)
-    _check_types(exclude or [], source.types)
-    if not source.evidence and any(row.row == ORACLE for row in rows):
-        print("ablation: no evidence is annotated in these shards, so there is no oracle")
-        rows = [row for row in rows if row.row != ORACLE]
-    frozen = load_host(host, revision, dtype)
-    frozen.model.to(where)
-    place = frozen.found.folder if frozen.found is not None else Path(host)
-    for row in rows:
-        row.check_host(frozen, place, other_host)
-    weights, precision = host_digest(place), str(frozen.model.dtype).removeprefix("torch.")
-    base = Settings("", {}, None, 1.0, 0, host, weights, precision, source.describe(), exclude or [])
-    cells = [Cell(row, settings) for row in rows for settings in row.cells(grid, seeds, base)]
-    others = stored_cells(folder, without={cell.settings.file for cell in cells})
-    plain = [cell.settings.plain() for cell in cells] + [cell["settings"] for cell in others]
-    check_comparable(plain, folder / FOLDER)
-    key = {"host": weights, "dtype": precision, "device": where.type, "code": code_digest()}
-    attention = any(row.needs_attention for row in rows)
-    features = FeatureCache(Path(cache) if cache else folder / FEATURES, frozen, source, key, attention)
-    work = Grid(folder, frozen, place, features, cells, batch_size, drill)
-    shared = work.run()
-    with work.lock():
-        if shared and work.is_reported():
-            print(f"report: {folder / REPORT}, by another process")
-        else:
-            report(out, baseline)
+    for name in compressors or []:
+        get(name)
+    where, recipe = device_of(device), Recipe((frames, frames), data_seed, split, difficulty, style)
+    shards, found = None if data is None else resolve(data), find_host(host, revision)
+    if not found.is_embedded and (shards is None or shards.kind != FEATURES):
+        find_torchvision()
+    from .ablation import run
 
-
-def _device(name: str | None) -> torch.device:
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch raises either where there is no such device
-        raise ConfigError(f"no device {name!r} here: {one_line(error)}") from error
-    return device
-
-
-def _check_types(exclude: list[str], types: set[str]) -> None:
-    unknown = [kind for kind in exclude if kind not in types]
-    if unknown:
-        raise ConfigError(f"no question type {unknown[0]!r} to exclude{nearest(unknown[0], sorted(types))}")
-    if set(exclude) == types:
-        raise ConfigError("exclude leaves no question type for the headline")
+    wanted = Wanted(
+        out=Path(out),
+        host=found,
+        device=where,
+        dtype=dtype,
+        compressors=compressors,
+        adapters=adapters or [],
+        params=params or {},
+        budgets=list({repr(budget): budget for budget in grid}.values()),  # 1 and 1.0 are two
+        seeds=list(dict.fromkeys(seeds or [0])),
+        oracle=oracle,
+        recipe=recipe,
+        data=shards,
+        videos=videos,
+        frames=frames,
+        exclude=exclude or [],
+        batch_size=batch_size,
+        baseline=baseline,
+        drill=drill,
+        cache=Path(cache) if cache else Path(out) / CACHE,
+        other_host=other_host,
+    )
+    run(wanted)

@@ -20,7 +20,7 @@ from ..data.errors import DataError
 from ..data.questions import Question
 from ..data.samples import Recipe, Sample, questions_of, read_notes, unpack, unpack_video
 from ..data.shard_index import VIDEOS, Index
-from ..data.sources import opened, reason, resolve
+from ..data.sources import opened, reason
 from ..data.synthetic import QUESTION_TYPES
 from ..data.timeline import ASKED_ABOUT
 from .cell_settings import SHARDS, SYNTHETIC
@@ -115,16 +115,15 @@ class Shards:
     Everything is read once to begin with: what a result depends on is what is in the samples.
 
     Args:
-        shards: as :func:`~framefold.data.sources.resolve` takes them. most: of the samples.
+        shards: what :func:`~framefold.data.sources.resolve` made of their names. most: of the samples.
         frames: that a host is shown of each video at most.
 
     Raises:
         DataError: no shards there, or nothing in them can be read.
     """
 
-    def __init__(self, shards: str, most: int, frames: int) -> None:
-        self.index: Index = resolve(shards)
-        self.shards, self.frames, self.most = shards, frames, most
+    def __init__(self, shards: Index, most: int, frames: int) -> None:
+        self.index, self.shards, self.frames, self.most = shards, shards.source, frames, most
         self.types: set[str] = set()
         self.evidence = False
         digest, self.keys = hashlib.sha256(), list[str]()
@@ -137,7 +136,7 @@ class Shards:
                     digest.update(raw[name])
             self._look_at(key, raw)
         if not self.types:
-            raise DataError(f"no sample of {shards} could be read: 'framefold shards check' names the damage")
+            raise DataError(f"no sample of {self.shards} could be read: 'framefold shards check' names the damage")
         self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
