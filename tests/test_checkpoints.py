@@ -17,8 +17,7 @@ import pytest
 import torch
 
 from framefold.training.checkpoint_write import AtomicCheckpointIO, save_whole
-from framefold.training.checkpoints import check, find, peek
-from framefold.training.resume import newest
+from framefold.training.checkpoints import check, find, newest, peek
 
 HYPER = {"compressor": "fila", "budget": 0.1}
 counted: dict[str, int] = {"events": -1, "kill": -1}  # -1: off

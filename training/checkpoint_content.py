@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checkpoints import META, CheckpointError, peek, read_file
+from .checkpoints import LATEST, META, CheckpointError, peek, read_file
 
 PREFIX, LORA_PREFIX = "compressor.", "lora."
 HOST_PREFIX, PEFT_PREFIX = "model.", "base_model.model."  # of a host's weights in our module, and in files of PEFT
@@ -33,7 +33,7 @@ def content(path: Path) -> dict[str, Any]:
         OSError: it is not there.
     """
     found = read_file(_beside_weights(path))
-    if not isinstance(found.get("hyper_parameters"), dict) or "global_step" not in found:
+    if not isinstance(found.get("hyper_parameters"), dict):
         raise CheckpointError(f"{path} is no checkpoint of 'framefold fit': it has no hyper-parameters")
     return found
 
@@ -55,7 +55,7 @@ def weights(path: Path) -> dict[str, Tensor]:
             state = _of_fsdp2(path)
         else:
             state = _of_universal(path) if (tag_folder(path) / UNIVERSAL).is_dir() else _of_deepspeed(path)
-    except (CheckpointError, OSError):
+    except (CheckpointError, OSError, ImportError):
         raise
     except Exception as error:  # whatever the damaged bytes lead to
         text = " ".join(str(error).split())[:200]
@@ -89,7 +89,7 @@ def tag_folder(path: Path) -> Path:
     Raises:
         CheckpointError: it does not say, or names a place outside.
     """
-    for name in ("latest_universal", "latest"):
+    for name in LATEST:
         if (path / name).is_file():
             tag = (path / name).read_text().strip()
             if tag and Path(tag).name == tag and (path / tag).is_dir():
@@ -110,7 +110,7 @@ def _beside_weights(path: Path) -> Path:
 
 @contextmanager
 def only_tensors() -> Iterator[None]:
-    """Let DeepSpeed unpickle nothing but tensors, numbers, text and the classes of its own checkpoints; no prints."""
+    """Let DeepSpeed unpickle nothing but tensors, numbers, text and the classes of its own checkpoints."""
     _import_deepspeed()
     from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum
@@ -120,10 +120,17 @@ def only_tensors() -> Iterator[None]:
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
-        with torch.serialization.safe_globals(classes), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with torch.serialization.safe_globals(classes):
             yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Drop what DeepSpeed's converters print."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
 
 
 def _import_deepspeed() -> None:
@@ -139,7 +146,7 @@ def _import_deepspeed() -> None:
 
 
 def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
-    with only_tensors():
+    with only_tensors(), silence():
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         folder = tag_folder(path)

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from ..adapters.errors import FramefoldError
 
 MANIFEST = "manifest.json"
-STATES = "mp_rank_00_model_states.pt"  # where DeepSpeed puts what Lightning saves beside weights
+LATEST = ("latest_universal", "latest")  # files in which DeepSpeed names the folder of the others
 META = "meta.pt"  # where Lightning puts it under FSDP2
 CHUNK = 1 << 22
 PART, OLD = "part", "old"  # ends of the hidden names beside a checkpoint that is being replaced
@@ -102,6 +103,33 @@ def find(root: Path, best: bool = False) -> list[Checkpoint]:
     return sorted(map(peek, places), key=lambda found: (found.step, found.saved), reverse=True)
 
 
+def newest(root: Path, by_time: bool = False, warn: Callable[[str], Any] = warnings.warn) -> Checkpoint | None:
+    """The whole checkpoint below a folder that has come furthest.
+
+    Args:
+        by_time: the one that was written last instead.
+        warn: called with a sentence about each damaged one that was left out.
+    """
+    candidates = find(root)
+    if by_time:
+        candidates.sort(key=lambda found: found.saved, reverse=True)
+    for found in candidates:
+        if found.problem and not found.path.name.startswith("."):  # hidden ones are what a kill leaves
+            warn(f"damaged checkpoint left out: {found.problem}")
+    for found in candidates:
+        if found.problem or (found.step < 0 and not by_time):  # nobody can say how far that one has come
+            continue
+        if not (found := check(found)).problem:
+            return found
+        warn(f"damaged checkpoint left out: {found.path}: {found.problem}")
+    return None
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether something is a checkpoint itself, whole or not, rather than a folder of runs."""
+    return path.is_file() or path.suffix == ".ckpt" or any((path / name).exists() for name in (MANIFEST, META, *LATEST))
+
+
 def _is_named_so(name: str, best: bool) -> bool:
     plain = name.removeprefix(".").removesuffix(f".{PART}").removesuffix(f".{OLD}")
     if not plain.endswith(".ckpt") or (name.startswith(".") == name.endswith(".ckpt")):
@@ -147,9 +175,9 @@ def _about_file(path: Path) -> dict[str, Any]:
     content = read_file(path)
     written = content.get("written_by")
     written = written if isinstance(written, dict) else {}
-    step, world = content.get("global_step"), written.get("world_size", 0)
-    if not isinstance(step, int) or not isinstance(world, int):
-        raise CheckpointError(f"{path} is no checkpoint of a training: it does not say which step it is of")
+    step, world = content.get("global_step", -1), written.get("world_size", 0)
+    if not isinstance(step, int) or not isinstance(world, int) or "state_dict" not in content:
+        raise CheckpointError(f"{path} is no checkpoint of a training")
     return {"kind": "file", "step": step, "world_size": world, "strategy": str(written.get("strategy", ""))}
 
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..adapters import Compressor, build, list_compressors
 from ..adapters.card import LICENSE, check_license
 from ..adapters.errors import AdapterFileError, ConfigError, FramefoldError, MissingExtraError
@@ -16,6 +14,8 @@ from ..adapters.hosts.lora_folder import Lora, check_lora, has_lora, read_lora
 from ..adapters.hub import HUB_ID, locate
 from ..adapters.hub_push import check_target
 from ..adapters.registry import JOINT, get, make
+from .checkpoint_content import content, weights
+from .checkpoints import is_checkpoint, newest
 from .publish import Made, publish
 from .recipe import host_of, recipe_of
 
@@ -123,17 +123,17 @@ def _of_adapter(folder: Path, base_model: str | None) -> Made:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, or the newest ``last.ckpt`` below a run folder.
+    """The checkpoint itself, or the whole one that was written last below a run folder; of any strategy.
 
     Raises:
         AdapterFileError: there is none.
     """
-    if path.is_file():
+    if path.exists() and is_checkpoint(path):
         return path
-    found = sorted(path.rglob("last*.ckpt"), key=lambda file: file.stat().st_mtime) if path.is_dir() else []
-    if not found:
+    found = newest(path, by_time=True)
+    if found is None:
         raise AdapterFileError(f"no checkpoint at {path}: give a .ckpt file or the folder of a 'framefold fit' run")
-    return found[-1]
+    return found.path
 
 
 def read_checkpoint(path: Path) -> Trained:
@@ -144,19 +144,17 @@ def read_checkpoint(path: Path) -> Trained:
         MissingExtraError: there is LoRA, and PEFT is not installed.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        hyper, state = content["hyper_parameters"], content["state_dict"]
-        get(
-            hyper["compressor"]
-        )  # registered names only: a class path in somebody's checkpoint would import their module
+        saved, state = content(path), weights(path)
+        hyper = saved["hyper_parameters"]
+        get(hyper["compressor"])  # registered names only: a class path in a checkpoint would import somebody's module
         compressor = build(hyper["compressor"], hyper["budget"], **hyper["params"])
         compressor.load_state_dict(_part(state, "compressor."), strict=True)
-        hyper |= {"steps": content.get("global_step", 0), "seed": content.get("seed", 0), "start": content.get("start")}
+        hyper |= {"steps": saved.get("global_step", 0), "seed": saved.get("seed", 0), "start": saved.get("start")}
         lora, about = None, {}
         if hyper.get("lora") is not None:
-            lora = check_lora(Lora(dict(content["lora"]["config"]), _part(state, "lora."), path))
-            about = dict(content["lora"]["about"])
-    except MissingExtraError:
+            lora = check_lora(Lora(dict(saved["lora"]["config"]), _part(state, "lora."), path))
+            about = dict(saved["lora"]["about"])
+    except (MissingExtraError, ImportError):
         raise
     except FramefoldError as error:
         raise AdapterFileError(f"{path}: {error}") from error

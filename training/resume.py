@@ -19,27 +19,12 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from ..adapters.errors import ConfigError
-from .checkpoint_content import content, weights
+from .checkpoint_content import content, only_tensors, weights
 from .checkpoint_write import together
-from .checkpoints import Checkpoint, CheckpointError, check, find, peek
+from .checkpoints import Checkpoint, CheckpointError, check, is_checkpoint, newest, peek
 from .strategies import name_of
 
 AUTO, CHOICE = "auto", "FRAMEFOLD_RESUME"
-
-
-def newest(root: Path) -> Checkpoint | None:
-    """The whole checkpoint below a folder that has come furthest; those that are damaged are named in warnings."""
-    candidates = find(root)
-    for found in candidates:
-        if found.problem and not found.path.name.startswith("."):  # hidden ones are what a kill leaves
-            rank_zero_warn(f"damaged checkpoint left out: {found.problem}")
-    for found in candidates:
-        if found.problem:
-            continue
-        if not (found := check(found)).problem:
-            return found
-        rank_zero_warn(f"damaged checkpoint left out: {found.path}: {found.problem}")
-    return None
 
 
 def whole(path: Path) -> Checkpoint:
@@ -68,7 +53,7 @@ def choose(wanted: str, root: Path) -> Path | None:
     if parent == str(os.getppid()):  # the rank that started this one has chosen
         return Path(chosen) if chosen else None
     path = root if wanted == AUTO else Path(wanted)
-    found = whole(path) if wanted != AUTO and path.suffix == ".ckpt" else newest(path)
+    found = whole(path) if wanted != AUTO and is_checkpoint(path) else newest(path, warn=rank_zero_warn)
     if found is None and wanted != AUTO:
         raise CheckpointError(f"cannot go on from {path}: there is no whole checkpoint")
     os.environ[CHOICE] = f"{os.getpid()}:{found.path if found else ''}"
@@ -142,7 +127,16 @@ def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weight
     if trainer.state.fn != "fit" and not isinstance(trainer.strategy, (DeepSpeedStrategy, ModelParallelStrategy)):
         return content(place) | {"state_dict": weights(place)} if place.is_dir() else load(place)
     fits(place, trainer)
-    return load(place)
+    if not isinstance(trainer.strategy, DeepSpeedStrategy):
+        return load(place)
+    groups: list[dict[str, Any]] = trainer.optimizers[0].param_groups if trainer.optimizers else []
+    before = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+    with only_tensors():
+        found = load(place)
+    if peek(place).kind == "universal":  # under ZeRO-3, DeepSpeed gives all groups the settings of the first
+        for group, own, lr in zip(groups, before, found["lr_schedulers"][0]["_last_lr"], strict=True):
+            group.update(own, lr=lr)
+    return found
 
 
 def fits(path: Path, trainer: pl.Trainer) -> None:
