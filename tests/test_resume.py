@@ -232,8 +232,8 @@ def test_ranks_that_find_different_checkpoints_take_rank_0s_or_end(
 from pathlib import Path
 from framefold.training import resume
 real = resume.newest
-def newest(root):
-    found = real(root)
+def newest(root, **more):
+    found = real(root, **more)
     return NEWEST if rank else found
 resume.newest = newest
 """

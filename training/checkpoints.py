@@ -25,6 +25,7 @@ MANIFEST = "manifest.json"
 LATEST = ("latest_universal", "latest")  # files in which DeepSpeed names the folder of the others
 META = "meta.pt"  # where Lightning puts it under FSDP2
 CHUNK = 1 << 22
+ZIP = b"PK\3\4"  # how files of torch begin
 PART, OLD = "part", "old"  # ends of the hidden names beside a checkpoint that is being replaced
 SLURM = "hpc_ckpt_"  # how Lightning calls what it saves when SLURM takes the machine away
 
@@ -160,8 +161,13 @@ def read_file(path: Path) -> dict[str, Any]:
         OSError: it is not there.
     """
     try:
+        with open(path, "rb") as file:
+            start = file.read(len(ZIP))
+        if start != ZIP:
+            is_what = "it begins in another way than what torch writes" if start else "it is empty"
+            raise CheckpointError(f"{path} is no checkpoint: {is_what}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except OSError:
+    except (CheckpointError, OSError):
         raise
     except Exception as error:  # whatever the damaged bytes lead to
         text = " ".join(str(error).split()).partition(". ")[0][:200]  # torch goes on about switching its guard off

@@ -157,7 +157,8 @@ def read_checkpoint(path: Path) -> Trained:
     except (MissingExtraError, ImportError):
         raise
     except FramefoldError as error:
-        raise AdapterFileError(f"{path}: {error}") from error
+        text = str(error)
+        raise AdapterFileError(text if text.startswith(str(path)) else f"{path}: {text}") from error
     except Exception as error:  # torch.load raises whatever the damaged bytes lead to
         text = " ".join(str(error).split()).partition(". ")[0][:300]  # torch goes on about how to switch its guard off
         raise AdapterFileError(f"{path} is no checkpoint of 'framefold fit': {type(error).__name__}: {text}") from error
