@@ -48,12 +48,13 @@ FUNCTIONS = {
     "demo": ("training.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
 }
 EXTRA_OF = {
-    **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "torchdata", "av", "jsonargparse"), "train"),
+    **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
     "peft": "lora",
     "mamba_ssm": "mamba",
     "causal_conv1d": "mamba",
     "matplotlib": "report",
+    "wandb": "wandb",
 }
 
 

@@ -179,7 +179,7 @@ def test_a_wrong_call_ends_with_one_line(fit, shards, tmp_path, capsys, args, te
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine could run it")
 @pytest.mark.parametrize("name", ["trainer/gpu", "trainer/deepspeed"])
 def test_a_trainer_for_gpus_says_that_there_is_none(fit, shards, capsys, name):
-    assert fit("run", *on_shards(shards), "--config", name, "--data.workers", "0") == 1
+    assert fit("run", *on_shards(shards), "--config", name, "--data.workers", "0") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("framefold: error: ") and ("gpu" in error.lower() or "cuda" in error.lower())
 

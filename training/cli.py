@@ -14,22 +14,26 @@ from typing import Any, NoReturn
 import pytorch_lightning as pl
 import torch.distributed as dist
 from lightning_fabric.plugins import TorchCheckpointIO
+from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from ..adapters.errors import ConfigError
 from ..configs import expand
-from .callbacks import Announce, BestCheckpoint, LastCheckpoint, Progress
+from .callbacks import Announce, BestCheckpoint, EarlyStop, LastCheckpoint, Speed
 from .checkpoint_content import content
 from .checkpoint_write import AtomicCheckpointIO, Trainer
 from .command import join_lists
 from .datamodule import VideoData
+from .loggers import CSV, ROOT, TensorBoard, place
 from .module import CompressorModule
+from .progress import progress
 from .requeue import Requeue
 from .resume import CHOICE, Resume, choose, same_run, whole
 from .session import interruptible, quiet
 from .strategies import CPU, configure, register
 
-ROOT = "runs/fit"  # where runs go by default
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
     "validate": {"model", "dataloaders", "datamodule"},
@@ -68,8 +72,9 @@ class CLI(LightningCLI):
         return {self.verb: VERBS[self.verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--last.every 50``, ``--best.monitor val/loss@0.1``."""
+        """``--last.every 50``, ``--best.monitor val/loss@0.1``, ``--early_stop.patience 5``."""
         if self.verb == "fit":
+            parser.add_lightning_class_args(EarlyStop, "early_stop")
             parser.add_lightning_class_args(BestCheckpoint, "best")
             parser.add_lightning_class_args(LastCheckpoint, "last")
             parser.add_argument(
@@ -106,24 +111,56 @@ class CLI(LightningCLI):
             same_run(found, settings["model"])
         settings["ckpt_path"] = str(found) if found else None
 
+    def instantiate_classes(self) -> None:
+        """Model, data and trainer of the configuration.
+
+        Raises:
+            ConfigError: the trainer cannot be on this machine; found first, before data and host are looked at.
+        """
+        wanted = self.config[self.verb]["trainer"]["accelerator"]
+        there = CUDAAccelerator.is_available() or (wanted == "gpu" and MPSAccelerator.is_available())
+        if wanted in ("gpu", "cuda") and not there:
+            raise ConfigError(
+                f"trainer.accelerator is {wanted}, and torch finds no GPU here ('framefold doctor' says what is): "
+                "--config trainer/cpu trains without"
+            )
+        super().instantiate_classes()
+
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
         settings = self._get(self.config_init, "trainer")
         root = settings["default_root_dir"] or ROOT
-        if settings["logger"] in (None, True):
-            board = TensorBoardLogger(root, name="")
-            kwargs["logger"] = [board, CSVLogger(root, name="", version=board.version)] if self.verb == "fit" else False
-        bars = [Progress()] if settings["enable_progress_bar"] in (None, True) else []
         chosen = self.config[self.verb].get("ckpt_path")
+        kwargs["logger"] = self._loggers(settings["logger"], root)
+        bars = [progress()] if settings["enable_progress_bar"] in (None, True) else []
+        speed = [LearningRateMonitor("step"), Speed()] if kwargs["logger"] and self.verb == "fit" else []
         resume = Resume(Path(chosen) if chosen else None)
-        settings["callbacks"] = [*bars, Announce(), resume, Requeue(), *(settings["callbacks"] or [])]
-        if settings["enable_checkpointing"] is False:
-            self._parser(self.verb).callback_keys.clear()
-        trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
+        settings["callbacks"] = [*bars, Announce(), resume, Requeue(), *speed, *(settings["callbacks"] or [])]
+        self._drop_callbacks(settings)
+        try:
+            trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
+        except MisconfigurationException as error:
+            raise ConfigError(str(error)) from error
         configure(trainer.strategy, self.datamodule.train_set["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
+
+    def _loggers(self, given: Any, root: str) -> Any:
+        """Those of the configuration, in a new folder of the run; by default TensorBoard and CSV."""
+        if given in (None, True):
+            given = [TensorBoard(), CSV()] if self.verb == "fit" else []
+        settings = self.config[self.verb]
+        before = Path(settings["ckpt_path"]).parent.parent if settings.get("resume") and settings["ckpt_path"] else None
+        return place(given if isinstance(given, list) else [given], root, before) if given else False
+
+    def _drop_callbacks(self, settings: Any) -> None:
+        """Those that are switched off."""
+        keys = self._parser(self.verb).callback_keys
+        off = {"best", "last"} if settings["enable_checkpointing"] is False else set()
+        if self.verb == "fit" and self.config[self.verb]["early_stop"]["patience"] is None:
+            off.add("early_stop")
+        keys[:] = [key for key in keys if key not in off]
 
     def _run_subcommand(self, subcommand: str) -> None:
         with interruptible(self.trainer):

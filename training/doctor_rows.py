@@ -90,7 +90,7 @@ def _numbers(version: str) -> list[int]:
     return numbers + [0] * (3 - len(numbers))
 
 
-GROUPS = ("base install", *(f"extra '{name}'" for name in ("train", "lora", "report", "mamba")), "optional")
+GROUPS = ("base install", *(f"extra '{name}'" for name in ("train", "lora", "report", "wandb", "mamba")), "optional")
 GROUPS += ("GPUs", "distributed", "DeepSpeed", "FFmpeg", "machine", "folders", "job")
 MAMBA = "the fast scan of storm on GPUs: it runs our plain one instead, slower and in more memory"
 BESIDE_TORCH = "pip install --no-build-isolation 'framefold[mamba]', which needs a CUDA toolkit"
@@ -113,9 +113,8 @@ LANES: tuple[tuple[Package, ...], ...] = (
         Package("huggingface_hub", "hosts and adapters from the Hub"),
         Package("deepspeed", "the strategies deepspeed_stage_1, 2 and 3 (ddp stays)", "train"),
         Package("webdataset", "shards: writing, checking, training on them", "train"),
-        Package("torchdata", "the resumable loader of training data", "train"),
         Package("tensorboard", "TensorBoard logs of fit", "train"),
-        Package("wandb", "logging to Weights & Biases", None),
+        Package("wandb", "logging to Weights & Biases: logger/wandb", "wandb"),
         Package(
             "lmms_eval",
             "public benchmarks (Video-MME, MLVU ...)",

@@ -105,6 +105,7 @@ class CompressorModule(pl.LightningModule):
         self.val_budgets = [self._check_budget(b) for b in val_budgets or [budget]]
         self.weights = check_weights(losses or {}, self.compressor.query_aware)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
+        self.tokens_seen = 0  # visual tokens of training videos before compression; who reads it sets it back
         self.model: Any = None
         self.lora: HostLora | None = None
         self.found = check_host(host, host_revision, host_frames)
@@ -149,6 +150,7 @@ class CompressorModule(pl.LightningModule):
         """Loss of a batch at this step's budget."""
         self.compressor.budget = self.draw_budget(self.global_step)
         asked = ask(self.host, batch.samples, self.compressor.needs_attention)
+        self.tokens_seen += sum(map(len, asked.encoded))
         drawn = Drawn(self.compressor, batch.samples, (_seed(), self.global_step))
         with self._drawn(batch_idx):
             answered = answer(self.host, drawn, asked)
@@ -220,6 +222,11 @@ class CompressorModule(pl.LightningModule):
             self.log(f"val/accuracy@{_at(budget)}", macro[-1], sync_dist=True)
             self.log_dict({f"val/{name}@{_at(budget)}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
+
+    def validated(self) -> list[str]:
+        """Names of all values that validation can log; accuracies are of the types that are asked."""
+        names = "loss", "visual_tokens", "accuracy", *self.accuracy[0].types
+        return ["val/accuracy", *(f"val/{name}@{_at(budget)}" for budget in self.val_budgets for name in names)]
 
     def configure_optimizers(self) -> Any:
         """AdamW over compressor and LoRA, each with its own rate, and one step-wise warm-up and cosine for both."""
