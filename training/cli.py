@@ -17,6 +17,7 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.accelerators import CUDAAccelerator, MPSAccelerator
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ..adapters.errors import ConfigError
@@ -32,7 +33,7 @@ from .progress import progress
 from .requeue import Requeue
 from .resume import CHOICE, Resume, choose, same_run, whole
 from .session import interruptible, quiet
-from .strategies import CPU, configure, register
+from .strategies import CPU, DeepSpeedOnCPU, configure, name_of, register
 
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -141,6 +142,7 @@ class CLI(LightningCLI):
             trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
         except MisconfigurationException as error:
             raise ConfigError(str(error)) from error
+        _check_device(trainer.strategy)
         configure(trainer.strategy, self.datamodule.train_set["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -165,6 +167,14 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         with interruptible(self.trainer):
             super()._run_subcommand(subcommand)
+
+
+def _check_device(strategy: Any) -> None:
+    """Refuse DeepSpeed without GPUs; Lightning does it when the ranks have been started."""
+    if not isinstance(strategy, DeepSpeedStrategy) or isinstance(strategy, DeepSpeedOnCPU):
+        return
+    if not isinstance(strategy.accelerator, CUDAAccelerator):
+        raise ConfigError(f"{name_of(strategy)} needs GPUs (CUDA); on CPUs --trainer.strategy ddp trains")
 
 
 def main() -> None:
