@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -116,7 +117,26 @@ def only_tensors() -> Iterator[None]:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    name, classes = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", [fragment_address, LossScaler, DynamicLossScaler, ZeroStageEnum]
+    with _forced([fragment_address, LossScaler, DynamicLossScaler, ZeroStageEnum]):
+        yield
+
+
+@contextmanager
+def only_parts(path: Path) -> Iterator[None]:
+    """Let torch unpickle nothing of a folder of FSDP2 but tensors, numbers, text and its own lists of them.
+
+    Raises:
+        CheckpointError: the folder asks for more.
+        OSError: it cannot be read.
+    """
+    _metadata(path)
+    with _forced([]):
+        yield
+
+
+@contextmanager
+def _forced(classes: list[Any]) -> Iterator[None]:
+    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"  # it wins over the weights_only=False that they write everywhere
     before = os.environ.get(name)
     os.environ[name] = "1"
     try:
@@ -124,6 +144,15 @@ def only_tensors() -> Iterator[None]:
             yield
     finally:
         os.environ.pop(name) if before is None else os.environ.update({name: before})
+
+
+@contextmanager
+def plain(path: Path) -> Iterator[Path]:
+    """Another name of a folder: DeepSpeed takes paths for patterns, so that one like ``runs/[a]`` leads nowhere."""
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoint"
+        link.symlink_to(path.resolve())
+        yield link
 
 
 @contextmanager
@@ -146,11 +175,11 @@ def _import_deepspeed() -> None:
 
 
 def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
-    with only_tensors(), silence():
+    with only_tensors(), silence(), plain(path) as link:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         folder = tag_folder(path)
-        return get_fp32_state_dict_from_zero_checkpoint(str(path), folder.name, exclude_frozen_parameters=True)
+        return get_fp32_state_dict_from_zero_checkpoint(str(link), folder.name, exclude_frozen_parameters=True)
 
 
 def _of_universal(path: Path) -> dict[str, Tensor]:
@@ -162,26 +191,43 @@ class _Metadata(pickle.Unpickler):
     """Reads what torch's distributed checkpoints say of themselves, which torch would unpickle without looking."""
 
     def find_class(self, module: str, name: str) -> Any:
-        trusted = {"collections": {"OrderedDict"}, "pathlib": {"PosixPath"}, "torch.serialization": {"_get_layout"}}
-        own = module in ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-        if not own and name not in trusted.get(module, ()) and (module, name) not in _OF_TORCH:
+        if (module, name) not in _TRUSTED:
             raise CheckpointError(f"the checkpoint asks for {module}.{name}, which is not loaded")
         return super().find_class(module, name)
 
 
-_OF_TORCH = {("torch", "Size"), ("torch", "strided")} | {
-    ("torch", name) for name in dir(torch) if isinstance(getattr(torch, name), torch.dtype)
+# classes by their names, and none of the modules as a whole: with a dot in the name, filesystem gives os.system
+_TRUSTED = {("collections", "OrderedDict"), ("torch.serialization", "_get_layout"), ("torch", "Size")}
+_TRUSTED |= {("pathlib", "PosixPath"), (type(Path()).__module__, type(Path()).__name__)}
+_TRUSTED |= {("torch", name) for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
+_TRUSTED |= {
+    (f"torch.distributed.checkpoint.{module}", name)
+    for module, names in {
+        "metadata": "Metadata MetadataIndex StorageMeta TensorProperties _MEM_FORMAT_ENCODING "
+        "TensorStorageMetadata BytesStorageMetadata ChunkStorageMetadata",
+        "filesystem": "_StorageInfo _StoragePrefix",
+    }.items()
+    for name in names.split()
 }
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    """What an FSDP2 folder holds, by name."""
+    try:
+        with open(path / ".metadata", "rb") as file:
+            return dict(_Metadata(file).load().state_dict_metadata)
+    except (CheckpointError, OSError):
+        raise
+    except Exception as error:  # whatever the damaged bytes lead to
+        raise CheckpointError(f"{path / '.metadata'} is damaged: {type(error).__name__}: {error}") from error
 
 
 def _of_fsdp2(path: Path) -> dict[str, Tensor]:
     from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict_from_keys
 
-    with open(path / ".metadata", "rb") as file:
-        names = _Metadata(file).load().state_dict_metadata.keys()
-    wanted = {name for name in names if name.startswith("state_dict.") and is_trained(name.partition(".")[2])}
-    with warnings.catch_warnings():
+    wanted = {name for name in _metadata(path) if name.startswith("state_dict.") and is_trained(name.partition(".")[2])}
+    with only_parts(path), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there is one process, which torch takes for worth saying
         found = _load_state_dict_from_keys(wanted, storage_reader=FileSystemReader(path))
     return _flat(found.get("state_dict", {}))

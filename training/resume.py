@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import zlib
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from ..adapters.errors import ConfigError
-from .checkpoint_content import content, only_tensors, weights
+from .checkpoint_content import content, only_parts, only_tensors, weights
 from .checkpoint_write import together
 from .checkpoints import Checkpoint, CheckpointError, check, is_checkpoint, newest, peek
 from .strategies import name_of
+from .universal import group_by_group
 
 AUTO, CHOICE = "auto", "FRAMEFOLD_RESUME"
 
@@ -128,14 +131,15 @@ def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weight
         return content(place) | {"state_dict": weights(place)} if place.is_dir() else load(place)
     fits(place, trainer)
     if not isinstance(trainer.strategy, DeepSpeedStrategy):
-        return load(place)
-    groups: list[dict[str, Any]] = trainer.optimizers[0].param_groups if trainer.optimizers else []
-    before = [{key: value for key, value in group.items() if key != "params"} for group in groups]
-    with only_tensors():
+        with only_parts(place) if place.is_dir() else nullcontext():
+            return load(place)
+    if peek(place).kind != "universal" or not trainer.optimizers:
+        with only_tensors():
+            return load(place)
+    with only_tensors(), group_by_group(trainer.optimizers[0]):
         found = load(place)
-    if peek(place).kind == "universal":  # under ZeRO-3, DeepSpeed gives all groups the settings of the first
-        for group, own, lr in zip(groups, before, found["lr_schedulers"][0]["_last_lr"], strict=True):
-            group.update(own, lr=lr)
+    for group, lr in zip(trainer.optimizers[0].param_groups, found["lr_schedulers"][0]["_last_lr"], strict=True):
+        group["lr"] = lr
     return found
 
 
@@ -151,15 +155,19 @@ def fits(path: Path, trainer: pl.Trainer) -> None:
     wanted = {"deepspeed", "universal"} if isinstance(trainer.strategy, DeepSpeedStrategy) else {"file"}
     if isinstance(trainer.strategy, ModelParallelStrategy):
         wanted = {"file", "fsdp2"}
-    ours = name_of(trainer.strategy)
+    ours, theirs, quoted = name_of(trainer.strategy), found.strategy, shlex.quote(str(path))
     if found.kind not in wanted:
+        back = theirs if theirs.startswith(("ddp", "deepspeed", "fsdp2")) else "auto"
         raise CheckpointError(
-            f"{path} was written by {found.strategy or 'another strategy'}, this run is of {ours}: go on with "
-            f"--trainer.strategy {found.strategy}, or begin anew from its weights with --model.start DIR after "
-            f"'framefold export --checkpoint {path} --out DIR'"
+            f"{path} was written by {theirs or 'another strategy'}, this run is of {ours}: go on with "
+            f"--trainer.strategy {back}, or begin anew from its weights with --model.start DIR after "
+            f"'framefold export {quoted} --out DIR'"
         )
-    if found.kind == "deepspeed" and found.world_size != trainer.world_size:
+    if found.kind != "deepspeed":
+        return
+    by = f"{found.world_size} ranks" if found.world_size != 1 else "1 rank"
+    if found.world_size != trainer.world_size or theirs.endswith("3") != ours.endswith("3"):
         raise CheckpointError(
-            f"{path} was written by {found.world_size} ranks, this run has {trainer.world_size}: "
-            f"'framefold checkpoint universal {path} --out DIR' makes one that any number can go on from"
+            f"{path} was written by {by} with {theirs}, this run has {trainer.world_size} with {ours}: go on with "
+            f"--resume DIR after 'framefold checkpoint universal {quoted} --out DIR', which fits any number of them"
         )
