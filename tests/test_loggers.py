@@ -17,9 +17,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from framefold.__main__ import main
 from framefold.training import callbacks, datamodule, progress
+from framefold.training.loggers import WandB
 from framefold.training.module import CompressorModule
 
 from .processes import ROOT
@@ -166,9 +168,21 @@ def test_of_two_ranks_one_is_at_wandb(words, wandb, tmp_path):
     assert status == 0, (tmp_path / "log").read_text()[-3000:]
     assert {call["rank"] for call in wandb()} == {"0"} and [call["call"] for call in wandb()].count("init") == 1
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"version_0"}
+    assert (tmp_path / "run" / "version_0" / "wandb_run_id").read_text() == "made4you\n"
     (speed,) = [call["metrics"] for call in wandb() if "train/step_seconds" in call.get("metrics", ())]
     tokens = 2 * float(speed["train/step_seconds"]) * float(speed["train/tokens_per_second"])
     assert 8 * (16 * 16 + 1) <= tokens <= 8 * (20 * 16 + 1)  # two steps, two ranks, two videos each
+
+
+def test_another_rank_leaves_nothing(wandb, monkeypatch, tmp_path):
+    logger = WandB()
+    logger.put(str(tmp_path / "run"), 0, None)
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logger.experiment.log({"x": 1})
+    assert not wandb() and not (tmp_path / "run").exists()
+    monkeypatch.setattr(rank_zero_only, "rank", 0)
+    logger.experiment.log({"x": 1})
+    assert [call["call"] for call in wandb()] == ["init", "log"] and (tmp_path / "run").exists()
 
 
 def test_without_wandb_a_line_says_what_to_install(fit, monkeypatch, tmp_path, capsys):

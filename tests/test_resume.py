@@ -124,14 +124,14 @@ def test_another_compressors_run_is_not_gone_on_with(fit: Fit, capsys: Any) -> N
 
 def test_what_was_best_stays_the_measure_after_resuming(fit: Fit, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([0.9, 0.5, 0.6, 0.95])
-    monkeypatch.setattr(CompressorModule, "on_validation_epoch_end", lambda self: self.log("score", next(scores)))
+    monkeypatch.setattr(
+        CompressorModule, "on_validation_epoch_end", lambda self: self.log("val/accuracy", next(scores))
+    )
     steps = [
         "--trainer.val_check_interval",
         "2",
         "--trainer.check_val_every_n_epoch",
         "null",
-        "--best.monitor",
-        "score",
     ]
     steps += ["--trainer.limit_val_batches", "1", "--data.val_frames", "16", "--data.val_videos", "2"]
     assert fit(*steps, stop=3) == 130
@@ -188,7 +188,9 @@ def test_what_another_number_of_ranks_or_another_strategy_wrote_is_refused(
     more = ["--resume", "auto", "--trainer.max_steps", "11", "--trainer.devices"]
     one = ranks.run([*words, *more, "1", "--trainer.strategy", "deepspeed_cpu_stage_2"], tmp_path / "one", world=1)
     text = one.text().splitlines()[-1]
-    assert one.statuses == [2] and "written by 2 ranks with deepspeed_cpu_stage_2, this run has 1 with" in text, one.text()
+    assert one.statuses == [2] and "written by 2 ranks with deepspeed_cpu_stage_2, this run has 1 with" in text, (
+        one.text()
+    )
     assert "framefold checkpoint universal" in text
     ddp = ranks.run([*words, *more, "2", "--trainer.strategy", "ddp"], tmp_path / "ddp")
     assert ddp.statuses == [2, 2], ddp.text()
