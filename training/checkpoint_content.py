@@ -59,8 +59,9 @@ def weights(path: Path) -> dict[str, Tensor]:
     except (CheckpointError, OSError, ImportError):
         raise
     except Exception as error:  # whatever the damaged bytes lead to
-        text = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"the weights of {path} cannot be read: {type(error).__name__}: {text}") from error
+        raise CheckpointError(
+            f"the weights of {path} cannot be read: {type(error).__name__}: {_short(error)}"
+        ) from error
     return {renamed(name): value.detach() for name, value in state.items() if is_trained(name)}
 
 
@@ -129,9 +130,15 @@ def only_parts(path: Path) -> Iterator[None]:
         CheckpointError: the folder asks for more.
         OSError: it cannot be read.
     """
+    from torch.distributed.checkpoint.api import CheckpointException
+
     _metadata(path)
-    with _forced([]):
-        yield
+    try:
+        with _forced([]):
+            yield
+    except CheckpointException as error:  # which torch takes for no Exception
+        first = next((failure for failure, _ in error.failures.values()), error)
+        raise CheckpointError(f"{path} cannot be read: {type(first).__name__}: {_short(first)}") from error
 
 
 @contextmanager
@@ -153,6 +160,11 @@ def plain(path: Path) -> Iterator[Path]:
         link = Path(folder) / "checkpoint"
         link.symlink_to(path.resolve())
         yield link
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence: torch goes on about switching its guard off."""
+    return " ".join(str(error).split()).partition(". ")[0][:200]
 
 
 @contextmanager
@@ -192,7 +204,7 @@ class _Metadata(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _TRUSTED:
-            raise CheckpointError(f"the checkpoint asks for {module}.{name}, which is not loaded")
+            raise CheckpointError(f"it asks for {module}.{name}, which is not loaded")
         return super().find_class(module, name)
 
 
@@ -216,10 +228,10 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         with open(path / ".metadata", "rb") as file:
             return dict(_Metadata(file).load().state_dict_metadata)
-    except (CheckpointError, OSError):
+    except OSError:
         raise
     except Exception as error:  # whatever the damaged bytes lead to
-        raise CheckpointError(f"{path / '.metadata'} is damaged: {type(error).__name__}: {error}") from error
+        raise CheckpointError(f"{path / '.metadata'} is damaged: {type(error).__name__}: {_short(error)}") from error
 
 
 def _of_fsdp2(path: Path) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from ..adapters.hub import HUB_ID, locate
 from ..adapters.hub_push import check_target
 from ..adapters.registry import JOINT, get, make
 from .checkpoint_content import content, weights
-from .checkpoints import is_checkpoint, newest
+from .checkpoints import MANIFEST, check, is_checkpoint, newest, peek
 from .publish import Made, publish
 from .recipe import host_of, recipe_of
 
@@ -126,9 +126,12 @@ def find_checkpoint(path: Path) -> Path:
     """The checkpoint itself, or the whole one that was written last below a run folder; of any strategy.
 
     Raises:
-        AdapterFileError: there is none.
+        AdapterFileError: there is none, or a damaged one.
     """
     if path.exists() and is_checkpoint(path):
+        problem = check(peek(path)).problem
+        if problem and (path.is_file() or (path / MANIFEST).exists()):  # Lightning's own folders have no manifest
+            raise AdapterFileError(problem if problem.startswith(str(path)) else f"{path} is damaged: {problem}")
         return path
     found = newest(path, by_time=True)
     if found is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import pickle
 import shlex
 import zlib
 from contextlib import nullcontext
@@ -133,13 +134,15 @@ def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weight
     if not isinstance(trainer.strategy, DeepSpeedStrategy):
         with only_parts(place) if place.is_dir() else nullcontext():
             return load(place)
-    if peek(place).kind != "universal" or not trainer.optimizers:
-        with only_tensors():
-            return load(place)
-    with only_tensors(), group_by_group(trainer.optimizers[0]):
-        found = load(place)
-    for group, lr in zip(trainer.optimizers[0].param_groups, found["lr_schedulers"][0]["_last_lr"], strict=True):
-        group["lr"] = lr
+    own = peek(place).kind == "universal" and trainer.optimizers
+    try:
+        with only_tensors(), group_by_group(trainer.optimizers[0]) if own else nullcontext():
+            found = load(place)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{place} is damaged, or holds more than tensors, numbers and text") from error
+    if own:
+        for group, lr in zip(trainer.optimizers[0].param_groups, found["lr_schedulers"][0]["_last_lr"], strict=True):
+            group["lr"] = lr
     return found
 
 

@@ -35,7 +35,7 @@ def convert(source: Path, out: Path) -> None:
         with only_tensors(), silence(), plain(tag_folder(source)) as link, plain(out.parent) as place:
             from deepspeed.checkpoint import ds_to_universal
 
-            _only_names(link)
+            _only_names(tag_folder(source))
             places = {"input_folder": str(link), "output_folder": str(place / out.name)}
             workers: dict[str, Any] = {"num_extract_workers": 1, "num_merge_workers": 1}
             ds_to_universal.main(
