@@ -180,9 +180,7 @@ torch.save = save
     assert steps["last.ckpt"] == (written, "")
 
 
-def test_what_another_strategy_wrote_is_refused(
-    ranks: Ranks, words: list[str], tmp_path: Path
-) -> None:
+def test_what_another_strategy_wrote_is_refused(ranks: Ranks, words: list[str], tmp_path: Path) -> None:
     zero = ranks.run([*words, *TWO, "deepspeed_cpu_stage_2"], tmp_path / "zero")
     assert zero.statuses == [0, 0], zero.text()
     more = ["--resume", "auto", "--trainer.max_steps", "11", "--trainer.devices"]
