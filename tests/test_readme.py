@@ -1,7 +1,6 @@
 """Every command and all Python of README and CONTRIBUTING run, in miniature, in the order in which they stand there."""
 
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -9,23 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-# Appended to a command so that it ends in seconds; the command itself stays as a reader would type it.
-SMALLER = {
-    "shards synth": "--videos 6 --frames 16 20",
-    "fit": "--trainer.max_steps 2 --trainer.limit_val_batches 1",
-    "validate": "--data.val_videos 2 --data.val_frames 16",
-    "ablate": "--videos 2 --frames 16 --budgets 0.25 --compressors uniform scene_mean",
-    "host eval": "--frames 16 --videos 2",
-    "bench synth": "--videos 2",
-    "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
-    "bench attach": "--frames 2 --side 2 --repeats 1",
-    "host train": "--config tests/tiny_host_training.yaml",
-}
-
-
-def blocks(file: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+from .guides import ROOT, blocks, smaller
 
 
 def commands() -> list[str]:
@@ -50,8 +33,7 @@ def test_readme_shows_the_two_commands() -> None:
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_the_readme_runs(command: str, desk: Path) -> None:
     words = shlex.split(command)[1:]
-    extra = next((more for verb, more in SMALLER.items() if " ".join(words).startswith(verb)), "")
-    call = [sys.executable, "-m", "framefold", *words, *extra.split()]
+    call = [sys.executable, "-m", "framefold", *words, *smaller(words)]
     done = subprocess.run(
         call, cwd=desk, capture_output=True, text=True, timeout=280, env={**os.environ, "COLUMNS": "99"}
     )
