@@ -29,8 +29,8 @@ class Armed:
             ``saves.N``.
         trigger: the rank that kills. victims: ranks that are killed, itself perhaps among them.
         step: the first at which it may come. seconds: after a step has begun; None: while a checkpoint is written.
-        change: of the disk, in front of which it comes then, counted from the first checkpoint on that may be; where
-            that is a call of torch.save, half is written.
+        passed: checkpoints that this process writes before. change: of the disk, in front of which it comes then,
+            counted from the first checkpoint on that may be; where that is a call of torch.save, half is written.
     """
 
     def __init__(
@@ -41,10 +41,11 @@ class Armed:
         victims: tuple[int, ...] = (),
         step: int = 0,
         seconds: float | None = None,
+        passed: int = 0,
         change: int = 0,
     ) -> None:
         self.rank, self.folder, self.armed = rank, Path(folder), trigger == rank
-        self.victims, self.step, self.seconds, self.change = victims, step, seconds, change
+        self.victims, self.step, self.seconds, self.passed, self.change = victims, step, seconds, passed, change
         self.saving, self.changes = False, 0
         self.timer: threading.Timer | None = None
         (self.folder / f"pid.{rank}").write_text(str(os.getpid()))
@@ -97,9 +98,9 @@ def arm(rank: int, folder: str, **moment: Any) -> None:
         return training_step(module, batch, batch_idx)
 
     def counted_save(trainer: Any, *args: Any, **more: Any) -> None:
-        before, self.saving = self.changes, trainer.global_step >= self.step
+        before, self.saving = self.changes, trainer.global_step >= self.step and self.passed < 1
         save_whole(trainer, *args, **more)
-        self.saving = False
+        self.saving, self.passed = False, self.passed - 1
         self.note("saves", trainer.global_step, self.changes - before)
 
     def half_save(content: Any, file: Any, **more: Any) -> None:

@@ -26,8 +26,8 @@ from framefold.training.checkpoints import check, find
 
 from .ranks import Ranks, Run
 
-SEED = int(os.environ.get("FRAMEFOLD_KILL_SEED", 0))
-STEPS, EPOCHS, EVERY = 12, 2, 2
+SEED = int(os.environ.get("FRAMEFOLD_KILL_SEED", 6))
+STEPS, EPOCHS, EVERY = 18, 3, 2
 COMMON = ["--config", "data/shards", "--config", "trainer/cpu", "--data.seed", "3", "--last.every", str(EVERY)]
 COMMON += ["--trainer.check_val_every_n_epoch", "null", "--trainer.enable_progress_bar", "false", "--resume", "auto"]
 COMMON += ["--trainer.devices", "2", "--trainer.strategy"]
@@ -111,24 +111,26 @@ def kills(kinds: list[str], changes: list[int], rng: random.Random) -> list[dict
     Args:
         kinds: "one" or "all" ranks, "while saving". changes: see :class:`Training`.
     """
-    steps = [*rng.choices(range(9), k=len(kinds) - 2), *rng.choices(range(5, 9), k=2)]
+    steps = [*rng.choices(range(STEPS - 5), k=len(kinds) - 2), *rng.choices(range(5, STEPS - 5), k=2)]
     drawn: list[dict[str, Any]] = []
     for kind, step in zip(rng.sample(kinds, len(kinds)), sorted(steps), strict=True):
         kill: dict[str, Any] = {"step": step, "victims": (0, 1) if "all" in kind else (rng.randrange(2),)}
         if "saving" in kind:
             trigger = rng.choice([rank for rank in (0, 1) if changes[rank]])
-            drawn.append({**kill, "trigger": trigger, "change": rng.randint(1, changes[trigger])})
+            moment = {"passed": rng.randrange(2), "change": rng.randint(1, changes[trigger])}
+            drawn.append({**kill, **moment, "trigger": trigger})
         else:
             drawn.append({**kill, "trigger": rng.randrange(2), "seconds": rng.uniform(0, 0.2)})
     return drawn
 
 
 def state(path: Path) -> dict[str, Any]:
-    """All that is in a checkpoint, but for where it lies, and how many epochs Lightning has begun since it started."""
+    """All that is in a checkpoint, but for where it lies, and what Lightning counts anew in every process."""
     files = sorted(path.rglob("*.pt")) if path.is_dir() else [path]
     with only_tensors():
         leaves = [leaf for file in files for leaf in _leaves(torch.load(file, weights_only=True), file.name)]
-    return {name: value for name, value in leaves if "/callbacks/" not in name and "/epoch_progress/" not in name}
+    other = ("/callbacks/", "/epoch_progress/", "val_loop", "/total/")
+    return {name: value for name, value in leaves if not any(part in name for part in other)}
 
 
 def _leaves(tree: Any, name: str) -> Iterator[tuple[str, Any]]:
