@@ -1,4 +1,4 @@
-"""What stands in README and in the guides: blocks of code, command lines, links; and how commands become small. No tests."""
+"""What stands in README and in the guides: code, command lines, links; and how commands become small. No tests."""
 
 from __future__ import annotations
 

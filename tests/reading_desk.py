@@ -1,4 +1,4 @@
-"""Where guides are read: a small checkout, a Hub, a web server, and a cluster that notes what it is to run. No tests."""
+"""Where guides are read: a small checkout, a Hub, a web server, a cluster that notes what it is to run. No tests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from .coloured_clips import write_clips
-from .guides import ROOT, Block, parse, smaller
+from .guides import ROOT, Block, blocks, parse, smaller
 from .loopback_hub import Hub
 
 TREE = ("adapters", "configs", "data", "framefold", "training")
-SMALL_FIT = "--trainer.max_steps 2 --trainer.limit_val_batches 1 --data.val_videos 2 --data.val_frames 16 --data.workers 0"
+SMALL_FIT = (
+    "--trainer.max_steps 2 --trainer.limit_val_batches 1 --data.val_videos 2 --data.val_frames 16 --data.workers 0"
+)
 # What the longer commands of the guides get; an ablation keeps its compressors, which the guides speak of.
 SMALLER = {
     "shards synth": "--videos 6 --frames 16 20",
@@ -33,8 +35,10 @@ SMALLER = {
     "ablate": "--videos 2 --frames 16 --budgets 0.1",
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
 }
+FEWER = ("-k", "llava_next_video and sdpa and identical")  # the whole of it is among the tests as it is
 ON_CPU = "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.precision 32-true"
 STRATEGY = {"trainer/deepspeed": "deepspeed_cpu_stage_2", "trainer/deepspeed_zero3": "deepspeed_cpu_stage_3"}
+DOCTOR = ["framefold", "doctor"]  # it takes 16 s of CPU, and tests/test_readme.py runs this very line
 NO_GPU = "torch finds no GPU here"
 # The commands of a cluster; each notes the words that it is to run. tests/test_launch.py lets them do it.
 NOTE = 'printf "%s\\n" "$@" >"$READING_NOTE"'
@@ -112,10 +116,12 @@ class Desk:
         while found := re.fullmatch(r"([A-Z_]+)=(.*)", words[0]):
             env[found[1]] = found[2].replace("10.0.0.1", "127.0.0.1")
             words = words[1:]
-        if words[0] == "framefold":
+        if words == DOCTOR:
+            assert line in "\n".join(blocks("README.md", "bash"))
+        elif words[0] == "framefold":
             self._framefold(words, where)
         elif words[0] == "python":
-            self._run(words, where)
+            self._run([*words, *(FEWER if "tests/test_conformance_forward.py" in words else ())], where)
         elif words[0] in ("bash", "sbatch"):
             self._launch(words, env, where)
         elif words[0] == "cp":
