@@ -64,6 +64,7 @@ def runs(random_host: Path, shards: Path, tmp_path_factory: pytest.TempPathFacto
     where = ["--model.host", str(random_host), "--data.shards", str(shards), "--data.lanes", "2"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--last.every", "4"]
     lora = ["--model.lora.r", "2", "--model.lora.dropout", "0", "--model.lora.lr", "0.01", "--model.warmup", "0.3"]
+    lora += ["--model.weight_decay", "0.1"]  # of some groups
     found = Runs(
         ["fit", *files, *where, *quiet, *lora, "--trainer.max_steps", str(STEPS)], tmp_path_factory.mktemp("runs")
     )
