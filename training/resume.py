@@ -22,7 +22,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from ..adapters.errors import ConfigError
-from .checkpoint_content import content, only_parts, only_tensors, weights
+from .checkpoint_content import content, only_parts, only_tensors, plain, weights
 from .checkpoint_write import together
 from .checkpoints import Checkpoint, CheckpointError, check, is_checkpoint, newest, peek
 from .strategies import name_of
@@ -136,8 +136,8 @@ def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weight
             return load(place)
     own = peek(place).kind == "universal" and trainer.optimizers
     try:
-        with only_tensors(), group_by_group(trainer.optimizers[0]) if own else nullcontext():
-            found = load(place)
+        with only_tensors(), plain(place) as link, group_by_group(trainer.optimizers[0]) if own else nullcontext():
+            found = load(link)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{place} is damaged, or holds more than tensors, numbers and text") from error
     if own:
