@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import tarfile
 import time
 from collections import Counter
@@ -21,8 +22,10 @@ from typing import Any
 import pytest
 import torch
 
+from framefold.__main__ import main
 from framefold.training.checkpoint_content import only_tensors
-from framefold.training.checkpoints import check, find
+from framefold.training.checkpoints import check, find, peek
+from framefold.training.module import CompressorModule
 
 from .ranks import Ranks, Run
 
@@ -33,9 +36,11 @@ COMMON += ["--trainer.check_val_every_n_epoch", "null", "--trainer.enable_progre
 COMMON += ["--trainer.devices", "2", "--trainer.strategy"]
 # Checkpoints are files; loader workers read ahead, and validations write more checkpoints.
 FILES = ["ddp", "--config", "compressor/storm", "--data.batch_size", "2", "--data.workers", "1"]
+FILES += ["--trainer.max_steps", str(STEPS)]
 FILES += ["--trainer.val_check_interval", "4", "--data.val_videos", "2", "--data.val_frames", "16"]
-# Checkpoints are folders; a step has two batches, but the last of an epoch has one.
+# Checkpoints are folders; epochs are counted, not steps; a step has two batches, but the last of an epoch has one.
 FOLDERS = ["deepspeed_cpu_stage_2", "--config", "compressor/fila", "--data.batch_size", "1"]
+FOLDERS += ["--trainer.max_steps", "-1", "--trainer.max_epochs", str(EPOCHS)]
 FOLDERS += ["--trainer.accumulate_grad_batches", "2", "--trainer.limit_val_batches", "0"]
 Batches = dict[tuple[int, int, int], tuple[int, list[str]]]  # (rank, epoch, number in it): steps done, samples
 
@@ -52,7 +57,7 @@ class Training:
 
     def __init__(self, ranks: Ranks, words: list[str], root: Path) -> None:
         self.ranks, self.root, self.runs = ranks, root, 0
-        self.words = [*words, "--trainer.max_steps", str(STEPS), "--trainer.default_root_dir", str(root / "runs")]
+        self.words = [*words, "--trainer.default_root_dir", str(root / "runs")]
         self.batches: Batches = {}  # what each held when it was trained on last
         self.saved = 0  # steps that no kill can take back
         self.changes = [0, 0]  # of the disk by a checkpoint, for each rank
@@ -206,3 +211,45 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     for name, value in expected.items():
         same = value.equal(found[name]) if isinstance(value, torch.Tensor) else value == found[name]
         assert same, f"{name} is {found[name]}, not {value}"
+
+
+def test_a_run_that_goes_on_from_the_end_of_an_epoch_and_again_trains_as_many_epochs(
+    random_host: Path, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [
+        "fit",
+        *COMMON[: COMMON.index("--trainer.devices")],
+        "--config",
+        "compressor/fila",
+        "--data.batch_size",
+        "4",
+    ]
+    words += ["--model.host", str(random_host), "--data.shards", str(shards), "--trainer.limit_val_batches", "0"]
+    words += ["--trainer.max_steps", "-1", "--trainer.max_epochs", str(EPOCHS), "--trainer.default_root_dir"]
+    training_step, stop, batches = CompressorModule.training_step, -1, {}
+
+    def noted_step(module: CompressorModule, batch: Any, batch_idx: int) -> Any:
+        if module.global_step == stop:
+            raise KeyboardInterrupt
+        batches[module.global_step] = module.current_epoch, batch_idx, [sample.key for sample in batch.samples]
+        return training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(sys, "argv", ["framefold"])
+    monkeypatch.setattr(CompressorModule, "training_step", noted_step)
+    assert main([*words, str(tmp_path / "whole")]) == 0
+    whole, batches = batches, {}
+    stop = 7  # there is a checkpoint of step 6, the end of an epoch
+    assert main([*words, str(tmp_path / "run")]) == 130
+    stop = 9
+    assert main([*words, str(tmp_path / "run")]) == 130
+    stop = -1
+    assert main([*words, str(tmp_path / "run")]) == 0
+    assert len(whole) == 18 and batches == whole
+
+
+@pytest.mark.parametrize("part", [0.0, 0.1, 0.5, 0.9, 0.999])
+def test_a_file_that_was_truncated_is_named(tmp_path: Path, part: float) -> None:
+    file = tmp_path / "last.ckpt"
+    torch.save({"global_step": 3, "state_dict": {"a": torch.randn(3000)}}, file)
+    os.truncate(file, int(file.stat().st_size * part))
+    assert str(file) in peek(file).problem

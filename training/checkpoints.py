@@ -167,9 +167,11 @@ def read_file(path: Path) -> dict[str, Any]:
             is_what = "it begins in another way than what torch writes" if start else "it is empty"
             raise CheckpointError(f"{path} is no checkpoint: {is_what}")
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (CheckpointError, OSError):
+    except CheckpointError:
         raise
     except Exception as error:  # whatever the damaged bytes lead to
+        if isinstance(error, OSError) and error.filename is not None:  # without one, it is torch's: a file too short
+            raise
         text = " ".join(str(error).split()).partition(". ")[0][:200]  # torch goes on about switching its guard off
         raise CheckpointError(f"{path} is damaged or no checkpoint: {type(error).__name__}: {text}") from error
     if not isinstance(content, dict):

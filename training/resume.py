@@ -119,6 +119,23 @@ class Resume(Callback):
             config["checkpoint"] = {"load_universal": True}  # before the engine is made
         strategy.load_checkpoint = functools.partial(_load, trainer, self.path, strategy.load_checkpoint)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on in the data and in the count of epochs, where Lightning does not.
+
+        Under max_epochs it makes the loader before it has read the position, which it then forgets; and if a checkpoint
+        is of the end of an epoch, it takes the next epoch for the rest of that one: it is never counted as begun, and
+        what is saved in it looks as if an epoch had just ended.
+        """
+        loop = trainer.fit_loop
+        count: Any = loop.epoch_progress.current
+        if loop.restarted_mid_epoch and count.processed == count.started:
+            loop.reset_restart_stage()
+        states, loader, fetcher = loop._combined_loader_states_to_load, loop._combined_loader, loop._data_fetcher
+        if states and loader is not None and fetcher is not None:
+            loader._load_state_dicts(states)
+            loop._combined_loader_states_to_load = []
+            iter(fetcher)  # from there
+
 
 def _digest(path: Path) -> int:
     """Of the settings that a rank has read from its choice: they must be the same everywhere."""
