@@ -41,7 +41,7 @@ def verbs(calls: list[list[str]]) -> list[str]:
 
 
 def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
-    calls: list[list[str]], tmp_path: Path, random_host: Path
+    calls: list[list[str]], tmp_path: Path, random_host: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host, out = shutil.copytree(random_host, tmp_path / "host"), str(tmp_path / "out")
     own = tmp_path / "fila.yaml"
@@ -49,6 +49,7 @@ def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
     args = {"out": out, "host": str(host), "train": [str(own)]}
     demo(**args)
     assert verbs(calls) == ["shards", "fit", "export", "ablate"]
+    assert capsys.readouterr().out.strip().endswith(f"{out}/ablation/report.html")
     demo(**args)
     assert verbs(calls) == ["ablate"], "the table is shown again"
     demo(**args, max_steps=3)

@@ -86,6 +86,7 @@ def demo(
     if heldout_videos is not None:
         compare += ["--videos", str(heldout_videos)]
     _stage(f"{total}/{total} ablation", compare, results, "".join(keys) + model, again=True)
+    print(f"the report, to be opened in a browser: {(results / 'report.html').resolve()}", flush=True)
 
 
 def _shipped(folder: Path, trained: list[str]) -> list[str]:
