@@ -134,13 +134,13 @@ def test_an_old_package_and_a_folder_that_is_none_are_not_found(
     fake(tmp_path, "webdataset", "", version="0.2")
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "webdataset", raising=False)
+    for name in ("webdataset", "wandb"):
+        monkeypatch.setitem(sys.modules, name, None)  # so that what was there, or nothing, is there afterwards
+        del sys.modules[name]
     (row,) = examine("webdataset")
     assert row.state == "broken" and "0.2 is too old" in row.detail and "webdataset>=1.0" in row.detail
     (row,) = examine("wandb")
     assert row.state == "missing"
-    monkeypatch.delitem(sys.modules, "webdataset")
-    monkeypatch.delitem(sys.modules, "wandb")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from rich.console import Console
 
 from framefold.__main__ import main
 from framefold.training import callbacks, datamodule, progress
@@ -309,6 +311,7 @@ def test_a_terminal_shows_step_loss_and_time_left(fit, monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setattr(progress, "REFRESH", 0.0)
+    monkeypatch.setattr("rich._console", Console(file=io.StringIO()))  # somebody asked for it when this was no terminal
     ours, theirs = pty.openpty()
     drawn: list[bytes] = []
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.trainer.states import TrainerFn
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeft
 
@@ -74,8 +75,9 @@ class Bar(Shown):
         if self.bars is None:
             columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
             left = TextColumn("left"), TimeLeft(elapsed_when_finished=False), TextColumn("{task.fields[metrics]}")
-            # Drawn from this thread: loader workers are forked, and must not inherit the lock of another one.
-            self.bars = Progress(*columns, *left, auto_refresh=False, speed_estimate_period=HOUR)
+            # A console of its own: rich's shared one remembers what stdout was when somebody first asked for it. Drawn
+            # from this thread: loader workers are forked, and must not inherit the lock of another one.
+            self.bars = Progress(*columns, *left, console=Console(), auto_refresh=False, speed_estimate_period=HOUR)
             self.bars.start()
         return self.bars
 
