@@ -27,6 +27,7 @@ from ..data.sources import opened, resolve
 from ..data.stream import ShardStream
 from .batching import answer, ask
 from .losses import loss_parts, total_loss
+from .measure import return_freed
 from .module import CompressorModule
 
 MIB = 2**20
@@ -161,6 +162,7 @@ def _memory(source: str, kind: str, samples: int) -> dict[str, float]:
     index = resolve(source)
     rounds = -(-samples // index.samples)  # in one epoch: every epoch has workers of its own
     loader = ResumableLoader(ShardStream(replace(index, shards=index.shards * rounds), 1), workers=1)
+    return_freed()  # a worker is a fork of this process, and what this one has freed would hide a leak
     before = {child.pid for child in psutil.Process().children()}
     for number, _ in enumerate(track(itertools.islice(loader, samples), f"memory, {kind}", total=samples)):
         if number % EVERY == 0:

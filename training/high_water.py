@@ -6,15 +6,13 @@ tenth of the time of a small host.
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from .measure import peak_memory
+from .measure import peak_memory, return_freed
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -23,8 +21,7 @@ def high_water(run: Callable[[], object], device: torch.device) -> int:
     """As :func:`~framefold.training.measure.peak_memory`, without disturbing the call; the same where it cannot be."""
     if device.type != "cpu":
         return peak_memory(run, device)
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed()
     try:
         RESET.write_text("5")  # the mark falls to what is resident now
         before = _resident("VmRSS")

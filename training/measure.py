@@ -84,11 +84,16 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - before
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
+    return_freed()
     with _Resident() as resident:
         run()
     return resident.peak - resident.before
+
+
+def return_freed() -> None:
+    """Give memory that was freed back to the system: what is taken from it does not show in the resident memory."""
+    with suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _Resident:
