@@ -170,7 +170,7 @@ def test_a_trained_adapter_answers_with_its_own_budget(called: dict[str, tuple[i
         (["--compressor", "st_simdif"], "did you mean 'st_simdiff'"),
         (["--compressor", "./none"], "no adapter folder"),
         (["--budget", "1.5"], "(0, 1]"),
-        (["--budget", "0"], "got 0"),
+        (["--budget", "0"], "a budget in tokens must be at least 1, got 0"),
         (["--frames", "0"], "frames must be at least 1"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["--repeats=-1"], "repeats must be at least 1"),

@@ -1,19 +1,22 @@
 """The framefold command: quick help, lazy verbs, and every error as one clear line."""
 
 import functools
+import inspect
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Optional, get_args
 
 import pytest
 
 import framefold
-from framefold.__main__ import FUNCTIONS, LIGHTNING, main
+from framefold.__main__ import FUNCTIONS, LIGHTNING, _load, main
 from framefold.configs import ConfigNotFoundError, expand, find, names
 from framefold.training import ablate
 from framefold.training.command import call, join_lists
+from framefold.training.options import Budget
 
 
 def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -70,6 +73,25 @@ def test_a_missing_extra_names_the_command_that_installs_it(capsys: pytest.Captu
     monkeypatch.delitem(sys.modules, "framefold.training.command", raising=False)
     assert main(["report", "--results", "x"]) == 2
     assert "pip install 'framefold[train]'" in capsys.readouterr().err
+
+
+def test_a_whole_number_stays_one_whoever_asked_typing_for_a_float_or_an_int_before() -> None:
+    got: list[object] = []
+
+    def verb(budget: Budget | None = None) -> None:
+        got.append(budget)
+
+    assert get_args(Optional[float | int | None])[0] is float  # noqa: UP045 (typing remembers it for int | float, too)
+    for text in ("64", "0.5", "null"):
+        call(verb, "verb", ["--budget", text])
+    assert repr(got) == "[64, 0.5, None]"
+
+
+@pytest.mark.parametrize("verb", FUNCTIONS)
+def test_no_verb_leaves_the_order_of_int_and_float_to_typing(verb: str) -> None:
+    parameters = inspect.signature(_load(FUNCTIONS[verb][0]), eval_str=True).parameters
+    unions = [name for name, p in parameters.items() if {int, float, type(None)} <= set(get_args(p.annotation))]
+    assert not unions, "take training.options.Budget"
 
 
 def test_an_interrupt_ends_with_one_line(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:

@@ -111,7 +111,7 @@ def test_the_strip_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) 
     ("change", "message"),
     [
         ({"--compressor": "unheard_of"}, "unheard_of"),
-        ({"--budget": "0"}, "budget"),
+        ({"--budget": "0"}, "a budget in tokens must be at least 1, got 0"),
         ({"--frames": "0"}, "at least 1"),
         ({"--out": "sheet.jpg"}, "must be a .png"),
         ({"--out": "nowhere/sheet.png"}, "no folder nowhere"),

@@ -20,6 +20,7 @@ from ..adapters.origin import Origin
 from ..data.sample import sample_frames
 from .answer_rows import Answer, report
 from .find_torchvision import find_torchvision
+from .options import Budget
 
 
 def answer(
@@ -27,7 +28,7 @@ def answer(
     video: str,
     question: str,
     compressor: str,
-    budget: int | float | None = None,
+    budget: Budget | None = None,
     frames: int = 64,
     max_new_tokens: int = 64,
     compare: bool = False,
@@ -88,7 +89,7 @@ def answer(
     return result
 
 
-def compressor_of(name: str, budget: int | float | None, params: dict[str, Any] | None = None) -> Compressor:
+def compressor_of(name: str, budget: Budget | None, params: dict[str, Any] | None = None) -> Compressor:
     """A compressor by registered name, with parameters, or from an adapter folder, which has its own."""
     if "/" in name or (Path(name) / CONFIG).is_file():
         if params:

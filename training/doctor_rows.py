@@ -125,6 +125,7 @@ LANES: tuple[tuple[Package, ...], ...] = (
     (
         Package("rich", "progress bars, tables with lines", "train"),
         Package("jsonargparse", "every verb but doctor", "train"),
+        Package("typing_extensions", "answer, show, eval, export", "train"),
         Package("filelock", "writing shards", "train"),
         Package("psutil", "answer, bench", "train"),
         Package("PIL", "video processors of hosts: answer, show", "train", "pillow"),

@@ -20,6 +20,7 @@ from .eval_results import JOINED, file_of, finished, join, read_eval
 from .eval_settings import EvalError, EvalSettings, claim, settle
 from .eval_table import text_table
 from .lmms_process import find_lmms_eval, supervise
+from .options import Budget
 
 LOG = "lmms-eval.log"
 NOTHING_LEFT: dict[str, Any] = {"done": True, "error": None, "usage": False, "failed": {}}
@@ -30,7 +31,7 @@ def evaluate(
     compressor: str,
     tasks: list[str],
     out: str = "runs/eval",
-    budget: int | float | None = None,
+    budget: Budget | None = None,
     params: dict[str, Any] | None = None,
     frames: int = 64,
     limit: int | None = None,

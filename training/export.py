@@ -16,6 +16,7 @@ from ..adapters.hub_push import check_target
 from ..adapters.registry import JOINT, get, make
 from .checkpoint_content import content, weights
 from .checkpoints import MANIFEST, check, is_checkpoint, newest, peek
+from .options import Budget
 from .publish import Made, publish
 from .recipe import host_of, recipe_of
 
@@ -45,7 +46,7 @@ def export(
     results: str | None = None,
     license: str = LICENSE,
     base_model: str | None = None,
-    budget: int | float | None = None,
+    budget: Budget | None = None,
     params: dict[str, Any] | None = None,
 ) -> Path | None:
     """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.

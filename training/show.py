@@ -17,6 +17,7 @@ from ..adapters.hub import resolve
 from ..data.sample import Sample, sample_frames
 from .answer import compressor_of, device_of
 from .find_torchvision import find_torchvision
+from .options import Budget
 
 QUESTION = "What happens in the video?"
 
@@ -26,7 +27,7 @@ def show(
     compressor: str,
     out: str,
     host: str = "checkpoints/tinyhost",
-    budget: int | float | None = None,
+    budget: Budget | None = None,
     frames: int = 32,
     columns: int = 8,
     question: str = QUESTION,
