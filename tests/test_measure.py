@@ -83,7 +83,7 @@ def task() -> Task:
 def test_the_two_ways_take_turns_and_leave_the_host_as_it_was(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, real = [], answer_runs.generate
 
-    def noted(model: nn.Module, inputs: dict[str, Any], new: int) -> measure.Timed:
+    def noted(model: nn.Module, inputs: dict[str, Any], new: int) -> measure.TimedAnswer:
         timed = real(model, inputs, new)  # type: ignore[arg-type]
         calls.append(("few" if hasattr(model, "compressor") else "all", new))
         return timed
@@ -102,8 +102,8 @@ def test_the_two_ways_take_turns_and_leave_the_host_as_it_was(task: Task, monkey
 def test_times_are_medians_and_the_first_run_does_not_count(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([99.0, 3.0, 1.0, 2.0, 50.0])  # warm-up, three timed, memory
 
-    def timed(*args: Any) -> measure.Timed:
-        return measure.Timed(torch.tensor([5]), 9, next(seconds), None)
+    def timed(*args: Any) -> measure.TimedAnswer:
+        return measure.TimedAnswer(torch.tensor([5]), 9, next(seconds), None)
 
     monkeypatch.setattr(answer_runs, "generate", timed)
     monkeypatch.setattr(answer_runs, "_warm_up", lambda task, *args: (timed() and 256, 10))

@@ -25,7 +25,7 @@ from ..adapters.hosts.lora_inject import with_lora
 from ..adapters.hosts.prompt import Positions
 from .answer_rows import ALL, Answer, Row
 from .hostio import HostError
-from .measure import Timed, generate, peak_memory
+from .measure import TimedAnswer, generate, peak_memory
 from .processing import first_line
 
 
@@ -89,7 +89,7 @@ def run(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answ
     """
     ways: list[Compressor | None] = [compressor, None] if compare else [compressor]
     before, after = _warm_up(task, compressor, ways)
-    timed: list[list[Timed]] = [[] for _ in ways]
+    timed: list[list[TimedAnswer]] = [[] for _ in ways]
     for _ in range(repeats):
         for way, runs in zip(ways, timed, strict=True):
             runs.append(_generate(task, way, task.max_new_tokens))
@@ -111,7 +111,7 @@ def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) 
     return seen[0]
 
 
-def _generate(task: Task, compressor: Compressor | None, new: int) -> Timed:
+def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswer:
     if compressor is None:
         return generate(task.model, task.inputs, new)
     tuned: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
@@ -127,7 +127,7 @@ def tell(inputs: dict[str, Any], times: torch.Tensor) -> dict[str, Any]:
     return inputs | told
 
 
-def _row(task: Task, way: Compressor | None, runs: list[Timed], visual: int, memory: int) -> Row:
+def _row(task: Task, way: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> Row:
     name = ALL if way is None else f"{way.name}, budget {way.budget}" if way.exact_budget else way.name
     name += " (LoRA)" if way is not None and task.lora is not None else ""
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()

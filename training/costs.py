@@ -26,7 +26,7 @@ from .measure import peak_memory, synchronize
 from .memory import peak_bytes
 from .oracles import KeepEvidence
 from .qa import QARows
-from .timed import Compress, Timed
+from .timed import Compress, TimedCompressor
 
 VIDEOS = 5  # that are measured
 
@@ -54,7 +54,7 @@ class Meter:
 
     def __init__(self, host: Host, videos: Sequence[HeldOut]) -> None:
         self.host, self.videos = host, [_first_question(video) for video in videos[:VIDEOS]]
-        self.full = Timed(build("identity"), host.model.device)
+        self.full = TimedCompressor(build("identity"), host.model.device)
         self._peaks: dict[str, int] = {}  # with all tokens, by who changes the host
 
     @torch.no_grad()
@@ -71,7 +71,7 @@ class Meter:
             ``peak_bytes`` and ``full_peak_bytes`` of the first video beside what was there before, and ``memory_of``,
             what counted them.
         """
-        timed, first = Timed(compressor, self.host.model.device), self.videos[0]
+        timed, first = TimedCompressor(compressor, self.host.model.device), self.videos[0]
         peak = self._peak(timed, first)
         if changed_by not in self._peaks:
             self._peaks[changed_by] = self._peak(self.full, first)
@@ -96,24 +96,24 @@ class Meter:
             "memory_of": "CUDA allocator" if self.host.model.device.type == "cuda" else "tensors",
         }
 
-    def _once(self, compressor: Timed, video: HeldOut) -> Once:
+    def _once(self, compressor: TimedCompressor, video: HeldOut) -> Once:
         start = time.perf_counter()
         columns = self._prefill(compressor, video)
         synchronize(self.host.model.device)
         total = 1000 * (time.perf_counter() - start)
         return Once(compressor.milliseconds[-1], total - compressor.milliseconds[-1], columns)
 
-    def _compressed(self, compressor: Timed, video: HeldOut) -> dict[str, Any]:
+    def _compressed(self, compressor: TimedCompressor, video: HeldOut) -> dict[str, Any]:
         if isinstance(compressor.compressor, KeepEvidence):
             compressor.compressor.begin(video)
         return compress(self.host, compressor, video.asked).kwargs
 
-    def _prefill(self, compressor: Timed, video: HeldOut) -> int:
+    def _prefill(self, compressor: TimedCompressor, video: HeldOut) -> int:
         inputs = self._compressed(compressor, video)
         self.host.model(**inputs, use_cache=True, logits_to_keep=1)
         return inputs["input_ids"].shape[1]
 
-    def _peak(self, compressor: Timed, video: HeldOut) -> int:
+    def _peak(self, compressor: TimedCompressor, video: HeldOut) -> int:
         if self.host.model.device.type == "cuda":
             self._prefill(compressor, video)  # libraries take their workspaces once
             return peak_memory(lambda: self._prefill(compressor, video), self.host.model.device)

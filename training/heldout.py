@@ -21,7 +21,7 @@ from .hostio import Host
 from .measure import synchronize
 from .oracles import KeepEvidence
 from .qa import IGNORE, QARows
-from .timed import Compress, Timed
+from .timed import Compress, TimedCompressor
 
 Row = dict[str, Any]
 
@@ -41,7 +41,7 @@ def put(
         the mean number of columns of video in the prompt of the language model (with what the host adds to the grid,
         such as a newline).
     """
-    timed, said = Timed(compressor, host.model.device), _Said(host)
+    timed, said = TimedCompressor(compressor, host.model.device), _Said(host)
     rows: list[Row] = []
     kept: list[Row] = []
     spent, columns, prompts = [], 0.0, 0

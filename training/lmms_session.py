@@ -22,7 +22,7 @@ from .answer import compressor_of, device_of
 from .answer_runs import load_model, lora_of, place, tell
 from .eval_settings import EvalSettings, digest_of, settings_of
 from .high_water import high_water
-from .measure import Timed, generate, synchronize
+from .measure import TimedAnswer, generate, synchronize
 from .processing import build_inputs, grid_times, load_config, load_processor
 
 VIDEOS = 2  # sampled ones that are kept: several questions in a row are about the same
@@ -94,7 +94,7 @@ class Session:
         if not self._warm:  # the first run of a host is slower than all others
             generate(self.model, inputs, min(2, max_new_tokens))
             self._warm = True
-        runs: list[Timed] = []
+        runs: list[TimedAnswer] = []
         memory = high_water(lambda: runs.append(generate(self.model, inputs, max_new_tokens)), self.model.device)
         run, seen = runs[0], self._watch
         length = run.prompt if self.settings.positions == "compact" else built["input_ids"].shape[1]

@@ -21,7 +21,7 @@ PAUSE = 0.001  # seconds between two looks at the memory
 
 
 @dataclass(frozen=True, eq=False)
-class Timed:
+class TimedAnswer:
     """One answer.
 
     Attributes:
@@ -54,7 +54,7 @@ class _Clock(BaseStreamer):
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: int) -> Timed:
+def generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: int) -> TimedAnswer:
     """Answer greedily and time it."""
     clock = _Clock()
     synchronize(model.device)
@@ -63,7 +63,7 @@ def generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: 
     out = host.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, streamer=clock)
     first, last, further = clock.times[0], clock.times[-1], len(clock.times) - 1
     new = out[0, inputs["input_ids"].shape[1] :].cpu()
-    return Timed(new, clock.prompt, first - start, (last - first) / further if further else None)
+    return TimedAnswer(new, clock.prompt, first - start, (last - first) / further if further else None)
 
 
 def synchronize(device: torch.device) -> None:

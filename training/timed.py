@@ -14,7 +14,7 @@ from .measure import synchronize
 Compress = Callable[..., Compressed]
 
 
-class Timed:
+class TimedCompressor:
     """A compressor that notes how long each call took, in milliseconds."""
 
     def __init__(self, compressor: Compress, device: torch.device) -> None:
