@@ -10,16 +10,17 @@ import os
 import pkgutil
 import warnings
 
-from .base import Compressor
-from .errors import FramefoldError
-from .folder import load_folder, read_config
-from .hub import locate
-from .registry import build, list_compressors
-from .tokens import Compressed, VideoTokens
+from framefold.adapters.base.build import build
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.core.registry import list_compressors
+from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.pretrained.config import read_config
+from framefold.adapters.pretrained.folder import load_folder
+from framefold.adapters.pretrained.hub import locate
+from framefold.errors import FramefoldError
 
-for _module in pkgutil.iter_modules(__path__):
-    if not _module.ispkg:  # the hosts import transformers, compressors do not
-        importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.iter_modules([os.path.join(__path__[0], "compressors")]):
+    importlib.import_module(f"{__name__}.compressors.{_module.name}")
 
 
 def load(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import FramefoldError
+from framefold.errors import FramefoldError
 
 _HERE = Path(__file__).resolve().parent
 

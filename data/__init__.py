@@ -1,1 +1,1 @@
-"""Synthetic long video, shards and streams."""
+"""Videos with questions and evidence: generated, stored, read and drawn."""

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .errors import DataError
-from .questions import Box
+from framefold.errors import DataError
+
+from .question import Box
 
 View = tuple[float, float, float, float]
+
 WHOLE: View = (0.0, 0.0, 1.0, 1.0)
 
 

@@ -9,20 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
-    from .adapters.hosts import attach, detach
-    from .adapters.hosts.init import init_from_host
-    from .adapters.hosts.peft_folder import load_peft, save_peft
-    from .errors import FramefoldError
+    from framefold.adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
+    from framefold.adapters.hosts import attach, detach
+    from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+    from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
+    from framefold.errors import FramefoldError
+
 
 __version__ = "0.1.0"
 
 _HOME = {
     **dict.fromkeys(("Compressed", "Compressor", "VideoTokens", "build", "list_compressors", "load"), ".adapters"),
     **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
-    **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.peft_folder"),
+    **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.lora.save_load"),
     "FramefoldError": ".errors",
-    "init_from_host": ".adapters.hosts.init",
+    "init_from_host": ".adapters.hosts.hooks.init_from_host",
 }
 
 __all__ = [

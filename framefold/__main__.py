@@ -11,42 +11,62 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from .errors import FramefoldError
+from framefold.errors import FramefoldError
 
 # verb -> (module:function, what it does). LightningCLI verbs read sys.argv themselves, because relaunched ranks do.
 LIGHTNING = {
-    "fit": ("training.fit:main", "train a compressor in front of a frozen host"),
-    "validate": ("training.fit:main", "validation loss and accuracy of a checkpoint"),
+    "fit": ("training.fit.main:main", "train a compressor in front of a frozen host"),
+    "validate": ("training.fit.main:main", "validation loss and accuracy of a checkpoint"),
 }
+
 FUNCTIONS = {
-    "shards synth": ("data.shards:synth", "write synthetic long videos as webdataset shards"),
-    "shards splice": ("data.splice:splice", "make long videos with questions of short annotated clips, as shards"),
-    "shards index": ("data.sources:index", "count the samples of shards, so that training can read them"),
-    "shards features": ("training.features:features", "encode the videos of shards once, so that training is quick"),
-    "shards check": ("data.check:check", "open everything in shards and count the damage"),
-    "view": ("data.view:view", "draw a video with its questions and evidence as a contact sheet, or write it as mp4"),
-    "show": ("training.show:show", "draw what a compressor keeps of a video file"),
-    "bench compress": ("training.bench_compress:bench_compress", "time and extra memory of compressors by themselves"),
-    "bench attach": ("training.bench_attach:bench_attach", "what an attached compressor costs and saves in a host"),
-    "bench ssm": ("training.bench_ssm:bench_ssm", "our Mamba-2 block against transformers', on the CPU"),
-    "bench synth": ("data.bench_synth:bench", "time per synthetic video on one core, wall and CPU"),
-    "bench data": ("training.bench_data:bench_data", "how fast shards are read, and the memory of a loader worker"),
-    "host train": ("training.host:train", "train the embedded host from nothing"),
-    "host eval": ("training.host_eval:evaluate", "accuracy of a host per question type"),
-    "answer": ("training.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
-    "eval": ("training.eval:evaluate", "accuracy on lmms-eval's benchmarks, and what the answers took"),
-    "ablate": ("training.ablate:ablate", "compressors x budgets on held-out videos, one results file a cell"),
-    "report": ("training.report:report", "Markdown table and plots from a folder of results"),
-    "export": ("training.export:export", "turn a checkpoint into an adapter folder"),
-    "checkpoint list": ("training.checkpoint_verbs:listing", "name the checkpoints of a run, and which are damaged"),
-    "checkpoint universal": ("training.checkpoint_verbs:universal", "make one of DeepSpeed fit any number of ranks"),
-    "checkpoint consolidate": ("training.checkpoint_verbs:consolidate", "its trained weights as plain safetensors"),
-    "doctor": ("training.doctor:main", "what this machine has, and what each missing piece disables"),
-    "launch slurm": ("training.launch:slurm", "write a job for sbatch that survives the end of its time"),
-    "launch torchrun": ("training.launch:torchrun", "write a script that trains by torchrun on several machines"),
-    "launch mpirun": ("training.launch:mpirun", "write a script that trains by mpirun"),
-    "demo": ("training.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
+    "shards synth": ("data.synthetic.write_shards:synth", "write synthetic long videos as webdataset shards"),
+    "shards splice": (
+        "data.spliced.write_shards:splice",
+        "make long videos with questions of short annotated clips, as shards",
+    ),
+    "shards index": ("data.shards.sources:index", "count the samples of shards, so that training can read them"),
+    "shards features": (
+        "training.frozen_host.write_features:features",
+        "encode the videos of shards once, so that training is quick",
+    ),
+    "shards check": ("data.shards.check:check", "open everything in shards and count the damage"),
+    "view": (
+        "data.drawing.view:view",
+        "draw a video with its questions and evidence as a contact sheet, or write it as mp4",
+    ),
+    "show": ("evaluation.inspection.show:show", "draw what a compressor keeps of a video file"),
+    "bench compress": (
+        "evaluation.bench.compressors:bench_compress",
+        "time and extra memory of compressors by themselves",
+    ),
+    "bench attach": ("evaluation.bench.attach:bench_attach", "what an attached compressor costs and saves in a host"),
+    "bench ssm": ("evaluation.bench.mamba2:bench_ssm", "our Mamba-2 block against transformers', on the CPU"),
+    "bench synth": ("evaluation.bench.synthetic:bench", "time per synthetic video on one core, wall and CPU"),
+    "bench data": (
+        "evaluation.bench.loading:bench_data",
+        "how fast shards are read, and the memory of a loader worker",
+    ),
+    "host train": ("training.tinyhost.train:train", "train the embedded host from nothing"),
+    "host eval": ("training.tinyhost.evaluate:evaluate", "accuracy of a host per question type"),
+    "answer": ("evaluation.inspection.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
+    "eval": ("evaluation.lmms.evaluate:evaluate", "accuracy on lmms-eval's benchmarks, and what the answers took"),
+    "ablate": (
+        "evaluation.ablation.ablate:ablate",
+        "compressors x budgets on held-out videos, one results file a cell",
+    ),
+    "report": ("evaluation.report.report:report", "Markdown table and plots from a folder of results"),
+    "export": ("cli.export:export", "turn a checkpoint into an adapter folder"),
+    "checkpoint list": ("training.checkpoint.commands:listing", "name the checkpoints of a run, and which are damaged"),
+    "checkpoint universal": ("training.checkpoint.commands:universal", "make one of DeepSpeed fit any number of ranks"),
+    "checkpoint consolidate": ("training.checkpoint.commands:consolidate", "its trained weights as plain safetensors"),
+    "doctor": ("cli.doctor.doctor:main", "what this machine has, and what each missing piece disables"),
+    "launch slurm": ("cli.launch:slurm", "write a job for sbatch that survives the end of its time"),
+    "launch torchrun": ("cli.launch:torchrun", "write a script that trains by torchrun on several machines"),
+    "launch mpirun": ("cli.launch:mpirun", "write a script that trains by mpirun"),
+    "demo": ("cli.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
 }
+
 EXTRA_OF = {
     **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
@@ -88,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if args[0] == "--version":
-        from . import __version__
+        from framefold import __version__
 
         print(f"framefold {__version__}")
         return 0
@@ -135,7 +155,7 @@ def _run(args: list[str]) -> int:
     for words in (2, 1):
         verb = " ".join(args[:words])
         if verb in FUNCTIONS:
-            from .training.command import call  # imports jsonargparse only
+            from framefold.cli.parser import call
 
             return call(_load(FUNCTIONS[verb][0]), verb, args[words:])
     known = ", ".join([*LIGHTNING, *FUNCTIONS])

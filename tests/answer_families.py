@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from framefold.training.find_torchvision import find_torchvision
+from framefold.training.frozen_host.torchvision import find_torchvision
 
 TIMES = np.array([0, 0.25, 0.5, 1, 2.25, 2.5, 4, 4.25, 6, 7.5])  # seconds; not evenly, as phones record
 
 
 def trial(model_type: str, folder: Path) -> dict[str, Any]:
     from framefold.adapters.hosts import prepare
-    from framefold.data.sample import sample_frames
-    from framefold.data.video import encode
-    from framefold.training.answer import answer
-    from framefold.training.answer_runs import load_model
-    from framefold.training.processing import build_inputs, load_processor
-    from framefold.training.show import show
+    from framefold.data.video.codec import encode
+    from framefold.data.video.frame_reader import sample_frames
+    from framefold.evaluation.inspection.answer import answer
+    from framefold.evaluation.inspection.show import show
+    from framefold.training.frozen_host.load import load_model
+    from framefold.training.frozen_host.processor import build_inputs, load_processor
 
     from .tiny_processors import Probe, save_host
 

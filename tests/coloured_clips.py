@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from framefold.data.video import encode
+from framefold.data.video.codec import encode
 
 WHO = ("dog", "cat", "horse", "robot", "girl", "boat", "bird")
 WHAT = ("runs", "sleeps", "turns", "falls", "sings", "waits")

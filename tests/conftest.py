@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 @pytest.fixture(scope="session")
 def random_host(tmp_path_factory) -> Path:
     """Folder of a host of the smallest sensible size; what it answers is noise."""
-    from framefold.training.hostio import Architecture, build_host, save_host
+    from framefold.training.tinyhost.build import Architecture, build_host, save_host
 
     small = Architecture(
         vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=1, text_heads=2,
@@ -26,7 +26,7 @@ def random_host(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """Folder of 22 short videos in three shards; do not change it."""
-    from framefold.data.shards import synth
+    from framefold.data.synthetic.write_shards import synth
 
     folder = tmp_path_factory.mktemp("shards") / "train"
     synth(str(folder), videos=22, frames=[16, 20], seed=5, shard_size=8)

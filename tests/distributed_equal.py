@@ -15,9 +15,9 @@ import pytorch_lightning as pl
 import torch
 
 from framefold.training.datamodule import VideoData
+from framefold.training.fit.session import quiet
 from framefold.training.module import CompressorModule
-from framefold.training.session import quiet
-from framefold.training.strategies import register
+from framefold.training.strategies.deepspeed import register
 
 STEPS, LANES, GLOBAL = 20, 2, 2
 PARAMS: dict[str, dict] = {

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from framefold.training.find_torchvision import find_torchvision
+from framefold.training.frozen_host.torchvision import find_torchvision
 
 LENGTHS = (7, 5, 8, 6)  # frames
 ASKED = [("what is it ?", "a video"), ("is it 12 frames ?", "you"), ("what is the Time", "3")]  # known words
@@ -26,9 +26,9 @@ WAYS = {"whole": "identity", "few": "st_simdiff", "query": "qtsplus"}
 
 def write_videos(folder: Path) -> Path:
     """Two shards of two videos of 16 x 24 pixels, with uneven times."""
-    from framefold.data.shard_index import VIDEOS
-    from framefold.data.shard_writer import Packed, ShardFolder
-    from framefold.data.synthetic import SCHEMA_VERSION
+    from framefold.data.question import SCHEMA_VERSION
+    from framefold.data.shards.index import VIDEOS
+    from framefold.data.shards.writer import Packed, ShardFolder
 
     shards = ShardFolder[int](str(folder), VIDEOS, SCHEMA_VERSION, {"made": "by hand"}, "a test")
     shards.write([0, 2], lambda first: (Packed(*video(first + i)) for i in range(2)))
@@ -37,8 +37,8 @@ def write_videos(folder: Path) -> Path:
 
 def video(number: int) -> tuple[str, dict[str, bytes], int]:
     """Noise in blocks of four pixels, which no processor smooths away; evidence is in frame 3."""
-    from framefold.data.synthetic import SCHEMA_VERSION
-    from framefold.data.video import encode
+    from framefold.data.question import SCHEMA_VERSION
+    from framefold.data.video.codec import encode
 
     draws, length = np.random.default_rng(number), LENGTHS[number]
     pixels = draws.integers(0, 255, (length, 4, 6, 3), np.uint8).repeat(4, 1).repeat(4, 2)
@@ -55,9 +55,9 @@ def video(number: int) -> tuple[str, dict[str, bytes], int]:
 def trial(name: str, folder: Path) -> dict[str, Any]:
     """Features of one family, compared with what the host itself makes of its full prompts."""
     from framefold.adapters import build
-    from framefold.training.batching import answer, ask
-    from framefold.training.features import features
-    from framefold.training.hostio import load_host
+    from framefold.training.frozen_host.ask import answer, ask
+    from framefold.training.frozen_host.load import load_host
+    from framefold.training.frozen_host.write_features import features
 
     from .tiny_processors import save_host
 
@@ -133,8 +133,8 @@ def samples(folder: Path) -> list[Any]:
     """All samples of a folder of shards."""
     from webdataset.tariterators import tarfile_samples
 
-    from framefold.data.samples import unpack
-    from framefold.data.shard_index import read_folder
+    from framefold.data.shards.index import read_folder
+    from framefold.data.shards.sample import unpack
 
     raws = (raw for shard in read_folder(folder).shards for raw in tarfile_samples([{"url": shard.path}]))
     return [unpack(raw["__key__"], raw) for raw in raws]
@@ -149,9 +149,9 @@ def by_itself(
         Its last logits with each compressor attached, without any for the first, and the positions of all columns.
     """
     from framefold.adapters.hosts import attach
-    from framefold.training.answer_runs import place
-    from framefold.training.processing import build_inputs
-    from framefold.training.prompting import film_of
+    from framefold.training.frozen_host.device import place
+    from framefold.training.frozen_host.processor import build_inputs
+    from framefold.training.frozen_host.processor_host import film_of
 
     inputs = place(build_inputs(host.processor, film_of(sample), question), host.model)
     told: dict[str, Any] = {"times": [times]}

@@ -10,7 +10,7 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import evs, vidcom2
+from framefold.adapters.compressors import evs, vidcom2
 
 TIE = 1e-6  # a smaller gap at the cut is decided by rounding: scores of about 1 in fp32
 

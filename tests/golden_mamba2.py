@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from framefold.adapters.ssm import Mamba2
+from framefold.adapters.layers.mamba2 import Mamba2
 
 
 def check(data: Any) -> None:

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from framefold.adapters import VideoTokens
-from framefold.adapters import qtsplus_release as release
-from framefold.adapters.hosts.encoded import Encoded
-from framefold.adapters.hosts.prompt import choose_columns, shorten
-from framefold.adapters.hosts.splice import expand_placeholders
-from framefold.adapters.qtsplus import QTSplus
+from framefold.adapters.compressors.qtsplus import QTSplus
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.prompt.columns import choose_columns, shorten
+from framefold.adapters.hosts.prompt.placeholders import expand_placeholders
+from framefold.adapters.reference import qtsplus as release
 
 ATOL = 1e-5
 HEADS = 4  # of files that do not say

@@ -11,10 +11,10 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.errors import BudgetError
-from framefold.adapters.graph import similarities
-from framefold.adapters.simdiff_release import stage_2
-from framefold.adapters.st_simdiff import STSimDiff
+from framefold.adapters.compressors.st_simdiff import STSimDiff
+from framefold.adapters.ops.similarity import similarities
+from framefold.adapters.reference.st_simdiff import stage_2
+from framefold.errors import BudgetError
 
 TIE = 1e-6  # margins below it are decided by rounding
 

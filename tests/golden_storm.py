@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from framefold.adapters.scan_layer import ScanLayer
+from framefold.adapters.layers.bidirectional_mamba import ScanLayer
 
 
 def check(data: Any) -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from framefold.adapters.errors import InputError
-from framefold.adapters.sttm_release import Merged, official
+from framefold.adapters.reference.sttm import Merged, official
+from framefold.errors import InputError
 
 ATOL = 2e-6
 TIE = 1e-6  # nearer than this to a threshold, rounding decides

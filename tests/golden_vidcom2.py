@@ -10,8 +10,8 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import vidcom2
-from framefold.adapters.pruner import Frames
+from framefold.adapters.compressors import vidcom2
+from framefold.adapters.ops.similarity import Frames
 
 TIE = 1e-6  # a smaller gap is decided by rounding, or by the unspecified order of a top-k
 

@@ -20,7 +20,7 @@ import torch
 
 import framefold
 from framefold.__main__ import main
-from framefold.adapters import hub_errors
+from framefold.adapters.pretrained import hub_errors
 
 _sleep = time.sleep
 
@@ -52,7 +52,7 @@ def push(seed: int | None, repository: str, **how: Any) -> dict[str, Any]:
 
 
 def from_pretrained(cls: str, source: str, **how: Any) -> str:
-    from framefold.adapters.registry import get
+    from framefold.adapters.core.registry import get
 
     return digest(get(cls).from_pretrained(source, **how))
 
@@ -65,7 +65,7 @@ def cli(*words: str) -> dict[str, Any]:
 
 
 def load_peft(host: str, source: str, **how: Any) -> dict[str, Any]:
-    from framefold.training.hostio import load_host
+    from framefold.training.frozen_host.load import load_host
 
     model = framefold.load_peft(load_host(host).model, source, **how)
     compressor = model.get_base_model().compressor

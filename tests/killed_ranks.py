@@ -85,7 +85,7 @@ class Armed:
 
 def arm(rank: int, folder: str, **moment: Any) -> None:
     """Prepare a rank, before the command runs in it."""
-    from framefold.training import callbacks
+    from framefold.training.fit import callbacks
     from framefold.training.module import CompressorModule
 
     self = Armed(rank, folder, **moment)

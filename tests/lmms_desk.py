@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from framefold.data.synthetic import generate
-from framefold.data.video import encode
+from framefold.data.synthetic.generate import generate
+from framefold.data.video.codec import encode
 
 from .processes import ROOT
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from framefold.training.lmms_process import follow_parent
+from framefold.evaluation.lmms.process import follow_parent
 
 if __name__ == "__main__":
     follow_parent()

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from framefold.training.find_torchvision import find_torchvision
+from framefold.training.frozen_host.torchvision import find_torchvision
 
 QUESTION = "which shape flashed first ?"
 HOST = "checkpoints/tinyhost"
@@ -27,7 +27,7 @@ def request(visual: Any, question: str = QUESTION, doc: int = 0, **wanted: Any) 
 
 
 def model(**options: Any) -> Any:
-    from framefold.training.lmms import Framefold
+    from framefold.evaluation.lmms.model import Framefold
 
     made = Framefold(**{"host": HOST, "compressor": "st_simdiff", "budget": 0.1, "device": "cpu", **options})
     made.task_dict["toy"] = {"test": [{}, {}, {}]}
@@ -45,7 +45,7 @@ def attempt(do: Callable[[], Any]) -> Any:
 
 
 def answers(file: str, folder: Path) -> dict[str, Any]:
-    from framefold.training.answer import answer
+    from framefold.evaluation.inspection.answer import answer
 
     one = model()
     text = one.generate_until(
@@ -73,7 +73,7 @@ def answers(file: str, folder: Path) -> dict[str, Any]:
 
 
 def model_of(job: Path) -> Any:
-    from framefold.training.lmms import Framefold
+    from framefold.evaluation.lmms.model import Framefold
 
     made = Framefold(job=str(job))
     made.task_dict["toy"] = {"test": [{}]}
@@ -136,8 +136,8 @@ def lora(file: str, folder: Path) -> list[str]:
     from transformers import AutoModelForImageTextToText
 
     import framefold
-    from framefold.data.sample import sample_frames
-    from framefold.training.processing import build_inputs, load_processor
+    from framefold.data.video.frame_reader import sample_frames
+    from framefold.training.frozen_host.processor import build_inputs, load_processor
 
     torch.manual_seed(0)
     host = AutoModelForImageTextToText.from_pretrained(HOST)
@@ -174,7 +174,7 @@ def families(file: str, folder: Path) -> dict[str, list[int]]:
 def main(folder: Path) -> None:
     """Everything, on the videos of the working folder."""
     find_torchvision()
-    from framefold.training.lmms import cut, manifest
+    from framefold.evaluation.lmms.model import cut, manifest
 
     file, entry = "toy/0.mp4", manifest()
     results = {

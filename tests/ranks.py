@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PRELOADED = ("framefold.training.cli", "peft")
+PRELOADED = ("framefold.training.fit.lightning_cli", "peft")
 
 
 @dataclass

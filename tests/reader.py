@@ -25,7 +25,7 @@ MODELS = ("llava_onevision", "siglip", "qwen2")
 
 def warm_up() -> Any:
     """Import what commands need; returns what must not be collected."""
-    from framefold.training import find_torchvision as finder
+    from framefold.training.frozen_host import torchvision as finder
 
     path = list(sys.path)
     with suppress(Exception):  # there is none: commands that need it say so

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from framefold.data.difficulty import Difficulty
-from framefold.data.questions import Question
-from framefold.data.samples import Recipe
-from framefold.training.results import COSTS, Outcome, Settings, write_cell
+from framefold.data.question import Question
+from framefold.data.synthetic.difficulty import Difficulty
+from framefold.data.synthetic.recipe import Recipe
+from framefold.evaluation.results.cells import COSTS, Outcome, write_cell
+from framefold.evaluation.results.settings import Settings
 
 VIDEOS, DRILL, FRAMES, GRID = 24, 6, 16, (16, 4, 4)
 RECIPE = Recipe((FRAMES, FRAMES), 0, "test", "easy")

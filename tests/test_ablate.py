@@ -11,22 +11,23 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters import registry
-from framefold.adapters.errors import ConfigError, FramefoldError, UnknownCompressorError
-from framefold.adapters.ops import budget_tokens
-from framefold.adapters.selector import Selector
-from framefold.data.samples import Recipe
-from framefold.data.synthetic import QUESTION_TYPES, evidence_mask
-from framefold.training import digests
-from framefold.training.ablate import ablate
-from framefold.training.digests import code_digest, host_digest
-from framefold.training.feature_cache import FeatureCache
-from framefold.training.heldout import put
-from framefold.training.heldout_batches import Batches, HeldOut
-from framefold.training.heldout_data import Synthetic
-from framefold.training.hostio import load_host
-from framefold.training.oracles import KeepEvidence
-from framefold.training.results import FOLDER, ResultsError, read_cells
+from framefold.adapters.base.selector import Selector
+from framefold.adapters.core import registry
+from framefold.adapters.core.budget import budget_tokens
+from framefold.data.evidence import evidence_mask
+from framefold.data.synthetic.questions import QUESTION_TYPES
+from framefold.data.synthetic.recipe import Recipe
+from framefold.errors import ConfigError, FramefoldError, ResultsError, UnknownCompressorError
+from framefold.evaluation.ablation.ablate import ablate
+from framefold.evaluation.ablation.ask import put
+from framefold.evaluation.ablation.batches import Batches, HeldOut
+from framefold.evaluation.ablation.feature_cache import FeatureCache
+from framefold.evaluation.ablation.heldout import Synthetic
+from framefold.evaluation.ablation.oracles import KeepEvidence
+from framefold.evaluation.results import provenance as digests
+from framefold.evaluation.results.cells import FOLDER, read_cells
+from framefold.evaluation.results.provenance import code_digest, host_digest
+from framefold.training.frozen_host.load import load_host
 
 HOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
 SMALL = {"host": str(HOST), "videos": 4, "frames": 16, "budgets": [0.25, 40]}
@@ -36,7 +37,7 @@ SMALL = {"host": str(HOST), "videos": 4, "frames": 16, "budgets": [0.25, 40]}
 def no_pictures() -> Iterator[None]:
     """They take a second each time, and are looked at in test_report.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("framefold.training.report._plot", lambda table, out: [])
+        patch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
         yield
 
 
@@ -182,7 +183,9 @@ def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
 def test_wrong_settings_are_refused_before_anything_runs(
     arguments: dict, text: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("framefold.training.ablation.load_host", lambda host: pytest.fail("the host was loaded"))
+    monkeypatch.setattr(
+        "framefold.training.frozen_host.load.load_host", lambda host: pytest.fail("the host was loaded")
+    )
     arguments = SMALL | arguments | {"adapters": [str(adapter)] * arguments.get("adapters", 0)}
     with pytest.raises(FramefoldError, match=text):
         ablate(str(tmp_path / "out"), **arguments)

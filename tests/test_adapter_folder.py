@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import folder as folder_module
-from framefold.adapters.errors import AdapterFileError, ConfigError
-from framefold.adapters.fila import Fila
-from framefold.adapters.uniform import Uniform
+from framefold.adapters.compressors.fila import Fila
+from framefold.adapters.compressors.uniform import Uniform
+from framefold.adapters.pretrained import folder as folder_module
+from framefold.errors import AdapterFileError, ConfigError
 
 
 @pytest.fixture

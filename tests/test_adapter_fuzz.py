@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save_file
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.errors import AdapterFileError, ConfigError
-from framefold.adapters.folder import load_folder, read_config
-from framefold.adapters.hosts.lora_folder import read_lora
+from framefold.adapters.hosts.lora.config import read_lora
+from framefold.adapters.pretrained.config import read_config
+from framefold.adapters.pretrained.folder import load_folder
+from framefold.errors import AdapterFileError, ConfigError
 
 V1 = Path(__file__).resolve().parent / "adapters_v1"
 SOON = 5.0  # seconds, on a machine that does other things too
@@ -217,7 +218,9 @@ def test_weights_are_compared_with_the_config_before_they_are_read(
 ) -> None:
     folder = fresh(place)
     save_file({"static": torch.zeros(300, 300), "score": torch.zeros(32)}, folder / "model.safetensors")
-    monkeypatch.setattr("framefold.adapters.weights_file.load_file", lambda file: pytest.fail("the file was read"))
+    monkeypatch.setattr(
+        "framefold.adapters.pretrained.weights.load_file", lambda file: pytest.fail("the file was read")
+    )
     assert "'static' is (300, 300), must be" in outcome(lambda: framefold.load(folder))
 
 

@@ -42,7 +42,7 @@ def test_a_folder_of_format_1_does_what_it_did(name: str) -> None:
 
 def test_lora_of_format_1_goes_into_its_host(random_host: Path) -> None:
     peft = pytest.importorskip("peft")
-    from framefold.training.hostio import load_host
+    from framefold.training.frozen_host.load import load_host
 
     model = framefold.load_peft(load_host(random_host).model, V1 / "fila_lora")
     found = peft.get_peft_model_state_dict(model, save_embedding_layers=False)

@@ -14,9 +14,9 @@ import torch
 
 from framefold.__main__ import main
 from framefold.adapters import build
-from framefold.data.synthetic import generate as synthesize
-from framefold.data.video import encode
-from framefold.training import answer as answer_module
+from framefold.data.synthetic.generate import generate as synthesize
+from framefold.data.video.codec import encode
+from framefold.evaluation.inspection import answer as answer_module
 
 from .processes import ROOT, needs_torchvision, python
 

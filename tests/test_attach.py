@@ -10,8 +10,9 @@ import torch
 import transformers
 
 import framefold
-from framefold.adapters.errors import AttachError, InputError, UnsupportedHostError
-from framefold.adapters.hosts import attach, detach, encode, family, list_families, prepare
+from framefold.adapters.hosts import attach, detach, encode, list_families, prepare
+from framefold.adapters.hosts.base import family
+from framefold.errors import AttachError, InputError, UnsupportedHostError
 
 from . import tiny_hosts as tiny
 from .tiny_hosts import Positive, TopNorm, batch, pair, prompt, single, video, without

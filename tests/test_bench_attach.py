@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from framefold.adapters.errors import BudgetError, ConfigError, UnknownCompressorError
-from framefold.training import bench_attach
-from framefold.training.bench_attach import BARE, WORDS
+from framefold.errors import BudgetError, ConfigError, UnknownCompressorError
+from framefold.evaluation.bench import attach as bench_attach
+from framefold.evaluation.bench.attach import BARE, WORDS
 
 
 def test_every_row_has_its_columns_times_and_ratios(

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from framefold.adapters import list_compressors
-from framefold.adapters.errors import BudgetError, ConfigError, UnknownCompressorError
-from framefold.training import bench_compress
-from framefold.training.bench_compress import INPUTS, YARDSTICK
-from framefold.training.memory import peak_bytes
+from framefold.errors import BudgetError, ConfigError, UnknownCompressorError
+from framefold.evaluation.bench import compressors as bench_compress
+from framefold.evaluation.bench.compressors import INPUTS, YARDSTICK
+from framefold.evaluation.metrics.memory import peak_bytes
 
 SMALL: dict[str, Any] = {"frames": [4], "grid": (3, 2), "width": 8, "repeats": 1, "budgets": [0.5]}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from framefold.__main__ import main
-from framefold.adapters.errors import ConfigError
-from framefold.training import bench_data as module
-from framefold.training.bench_data import bench_data
+from framefold.errors import ConfigError
+from framefold.evaluation.bench import loading as module
+from framefold.evaluation.bench.loading import bench_data
 
 
 def test_rates_are_medians_over_turns_without_the_one_that_warms_up(monkeypatch):
@@ -29,7 +29,7 @@ def test_rates_are_medians_over_turns_without_the_one_that_warms_up(monkeypatch)
 
 
 def test_memory_that_grows_is_seen_and_memory_that_stays_is_not(shards, monkeypatch):
-    from framefold.data import stream
+    from framefold.data.loading import shard_stream as stream
 
     monkeypatch.setattr(module, "EVERY", 4)
     flat = module._memory(str(shards), "videos", 120)

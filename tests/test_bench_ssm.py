@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framefold.adapters.errors import ConfigError
-from framefold.training import bench_ssm
+from framefold.errors import ConfigError
+from framefold.evaluation.bench import mamba2 as bench_ssm
 
 
 def test_both_blocks_are_measured(capsys: pytest.CaptureFixture[str]) -> None:

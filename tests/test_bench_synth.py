@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from framefold.__main__ import main
-from framefold.data import bench_synth as module
-from framefold.data.bench_synth import bench
-from framefold.data.errors import DataError
+from framefold.errors import DataError
+from framefold.evaluation.bench import synthetic as module
+from framefold.evaluation.bench.synthetic import bench
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import InputError
 from framefold.adapters.hosts import prepare
+from framefold.errors import InputError
 
 from .tiny_families import HOSTS
 

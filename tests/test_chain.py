@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import Compressed, Compressor, VideoTokens
-from framefold.adapters import registry
-from framefold.adapters.chain import Chain, counterpart_params
-from framefold.adapters.errors import (
+from framefold.adapters.base.chain import Chain, counterpart_params
+from framefold.adapters.base.selector import Selector
+from framefold.adapters.core import registry
+from framefold.errors import (
     AdapterFileError,
     BudgetError,
     ConfigError,
@@ -27,9 +28,8 @@ from framefold.adapters.errors import (
     InputError,
     UnknownCompressorError,
 )
-from framefold.adapters.selector import Selector
-from framefold.training.bench_compress import bench_compress
-from framefold.training.digests import code_digest
+from framefold.evaluation.bench.compressors import bench_compress
+from framefold.evaluation.results.provenance import code_digest
 
 from . import tiny_hosts as tiny
 from .test_contract import COUNTS, GRIDS, RATIOS, check_books, expected_count, features, make, noise, run, same, wrap

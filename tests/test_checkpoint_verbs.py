@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 
 import framefold
 from framefold.__main__ import main
-from framefold.training.checkpoint_content import only_tensors
-from framefold.training.checkpoints import CheckpointError, crc, find, read_manifest, write_manifest
-from framefold.training.resume import fits
-from framefold.training.strategies import DeepSpeedOnCPU
+from framefold.errors import CheckpointError
+from framefold.training.checkpoint.inventory import crc, find, read_manifest, write_manifest
+from framefold.training.checkpoint.read import only_tensors
+from framefold.training.checkpoint.resume import fits
+from framefold.training.strategies.deepspeed import DeepSpeedOnCPU
 
 from .ranks import Ranks, Run
 
@@ -74,7 +75,7 @@ def runs(random_host: Path, shards: Path, tmp_path_factory: pytest.TempPathFacto
 
 
 ZERO_2, ZERO_3 = "deepspeed_cpu_stage_2", "deepspeed_cpu_stage_3"
-FSDP2 = "framefold.training.fsdp.FSDP2 --trainer.strategy.save_distributed_checkpoint true"
+FSDP2 = "framefold.training.strategies.fsdp2.FSDP2 --trainer.strategy.save_distributed_checkpoint true"
 
 
 @pytest.mark.parametrize(

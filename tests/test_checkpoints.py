@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from framefold.training.checkpoint_write import AtomicCheckpointIO, save_whole
-from framefold.training.checkpoints import check, find, newest, peek
+from framefold.training.checkpoint.inventory import check, find, newest, peek
+from framefold.training.checkpoint.write import AtomicCheckpointIO, save_whole
 
 HYPER = {"compressor": "fila", "budget": 0.1}
 counted: dict[str, int] = {"events": -1, "kill": -1}  # -1: off

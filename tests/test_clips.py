@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framefold.data import clip_frames, clip_probe
-from framefold.data import sample as sampling
-from framefold.data.annotations import find_annotations, read_rows
-from framefold.data.clip_frames import ClipFrames, fit
-from framefold.data.clip_probe import Look, probe
-from framefold.data.clip_splits import splits
-from framefold.data.clips import Clip, Problems, alike, read_clips, unknown_columns
-from framefold.data.errors import DataError
-from framefold.data.sample import frames_at
-from framefold.data.video import decode, encode
+from framefold.data.spliced import frames as clip_frames
+from framefold.data.spliced import probe as clip_probe
+from framefold.data.spliced.annotations import find_annotations, read_rows
+from framefold.data.spliced.clips import Clip, Problems, alike, read_clips, splits, unknown_columns
+from framefold.data.spliced.frames import ClipFrames, fit
+from framefold.data.spliced.probe import Look, probe
+from framefold.data.video import frame_reader as sampling
+from framefold.data.video.codec import decode, encode
+from framefold.data.video.frame_reader import frames_at
+from framefold.errors import DataError
 
 from .coloured_clips import colour, frames_of, number_of, write_clip
 

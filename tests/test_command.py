@@ -13,10 +13,11 @@ import pytest
 
 import framefold
 from framefold.__main__ import FUNCTIONS, LIGHTNING, _load, main
+from framefold.adapters.core.budget import Budget
+from framefold.cli.parser import call
 from framefold.configs import ConfigNotFoundError, expand, find, names
-from framefold.training import ablate
-from framefold.training.command import call, join_lists
-from framefold.training.options import Budget
+from framefold.configs.arguments import join_lists
+from framefold.evaluation.ablation import ablate
 
 
 def run(*args: str, env: dict[str, str] | None = None, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ def test_wrong_usage_ends_with_one_line_and_nothing_written(args: list[str], tex
 
 def test_a_missing_extra_names_the_command_that_installs_it(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
-    monkeypatch.delitem(sys.modules, "framefold.training.command", raising=False)
+    monkeypatch.delitem(sys.modules, "framefold.cli.parser", raising=False)
     assert main(["report", "--results", "x"]) == 2
     assert "pip install 'framefold[train]'" in capsys.readouterr().err
 
@@ -136,9 +137,8 @@ def test_a_switch_needs_no_value() -> None:
 
 
 def test_every_error_of_ours_is_caught_by_one_base_class() -> None:
-    from framefold.adapters import errors
-    from framefold.data.errors import DataError
-    from framefold.training.hostio import HostError
+    from framefold import errors
+    from framefold.errors import DataError, HostError
 
     ours = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, Exception)]
     assert len(ours) > 5

@@ -2,7 +2,7 @@
 
 import torch
 
-from framefold.adapters.hosts.compaction import compact
+from framefold.adapters.hosts.prompt.compaction import compact
 
 
 def flags(*rows: str) -> torch.Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters.components import components, grow_forest, propagate, spanning_forest
+from framefold.adapters.ops.connected_components import components, grow_forest, propagate, spanning_forest
 
 
 def walk(edges: list[tuple[int, int]], n: int) -> list[int]:

@@ -11,7 +11,7 @@ import yaml
 
 from framefold.adapters import build
 from framefold.configs import find, names
-from framefold.training.cli import CLI, VERBS
+from framefold.training.fit.lightning_cli import CLI, VERBS
 
 TRAINING = ("compressor", "data", "trainer", "stage", "logger", "callbacks")
 PARTS = {kind: [name for name in names() if name.startswith(f"{kind}/")] for kind in TRAINING}

@@ -10,9 +10,10 @@ import torch
 import transformers
 
 import framefold
-from framefold.adapters.errors import InputError, UnsupportedHostError
-from framefold.adapters.hosts import encode, family, list_families, register_family
-from framefold.adapters.hosts.image_runs import guess_clips
+from framefold.adapters.hosts import encode, list_families, register_family
+from framefold.adapters.hosts.base import family
+from framefold.adapters.hosts.base.image_runs import guess_clips
+from framefold.errors import InputError, UnsupportedHostError
 
 from .bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Batch, Host, build, compressors
 from .oracles import TOLERANCE, WIDE, run_masked, shorten, shorten_row, worst

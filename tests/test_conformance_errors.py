@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import ContractError, InputError
+from framefold.errors import ContractError, InputError
 
 from .bare_hosts import CLIP_HOSTS, MROPE, Host, build
 from .tiny_families import HOSTS

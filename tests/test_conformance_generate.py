@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import framefold
-from framefold.adapters.errors import InputError
+from framefold.errors import InputError
 
 from .bare_hosts import BEAMS_FAIL, MATRIX, MROPE, OLD, Batch, Host, build, compressors, listening, stir
 from .oracles import TOLERANCE

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from framefold.data.shards import synth
+from framefold.data.synthetic.write_shards import synth
 
 LIMIT = 150  # seconds
 

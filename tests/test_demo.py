@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import framefold
-from framefold.training import demo as demo_module
-from framefold.training.demo import StageError, demo
+from framefold.cli import demo as demo_module
+from framefold.cli.demo import StageError, demo
 
 FOLDERS = {"shards": "--out", "fit": "--trainer.default_root_dir", "export": "--out", "ablate": "--out"}
 
@@ -144,9 +144,7 @@ def test_no_stage_outlives_the_demo_and_each_may_clean_up(number: int, tmp_path:
         "pathlib.Path('begun').write_text(str(os.getpid()))\n"
         "time.sleep(60)\n"
     )
-    code = (
-        "from framefold.training.demo import _run; import os, sys; os.chdir(sys.argv[1]); sys.path[:] = ['']; _run([])"
-    )
+    code = "from framefold.cli.demo import _run; import os, sys; os.chdir(sys.argv[1]); sys.path[:] = ['']; _run([])"
     parent = subprocess.Popen(
         [sys.executable, "-c", code, str(tmp_path)], start_new_session=True, stderr=subprocess.DEVNULL
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from framefold.training.checkpoint_content import weights
+from framefold.training.checkpoint.read import weights
 
 
 def fit(out: Path, host: Path, shards: Path, *args: str) -> dict[str, torch.Tensor]:

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from framefold import __main__ as command
-from framefold.adapters.card import WRITTEN
+from framefold.adapters.pretrained.card import WRITTEN
 from framefold.training.module import CompressorModule
 
 from .guides import ROOT, Block, broken_links

@@ -16,10 +16,10 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training import doctor_machine
-from framefold.training.doctor import _plain, doctor
-from framefold.training.doctor_probes import _torch, examine
-from framefold.training.doctor_rows import GROUPS, LANES, PACKAGES, Package, Row
+from framefold.cli.doctor import machine as doctor_machine
+from framefold.cli.doctor.doctor import _plain, doctor
+from framefold.cli.doctor.probes import _torch, examine
+from framefold.cli.doctor.rows import GROUPS, LANES, PACKAGES, Package, Row
 
 ROOT = Path(__file__).resolve().parent.parent
 # Imitations of packages: no module but these is found in them, so that a doctor of them takes no time.
@@ -122,7 +122,7 @@ def test_an_import_that_does_not_end_is_killed_when_doctor_is(tmp_path: Path, mo
             time.sleep(0.05)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("framefold.training.doctor.machine_rows", interrupted)
+    monkeypatch.setattr("framefold.cli.doctor.machine.machine_rows", interrupted)
     with pytest.raises(KeyboardInterrupt):
         doctor()
     assert not running(int((tmp_path / "numpy" / "pid").read_text()))
@@ -296,7 +296,7 @@ def test_plain_text_says_what_is_disabled_and_how_to_get_it(capsys: pytest.Captu
     ]
     text = "\n".join(_plain(rows))
     assert "found   torch  2.13" in text and "disables: logging" in text and "get it: pip install wandb" in text
-    monkeypatch.setattr("framefold.training.doctor.doctor", lambda timeout: rows)
+    monkeypatch.setattr("framefold.cli.doctor.doctor.doctor", lambda timeout: rows)
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out == f"{text}\n1 found, 1 missing, 0 low, 0 broken: the base install is complete\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)

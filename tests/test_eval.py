@@ -22,17 +22,19 @@ from filelock import FileLock
 
 from framefold.__main__ import main
 from framefold.adapters import list_compressors
-from framefold.adapters.errors import ConfigError, MissingExtraError
-from framefold.training import eval as eval_module
-from framefold.training import eval_settings, lmms_process, lmms_run
-from framefold.training import high_water as high_water_module
-from framefold.training.answer import compressor_of
-from framefold.training.digests import file_digest
-from framefold.training.eval_results import file_of, finished, read_eval, write_task
-from framefold.training.eval_rows import RowFile, efficiency, notes, read_rows
-from framefold.training.eval_settings import EvalError, EvalSettings, claim, host_revision, plain, settle
-from framefold.training.eval_table import markdown_table
-from framefold.training.high_water import high_water
+from framefold.adapters.base.build import compressor_of
+from framefold.errors import ConfigError, EvalError, MissingExtraError
+from framefold.evaluation.lmms import evaluate as eval_module
+from framefold.evaluation.lmms import process as lmms_process
+from framefold.evaluation.lmms import settings as eval_settings
+from framefold.evaluation.lmms import worker as lmms_run
+from framefold.evaluation.lmms.answer_log import RowFile, efficiency, notes, read_rows
+from framefold.evaluation.lmms.results import file_of, finished, read_eval, write_task
+from framefold.evaluation.lmms.settings import EvalSettings, claim, host_revision, plain, settle
+from framefold.evaluation.lmms.table import markdown_table
+from framefold.evaluation.metrics import memory as high_water_module
+from framefold.evaluation.metrics.memory import high_water
+from framefold.files import file_digest
 
 from .lmms_desk import EVAL, REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
 from .processes import ROOT, needs_torchvision
@@ -363,8 +365,8 @@ def wrapper(desk: Path) -> dict[str, Any]:
 @needs_torchvision
 def test_the_entry_point_is_the_model(wrapper: dict[str, Any]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"]["lmms_eval.models"] == {"framefold": "framefold.training.lmms:manifest"}
-    assert wrapper["manifest"] == ["framefold", "framefold.training.lmms.Framefold"]
+    assert project["entry-points"]["lmms_eval.models"] == {"framefold": "framefold.evaluation.lmms.model:manifest"}
+    assert wrapper["manifest"] == ["framefold", "framefold.evaluation.lmms.model.Framefold"]
 
 
 @needs_torchvision
@@ -510,9 +512,9 @@ def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(
 @needs_torchvision
 @needs_lmms_eval
 def test_lmms_eval_itself_scores_as_our_own_evaluation(desk: Path) -> None:
-    from framefold.data.synthetic import generate
-    from framefold.training.host_eval import _answer, _way
-    from framefold.training.hostio import load_host
+    from framefold.data.synthetic.generate import generate
+    from framefold.training.frozen_host.load import load_host
+    from framefold.training.tinyhost.evaluate import _answer, _way
 
     host, own = load_host(str(desk / "checkpoints/tinyhost")), []
     for number in range(VIDEOS):
@@ -556,9 +558,9 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchma
     (metadata / "entry_points.txt").write_text("\n".join(lines))
     code = (
         "import sys; from pathlib import Path; sys.path += ['metadata', str(Path(sys.prefix) / 'lmms-eval')]\n"
-        "from framefold.training.find_torchvision import find_torchvision; find_torchvision()\n"
+        "from framefold.training.frozen_host.torchvision import find_torchvision; find_torchvision()\n"
         "from lmms_eval.models import get_model; print(get_model('framefold').__module__)\n"
-        "from framefold.training.lmms_run import _check_tasks, EvalError\n"
+        "from framefold.evaluation.lmms.worker import _check_tasks, EvalError\n"
         f"_check_tasks({BENCHMARKS!r}, None)\n"
         "try: _check_tasks(['mlvu'], None)\n"
         "except EvalError as error: print(error)"
@@ -568,7 +570,7 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchma
         words, cwd=desk, env=environment(desk, stub=False), capture_output=True, text=True, timeout=120
     )
     module, unknown = done.stdout.splitlines()[-2:]
-    assert module == "framefold.training.lmms", done.stderr[-2000:]
+    assert module == "framefold.evaluation.lmms.model", done.stderr[-2000:]
     assert unknown == "lmms-eval has no task 'mlvu'; did you mean mlvu_dev, mlvu_test?"
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.evs import changes, dissimilarities, official_count, official_rows
+from framefold.adapters.compressors.evs import changes, dissimilarities, official_count, official_rows
 
 from .test_pruner import DTYPES, kept, made
 

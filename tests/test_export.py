@@ -12,12 +12,12 @@ import yaml
 from safetensors.torch import load_file
 
 import framefold
-from framefold.adapters.errors import AdapterFileError, BudgetError, ConfigError, FramefoldError
-from framefold.adapters.origin import Origin, weights_digest
-from framefold.training.export import export
-from framefold.training.hostio import load_host
-from framefold.training.lora import adapter_digest
-from framefold.training.results import ResultsError
+from framefold.adapters.hosts.lora.digest import adapter_digest
+from framefold.adapters.pretrained.base_model import BaseModel
+from framefold.cli.export import export
+from framefold.errors import AdapterFileError, BudgetError, ConfigError, FramefoldError, ResultsError
+from framefold.files import weights_digest
+from framefold.training.frozen_host.load import load_host
 
 from .loopback_hub import metadata_problems
 
@@ -127,7 +127,7 @@ def test_the_config_says_host_recipe_and_frames(tmp_path: Path, random_host: Pat
     assert training["trainer"] == {"strategy": "x.Y", "devices": 2, "precision": "32-true"}
     assert config["frame_sampling"] == {"method": "even", "frames": [16, 18]}
     assert config["framefold_version"] == framefold.__version__
-    assert framefold.load(tmp_path / "adapter").origin == Origin(
+    assert framefold.load(tmp_path / "adapter").base_model == BaseModel(
         random_host.name, None, "llava_onevision", 32, weights_digest(random_host)
     )
 
@@ -267,7 +267,7 @@ def test_a_failing_disk_leaves_the_exported_folder_whole(tmp_path: Path, monkeyp
             raise OSError(28, "No space left on device")
         shutil.copy(source, place)
 
-    monkeypatch.setattr("framefold.training.publish.shutil.copyfile", full)
+    monkeypatch.setattr("framefold.training.export.write.shutil.copyfile", full)
     with pytest.raises(OSError, match="No space"):
         export("uniform", str(out))
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
@@ -289,7 +289,7 @@ def test_the_measured_rows_of_exactly_these_weights_are_on_the_card(
     cells = [cell("fila", 0.1, 16, adapter=mine), cell("fila", 0.05, 12, adapter=mine)]
     cells += [cell("fila", 0.1, 2, adapter=other, seed=1), cell("scene_mean", 0.1, 10), cell("uniform", 0.1, 5)]
     cells += [cell("identity", 1.0, 18)]
-    monkeypatch.setattr("framefold.training.card.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.cells.read_cells", lambda folder: cells)
     data, text = card_of(export(str(V1 / "fila"), str(tmp_path / "fila"), results="results"))
     (result,) = data["model-index"][0]["results"]
     assert result["dataset"]["type"] == "framefold/synthetic" and result["task"]["type"] == "video-text-to-text"
@@ -313,7 +313,7 @@ def test_without_weights_the_parameters_decide_which_rows_are_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell("random", 0.1, 10), cell("random", 0.1, 20, seed=3), cell("random", 0.1, 1, adapter="x")]
-    monkeypatch.setattr("framefold.training.card.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.cells.read_cells", lambda folder: cells)
     for seed, value in ((0, 50.0), (3, 100.0)):
         data, _ = card_of(export("random", str(tmp_path / "a"), params={"seed": seed}, results="results"))
         assert [one["value"] for one in data["model-index"][0]["results"][0]["metrics"]] == [value]
@@ -322,7 +322,7 @@ def test_without_weights_the_parameters_decide_which_rows_are_its_own(
 
 
 def test_the_command_takes_the_source_as_its_first_word(tmp_path: Path) -> None:
-    from framefold.training.command import call
+    from framefold.cli.parser import call
 
     assert call(export, "export", ["st_simdiff", "--budget", "0.1", "--out", str(tmp_path / "a")]) == 0
     assert framefold.load(tmp_path / "a").budget == 0.1

@@ -25,19 +25,20 @@ from webdataset.tariterators import tarfile_samples
 
 from framefold.__main__ import main
 from framefold.adapters import Compressor, VideoTokens
-from framefold.adapters.ops import exact_topk
-from framefold.data.check import check
-from framefold.data.encoded import EncodedSample, pack_encoded
-from framefold.data.errors import DataError
+from framefold.adapters.ops.selection import exact_topk
 from framefold.data.evidence import evidence_mask
-from framefold.data.samples import unpack
-from framefold.data.shard_index import read_folder
-from framefold.data.shards import synth
-from framefold.data.stream import ShardStream
-from framefold.training.batching import answer, ask
-from framefold.training.features import LOCAL_RANK, _devices, features
-from framefold.training.find_host import find_host
-from framefold.training.hostio import Architecture, HostError, build_host, load_host, save_host
+from framefold.data.loading.shard_stream import ShardStream
+from framefold.data.shards.check import check
+from framefold.data.shards.encoded import EncodedSample, pack_encoded
+from framefold.data.shards.index import read_folder
+from framefold.data.shards.sample import unpack
+from framefold.data.synthetic.write_shards import synth
+from framefold.errors import DataError, HostError
+from framefold.training.frozen_host.ask import answer, ask
+from framefold.training.frozen_host.load import load_host
+from framefold.training.frozen_host.locate import find_host
+from framefold.training.frozen_host.write_features import LOCAL_RANK, _devices, features
+from framefold.training.tinyhost.build import Architecture, build_host, save_host
 
 VIDEOS = 10
 SMALL: Any = dict(vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_layers=1, text_heads=2)
@@ -103,7 +104,7 @@ def test_a_sample_of_features_is_what_the_host_makes_of_its_video(lossless, rand
 def test_features_remember_host_videos_and_settings(lossless, random_host, encoded):
     settings = read_folder(encoded()).settings
     found = find_host(random_host)
-    assert settings["host"] == found.origin(32) and len(settings["host"]["weights"]) == 64
+    assert settings["host"] == found.base_model(32) and len(settings["host"]["weights"]) == 64
     assert settings["host"]["kind"] == "llava_onevision" and settings["host"]["name"] == str(random_host)
     assert settings["source"]["settings"]["seed"] == 7 and settings["source"]["samples"] == VIDEOS
     assert (settings["store"], settings["dtype"], settings["frames"]) == ("bfloat16", "auto", None)
@@ -160,7 +161,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str]:
 DYING = """
 import os, signal, sys
 from framefold.__main__ import main
-from framefold.training.encoding import Encoder
+from framefold.training.frozen_host.feature_encoder import Encoder
 real, keys = Encoder._encode, []
 def dying(self, key, files):
     keys.append(key)
@@ -212,7 +213,7 @@ def test_a_shard_that_another_process_is_at_is_left_to_it(lossless, random_host,
 
 
 def test_a_helper_that_fails_or_dies_is_an_error(lossless, random_host, tmp_path, monkeypatch):
-    from framefold.training import features as module
+    from framefold.training.frozen_host import write_features as module
 
     fork = multiprocessing.get_context("fork")  # of this process, which is quicker than a fresh one
     monkeypatch.setattr(module.multiprocessing, "get_context", lambda kind: fork)
@@ -604,9 +605,9 @@ def test_hosts_are_taken_from_the_cache_of_the_hub(hub, lossless, random_host, e
 
 def test_the_commit_decides_without_reading_weights(hub, random_host, monkeypatch):
     found = find_host("some/host")
-    made = found.origin(32)
-    monkeypatch.setattr("framefold.training.find_host.weights_digest", lambda folder: pytest.fail("read"))
+    made = found.base_model(32)
+    monkeypatch.setattr("framefold.files.weights_digest", lambda folder: pytest.fail("read"))
     found.check_made(made, 32, "x")
-    monkeypatch.setattr("framefold.training.find_host.weights_digest", lambda folder: "another")
+    monkeypatch.setattr("framefold.files.weights_digest", lambda folder: "another")
     with pytest.raises(HostError, match=f"some/host' at '{COMMIT}"):
         find_host(random_host).check_made(made, 32, "x")

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import kmeans as clustering
-from framefold.adapters.errors import ConfigError, InputError
-from framefold.adapters.kmeans import kmeans
-from framefold.adapters.ops import split_cells
-from framefold.adapters.scene_mean import Scenes
+from framefold.adapters.compressors.scene_mean import Scenes
+from framefold.adapters.ops import kmeans as clustering
+from framefold.adapters.ops.kmeans import kmeans
+from framefold.adapters.ops.partition import split_cells
+from framefold.errors import ConfigError, InputError
 
 BOTH = pytest.mark.parametrize("members", ["similar", "cluster"])
 ALL = pytest.mark.parametrize("members", ["similar", "similar_in_cluster", "cluster"])

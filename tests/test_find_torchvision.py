@@ -8,8 +8,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from framefold.adapters.errors import MissingExtraError
-from framefold.training import find_torchvision
+from framefold.errors import MissingExtraError
+from framefold.training.frozen_host import torchvision as find_torchvision
 
 from .processes import BESIDE, python
 

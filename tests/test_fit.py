@@ -84,7 +84,7 @@ def test_a_class_path_in_a_checkpoint_imports_nothing(fit, shards, tmp_path, mon
 
 def test_an_exported_checkpoint_is_the_trained_compressor(fit, shards, tmp_path):
     from framefold.adapters import load
-    from framefold.training.export import export
+    from framefold.cli.export import export
 
     assert fit("run", *on_shards(shards), "--trainer.max_steps", "3", "--trainer.limit_val_batches", "0") == 0
     adapter = load(export(str(tmp_path / "run"), str(tmp_path / "adapter")))
@@ -203,7 +203,7 @@ def test_a_checkpoint_of_another_compressor_is_refused(fit, shards, tmp_path, ca
 
 
 def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit, shards, tmp_path, monkeypatch, capsys):
-    from framefold.training import checkpoint_write
+    from framefold.training.checkpoint import write as checkpoint_write
 
     real, calls = checkpoint_write.torch.save, []
 

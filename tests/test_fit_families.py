@@ -15,13 +15,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from framefold.adapters.errors import MissingExtraError
-from framefold.adapters.hosts.family import OLDEST_TRANSFORMERS
-from framefold.data.shard_index import read_folder
-from framefold.training.batching import ask
-from framefold.training.fit import _needs_torchvision
-from framefold.training.hostio import ProcessorHost, load_host
-from framefold.training.reply_style import ReplyStyle, reply_style
+from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
+from framefold.data.shards.index import read_folder
+from framefold.errors import MissingExtraError
+from framefold.training.fit.main import _needs_torchvision
+from framefold.training.frozen_host.answer_format import ReplyStyle, reply_style
+from framefold.training.frozen_host.ask import ask
+from framefold.training.frozen_host.load import load_host
+from framefold.training.frozen_host.processor_host import ProcessorHost
 
 from .fit_families import KEPT, LENGTHS, WAYS, samples, train
 from .processes import needs_torchvision, python
@@ -176,7 +177,7 @@ def test_the_host_is_found_in_the_arguments(words: list[str], needed: bool, made
 @needs_torchvision
 def test_features_of_prompts_of_unequal_length_are_asked_as_alone(made: Path) -> None:
     from framefold.adapters import build
-    from framefold.training.batching import answer
+    from framefold.training.frozen_host.ask import answer
 
     for name in ("glm4v", "qwen2_5_vl", "smolvlm"):
         host, stored = load_host(made / "hosts" / name), samples(made / "features" / name)

@@ -18,8 +18,8 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import framefold
 from framefold import Compressor
-from framefold.adapters.hosts.question import tokenizer_of
-from framefold.data.synthetic import generate
+from framefold.adapters.hosts.prompt.find_question import tokenizer_of
+from framefold.data.synthetic.generate import generate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # the vision side, which is frozen

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from framefold.training.results import FOLDER, read_cells
+from framefold.evaluation.results.cells import FOLDER, read_cells
 
 from .ranks import Ranks, Run
 
@@ -23,7 +23,7 @@ KILLS = 5
 
 @pytest.fixture(scope="module")
 def processes() -> Iterator[Ranks]:
-    server = Ranks("framefold.training.ablation")
+    server = Ranks("framefold.evaluation.ablation.run")
     yield server
     server.close()
 

@@ -15,18 +15,21 @@ import torch
 from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from framefold.data.draws import Draws
-from framefold.data.render import HALO
-from framefold.data.synthetic import generate
-from framefold.training.host import EPOCH, train
-from framefold.training.host_batches import assemble, prefix_of
-from framefold.training.host_eval import wilson
-from framefold.training.host_frames import IGNORE, KINDS, PROBES, frame_batch
-from framefold.training.host_mixes import Mix, evidence_tokens, reduce_tokens
-from framefold.training.host_modules import LanguageTraining, Stage
-from framefold.training.host_optim import HostOptimizer, orthogonalize
-from framefold.training.hostio import Architecture, HostError, load_host
-from framefold.training.qa import answer_logits
+from framefold.data.random_stream import Draws
+from framefold.data.synthetic.generate import generate
+from framefold.data.synthetic.render import HALO
+from framefold.errors import HostError
+from framefold.training.frozen_host.load import load_host
+from framefold.training.frozen_host.question_rows import answer_logits
+from framefold.training.tinyhost.batches import assemble, prefix_of
+from framefold.training.tinyhost.build import Architecture
+from framefold.training.tinyhost.evaluate import wilson
+from framefold.training.tinyhost.frames import IGNORE, KINDS, PROBES, frame_batch
+from framefold.training.tinyhost.modules import LanguageTraining
+from framefold.training.tinyhost.optimizer import HostOptimizer, orthogonalize
+from framefold.training.tinyhost.stage import Stage
+from framefold.training.tinyhost.token_views import Mix, evidence_tokens, reduce_tokens
+from framefold.training.tinyhost.train import EPOCH, train
 
 ROOT = Path(__file__).parents[1]
 TINYHOST = ROOT / "checkpoints" / "tinyhost"
@@ -109,7 +112,7 @@ def test_an_interrupt_of_host_training_is_seen_as_one(tmp_path, monkeypatch):
 
 
 def test_a_full_disk_leaves_the_last_resume_point_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("framefold.training.host.EPOCH", 2)
+    monkeypatch.setattr("framefold.training.tinyhost.train.EPOCH", 2)
     save, calls = torch.save, []
 
     def full_at_the_third(content, file):
@@ -128,7 +131,7 @@ def test_a_full_disk_leaves_the_last_resume_point_whole(tmp_path, monkeypatch):
 
 
 def test_resumed_training_equals_unbroken_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("framefold.training.host.EPOCH", 4)
+    monkeypatch.setattr("framefold.training.tinyhost.train.EPOCH", 4)
     train(str(tmp_path / "whole"), STAGES, SMALL, seed=1)
     step = LanguageTraining.training_step
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from framefold.data.errors import DataError
-from framefold.data.render import TEXTURES
-from framefold.training.host import EPOCH, Epochs, train
-from framefold.training.host_batches import DrawnVideos, draw_videos, video_batch
-from framefold.training.host_mixes import Mix, evidence_tokens
-from framefold.training.host_modules import Stage
-from framefold.training.hostio import HostError, load_host
+from framefold.data.synthetic.render import TEXTURES
+from framefold.errors import DataError, HostError
+from framefold.training.frozen_host.load import load_host
+from framefold.training.tinyhost.batches import DrawnVideos, draw_videos, video_batch
+from framefold.training.tinyhost.stage import Stage
+from framefold.training.tinyhost.token_views import Mix, evidence_tokens
+from framefold.training.tinyhost.train import EPOCH, Epochs, train
 
 STAGE = Stage("some", "language", 4, tokens=400, frames=(16, 17), questions=14, mixes=(Mix("full"),))
 DRAW = partial(draw_videos, STAGE, 0, 4)

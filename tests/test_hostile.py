@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import folder
-from framefold.adapters.errors import AdapterFileError, ConfigError, ContractError, InputError, UnknownCompressorError
-from framefold.adapters.fila import Fila
+from framefold.adapters.compressors.fila import Fila
+from framefold.adapters.pretrained import folder
+from framefold.errors import AdapterFileError, ConfigError, ContractError, InputError, UnknownCompressorError
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ def test_assign_of_another_length_is_a_broken_promise(monkeypatch: pytest.Monkey
         {"params": {"dim": 2**62, "grid": [2**31, 2**31]}},
         {"params": {"members": "x" * 100_000}},
         {"compressor": "x" * 500_000},
-        {"compressor": "framefold.adapters.fila.Fila"},
+        {"compressor": "framefold.adapters.compressors.fila.Fila"},
         {"padding": "x" * 2_000_000},
     ],
     ids=lambda changes: repr(changes)[:50],

@@ -20,8 +20,8 @@ import pytest
 import yaml
 from safetensors.torch import save
 
-from framefold.adapters.errors import AdapterFileError, ConfigError
-from framefold.adapters.hub import locate
+from framefold.adapters.pretrained.hub import locate
+from framefold.errors import AdapterFileError, ConfigError
 
 from .loopback_hub import Hub
 
@@ -441,7 +441,9 @@ def test_the_command_line_takes_names_on_the_hub(client: Client, hub: Hub, tmp_p
 
 def test_a_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("framefold.adapters.hub.fetch", lambda name, revision: pytest.fail(f"{name} was looked up"))
+    monkeypatch.setattr(
+        "framefold.adapters.pretrained.hub.fetch", lambda name, revision: pytest.fail(f"{name} was looked up")
+    )
     (tmp_path / "me" / "here").mkdir(parents=True)
     assert locate("me/here") == Path("me/here") and locate(tmp_path) == tmp_path
     for text in ("./me/there", "/me/there", "name", "a/b/c", "../me/there"):
@@ -451,6 +453,6 @@ def test_a_folder_goes_before_the_hub(tmp_path: Path, monkeypatch: pytest.Monkey
         locate("me/there")
     with pytest.raises(ConfigError, match="a revision is for"):
         locate("./me/here", "v1")
-    monkeypatch.setattr("framefold.adapters.hub.fetch", lambda name, revision: Path(f"{name} at {revision}"))
+    monkeypatch.setattr("framefold.adapters.pretrained.hub.fetch", lambda name, revision: Path(f"{name} at {revision}"))
     assert locate("me/here@v1") == Path("me/here at v1") == locate("me/here", "v1")
     assert locate("you/there") == Path("you/there at None")

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import AttachError, ConfigError
-from framefold.adapters.hosts.family import family_of
-from framefold.adapters.qtsplus import QTSplus
+from framefold.adapters.compressors.qtsplus import QTSplus
+from framefold.adapters.hosts.base.family import family_of
+from framefold.errors import AttachError, ConfigError
 
 from .tiny_families import HOSTS
 

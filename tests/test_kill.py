@@ -23,8 +23,8 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training.checkpoint_content import only_tensors
-from framefold.training.checkpoints import check, find, peek
+from framefold.training.checkpoint.inventory import check, find, peek
+from framefold.training.checkpoint.read import only_tensors
 from framefold.training.module import CompressorModule
 
 from .ranks import Ranks, Run

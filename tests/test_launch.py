@@ -12,7 +12,7 @@ import torch
 
 from framefold import configs
 from framefold.__main__ import main
-from framefold.training.launch import TEMPLATES
+from framefold.cli.launch import TEMPLATES
 
 from .clusters import STEPS, Cluster, free_port
 

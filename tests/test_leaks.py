@@ -15,10 +15,12 @@ import pytest
 import torch
 from scipy.stats import chi2
 
-from framefold.data import synthetic
-from framefold.data.draws import Draws
-from framefold.data.render import SHAPES
-from framefold.data.synthetic import CHANCE, HEADLINE, QUESTION_TYPES, Question, Video, generate
+from framefold.data.question import Question
+from framefold.data.random_stream import Draws
+from framefold.data.synthetic import generate as synthetic
+from framefold.data.synthetic.generate import Video, generate
+from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
+from framefold.data.synthetic.render import SHAPES
 
 VIDEOS, FRAMES = 4000, 64  # of each split; a type's accuracy is then known to about a point
 CONTROLS = 1500  # of them also with a frame out of the evidence

@@ -22,8 +22,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from framefold.__main__ import main
-from framefold.training import callbacks, datamodule, progress
-from framefold.training.loggers import WandB
+from framefold.training import datamodule
+from framefold.training.fit import callbacks, progress
+from framefold.training.fit.loggers import WandB
 from framefold.training.module import CompressorModule
 
 from .processes import ROOT

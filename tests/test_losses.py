@@ -10,22 +10,15 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import ConfigError
-from framefold.data.batches import Batch
 from framefold.data.evidence import evidence_mask
-from framefold.data.samples import Recipe
-from framefold.training.batching import answer, ask, compress
-from framefold.training.hostio import load_host
-from framefold.training.losses import (
-    check_weights,
-    evidence_of,
-    kl_loss,
-    listwise_loss,
-    loss_parts,
-    total_loss,
-)
+from framefold.data.loading.loader import Batch
+from framefold.data.synthetic.recipe import Recipe
+from framefold.errors import ConfigError
+from framefold.training.frozen_host.ask import answer, ask, compress
+from framefold.training.frozen_host.load import load_host
+from framefold.training.frozen_host.question_rows import IGNORE, answer_places
+from framefold.training.losses import check_weights, evidence_of, kl_loss, listwise_loss, loss_parts, total_loss
 from framefold.training.module import CompressorModule
-from framefold.training.qa import IGNORE, answer_places
 from framefold.training.teacher import teach
 
 SAMPLES = [Recipe((16, 20)).sample(i) for i in range(2)]
@@ -157,7 +150,7 @@ def test_training_on_a_target_finds_it(host: Any, asked: Any, name: str) -> None
 
 def test_distillation_is_not_computed_unless_it_is_wanted(host: Any, asked: Any, monkeypatch: Any) -> None:
     answered = answer(host, selector(host), asked)
-    monkeypatch.setattr("framefold.training.losses.teach", lambda *a, **k: pytest.fail("the teacher was asked"))
+    monkeypatch.setattr("framefold.training.teacher.teach", lambda *a, **k: pytest.fail("the teacher was asked"))
     assert set(loss_parts(host, asked, answered, {})) == {"answer"}
     assert set(loss_parts(host, asked, answered, {"evidence": 0.5})) == {"answer", "evidence"}
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from framefold.adapters import build
-from framefold.data.synthetic import generate as synthesize
-from framefold.training import answer_runs, measure
-from framefold.training.answer_runs import Task, run
-from framefold.training.hostio import load_host
+from framefold.data.synthetic.generate import generate as synthesize
+from framefold.evaluation.inspection import answer_run as answer_runs
+from framefold.evaluation.inspection.answer_run import Task, run
+from framefold.evaluation.metrics import timing as measure
+from framefold.training.frozen_host.load import load_host
 
 from .processes import ROOT
 

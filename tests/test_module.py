@@ -8,17 +8,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from framefold.adapters import Compressed, Compressor, registry
-from framefold.adapters.errors import BudgetError, ConfigError, UnknownCompressorError
-from framefold.adapters.ops import exact_topk
-from framefold.data.batches import Batch, ResumableLoader, SyntheticStream
-from framefold.data.samples import Recipe
-from framefold.training.batching import answer, ask, visual_tokens
-from framefold.training.hostio import HostError
+from framefold.adapters import Compressed, Compressor
+from framefold.adapters.core import registry
+from framefold.adapters.ops.selection import exact_topk
+from framefold.data.loading.loader import Batch, ResumableLoader
+from framefold.data.synthetic.recipe import Recipe
+from framefold.data.synthetic.stream import SyntheticStream
+from framefold.errors import BudgetError, ConfigError, HostError, UnknownCompressorError
+from framefold.training.frozen_host.ask import answer, ask, visual_tokens
+from framefold.training.frozen_host.question_rows import answer_loss
 from framefold.training.losses import total_loss
 from framefold.training.metrics import TypeAccuracy
 from framefold.training.module import CompressorModule
-from framefold.training.qa import answer_loss
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from framefold.adapters.hosts.family import OLDEST_TRANSFORMERS
+from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
 
 FOLDER = Path(sys.prefix) / "transformers-oldest"  # `make setup` puts it there
 PARTS = ["bit_identical", "masked_out", "position_of_its_anchor", "exactly", "cached", "ragged_batch", "checkpointing"]

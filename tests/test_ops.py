@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters import ops
-from framefold.adapters.errors import BudgetError, ContractError
-from framefold.adapters.merger import merge
-from framefold.adapters.tokens import VideoTokens
+from framefold.adapters.base.merger import merge
+from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.ops import segments as ops
+from framefold.errors import BudgetError, ContractError
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.data.errors import DataError
-from framefold.data.order import Layout, runs, seat, share
+from framefold.data.loading.order import Layout, runs, seat, share
+from framefold.errors import DataError
 
 layouts = st.builds(
     Layout,

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 import framefold
-from framefold.adapters.errors import WrongHostError
-from framefold.adapters.hosts.origins import origin_of
-from framefold.adapters.origin import Origin, weights_digest
-from framefold.training.hostio import Architecture, build_host, load_host, save_host
+from framefold.adapters.hosts.hooks.base_model_check import base_model_of
+from framefold.adapters.pretrained.base_model import BaseModel
+from framefold.errors import WrongHostError
+from framefold.files import weights_digest
+from framefold.training.frozen_host.load import load_host
+from framefold.training.tinyhost.build import Architecture, build_host, save_host
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -96,14 +98,14 @@ def test_what_was_loaded_keeps_where_it_comes_from_when_it_is_saved_again(tmp_pa
     adapter(tmp_path / "a", **known).save_pretrained(tmp_path / "b")
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert {key: config[key] for key in known} == known
-    assert framefold.load(tmp_path / "b").origin == Origin("some/host", COMMIT, "qwen2_vl", 8)
-    assert framefold.build("st_simdiff").origin == Origin()
+    assert framefold.load(tmp_path / "b").base_model == BaseModel("some/host", COMMIT, "qwen2_vl", 8)
+    assert framefold.build("st_simdiff").base_model == BaseModel()
 
 
 def test_a_host_out_of_the_cache_of_the_hub_is_known_by_id_and_commit(others: dict[str, Path]) -> None:
-    assert origin_of(load_host(others["hub"]).model) == Origin("some/host", COMMIT, "llava_onevision", 32)
-    assert origin_of(load_host(others["its own"]).model) == Origin(None, None, "llava_onevision", 32)
-    assert origin_of(build_host(Architecture(text_width=32, text_heads=2, text_layers=1))).name is None
+    assert base_model_of(load_host(others["hub"]).model) == BaseModel("some/host", COMMIT, "llava_onevision", 32)
+    assert base_model_of(load_host(others["its own"]).model) == BaseModel(None, None, "llava_onevision", 32)
+    assert base_model_of(build_host(Architecture(text_width=32, text_heads=2, text_layers=1))).name is None
 
 
 def test_a_digest_follows_a_file_that_changes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_package_on_disk_is_listed_and_mapped() -> None:
     on_disk = {
         "framefold." + ".".join(init.parent.relative_to(ROOT).parts)
-        for folder in ("adapters", "training", "data", "configs")
+        for folder in ("adapters", "training", "evaluation", "data", "configs", "framefold/cli")
         for init in (ROOT / folder).rglob("__init__.py")
     } | {"framefold"}
     setuptools = PROJECT["tool"]["setuptools"]
@@ -29,7 +29,7 @@ def test_every_configuration_and_template_is_in_the_wheel() -> None:
 
 def test_the_base_install_stays_light() -> None:
     names = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
-    assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy"}
+    assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy", "typing_extensions"}
 
 
 def test_constraints_pin_every_requirement() -> None:

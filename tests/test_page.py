@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import tarfile_samples
 
-from framefold.data.samples import read_notes, unpack_video
-from framefold.training import page
-from framefold.training.page import PAGE, inert, write_page
-from framefold.training.page_drill import pack
-from framefold.training.report_tables import accuracy, compared
-from framefold.training.results import ResultsError, read_cells, write_cell
-from framefold.training.table import Table
+from framefold.data.shards.sample import read_notes, unpack_video
+from framefold.errors import ResultsError
+from framefold.evaluation.report import page
+from framefold.evaluation.report.markdown_tables import accuracy, compared
+from framefold.evaluation.report.page import PAGE, inert, write_page
+from framefold.evaluation.report.page_questions import pack
+from framefold.evaluation.report.table import Table
+from framefold.evaluation.results.cells import read_cells, write_cell
 
 from .results_folders import DRILL, GRID, RECIPE, ROWS, VIDEOS, change, fill, outcome, settings
 
@@ -269,7 +270,9 @@ def _gone(cell: dict[str, Any]) -> None:
 def test_frames_that_cannot_be_had_are_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], None], text: str
 ) -> None:
-    monkeypatch.setattr("framefold.training.page_data.setting", lambda results: "")  # which such data have none of
+    monkeypatch.setattr(
+        "framefold.evaluation.report.markdown_tables.setting", lambda results: ""
+    )  # which such data have none of
     _, data = read(change(fill(tmp_path), edit))
     assert all(video["sheet"] is None and text in video["note"] for video in data["drill"]["videos"])
     assert data["drill"]["questions"] and data["runs"][0]["drill"]["sets"]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from framefold.training.ablate import ablate
-from framefold.training.page import write_page
-from framefold.training.results import read_cells
-from framefold.training.table import Table
+from framefold.evaluation.ablation.ablate import ablate
+from framefold.evaluation.report.page import write_page
+from framefold.evaluation.report.table import Table
+from framefold.evaluation.results.cells import read_cells
 
 from .browser import Browser, needs_chromium
 from .results_folders import GRID, ROWS, change, fill

@@ -17,14 +17,8 @@ from torch import Tensor, nn
 
 import framefold
 from framefold.adapters import Compressor, VideoTokens
-from framefold.adapters.errors import (
-    AdapterFileError,
-    AttachError,
-    ConfigError,
-    MissingExtraError,
-    UnsupportedHostError,
-)
-from framefold.adapters.hosts import peft_guard
+from framefold.adapters.hosts.hooks import peft_guard
+from framefold.errors import AdapterFileError, AttachError, ConfigError, MissingExtraError, UnsupportedHostError
 
 from . import tiny_hosts as tiny
 from .tiny_families import HOSTS

@@ -21,8 +21,8 @@ library = torch.library.Library("torchvision", "DEF")
 for name in ("nms", "qnms"):
     library.define(f"{name}(Tensor x) -> Tensor")
 from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
-from framefold.data.synthetic import generate
-from framefold.training.hostio import load_host
+from framefold.data.synthetic.generate import generate
+from framefold.training.frozen_host.load import load_host
 
 processor = AutoProcessor.from_pretrained("checkpoints/tinyhost")
 model = LlavaOnevisionForConditionalGeneration.from_pretrained("checkpoints/tinyhost").eval()
@@ -49,6 +49,6 @@ def test_transformers_loads_the_processor_and_it_agrees_with_ours() -> None:
     said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
     assert float(said["pixels"]) < 1e-5
     assert int(said["placeholders"]) == 16 * 16 + 1
-    from framefold.data.synthetic import VOCABULARY
+    from framefold.data.synthetic.questions import VOCABULARY
 
     assert said["answer"].strip() in VOCABULARY

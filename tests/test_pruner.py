@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.errors import BudgetError, ConfigError
-from framefold.adapters.pruner import Frames, normalize, rank_in_frame, select
-from framefold.training.memory import peak_bytes
+from framefold.adapters.ops.selection import rank_in_frame, select
+from framefold.adapters.ops.similarity import Frames, normalize
+from framefold.errors import BudgetError, ConfigError
+from framefold.evaluation.metrics.memory import peak_bytes
 
 from .yardstick import median_ratio
 

@@ -7,10 +7,9 @@ import torch
 from torch.nn import functional as F
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from framefold.training.hostio import Architecture, build_host, build_tokenizer
-from framefold.training.qa import (
+from framefold.errors import PromptError
+from framefold.training.frozen_host.question_rows import (
     IGNORE,
-    PromptError,
     QARows,
     answer_logits,
     answer_loss,
@@ -18,6 +17,7 @@ from framefold.training.qa import (
     packed_logits,
     predict,
 )
+from framefold.training.tinyhost.build import Architecture, build_host, build_tokenizer
 
 QUESTIONS = ["how many flashes ?", "which flashed first ring or cross ?", "what background at the end ?"]
 ANSWERS = ["two", "cross", "dots"]

@@ -16,10 +16,10 @@ from torch import Tensor
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import qtsplus_release as release
-from framefold.adapters.errors import BudgetError
-from framefold.adapters.lm_block import RMSNorm
-from framefold.adapters.qtsplus import QTSplus
+from framefold.adapters.compressors.qtsplus import QTSplus
+from framefold.adapters.layers.cross_attention import RMSNorm
+from framefold.adapters.reference import qtsplus as release
+from framefold.errors import BudgetError
 
 WIDTH = 16
 
@@ -234,7 +234,7 @@ def test_the_mean_ratio_knows_training_only_and_is_saved(tmp_path: Path) -> None
 RANK = """
 import sys, datetime, torch
 from torch import distributed
-from framefold.adapters.budget_head import BudgetHead
+from framefold.adapters.layers.budget_head import BudgetHead
 rank, file = int(sys.argv[1]), sys.argv[2]
 distributed.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2,
                                timeout=datetime.timedelta(seconds=40))

@@ -15,8 +15,9 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 
 import framefold
 from framefold.adapters import Compressor
-from framefold.adapters.errors import InputError
-from framefold.adapters.hosts import list_families, prepare, query
+from framefold.adapters.hosts import list_families, prepare
+from framefold.adapters.hosts.prompt import question as query
+from framefold.errors import InputError
 
 from .tiny_families import FIRST_WORD, HOSTS, LAST_WORD, TIME, VOCAB, labels_of
 

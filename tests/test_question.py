@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from framefold.adapters.errors import InputError
-from framefold.adapters.hosts.question import Turns, tokenizer_of
+from framefold.adapters.hosts.prompt.find_question import Turns, tokenizer_of
+from framefold.errors import InputError
 
 TINYHOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
 CORPUS = [

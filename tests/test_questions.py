@@ -8,19 +8,12 @@ from itertools import pairwise
 
 import pytest
 
-from framefold.data.questions import TEXT
-from framefold.data.render import COLORS, SHAPES, TEXTURES
-from framefold.data.synthetic import (
-    CHANCE,
-    HEADLINE,
-    QUESTION_TYPES,
-    VOCABULARY,
-    Event,
-    Question,
-    Scene,
-    Video,
-    generate,
-)
+from framefold.data.question import Question
+from framefold.data.synthetic.generate import Video, generate
+from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES, TEXT, VOCABULARY
+from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
+from framefold.data.synthetic.scenes import Scene
+from framefold.data.synthetic.timeline import Event
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "first": "second", "second": "first"}
 SAME = ("needle", "between", "exists", "count_flash", "count_scene", "bg_at")

@@ -48,7 +48,7 @@ def test_the_python_of_the_readme_runs(desk: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_compressor_of_the_contributing_guide_is_a_whole_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    from framefold.adapters import registry
+    from framefold.adapters.core import registry
 
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
     code = blocks("CONTRIBUTING.md", "python")[0].replace("from .", "from framefold.adapters.")

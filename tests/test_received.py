@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 import framefold
-from framefold.adapters.hosts import encode, list_families, prepare, received
-from framefold.adapters.hosts.family import family_of
+from framefold.adapters.hosts import encode, list_families, prepare
+from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.hosts.prompt import received_attention as received
 
 from .tiny_families import HOSTS
 from .tiny_hosts import Positive

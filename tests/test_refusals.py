@@ -7,8 +7,8 @@ import torch
 
 import framefold
 from framefold import Compressor, VideoTokens
-from framefold.adapters import registry
-from framefold.adapters.errors import BudgetError, ConfigError, ContractError, InputError, UnknownCompressorError
+from framefold.adapters.core import registry
+from framefold.errors import BudgetError, ConfigError, ContractError, InputError, UnknownCompressorError
 
 WIDTH = 16
 each = pytest.mark.parametrize("name", framefold.list_compressors())

@@ -12,9 +12,9 @@ import torch
 
 import framefold
 from framefold import Compressor, VideoTokens
-from framefold.adapters import registry
-from framefold.adapters.errors import ConfigError, InputError, UnknownCompressorError
-from framefold.adapters.selector import Selector
+from framefold.adapters.base.selector import Selector
+from framefold.adapters.core import registry
+from framefold.errors import ConfigError, InputError, UnknownCompressorError
 
 
 @pytest.fixture

@@ -8,19 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framefold.training import results
-from framefold.training.report import report
-from framefold.training.results import (
-    FOLDER,
-    Outcome,
-    ResultsError,
-    Settings,
-    answers_of,
-    read_cell,
-    read_cells,
-)
-from framefold.training.significance import holm, mcnemar
-from framefold.training.table import Table
+from framefold.errors import ResultsError
+from framefold.evaluation.metrics.significance import holm, mcnemar
+from framefold.evaluation.report.report import report
+from framefold.evaluation.report.table import Table
+from framefold.evaluation.results import cells as results
+from framefold.evaluation.results.cells import FOLDER, Outcome, answers_of, read_cell, read_cells
+from framefold.evaluation.results.settings import Settings
 
 DATA = {
     "kind": "synthetic",
@@ -40,7 +34,7 @@ COST |= {"videos": 5, "memory_of": "tensors"}
 def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures take a second; only tests with "plot" or "picture" in their names draw them."""
     if "plot" not in request.node.name and "picture" not in request.node.name:
-        monkeypatch.setattr("framefold.training.report._plot", lambda table, out: [])
+        monkeypatch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
 
 
 def rows(accuracy: float, tokens: int, seed: int = 0) -> list[dict]:

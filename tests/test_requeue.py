@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training import requeue
+from framefold.training.fit import slurm_requeue as requeue
 from framefold.training.module import CompressorModule
 
 TASK = {"JOB_ID": "4242", "JOB_NAME": "fit", "NTASKS": "1", "PROCID": "0", "LOCALID": "0", "NODEID": "0"}

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training.checkpoints import find
+from framefold.training.checkpoint.inventory import find
 from framefold.training.module import CompressorModule
 
 from .ranks import Ranks
@@ -208,7 +208,7 @@ def test_ranks_that_start_by_themselves_take_the_same_checkpoint_and_go_on_exact
     again = ranks.run(zero, tmp_path / "l2")
     assert again.statuses == [0, 0] and "last.ckpt, step 4" in again.text(), again.text()
     assert "resume" not in again.text(1)
-    from framefold.training.checkpoint_content import weights
+    from framefold.training.checkpoint.read import weights
 
     expected = weights(tmp_path / "whole/version_0/checkpoints/last.ckpt")
     found = weights(tmp_path / "run/version_1/checkpoints/last.ckpt")

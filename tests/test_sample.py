@@ -10,10 +10,10 @@ import av
 import numpy as np
 import pytest
 
-from framefold.data import sample as module
-from framefold.data.errors import DataError
-from framefold.data.sample import sample_frames
-from framefold.data.video import decode, encode
+from framefold.data.video import frame_reader as module
+from framefold.data.video.codec import decode, encode
+from framefold.data.video.frame_reader import sample_frames
+from framefold.errors import DataError
 
 REGULAR = np.arange(96) / 25  # some middles fall on the very start of a frame
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from framefold.adapters.scan_layer import ScanLayer, scan_order
+from framefold.adapters.layers.bidirectional_mamba import ScanLayer, scan_order
 
 SMALL = {"d_state": 8, "headdim": 8, "chunk_size": 8}
 

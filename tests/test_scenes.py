@@ -11,9 +11,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from framefold.data.difficulty import PRESETS, Difficulty
-from framefold.data.render import COLORS, glyph
-from framefold.data.synthetic import Scene, Video, generate
+from framefold.data.synthetic.difficulty import PRESETS, Difficulty
+from framefold.data.synthetic.generate import Video, generate
+from framefold.data.synthetic.render import COLORS, glyph
+from framefold.data.synthetic.scenes import Scene
 
 NOISE = 15 + 8
 STILL = Difficulty((4, 4), clutter=0.0)  # only four flashes, the mover and cuts

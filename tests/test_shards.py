@@ -16,16 +16,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framefold.data import shard_writer
-from framefold.data import shards as module
-from framefold.data.check import check
-from framefold.data.difficulty import Difficulty
-from framefold.data.errors import DataError
-from framefold.data.samples import Recipe, pack, unpack
-from framefold.data.shard_index import read_index
-from framefold.data.shards import synth
-from framefold.data.synthetic import generate
-from framefold.data.video import decode, encode
+from framefold.data.shards import writer as shard_writer
+from framefold.data.shards.check import check
+from framefold.data.shards.index import read_index
+from framefold.data.shards.sample import unpack
+from framefold.data.synthetic import write_shards as module
+from framefold.data.synthetic.difficulty import Difficulty
+from framefold.data.synthetic.generate import generate
+from framefold.data.synthetic.recipe import Recipe, pack
+from framefold.data.synthetic.write_shards import synth
+from framefold.data.video.codec import decode, encode
+from framefold.errors import DataError
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -11,9 +11,12 @@ import torch
 import yaml
 from torch import Tensor
 
-from framefold.data.synthetic import HEADLINE, QUESTION_TYPES, generate
-from framefold.training.host_eval import evaluate
-from framefold.training.hostio import Host, HostError, load_host
+from framefold.data.synthetic.generate import generate
+from framefold.data.synthetic.questions import HEADLINE, QUESTION_TYPES
+from framefold.errors import HostError
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.load import load_host
+from framefold.training.tinyhost.evaluate import evaluate
 
 TINYHOST = Path(__file__).resolve().parent.parent / "checkpoints" / "tinyhost"
 

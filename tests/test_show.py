@@ -18,10 +18,10 @@ import torch
 import framefold
 from framefold import VideoTokens
 from framefold.__main__ import main
-from framefold.data.sample import sample_frames
-from framefold.data.synthetic import generate
-from framefold.data.video import encode
-from framefold.training.kept_sheet import DIM, KeptSheet, colors, draw, paint, per_frame
+from framefold.data.synthetic.generate import generate
+from framefold.data.video.codec import encode
+from framefold.data.video.frame_reader import sample_frames
+from framefold.evaluation.inspection.kept_tokens import DIM, KeptSheet, colors, draw, paint, per_frame
 
 ROOT = Path(__file__).resolve().parent.parent
 CLIPS = ROOT.parent / "shared" / "videos"
@@ -122,7 +122,7 @@ def test_the_strip_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) 
 def test_bad_settings_are_one_line_and_nothing_is_loaded(
     change: dict[str, str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framefold.training import show
+    from framefold.evaluation.inspection import show
 
     monkeypatch.setattr(show, "sample_frames", lambda *args: pytest.fail("the video was read"))
     words = {"--video": "clip.mp4", "--compressor": "uniform", "--out": "sheet.png"} | change
@@ -159,7 +159,7 @@ for name, budget in (("st_simdiff", "0.1"), ("pool", "12")):
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="there are no real clips beside this checkout")
 def test_the_cuts_of_a_real_clip_are_among_the_events() -> None:
-    from framefold.training.hostio import load_host
+    from framefold.training.frozen_host.load import load_host
 
     host: Any = load_host(str(ROOT / "checkpoints/tinyhost"))
     sample = sample_frames(CLIPS / "bikes.mp4", 64)

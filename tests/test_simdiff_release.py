@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import graph
-from framefold.adapters.components import propagate
-from framefold.adapters.errors import BudgetError, ConfigError, InputError
-from framefold.adapters.simdiff_release import drop_ratio, stage_1, stage_2
-from framefold.adapters.st_simdiff import STSimDiff
+from framefold.adapters.compressors.st_simdiff import STSimDiff
+from framefold.adapters.ops import grid_graph as graph
+from framefold.adapters.ops.connected_components import propagate
+from framefold.adapters.reference.st_simdiff import drop_ratio, stage_1, stage_2
+from framefold.errors import BudgetError, ConfigError, InputError
 
 
 def scenes(t: int, h: int, w: int, seed: int, noise: float = 0.5, width: int = 12) -> torch.Tensor:

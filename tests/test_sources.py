@@ -13,12 +13,12 @@ from functools import partial
 import psutil
 import pytest
 
-from framefold.data import sources
-from framefold.data.batches import ResumableLoader
-from framefold.data.check import check
-from framefold.data.errors import DataError
-from framefold.data.sources import index, resolve
-from framefold.data.stream import ShardStream
+from framefold.data.loading.loader import ResumableLoader
+from framefold.data.loading.shard_stream import ShardStream
+from framefold.data.shards import sources
+from framefold.data.shards.check import check
+from framefold.data.shards.sources import index, resolve
+from framefold.errors import DataError
 from framefold.training.datamodule import VideoData
 
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

@@ -21,16 +21,16 @@ import numpy as np
 import pytest
 
 from framefold.__main__ import main
-from framefold.data import splice as module
-from framefold.data.check import check
-from framefold.data.errors import DataError
-from framefold.data.questions import Question
-from framefold.data.samples import Sample, unpack
-from framefold.data.shard_index import read_folder, read_index
-from framefold.data.sources import index
-from framefold.data.splice import splice
-from framefold.data.splice_check import right_answers
-from framefold.data.splice_questions import TYPES
+from framefold.data.question import Question
+from framefold.data.shards.check import check
+from framefold.data.shards.index import read_folder, read_index
+from framefold.data.shards.sample import Sample, unpack
+from framefold.data.shards.sources import index
+from framefold.data.spliced import write_shards as module
+from framefold.data.spliced.answer_check import right_answers
+from framefold.data.spliced.questions import TYPES
+from framefold.data.spliced.write_shards import splice
+from framefold.errors import DataError
 
 from .coloured_clips import caption, number_of, write_clips
 

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framefold.data import splice_questions
-from framefold.data.clips import Clip, ClipQuestion, alike, normal
-from framefold.data.draws import Draws
-from framefold.data.errors import DataError
-from framefold.data.questions import Question
-from framefold.data.splice_check import right_answers
-from framefold.data.splice_notes import annotate
-from framefold.data.splice_questions import TYPES, ask
-from framefold.data.splice_row import shuffled
-from framefold.data.splice_rows import Plan, Pool
-from framefold.data.splice_setup import Setup
+from framefold.data.question import Question
+from framefold.data.random_stream import Draws
+from framefold.data.spliced import questions as splice_questions
+from framefold.data.spliced.answer_check import right_answers
+from framefold.data.spliced.clips import Clip, ClipQuestion, alike, normal
+from framefold.data.spliced.notes import annotate
+from framefold.data.spliced.plan import Plan, Pool
+from framefold.data.spliced.questions import TYPES, ask
+from framefold.data.spliced.row import shuffled
+from framefold.data.spliced.settings import Setup
+from framefold.errors import DataError
 
 SETUP = Setup((1.0, 4.0), 2.0, (32, 32), (1.0, 60.0), 2, 18)
 WORDS = [f"{a}{b}" for a in ("ka", "lo", "mi", "nu", "pe", "ra", "so") for b in ("dar", "fel", "gim", "hon", "jub")]

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from transformers import Mamba2Config
 from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
 
-from framefold.adapters import ssm
-from framefold.adapters.errors import ConfigError
-from framefold.adapters.ssm import Mamba2, scan
+from framefold.adapters.layers import mamba2 as ssm
+from framefold.adapters.layers.mamba2 import Mamba2, scan
+from framefold.errors import ConfigError
 
 
 def inputs(

@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.errors import ConfigError
-from framefold.adapters.graph import centrality, communities, rank_in_group, similarities
+from framefold.adapters.ops.grid_graph import centrality, communities
+from framefold.adapters.ops.selection import rank_in_group
+from framefold.adapters.ops.similarity import similarities
+from framefold.errors import ConfigError
 
 from .yardstick import median_ratio
 

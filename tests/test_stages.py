@@ -20,20 +20,23 @@ from torch import Tensor
 
 import framefold
 from framefold.__main__ import main
-from framefold.adapters.errors import AdapterFileError, ConfigError, FramefoldError
-from framefold.data.batches import Batch, ResumableLoader, SyntheticStream
-from framefold.data.samples import Recipe
-from framefold.training import heldout
-from framefold.training.ablate import ablate
-from framefold.training.answer_runs import Task, lora_of
-from framefold.training.answer_runs import run as run_answer
-from framefold.training.batching import answer, ask
-from framefold.training.export import export
-from framefold.training.hostio import Host, load_host
-from framefold.training.lora import adapter_digest, tuned
+from framefold.adapters.hosts.lora.digest import adapter_digest
+from framefold.cli.export import export
+from framefold.data.loading.loader import Batch, ResumableLoader
+from framefold.data.synthetic.recipe import Recipe
+from framefold.data.synthetic.stream import SyntheticStream
+from framefold.errors import AdapterFileError, ConfigError, FramefoldError
+from framefold.evaluation.ablation import ask as heldout
+from framefold.evaluation.ablation.ablate import ablate
+from framefold.evaluation.inspection.answer_run import Task, lora_of
+from framefold.evaluation.inspection.answer_run import run as run_answer
+from framefold.evaluation.results.cells import read_cells
+from framefold.training.frozen_host.ask import answer, ask
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.load import load_host
+from framefold.training.lora import tuned
 from framefold.training.lora_settings import LoraSettings
 from framefold.training.module import CompressorModule
-from framefold.training.results import read_cells
 from framefold.training.teacher import teach
 
 peft = pytest.importorskip("peft")
@@ -135,7 +138,9 @@ def test_a_training_starts_with_the_weights_and_params_of_its_start(random_host:
 def test_a_start_that_does_not_go_with_the_settings_is_refused_before_the_host_is_loaded(
     settings: dict, error: type, text: str, random_host: Path, ours: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("framefold.training.module.load_host", lambda host: pytest.fail("the host was loaded"))
+    monkeypatch.setattr(
+        "framefold.training.frozen_host.load.load_host", lambda host: pytest.fail("the host was loaded")
+    )
     with pytest.raises(error, match=text):
         CompressorModule(**{"compressor": "fila", "host": str(random_host), "start": str(ours), **settings})
 
@@ -176,7 +181,7 @@ def test_every_matrix_gets_a_gradient_even_if_the_loss_leaves_the_host_out(
 ) -> None:
     made = module(random_host, {"r": 2})
     own = {"answer": made.compressor.static.square().sum()}
-    monkeypatch.setattr("framefold.training.module.loss_parts", lambda *_: own)
+    monkeypatch.setattr("framefold.training.losses.loss_parts", lambda *_: own)
     seen: list[bool] = []
     made.on_after_backward = lambda: seen.extend(p.grad is not None for p in made.parameters() if p.requires_grad)
     fit(made, tmp_path, steps=1)
@@ -379,7 +384,7 @@ def test_the_cells_of_lora_are_the_answers_of_the_trained_host(
         return real(host, compressor, batches, drill)
 
     real = heldout.put
-    monkeypatch.setattr("framefold.training.cells.put", put)
+    monkeypatch.setattr("framefold.evaluation.ablation.ask.put", put)
     made.compressor.budget = 0.25
     small: dict[str, Any] = {"videos": 2, "frames": 16, "budgets": [0.25], "oracle": False, "compressors": ["uniform"]}
     ablate(str(tmp_path), str(random_host), adapters=[str(folder)], **small)
@@ -440,7 +445,9 @@ def test_a_hostile_or_foreign_lora_folder_is_refused_and_nothing_of_it_run(
     damage(ours)
     with pytest.raises(FramefoldError, match=text):
         module(random_host, start=str(ours))
-    monkeypatch.setattr("framefold.training.cells.Grid.run", lambda self: pytest.fail("videos were encoded"))
+    monkeypatch.setattr(
+        "framefold.evaluation.ablation.runner.Grid.run", lambda self: pytest.fail("videos were encoded")
+    )
     few: dict[str, Any] = {"host": str(random_host), "videos": 2, "frames": 16, "compressors": ["uniform"]}
     with pytest.raises(AdapterFileError, match=text):
         ablate(str(tmp_path / "out"), adapters=[str(ours)], **few)

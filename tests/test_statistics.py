@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from framefold.training.significance import discordant, holm, mcnemar, parts_of, sign_flip, stars
-from framefold.training.statistics import Answers, macro_interval, paired_difference, type_intervals
+from framefold.evaluation.metrics.significance import discordant, holm, mcnemar, parts_of, sign_flip, stars
+from framefold.evaluation.metrics.statistics import Answers, macro_interval, paired_difference, type_intervals
 
 
 def answers(correct: np.ndarray) -> Answers:

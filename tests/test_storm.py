@@ -8,7 +8,7 @@ from torch import Tensor
 
 import framefold
 from framefold import Compressor, VideoTokens
-from framefold.adapters.errors import ConfigError, InputError
+from framefold.errors import ConfigError, InputError
 
 WIDTH = 16
 

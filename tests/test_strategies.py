@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from framefold.training.checkpoint_content import weights
-from framefold.training.checkpoints import find
+from framefold.training.checkpoint.inventory import find
+from framefold.training.checkpoint.read import weights
 
 from .ranks import Ranks, Run
 
 LORA = ["--model.lora.r", "2", "--model.lora.dropout", "0", "--model.lora.lr", "0.02", "--model.losses", "{kl: 1.0}"]
 PARALLEL = "pytorch_lightning.strategies.ModelParallelStrategy"
-FOLDER = ["framefold.training.fsdp.FSDP2", "--trainer.strategy.save_distributed_checkpoint", "true"]
-OFFLOAD = ["framefold.training.strategies.DeepSpeedOnCPU", "--trainer.strategy.process_group_backend", "gloo"]
+FOLDER = ["framefold.training.strategies.fsdp2.FSDP2", "--trainer.strategy.save_distributed_checkpoint", "true"]
+OFFLOAD = ["framefold.training.strategies.deepspeed.DeepSpeedOnCPU", "--trainer.strategy.process_group_backend", "gloo"]
 OFFLOAD += ["--trainer.strategy.stage", "3", "--trainer.strategy.offload_optimizer", "true"]
 OFFLOAD += ["--trainer.strategy.offload_parameters", "true"]
 STRATEGIES = {

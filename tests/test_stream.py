@@ -8,10 +8,11 @@ import warnings
 
 import pytest
 
-from framefold.data.batches import Batch, ResumableLoader, Stream, SyntheticStream
-from framefold.data.errors import DataError
-from framefold.data.samples import Recipe
-from framefold.data.stream import ShardStream
+from framefold.data.loading.loader import Batch, ResumableLoader, Stream
+from framefold.data.loading.shard_stream import ShardStream
+from framefold.data.synthetic.recipe import Recipe
+from framefold.data.synthetic.stream import SyntheticStream
+from framefold.errors import DataError
 
 
 class Numbers(Stream):
@@ -239,7 +240,7 @@ def test_synthetic_epochs_are_new_and_validation_is_not():
 
 
 def test_on_the_fly_and_from_lossless_shards_are_the_same(tmp_path):
-    from framefold.data.shards import synth
+    from framefold.data.synthetic.write_shards import synth
 
     synth(str(tmp_path), videos=3, frames=[16, 18], seed=2, crf=0)
     read = next(iter(ShardStream(str(tmp_path), 3, shuffle=False)))

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import sttm
-from framefold.adapters.components import grow_forest, propagate
-from framefold.adapters.errors import ConfigError, InputError
-from framefold.adapters.ops import budget_tokens
-from framefold.adapters.pyramid import (
+from framefold.adapters.compressors import sttm
+from framefold.adapters.compressors.sttm import join, relaxation
+from framefold.adapters.core.budget import budget_tokens
+from framefold.adapters.ops.connected_components import grow_forest, propagate
+from framefold.adapters.ops.quadtree import (
     candidates,
     halvings,
     inner_products,
@@ -27,8 +27,8 @@ from framefold.adapters.pyramid import (
     pooled,
     topmost,
 )
-from framefold.adapters.sttm import join, relaxation
-from framefold.adapters.sttm_release import official, representatives, unlike_previous
+from framefold.adapters.reference.sttm import official, representatives, unlike_previous
+from framefold.errors import ConfigError, InputError
 
 from .bare_hosts import build
 from .yardstick import median_ratio

@@ -18,12 +18,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from framefold.data import synthetic
-from framefold.data.difficulty import PRESETS, Difficulty
-from framefold.data.errors import DataError
-from framefold.data.render import COLORS, SHAPES, STYLES, TEXTURES, glyph, texture
-from framefold.data.samples import Recipe
-from framefold.data.synthetic import MIN_FRAMES, SPLITS, Video, evidence_mask, generate
+from framefold.data.evidence import evidence_mask
+from framefold.data.splits import SPLITS
+from framefold.data.synthetic import generate as synthetic
+from framefold.data.synthetic.difficulty import PRESETS, Difficulty
+from framefold.data.synthetic.generate import MIN_FRAMES, Video, generate
+from framefold.data.synthetic.recipe import Recipe
+from framefold.data.synthetic.render import COLORS, SHAPES, STYLES, TEXTURES, glyph, texture
+from framefold.errors import DataError
 
 NOISE = 15 + 8  # most that sensor noise and brightness differ between two frames
 GOLDEN = [
@@ -264,5 +266,5 @@ def test_evidence_mask_marks_the_covered_tokens_of_any_grid():
 
 
 def test_data_needs_no_torch():
-    code = "import sys; import framefold.data.synthetic; sys.exit('torch' in sys.modules)"
+    code = "import sys; import framefold.data.synthetic.generate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from framefold.adapters.qtsplus_release import newton
-from framefold.adapters.threshold import threshold
+from framefold.adapters.layers.soft_threshold import threshold
+from framefold.adapters.reference.qtsplus import newton
 
 GOLDEN = Path(__file__).with_name("golden") / "qtsplus_threshold.npz"
 TEMPERATURES = [1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0]

@@ -9,10 +9,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from framefold.data.difficulty import PRESETS, Difficulty
-from framefold.data.render import COLORS, glyph
-from framefold.data.synthetic import Event, Video, evidence_mask, generate
-from framefold.data.timeline import DISC, GLYPH, LATTICE
+from framefold.data.evidence import evidence_mask
+from framefold.data.synthetic.difficulty import PRESETS, Difficulty
+from framefold.data.synthetic.generate import Video, generate
+from framefold.data.synthetic.render import COLORS, glyph
+from framefold.data.synthetic.timeline import DISC, GLYPH, LATTICE, Event
 
 HARD = PRESETS["hard"]
 

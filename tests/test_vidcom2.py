@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters import vidcom2
-from framefold.adapters.pruner import Frames
+from framefold.adapters.compressors import vidcom2
+from framefold.adapters.ops.similarity import Frames
 
 from .test_pruner import kept, made
 

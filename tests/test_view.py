@@ -13,14 +13,14 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from framefold.__main__ import main
-from framefold.data import sheet as drawing
-from framefold.data.errors import DataError
-from framefold.data.panel import spans
-from framefold.data.questions import Question
-from framefold.data.sheet import GAP, HEAD, LABEL, MARGIN, Sheet, color_of, draw
-from framefold.data.synthetic import generate
-from framefold.data.video import decode
-from framefold.data.view import MOST, thinned, view
+from framefold.data.drawing import contact_sheet as drawing
+from framefold.data.drawing.contact_sheet import GAP, HEAD, LABEL, MARGIN, MOST, Sheet, color_of, draw, thinned
+from framefold.data.drawing.question_panel import spans
+from framefold.data.drawing.view import view
+from framefold.data.question import Question
+from framefold.data.synthetic.generate import generate
+from framefold.data.video.codec import decode
+from framefold.errors import DataError
 
 
 def flat(*questions: Question, frames: int = 1, columns: int = 8) -> Sheet:
@@ -249,7 +249,7 @@ def test_a_full_disk_leaves_the_older_picture_whole(tmp_path: Path, monkeypatch:
 def test_a_video_may_be_written_as_a_film_with_its_questions_beside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "framefold.data.sheet", None)  # needs no matplotlib
+    monkeypatch.setitem(sys.modules, "framefold.data.drawing.contact_sheet", None)  # needs no matplotlib
     made = generate(3, split="test", frames=16)
     view(str(tmp_path / "new" / "a.mp4"), index=3, frames=16)
     frames, times = decode(tmp_path / "new" / "a.mp4")
@@ -261,7 +261,10 @@ def test_a_video_may_be_written_as_a_film_with_its_questions_beside(
 
 def test_without_matplotlib_the_extra_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     for name in list(sys.modules):
-        if name.startswith("matplotlib.") or name in ("framefold.data.sheet", "framefold.data.panel"):
+        if name.startswith("matplotlib.") or name in (
+            "framefold.data.drawing.contact_sheet",
+            "framefold.data.drawing.question_panel",
+        ):
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["view", "--out", str(tmp_path / "a.png")]) == 2

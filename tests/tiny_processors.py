@@ -1,7 +1,7 @@
 """Host folders with tiny random weights and the real processor of each family, at tiny sizes.
 
-Import this where torchvision is found (:mod:`framefold.training.find_torchvision`). Frames of 16 x 24 pixels give the
-token grids of ``tiny_families.HOSTS``.
+Import this where torchvision is found (:mod:`framefold.training.frozen_host.torchvision`). Frames of 16 x 24 pixels give
+the token grids of ``tiny_families.HOSTS``.
 """
 
 from __future__ import annotations

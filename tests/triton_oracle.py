@@ -80,7 +80,7 @@ def compare_scans(case: tuple[Any, ...]) -> dict[str, float]:
     """The bare scan with its last state, and the call that we make for CUDA tensors."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
-    from framefold.adapters import ssm
+    from framefold.adapters.layers import mamba2 as ssm
 
     batch, length, heads, p, groups, n, chunk, limit = case
     shapes = {"x": (batch, length, heads, p), "dt": (batch, length, heads), "decay": (heads,),
@@ -116,7 +116,7 @@ def compare_blocks(arguments: dict[str, Any]) -> dict[str, float]:
     """Our module and the genuine one; the weights go from a genuine one to ours and on to another, strictly."""
     from mamba_ssm import Mamba2 as Genuine
 
-    from framefold.adapters.ssm import Mamba2
+    from framefold.adapters.layers.mamba2 import Mamba2
 
     sizes = {"d_model": 16, "d_state": 16, "headdim": 8, "chunk_size": 16} | arguments
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from framefold.training.bench_compress import yardstick
+from framefold.evaluation.bench.compressors import yardstick
 
 
 def median_ratio(run: Callable[[], Any], x: torch.Tensor, clock: Callable[[], float] = time.perf_counter) -> float:

@@ -1,1 +1,1 @@
-"""Training, ablation and export."""
+"""Fits a compressor, and optionally LoRA, in front of a frozen host."""

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from ..data.batches import ResumableLoader, Stream, SyntheticStream
-from ..data.difficulty import Difficulty
-from ..data.errors import DataError
-from ..data.samples import Recipe, length_range
-from ..data.sources import resolve
-from ..data.stream import ShardStream
+from framefold.data.loading.loader import ResumableLoader, Stream
+from framefold.data.loading.shard_stream import ShardStream
+from framefold.data.shards.sources import resolve
+from framefold.data.synthetic.difficulty import Difficulty
+from framefold.data.synthetic.recipe import Recipe, length_range
+from framefold.data.synthetic.stream import SyntheticStream
+from framefold.errors import DataError
+from framefold.training.frozen_host.data_check import Sets
 
 
 class VideoData(pl.LightningDataModule):
@@ -106,3 +108,12 @@ class VideoData(pl.LightningDataModule):
     def _where(self) -> dict[str, int]:
         trainer, readers = self.trainer, {"readers": max(1, self.workers)}
         return readers if trainer is None else {"rank": trainer.global_rank, "world": trainer.world_size, **readers}
+
+
+def sets_of(trainer: Any, stage: str) -> Sets:
+    """What a stage of a trainer reads, where it has a data module of ours."""
+    data = trainer.datamodule
+    if not hasattr(data, "val_shards"):
+        return []
+    validates = stage != "fit" or trainer.limit_val_batches != 0
+    return ([data.shards] if stage == "fit" else []) + ([data.val_shards] if validates else [])

@@ -6,7 +6,6 @@ the projector are never adapted: what compressors are compared on stays the same
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,31 +13,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..adapters.errors import AdapterFileError, ConfigError
-from ..adapters.folder import WEIGHTS, one_line, read_config
-from ..adapters.hosts.lora_folder import (
-    LORA,
-    LORA_WEIGHTS,
-    Lora,
-    has_lora,
-    import_peft,
-    read_lora,
-)
-from ..adapters.hosts.lora_inject import (
+from framefold.adapters.hosts.lora.config import Lora, import_peft, read_lora
+from framefold.adapters.hosts.lora.inject import (
     all_or_nothing,
     inject_lora,
     make_peft_model,
     outside_of_language_model,
     with_lora,
 )
-from ..adapters.hosts.peft_folder import check_width, describe_host
-from ..adapters.hosts.peft_guard import ADAPTER_CONFIG
-from ..adapters.params import short
-from .digests import file_digest, weights_digest
-from .hostio import Host
+from framefold.adapters.hosts.lora.save_load import check_width, describe_host
+from framefold.adapters.pretrained.config import read_config
+from framefold.errors import AdapterFileError, ConfigError
+from framefold.files import weights_digest
+from framefold.messages import one_line, short
+from framefold.training.frozen_host.host import Host
+
 from .lora_settings import SET_HERE, LoraSettings
 
 
@@ -155,19 +146,3 @@ def check_base(host: Host, folder: Path, host_folder: Path) -> None:
         raise AdapterFileError(
             f"the LoRA of {folder} was trained in {base}, whose weights are not those of {host_folder}"
         )
-
-
-def adapter_digest(folder: Path) -> str:
-    """SHA-256 of the weights of an adapter folder; where there is LoRA, of all that decides what it does."""
-    names = (WEIGHTS, f"{LORA}/{LORA_WEIGHTS}", f"{LORA}/{ADAPTER_CONFIG}")
-    digests = [file_digest(folder / name) for name in names]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if has_lora(folder) else digests[0]
-
-
-@contextmanager
-def seeded(*key: Any) -> Iterator[None]:
-    """Random numbers of torch that depend on the key alone; the generators go on afterwards as if nothing was."""
-    seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
-        torch.manual_seed(seed)
-        yield

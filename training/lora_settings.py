@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..adapters.errors import AdapterFileError, ConfigError
-from ..adapters.folder import one_line
-from ..adapters.hosts.lora_folder import FIELDS, LARGEST_RANK, Lora, default_fields
-from ..adapters.params import short
+from framefold.adapters.hosts.lora.config import FIELDS, LARGEST_RANK, Lora, default_fields
+from framefold.errors import AdapterFileError, ConfigError
+from framefold.messages import one_line, short
 
 LANGUAGE = r".*\b(language_model|text_model)\."  # where the families keep it; looked at again once LoRA is in
+
 SET_HERE = {"r": "r", "alpha": "lora_alpha", "targets": "target_modules"}  # and by no start that has others
 
 

@@ -18,14 +18,16 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from ..adapters.errors import ConfigError
-from ..data.evidence import evidence_mask
-from .batching import Answered, Asked
-from .hostio import Host
-from .qa import IGNORE, answer_loss, answer_places
+from framefold.data.evidence import evidence_mask
+from framefold.errors import ConfigError
+from framefold.training.frozen_host.ask import Answered, Asked
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.question_rows import IGNORE, answer_loss, answer_places
+
 from .teacher import teach
 
 DISTILLED = ("kl", "attention", "evidence")  # off unless they are given a weight
+
 SCORED = ("attention", "evidence")  # teach the scores of a query-aware compressor
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..data.synthetic import QUESTION_TYPES
+from framefold.data.synthetic.questions import QUESTION_TYPES
 
 OTHER = "other"  # types of other people's data are put together
 

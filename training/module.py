@@ -18,25 +18,28 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from ..adapters.errors import AdapterFileError, ConfigError
-from ..adapters.hosts.family import family_of
-from ..adapters.hosts.init import init_from_host
-from ..data.batches import Batch
-from .batching import Asked, answer, ask, visual_tokens
-from .checkpoint_content import is_trained, renamed
-from .drawn import Drawn
-from .fitted_data import fit_to_data, sets_of
-from .fsdp import is_spread
-from .hostio import Precision, load_host
-from .lora import HostLora, seeded
+from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+from framefold.data.loading.loader import Batch
+from framefold.errors import AdapterFileError, ConfigError
+from framefold.training.checkpoint.read import is_trained, renamed
+from framefold.training.frozen_host.ask import Asked, answer, ask, visual_tokens
+from framefold.training.frozen_host.data_check import fit_to_data
+from framefold.training.frozen_host.load import Precision, load_host
+from framefold.training.frozen_host.question_rows import answer_loss, predict
+from framefold.training.strategies.deepspeed import keep_whole, prepare
+from framefold.training.strategies.fsdp2 import is_spread
+
+from .datamodule import sets_of
+from .lora import HostLora
 from .lora_settings import LoraSettings
 from .losses import check_weights, loss_parts, shares, total_loss, touch
 from .metrics import TypeAccuracy
-from .qa import answer_loss, predict
+from .sample_rng import Drawn, seeded
 from .start import begin, check_host
-from .strategies import keep_whole, prepare
 
 Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
+
 PREFIX, LORA_PREFIX = "compressor.", "lora."
 
 

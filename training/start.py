@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..adapters import Compressor, build
-from ..adapters.errors import ConfigError
-from ..adapters.folder import load_folder
-from ..adapters.hosts.lora_folder import Lora, has_lora, import_peft, read_lora
-from ..adapters.hub import locate
-from ..adapters.params import short
-from .find_host import FoundHost, find_host
-from .hostio import Host
+from framefold.adapters.base.build import build
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.hosts.lora.config import Lora, has_lora, import_peft, read_lora
+from framefold.adapters.pretrained.folder import load_folder
+from framefold.adapters.pretrained.hub import locate
+from framefold.errors import ConfigError
+from framefold.messages import short
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.locate import FoundHost, find_host
+
 from .lora import HostLora, check_base
 from .lora_settings import LoraSettings, settle
 

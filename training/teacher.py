@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..adapters import build
-from .batching import Asked, compress
-from .hostio import Host
+from framefold.adapters.base.build import build
+from framefold.training.frozen_host.ask import Asked, compress
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.question_rows import prefill
+
 from .lora import without_lora
-from .qa import prefill
 
 
 @dataclass(frozen=True)

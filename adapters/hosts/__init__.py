@@ -6,17 +6,18 @@ Every module of this folder is imported, so a family is one new file: importing 
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 
-from .attach import Handle, attach, detach
-from .encoded import Encoded
-from .family import Family, list_families, register_family
-from .prepare import Prepared, prepare
-from .splice import expand_placeholders
-from .vision import encode
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.base.family import Family, list_families, register_family
+from framefold.adapters.hosts.hooks.attach import Handle, attach, detach
+from framefold.adapters.hosts.prompt.placeholders import expand_placeholders
+from framefold.adapters.hosts.prompt.prepare import Prepared, prepare
+from framefold.adapters.hosts.prompt.vision import encode
 
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+for _module in pkgutil.iter_modules([os.path.join(__path__[0], "families")]):
+    importlib.import_module(f"{__name__}.families.{_module.name}")
 
 __all__ = [
     "Encoded",

@@ -1,0 +1,190 @@
+"""Scene means: frames clustered into scenes, each fused into one frame of tokens; fila before it has learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.ops.kmeans import kmeans
+from framefold.adapters.ops.partition import split_cells
+from framefold.adapters.ops.segments import segment_median, segment_sum
+from framefold.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """S scenes of a video of T frames, ordered by their representative frames.
+
+    Attributes:
+        representatives: (S,) int64 frames, strictly ascending.
+        scene: (M,) int64 and frame: (M,) int64, the memberships, sorted by scene and then by time.
+        frame_scene: (T,) int64 scene to which a frame is counted, -1 where it is in none.
+        frames: (S,) int64 number of frames in the cluster of each scene.
+    """
+
+    representatives: Tensor
+    scene: Tensor
+    frame: Tensor
+    frame_scene: Tensor
+    frames: Tensor
+
+
+Members = Literal["similar", "similar_in_cluster", "cluster"]
+
+# Beside the representative; fila has a row of weights for each, so a config must not ask for billions.
+MOST_MEMBERS = 4096
+
+
+class SceneMean(Compressor):
+    """Fuses alike frames, wherever they are in the video, into scenes; the training-free twin of ``fila``.
+
+    Frame means are clustered by deterministic K-means; the frame nearest to a centre represents the scene (FiLA-Video,
+    arXiv 2504.20384, where a scene gives all P = H*W tokens of a frame). Rule for exactly k tokens of T frames: a scene
+    gives C = ceil(k / scene_goal) tokens, at least ceil(k / T) and at most P, one for each near-square rectangle of a
+    frame. There are S = ceil(k / C) scenes; so small budgets lose detail before they lose scenes. That of the fewest
+    frames (the later one of equals) gives only the k - (S - 1) * C tokens that are left, of larger rectangles. A
+    token is the weighted mean of the cells of its rectangle in all members of its scene; here the weights are equal.
+
+    Members are, by ``members``:
+      ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (cosine of frame
+      means), a frame perhaps in several scenes or in none; r is cut to ceil(T / S) - 1, so that a generous budget is
+      not spent on blurring. ``"similar_in_cluster"``: the same among the frames of the scene's cluster, fewer where it
+      has fewer; a frame in one scene at most. ``"cluster"``: all of these, every frame in exactly one scene.
+    A frame is counted (``assign``, ``size``) to the scene that it represents, or else to the most similar one it is a
+    member of.
+
+    Args:
+        budget: retention ratio or tokens per video.
+        members: see above.
+        r: further members of a scene if they are chosen by similarity.
+        scene_goal: number of scenes to aim at before a scene gets all its tokens; None: ceil(T / (r + 1)), the paper's
+            ratio; 1 gives whole frames at every budget.
+        time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
+            time as the paper does, large values give scenes of consecutive frames.
+        unit_norm: cluster the directions of frame means, so that frames that differ in strength alone are alike.
+
+    Raises:
+        ConfigError: a parameter out of range.
+    """
+
+    name = "scene_mean"
+
+    def __init__(
+        self,
+        budget: Budget = 0.25,
+        *,
+        members: Members = "similar",
+        r: int = 3,
+        scene_goal: int | None = None,
+        time_weight: float = 0.0,
+        unit_norm: bool = False,
+    ) -> None:
+        super().__init__(budget)
+        if members not in get_args(Members):
+            raise ConfigError(f"{self.name}: members must be one of {get_args(Members)}, got {members!r}")
+        if not 0 <= r <= MOST_MEMBERS or time_weight < 0 or scene_goal is not None and scene_goal < 1:
+            raise ConfigError(f"{self.name}: out of range: r={r}, {time_weight=}, {scene_goal=}")
+        self.members, self.r, self.scene_goal = members, r, scene_goal
+        self.time_weight, self.unit_norm = time_weight, unit_norm
+
+    def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
+        """(M, P, 1 | D) logits of the fusing weights of each member's cells, fp32 or wider; here all equal."""
+        wide = torch.promote_types(video.features.dtype, torch.float32)
+        return torch.zeros(len(scenes.frame), video.per_frame, 1, dtype=wide, device=video.features.device)
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
+        frames = video.grid[0]
+        goal = self.scene_goal or -(-frames // (self.r + 1))
+        cells = min(max(-(-k // goal), -(-k // frames)), video.per_frame)
+        scenes = self.scenes(video, -(-k // cells))
+        rows, anchors = _layout(scenes, video.grid[1:], cells, k)
+        assign = torch.where(scenes.frame_scene[:, None] < 0, -1, rows[scenes.frame_scene]).reshape(-1)
+        return replace(
+            video,
+            features=_fuse(video, self.logits(video, scenes), scenes, rows, k),
+            index=anchors,
+            size=torch.bincount(assign + 1, minlength=k + 1)[1:],
+            assign=assign,
+        )
+
+    @torch.no_grad()
+    def scenes(self, video: VideoTokens, count: int) -> Scenes:
+        """Find ``count`` scenes; 1 <= count <= T."""
+        wide = torch.promote_types(video.features.dtype, torch.float32)
+        means = torch.stack([frame.to(wide).mean(dim=(0, 1)) for frame in video.as_grid()]).double()
+        points = _with_time(_unit(means) if self.unit_norm else means, self.time_weight)
+        labels, centres = kmeans(points, count)
+        frames = torch.bincount(labels, minlength=count)
+        distance = (points - centres[labels]).square().sum(-1)
+        order = torch.sort(distance, stable=True).indices
+        order = order[torch.sort(labels[order], stable=True).indices]  # by cluster, the nearest to its centre first
+        representatives, order = torch.sort(order[frames.cumsum(0) - frames])
+        own = torch.argsort(order)[labels]
+        similarity = _unit(means[representatives]) @ _unit(means).T
+        similarity[own[representatives], representatives] = torch.inf  # a representative is in its scene first of all
+        member = self._members(similarity, own)
+        best = torch.where(member, similarity, -torch.inf)
+        counted = torch.where(member.any(0), (best == best.amax(0)).to(torch.uint8).argmax(0), -1)
+        scene, frame = member.nonzero(as_tuple=True)
+        return Scenes(representatives, scene, frame, counted, frames[order])
+
+    def _members(self, similarity: Tensor, own: Tensor) -> Tensor:
+        """(S, T) bool: which frames are members of which scenes.
+
+        Args:
+            similarity: (S, T) of the frames to the representatives. own: (T,) scene of each frame's cluster.
+        """
+        count, frames = similarity.shape
+        inside = own == torch.arange(count, device=own.device)[:, None]
+        if self.members == "cluster":
+            return inside
+        near = similarity if self.members == "similar" else similarity.masked_fill(~inside, -torch.inf)
+        r = min(self.r, -(-frames // count) - 1)
+        nearest = torch.sort(near, dim=1, descending=True, stable=True).indices[:, : r + 1]
+        member = torch.zeros_like(inside).scatter_(1, nearest, True)
+        return member if self.members == "similar" else member & inside
+
+
+def _with_time(means: Tensor, weight: float) -> Tensor:
+    """Points of frames with the position in time as one more coordinate, of ``weight`` times their own spread."""
+    if weight == 0:
+        return means
+    spread = (means - means.mean(0)).square().sum(-1).mean().sqrt()
+    position = torch.linspace(-1, 1, len(means), dtype=means.dtype, device=means.device) * 3**0.5  # of spread 1
+    return torch.cat([means, (weight * spread * position)[:, None]], dim=1)
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=-1)
+
+
+def _layout(scenes: Scenes, grid: tuple[int, int], cells: int, k: int) -> tuple[Tensor, Tensor]:
+    """Output row of each scene's cells (S, H*W), and the (k,) anchors: places in the representatives' frames."""
+    count, device = len(scenes.representatives), scenes.frame.device
+    smallest = int((scenes.frames == scenes.frames.min()).nonzero()[-1])
+    given = torch.full((count,), cells, device=device)
+    given[smallest] = rest = k - (count - 1) * cells
+    groups = split_cells(*grid, cells, device).repeat(count, 1)
+    groups[smallest] = split_cells(*grid, rest, device)
+    rows = groups + (given.cumsum(0) - given)[:, None]
+    middle = segment_median(rows.reshape(-1), k)
+    places = grid[0] * grid[1]
+    return rows, scenes.representatives[middle // places] * places + middle % places
+
+
+def _fuse(video: VideoTokens, logits: Tensor, scenes: Scenes, rows: Tensor, k: int) -> Tensor:
+    """(k, D): each output row is the softmax-weighted sum of the member cells that belong to it."""
+    source = video.features.reshape(*video.grid[:1], video.per_frame, -1)[scenes.frame].flatten(0, 1)
+    target = rows[scenes.scene].reshape(-1)
+    logits = logits.flatten(0, 1)
+    peak = logits.new_zeros(k, logits.shape[1])
+    peak = peak.scatter_reduce(0, target[:, None].expand_as(logits), logits.detach(), "amax", include_self=False)
+    weight = (logits - peak[target]).exp()  # softmax over the cells of an output row
+    total = segment_sum(weight, target, k)
+    return (segment_sum(weight * source, target, k) / total).to(video.features.dtype)

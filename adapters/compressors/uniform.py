@@ -1,0 +1,29 @@
+"""Uniform frame sampling at an exact token budget."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.ops.partition import spread
+
+
+class Uniform(Compressor):
+    """Keeps evenly spaced whole frames; what is left of the budget goes to evenly spaced tokens of one more frame.
+
+    With P tokens a frame and a budget of k, k // P + (k % P > 0) frames are taken at the middles of equal stretches of
+    the video; the last of them is the incomplete one.
+    """
+
+    name = "uniform"
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        cells, device = video.per_frame, video.features.device
+        whole, rest = divmod(k, cells)
+        frames = spread(video.grid[0], whole + (rest > 0), device)
+        rows = (frames[:whole, None] * cells + torch.arange(cells, device=device)).reshape(-1)
+        if rest:
+            rows = torch.cat([rows, frames[-1] * cells + spread(cells, rest, device)])
+        return video.keep(rows)

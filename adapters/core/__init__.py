@@ -1,0 +1,1 @@
+"""Video tokens, budgets, and how a class is named and configured."""

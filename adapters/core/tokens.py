@@ -1,0 +1,173 @@
+"""What flows between vision encoder, compressors and language model: the visual tokens of one video.
+
+Dimensions: T frames, H W grid, N tokens, D width. One video is one object and a batch is a list of them, so nothing is
+padded and nothing leaks between batch mates; hosts pad at their own door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from framefold.errors import InputError
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class VideoTokens:
+    """Visual tokens of one video, before or after compression.
+
+    Attributes:
+        features: (N, D) token vectors, any floating dtype.
+        grid: (T, H, W) of the *uncompressed* video.
+        index: (N,) int64 anchor of each token in the flattened T*H*W grid, strictly ascending.
+        size: (N,) int64, how many original tokens each token stands for.
+        assign: (T*H*W,) int64 output row of each original token, -1 where it was dropped.
+        times: (T,) float32 seconds of each frame.
+        attention: (T*H*W,) attention that each original token received in the vision encoder, or None.
+    """
+
+    features: Tensor
+    grid: tuple[int, int, int]
+    index: Tensor
+    size: Tensor
+    assign: Tensor
+    times: Tensor
+    attention: Tensor | None = None
+
+    @classmethod
+    def from_grid(cls, features: Tensor, times: Tensor | None = None, attention: Tensor | None = None) -> VideoTokens:
+        """Wrap the dense token grid of one video.
+
+        Args:
+            features: (T, H, W, D) floating tensor.
+            times: (T,) seconds, ascending; frame numbers where None.
+            attention: (T, H, W) or (T*H*W,) received attention, optional.
+
+        Raises:
+            InputError: no tensor, wrong rank, empty, not fp16 / bf16 / fp32 / fp64, or times / attention of the wrong
+                shape or not finite.
+        """
+        if not isinstance(features, Tensor):
+            raise InputError(f"features must be a tensor (T, H, W, D), got {type(features).__name__}")
+        if features.ndim != 4:
+            raise InputError(f"features must be (T, H, W, D), got shape {tuple(features.shape)}")
+        if features.dtype not in DTYPES:
+            raise InputError(f"features must be floating point (fp16, bf16, fp32 or fp64), got {features.dtype}")
+        if features.numel() == 0:
+            raise InputError(f"the video is empty: features have shape {tuple(features.shape)}")
+        t, h, w, d = features.shape
+        n, device = t * h * w, features.device
+        ids = torch.arange(n, device=device)
+        return cls(
+            features=features.reshape(n, d),
+            grid=(t, h, w),
+            index=ids,
+            size=torch.ones_like(ids),
+            assign=ids,
+            times=_times(times, t, device),
+            attention=_attention(attention, (t, h, w), device),
+        )
+
+    def __len__(self) -> int:
+        return self.features.shape[0]
+
+    @property
+    def width(self) -> int:
+        """D, the width of a token."""
+        return self.features.shape[1]
+
+    @property
+    def per_frame(self) -> int:
+        """H*W, the number of original tokens in a frame."""
+        return self.grid[1] * self.grid[2]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every original token is still there (as it leaves the vision encoder)."""
+        t, h, w = self.grid
+        return len(self) == t * h * w
+
+    def as_grid(self) -> Tensor:
+        """(T, H, W, D) view of a dense video.
+
+        Raises:
+            InputError: tokens have been dropped or merged, so there is no grid any more.
+        """
+        if not self.is_dense:
+            raise InputError(f"{len(self)} tokens do not fill the {self.grid} grid: compress the dense video first")
+        return self.features.reshape(*self.grid, self.width)
+
+    def keep(self, rows: Tensor) -> VideoTokens:
+        """Keep the given rows and drop the others; features are not changed.
+
+        Args:
+            rows: (K,) int64 row numbers, strictly ascending.
+
+        Returns:
+            K tokens; original tokens of dropped rows get assign -1.
+        """
+        if len(rows) == len(self):  # all of them: nothing to copy
+            return self
+        new_row = torch.full((len(self) + 1,), -1, dtype=torch.long, device=rows.device)
+        new_row[rows] = torch.arange(len(rows), device=rows.device)
+        return replace(
+            self,
+            features=self.features[rows],
+            index=self.index[rows],
+            size=self.size[rows],
+            assign=new_row[self.assign],  # -1 reads the extra last entry, which is -1
+        )
+
+    def to(self, *args, **kwargs) -> VideoTokens:
+        """Move the features to a device or dtype; the bookkeeping follows the device only."""
+        features = self.features.to(*args, **kwargs)
+        moved = {name: getattr(self, name).to(features.device) for name in ("index", "size", "assign", "times")}
+        attention = None if self.attention is None else self.attention.to(features.device)
+        return replace(self, features=features, attention=attention, **moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What a compressor returns.
+
+    Attributes:
+        tokens: those that stay.
+        losses: named scalar losses of its own, already weighted.
+        scores: (N,) logits of how much each original token matters to the question, with gradients; what distillation
+            teaches. None where the compressor does not score tokens.
+    """
+
+    tokens: VideoTokens
+    losses: dict[str, Tensor] = field(default_factory=dict)
+    scores: Tensor | None = None
+
+
+def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:
+    if times is None:
+        return torch.arange(t, dtype=torch.float32, device=device)
+    try:
+        times = torch.as_tensor(times, dtype=torch.float32, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"times must be seconds: {error}") from error
+    if times.shape != (t,):
+        raise InputError(f"times must have one entry for each of the {t} frames, got shape {tuple(times.shape)}")
+    if not bool(torch.isfinite(times).all()) or bool((times[1:] < times[:-1]).any()):
+        raise InputError("times must be finite seconds in ascending order")
+    return times
+
+
+def _attention(attention: Tensor | None, grid: tuple[int, int, int], device: torch.device) -> Tensor | None:
+    if attention is None:
+        return None
+    n = grid[0] * grid[1] * grid[2]
+    # Only these two shapes: another one of as many values would be read in another order.
+    if not isinstance(attention, Tensor) or tuple(attention.shape) not in (grid, (n,)):
+        shape = tuple(attention.shape) if isinstance(attention, Tensor) else type(attention).__name__
+        raise InputError(f"attention must be a tensor {grid} or ({n},), got {shape}")
+    if not bool(torch.isfinite(attention).all()):
+        raise InputError("attention holds NaN or infinite values")
+    return attention.reshape(n).to(device)

@@ -1,0 +1,1 @@
+"""What a video-LLM family declares about itself."""

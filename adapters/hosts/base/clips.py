@@ -1,0 +1,80 @@
+"""Hosts that take a video as a clip of frames of one size: (videos, frames, channels, height, width) pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
+
+from framefold.errors import InputError
+
+from .encoded import Encoded
+from .family import Family, features_of
+
+
+class Clips(Family):
+    """What such hosts share; a family says how many frames of which grid a clip's features are (:meth:`split`)."""
+
+    vision_inputs: ClassVar[tuple[str, ...]] = (
+        "pixel_values_videos",
+        "pixel_values",
+        "image_sizes",
+        "vision_feature_layer",
+        "vision_feature_select_strategy",
+    )
+
+    def split(self, model: PreTrainedModel, features: Tensor, frames: int) -> Encoded:
+        """One video from the (tokens, D) features that the host gives it."""
+        return Encoded.from_grid(features.unflatten(0, (frames, *self.grid(model))))
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+        pixels = inputs[self.pixels]
+        if isinstance(pixels, Tensor):
+            return self._encode(model, pixels, inputs)
+        if not isinstance(pixels, (list, tuple)) or not all(isinstance(clip, Tensor) for clip in pixels):
+            kind = type(pixels).__name__
+            raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt') or a list of them, got {kind}")
+        clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # a list: unequal lengths do not stack
+        return [video for clip in clips for video in self._encode(model, clip, inputs)]
+
+    def _encode(self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any]) -> list[Encoded]:
+        if pixels.ndim != 5 or pixels.numel() == 0:
+            raise InputError(
+                f"{self.pixels} must be (videos, frames, channels, height, width) and not empty,"
+                f" got {tuple(pixels.shape)}"
+            )
+        output = features_of(model, "video", {**inputs, self.pixels: pixels}).pooler_output
+        features = torch.cat([part.flatten(0, -2) for part in output])  # hosts and versions split it differently
+        return [self.split(model, video, pixels.shape[1]) for video in features.chunk(len(pixels))]
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        frames = pool_patches(torch.cat(received), self.grid(model))
+        return list(frames.split([clip.features.shape[0] for clip in clips]))
+
+    def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
+        return BaseModelOutputWithPooling(pooler_output=one_tensor(streams[0]))
+
+
+def one_tensor(groups: list[Tensor]) -> Tensor:
+    """(groups, N, D), or (1, sum of N, D) where they differ: for hosts that flatten the first two dimensions."""
+    equal = len({len(group) for group in groups}) == 1
+    return torch.stack(groups) if equal else torch.cat(groups)[None]
+
+
+def pool_patches(received: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(F, H, W) means of what the patches of F square frames received; tokens in front of the patches are left out.
+
+    Args:
+        received: (F, L) with side^2 patches last.
+    """
+    side = math.isqrt(received.shape[1])
+    patches = received[:, -(side * side) :].unflatten(1, (side, side))
+    return nn.functional.adaptive_avg_pool2d(patches[:, None], grid)[:, 0]

@@ -1,0 +1,93 @@
+"""What the vision side of a host made of one video, and how features that a compressor never sees follow its tokens.
+
+Dimensions: T frames, H W grid, D width, E tokens beside the grid, N tokens that stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.core.tokens import VideoTokens
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One video as it leaves the vision side: a dense grid, and what stands beside it.
+
+    Attributes:
+        features: (T, H, W, D) the dense grid, which is what a compressor sees; T = 0 for a still image, which stays.
+        extra: (E, D) tokens that belong to no grid cell (a newline, a CLS token a frame); they are always kept.
+        on_grid: (T*H*W + E,) bool over the video's placeholders in prompt order: filled by the grid or by ``extra``?
+        deepstack: per tapped layer, (T, H, W, D) features that the language model adds at the same placeholders.
+        times: (T,) seconds of the frames, where the host is told them.
+        attention: (T, H, W) attention received in the last vision block, where it was asked for.
+    """
+
+    features: Tensor
+    extra: Tensor
+    on_grid: Tensor
+    deepstack: tuple[Tensor, ...] = ()
+    times: Tensor | None = None
+    attention: Tensor | None = None
+
+    @classmethod
+    def from_grid(cls, features: Tensor, deepstack: tuple[Tensor, ...] = (), times: Tensor | None = None) -> Encoded:
+        """A video whose placeholders are its (T, H, W, D) grid and nothing else."""
+        on_grid = torch.ones(features.shape[:3].numel(), dtype=torch.bool, device=features.device)
+        return cls(features, features.new_zeros(0, features.shape[-1]), on_grid, deepstack, times)
+
+    def __len__(self) -> int:
+        """Number of placeholders that the uncompressed video has in the prompt."""
+        return self.on_grid.shape[0]
+
+    @property
+    def is_still(self) -> bool:
+        """Whether this is an image, which no compressor sees."""
+        return self.features.shape[0] == 0
+
+    def streams(self, tokens: VideoTokens | None) -> list[Tensor]:
+        """What fills the placeholders that stay, in prompt order: (N + E, D) features, then each deepstack layer.
+
+        Args:
+            tokens: what the compressor made of the grid; None for a still image.
+        """
+        if tokens is None:
+            return [self.extra]
+        layers = [tokens.features, *(carry(layer, tokens) for layer in self.deepstack)]
+        if not len(self.extra):
+            return layers
+        order = self.slots(tokens).argsort()
+        return [torch.cat([layer, self.extra.to(layer)])[order] for layer in layers]
+
+    def slots(self, tokens: VideoTokens | None) -> Tensor:
+        """(N + E,) int64, which of the video's placeholders stay: those of the tokens' anchors, then the extra ones."""
+        extra = (~self.on_grid).nonzero()[:, 0]
+        if tokens is None:
+            return extra
+        anchors = tokens.index if not len(self.extra) else self.on_grid.nonzero()[:, 0][tokens.index]
+        return torch.cat([anchors, extra])
+
+
+def carry(layer: Tensor, tokens: VideoTokens) -> Tensor:
+    """Let features of the grid follow tokens that were pruned or merged: the mean over the originals of each token.
+
+    Args:
+        layer: (T, H, W, D) features of another layer.
+        tokens: N tokens; a token that no original is assigned to takes the features at its anchor.
+
+    Returns:
+        (N, D) in the dtype of the layer; for tokens that were only pruned, exactly the features at their anchors.
+    """
+    flat = layer.flatten(0, 2)
+    row, at_anchor = tokens.assign, flat[tokens.index]
+    kept = row >= 0
+    count = torch.bincount(row[kept], minlength=len(tokens))
+    if bool((count <= 1).all()):
+        return at_anchor
+    wide = torch.promote_types(flat.dtype, torch.float32)
+    total = flat.new_zeros(len(tokens), flat.shape[1], dtype=wide).index_add(0, row[kept], flat[kept].to(wide))
+    mean = (total / count.clamp(min=1)[:, None]).to(flat.dtype)
+    return torch.where((count > 0)[:, None], mean, at_anchor)

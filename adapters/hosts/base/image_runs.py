@@ -1,0 +1,122 @@
+"""Hosts that take a video as a run of images in the prompt, with text between: which images are the frames of a clip?
+
+Dimensions: I images in the batch, H W token grid of one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from framefold.errors import InputError
+
+from .clips import pool_patches
+from .encoded import Encoded
+from .family import Family, features_of
+
+CLIPS = "clips"
+
+
+class ImageRuns(Family):
+    """What such hosts share.
+
+    Images of a row that follow each other and have the same token in front of their placeholders are one clip. An
+    image alone is a still, and so are those whose placeholders touch (tiles of one picture): stills stay whole.
+    ``model(..., clips=...)`` says otherwise: one number an image, equal for the frames of a clip, -1 for a still.
+    """
+
+    modality = "image"
+    pixels = "pixel_values"
+    images = ()
+
+    def placeholder_id(self, model: PreTrainedModel) -> int:
+        return model.config.image_token_id
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+        pixels = inputs[self.pixels]
+        if not isinstance(pixels, Tensor) or pixels.numel() == 0:
+            raise InputError(f"{self.pixels} must be a tensor of images and not empty")
+        output = features_of(model, "image", inputs).pooler_output
+        features = output.flatten(0, 1) if isinstance(output, Tensor) else torch.cat(tuple(output))
+        h, w = self.grid(model)
+        where = self.placeholders(model, inputs).nonzero()
+        if len(features) % (h * w) or len(where) % (h * w) or not len(where):
+            raise InputError(
+                f"{len(features)} features and {len(where)} placeholders are no images of {h} x {w} tokens"
+            )
+        starts = where[:: h * w]
+        given = inputs.get(CLIPS)
+        clips = guess_clips(inputs["input_ids"], starts, h * w) if given is None else _check_clips(given, starts)
+        images = features.unflatten(0, (-1, h, w))
+        if len(images) != len(starts):
+            raise InputError(f"{len(images)} images, but placeholders for {len(starts)}: more or fewer than fit")
+        return _group(images, clips)
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        h, w = self.grid(model)
+        images = pool_patches(torch.cat(received), (h, w)).split([len(clip) // (h * w) for clip in clips])
+        return [None if clip.is_still else part for clip, part in zip(clips, images, strict=True)]
+
+
+def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:
+    """The clip that each image belongs to, -1 for stills.
+
+    Args:
+        ids: (B, L) prompts.
+        starts: (I, 2) row and column of the first placeholder of each image.
+        per_image: placeholders of an image.
+    """
+    row, column = starts.T
+    before = torch.where(column > 0, ids[row, (column - 1).clamp(min=0)], -1)
+    same_row = torch.zeros_like(row, dtype=torch.bool)
+    same_row[1:] = row[1:] == row[:-1]
+    touches = same_row.clone()
+    touches[1:] &= column[1:] == column[:-1] + per_image
+    tile = touches.clone()
+    tile[:-1] |= touches[1:]
+    goes_on = same_row & ~tile
+    goes_on[1:] &= (before[1:] == before[:-1]) & ~tile[:-1]
+    clip = (~goes_on).cumsum(0) - 1
+    alone = torch.bincount(clip)[clip] == 1
+    return clip.masked_fill(tile | alone, -1).tolist()
+
+
+def _check_clips(clips: Any, starts: Tensor) -> list[int]:
+    try:
+        numbers = [operator.index(number) for number in clips]
+    except TypeError as error:
+        raise InputError(f"{CLIPS} must be whole numbers, one an image, -1 for a still: {error}") from error
+    rows = starts[:, 0].tolist()
+    if len(numbers) != len(rows):
+        raise InputError(f"{CLIPS} must have one number for each of the {len(rows)} images, got {len(numbers)}")
+    seen: dict[int, int] = {}  # last image of each clip
+    for image, number in enumerate(numbers):
+        last = seen.get(number, image - 1)
+        if number >= 0 and (last != image - 1 or (number in seen and rows[last] != rows[image])):
+            raise InputError(f"the images of clip {number} must follow each other in one row: {CLIPS} is {numbers}")
+        seen[number] = image
+    return numbers
+
+
+def _group(images: Tensor, clips: Sequence[int]) -> list[Encoded]:
+    """Consecutive images of one clip are a video; every still stands for itself."""
+    out: list[Encoded] = []
+    start = 0
+    for end in range(1, len(clips) + 1):
+        if end < len(clips) and clips[end] == clips[start] >= 0:
+            continue
+        part = images[start:end]
+        if clips[start] >= 0:
+            out.append(Encoded.from_grid(part))
+        else:
+            tokens = part.flatten(0, 2)
+            out.append(Encoded(part[:0], tokens, torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)))
+        start = end
+    return out

@@ -1,0 +1,86 @@
+"""Hosts that take videos as flat rows of patches and a (T, H, W) grid of patches for each video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
+
+from framefold.errors import InputError
+
+from .encoded import Encoded
+from .family import Family, features_of
+
+GRIDS = "video_grid_thw"
+
+
+class Patches(Family):
+    """What such hosts share: ``pixel_values_videos`` (patches, values), ``video_grid_thw`` (videos, 3)."""
+
+    vision = "visual"
+    vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values", GRIDS, "image_grid_thw")
+
+    def grid(self, model: PreTrainedModel) -> tuple[int, int]:
+        return 16, 16  # frames have any size
+
+    def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
+        """Side, in patches, of what becomes one token, for each video."""
+        return [model.config.vision_config.spatial_merge_size] * videos
+
+    def shapes(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[tuple[int, int, int]]:
+        """(T, H, W) token grid of each video.
+
+        Raises:
+            InputError: no grids, or some that fit neither the pixels nor the merging.
+        """
+        grids, pixels = inputs.get(GRIDS), inputs.get(self.pixels)
+        if not isinstance(grids, Tensor) or grids.ndim != 2 or grids.shape[1] != 3:
+            raise InputError(f"{GRIDS} must be (videos, 3) patches in time, height and width; the processor returns it")
+        if grids.is_floating_point():
+            raise InputError(f"{GRIDS} must be whole numbers, got {grids.dtype}")
+        rows: list[list[int]] = grids.tolist()
+        if not rows or min(map(min, rows)) < 1:
+            raise InputError(f"a video is empty: {GRIDS} is {rows}")
+        patches = int(grids.prod(-1).sum())
+        if pixels is not None and not isinstance(pixels, Tensor):
+            raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt'), got {type(pixels).__name__}")
+        if pixels is not None and (pixels.ndim != 2 or len(pixels) != patches):
+            raise InputError(f"{self.pixels} must be ({patches}, values) for {GRIDS} {rows}, got {tuple(pixels.shape)}")
+        sides = self.merge_sizes(model, inputs, len(rows))
+        if any(h % side or w % side for (_, h, w), side in zip(rows, sides, strict=True)):
+            raise InputError(f"{GRIDS} {rows} must be divisible by the merge sizes {sides} in height and width")
+        return [(t, h // side, w // side) for (t, h, w), side in zip(rows, sides, strict=True)]
+
+    def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
+        """(T,) seconds of the frames of a video, where the arguments of the host tell."""
+        return None
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+        shapes = self.shapes(model, inputs)
+        output = features_of(model, "video", inputs)
+        layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        videos = []
+        for number, shape in enumerate(shapes):
+            features, *deepstack = (layer[number].unflatten(0, shape) for layer in layers)
+            times = self.times(model, inputs, number, shape[0])
+            videos.append(Encoded.from_grid(features, tuple(deepstack), times))
+        return videos
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        patches = torch.cat([part.flatten() for part in received])
+        sides = self.merge_sizes(model, inputs, len(clips))
+        videos = patches.split([len(clip) * side**2 for clip, side in zip(clips, sides, strict=True)])
+        # the patches of a token follow each other
+        return [
+            part.unflatten(0, (*clip.features.shape[:3], -1)).mean(-1) for clip, part in zip(clips, videos, strict=True)
+        ]
+
+    def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
+        return BaseModelOutputWithPooling(pooler_output=streams[0])  # type: ignore[arg-type]

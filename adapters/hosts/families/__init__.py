@@ -1,0 +1,1 @@
+"""One ``model_type`` a file. Every module of this folder is imported, so a new file registers itself."""

@@ -1,0 +1,38 @@
+"""InternVL: 1-D positions; frames are images, one tile each, with "Frame1: " and the like as text between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
+
+from framefold.adapters.hosts.base.clips import one_tensor
+from framefold.adapters.hosts.base.family import register_family
+from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
+
+
+class InternVL(ImageRuns):
+    """``InternVLForConditionalGeneration``: (side * downsample_ratio)^2 tokens an image."""
+
+    model_type = "internvl"
+    classes = ("InternVLForConditionalGeneration",)
+    frame_text = r"Frame\d+:"
+    vision_inputs = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy", "image_sizes", CLIPS)
+
+    def grid(self, model: PreTrainedModel) -> tuple[int, int]:
+        vision = model.config.vision_config
+        side = int(_first(vision.image_size) // _first(vision.patch_size) * model.config.downsample_ratio)
+        return side, side  # the host takes square images only
+
+    def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
+        return BaseModelOutputWithPooling(pooler_output=one_tensor(streams[0]))
+
+
+def _first(size: Any) -> int:
+    return size if isinstance(size, int) else size[0]
+
+
+register_family(InternVL())

@@ -1,0 +1,54 @@
+"""Qwen2.5-VL: M-RoPE with positions in time that follow the seconds, one run of placeholders a video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.base.family import register_family
+from framefold.adapters.hosts.base.mrope import MRoPE
+from framefold.adapters.hosts.base.patches import GRIDS
+from framefold.errors import InputError
+
+
+class Qwen2_5VL(MRoPE):
+    """``Qwen2_5_VLForConditionalGeneration``; ``second_per_grid_ts`` tells compressors the times of the frames."""
+
+    model_type = "qwen2_5_vl"
+    classes = ("Qwen2_5_VLForConditionalGeneration",)
+    frame_text = r"Video \d+:"  # what add_vision_id=True of its chat template writes
+    vision_inputs = (*MRoPE.vision_inputs, "second_per_grid_ts")
+    needs_token_types = False
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        from transformers.vision_utils import get_vision_window_index
+
+        config: Any = model.config.vision_config
+        side = config.spatial_merge_size
+        order, _ = get_vision_window_index(inputs[GRIDS], side, config.window_size, config.patch_size)
+        windows = torch.cat([part.flatten() for part in received])  # the blocks see the tokens window by window
+        raster = torch.empty_like(windows).unflatten(0, (-1, side * side))
+        raster[order.to(windows.device)] = windows.unflatten(0, (-1, side * side))
+        return super().attention_grids(model, inputs, clips, [raster])
+
+    def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
+        steps = inputs.get("second_per_grid_ts")
+        if steps is None:
+            return None
+        try:
+            seconds = torch.as_tensor(steps, dtype=torch.float32).flatten()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"second_per_grid_ts must be seconds, one a video: {error}") from error
+        if len(seconds) <= video:
+            raise InputError(f"second_per_grid_ts has {len(seconds)} entries, fewer than there are videos")
+        return torch.arange(frames, dtype=torch.float32) * float(seconds[video])
+
+
+register_family(Qwen2_5VL())

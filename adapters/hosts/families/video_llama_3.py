@@ -1,0 +1,44 @@
+"""VideoLLaMA 3: 1-D positions, one run of placeholders a video, a merge size of its own for each video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.base.family import register_family
+from framefold.adapters.hosts.base.patches import Patches
+from framefold.errors import InputError
+
+_SIZES, _MASK = "video_merge_sizes", "video_compression_mask"
+
+
+class VideoLlama3(Patches):
+    """``VideoLlama3ForConditionalGeneration``; the processor's own compression must be off: it leaves no dense grid."""
+
+    model_type = "video_llama_3"
+    classes = ("VideoLlama3ForConditionalGeneration",)
+    frame_text = r",?Time \d+\.\ds:"
+    vision = "vision_model"
+    vision_inputs = (*Patches.vision_inputs, _SIZES, "image_merge_sizes", _MASK)
+
+    def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
+        sizes = inputs.get(_SIZES)
+        if not isinstance(sizes, Tensor) or sizes.shape != (videos,) or int(sizes.min()) < 1:
+            raise InputError(f"{_SIZES} must be ({videos},) positive numbers; the processor returns it")
+        return sizes.tolist()
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+        kept = inputs.get(_MASK)
+        if kept is not None and not bool(kept.all()):
+            raise InputError(
+                f"{_MASK} says that the processor has pruned the video already: call it with"
+                " use_token_compression=False, the attached compressor takes the whole video"
+            )
+        return super().encode(model, inputs)
+
+
+register_family(VideoLlama3())

@@ -1,0 +1,111 @@
+"""``model.generate`` of an attached host: compact the prompt once, let the host generate, give the prompt back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from packaging.version import Version
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from framefold.adapters.hosts.base.image_runs import CLIPS
+from framefold.adapters.hosts.prompt.prepare import MARK, Prepared
+from framefold.errors import InputError
+
+OURS = ("query", "times", CLIPS)  # arguments of a call that no host takes
+
+CHUNKS_VIDEO = Version("5.23")  # before it, chunked prefill gives encoded video to the wrong chunk, without an error
+
+Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
+
+
+class Generate:
+    """Stands in for the bound method on one model; an object, so that copies and pickles of the model get their own.
+
+    Args:
+        model: the attached host.
+        pixels: name of the argument that holds raw video.
+        compress: called with (model, inputs, generation=True).
+        host: what ``model.generate`` was, if it was set on the instance already.
+    """
+
+    def __init__(self, model: Any, pixels: str, compress: Compress, host: Callable[..., Any] | None = None) -> None:
+        self.model, self.pixels, self.compress, self.host = model, pixels, compress, host
+
+    def __call__(self, inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        """Generate from the compressed prompt; arguments and result are those of the host's ``generate``.
+
+        Logits processors, streamers and stopping criteria see the compressed prompt.
+
+        Raises:
+            InputError: a cache that holds a compressed prompt; chunked prefill where transformers does it wrong; and
+                see ``prepare``.
+        """
+        host = self.host or type(self.model).generate.__get__(self.model)
+        if holds_compressed(kwargs.get("past_key_values")):
+            raise InputError("this cache holds a compressed prompt: generate from the whole conversation without it")
+        if kwargs.get(self.pixels) is None:
+            return host(inputs, *args, **{name: value for name, value in kwargs.items() if name not in OURS})
+        config = args[0] if args else kwargs.get("generation_config")
+        if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < CHUNKS_VIDEO:
+            raise InputError(
+                f"transformers {transformers.__version__} cannot cut a prompt with a video into chunks: drop"
+                f" prefill_chunk_size, or install transformers>={CHUNKS_VIDEO}"
+            )
+        prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
+        if kwargs.get("attention_mask") is None and prompt is not None:
+            kwargs["attention_mask"] = _mask_of(prompt, self.model, config, kwargs)
+        with torch.no_grad():
+            prepared = self.compress(self.model, kwargs, True)
+        short = prepared.kwargs
+        _shift_lengths(self.model, config, short, prepared.compaction.removed)
+        result = host(None, *args, **short)
+        if prepared.compaction.trivial or prompt is None:
+            return result
+        if not isinstance(result, ModelOutput):
+            return _restore(result, prompt, prepared)
+        result["sequences"] = _restore(result["sequences"], prompt, prepared)
+        if (cache := result.get("past_key_values")) is not None:
+            setattr(cache, MARK, prepared.mark)
+        return result
+
+
+def _version() -> Version:
+    return Version(Version(transformers.__version__).base_version)
+
+
+def holds_compressed(cache: Any) -> bool:
+    """Whether a cache was filled from a prompt that was shortened, so that the caller's columns do not fit it."""
+    return getattr(cache, MARK, None) is not None and cache.get_seq_length() > 0
+
+
+def _restore(sequences: Tensor, prompt: Tensor, prepared: Prepared) -> Tensor:
+    new = sequences[:, prepared.compaction.n_after :]
+    return torch.cat([prompt.repeat_interleave(len(new) // len(prompt), dim=0).to(new.device), new], dim=1)
+
+
+def _setting(name: str, model: Any, config: Any, kwargs: dict[str, Any]) -> Any:
+    """A generation parameter, with the precedence that the host gives its sources."""
+    sources = (kwargs.get(name), getattr(config, name, None), getattr(model.generation_config, name, None))
+    return next((value for value in sources if value is not None), None)
+
+
+def _shift_lengths(model: Any, config: Any, kwargs: dict[str, Any], removed: int) -> None:
+    """Total lengths count the prompt, which is shorter now; numbers of new tokens win over them and stay."""
+    for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
+        value = _setting(total, model, config, kwargs)
+        if value and _setting(new, model, config, kwargs) is None:
+            kwargs[total] = max(value - removed, 0)
+
+
+def _mask_of(ids: Tensor, model: Any, config: Any, kwargs: dict[str, Any]) -> Tensor:
+    """The mask that the host infers where none is given: without padding tokens, if they cannot be meant as an end."""
+    pad, end = (_setting(name, model, config, kwargs) for name in ("pad_token_id", "eos_token_id"))
+    ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
+    if pad is None or pad in ends:
+        return torch.ones_like(ids)
+    return (ids != pad).long()

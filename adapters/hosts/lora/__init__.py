@@ -1,0 +1,1 @@
+"""LoRA of the host, saved with a compressor in one folder."""

@@ -1,0 +1,51 @@
+"""Regular expressions in a LoRA config: those that could keep PEFT busy for ever are refused before it sees them.
+
+PEFT matches them with every module name of a host, and Python's ``re`` tries all ways to take a text apart. Which of
+them are dangerous cannot be said exactly; what names modules needs no more than is allowed here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LONGEST = 2000  # characters
+
+MOST_REPEATS, MOST_CHOICES = 3, 12  # of one pattern
+
+_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+
+_REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
+
+_CHOICE = re.compile(r"\?(?![:=!<P])|\((?!\?)|\(\?(?![aiLmsux-]+\))")
+
+
+def dangerous(fields: Mapping[str, Any]) -> str | None:
+    """The field of a LoRA config with a pattern that might be matched for ever, and why; None if there is none."""
+    for name, pattern in _patterns(fields):
+        if (why := _too_much(pattern)) is not None:
+            return f"{name} {why}: name the modules in a list"
+    return None
+
+
+def _patterns(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in ("target_modules", "exclude_modules"):
+        if isinstance(fields.get(name), str):
+            yield name, fields[name]
+    for name in ("layers_pattern", "modules_to_save", "rank_pattern", "alpha_pattern"):
+        value = fields.get(name) or ()
+        yield from ((name, one) for one in ([value] if isinstance(value, str) else value) if isinstance(one, str))
+
+
+def _too_much(pattern: str) -> str | None:
+    if len(pattern) > LONGEST:
+        return f"has more than {LONGEST} characters"
+    plain = _ESCAPED_OR_CLASS.sub("x", pattern)
+    if re.search(r"\)(?:[*+]|\{)", plain):
+        return "repeats a group"
+    if len(_REPEAT.findall(plain)) > MOST_REPEATS:
+        return f"has more than {MOST_REPEATS} repeats"
+    if len(_CHOICE.findall(plain)) > MOST_CHOICES:
+        return f"has more than {MOST_CHOICES} groups and optional parts"
+    return None

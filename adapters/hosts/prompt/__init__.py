@@ -1,0 +1,1 @@
+"""From a prompt with videos to the shorter prompt."""

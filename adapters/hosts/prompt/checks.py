@@ -1,0 +1,130 @@
+"""What can be wrong with the inputs of a host or the tokens of a compressor; found before the language model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.errors import ContractError, InputError
+
+
+def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
+    """Check the arguments that come with a video.
+
+    Raises:
+        InputError: names what cannot be compressed together with a video, and what to pass instead.
+    """
+    ids, mask, positions_given = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+    if ids is None or inputs.get("inputs_embeds") is not None:
+        raise InputError("pass input_ids (not inputs_embeds) with a video: the placeholders are found by their id")
+    if not isinstance(ids, Tensor) or ids.ndim != 2:
+        got = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(f"input_ids must be a tensor (batch, columns), got {got}")
+    for name in ("attention_mask", "labels", "token_type_ids", "mm_token_type_ids"):
+        value = inputs.get(name)
+        if value is not None and (not isinstance(value, Tensor) or value.shape != ids.shape):
+            shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} must be (batch, columns) = {tuple(ids.shape)} with a video, got {shape}")
+    cache = inputs.get("past_key_values")
+    if cache is not None and cache.get_seq_length() > 0:
+        raise InputError("a new video cannot follow a filled cache: pass the whole conversation without the cache")
+    if inputs.get("shift_labels") is not None:
+        raise InputError("shift_labels cannot be compressed with the prompt: pass labels")
+    if positions_given is None:
+        return
+    if positions == "compact":
+        raise InputError("position_ids were given, but positions='compact' numbers the prompt anew: drop one of them")
+    packed = mask is None and positions_given.ndim == 2 and bool((positions_given.diff(dim=-1) != 1).any())
+    if packed:
+        raise InputError("packed sequences (position_ids with gaps, no attention_mask) cannot hold a video")
+
+
+def check_counts(ids: Tensor, where: Tensor, clips: Sequence[Encoded]) -> Tensor:
+    """Check that every video fills one stretch of the placeholders of one row.
+
+    Args:
+        ids: (B, L) prompts.
+        where: (P, 2) row and column of every placeholder, in order.
+
+    Returns:
+        (V,) int64 row of each video.
+
+    Raises:
+        InputError: more or fewer videos than placeholders, or counts that do not match row by row.
+    """
+    lengths = torch.tensor([len(clip) for clip in clips], device=ids.device)
+    ends = lengths.cumsum(0)
+    total = int(lengths.sum())
+    per_row = torch.bincount(where[:, 0], minlength=len(ids)).tolist()
+    told = f"{len(clips)} videos of {lengths.tolist()} tokens, prompts with {per_row} placeholders"
+    if not clips:
+        raise InputError("there are no videos to compress")
+    if total > len(where):
+        raise InputError(f"more videos than placeholders: {told}")
+    if total < len(where):
+        raise InputError(f"fewer videos than placeholders: {told}")
+    first, last = where[ends - lengths, 0], where[ends - 1, 0]
+    if bool((first != last).any()):
+        raise InputError(f"the placeholders of the rows do not match the videos: {told}")
+    return first
+
+
+def check_labels(labels: Tensor | None, keep: Tensor) -> None:
+    """Refuse to drop a column that the loss is taken at.
+
+    Raises:
+        InputError: names how many of the (B, L) labels would be lost.
+    """
+    lost = 0 if labels is None else int(((labels != -100) & ~keep).sum())
+    if lost:
+        raise InputError(f"{lost} labels lie on placeholders that are dropped: set labels to -100 on the video")
+
+
+def check_end(keep: Tensor, mask: Tensor) -> None:
+    """Refuse to generate from a prompt whose last token is dropped: what follows would continue from an earlier one.
+
+    Args:
+        keep: (B, L) bool, columns that stay.
+        mask: (B, L) attention mask.
+
+    Raises:
+        InputError: names the rows.
+    """
+    last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1, keepdim=True)
+    rows = (~keep.gather(1, last)[:, 0]).nonzero()[:, 0].tolist()
+    if rows:
+        raise InputError(
+            f"prompts {rows} end in a video whose last tokens are dropped: put the question after the video"
+        )
+
+
+def check_tokens(out: Any, video: VideoTokens) -> Compressed:
+    """Check what a compressor made of a video.
+
+    Raises:
+        ContractError: no Compressed, no tokens, NaN, another width or dtype, unsorted anchors, or anchors off the grid.
+    """
+    if not isinstance(out, Compressed) or not isinstance(out.tokens, VideoTokens):
+        raise ContractError(f"the compressor must return Compressed, got {type(out).__name__}")
+    features, index = out.tokens.features, out.tokens.index
+    if len(features) == 0:
+        raise ContractError("the compressor returned no tokens")
+    if features.ndim != 2 or features.shape[1] != video.width or features.dtype != video.features.dtype:
+        raise ContractError(
+            f"the compressor changed width or dtype: (N, {video.width}) {video.features.dtype} became"
+            f" {tuple(features.shape)} {features.dtype}"
+        )
+    if index.shape != features.shape[:1]:
+        raise ContractError(f"the compressor returned {len(features)} tokens with {tuple(index.shape)} anchors")
+    if bool((index[1:] <= index[:-1]).any()):
+        raise ContractError("the compressor returned anchors that are not strictly ascending")
+    if int(index[0]) < 0 or int(index[-1]) >= len(video):
+        raise ContractError(f"the compressor returned anchors outside of the grid of {len(video)} tokens")
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(features.detach()))).all()):
+        raise ContractError("the compressor returned NaN or infinite features")
+    return out

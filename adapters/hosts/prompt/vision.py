@@ -1,0 +1,65 @@
+"""The vision side of a host: run once, with gradients only where they are wanted, also under ZeRO-3."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.base.family import Family, family_of, features_of
+from framefold.errors import InputError
+
+from .received_attention import recording
+from .zero3 import gathered
+
+
+def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
+    """Run the vision side of the host once.
+
+    No graph is recorded unless a parameter of the vision side is being trained.
+
+    Args:
+        inputs: the host's inputs.
+        attention: also collect the attention that each token received in the last vision block.
+
+    Returns:
+        One Encoded per video (or still, where a host takes frames as images), in the order of their placeholders.
+
+    Raises:
+        InputError: no video, or an empty or misshapen one.
+        UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
+    """
+    family = family_of(model)
+    if inputs.get(family.pixels) is None:
+        raise InputError(f"there is no {family.pixels} to encode")
+    with _vision_side(model, family):
+        if not attention:
+            return family.encode(model, inputs)
+        with recording(family.vision_attention(model)) as received:
+            clips = family.encode(model, inputs)
+        grids = family.attention_grids(model, inputs, clips, received)
+    return [replace(clip, attention=grid) for clip, grid in zip(clips, grids, strict=True)]
+
+
+def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
+    family = family_of(model)
+    if all(inputs.get(name) is None for name in family.images):
+        return {}
+    with _vision_side(model, family):
+        return {"image": features_of(model, "image", inputs)}
+
+
+@contextlib.contextmanager
+def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
+    """Gradients only where they are wanted; and under ZeRO-3 the parameters that no submodule's hook would gather."""
+    base = model.base_model
+    direct = [*base.parameters(recurse=False), *map(base.get_parameter, family.read_directly)]
+    trained = family.vision_requires_grad(model)
+    with gathered(model, direct), contextlib.nullcontext() if trained else torch.no_grad():
+        yield

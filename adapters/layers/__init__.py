@@ -1,0 +1,1 @@
+"""``nn.Module``s that several methods share."""

@@ -1,0 +1,41 @@
+"""k of n positions, evenly spaced: the middles of k equal stretches. (k,) int64, strictly ascending for k <= n."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread(n: int, k: int, device: torch.device | None = None) -> Tensor:
+    """k of n positions, evenly spaced: the middles of k equal stretches. (k,) int64, strictly ascending for k <= n."""
+    steps = torch.arange(k, device=device)
+    return (2 * steps + 1) * n // (2 * k)
+
+
+def split_runs(n: int, k: int, device: torch.device | None = None) -> Tensor:
+    """Cut n positions into k contiguous runs whose lengths differ by at most one.
+
+    Returns:
+        (n,) int64 run number of each position, ascending, every run non-empty for k <= n.
+    """
+    return torch.arange(n, device=device) * k // n
+
+
+def split_cells(height: int, width: int, k: int, device: torch.device | None = None) -> Tensor:
+    """Cut an H x W frame into exactly k near-square rectangles of near-equal area.
+
+    Rows are cut into bands, each band into columns; bands differ by at most one column.
+
+    Returns:
+        (H*W,) int64 rectangle number of each cell, row-major, every rectangle non-empty for k <= H*W.
+    """
+    bands = round((k * height / width) ** 0.5)
+    bands = min(max(bands, 1, -(-k // width)), height, k)
+    band = split_runs(height, bands)
+    cells = torch.empty(height, width, dtype=torch.long)
+    first = 0
+    for b in range(bands):  # at most H iterations
+        columns = (b + 1) * k // bands - b * k // bands
+        cells[band == b] = first + split_runs(width, columns)
+        first += columns
+    return cells.reshape(-1).to(device)

@@ -1,0 +1,65 @@
+"""k rows: lower stages before higher ones, within a stage the lowest cost first, ties to the lower row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from framefold.errors import ContractError
+
+
+def select(stage: Tensor, cost: Tensor, k: int) -> Tensor:
+    """k rows: lower stages before higher ones, within a stage the lowest cost first, ties to the lower row.
+
+    Args:
+        stage: (T, P) integers; cost: (T, P) real.
+
+    Returns:
+        (k,) int64 rows of the flattened video, ascending.
+    """
+    order = torch.sort(cost.reshape(-1), stable=True).indices
+    order = order[torch.sort(stage.reshape(-1)[order], stable=True).indices]
+    return order[:k].sort().values
+
+
+def rank_in_frame(cost: Tensor) -> Tensor:
+    """(T, P) rank of each token in its frame: 0 for the lowest cost, ties to the lower place."""
+    order = torch.sort(cost, dim=1, stable=True).indices
+    ranks = torch.arange(cost.shape[1], device=cost.device).expand_as(order)
+    return torch.empty_like(order).scatter_(1, order, ranks)
+
+
+def exact_topk(scores: Tensor, k: int) -> Tensor:
+    """Row numbers of the k highest scores, ascending; ties go to the lower row.
+
+    Args:
+        scores: (N,) real numbers.
+
+    Returns:
+        (k,) int64.
+
+    Raises:
+        ContractError: a score is NaN, which has no rank.
+    """
+    if bool(torch.isnan(scores).any()):
+        raise ContractError("a score is NaN: guard divisions in score()")
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return order[:k].sort().values
+
+
+def rank_in_group(values: Tensor, groups: Tensor) -> Tensor:
+    """Rank of each row among the rows of its group: 0 for the highest value, ties to the lower row.
+
+    Args:
+        values: (N,) real; groups: (N,) int64 >= 0.
+
+    Returns:
+        (N,) int64.
+    """
+    order = torch.sort(values, descending=True, stable=True).indices
+    order = order[torch.sort(groups[order], stable=True).indices]
+    sizes = torch.bincount(groups)
+    first = (sizes.cumsum(0) - sizes)[groups[order]]
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device) - first
+    return ranks

@@ -1,0 +1,1 @@
+"""An adapter as a folder, on disk and on the Hub."""

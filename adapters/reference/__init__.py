@@ -1,0 +1,1 @@
+"""Published releases reproduced with their deviations, for comparison."""

@@ -1,0 +1,50 @@
+"""Write options as jsonargparse reads them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from typing import Any, get_args, get_origin
+
+
+def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") -> list[str]:
+    """Write options as jsonargparse reads them.
+
+    The values behind a list option become one (``--frames 32 64``: ``--frames=[32,64]``), a switch without a value gets
+    it (``--compare``: ``--compare=true``), and dashes in a name become underscores (``--max-new-tokens``).
+
+    Args:
+        prefix: what comes before a parameter's name in its option, such as "data.".
+    """
+    parameters = inspect.signature(function, eval_str=True).parameters
+    lists = {f"--{prefix}{name}": _is_text(p.annotation) for name, p in parameters.items() if _is_list(p.annotation)}
+    switches = {f"--{prefix}{name}" for name, p in parameters.items() if p.annotation is bool}
+    out: list[str] = []
+    rest = [_underscored(word) for word in args]
+    while rest:
+        word = rest.pop(0)
+        if word in switches and (not rest or rest[0].startswith("--")):
+            word += "=true"
+        values: list[str] = []
+        while word in lists and rest and not rest[0].startswith("--"):
+            values.append(rest.pop(0))
+        bare = bool(values) and not values[0].startswith("[") and values != ["null"]
+        if bare and lists[word]:  # quoted, or YAML would make a number of a folder called 2024
+            values = [json.dumps(text) for value in values for text in value.split(",")]
+        out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
+    return out
+
+
+def _underscored(word: str) -> str:
+    """``--max-new-tokens=5`` as ``--max_new_tokens=5``; what is no option, and what follows "=", stays."""
+    name, equals, value = word.partition("=")
+    return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
+
+
+def _is_text(hint: Any) -> bool:
+    return get_origin(hint) is list and str in get_args(hint) or any(_is_text(arg) for arg in get_args(hint))
+
+
+def _is_list(hint: Any) -> bool:
+    return get_origin(hint) is list or any(_is_list(arg) for arg in get_args(hint))

@@ -1,0 +1,1 @@
+"""Samples as webdataset shards: written, indexed, checked and read."""

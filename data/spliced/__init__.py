@@ -1,0 +1,1 @@
+"""Long videos spliced from short annotated clips."""

@@ -1,0 +1,175 @@
+"""Annotations of clips as people write them: JSON, JSON lines or CSV, read to rows that know where they stand."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unicodedata import category
+
+from framefold.errors import DataError
+
+SUFFIXES = (".json", ".jsonl", ".csv")
+
+COLUMNS = ("file", "caption", "id", "start", "end", "label", "category", "qa")
+
+LONGEST_FIELD = 1_000_000  # characters of a CSV field
+
+BREAKS = ("Cc", "Zl", "Zp")  # Unicode categories of what would break a line, or does nothing good in one
+
+
+class Damaged(Exception):
+    """One row, or the clip that it names, cannot be used."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One annotation as it was written.
+
+    Attributes:
+        where: file and line or entry, for messages.
+        fields: by column.
+    """
+
+    where: str
+    fields: dict[str, Any]
+
+
+def find_annotations(folder: Path, name: str | None) -> Path:
+    """The annotation file: the one named, or the only one directly in the folder of clips.
+
+    Raises:
+        DataError: there is none, or more than one.
+    """
+    if name is not None:
+        if not Path(name).is_file() or Path(name).suffix.lower() not in SUFFIXES:
+            raise DataError(f"{name} is no annotation file: it must exist and end in {', '.join(SUFFIXES)}")
+        return Path(name)
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        raise DataError(
+            f"{folder} must hold one annotation file ({', '.join(SUFFIXES)}), it holds {names}: give --annotations FILE"
+        )
+    return found[0]
+
+
+def read_rows(path: Path) -> list[Row]:
+    """All rows of an annotation file.
+
+    JSON is a list of objects, or an object from files to captions, objects or lists of objects.
+
+    Raises:
+        DataError: a file that cannot be read, is no UTF-8 or not what its name says, or has no rows.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no UTF-8 text: {error}") from error
+    readers = {".json": _json, ".jsonl": _lines, ".csv": _csv}
+    rows = list(readers[path.suffix.lower()](text, path))
+    if not rows:
+        raise DataError(f"{path} annotates no clip")
+    return rows
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is no JSON: {error}") from error
+
+
+def _json(text: str, path: Path) -> Iterator[Row]:
+    content = _parse(text, str(path))
+    if isinstance(content, dict):
+        content = _by_file(content)
+    elif not isinstance(content, list):
+        raise DataError(f"{path} must be a list of objects or an object of files, not {type(content).__name__}")
+    for number, fields in enumerate(content, start=1):
+        yield _row(f"{path}, entry {number}", fields)
+
+
+def _by_file(content: dict[str, Any]) -> Iterable[Any]:
+    for file, value in content.items():
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                yield one | {"file": file}
+            else:
+                yield {"file": file, "caption": one}
+
+
+def _lines(text: str, path: Path) -> Iterator[Row]:
+    # Only at line feeds: JSON text may hold the other characters that Python takes for the end of a line.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _row(f"{path}, line {number}", _parse(line, f"{path}, line {number}"))
+
+
+def _csv(text: str, path: Path) -> Iterator[Row]:
+    before = csv.field_size_limit(LONGEST_FIELD)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if len(set(names)) != len(names):
+            raise DataError(f"{path} names a column twice: {', '.join(names)}")
+        line = reader.line_num + 1  # a row may go on over several lines; it is called by its first
+        for values in reader:
+            if any(value.strip() for value in values):
+                yield Row(f"{path}, line {line}", _csv_fields(names, values))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
+    finally:
+        csv.field_size_limit(before)
+
+
+def _csv_fields(names: list[str], values: list[str]) -> dict[str, Any]:
+    if len(values) > len(names):
+        return {"": f"has {len(values)} fields, the header {len(names)}: put text with commas into quotes"}
+    return {name: value for name, value in zip(names, values, strict=False) if value.strip()}
+
+
+def _row(where: str, fields: Any) -> Row:
+    if not isinstance(fields, dict):
+        raise DataError(f"{where} is no object with file and caption but {type(fields).__name__}")
+    return Row(where, {name: value for name, value in fields.items() if value is not None})
+
+
+def seconds(fields: dict[str, Any], name: str) -> float | None:
+    """A time that a row gives, None where it gives none.
+
+    Raises:
+        Damaged: no number, not finite or negative.
+    """
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or number < 0:
+        raise Damaged(f"{name} must be seconds from 0 on, not {value!r:.40}")
+    return number
+
+
+def text(fields: dict[str, Any], name: str) -> str:
+    """A text that a row gives, on one line; "" where it gives none.
+
+    Raises:
+        Damaged: no text, or one that no UTF-8 file can hold.
+    """
+    value = fields.get(name, "")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
+        raise Damaged(f"{name} must be text, not {value!r:.40}")
+    return " ".join("".join(" " if category(letter) in BREAKS else letter for letter in value).split())

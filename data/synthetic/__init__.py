@@ -1,0 +1,1 @@
+"""Long videos generated from a seed, with known evidence."""

@@ -1,0 +1,1 @@
+"""Between a video file and frames with times."""

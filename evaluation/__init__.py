@@ -1,0 +1,1 @@
+"""What a compressor keeps, what it costs, and what the host answers."""

@@ -1,0 +1,1 @@
+"""Compressors compared at equal budgets on held-out videos."""

@@ -1,0 +1,224 @@
+"""What compressors cost by themselves: the verb ``framefold bench compress``."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framefold import __version__
+from framefold.adapters.base.build import build
+from framefold.adapters.core.budget import check_budget
+from framefold.adapters.core.registry import get, list_compressors
+from framefold.adapters.core.tokens import DTYPES, VideoTokens
+from framefold.errors import ConfigError
+from framefold.evaluation.metrics.memory import peak_bytes
+from framefold.files import replace_file
+from framefold.training.frozen_host.device import device_of
+
+YARDSTICK = "yardstick"
+
+WORDS = 16  # of the question that query-aware compressors get
+
+Row = dict[str, Any]
+
+
+def scenes(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features of a video: scenes of 16 frames, each a picture of smooth blobs, with a little noise."""
+    out = torch.empty(t, h, w, width)
+    for start in range(0, t, 16):
+        coarse = torch.randn(1, width, 4, 4, generator=generator)
+        picture = torch.nn.functional.interpolate(coarse, size=(h, w), mode="bilinear")[0].movedim(0, -1)
+        for frame in out[start : start + 16]:
+            frame.normal_(std=0.3, generator=generator).add_(picture)
+    return out
+
+
+def one(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features that all look alike: the whole video is one component."""
+    return torch.randn(width, generator=generator) + 0.1 * torch.randn(t, h, w, width, generator=generator)
+
+
+def noise(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features of which no two look alike."""
+    return torch.randn(t, h, w, width, generator=generator)
+
+
+INPUTS: dict[str, Callable[..., Tensor]] = {"scenes": scenes, "one": one, "noise": noise}
+
+
+def bench_compress(
+    compressors: list[str] | None = None,
+    frames: list[int] = [64],  # noqa: B006 (read only; lists for the command line)
+    grid: tuple[int, int] = (14, 14),
+    width: int = 1024,
+    budgets: list[float] = [0.1, 0.25, 0.5],  # noqa: B006
+    inputs: list[str] = ["scenes", "one"],  # noqa: B006
+    params: dict[str, dict[str, Any]] | None = None,
+    device: str = "cpu",
+    dtype: str = "float32",
+    repeats: int = 9,
+    threads: int = 1,
+    seed: int = 0,
+    out: str | None = None,
+) -> list[Row]:
+    """Print and return time, extra memory and tokens of compressors, in multiples of one pass over the features.
+
+    The yardstick is the cosine similarity of neighbouring frames, written plainly over the whole video. Everything
+    takes turns, so that what else the machine does hits all alike: compare the ratios.
+
+    Args:
+        compressors: registry names; None: all that need no received attention. Query-aware ones get 16 words.
+        frames: lengths of the videos; several give a plot of time against tokens.
+        grid: (H, W) tokens of a frame.
+        width: D of a token.
+        inputs: "scenes" (pictures that change every 16 frames), "one" (all alike), "noise" (nothing alike).
+        params: parameters of compressors other than their defaults, by name.
+        device, dtype: of the features.
+        repeats: runs of each; medians are given.
+        threads: of torch, on the CPU.
+        out: folder for bench.json and bench.png.
+
+    Returns:
+        One row per input, length, compressor and budget: input, frames, tokens_in, compressor, budget, tokens_out,
+        seconds, yardsticks, peak_bytes, peak_inputs (extra memory as a multiple of the features).
+
+    Raises:
+        ConfigError, BudgetError, UnknownCompressorError: a setting out of range; found before anything is measured.
+    """
+    names = compressors if compressors is not None else _those_without_attention()
+    _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
+    plugs = [
+        (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
+        for name in names
+        for budget in budgets
+    ]
+    if out is not None:  # what cannot be written is found out before the work
+        if Path(out).exists() and not Path(out).is_dir():
+            raise ConfigError(f"out must be a folder, and {out} is a file")
+        Path(out).mkdir(parents=True, exist_ok=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        rows = [
+            row
+            for kind in inputs
+            for t in frames
+            for row in _measure(_video(kind, t, grid, width, device, dtype, seed), plugs, repeats, kind)
+        ]
+    finally:
+        torch.set_num_threads(before)
+    print(_table(rows, grid, width, dtype, device, repeats, threads))
+    if out is not None:
+        _write(
+            Path(out), rows, dict(grid=grid, width=width, dtype=dtype, device=device, repeats=repeats, threads=threads)
+        )
+    return rows
+
+
+def _those_without_attention() -> list[str]:
+    classes = {name: get(name) for name in list_compressors()}
+    return [name for name, cls in classes.items() if not cls.needs_attention]
+
+
+def _check(
+    frames: list[int], grid: tuple[int, int], width: int, inputs: list[str], repeats: int, device: str, dtype: str
+) -> None:
+    if not frames or min(*frames, *grid, width, repeats, 1) < 1:
+        got = f"{frames}, {grid}, {width}, {repeats}"
+        raise ConfigError(f"frames, grid, width, repeats and threads must be at least 1, got {got}")
+    if unknown := set(inputs) - set(INPUTS):
+        raise ConfigError(f"inputs must be of {', '.join(INPUTS)}, got {', '.join(sorted(unknown))}")
+    if getattr(torch, dtype, None) not in DTYPES:
+        raise ConfigError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
+    device_of(device)
+
+
+def _video(kind: str, t: int, grid: tuple[int, int], width: int, device: str, dtype: str, seed: int) -> VideoTokens:
+    features = INPUTS[kind](t, *grid, width, torch.Generator().manual_seed(seed))
+    return VideoTokens.from_grid(features.to(device, getattr(torch, dtype)))
+
+
+def yardstick(x: Tensor) -> Tensor:
+    """(T - 1, H, W) cosine similarity of neighbouring frames of (T, H, W, D) features."""
+    return (x[1:] * x[:-1]).sum(-1) / (
+        torch.linalg.vector_norm(x[1:], dim=-1) * torch.linalg.vector_norm(x[:-1], dim=-1)
+    )
+
+
+@torch.no_grad()
+def _measure(video: VideoTokens, plugs: list[tuple[str, float, Any]], repeats: int, kind: str) -> list[Row]:
+    grid = video.as_grid()
+    size = grid.numel() * grid.element_size()
+    runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(grid))]
+    question = video.features[:WORDS]
+    runs += [
+        (name, budget, lambda plug=plug: plug(video, question if getattr(plug, "query_aware", False) else None))  # type: ignore[misc]
+        for name, budget, plug in plugs
+    ]
+    seconds: dict[int, list[float]] = defaultdict(list)
+    for turn in range(repeats + 1):
+        for number, (_, _, run) in enumerate(runs):
+            taken = _timed(run, grid.device)
+            if turn:  # the first warms up
+                seconds[number].append(taken)
+    rows = []
+    for number, (name, budget, run) in enumerate(runs):
+        out = run()
+        tokens = len(out.tokens) if budget is not None else None
+        del out
+        peak = peak_bytes(run, grid)
+        median = statistics.median(seconds[number])
+        rows.append(
+            dict(
+                input=kind, frames=video.grid[0], tokens_in=len(video), compressor=name, budget=budget,
+                tokens_out=tokens, seconds=median, yardsticks=median / statistics.median(seconds[0]),
+                peak_bytes=peak, peak_inputs=peak / size,
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _timed(run: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _table(
+    rows: list[Row], grid: tuple[int, int], width: int, dtype: str, device: str, repeats: int, threads: int
+) -> str:
+    lines = [
+        f"grid {grid[0]} x {grid[1]}, width {width}, {dtype}, {device}, {threads} threads; medians of {repeats}",
+        f"{'input':<8} {'frames':>6} {'compressor':<12} {'budget':>6} {'tokens':>7} {'ms':>9} {'yardsticks':>10}"
+        f" {'extra / input':>13}",
+    ]
+    for row in rows:
+        budget = "" if row["budget"] is None else f"{row['budget']:g}"
+        tokens = "" if row["tokens_out"] is None else row["tokens_out"]
+        lines.append(
+            f"{row['input']:<8} {row['frames']:>6} {row['compressor']:<12} {budget:>6} {tokens:>7}"
+            f" {row['seconds'] * 1e3:9.1f} {row['yardsticks']:10.2f} {row['peak_inputs']:13.2f}"
+        )
+    return "\n".join(lines)
+
+
+def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
+    from framefold.evaluation.report.plots import plot_times
+
+    machine = dict(torch=torch.__version__, python=platform.python_version(), machine=platform.machine())
+    told = {"framefold": __version__, **machine, **settings, "rows": rows}
+    replace_file(folder / "bench.json", lambda beside: beside.write_text(json.dumps(told, indent=1)))
+    plot_times(rows, folder / "bench.png")

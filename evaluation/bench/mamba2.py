@@ -1,0 +1,115 @@
+"""Our Mamba-2 block against transformers', on the CPU: the verb ``framefold bench ssm``."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Literal
+
+import psutil
+import torch
+from torch import nn
+
+from framefold.adapters.layers.mamba2 import Mamba2
+from framefold.errors import ConfigError
+
+OURS, THEIRS = "framefold", "transformers"
+
+Result = dict[str, dict[str, float]]
+
+
+def bench_ssm(
+    length: int = 12544,
+    width: int = 256,
+    headdim: int = 64,
+    state: int = 64,
+    repeats: int = 5,
+    checkpointing: bool = False,
+    threads: int = 1,
+) -> Result:
+    """Print and return time and memory of a forward and backward of one block, ours and transformers' ``Mamba2Mixer``.
+
+    Every run is a process of its own, so that no memory is inherited; the two take turns. Weights have the same
+    shapes; transformers' chunk is its default of 256.
+
+    Args:
+        length: L; 12,544 are 64 frames of 14 x 14 tokens.
+        width, headdim, state: D, p and n of the block.
+        repeats: runs of each; medians are given.
+        checkpointing: ours recomputes its scan in the backward.
+        threads: of torch.
+
+    Returns:
+        {"framefold" | "transformers": {"cpu_s", "wall_s", "peak_mb"}}: seconds of processor and clock, and growth of
+        the process while it ran, in 10^6 bytes.
+
+    Raises:
+        ConfigError: a number out of range.
+    """
+    if min(length, width, headdim, state, repeats, threads) < 1 or 2 * width % headdim:
+        raise ConfigError(f"numbers must be positive and headdim divide 2 * width: {width=}, {headdim=}")
+    settings = dict(
+        length=length, width=width, headdim=headdim, state=state, checkpointing=checkpointing, threads=threads
+    )
+    runs: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
+    for _ in range(repeats):
+        for name, results in runs.items():
+            results.append(_run(name, settings))
+    medians = {
+        name: {key: statistics.median(result[key] for result in results) for key in results[0]}
+        for name, results in runs.items()
+    }
+    print(f"Mamba-2 block, L {length}, D {width}, p {headdim}, n {state}, forward and backward, {threads} threads")
+    for name, row in medians.items():
+        print(f"{name:<14} {row['cpu_s']:7.2f} s processor {row['wall_s']:7.2f} s clock {row['peak_mb']:8.0f} MB")
+    time_ratio, memory_ratio = (medians[THEIRS][key] / medians[OURS][key] for key in ("cpu_s", "peak_mb"))
+    print(f"transformers / framefold: time {time_ratio:.2f}, memory {memory_ratio:.2f}")
+    return medians
+
+
+def _run(name: str, settings: dict[str, Any]) -> dict[str, float]:
+    command = [sys.executable, "-m", "framefold.evaluation.bench.mamba2", name, json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    if done.returncode:
+        raise RuntimeError(f"the run of {name} failed: {done.stderr.strip().splitlines()[-1:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _block(name: Literal["framefold", "transformers"], settings: dict[str, Any]) -> nn.Module:
+    width, headdim, state = (settings[key] for key in ("width", "headdim", "state"))
+    if name == OURS:
+        return Mamba2(width, d_state=state, headdim=headdim, checkpointing=settings["checkpointing"])
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
+    config = Mamba2Config(
+        hidden_size=width, state_size=state, head_dim=headdim, num_heads=2 * width // headdim, n_groups=1, expand=2,
+        num_hidden_layers=1, vocab_size=8,
+    )  # fmt: skip
+    return Mamba2Mixer(config, layer_idx=0)
+
+
+def _measure(name: Any, settings: dict[str, Any]) -> dict[str, float]:
+    """In a process of its own: once short to load what is loaded late, then once for time and memory."""
+    torch.set_num_threads(settings["threads"])
+    torch.manual_seed(0)
+    block = _block(name, settings)
+    u = torch.randn(1, settings["length"], settings["width"], requires_grad=True)
+    block(u[:, :64]).sum().backward()
+    process = psutil.Process()
+    before = process.memory_info().rss
+    with open("/proc/self/clear_refs", "w") as file:  # forget the highest resident size so far (Linux)
+        file.write("5")
+    wall, cpu = time.perf_counter(), time.process_time()
+    block(u).square().mean().backward()
+    result = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
+    with open("/proc/self/status") as file:
+        highest = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    return result | {"peak_mb": (highest - before) / 1e6}
+
+
+if __name__ == "__main__":
+    print(json.dumps(_measure(sys.argv[1], json.loads(sys.argv[2]))))

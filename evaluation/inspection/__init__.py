@@ -1,0 +1,1 @@
+"""One video: the tokens that were kept, and what the host answers."""

@@ -1,0 +1,1 @@
+"""Numbers from tensors and answers. No files, no models."""

@@ -1,0 +1,1 @@
+"""The results folder: its format, without anything that runs a model."""

@@ -1,0 +1,1 @@
+"""Commands that combine packages, and the argument parser."""

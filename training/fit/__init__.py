@@ -1,0 +1,1 @@
+"""The ``fit`` command: Lightning CLI, callbacks, progress, loggers."""

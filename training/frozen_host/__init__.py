@@ -1,0 +1,1 @@
+"""The host that a compressor is trained against: located, loaded and queried."""

@@ -1,0 +1,1 @@
+"""How weights and optimizer state are distributed over ranks."""

@@ -1,0 +1,75 @@
+"""What the embedded host's language model sees of a video in training, and how full tokens are reduced to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from framefold.data.evidence import evidence_mask
+from framefold.data.random_stream import Draws
+from framefold.data.synthetic.generate import Video
+
+WAYS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
+
+
+@dataclass
+class Mix:
+    """One way to show a video, with its share of the batches.
+
+    keep: least and largest share of tokens kept. types: question types to ask about it; those of the stage if empty.
+
+    how: "full" all tokens; "evidence" those that hold something askable, filled up with random ones; "arrivals" those
+    of the mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled"
+    means over equally long runs of frames, at the place of each run's first frame.
+    """
+
+    how: str
+    share: float = 1.0
+    keep: tuple[float, float] = (1.0, 1.0)
+    types: tuple[str, ...] = ()
+
+
+def reduce_tokens(
+    features: Tensor, videos: list[Video], how: str, count: int, draws: Draws, side: int
+) -> tuple[Tensor, Tensor]:
+    """Keep about `count` tokens a video: features (B, K, D) and their places (B, K) in the full grid, ascending."""
+    total = features.shape[1]
+    per_frame = side * side
+    frames = total // per_frame
+    if how in ("frames", "pooled"):
+        kept = max(1, min(frames, round(count / per_frame)))
+        edges = [frames * i // kept for i in range(kept + 1)]
+        places = torch.tensor(edges[:-1])[:, None] * per_frame + torch.arange(per_frame)
+        index = places.flatten().expand(len(videos), -1)
+        if how == "frames":
+            return _take(features, index), index
+        grid = features.unflatten(1, (frames, per_frame))
+        means = [grid[:, low:high].mean(dim=1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+        return torch.cat(means, dim=1), index
+    if how == "full":
+        return features, torch.arange(total).expand(len(videos), -1)
+    keys = draws.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
+    if how in ("evidence", "arrivals"):
+        held = np.stack([evidence_tokens(video, side, arrivals=how == "arrivals") for video in videos])
+        count = min(total, max(count, int(held.sum(axis=1).max())))
+        keys = keys - held
+    order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
+    index = torch.from_numpy(order)
+    return _take(features, index), index
+
+
+def evidence_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
+    """Tokens (T * side * side,) bool with evidence of anything askable; only the mover's last two frames if asked."""
+    if arrivals:
+        boxes = [box for event in video.events if event.kind == "mover" for box in event.boxes][-2:]
+    else:
+        boxes = list({box for question in video.every_question() for box in question.evidence})
+        boxes += [box for event in video.events if event.kind == "flash" for box in event.boxes]
+    return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
+
+
+def _take(features: Tensor, index: Tensor) -> Tensor:
+    return features.gather(1, index.to(features.device)[..., None].expand(-1, -1, features.shape[-1]))
