@@ -20,7 +20,7 @@ $(READY): pyproject.toml constraints.txt
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
 	@echo "setup: torchvision, out of the way of CPU torch (framefold answer and show look there)"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
-	@echo "setup: the oldest supported transformers, out of the way too (tests/test_oldest_transformers.py looks there)"
+	@echo "setup: the oldest supported transformers, out of the way too (tests/conformance/test_oldest_transformers.py looks there)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/transformers-oldest transformers==5.20.0
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm did not build; its CUDA kernels will be missing"; fi
@@ -42,7 +42,7 @@ $(ORACLE)/.ready: $(READY)
 	@touch $@
 
 oracle: $(ORACLE)/.ready
-	@FRAMEFOLD_TRITON_ORACLE=1 $(BIN)/python -m pytest -q -rA tests/test_ssm_triton.py
+	@FRAMEFOLD_TRITON_ORACLE=1 $(BIN)/python -m pytest -q -rA tests/adapters/layers/test_mamba2_triton.py
 
 # lmms-eval for `framefold eval`. Never in site-packages: its own pins would bring another torch and another PyAV.
 LMMS := $(VENV)/lmms-eval

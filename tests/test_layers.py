@@ -9,8 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 
 import framefold
-
-from .support import source_tree as source
+from tests.support import source_tree as source
 
 GROUND = {"framefold", "framefold.errors", "framefold.files", "framefold.messages"}  # every folder may import these
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}

@@ -134,7 +134,8 @@ def keep_whole(module: Any) -> None:
     A compressor returns no bare tensors, so ZeRO-3 does not see when to gather it for its backward; see
     :func:`~framefold.adapters.hosts.prompt.zero3.hold`. And ZeRO-3 gathers a layer whenever it is run, on all ranks
     together: the vision encoder runs once a video, a query-aware compressor once a question, and of those ranks
-    have unequally many. So the compressor is gathered for whole steps, and the vision encoder, which is frozen, for good.
+    have unequally many. So the compressor is gathered for whole steps, and the vision encoder, which is frozen, for
+    good.
     """
     if not hasattr(next(module.model.parameters()), "ds_id"):
         return

@@ -1,0 +1,169 @@
+"""Attention that tokens receive in the last vision block: collected for those who ask, without changing anything."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import framefold
+from framefold.adapters.hosts import encode, list_families, prepare
+from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.hosts.prompt import received_attention as received
+from tests.support.hosts.tiny_families import HOSTS
+from tests.support.hosts.tiny_hosts import Positive
+
+FAMILIES = list_families()
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def two_videos(name: str) -> dict[str, Any]:
+    return HOSTS[name].inputs([5, -4, 6], [9, -3, 3])
+
+
+def weights_of_the_host(host: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Attention weights that the host's own eager attention returns for its last vision block, call by call."""
+    module = family_of(host).vision_attention(host)
+    source = importlib.import_module(type(module).__module__)
+    eager, seen = source.eager_attention_forward, []
+
+    def spy(caller: Any, *args: Any, **kwargs: Any) -> Any:
+        out = eager(caller, *args, **kwargs)
+        if caller is module:
+            seen.append(out[1])
+        return out
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source, "eager_attention_forward", spy)
+        encode(host, inputs)
+    return seen
+
+
+def by_patch(name: str, host: Any, clip: Any, flat: Tensor, start: int) -> Tensor:
+    """(T, H, W) means written as loops, for hosts with flat patches: a token's patches follow each other."""
+    frames, height, width = clip.features.shape[:3]
+    out = torch.zeros(frames, height, width)
+    for t in range(frames):
+        for y in range(height):
+            for x in range(width):
+                token = (t * height + y) * width + x
+                out[t, y, x] = flat[start + 4 * token : start + 4 * token + 4].mean()
+    return out
+
+
+def window_order(host: Any, inputs: dict[str, Any]) -> Tensor:
+    """Raster number of each token in the order of the windows, found by comparing features before and after."""
+    merged: list[Tensor] = []
+    hook = host.model.visual.merger.register_forward_hook(lambda module, args, out: merged.append(out))
+    raster = torch.cat([clip.features.flatten(0, 2) for clip in encode(host, inputs)])
+    hook.remove()
+    distance = torch.cdist(merged[0].double(), raster.double())
+    assert distance.amin(1).max() < 1e-6 and distance.argmin(1).unique().numel() == len(raster)
+    return distance.argmin(1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_token_gets_the_mean_of_what_its_patches_receive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, inputs = HOSTS[name].build("eager"), two_videos(name)
+    seen = weights_of_the_host(host, inputs, monkeypatch)
+    rows = [weights.mean((1, 2)) for weights in seen]  # over heads and queries
+    clips = encode(host, inputs, attention=True)
+    assert [clip.attention.shape for clip in clips] == [clip.features.shape[:3] for clip in clips]
+    if "pixel_values_videos" in inputs and inputs["pixel_values_videos"][0].ndim == 1:
+        flat = torch.cat([row.flatten() for row in rows])
+        if name == "qwen2_5_vl":
+            order = window_order(host, inputs)
+            assert not torch.equal(order, torch.arange(len(order)))
+            windows, flat = flat.view(-1, 4), torch.empty_like(flat).view(-1, 4)
+            flat[order] = windows
+            flat = flat.flatten()
+        start = 0
+        for clip in clips:
+            torch.testing.assert_close(clip.attention, by_patch(name, host, clip, flat, start), atol=1e-7, rtol=1e-5)
+            start += 4 * len(clip)
+        return
+    frames = torch.cat(rows)[:, -16:].view(-1, 4, 4)  # without CLS
+    if HOSTS[name].grid == (2, 2):
+        frames = torch.stack([frames[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]).mean(0)
+    torch.testing.assert_close(torch.cat([clip.attention for clip in clips]), frames, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_sdpa_collects_what_eager_collects_and_features_stay_the_same_bits(name: str) -> None:
+    inputs, collected = two_videos(name), []
+    for attention in ("eager", "sdpa"):
+        host = HOSTS[name].build(attention)
+        module = family_of(host).vision_attention(host)
+        config = module.config
+        plain, asked = encode(host, inputs), encode(host, inputs, attention=True)
+        assert module.config is config and config._attn_implementation == attention
+        assert all(clip.attention is None for clip in plain)
+        assert all(torch.equal(a.features, b.features) for a, b in zip(plain, asked, strict=True))
+        collected.append(torch.cat([clip.attention.flatten() for clip in asked]))
+    torch.testing.assert_close(*collected, atol=1e-7, rtol=1e-5)
+    assert collected[0].std() > 1e-4 * collected[0].mean()  # not a constant
+
+
+class Attentive(Positive):
+    """Keeps the half of the tokens that received most."""
+
+    needs_attention = True
+
+    def compress(self, video: Any, k: int, query: Any) -> Any:
+        return video.keep(video.attention.topk(len(video) // 2).indices.sort().values)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_compressors_that_need_attention_make_the_host_collect_it(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    measure = received.received
+    monkeypatch.setattr(received, "received", lambda *args: calls.append(1) or measure(*args))
+    host, inputs = HOSTS[name].build(), two_videos(name)
+    with framefold.attach(host, framefold.build("uniform", 0.5)):
+        host(**inputs)
+    assert not calls
+    with framefold.attach(host, Attentive()):
+        host(**inputs)
+        host.generate(**inputs, max_new_tokens=1)
+    assert calls
+    clips = encode(host, inputs, attention=True)
+    kept = prepare(host, inputs, Attentive()).tokens
+    for clip, tokens in zip(clips, kept, strict=True):
+        assert torch.equal(
+            tokens.index, clip.attention.flatten().topk(len(clip.attention.flatten()) // 2).indices.sort().values
+        )
+
+
+def test_chunks_masks_and_groups_of_queries_give_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    query, key = torch.randn(2, 2, 3, 7, 5, generator=generator)
+    added = torch.zeros(2, 1, 7, 7)
+    added[1, :, :, 4:] = -torch.inf
+    expected = (query @ key.transpose(-1, -2) * 0.3 + added).softmax(-1).mean((1, 2))
+    for chunk in (received.CHUNK, 2 * 3 * 7 * 2, 1):  # whole, two queries and one query at a time
+        monkeypatch.setattr(received, "CHUNK", chunk)
+        for mask in (added, added == 0):
+            torch.testing.assert_close(received.received(query, key, mask, 0.3), expected)
+    assert (expected[1, 4:] == 0).all()
+    torch.testing.assert_close(expected.sum(-1), torch.ones(2))
+
+
+def test_the_module_is_itself_again_after_an_error() -> None:
+    host = HOSTS["qwen3_vl"].build()
+    module = family_of(host).vision_attention(host)
+    config = module.config
+    with pytest.raises(RuntimeError, match="while recording"), received.recording(module):
+        raise RuntimeError("while recording")
+    assert module.config is config

@@ -1,0 +1,211 @@
+"""Every family: images beside a video stay whole, times reach the compressor, and third parties add families."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+import framefold
+from framefold.adapters.hosts import encode, list_families, register_family
+from framefold.adapters.hosts.base import family
+from framefold.adapters.hosts.base.image_runs import guess_clips
+from framefold.errors import InputError, UnsupportedHostError
+from tests.support.hosts.bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Batch, Host, build, compressors
+from tests.support.hosts.oracles import TOLERANCE, WIDE, run_masked, shorten, shorten_row, worst
+from tests.support.hosts.tiny_families import HOSTS, IMAGE
+from tests.support.hosts.tiny_hosts import Positive
+
+FRAMES = 6
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+
+
+def flat_image(width: int, **more: Any) -> dict[str, Any]:
+    """An image of 4 x 4 patches; the frames of videos have 4 x 6."""
+    return {"pixel_values": noise(16, width), "image_grid_thw": torch.tensor([[1, 4, 4]]), **more}
+
+
+def still(host: Host) -> dict[str, Any]:
+    """The arguments of one image, by the names of the host's processor."""
+    if host.name == "video_llama_3":
+        return flat_image(48, image_merge_sizes=torch.tensor([2]))
+    if host.name in MROPE:
+        return flat_image(96)
+    if host.name == "video_llava":
+        return {"pixel_values_images": noise(1, 3, 16, 16)}
+    return {"pixel_values": noise(1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
+
+
+def image_and_video(host: Host) -> Batch:
+    """A prompt with an image, then a video."""
+    image = still(host)
+    features = family.features_of(host.model, "image", image).pooler_output
+    count = sum(part.shape[:-1].numel() for part in features)
+    return with_placeholders(host, [5, -FRAMES, 6], count, image)
+
+
+def with_placeholders(host: Host, row: list[int], count: int, image: dict[str, Any], stills: int = 0) -> Batch:
+    """The prompt of a row with an image's placeholders behind its second word."""
+    inputs = dict(host.batch(row).inputs)
+    ids = inputs["input_ids"]
+    inputs["input_ids"] = torch.cat([ids[:, :2], torch.full((1, count), IMAGE), ids[:, 2:]], dim=1)
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    if (types := inputs.get("mm_token_type_ids")) is not None:
+        inputs["mm_token_type_ids"] = torch.cat([types[:, :2], types.new_ones(1, count), types[:, 2:]], dim=1)
+    return Batch(host, [row], "left", inputs | image, stills)
+
+
+def still_and_clip(host: Host) -> Batch:
+    """A prompt with a still, then a clip, where both are images."""
+    pixels = noise(FRAMES + 1, 3, 16, 16)
+    image = {"pixel_values": pixels[None] if host.name == "smolvlm" else pixels}
+    return with_placeholders(host, [5, -FRAMES, 6], host.tiny.tokens, image, stills=host.tiny.tokens)
+
+
+def check_image_stays(host: Host, batch: Batch, inputs: dict[str, Any]) -> None:
+    """Identity is bit-identical, and pruning is masking the video's columns."""
+
+    def run(inputs: dict[str, Any]) -> list[torch.Tensor]:
+        return [host.model(**inputs).logits, host.model.generate(**inputs, max_new_tokens=3)]
+
+    bare = run(batch.inputs)
+    with framefold.attach(host.model, framefold.build("identity")):
+        assert all(map(torch.equal, run(inputs), bare))
+    for name in ("uniform", "above_mean"):
+        compressor = compressors()[name]()
+        short = shorten_row(batch, compressor)
+        with framefold.attach(host.model, compressor):
+            found, tokens = run(inputs)
+            again = host.model(**inputs).logits[:, -1].argmax(-1)
+        assert worst(list(found), run_masked(batch, [short])) < TOLERANCE
+        assert tokens[0, -3] == again and (found[0, -1] - bare[0][0, -1]).abs().max() > WIDE
+
+
+@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
+def host(request: pytest.FixtureRequest) -> Host:
+    return build(*request.param)
+
+
+def test_an_image_beside_the_video_stays_whole(host: Host) -> None:
+    """glm4v hosts fill images and videos by one id, and their own forward takes no image beside an encoded video."""
+    if host.name == "glm4v":
+        batch = host.batch([5, -FRAMES, 6])
+        with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match="no image besi"):
+            host.model(**batch.inputs | still(host))
+    elif host.name in CLIP_HOSTS:
+        batch = still_and_clip(host)
+        check_image_stays(host, batch, batch.inputs)  # a lone image is a still by the guess
+        check_image_stays(host, batch, batch.inputs | {"clips": [-1, *[0] * FRAMES]})
+    else:
+        batch = image_and_video(host)
+        check_image_stays(host, batch, batch.inputs)
+
+
+@pytest.mark.parametrize("name", CLIP_HOSTS)
+def test_the_callers_clips_overrule_the_guess(name: str) -> None:
+    host = build(name)
+    inputs, uniform = host.batch([5, -6, 6]).inputs, framefold.build("uniform", 1)
+    with framefold.attach(host.model, uniform):
+        for clips, kept in (([0] * 6, 1), ([0, 0, 0, 1, 1, 1], 2), ([-1, -1, 0, 0, 0, 0], 9), ([-1] * 6, 24)):
+            columns = host.model(**inputs, clips=clips).logits.shape[1]
+            assert columns == inputs["input_ids"].shape[1] - 24 + kept
+
+
+@pytest.mark.parametrize("name", CLIP_HOSTS)
+@pytest.mark.parametrize(
+    ("clips", "message"),
+    [([0] * 5, "one number for each of the 6"), ([0, 1, 0, 1, 1, 1], "follow each other"), ([0] * 6, "in one row")],
+)
+def test_clips_that_cannot_be_are_refused(name: str, clips: list[int], message: str) -> None:
+    host = build(name)
+    batch = host.batch([5, -3, 6], [2, -3, 1])
+    with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match=message):
+        host.model(**batch.inputs, clips=clips)
+
+
+def test_runs_of_images_are_told_apart_by_row_by_gaps_and_by_what_stands_in_front() -> None:
+    first, second = 58, 57  # tokens in front of images
+    row = [1, first, IMAGE, IMAGE, 2, first, IMAGE, IMAGE, 3, second, IMAGE, IMAGE, IMAGE, IMAGE, second, IMAGE, IMAGE]
+    ids = torch.tensor([row, row])
+    starts = torch.tensor([[r, c] for r in range(2) for c in (2, 6, 10, 12, 15)])
+    # two frames, then two tiles of one picture, which touch, then one image alone
+    clips = guess_clips(ids, starts, 2)
+    assert clips[0] == clips[1] != clips[5] == clips[6] and min(clips[0], clips[5]) >= 0
+    assert [clips[i] for i in (2, 3, 4, 7, 8, 9)] == [-1] * 6
+    # one image alone, then two tiles behind the same token
+    row = [1, first, IMAGE, IMAGE, 3, first, IMAGE, IMAGE, IMAGE, IMAGE, 4]
+    assert guess_clips(torch.tensor([row]), torch.tensor([[0, 2], [0, 6], [0, 8]]), 2) == [-1, -1, -1]
+
+
+def test_seconds_between_frames_reach_the_compressor() -> None:
+    host, seen = build("qwen2_5_vl"), []
+
+    class Spy(Positive):
+        def compress(self, video: Any, k: int, query: Any) -> Any:
+            seen.append(video.times.tolist())
+            return video.keep(torch.arange(3))
+
+    inputs = host.batch([5, -3, 6], [4, -2, 3]).inputs
+    assert inputs["second_per_grid_ts"].tolist() == [0.5, 1.5]
+    with framefold.attach(host.model, Spy()):
+        host.model(**inputs)
+        host.model.generate(**inputs, max_new_tokens=1)
+        host.model(**inputs, times=[torch.arange(3) * 2.0, None])
+    assert seen == [[0, 0.5, 1], [0, 1.5]] * 2 + [[0, 2, 4], [0, 1.5]]
+    with framefold.attach(host.model, Spy()), pytest.raises(InputError, match="second_per_grid_ts has 1 entries"):
+        host.model(**inputs | {"second_per_grid_ts": torch.ones(1)})
+
+
+def test_every_video_may_have_a_merge_size_of_its_own() -> None:
+    host = build("video_llama_3")
+    ids = torch.tensor([[5, 6, *[host.tiny.placeholder] * (3 * 24), 7, *[host.tiny.placeholder] * (3 * 6), 8, 9]])
+    inputs = host.batch([5, -3, 3, -3, 2]).inputs | {"input_ids": ids, "video_merge_sizes": torch.tensor([1, 2])}
+    inputs["attention_mask"] = torch.ones_like(ids)
+    bare = host.model(**inputs).logits
+    assert [tuple(video.features.shape[:3]) for video in encode(host.model, inputs)] == [(3, 4, 6), (3, 2, 3)]
+    with framefold.attach(host.model, framefold.build("identity")):
+        assert torch.equal(host.model(**inputs).logits, bare)
+    with framefold.attach(host.model, framefold.build("uniform", 1 / 3)):
+        assert host.model(**inputs).logits.shape[1] == ids.shape[1] - 2 * 24 - 2 * 6
+
+
+def third_party() -> tuple[Callable[[], Any], Any]:
+    """A family that this package does not know: a host of another class and model_type, and what attaching needs."""
+    known = family._FAMILIES["qwen2_vl"]
+
+    class TheirConfig(transformers.Qwen2VLConfig):
+        model_type = "their_vl"
+
+    class TheirHost(transformers.Qwen2VLForConditionalGeneration):
+        config_class = TheirConfig
+
+    class Their(type(known)):  # type: ignore[misc]
+        model_type = "their_vl"
+        classes = ("TheirHost",)
+
+    def make() -> Any:
+        fields = HOSTS["qwen2_vl"].config().to_dict()
+        torch.manual_seed(0)
+        return TheirHost(TheirConfig(**{k: v for k, v in fields.items() if k != "model_type"})).eval()
+
+    return make, Their()
+
+
+def test_a_third_party_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "_FAMILIES", dict(family._FAMILIES))
+    make, theirs = third_party()
+    host = Host("qwen2_vl", HOSTS["qwen2_vl"], make())
+    batch, compressor = host.batch([5, -6, 6]), framefold.build("uniform", 0.25)
+    with pytest.raises(UnsupportedHostError, match="TheirHost.*'their_vl'"):
+        framefold.attach(host.model, compressor)
+    register_family(theirs)
+    assert "their_vl" in list_families()
+    with framefold.attach(host.model, compressor), torch.no_grad():
+        found = host.model(**batch.inputs).logits
+    assert worst(list(found), run_masked(batch, shorten(batch, compressor))) < TOLERANCE

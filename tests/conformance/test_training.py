@@ -1,0 +1,176 @@
+"""Every family: gradients, labels and losses through an attached host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import framefold
+from framefold.adapters.hosts import prepare
+from tests.support.hosts.bare_hosts import MATRIX, Batch, Host, build, compressors, stir
+from tests.support.hosts.tiny_families import HOSTS
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # the vision side, which is frozen
+    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),  # the name that all versions know
+]
+EXACT = {"rtol": 1e-5, "atol": 1e-6}
+
+
+@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
+def host(request: pytest.FixtureRequest) -> Host:
+    return build(*request.param)
+
+
+@contextmanager
+def training(host: Host, compressor: Any) -> Iterator[Any]:
+    """The attached host in training mode, the compressor moved away from where it starts."""
+    with framefold.attach(host.model, compressor):
+        stir(compressor)
+        host.model.train()
+        try:
+            yield compressor
+        finally:
+            host.model.gradient_checkpointing_disable()
+            host.model.eval()
+
+
+CHECKPOINTING: dict[str, dict[str, Any] | None] = {
+    "off": None,
+    "reentrant": {"use_reentrant": True},
+    "non-reentrant": {"use_reentrant": False},
+}
+
+
+@pytest.mark.parametrize("name", ["fila", "top_norm"])
+def test_gradients_reach_the_compressor_with_and_without_checkpointing(host: Host, name: str) -> None:
+    batch = host.batch([5, -6, 6], [9, -4, 3])
+    gradients: dict[str, list[Tensor]] = {}
+    with training(host, compressors()[name]()) as compressor:
+        for kind, arguments in CHECKPOINTING.items():
+            if arguments is not None:
+                host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
+            runs: list[Any] = []
+            hook = host.language.layers[0].self_attn.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+            compressor.zero_grad()
+            host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+            hook.remove()
+            assert len(runs) == (1 if arguments is None else 2)  # so checkpointing was on
+            gradients[kind] = [p.grad.clone() for p in compressor.parameters()]
+    assert gradients["off"] and all(g.abs().sum() > 0 for g in gradients["off"])
+    for kind in CHECKPOINTING:
+        assert all(map(torch.equal, gradients[kind], gradients["off"]))
+    assert all(p.grad is None for p in host.model.parameters())  # the host is frozen, and the compressor is off again
+
+
+@pytest.mark.parametrize("name", ["fila", "top_norm"])
+@pytest.mark.parametrize("family", ["qwen3_vl", "internvl", "video_llava"])
+def test_gradients_are_finite_differences(family: str, name: str) -> None:
+    host = build(family)
+    batch = host.batch([5, -6, 6], [9, -4, 3])
+    with training(host, compressors()[name]()) as compressor:
+        host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+        for parameter in compressor.parameters():
+            slope, size = parameter.grad.norm(), 1e-2
+            step = size * parameter.grad / slope
+            with torch.no_grad():
+                parameter += step
+                above = host.model(**batch.plugged, labels=batch.labels()).loss
+                parameter -= 2 * step
+                below = host.model(**batch.plugged, labels=batch.labels()).loss
+                parameter += step
+            assert abs((above - below) / (2 * size * slope) - 1) < 0.03
+
+
+def test_a_vision_side_that_is_trained_gets_gradients(host: Host) -> None:
+    batch = host.batch([5, -6, 6])
+    mine = {f"{name}." for name, module in host.model.named_modules() if module in (host.language, host.model.lm_head)}
+    vision = {n: p for n, p in host.model.named_parameters() if not n.startswith(tuple(mine))}
+    for parameter in vision.values():
+        parameter.requires_grad_(True)
+    try:
+        host.model(**batch.inputs, labels=batch.labels()).loss.backward()
+        bare = {name for name, p in vision.items() if p.grad is not None and p.grad.abs().sum() > 0}
+        host.model.zero_grad()
+        with framefold.attach(host.model, framefold.build("uniform", 0.25)):
+            host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+        found = {name for name, p in vision.items() if p.grad is not None and p.grad.abs().sum() > 0}
+    finally:
+        host.model.zero_grad()
+        host.model.requires_grad_(False)
+    assert len(bare) > 5 and found == bare
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over the labels, each with the logits in front of it."""
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+
+def labels_on_words(batch: Batch) -> Tensor:
+    """Every word of the prompts but the first of each row, which padding would have to predict."""
+    ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
+    return ids.masked_fill((ids == batch.host.tiny.placeholder) | (mask == 0) | (mask.cumsum(-1) < 2), -100)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_labels_move_with_their_columns(host: Host, side: str) -> None:
+    batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
+    labels = labels_on_words(batch)
+    with framefold.attach(host.model, compressors()["above_mean"]()) as handle, torch.no_grad():
+        kwargs = prepare(host.model, batch.plugged | {"labels": labels}, handle.model.compressor).kwargs
+        out = host.model(**batch.plugged, labels=labels)
+    moved = kwargs["labels"]
+    assert moved.shape == out.logits.shape[:2] and moved.shape[1] < labels.shape[1]
+    assert ((moved == -100) | (moved == kwargs["input_ids"])).all()
+    assert [row[row != -100].tolist() for row in moved] == [row[row != -100].tolist() for row in labels]
+    assert torch.allclose(out.loss, cross_entropy(out.logits, moved), **EXACT)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_loss_of_a_batch_is_the_mean_over_the_labels_of_its_rows(host: Host, side: str) -> None:
+    batch = host.batch([5, -6, 6], [9, -4, 3], [14], side=side)
+    labels = labels_on_words(batch)
+    with framefold.attach(host.model, compressors()["above_mean"]()), torch.no_grad():
+        together = host.model(**batch.plugged, labels=labels).loss
+        weighted = []
+        for row in batch.singles:
+            mine = labels_on_words(row)
+            count = (mine != -100).sum()
+            weighted.append(torch.stack([host.model(**row.plugged, labels=mine).loss * count, count.float()]))
+    total, count = torch.stack(weighted).sum(0)
+    assert count == (labels != -100).sum()
+    assert torch.allclose(together, total / count, **EXACT)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_full_outputs_meet_the_callers_labels(host: Host, side: str) -> None:
+    batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
+    inputs, labels = batch.plugged, labels_on_words(batch)
+    with framefold.attach(host.model, compressors()["above_mean"]()), torch.no_grad():
+        compact = host.model(**inputs, labels=labels)
+    with framefold.attach(host.model, compressors()["above_mean"](), outputs="full"), torch.no_grad():
+        full = host.model(**inputs, labels=labels)
+        assert full.logits.shape[:2] == labels.shape and torch.equal(full.loss, compact.loss)
+        assert torch.allclose(cross_entropy(full.logits, labels), full.loss, **EXACT)
+        assert torch.equal(host.model(**inputs, logits_to_keep=4).logits, full.logits[:, -4:])
+        loss, logits = host.model(**inputs, labels=labels, return_dict=False)[:2]
+        assert torch.equal(loss, full.loss) and torch.equal(logits, full.logits)
+        assert host.model.generate(**inputs, max_new_tokens=2).shape[1] == labels.shape[1] + 2
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_full_outputs_repeat_the_logits_of_the_last_kept_column(name: str) -> None:
+    host = build(name)
+    batch, uniform = host.batch([5, -6, 6]), framefold.build("uniform", 0.25)
+    with framefold.attach(host.model, uniform), torch.no_grad():
+        compact = host.model(**batch.plugged).logits[0]
+        kept = prepare(host.model, batch.plugged, uniform).compaction.src[0].tolist()
+    with framefold.attach(host.model, uniform, outputs="full"), torch.no_grad():
+        full = host.model(**batch.plugged).logits[0]
+    latest = [max(new for new, old in enumerate(kept) if old <= column) for column in range(len(full))]
+    assert len(kept) == len(compact) < len(full) and torch.equal(full, compact[latest])

@@ -1,0 +1,24 @@
+"""Processes of their own for tests that need torchvision, which must be found before transformers is imported."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+BESIDE = Path(sys.prefix) / "torchvision"  # where make setup puts it
+needs_torchvision = pytest.mark.skipif(
+    not BESIDE.is_dir() and find_spec("torchvision") is None, reason="there is no torchvision (make setup)"
+)
+
+
+def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run Python as a user does, without a network; raises nothing."""
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)

@@ -1,0 +1,82 @@
+"""The host in checkpoints/tinyhost: its tokens tell where they are, and its card tells what was measured."""
+
+from __future__ import annotations
+
+import csv
+import re
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from framefold.data.synthetic.generate import generate
+from framefold.data.synthetic.questions import HEADLINE, QUESTION_TYPES
+from framefold.errors import HostError
+from framefold.training.frozen_host.host import Host
+from framefold.training.frozen_host.load import load_host
+from framefold.training.tinyhost.evaluate import evaluate
+from tests.support.paths import TINYHOST
+
+
+@pytest.fixture(scope="module")
+def host() -> Host:
+    torch.set_num_threads(1)
+    return load_host(TINYHOST)
+
+
+def tokens(host: Host, first: int, videos: int) -> tuple[Tensor, Tensor]:
+    """Tokens (N, D) of hard videos, and the cell 0..15 of the frame that each of them shows."""
+    made = [generate(i, split="val", frames=16, difficulty="hard") for i in range(first, first + videos)]
+    features = torch.cat([host.encode(host.pixel_values(video.frames))[0, :-1] for video in made])
+    return torch.nn.functional.normalize(features, dim=-1), torch.arange(16).repeat(16 * videos)
+
+
+def test_linear_probes_read_row_and_column_off_a_token(host: Host) -> None:
+    x, cell = tokens(host, 0, 16)
+    unseen, where = tokens(host, 100, 8)
+    for place in (lambda cell: cell // 4, lambda cell: cell % 4):
+        weights = torch.linalg.lstsq(x, torch.nn.functional.one_hot(place(cell), 4).float()).solution
+        assert ((unseen @ weights).argmax(-1) == place(where)).float().mean() > 0.99
+
+
+def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them() -> None:
+    results = evaluate(str(TINYHOST), [64], videos=24, show=["full", "blind", "frame"])
+    assert results["full@64/normal"]["accuracy"] > 0.75
+    assert results["blind@64/normal"]["accuracy"] < 0.45
+    assert results["frame@64/normal"]["accuracy"] < 0.45
+
+
+def test_the_card_names_the_commands_and_the_curve_has_every_stage_of_the_recipe() -> None:
+    card = (TINYHOST / "README.md").read_text()
+    assert "framefold host train --config host/cpu" in card and "framefold host eval" in card
+    recipe = yaml.safe_load((TINYHOST.parent.parent / "configs" / "host" / "cpu.yaml").read_text())
+    rows = list(csv.DictReader((TINYHOST / "training_curve.csv").open()))
+    steps = {row["stage"]: int(row["step"]) for row in rows}
+    assert steps == {stage["name"]: stage["steps"] for stage in recipe["stages"]}
+
+
+def test_the_card_has_a_row_for_every_type_with_at_least_500_questions() -> None:
+    card = (TINYHOST / "README.md").read_text()
+    rows = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) \|$", card, flags=re.MULTILINE))
+    assert set(QUESTION_TYPES) <= set(rows)
+    assert all(int(rows[kind]) >= 500 for kind in HEADLINE)
+
+
+@pytest.mark.parametrize(
+    "wrong, text",
+    [
+        ({"videos": 0}, "at least 1, got 0"),
+        ({"show": ["random:abc"]}, "cannot show"),
+        ({"show": ["none"]}, "cannot show"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(wrong: dict, text: str) -> None:
+    with pytest.raises(HostError, match=text):
+        evaluate(str(TINYHOST), [16], **({"videos": 1} | wrong))
+
+
+def test_the_headline_counts_its_own_questions_alone() -> None:
+    result = evaluate(str(TINYHOST), [32], videos=6)["full@32/normal"]
+    assert result["n"] == sum(row[3] for kind, row in result["types"].items() if kind in HEADLINE)
+    assert "background" in result["types"]
