@@ -18,7 +18,7 @@ def names() -> list[str]:
     return sorted(file.relative_to(_HERE).with_suffix("").as_posix() for file in _HERE.rglob("*.yaml"))
 
 
-def find(name: str) -> Path:
+def find_config(name: str) -> Path:
     """The file of a configuration.
 
     Args:
@@ -36,12 +36,12 @@ def find(name: str) -> Path:
     raise ConfigNotFoundError(f"no configuration {name!r}: not a file, and packaged are {', '.join(known)}")
 
 
-def expand(args: list[str]) -> list[str]:
+def expand_names(args: list[str]) -> list[str]:
     """Replace the short names behind ``--config`` in command line arguments by paths."""
     out = list(args)
     for i, arg in enumerate(out):
         if arg.startswith("--config="):
-            out[i] = f"--config={find(arg.removeprefix('--config='))}"
+            out[i] = f"--config={find_config(arg.removeprefix('--config='))}"
         elif i and out[i - 1] == "--config":
-            out[i] = str(find(arg))
+            out[i] = str(find_config(arg))
     return out

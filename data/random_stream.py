@@ -10,7 +10,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Draws:
+class RandomStream:
     """Integer draws from the raw PCG64 stream of a key."""
 
     def __init__(self, *key: int) -> None:

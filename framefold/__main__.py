@@ -30,7 +30,7 @@ FUNCTIONS = {
         "training.frozen_host.write_features:features",
         "encode the videos of shards once, so that training is quick",
     ),
-    "shards check": ("data.shards.check:check", "open everything in shards and count the damage"),
+    "shards check": ("data.shards.check:check_shards", "open everything in shards and count the damage"),
     "view": (
         "data.drawing.view:view",
         "draw a video with its questions and evidence as a contact sheet, or write it as mp4",
@@ -47,8 +47,8 @@ FUNCTIONS = {
         "evaluation.bench.loading:bench_data",
         "how fast shards are read, and the memory of a loader worker",
     ),
-    "host train": ("training.tinyhost.train:train", "train the embedded host from nothing"),
-    "host eval": ("training.tinyhost.evaluate:evaluate", "accuracy of a host per question type"),
+    "tinyhost train": ("training.tinyhost.train:train", "train the embedded host from nothing"),
+    "tinyhost eval": ("training.tinyhost.evaluate:evaluate_host", "accuracy of a host per question type"),
     "answer": ("evaluation.inspection.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
     "eval": ("evaluation.lmms.evaluate:evaluate", "accuracy on lmms-eval's benchmarks, and what the answers took"),
     "ablate": (

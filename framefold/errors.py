@@ -39,7 +39,7 @@ class AttachError(FramefoldError, RuntimeError):
 
 
 class WrongHostError(AttachError):
-    """The adapter was trained in another host; ``other_host=True`` takes it all the same."""
+    """The adapter was trained in another host; ``allow_other_host=True`` takes it all the same."""
 
 
 class AdapterFileError(FramefoldError, ValueError):

@@ -9,7 +9,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def test_every_package_on_disk_is_listed_and_mapped() -> None:
     on_disk = {
-        "framefold." + ".".join(init.parent.relative_to(ROOT).parts)
+        ".".join(("framefold", *init.parent.relative_to(ROOT).parts)).replace("framefold.framefold", "framefold")
         for folder in ("adapters", "training", "evaluation", "data", "configs", "framefold/cli")
         for init in (ROOT / folder).rglob("__init__.py")
     } | {"framefold"}
@@ -24,7 +24,7 @@ def test_every_configuration_and_template_is_in_the_wheel() -> None:
     patterns = PROJECT["tool"]["setuptools"]["package-data"]["framefold.configs"]
     packed = {file for pattern in patterns for file in (ROOT / "configs").glob(pattern)}
     there = {file for file in (ROOT / "configs").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
-    assert packed == there and {"fit.sbatch", "torchrun.sh", "mpirun.sh"} <= {file.name for file in packed}
+    assert packed == there and {"slurm.sbatch", "torchrun.sh", "mpirun.sh"} <= {file.name for file in packed}
 
 
 def test_the_base_install_stays_light() -> None:

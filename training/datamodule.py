@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 
 from framefold.data.loading.loader import ResumableLoader, Stream
 from framefold.data.loading.shard_stream import ShardStream
-from framefold.data.shards.sources import resolve
+from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe, length_range
 from framefold.data.synthetic.stream import SyntheticStream
@@ -73,8 +73,8 @@ class VideoData(pl.LightningDataModule):
             raise DataError("max_tokens must be positive, and is for shards: videos made on the fly take a batch_size")
         self.train_set: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "lanes": lanes}
         self.val_set: dict[str, Any] = {"batch_size": val_batch_size}
-        self.shards = None if shards is None else resolve(shards, index)
-        self.val_shards = None if val_shards is None else resolve(val_shards, val_index)
+        self.shards = None if shards is None else resolve_shards(shards, index)
+        self.val_shards = None if val_shards is None else resolve_shards(val_shards, val_index)
         self.workers, self.timeout = workers, timeout
         self.packing: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_frame": tokens_per_frame}
         self.reading: dict[str, Any] = {"buffer": shuffle_buffer, "max_damaged": max_damaged}

@@ -65,7 +65,7 @@ def shape_of(lora: Lora) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if k in always or (v or None) != (usual[k] or None)}
 
 
-def settle(given: LoraSettings | Mapping[str, Any] | None, found: Lora | None) -> LoraSettings | None:
+def resolve_lora(given: LoraSettings | Mapping[str, Any] | None, found: Lora | None) -> LoraSettings | None:
     """Settings without anything left open; None where there is no LoRA.
 
     Args:

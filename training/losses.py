@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from framefold.data.evidence import evidence_mask
 from framefold.errors import ConfigError
-from framefold.training.frozen_host.ask import Answered, Asked
+from framefold.training.frozen_host.ask import Answered, EncodedBatch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, answer_loss, answer_places
 
@@ -49,7 +49,7 @@ def check_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str
     return dict(weights)
 
 
-def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[str, float]) -> dict[str, Tensor]:
+def loss_parts(host: Host, asked: EncodedBatch, answered: Answered, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The parts that have a weight, each a scalar; "answer" also without one if there are answers, for the log.
 
     Args:
@@ -75,7 +75,7 @@ def loss_parts(host: Host, asked: Asked, answered: Answered, weights: Mapping[st
 
 
 def shares(
-    asked: Asked,
+    asked: EncodedBatch,
     answered: Answered,
     parts: Mapping[str, Tensor],
     weights: Mapping[str, float],
@@ -153,7 +153,7 @@ def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) ->
     return torch.stack(counted).mean() if counted else 0.0 * torch.stack(losses).sum()
 
 
-def evidence_of(asked: Asked) -> list[Tensor]:
+def evidence_of(asked: EncodedBatch) -> list[Tensor]:
     """For each question with a video of its own, (N,) bool: the visual tokens that hold its annotated evidence."""
     masks = []
     for question, clip in zip(asked.questions, asked.encoded, strict=True):

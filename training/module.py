@@ -23,11 +23,11 @@ from framefold.adapters.hosts.hooks.init_from_host import init_from_host
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
 from framefold.training.checkpoint.read import is_trained, renamed
-from framefold.training.frozen_host.ask import Asked, answer, ask, visual_tokens
-from framefold.training.frozen_host.data_check import fit_to_data
+from framefold.training.frozen_host.ask import EncodedBatch, answer_questions, encode_batch, visual_tokens
+from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import Precision, load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
-from framefold.training.strategies.deepspeed import keep_whole, prepare
+from framefold.training.strategies.deepspeed import keep_compressor_gathered, prepare_module
 from framefold.training.strategies.fsdp2 import is_spread
 
 from .datamodule import sets_of
@@ -35,7 +35,7 @@ from .lora import HostLora
 from .lora_settings import LoraSettings
 from .losses import check_weights, loss_parts, shares, total_loss, touch
 from .metrics import TypeAccuracy
-from .sample_rng import Drawn, seeded
+from .sample_rng import SampleRng, seeded_generators
 from .start import begin, check_host
 
 Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
@@ -63,15 +63,12 @@ class CompressorModule(pl.LightningModule):
             :class:`~framefold.training.lora_settings.LoraSettings`; None: none, or that of the start. Teachers of the
             losses stay without it.
         init_from_host: a fresh compressor starts from the decoder layers of the host, where it can (qtsplus).
-        host_revision: of a host from the Hub.
-        host_dtype: of the host's weights; "auto" is what they were saved in.
+        host_revision: of a host from the Hub. host_dtype: of its weights; "auto" is what they were saved in.
         host_frames: most frames of a video that the host is shown, taken evenly; None: all. Features are what they are.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget, or not that of the start.
-        AdapterFileError: a start that is missing or damaged.
-        HostError: no host in that folder.
-        MissingExtraError: LoRA without PEFT.
+        AdapterFileError, HostError, MissingExtraError: a damaged start, no such host, LoRA without PEFT.
     """
 
     def __init__(
@@ -116,8 +113,8 @@ class CompressorModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
         self.configure_model()
-        fit_to_data(self.host, sets_of(self.trainer, stage))
-        prepare(self)
+        check_data(self.host, sets_of(self.trainer, stage))
+        prepare_module(self)
 
     def configure_model(self) -> None:
         """Load the host and size the compressor by it, before the optimizer is made."""
@@ -145,18 +142,18 @@ class CompressorModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """When the strategy has taken hold of the weights."""
-        keep_whole(self)
+        keep_compressor_gathered(self)
 
     on_validation_start = on_fit_start  # of 'framefold validate'
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a batch at this step's budget."""
         self.compressor.budget = self.draw_budget(self.global_step)
-        asked = ask(self.host, batch.samples, self.compressor.needs_attention)
+        asked = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
         self.tokens_seen += sum(map(len, asked.encoded))
-        drawn = Drawn(self.compressor, batch.samples, (_seed(), self.global_step))
+        drawn = SampleRng(self.compressor, batch.samples, (_seed(), self.global_step))
         with self._drawn(batch_idx):
-            answered = answer(self.host, drawn, asked)
+            answered = answer_questions(self.host, drawn, asked)
         self.compressor.budget = self.hparams["budget"]
         parts = loss_parts(self.host, asked, answered, self.weights)
         factors = shares(asked, answered, parts, self.weights, self._add_up, self.trainer.world_size)
@@ -198,18 +195,18 @@ class CompressorModule(pl.LightningModule):
     def _drawn(self, batch_idx: int) -> AbstractContextManager[None]:
         """LoRA's dropout is drawn by step and rank alone, so that a resumed run draws as one that went through."""
         key = _seed(), self.global_step, batch_idx, self.global_rank
-        return nullcontext() if self.lora is None else seeded(*key)
+        return nullcontext() if self.lora is None else seeded_generators(*key)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Loss and accuracy of a batch at every validation budget; videos are encoded once."""
-        asked = ask(self.host, batch.samples, self.compressor.needs_attention)
+        asked = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
         for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
             self._validate(asked, budget, accuracy, len(batch))
         self.compressor.budget = self.hparams["budget"]
 
-    def _validate(self, asked: Asked, budget: Budget, accuracy: Any, videos: int) -> None:
+    def _validate(self, asked: EncodedBatch, budget: Budget, accuracy: Any, videos: int) -> None:
         self.compressor.budget = budget
-        logits, prepared, asked = answer(self.host, self.compressor, asked)
+        logits, prepared, asked = answer_questions(self.host, self.compressor, asked)
         accuracy.update(predict(logits, asked.rows) == asked.rows.answers(), asked.types)
         common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
         self.log(f"val/loss@{_at(budget)}", answer_loss(logits, asked.rows), **common)

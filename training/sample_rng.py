@@ -15,7 +15,7 @@ from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.data.shards.sample import Sample
 
 
-class Drawn:
+class SampleRng:
     """A compressor that draws what it draws while training from the seed of a sample (and question) alone.
 
     A resumed run then draws as one that went through, and any number of ranks as a single process.
@@ -32,12 +32,12 @@ class Drawn:
         self.names, self.key = iter([name for names in calls for name in names]), key
 
     def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
-        with seeded(*self.key, *next(self.names)):
+        with seeded_generators(*self.key, *next(self.names)):
             return self.compressor(video, query)
 
 
 @contextmanager
-def seeded(*key: Any) -> Iterator[None]:
+def seeded_generators(*key: Any) -> Iterator[None]:
     """Random numbers of torch that depend on the key alone; the generators go on afterwards as if nothing was."""
     seed = int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:7], "big")
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):

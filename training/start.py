@@ -18,7 +18,7 @@ from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.locate import FoundHost, find_host
 
 from .lora import HostLora, check_base
-from .lora_settings import LoraSettings, settle
+from .lora_settings import LoraSettings, resolve_lora
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def begin(
     if lora is not None:
         import_peft()
     if start is None:
-        return Start(fresh, settle(lora, None))
+        return Start(fresh, resolve_lora(lora, None))
     folder = locate(start)
     loaded = load_folder(folder, budget=budget)
     if loaded.name != fresh.name:
@@ -82,7 +82,7 @@ def begin(
     if different is not None:
         raise ConfigError(f"{start} holds another {loaded.name}: {different}; without params it goes on with its own")
     found = read_lora(folder) if has_lora(folder) else None
-    return Start(loaded, settle(lora, found), found, folder)
+    return Start(loaded, resolve_lora(lora, found), found, folder)
 
 
 def _different(given: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:

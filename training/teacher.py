@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.base.build import build
-from framefold.training.frozen_host.ask import Asked, compress
+from framefold.training.frozen_host.ask import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import prefill
 
@@ -35,14 +35,14 @@ class Teacher:
 
 
 @torch.no_grad()
-def teach(host: Host, asked: Asked, attention: bool = False) -> Teacher:
+def teach(host: Host, asked: EncodedBatch, attention: bool = False) -> Teacher:
     """Ask the host with all visual tokens and without the LoRA that is being trained, one prefill a video.
 
     Args:
         attention: also return where the questions look: the mean over layers, heads and columns of the question.
     """
     with without_lora(host.model):
-        prefix = compress(host, build("identity", 1.0), asked).kwargs
+        prefix = compress_batch(host, build("identity", 1.0), asked).kwargs
         rows = prefill(host.model, prefix, asked.rows)
         if not attention:
             return Teacher(host.model(**rows).logits, [])
@@ -53,7 +53,7 @@ def teach(host: Host, asked: Asked, attention: bool = False) -> Teacher:
     return Teacher(out.logits, [_on_grid(host, asked, row, weights[row]) for row in range(len(weights))])
 
 
-def _on_grid(host: Host, asked: Asked, row: int, weights: Tensor) -> Tensor:
+def _on_grid(host: Host, asked: EncodedBatch, row: int, weights: Tensor) -> Tensor:
     """(N,) of the weights on all columns of a row: those of its video's grid."""
     video = int(asked.rows.video[row])
     clip = asked.encoded[video]

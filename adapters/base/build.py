@@ -51,7 +51,7 @@ def _import_class(path: str) -> type[Compressor]:
     return cls
 
 
-def compressor_of(name: str, budget: Budget | None, params: dict[str, Any] | None = None) -> Compressor:
+def load_or_build(name: str, budget: Budget | None, params: dict[str, Any] | None = None) -> Compressor:
     """A compressor by registered name, with parameters, or from an adapter folder, which has its own."""
     if "/" in name or (Path(name) / CONFIG).is_file():
         if params:

@@ -23,7 +23,7 @@ from framefold.adapters.ops.segments import segment_sum
 from framefold.errors import InputError, UnknownCompressorError
 from framefold.messages import short
 
-from .chain_stages import Run, Seen, are_frames, compose, encode, frames_for, handed_on, scores_of, share
+from .chain_stages import Run, Seen, are_frames, compose, encode_stage, frames_for, handed_on, scores_of, stage_budget
 from .compressor import Compressor
 
 MOST_STAGES = 8
@@ -74,7 +74,7 @@ class Chain(Compressor):
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         seen, runs = self._front(video, k, query)
         last, dense = self._last, seen.video
-        last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else share(last, k, dense)
+        last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else stage_budget(last, k, dense)
         runs.append(Run(self.labels[-1], last(dense, query), seen.assign))
         tokens = runs[-1].out.tokens
         out = replace(
@@ -92,7 +92,7 @@ class Chain(Compressor):
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
         for stage in self._stages:
-            video = encode(stage, video, query)
+            video = encode_stage(stage, video, query)
         return video
 
     def events(self, video: VideoTokens) -> Tensor | None:
@@ -115,6 +115,14 @@ class Chain(Compressor):
     def synchronize(self) -> None:
         for stage in self._stages:
             stage.synchronize()
+
+    @classmethod
+    def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        parts = dict(zip(cls.labels, cls.parts, strict=True))
+        known = {
+            label: parts[label].upgrade_params(own) for label, own in params.items() if _is_stage(label, own, parts)
+        }
+        return {**params, **known}
 
     def params(self) -> dict[str, Any]:
         return {label: stage.params() for label, stage in zip(self.labels, self._stages, strict=True)}
@@ -142,10 +150,10 @@ class Chain(Compressor):
         seen, runs = Seen(video, video.index, video.assign), []
         for i, (label, stage) in enumerate(zip(self.labels[:-1], self._stages[:-1], strict=True)):
             if stage.encodes:
-                seen = replace(seen, video=encode(stage, seen.video, query))
+                seen = replace(seen, video=encode_stage(stage, seen.video, query))
                 continue
             reducers = 1 + sum(not part.encodes for part in self.parts[i:-1])
-            stage.budget = share(stage, frames_for(k, seen.video, reducers) * video.per_frame, seen.video)
+            stage.budget = stage_budget(stage, frames_for(k, seen.video, reducers) * video.per_frame, seen.video)
             runs.append(Run(label, stage(seen.video, query), seen.assign))
             tokens = runs[-1].out.tokens
             if not are_frames(tokens) or len(tokens) < k:
@@ -242,6 +250,10 @@ def _counterparts(parts: tuple[type[Compressor], ...]) -> list[tuple[int, str]] 
         elif i + 1 == len(parts) or not part.encodes:
             kept.append((i, part.counterpart))
     return kept
+
+
+def _is_stage(label: str, params: Any, parts: Mapping[str, type[Compressor]]) -> bool:
+    return label in parts and isinstance(params, Mapping)
 
 
 register_chain_factory(chain_class)

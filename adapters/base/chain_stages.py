@@ -42,12 +42,12 @@ def frames_for(k: int, video: VideoTokens, reducers: int) -> int:
     return max(-(-k // video.per_frame), round(goal / video.per_frame))
 
 
-def share(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:
+def stage_budget(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:
     """A budget of so many tokens; as a ratio for variants that follow a release, which may know nothing else."""
     return tokens if stage.exact_budget else tokens / len(video)
 
 
-def encode(stage: Compressor, video: VideoTokens, query: Tensor | None) -> VideoTokens:
+def encode_stage(stage: Compressor, video: VideoTokens, query: Tensor | None) -> VideoTokens:
     """A dense video through the encoder of a stage, of which the features alone are taken.
 
     Raises:

@@ -146,6 +146,11 @@ class Compressor(PretrainedMixin, nn.Module):
     def synchronize(self) -> None:
         """Bring statistics together over ranks; a training loop calls it after each step, on every rank."""
 
+    @classmethod
+    def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Translate parameters that an earlier version saved into today's names and values."""
+        return dict(params)
+
     def params(self) -> dict[str, Any]:
         """Constructor parameters other than the budget, as JSON-able values."""
         return read_params(self)

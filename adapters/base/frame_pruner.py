@@ -17,7 +17,7 @@ from framefold.errors import BudgetError, ConfigError
 from .compressor import Compressor
 
 
-class Pruner(Compressor):
+class FramePruner(Compressor):
     """Base of methods that serving engines run behind a flag q, the fraction pruned. Kept tokens are not changed.
 
     Args:

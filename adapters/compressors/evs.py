@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framefold.adapters.base.frame_pruner import Pruner
+from framefold.adapters.base.frame_pruner import FramePruner
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.selection import rank_in_frame, select
 from framefold.adapters.ops.similarity import Frames, normalize
@@ -15,7 +15,7 @@ FIRST = 255.0  # score of frame 0; the greatest dissimilarity of cosines is 2
 FIRST_SHARE = 0.25  # of an exact budget, at most, is for frame 0
 
 
-class EVS(Pruner):
+class EVS(FramePruner):
     """Keeps the first frame as reference, then the tokens that changed most since the previous frame. Training-free.
 
     The change of a token is 1 - cos(x[t, p], x[t-1, p]), with the previous frame even where that token was dropped.
@@ -50,19 +50,19 @@ class EVS(Pruner):
         return select(stage, -change, k)
 
     def official(self, video: VideoTokens, q: float) -> Tensor:
-        return official_rows(dissimilarities(video, self.native), q)
+        return evs_official_rows(dissimilarities(video, self.native), q)
 
 
-def official_count(t: int, p: int, q: float) -> int:
+def evs_official_count(t: int, p: int, q: float) -> int:
     """Tokens that the engines keep of t frames of p tokens at pruning rate q; the order of operations matters."""
     return max(p, int(t * p * (1 - q)))
 
 
-def official_rows(score: Tensor, q: float) -> Tensor:
+def evs_official_rows(score: Tensor, q: float) -> Tensor:
     """Rows, ascending, of the highest scores (T, P) at the engines' count; ties to the lower row."""
     order = torch.sort(score.reshape(-1), descending=True, stable=True).indices
     t, p = score.shape
-    return order[: official_count(t, p, q)].sort().values
+    return order[: evs_official_count(t, p, q)].sort().values
 
 
 def dissimilarities(video: VideoTokens, native: bool = False) -> Tensor:

@@ -14,7 +14,7 @@ from framefold.errors import ConfigError, InputError
 from .scene_mean import Members, SceneMean, Scenes
 
 
-class Fila(SceneMean):
+class FiLA(SceneMean):
     """Fuses scenes with learned weights: static ones per member and place, plus one read off the content of a token.
 
     Scenes, budget and bookkeeping are those of ``scene_mean``. A cell n of the i-th member in time weighs

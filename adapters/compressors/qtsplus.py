@@ -18,7 +18,7 @@ from framefold.adapters.layers.budget_head import BudgetHead
 from framefold.adapters.layers.cross_attention import LMBlock
 from framefold.adapters.layers.soft_threshold import threshold
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
-from framefold.adapters.ops.partition import spread
+from framefold.adapters.ops.partition import even_positions
 from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.reference import qtsplus as release
 from framefold.errors import ConfigError, InputError
@@ -50,7 +50,7 @@ class QTSplus(Compressor):
 
     Args:
         budget: retention ratio or tokens per video, or "auto".
-        variant: "corrected", or "official" for the release; that one has no use for coverage and noise.
+        variant: "exact", or "official" for the release, which ignores coverage and noise.
         coverage: share of the budget that goes to evenly spaced tokens.
         scoring_layers, reencode_layers: numbers of blocks.
         heads, kv_heads: of attention; None: one for 64 channels, and as many of keys and values.
@@ -74,7 +74,7 @@ class QTSplus(Compressor):
         self,
         budget: Budget | str = 0.25,
         *,
-        variant: Literal["corrected", "official"] = "corrected",
+        variant: Literal["exact", "official"] = "exact",
         coverage: float = 0.5,
         scoring_layers: int = 1,
         reencode_layers: int = 1,
@@ -102,7 +102,7 @@ class QTSplus(Compressor):
         self.predicts_budget = self.budget_head
         self.budget = budget  # again, now that it is known whether there is a head
         self.ratios = release.RunningMean()  # of "official"
-        self.exact_budget = variant == "corrected"  # so far, as modules start in training mode
+        self.exact_budget = variant == "exact"  # so far, as modules start in training mode
         self.scoring: nn.ModuleList | None = None
         if dim is not None:
             self.materialize(dim, (1, 1))
@@ -111,7 +111,7 @@ class QTSplus(Compressor):
         sizes = ("scoring_layers", "n_max", "heads", "kv_heads", "dim")
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MOST]
         wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
-        wrong += [] if self.variant in ("corrected", "official") else ["variant"]
+        wrong += [] if self.variant in ("exact", "official") else ["variant"]
         wrong += [] if 0 <= self.coverage <= 1 else ["coverage"]
         wrong += [] if 0 <= self.reencode_layers <= MOST else ["reencode_layers"]
         wrong += [] if self.tau > 0 else ["tau"]
@@ -120,6 +120,11 @@ class QTSplus(Compressor):
             raise ConfigError(
                 f"{self.name}: out of range: " + ", ".join(f"{key}={getattr(self, key)}" for key in wrong)
             )
+
+    @classmethod
+    def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read ``variant: corrected``, which framefold 0.1.0 wrote, as ``exact``."""
+        return {**params, "variant": "exact"} if params.get("variant") == "corrected" else dict(params)
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
         self.dim = self.dim or width
@@ -133,7 +138,7 @@ class QTSplus(Compressor):
 
     def make_layers(self, width: int, heads: int, kv_heads: int) -> None:
         """(Re)create all modules."""
-        last, ours = self.scoring_layers - 1, self.variant == "corrected"
+        last, ours = self.scoring_layers - 1, self.variant == "exact"
         block = partial(LMBlock, width, heads, kv_heads, key_bias=not ours)
         blocks = [block(scores_only=ours and i == last) for i in range(self.scoring_layers)]
         again = [block(identity=ours) for _ in range(self.reencode_layers)]
@@ -172,7 +177,7 @@ class QTSplus(Compressor):
 
     def train(self, mode: bool = True) -> QTSplus:
         """The released gate keeps any number of tokens while training."""
-        self.exact_budget = self.variant == "corrected" or not mode
+        self.exact_budget = self.variant == "exact" or not mode
         return super().train(mode)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
@@ -236,7 +241,7 @@ class QTSplus(Compressor):
         relevant = torch.zeros_like(scores, dtype=torch.bool)
         relevant[exact_topk(relevance.detach(), count)] = True
         rest = (~relevant).nonzero()[:, 0]
-        covering = rest[spread(len(rest), k - count, rest.device)]
+        covering = rest[even_positions(len(rest), k - count, rest.device)]
         rows = torch.cat([relevant.nonzero()[:, 0], covering]).sort().values
         gate = torch.where(relevant, gate, 0.0 * gate)[rows]
         return rows, gate - gate.detach()
@@ -258,7 +263,7 @@ class QTSplus(Compressor):
             gate = release.draw_gate(r, count, self.tau)
             rows, tokens = gate.rows, release.gather(x, gate)
         else:
-            rows = release.choose(r, k)
+            rows = release.top_rows(r, k)
             tokens = x[rows]
         tokens = release.reencode(self.reencode, [tokens])[0] + self.touch()
         scores = r.float().clamp(min=torch.finfo(torch.float32).tiny).log()

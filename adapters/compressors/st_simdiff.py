@@ -110,7 +110,7 @@ class STSimDiff(Compressor):
         share = round(self.event_share * k)
         if k > 1 and 0 < self.event_share < 1:
             share = min(max(share, 1), k - 1)
-        return video.keep(select(self.graph(video), k, share))
+        return video.keep(select_rows(self.graph(video), k, share))
 
     def events(self, video: VideoTokens) -> Tensor:
         """(N,) bool, the turning points."""
@@ -150,7 +150,7 @@ class STSimDiff(Compressor):
         )
 
 
-def select(graph: Graph, k: int, share: int) -> Tensor:
+def select_rows(graph: Graph, k: int, share: int) -> Tensor:
     """(k,) rows, ascending, by the rule of :class:`STSimDiff`; ``share`` is its s."""
     labels, sizes = graph.labels, torch.bincount(graph.labels)
     kept = torch.zeros_like(graph.turning)

@@ -26,7 +26,7 @@ EPS = 1e-12  # hosts' features differ in scale by orders of magnitude, and the s
 MOST = 2**16  # of any size: a config must not ask for billions
 
 
-class Storm(Pool):
+class STORM(Pool):
     """Writes what happens around a token into it with a scan over all tokens, then pools as ``pool`` does.
 
     Each layer adds a forward and a backward Mamba-2 scan of its normalised input (the paper scans with Mamba; nothing

@@ -122,7 +122,7 @@ class STTM(Compressor):
         cosine = pair_products(x, cells, products, cell, frame, place)[:, 0] * inverse[frame, a] * inverse[frame + 1, b]
         links, at = spatial_links(own, space, node, cells)
         order = torch.sort(torch.cat([(1 - cosine) / (1 - self.tau_t), at]), stable=True).indices
-        return join(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
+        return join_links(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
 
 
 def uniformity(own: Tensor, cells: Cells) -> Tensor:
@@ -179,7 +179,7 @@ def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tup
     return links[apart], at[apart]
 
 
-def join(links: Tensor, nodes: int, k: int) -> Tensor:
+def join_links(links: Tensor, nodes: int, k: int) -> Tensor:
     """Exactly k groups of connected nodes: links are made in their order, skipping those within a group.
 
     Args:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.partition import spread
+from framefold.adapters.ops.partition import even_positions
 
 
 class Uniform(Compressor):
@@ -22,8 +22,8 @@ class Uniform(Compressor):
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         cells, device = video.per_frame, video.features.device
         whole, rest = divmod(k, cells)
-        frames = spread(video.grid[0], whole + (rest > 0), device)
+        frames = even_positions(video.grid[0], whole + (rest > 0), device)
         rows = (frames[:whole, None] * cells + torch.arange(cells, device=device)).reshape(-1)
         if rest:
-            rows = torch.cat([rows, frames[-1] * cells + spread(cells, rest, device)])
+            rows = torch.cat([rows, frames[-1] * cells + even_positions(cells, rest, device)])
         return video.keep(rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framefold.adapters.base.frame_pruner import Pruner
+from framefold.adapters.base.frame_pruner import FramePruner
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.selection import rank_in_frame, select
 from framefold.adapters.ops.similarity import Frames, normalize
@@ -15,7 +15,7 @@ BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 TEMPERATURE = 0.01
 
 
-class VidCom2(Pruner):
+class VidCom2(FramePruner):
     """Keeps the tokens least like the mean of the video and of their frame; unlike frames get more. Training-free.
 
     1. The half of the channels that vary least over the video, each token normalized.
@@ -37,16 +37,16 @@ class VidCom2(Pruner):
     name = "vidcom2"
 
     def exact(self, video: VideoTokens, k: int) -> Tensor:
-        similarity = similarities(Frames(video, rescale=True))
+        similarity = mean_similarities(Frames(video, rescale=True))
         rank = rank_in_frame(similarity.redundancy)
         kept = rank < frame_budgets(similarity.weights, k / len(video), video.per_frame)[:, None]
         return select(torch.where(rank == 0, 0, torch.where(kept, 1, 2)), similarity.redundancy, k)
 
     def official(self, video: VideoTokens, q: float) -> Tensor:
-        return official_rows(similarities(Frames(video, self.native)), q)
+        return vidcom2_official_rows(mean_similarities(Frames(video, self.native)), q)
 
 
-class Similarities:
+class MeanSimilarities:
     """Similarity of every token with two means, and what follows for its frame.
 
     Attributes:
@@ -68,7 +68,7 @@ class Similarities:
         return ((unlike - unlike.max()) / TEMPERATURE).softmax(0)
 
 
-def similarities(frames: Frames) -> Similarities:
+def mean_similarities(frames: Frames) -> MeanSimilarities:
     """Steps 1 and 2 of :class:`VidCom2`, in the dtype of the frames; sums are wider."""
     channels = steady_channels(channel_variances(frames))
     wide = torch.promote_types(frames.dtype, torch.float32)
@@ -83,7 +83,7 @@ def similarities(frames: Frames) -> Similarities:
     total /= t * p
     for frame in frames:  # normalized once more: the units of a whole video in 16 bits would take more than the video
         to_video.append(kernel(normalize(frame.index_select(1, channels), 1e-12), total.to(frame.dtype)))
-    return Similarities(torch.stack(to_video), torch.stack(to_frame))
+    return MeanSimilarities(torch.stack(to_video), torch.stack(to_frame))
 
 
 def channel_variances(frames: Frames) -> Tensor:
@@ -115,19 +115,19 @@ def frame_budgets(weights: Tensor, ratio: float, p: int) -> Tensor:
     return (scale * p).round().clamp(1, p).long()
 
 
-def official_count(t: int, p: int, q: float) -> int:
+def vidcom2_official_count(t: int, p: int, q: float) -> int:
     """Tokens that the engines keep of t frames of p tokens at pruning rate q; the order of operations matters."""
     return max(t, min(int(t * p * (1 - q)), t * p))
 
 
-def official_rows(similarity: Similarities, q: float) -> Tensor:
+def vidcom2_official_rows(similarity: MeanSimilarities, q: float) -> Tensor:
     """Rows, ascending, that the engines keep at pruning rate q."""
     t, p = similarity.to_video.shape
     kept = rank_in_frame(similarity.redundancy) < frame_budgets(similarity.weights, 1 - q, p)[:, None]
-    return select(torch.where(kept, 0, 1), similarity.redundancy, official_count(t, p, q))
+    return select(torch.where(kept, 0, 1), similarity.redundancy, vidcom2_official_count(t, p, q))
 
 
-def authors_rows(similarity: Similarities, q: float) -> Tensor:
+def authors_rows(similarity: MeanSimilarities, q: float) -> Tensor:
     """Rows, ascending, that the authors' own code keeps: the frame budgets, whatever their sum."""
     budgets = frame_budgets(similarity.weights, 1 - q, similarity.to_video.shape[1])
     return (rank_in_frame(similarity.redundancy) < budgets[:, None]).reshape(-1).nonzero()[:, 0]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def spread(n: int, k: int, device: torch.device | None = None) -> Tensor:
+def even_positions(n: int, k: int, device: torch.device | None = None) -> Tensor:
     """k of n positions, evenly spaced: the middles of k equal stretches. (k,) int64, strictly ascending for k <= n."""
     steps = torch.arange(k, device=device)
     return (2 * steps + 1) * n // (2 * k)

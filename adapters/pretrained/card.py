@@ -209,7 +209,9 @@ def _numbers(results: Sequence[Measured]) -> str:
 
 def _limits(config: dict[str, Any], results: Sequence[Measured]) -> str:
     source = ((config.get("training") or {}).get("data") or {}).get("source")
-    lines = ["It fits hosts of the kind it was made for; `attach` refuses another (`other_host=True` overrules that)."]
+    lines = [
+        "It fits hosts of the kind it was made for; `attach` refuses another (`allow_other_host=True` overrules that)."
+    ]
     if source == "synthetic":
         lines.append("It has seen nothing but synthetic videos.")
     if get(config["compressor"]).query_aware:

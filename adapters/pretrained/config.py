@@ -45,10 +45,10 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         AdapterFileError: missing, not JSON, a field missing or of a wrong type, or a newer format.
     """
-    return check_config(read_json(path / CONFIG), path / CONFIG)
+    return check_config(read_adapter_json(path / CONFIG), path / CONFIG)
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_adapter_json(file: Path) -> dict[str, Any]:
     """Read a JSON object of an adapter folder.
 
     Raises:

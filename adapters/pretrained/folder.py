@@ -125,7 +125,7 @@ class Outline:
             kind = get(config["compressor"])
             if expected is not None and not issubclass(kind, expected):
                 raise AdapterFileError(f"the adapter is a {kind.name!r}, not a {expected.__name__}")
-            arguments = kind, config["budget"] if budget is None else budget, config["params"]
+            arguments = kind, config["budget"] if budget is None else budget, kind.upgrade_params(config["params"])
             with outlining():
                 model = make(*arguments)
         except AdapterFileError:

@@ -70,7 +70,7 @@ def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
     return fetch(repository, revision or pinned)
 
 
-def resolve(text: str) -> str:
+def resolve_adapter(text: str) -> str:
     """What the command line takes for an adapter or a compressor, a Hub id replaced by the folder it is loaded into.
 
     Names of compressors and folders stay what they are.

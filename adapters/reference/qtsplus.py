@@ -136,7 +136,7 @@ def draw_gate(r: Tensor, count: Tensor, tau: float, gumbel: Tensor | None = None
     return Gate(t, logits, keep, drawn - keep.detach() + keep)
 
 
-def choose(r: Tensor, n: int) -> Tensor:
+def top_rows(r: Tensor, n: int) -> Tensor:
     """Rows of the n highest scores, ascending; the release leaves ties to ``topk``, here the lower row wins."""
     return exact_topk(r, n)
 

@@ -59,7 +59,7 @@ PALETTE = (
 
 
 @dataclass(frozen=True)
-class Sheet:
+class ContactSheet:
     """What is drawn.
 
     Attributes:
@@ -91,7 +91,7 @@ def color_of(question: int) -> str:
     return PALETTE[question % len(PALETTE)]
 
 
-def draw(sheet: Sheet, file: Path) -> None:
+def draw_contact_sheet(sheet: ContactSheet, file: Path) -> None:
     """Write a sheet as PNG."""
     figure = Figure(dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -104,7 +104,7 @@ def draw(sheet: Sheet, file: Path) -> None:
     figure.savefig(file, format="png", dpi=DPI)
 
 
-def _grid(axes: Axes, sheet: Sheet) -> tuple[float, float]:
+def _grid(axes: Axes, sheet: ContactSheet) -> tuple[float, float]:
     """The frames; returns where they end, (x, y)."""
     high, wide = sheet.tile
     columns = min(sheet.columns, len(sheet.shown))
@@ -118,7 +118,7 @@ def _grid(axes: Axes, sheet: Sheet) -> tuple[float, float]:
     return MARGIN + columns * (wide + GAP) - GAP, HEAD + rows * (high + LABEL + GAP) - GAP
 
 
-def _questions(axes: Axes, sheet: Sheet, right: float, bottom: float) -> tuple[float, float]:
+def _questions(axes: Axes, sheet: ContactSheet, right: float, bottom: float) -> tuple[float, float]:
     """The questions: beside frames that end at (right, bottom), or below them where that leaves less empty.
 
     Returns the size of the sheet.
@@ -139,7 +139,7 @@ def _questions(axes: Axes, sheet: Sheet, right: float, bottom: float) -> tuple[f
     return (right if below else left + PANEL) + MARGIN, max(ends) + MARGIN
 
 
-def _tile(axes: Axes, sheet: Sheet, frame: int, left: float, top: float) -> None:
+def _tile(axes: Axes, sheet: ContactSheet, frame: int, left: float, top: float) -> None:
     """One frame with its outlines, its number and time, and a chip for each question it is evidence of."""
     high, wide = sheet.tile
     axes.imshow(sheet.frames[frame], extent=(left, left + wide, top + high, top), aspect="auto")

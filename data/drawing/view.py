@@ -56,19 +56,21 @@ def view(
     file = _place(out)
     film = file.suffix.lower() == ".mp4"
     if film:  # both need an extra, each another one
-        from framefold.data.video.codec import encode
+        from framefold.data.video.codec import encode_video
     else:
-        from .contact_sheet import Sheet, draw
+        from .contact_sheet import ContactSheet, draw_contact_sheet
     clip = _stored(shards, index) if shards else _made(index, frames, seed, split, difficulty, style)
     key, pixels, times, questions = clip
     if film:
-        _write(file, lambda beside: beside.write_bytes(encode(pixels, times)))
+        _write(file, lambda beside: beside.write_bytes(encode_video(pixels, times)))
         print(f"{key}: {len(pixels)} frames, {len(questions)} questions: {file}")
         print("\n".join(f"  {question.text} {question.answer}" for question in questions))
         return file
     shown = thinned(len(pixels), {box[0] for question in questions for box in question.evidence})
     title = _title(clip, len(shown), shards, difficulty, style)
-    _write(file, lambda beside: draw(Sheet(title, pixels, times, questions, shown, columns), beside))
+    _write(
+        file, lambda beside: draw_contact_sheet(ContactSheet(title, pixels, times, questions, shown, columns), beside)
+    )
     print(f"{key}: {len(shown)} of {len(pixels)} frames, {len(questions)} questions: {file}")
     return file
 

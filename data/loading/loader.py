@@ -126,7 +126,7 @@ class Stream(IterableDataset[Batch]):
             yield Batch(tuple(samples), tuple(damage))
 
 
-def _ends(sizes: Iterable[int]) -> list[int]:
+def batch_ends(sizes: Iterable[int]) -> list[int]:
     ends, end = [], 0
     for size in sizes:
         end += size

@@ -37,7 +37,7 @@ class Layout:
     @property
     def steps(self) -> int:
         """Global batches in an epoch."""
-        return -(-share(self.units, self.lanes, 0)[1] // self.per_batch)
+        return -(-equal_part(self.units, self.lanes, 0)[1] // self.per_batch)
 
     def lane(self, number: int) -> range:
         """Places in the row (modulo units) that a lane reads: all lanes together read every unit once.
@@ -45,7 +45,7 @@ class Layout:
         Where batches cannot be made smaller to give a lane as many of them as the others have, it reads on into the
         next lane: at most one unit a lane comes twice, or more of them if there are fewer units than lanes.
         """
-        first, count = share(self.units, self.lanes, number)
+        first, count = equal_part(self.units, self.lanes, number)
         return range(first, first + max(count, self.steps))
 
     def edge(self, lane: range, step: int) -> int:
@@ -57,7 +57,7 @@ class Layout:
 
         Batch k of reader r is the lane's part of step k * readers + r.
         """
-        first, count = share(self.steps, self.readers, reader)
+        first, count = equal_part(self.steps, self.readers, reader)
         edges = [self.edge(lane, step) for step in range(first, first + count + 1)]
         sizes = [high - low for low, high in zip(edges, edges[1:], strict=False)]
         return lane[edges[0] : edges[-1]], sizes
@@ -73,7 +73,7 @@ class Seat:
 
     def part(self, batch: Sequence[object]) -> slice:
         """Samples of a lane's batch that this rank takes; never none, so that all ranks take every step."""
-        first, count = share(len(batch), self.pieces, self.piece)
+        first, count = equal_part(len(batch), self.pieces, self.piece)
         return slice(first, first + count) if count else slice(0, 1)
 
 
@@ -92,7 +92,7 @@ def seat(lanes: int, rank: int, world: int) -> Seat:
     raise DataError(f"{lanes} lanes cannot be dealt evenly to {world} ranks: let one number divide the other")
 
 
-def share(total: int, parts: int, part: int) -> tuple[int, int]:
+def equal_part(total: int, parts: int, part: int) -> tuple[int, int]:
     """Beginning and length of one of the nearly equal parts that a round of turns gives."""
     even, extra = divmod(total, parts)
     return part * even + min(part, extra), even + (part < extra)

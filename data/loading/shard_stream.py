@@ -18,7 +18,7 @@ from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.index import FEATURES, Index, Shard
 from framefold.data.shards.sample import Sample, unpack
-from framefold.data.shards.sources import opened, reason, resolve
+from framefold.data.shards.sources import opened, reason, resolve_shards
 from framefold.errors import DataError
 
 from .loader import Part, Stream
@@ -65,7 +65,7 @@ class ShardStream(Stream):
         if not 0 <= max_damaged <= 1 or (buffer is not None and buffer < 1) or batch_size < 1:
             settings = f"{max_damaged}, {buffer} and {batch_size}"
             raise DataError(f"max_damaged must be a share, buffer and batch_size positive, got {settings}")
-        self.index = resolve(shards) if isinstance(shards, str) else shards
+        self.index = resolve_shards(shards) if isinstance(shards, str) else shards
         self.rows = [_Units(shard, self._units(shard, max_tokens, tokens_per_frame)) for shard in self.index.shards]
         units = sum(len(row.counts) for row in self.rows)
         super().__init__(units, 1 if max_tokens else batch_size, **where)

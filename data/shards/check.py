@@ -13,10 +13,10 @@ from framefold.errors import DataError
 
 from .index import Shard
 from .sample import unpack
-from .sources import opened, reason, resolve
+from .sources import opened, reason, resolve_shards
 
 
-def check(shards: str, index: str | None = None) -> int:
+def check_shards(shards: str, index: str | None = None) -> int:
     """Open everything in shards, and name and count the damage.
 
     Args:
@@ -29,7 +29,7 @@ def check(shards: str, index: str | None = None) -> int:
     Raises:
         DataError: nothing there, or no index where one is needed.
     """
-    found = resolve(shards, index)
+    found = resolve_shards(shards, index)
     good, problems, keys = 0, list[str](), Counter[str]()
     with tqdm(total=found.samples, desc=f"check {shards}", unit="sample") as bar:
         for shard in found.shards:

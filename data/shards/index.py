@@ -57,7 +57,7 @@ class Index:
         return sum(shard.samples for shard in self.shards)
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_shard_json(path: Path) -> dict[str, Any]:
     """Read a JSON object of a shard folder.
 
     Raises:
@@ -110,7 +110,7 @@ def read_folder(folder: str | os.PathLike[str]) -> Index:
         if any(path.glob("*.tar")):
             raise DataError(f"{path} holds tar files and no {INDEX}: run 'framefold shards index --shards {path}'")
         raise DataError(f"{path} holds no {INDEX}: {make}")
-    return index_of(read_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
+    return index_of(read_shard_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
 
 
 def index_of(content: dict[str, Any], name: str, base: str) -> Index:

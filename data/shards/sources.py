@@ -26,7 +26,7 @@ from webdataset.tariterators import tarfile_samples
 from framefold.errors import DataError
 from framefold.files import write_json
 
-from .index import FEATURES, FORMAT, INDEX, VIDEOS, Index, Shard, index_of, parse, read_folder, read_json
+from .index import FEATURES, FORMAT, INDEX, VIDEOS, Index, Shard, index_of, parse, read_folder, read_shard_json
 
 REMOTE = ("http://", "https://")
 
@@ -41,7 +41,7 @@ RETRIES = 3
 LARGEST_INDEX = 500_000_000  # bytes
 
 
-def resolve(shards: str, index: str | None = None) -> Index:
+def resolve_shards(shards: str, index: str | None = None) -> Index:
     """The shards that a user named, with the number of samples in each.
 
     Args:
@@ -55,7 +55,7 @@ def resolve(shards: str, index: str | None = None) -> Index:
     """
     if index is None and not shards.startswith(AFAR) and os.path.isdir(shards):
         return replace(read_folder(shards), source=shards)
-    paths = expand(shards)
+    paths = expand_shards(shards)
     if index is not None:
         return replace(_by_place(paths, _fetch(index), index), source=shards)
     found = {base: _beside(base) for base in {_base(path) for path in paths}}
@@ -69,7 +69,7 @@ def resolve(shards: str, index: str | None = None) -> Index:
     return Index(tuple(described), kind, settings, shards)
 
 
-def expand(shards: str) -> list[str]:
+def expand_shards(shards: str) -> list[str]:
     """The tar files, URLs and commands behind what a user named, in order.
 
     Raises:
@@ -106,7 +106,7 @@ def index(shards: str, out: str | None = None) -> None:
         OSError: not writable.
     """
     folder = not shards.startswith(AFAR) and os.path.isdir(shards)
-    paths = sorted(map(str, Path(shards).glob("*.tar"))) if folder else expand(shards)
+    paths = sorted(map(str, Path(shards).glob("*.tar"))) if folder else expand_shards(shards)
     if not paths:
         raise DataError(f"{shards} holds no tar files")
     bases = {_base(path) for path in paths}
@@ -114,7 +114,7 @@ def index(shards: str, out: str | None = None) -> None:
         raise DataError("these shards have no common folder here to write the index to: give --out index.json")
     target = Path(out) if out is not None else Path(next(iter(bases)) or ".") / INDEX
     target.parent.mkdir(parents=True, exist_ok=True)
-    described = [scan(path) for path in tqdm(paths, desc="index", unit="shard")]
+    described = [scan_shard(path) for path in tqdm(paths, desc="index", unit="shard")]
     kinds = {_kind_of(path) for path in paths[:1]} if described else set()
     entries = [
         {"file": _file_name(place, shard.path), "samples": shard.samples, "lengths": list(shard.lengths)}
@@ -128,7 +128,7 @@ def index(shards: str, out: str | None = None) -> None:
     print(f"{target}: {total} samples in {len(entries)} shards")
 
 
-def scan(path: str) -> Shard:
+def scan_shard(path: str) -> Shard:
     """Count the samples of a shard and read their lengths, which are in its json files; videos are not decoded.
 
     What cannot be read is not counted, with a warning.
@@ -186,7 +186,7 @@ def _by_name(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
                 f"nothing tells how many samples are in {path}: run 'framefold shards index' on these shards once, and "
                 f"put its index.json beside them or give it as data.index"
             )
-        shards.append(known.get(path) or scan(path))
+        shards.append(known.get(path) or scan_shard(path))
     if not sum(shard.samples for shard in shards):
         raise DataError(f"no sample could be read from {paths[0]}")
     return shards
@@ -219,7 +219,7 @@ def _beside(base: str) -> Index | None:
         return None
     if not base.startswith(REMOTE):
         file = Path(base) / INDEX
-        return index_of(read_json(file), str(file), base) if file.exists() else None
+        return index_of(read_shard_json(file), str(file), base) if file.exists() else None
     try:
         return index_of(parse(_download(base + INDEX), base + INDEX), base + INDEX, base)
     except urllib.error.HTTPError as error:
@@ -234,7 +234,7 @@ def _beside(base: str) -> Index | None:
 
 def _fetch(name: str) -> Index:
     if not name.startswith(REMOTE):
-        return index_of(read_json(Path(name)), name, "")
+        return index_of(read_shard_json(Path(name)), name, "")
     try:
         return index_of(parse(_download(name), name), name, "")
     except OSError as error:

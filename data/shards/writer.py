@@ -21,7 +21,7 @@ from tqdm import tqdm
 from framefold.errors import DataError
 from framefold.files import write_json
 
-from .index import FORMAT, INDEX, STARTED, Shard, read_folder, read_json
+from .index import FORMAT, INDEX, STARTED, Shard, read_folder, read_shard_json
 
 Task = TypeVar("Task")
 
@@ -58,7 +58,7 @@ class ShardFolder(Generic[Task]):
         for name in (INDEX, STARTED):
             file = self.folder / name
             if file.exists():
-                found = read_json(file).get("settings")
+                found = read_shard_json(file).get("settings")
                 if found != self.settings:
                     raise DataError(
                         f"{self.folder} holds shards of other settings ({_differences(found or {}, self.settings)}): "
@@ -107,7 +107,7 @@ class ShardFolder(Generic[Task]):
             return None
         entry: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size}
         try:
-            return entry | read_json(_note(path))["shard"]
+            return entry | read_shard_json(_note(path))["shard"]
         except DataError:
             known = {
                 shard.path: shard for shard in _indexed(self.folder)

@@ -28,7 +28,7 @@ class Damaged(Exception):
 
 
 @dataclass(frozen=True)
-class Row:
+class Annotation:
     """One annotation as it was written.
 
     Attributes:
@@ -59,7 +59,7 @@ def find_annotations(folder: Path, name: str | None) -> Path:
     return found[0]
 
 
-def read_rows(path: Path) -> list[Row]:
+def read_annotations(path: Path) -> list[Annotation]:
     """All rows of an annotation file.
 
     JSON is a list of objects, or an object from files to captions, objects or lists of objects.
@@ -87,7 +87,7 @@ def _parse(text: str, where: str) -> Any:
         raise DataError(f"{where} is no JSON: {error}") from error
 
 
-def _json(text: str, path: Path) -> Iterator[Row]:
+def _json(text: str, path: Path) -> Iterator[Annotation]:
     content = _parse(text, str(path))
     if isinstance(content, dict):
         content = _by_file(content)
@@ -106,14 +106,14 @@ def _by_file(content: dict[str, Any]) -> Iterable[Any]:
                 yield {"file": file, "caption": one}
 
 
-def _lines(text: str, path: Path) -> Iterator[Row]:
+def _lines(text: str, path: Path) -> Iterator[Annotation]:
     # Only at line feeds: JSON text may hold the other characters that Python takes for the end of a line.
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield _row(f"{path}, line {number}", _parse(line, f"{path}, line {number}"))
 
 
-def _csv(text: str, path: Path) -> Iterator[Row]:
+def _csv(text: str, path: Path) -> Iterator[Annotation]:
     before = csv.field_size_limit(LONGEST_FIELD)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
@@ -123,7 +123,7 @@ def _csv(text: str, path: Path) -> Iterator[Row]:
         line = reader.line_num + 1  # a row may go on over several lines; it is called by its first
         for values in reader:
             if any(value.strip() for value in values):
-                yield Row(f"{path}, line {line}", _csv_fields(names, values))
+                yield Annotation(f"{path}, line {line}", _csv_fields(names, values))
             line = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"{path}, line {reader.line_num} is no CSV: {error}") from error
@@ -137,10 +137,10 @@ def _csv_fields(names: list[str], values: list[str]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=False) if value.strip()}
 
 
-def _row(where: str, fields: Any) -> Row:
+def _row(where: str, fields: Any) -> Annotation:
     if not isinstance(fields, dict):
         raise DataError(f"{where} is no object with file and caption but {type(fields).__name__}")
-    return Row(where, {name: value for name, value in fields.items() if value is not None})
+    return Annotation(where, {name: value for name, value in fields.items() if value is not None})
 
 
 def seconds(fields: dict[str, Any], name: str) -> float | None:

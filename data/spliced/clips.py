@@ -17,7 +17,7 @@ from typing import Any
 
 from framefold.errors import DataError
 
-from .annotations import COLUMNS, Damaged, Row, seconds, text
+from .annotations import COLUMNS, Annotation, Damaged, seconds, text
 
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov")
 
@@ -95,7 +95,7 @@ class Problems:
         )
 
 
-def read_clips(folder: Path, rows: Sequence[Row], problems: Problems) -> list[Clip]:
+def read_clips(folder: Path, rows: Sequence[Annotation], problems: Problems) -> list[Clip]:
     """The clips that rows of annotations name, in order of their ids; the files are not opened.
 
     Raises:
@@ -119,12 +119,12 @@ def read_clips(folder: Path, rows: Sequence[Row], problems: Problems) -> list[Cl
     return sorted(clips.values(), key=lambda clip: clip.id)
 
 
-def unknown_columns(rows: Sequence[Row]) -> list[str]:
+def unknown_columns(rows: Sequence[Annotation]) -> list[str]:
     """Columns that nothing is done with, sorted."""
     return sorted({name for row in rows for name in row.fields} - {*COLUMNS, ""})
 
 
-def _clip(folder: Path, row: Row) -> Clip:
+def _clip(folder: Path, row: Annotation) -> Clip:
     fields = row.fields
     if "" in fields:  # columns without a name: of a CSV row that is too long
         raise Damaged(str(fields[""]))
@@ -142,7 +142,7 @@ def _clip(folder: Path, row: Row) -> Clip:
     return Clip(text(fields, "id") or file + span, file, caption, label, first, last, own, row.where)
 
 
-def _inside(folder: Path, row: Row) -> str:
+def _inside(folder: Path, row: Annotation) -> str:
     """The path of a row's file, which must lie in the folder and be a video.
 
     Raises:

@@ -13,12 +13,12 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.splits import SPLITS
 from framefold.errors import DataError
 
 from .clips import Clip, alike, normal
-from .row import FEWEST, Row, overlap, shuffled
+from .row import FEWEST, ClipRow, overlap, shuffled
 
 MOST_COUNTED = 4
 
@@ -52,7 +52,7 @@ class Plan:
     recurring: str = ""
 
 
-class Pool:
+class ClipPool:
     """The clips of a split, and rows of them.
 
     Args:
@@ -109,20 +109,20 @@ class Pool:
 
     def _try(self, seed: int, pair: int, swapped: int, count: bool) -> tuple[Plan, Plan] | None:
         key = (swapped, int(count))
-        sides = self._swapped(Draws(seed, SPLITS[self.split], pair, _SWAPPED, *key), swapped)
+        sides = self._swapped(RandomStream(seed, SPLITS[self.split], pair, _SWAPPED, *key), swapped)
         if sides is None:
             return None
         plans = []
         for side in range(2):
             index = 2 * pair + side
-            draws = Draws(seed, SPLITS[self.split], index, _ROW, *key)
+            draws = RandomStream(seed, SPLITS[self.split], index, _ROW, *key)
             plan = self._plan((seed, self.split, index), draws, sides[side], sides[1 - side], count)
             if plan is None:
                 return None
             plans.append(plan)
         return plans[0], plans[1]
 
-    def _swapped(self, draws: Draws, count: int) -> Pair | None:
+    def _swapped(self, draws: RandomStream, count: int) -> Pair | None:
         """So many clips for each of two twins; no two are alike, of the same label or overlap."""
         taken: list[Clip] = []
         for clip in itertools.islice(shuffled(draws, self.clips), PATIENCE):
@@ -136,9 +136,9 @@ class Pool:
         return (taken[::2], taken[1::2]) if len(taken) == 2 * count else None
 
     def _plan(
-        self, key: tuple[int, str, int], draws: Draws, present: list[Clip], absent: list[Clip], count: bool
+        self, key: tuple[int, str, int], draws: RandomStream, present: list[Clip], absent: list[Clip], count: bool
     ) -> Plan | None:
-        row = Row(absent, self.longest, self.briefest)
+        row = ClipRow(absent, self.longest, self.briefest)
         if not all(row.add(clip) for clip in present):
             return None
         times = draws.between(1, MOST_COUNTED)
@@ -152,7 +152,7 @@ class Pool:
         recurring = row.recurring.id if row.recurring else ""
         return Plan(key, tuple(row.arranged(draws)), tuple(present), tuple(absent), row.counted, recurring)
 
-    def _count_label(self, draws: Draws, row: Row, times: int) -> bool:
+    def _count_label(self, draws: RandomStream, row: ClipRow, times: int) -> bool:
         """Put clips of one label into a row, which has none yet."""
         here = {normal(clip.label) for clip in row.clips}
         labels = [
@@ -170,12 +170,12 @@ class Pool:
         row.count_label(label)
         return len(row.clips) > before
 
-    def _count_clip(self, draws: Draws, row: Row, times: int) -> bool:
+    def _count_clip(self, draws: RandomStream, row: ClipRow, times: int) -> bool:
         """Put one clip into a row, to come so many times, or as often as there is room for any."""
         some = list(itertools.islice(shuffled(draws, self.clips), PATIENCE))
         return any(row.count_clip(clip, fewer) for fewer in range(times, 0, -1) for clip in some)
 
-    def _fill(self, row: Row, order: Iterator[Clip], target: int) -> None:
+    def _fill(self, row: ClipRow, order: Iterator[Clip], target: int) -> None:
         missed = 0
         for clip in order:
             enough = len(row.clips) >= row.fewest

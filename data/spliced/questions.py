@@ -16,7 +16,7 @@ from itertools import chain, islice, permutations
 from typing import Any
 
 from framefold.data.question import Box, Question
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.splits import SPLITS
 
 from .answer_check import right_answers
@@ -45,7 +45,7 @@ TEXT = {
 _ASK = 12  # part of the RNG key
 
 
-def ask(plan: Plan, notes: dict[str, Any], most: int) -> list[Question]:
+def ask_about_clips(plan: Plan, notes: dict[str, Any], most: int) -> list[Question]:
     """Questions about a planned video, those of a clip's own annotation last.
 
     Args:
@@ -74,7 +74,7 @@ class _Asker:
     def __init__(self, plan: Plan, notes: dict[str, Any]) -> None:
         self.plan, self.captions = plan, notes["captions"]
         seed, split, index = plan.key
-        self.draws = Draws(seed, SPLITS[split], index, _ASK)
+        self.draws = RandomStream(seed, SPLITS[split], index, _ASK)
         self.index, self.frames = index, len(notes["times"])
 
     @functools.cached_property

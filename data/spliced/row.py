@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 
 from .clips import Clip, alike, normal
 
 FEWEST = 3  # different clips in a video
 
 
-class Row:
+class ClipRow:
     """A row in the making.
 
     Args:
@@ -71,7 +71,7 @@ class Row:
         self.length += (times - 1) * clip.length
         return True
 
-    def arranged(self, draws: Draws) -> list[Clip]:
+    def arranged(self, draws: RandomStream) -> list[Clip]:
         """The clips in a drawn order, never the same one twice on end."""
         others = [clip for clip in self.clips if clip is not self.recurring]
         others = [others[place] for place in draws.permutation(len(others))]
@@ -89,7 +89,7 @@ def overlap(one: Clip, other: Clip) -> bool:
     return one.source == other.source and one.start < other.end and other.start < one.end
 
 
-def shuffled(draws: Draws, clips: Sequence[Clip]) -> Iterator[Clip]:
+def shuffled(draws: RandomStream, clips: Sequence[Clip]) -> Iterator[Clip]:
     """Clips in a drawn order, as many as are asked for: costs nothing for those that are not."""
     moved: dict[int, int] = {}
     for place in range(len(clips)):

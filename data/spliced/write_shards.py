@@ -19,16 +19,16 @@ from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import INDEX, STARTED, VIDEOS
 from framefold.data.shards.writer import Packed, ShardFolder
 from framefold.data.splits import SPLITS
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 from framefold.errors import DataError
 
-from .annotations import find_annotations, read_rows
+from .annotations import find_annotations, read_annotations
 from .clips import Clip, Problems, read_clips, splits, unknown_columns
 from .frames import ClipFrames
 from .notes import annotate
-from .plan import Plan, Pool
+from .plan import ClipPool, Plan
 from .probe import Probed, probe
-from .questions import ask
+from .questions import ask_about_clips
 from .settings import Setup, pair
 
 VERSION = 1  # of how clips become videos; part of the settings
@@ -83,12 +83,12 @@ def splice(
     if not folder.is_dir():
         raise DataError(f"no folder of clips {folder}")
     _check_target(target)
-    pool = Pool(_usable(folder, annotations, setup, target, split, max_damaged, workers), split, *setup.frames, fps)
+    pool = ClipPool(_usable(folder, annotations, setup, target, split, max_damaged, workers), split, *setup.frames, fps)
     plans = pool.plans(seed, videos)
     settings = {"splice": VERSION, **json.loads(json.dumps(asdict(setup))), "seed": seed, "split": split}
     settings |= {"videos": videos, "shard_size": shard_size, "clips": _digest(pool.clips)}
     for plan in tqdm(plans, desc="questions", unit="video"):
-        if not ask(plan, annotate(plan, setup, settings), questions):
+        if not ask_about_clips(plan, annotate(plan, setup, settings), questions):
             raise DataError(f"nothing can be asked about video {plan.key[2]}: the captions of its clips are all alike")
     shards = ShardFolder[_Task](out, VIDEOS, SCHEMA_VERSION, settings, "framefold shards splice")
     if shards.complete:
@@ -113,8 +113,8 @@ def _videos(task: _Task) -> Iterator[Packed]:
     frames = ClipFrames(task.folder, task.setup.look, task.setup.size)
     for plan in task.plans:
         notes = annotate(plan, task.setup, task.settings)
-        notes["questions"] = [asdict(question) for question in ask(plan, notes, task.setup.questions)]
-        mp4 = encode(frames.row(plan.clips), notes["times"], task.setup.crf)
+        notes["questions"] = [asdict(question) for question in ask_about_clips(plan, notes, task.setup.questions)]
+        mp4 = encode_video(frames.row(plan.clips), notes["times"], task.setup.crf)
         text = json.dumps(notes, separators=(",", ":"))
         seed, split, index = plan.key
         yield Packed(f"splice-{split}-{seed}-{index:08d}", {"mp4": mp4, "json": text.encode()}, len(notes["times"]))
@@ -124,7 +124,7 @@ def _usable(
     folder: Path, annotations: str | None, setup: Setup, out: Path, split: str, max_damaged: float, workers: int
 ) -> list[Clip]:
     """The clips of a split that can be used, all of them looked at; the others are named."""
-    rows = read_rows(find_annotations(folder, annotations))
+    rows = read_annotations(find_annotations(folder, annotations))
     problems = Problems(max_damaged, len(rows))
     unknown = unknown_columns(rows)
     if unknown:

@@ -90,6 +90,6 @@ def difficulty_of(value: str | Difficulty) -> Difficulty:
     return PRESETS[value]
 
 
-def name_of(settings: Mapping[str, Any]) -> str:
+def preset_name(settings: Mapping[str, Any]) -> str:
     """The preset that has these plain settings, or "custom"."""
     return next((name for name, preset in PRESETS.items() if preset.plain() == settings), "custom")

@@ -19,13 +19,13 @@ import numpy as np
 
 from framefold.data.evidence import evidence_mask
 from framefold.data.question import SCHEMA_VERSION, Question
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.splits import SPLITS
 from framefold.errors import DataError
 
 from .difficulty import Difficulty, difficulty_of
-from .questions import CHANCE, HEADLINE, QUESTION_TYPES, VOCABULARY, ask, every_question
-from .render import COLORS, HALO, STYLES, glyph, paint
+from .questions import CHANCE, HEADLINE, QUESTION_TYPES, VOCABULARY, ask_about_events, every_question
+from .render import COLORS, HALO, STYLES, glyph, paint_mask
 from .scenes import Backdrop, Scene, build_backdrops, draw_scenes
 from .timeline import GLYPH, LATTICE, Event, Stretch, draw_distractors, draw_events
 
@@ -99,7 +99,7 @@ def generate(
     _check(index, seed, split, frames, style, size)
     difficulty = difficulty_of(difficulty)
     pair = (seed, SPLITS[split], index // 2)
-    draws = Draws(*pair, _FILM)
+    draws = RandomStream(*pair, _FILM)
     flashes, counted, mover, quiet = draw_events(draws, frames, difficulty)
     scenes = draw_scenes(draws, (*flashes, mover), frames, difficulty)
     brief = draw_distractors(draws, frames, difficulty, quiet)
@@ -109,9 +109,9 @@ def generate(
     _pulse(draws, pixels, difficulty, quiet)
     if index % 2:
         pixels, scenes, events = _reversed(pixels, scenes, events)
-    _sensor(Draws(seed, SPLITS[split], index, _SENSOR), pixels)
+    _sensor(RandomStream(seed, SPLITS[split], index, _SENSOR), pixels)
     times = (np.arange(frames) * FRAME_SECONDS).astype(np.float32)
-    questions = ask(scenes, events, frames, counted, Draws(*pair, _ASK))
+    questions = ask_about_events(scenes, events, frames, counted, RandomStream(*pair, _ASK))
     return Video(pixels, times, scenes, tuple(events), questions, (seed, split, index), counted)
 
 
@@ -165,12 +165,12 @@ def _paint_event(pixels: np.ndarray, event: Event, size: int, style: str) -> Non
         end = event.last + 1 if len(event.path) == 1 else event.first + step + 1
         shown = pixels[event.first + step : end]
         if halo:
-            paint(shown, glyph("circle", extent), y, x, halo)
+            paint_mask(shown, glyph("circle", extent), y, x, halo)
         if event.shape:
-            paint(shown, glyph(event.shape, inner, style), y + inset, x + inset, COLORS[event.color])
+            paint_mask(shown, glyph(event.shape, inner, style), y + inset, x + inset, COLORS[event.color])
 
 
-def _pulse(draws: Draws, pixels: np.ndarray, difficulty: Difficulty, quiet: Stretch) -> None:
+def _pulse(draws: RandomStream, pixels: np.ndarray, difficulty: Difficulty, quiet: Stretch) -> None:
     """Lighten or darken a few frames at a time, in place; stays clear of where sensor noise would wrap."""
     frames = len(pixels)
     for _ in range(round(difficulty.pulses * frames)):
@@ -194,7 +194,7 @@ def _reversed(
     return np.ascontiguousarray(pixels[::-1]), tuple(turned[::-1]), [*others, *flashes]
 
 
-def _sensor(draws: Draws, pixels: np.ndarray) -> None:
+def _sensor(draws: RandomStream, pixels: np.ndarray) -> None:
     """Noise in -8..7 and a brightness step in -4..4 a frame, in place; painted values are 12..243, so nothing wraps."""
     noise = draws.bytes(pixels.size).reshape(pixels.shape) & 15
     steps = np.array([draws.between(-4, 4) - 8 for _ in range(len(pixels))]).astype(np.uint8)

@@ -19,7 +19,7 @@ from .render import COLORS, SHAPES, TEXTURES
 from .timeline import DIRECTIONS, Event
 
 if TYPE_CHECKING:
-    from framefold.data.random_stream import Draws
+    from framefold.data.random_stream import RandomStream
 
     from .scenes import Scene
 from framefold.data.question import Question
@@ -75,8 +75,8 @@ VOCABULARY: tuple[str, ...] = tuple(
 )
 
 
-def ask(
-    scenes: Sequence[Scene], events: Sequence[Event], frames: int, counted: str, draws: Draws
+def ask_about_events(
+    scenes: Sequence[Scene], events: Sequence[Event], frames: int, counted: str, draws: RandomStream
 ) -> tuple[Question, ...]:
     """One question of every type that the video can carry, in the order of QUESTION_TYPES.
 

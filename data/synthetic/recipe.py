@@ -11,7 +11,7 @@ import torch
 
 from framefold.data.shards.sample import VideoSample
 from framefold.data.splits import SPLITS
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 from framefold.errors import DataError
 
 from .difficulty import Difficulty, difficulty_of
@@ -81,7 +81,7 @@ def length_range(frames: Sequence[int]) -> tuple[int, int]:
     return frames[0], frames[-1]
 
 
-def pack(video: Video, crf: int) -> dict[str, bytes]:
+def pack_sample(video: Video, crf: int) -> dict[str, bytes]:
     """The files of one sample: mp4 (frames, timestamps) and json (everything else)."""
     text = json.dumps(video.annotations(), separators=(",", ":"))
-    return {"mp4": encode(video.frames, video.times, crf), "json": text.encode()}
+    return {"mp4": encode_video(video.frames, video.times, crf), "json": text.encode()}

@@ -120,7 +120,7 @@ def paint_texture(name: str, size: int, period: int, colors: np.ndarray, style: 
     return colors.astype(np.uint8)[texture(name, size, period, style).astype(np.intp)]
 
 
-def paint(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
+def paint_mask(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
     """Paint a mask (h, w) with its upper left corner at (y, x), in place.
 
     frames: (..., S, S, 3); the box lies inside.

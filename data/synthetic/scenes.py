@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from framefold.data.question import Box
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 
 from .difficulty import Difficulty
-from .render import COLORS, SHAPES, TEXTURES, glyph, paint, paint_texture
+from .render import COLORS, SHAPES, TEXTURES, glyph, paint_mask, paint_texture
 from .timeline import GLYPH, LATTICE, Event, Stretch, overlapping
 
 MOST = 4
@@ -64,7 +64,7 @@ class Backdrop:
             out[y0:y1, x0:x1] = self.bare[y0 + shift : y1 + shift, x0 + shift : x1 + shift]
 
 
-def draw_scenes(draws: Draws, events: Sequence[Event], frames: int, difficulty: Difficulty) -> tuple[Scene, ...]:
+def draw_scenes(draws: RandomStream, events: Sequence[Event], frames: int, difficulty: Difficulty) -> tuple[Scene, ...]:
     """One to four scenes; neighbours differ in texture, and a later one may show an earlier one again."""
     count = draws.between(1, MOST)
     shortest = max(4, frames // 8)
@@ -82,7 +82,7 @@ def draw_scenes(draws: Draws, events: Sequence[Event], frames: int, difficulty: 
     return tuple(scenes)
 
 
-def _happens(draws: Draws, share: float) -> bool:
+def _happens(draws: RandomStream, share: float) -> bool:
     return draws.below(1000) < round(share * 1000)
 
 
@@ -100,7 +100,7 @@ def _clear_view(events: Sequence[Event], frame: int) -> Box:
 
 
 def build_backdrops(
-    draws: Draws,
+    draws: RandomStream,
     scenes: Sequence[Scene],
     quiet: Stretch,
     difficulty: Difficulty,
@@ -133,7 +133,7 @@ def build_backdrops(
     return backdrops, statics
 
 
-def _look(draws: Draws, shade: int) -> tuple[np.ndarray, int]:
+def _look(draws: RandomStream, shade: int) -> tuple[np.ndarray, int]:
     """Two colours (2, 3) and a period in pixels (of 64)."""
     dark = np.array([3 * draws.between(24, 49) + shade for _ in range(3)])
     light = dark + np.array([draws.between(40, 64) for _ in range(3)])
@@ -141,7 +141,7 @@ def _look(draws: Draws, shade: int) -> tuple[np.ndarray, int]:
 
 
 def _camera(
-    draws: Draws, scene: Scene, clock: np.ndarray, shake: np.ndarray, difficulty: Difficulty, unit: float
+    draws: RandomStream, scene: Scene, clock: np.ndarray, shake: np.ndarray, difficulty: Difficulty, unit: float
 ) -> np.ndarray:
     """(T, 2) pixels off the middle of the canvas: a slow drift along one axis, and a shake."""
     drift = draws.between(-difficulty.pan, difficulty.pan)
@@ -153,7 +153,7 @@ def _camera(
     return np.trunc(offsets * unit).astype(np.int64)
 
 
-def _moving_part(draws: Draws, unit: float) -> tuple[int, int, int, int]:
+def _moving_part(draws: RandomStream, unit: float) -> tuple[int, int, int, int]:
     height, width = draws.between(4, 8), draws.between(6, 10)
     y, x = draws.below(LATTICE - height + 1), draws.below(LATTICE - width + 1)
     step = 4 * unit
@@ -161,13 +161,13 @@ def _moving_part(draws: Draws, unit: float) -> tuple[int, int, int, int]:
 
 
 def _paint_static(
-    draws: Draws, canvas: np.ndarray, scene: Scene, offsets: np.ndarray, margin: int, size: int, style: str
+    draws: RandomStream, canvas: np.ndarray, scene: Scene, offsets: np.ndarray, margin: int, size: int, style: str
 ) -> Event:
     """A glyph that belongs to the scene: it moves with the camera, and may leave the picture."""
     shape, color, inner = draws.pick(SHAPES), draws.pick(tuple(COLORS)), size * GLYPH // LATTICE
     room = LATTICE - GLYPH + 1
     y, x = (margin + draws.below(room) * size // LATTICE for _ in range(2))
-    paint(canvas, glyph(shape, inner, style), y, x, COLORS[color])
+    paint_mask(canvas, glyph(shape, inner, style), y, x, COLORS[color])
     seen = offsets[scene.first : scene.last + 1]
     path = [((y - int(oy)) / size, (x - int(ox)) / size) for oy, ox in seen]
     path = path[:1] if len(set(path)) == 1 else path

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from framefold.data.loading.loader import Part, Stream, _ends
+from framefold.data.loading.loader import Part, Stream, batch_ends
 
 from .recipe import Recipe
 
@@ -19,7 +19,7 @@ class SyntheticStream(Stream):
 
     def parts(self, epoch: int, places: range, sizes: list[int], wanted: Iterable[int]) -> Iterator[Part]:
         offset = epoch * self.layout.units if self.fresh else 0
-        ends = _ends(sizes)
+        ends = batch_ends(sizes)
         for batch in wanted:
             row = places[ends[batch] - sizes[batch] : ends[batch]]
             own = row[self.seat.part(row)]

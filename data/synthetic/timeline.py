@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from framefold.data.question import Box
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 
 from .difficulty import Difficulty
 from .render import COLORS, SHAPES
@@ -74,7 +74,7 @@ class Stretch:
         return frame - max(0, min(frame, self.end) - self.first)
 
 
-def draw_events(draws: Draws, frames: int, difficulty: Difficulty) -> tuple[list[Event], str, Event, Stretch]:
+def draw_events(draws: RandomStream, frames: int, difficulty: Difficulty) -> tuple[list[Event], str, Event, Stretch]:
     """Flashes in order of time and the colour of them to count, the mover, and the quiet stretch between them."""
     quiet = int(frames * difficulty.quiet)
     active = frames - quiet
@@ -95,7 +95,7 @@ def _delayed(event: Event, at: int, by: int) -> Event:
     return event if event.first < at else replace(event, first=event.first + by, last=event.last + by)
 
 
-def _mover(draws: Draws, frames: int) -> Event:
+def _mover(draws: RandomStream, frames: int) -> Event:
     """Crosses the frame from near one edge to near the other, in a lane of its own."""
     room = LATTICE - DISC
     length = draws.between(6, 8)
@@ -112,7 +112,7 @@ def _mover(draws: Draws, frames: int) -> Event:
     return Event("mover", shape, color, direction, first, first + length - 1, fractions, DISC / LATTICE)
 
 
-def _flashes(draws: Draws, colors: Sequence[str], mover: Event, frames: int) -> list[Event]:
+def _flashes(draws: RandomStream, colors: Sequence[str], mover: Event, frames: int) -> list[Event]:
     """Flashes of one look, never two at once and never on the mover."""
     looks = zip(_shapes(draws, len(colors)), colors, strict=True)
     lengths = [draws.between(1, 2) for _ in colors]
@@ -123,7 +123,7 @@ def _flashes(draws: Draws, colors: Sequence[str], mover: Event, frames: int) -> 
     return events
 
 
-def _shapes(draws: Draws, count: int) -> list[str]:
+def _shapes(draws: RandomStream, count: int) -> list[str]:
     """Shapes in order of time: three appear once, two of these with one flash between them; the rest repeat.
 
     No shape tells where in time its flash is: the first and the last are one of the three in half of the videos each,
@@ -147,13 +147,13 @@ def _shapes(draws: Draws, count: int) -> list[str]:
     return shapes
 
 
-def _colors(draws: Draws, count: int, counted: str, others: Sequence[str]) -> list[str]:
+def _colors(draws: RandomStream, count: int, counted: str, others: Sequence[str]) -> list[str]:
     """Colours in order of time: the one to be counted appears one to four times, the others as it comes."""
     number = min(count, draws.between(1, MOST_COUNTED))
     return [counted if slot < number else draws.pick(others) for slot in draws.permutation(count)]
 
 
-def _spot(draws: Draws, mover: Event, first: int, last: int) -> tuple[float, float]:
+def _spot(draws: RandomStream, mover: Event, first: int, last: int) -> tuple[float, float]:
     """A corner for a disc that is clear of the mover: the first clear one of a shuffled grid with a common jitter."""
     step = (LATTICE - DISC) // 3
     jitter = draws.below(step), draws.below(step)
@@ -165,7 +165,7 @@ def _spot(draws: Draws, mover: Event, first: int, last: int) -> tuple[float, flo
     return y, x
 
 
-def draw_distractors(draws: Draws, frames: int, difficulty: Difficulty, quiet: Stretch) -> list[Event]:
+def draw_distractors(draws: RandomStream, frames: int, difficulty: Difficulty, quiet: Stretch) -> list[Event]:
     """One-frame glyphs without a disc; painted over them, discs without a glyph, and glyphs on discs of no matter."""
     made = []
     kinds = (

@@ -11,7 +11,7 @@ from framefold.data.shards.writer import Packed, ShardFolder
 from framefold.errors import DataError
 
 from .difficulty import Difficulty, difficulty_of
-from .recipe import Recipe, length_range, pack
+from .recipe import Recipe, length_range, pack_sample
 
 Span = tuple[Recipe, range, int]  # videos of a recipe, and the quality they are stored in
 
@@ -66,4 +66,4 @@ def _videos(span: Span) -> Iterator[Packed]:
     recipe, numbers, crf = span
     for index in numbers:
         video = recipe.video(index)
-        yield Packed(f"{recipe.split}-{recipe.seed}-{index:08d}", pack(video, crf), len(video.frames))
+        yield Packed(f"{recipe.split}-{recipe.seed}-{index:08d}", pack_sample(video, crf), len(video.frames))

@@ -26,7 +26,7 @@ LOSSLESS = {"preset": "ultrafast", "qp": "0"}
 BITEXACT = 1 << 23  # AV_CODEC_FLAG_BITEXACT: no version or date goes into the file, so equal frames give equal bytes
 
 
-def encode(frames: np.ndarray, times: np.ndarray, crf: int = 18) -> bytes:
+def encode_video(frames: np.ndarray, times: np.ndarray, crf: int = 18) -> bytes:
     """H.264 in mp4, the same bytes for the same input.
 
     Args:

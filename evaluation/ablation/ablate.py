@@ -11,7 +11,7 @@ from typing import Any, Literal
 from framefold.adapters.core.budget import check_budget
 from framefold.adapters.core.registry import get
 from framefold.data.shards.index import FEATURES
-from framefold.data.shards.sources import resolve
+from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
@@ -19,7 +19,7 @@ from framefold.training.frozen_host.device import device_of
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
-from .config import Wanted
+from .config import AblationConfig
 
 CACHE = "features"  # folder of encoded videos in that of the results
 
@@ -48,7 +48,7 @@ def ablate(
     revision: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str | None = None,
-    other_host: bool = False,
+    allow_other_host: bool = False,
 ) -> None:
     """Compare compressors at equal budgets on held-out videos; finished cells are not run again.
 
@@ -78,7 +78,7 @@ def ablate(
         cache: folder for encoded videos; by default in ``out``. Several ablations may share it.
         revision: of a host on the Hub. dtype: of the host; auto is that of its weights.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
-        other_host: take adapters that were trained in another host.
+        allow_other_host: take adapters that were trained in another host.
 
     Raises:
         UnknownCompressorError: a wrong name; ConfigError: a wrong parameter, seed, baseline, device or question type,
@@ -96,12 +96,12 @@ def ablate(
     for name in compressors or []:
         get(name)
     where, recipe = device_of(device), Recipe((frames, frames), data_seed, split, difficulty, style)
-    shards, found = None if data is None else resolve(data), find_host(host, revision)
+    shards, found = None if data is None else resolve_shards(data), find_host(host, revision)
     if not found.is_embedded and (shards is None or shards.kind != FEATURES):
         find_torchvision()
-    from .run import run
+    from .run import run_ablation
 
-    wanted = Wanted(
+    wanted = AblationConfig(
         out=Path(out),
         host=found,
         device=where,
@@ -121,6 +121,6 @@ def ablate(
         baseline=baseline,
         drill=drill,
         cache=Path(cache) if cache else Path(out) / CACHE,
-        other_host=other_host,
+        allow_other_host=allow_other_host,
     )
-    run(wanted)
+    run_ablation(wanted)

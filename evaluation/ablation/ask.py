@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.evaluation.metrics.evidence import Fate
+from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, TimedCompressor, synchronize
-from framefold.training.frozen_host.ask import answer, visual_tokens
+from framefold.training.frozen_host.ask import answer_questions, visual_tokens
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QARows
 
-from .batches import HeldOut
+from .batches import HeldOutBatch
 from .oracles import KeepEvidence
 
 Row = dict[str, Any]
 
 
 @torch.no_grad()
-def put(
-    host: Host, compressor: Compress, batches: Iterable[HeldOut], drill: int = 0
+def evaluate_questions(
+    host: Host, compressor: Compress, batches: Iterable[HeldOutBatch], drill: int = 0
 ) -> tuple[list[Row], list[Row], dict[str, float]]:
     """Put every question once, with the videos compressed.
 
@@ -49,7 +49,7 @@ def put(
         if isinstance(compressor, KeepEvidence):
             compressor.begin(batch)
         before, start = sum(timed.milliseconds), time.perf_counter()
-        logits, prepared, asked = answer(host, timed, batch.asked)
+        logits, prepared, asked = answer_questions(host, timed, batch.asked)
         synchronize(host.model.device)
         took = 1000 * (time.perf_counter() - start) - (sum(timed.milliseconds) - before)
         spent.append(took / len(batch.numbers))
@@ -61,9 +61,11 @@ def put(
     return rows, kept, {"answering_ms": float(np.median(spent)), "tokens_entered": columns / prompts}
 
 
-def _rows(batch: HeldOut, places: list[int], tokens: list[VideoTokens], said: list[tuple[str, bool]]) -> Iterator[Row]:
+def _rows(
+    batch: HeldOutBatch, places: list[int], tokens: list[VideoTokens], said: list[tuple[str, bool]]
+) -> Iterator[Row]:
     """One row an answer; ``places`` tells which of the compressed videos each question was put behind."""
-    fates = [Fate.of(out) for out in tokens]
+    fates = [KeptEvidence.of(out) for out in tokens]
     owners = batch.asked.rows.video.tolist()
     for row, (owner, place, (text, right)) in enumerate(zip(owners, places, said, strict=True)):
         question, evidence, fate = batch.asked.questions[row], batch.evidence[row], fates[place]
@@ -81,7 +83,7 @@ def _rows(batch: HeldOut, places: list[int], tokens: list[VideoTokens], said: li
         }
 
 
-def _kept(batch: HeldOut, tokens: list[VideoTokens], first: int | None, drill: int) -> Iterator[Row]:
+def _kept(batch: HeldOutBatch, tokens: list[VideoTokens], first: int | None, drill: int) -> Iterator[Row]:
     """What entered of each video; where ``first`` is a number, of each question, the first of which it is."""
     owners = range(len(batch.numbers)) if first is None else batch.asked.rows.video.tolist()
     for place, (owner, out) in enumerate(zip(owners, tokens, strict=True)):

@@ -10,26 +10,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from framefold.training.frozen_host.ask import Asked, ask
+from framefold.training.frozen_host.ask import EncodedBatch, encode_batch
 from framefold.training.frozen_host.host import Host
 
-from .feature_cache import FeatureCache, Shown
+from .feature_cache import CachedVideo, FeatureCache
 
 IN_MEMORY = 2**30  # bytes of features that are held; more are read from disk for every cell
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutBatch:
     """A batch of videos and what is asked about them.
 
     Attributes:
         asked: prompts, question rows, and videos as the host's vision side sees them.
-        numbers, draws, keys: B, see :class:`~framefold.evaluation.ablation.heldout.Video`; twins are one cluster.
+        numbers, draws, keys: B, see :class:`~framefold.evaluation.ablation.heldout.HeldOutVideo`; twins are one
+            cluster.
         evidence: R arrays (N,) bool, the visual tokens that hold the evidence of a row's question.
         events: B arrays (N,) bool, the visual tokens that hold an event which can be asked about, where it is known.
     """
 
-    asked: Asked
+    asked: EncodedBatch
     numbers: list[int]
     draws: list[int]
     keys: list[str]
@@ -37,10 +38,10 @@ class HeldOut:
     events: list[np.ndarray]
 
     @classmethod
-    def of(cls, host: Host, videos: list[Shown]) -> HeldOut:
+    def of(cls, host: Host, videos: list[CachedVideo]) -> HeldOutBatch:
         """Write the prompts of videos, on the device of the host."""
         return cls(
-            ask(host, [video.sample for video in videos]),
+            encode_batch(host, [video.sample for video in videos]),
             [video.number for video in videos],
             [video.draw for video in videos],
             [video.sample.key for video in videos],
@@ -58,14 +59,14 @@ class Batches:
 
     def __init__(self, host: Host, cache: FeatureCache, size: int) -> None:
         self.host, self.cache, self.size = host, cache, size
-        self._held: list[HeldOut] | None = None
+        self._held: list[HeldOutBatch] | None = None
 
-    def __iter__(self) -> Iterator[HeldOut]:
+    def __iter__(self) -> Iterator[HeldOutBatch]:
         if self._held is not None:
             yield from self._held
             return
-        held: list[HeldOut] | None = [] if self.cache.bytes <= IN_MEMORY else None
-        videos: list[Shown] = []
+        held: list[HeldOutBatch] | None = [] if self.cache.bytes <= IN_MEMORY else None
+        videos: list[CachedVideo] = []
         for video in self.cache.read():
             videos.append(video)
             if len(videos) == self.size:
@@ -75,8 +76,8 @@ class Batches:
             yield self._made(videos, held)
         self._held = held
 
-    def _made(self, videos: list[Shown], held: list[HeldOut] | None) -> HeldOut:
-        batch = HeldOut.of(self.host, videos)
+    def _made(self, videos: list[CachedVideo], held: list[HeldOutBatch] | None) -> HeldOutBatch:
+        batch = HeldOutBatch.of(self.host, videos)
         if held is not None:
             held.append(batch)
         return batch

@@ -15,12 +15,12 @@ from framefold.training.frozen_host.locate import FoundHost
 
 
 @dataclass(frozen=True)
-class Wanted:
+class AblationConfig:
     """An ablation as it was asked for, everything settled that needs no compressor and no host.
 
     Attributes:
         out, compressors, adapters, params, budgets, seeds, oracle, videos, exclude, batch_size, baseline, drill, cache,
-            dtype, other_host: of :func:`ablate`.
+            dtype, allow_other_host: of :func:`ablate`.
         host: that was found. device: to run on.
         recipe: of synthetic videos; data: or the shards. frames: that the host is shown of each at most.
     """
@@ -44,4 +44,4 @@ class Wanted:
     baseline: str | None
     drill: int
     cache: Path
-    other_host: bool
+    allow_other_host: bool

@@ -21,11 +21,11 @@ from framefold.adapters.base.build import build
 from framefold.evaluation.metrics.flops import counted_flops, prefill_flops
 from framefold.evaluation.metrics.memory import peak_bytes
 from framefold.evaluation.metrics.timing import Compress, TimedCompressor, peak_memory, synchronize
-from framefold.training.frozen_host.ask import Asked, compress
+from framefold.training.frozen_host.ask import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import QARows
 
-from .batches import HeldOut
+from .batches import HeldOutBatch
 from .oracles import KeepEvidence
 
 VIDEOS = 5  # that are measured
@@ -52,7 +52,7 @@ class Meter:
         videos: batches of one video each.
     """
 
-    def __init__(self, host: Host, videos: Sequence[HeldOut]) -> None:
+    def __init__(self, host: Host, videos: Sequence[HeldOutBatch]) -> None:
         self.host, self.videos = host, [_first_question(video) for video in videos[:VIDEOS]]
         self.full = TimedCompressor(build("identity"), host.model.device)
         self._peaks: dict[str, int] = {}  # with all tokens, by who changes the host
@@ -96,24 +96,24 @@ class Meter:
             "memory_of": "CUDA allocator" if self.host.model.device.type == "cuda" else "tensors",
         }
 
-    def _once(self, compressor: TimedCompressor, video: HeldOut) -> Once:
+    def _once(self, compressor: TimedCompressor, video: HeldOutBatch) -> Once:
         start = time.perf_counter()
         columns = self._prefill(compressor, video)
         synchronize(self.host.model.device)
         total = 1000 * (time.perf_counter() - start)
         return Once(compressor.milliseconds[-1], total - compressor.milliseconds[-1], columns)
 
-    def _compressed(self, compressor: TimedCompressor, video: HeldOut) -> dict[str, Any]:
+    def _compressed(self, compressor: TimedCompressor, video: HeldOutBatch) -> dict[str, Any]:
         if isinstance(compressor.compressor, KeepEvidence):
             compressor.compressor.begin(video)
-        return compress(self.host, compressor, video.asked).kwargs
+        return compress_batch(self.host, compressor, video.asked).kwargs
 
-    def _prefill(self, compressor: TimedCompressor, video: HeldOut) -> int:
+    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
         inputs = self._compressed(compressor, video)
         self.host.model(**inputs, use_cache=True, logits_to_keep=1)
         return inputs["input_ids"].shape[1]
 
-    def _peak(self, compressor: TimedCompressor, video: HeldOut) -> int:
+    def _peak(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
         if self.host.model.device.type == "cuda":
             self._prefill(compressor, video)  # libraries take their workspaces once
             return peak_memory(lambda: self._prefill(compressor, video), self.host.model.device)
@@ -133,9 +133,9 @@ def _tensors(module: Any) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()] if isinstance(module, torch.nn.Module) else []
 
 
-def _first_question(video: HeldOut) -> HeldOut:
+def _first_question(video: HeldOutBatch) -> HeldOutBatch:
     """A batch of one video that is asked its first question only."""
     asked = video.asked
     rows = QARows(*(getattr(asked.rows, name)[:1] for name in asked.rows.__dataclass_fields__))
-    first = Asked(asked.encoded, asked.inputs, asked.times, rows, asked.questions[:1])
+    first = EncodedBatch(asked.encoded, asked.inputs, asked.times, rows, asked.questions[:1])
     return replace(video, asked=first, evidence=video.evidence[:1])

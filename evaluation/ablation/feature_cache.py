@@ -28,7 +28,7 @@ from framefold.errors import DataError
 from framefold.files import replace_file
 from framefold.training.frozen_host.host import Host
 
-from .heldout import MOST_DAMAGED, Source, Video
+from .heldout import MOST_DAMAGED, HeldOutVideo, Source
 from .work_queue import remove_leftovers, work_off
 
 FORMAT = 1
@@ -37,11 +37,12 @@ TOGETHER = 8  # videos that a process encodes under one lock
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
+class CachedVideo:
     """A video as the host saw it, on the CPU.
 
     Attributes:
-        sample: what the host made of it. number, draw: see :class:`~framefold.evaluation.ablation.heldout.Video`.
+        sample: the host's encoding of it.
+        number, draw: see :class:`~framefold.evaluation.ablation.heldout.HeldOutVideo`.
         evidence: (R, N) bool, the visual tokens that hold the evidence of each question.
         events: (N,) bool, those at which something happens that can be asked about; None: nobody knows.
     """
@@ -68,7 +69,7 @@ class FeatureCache:
         digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
         self.folder, self.host, self.source, self.attention = folder / digest[:20], host, source, attention
         self._whole: dict[int, bool] = {}  # seen by this process; False: damaged in the source
-        self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], Video]], int
+        self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], HeldOutVideo]], int
 
     def fill(self, tick: Callable[[int], None] = lambda done: None) -> None:
         """Encode what is not there yet; returns when all is there.
@@ -111,7 +112,7 @@ class FeatureCache:
         """Size of the features on disk."""
         return sum(self._file(number).stat().st_size for number, whole in self._whole.items() if whole)
 
-    def read(self) -> Iterator[Shown]:
+    def read(self) -> Iterator[CachedVideo]:
         """The videos in their order, from disk.
 
         Raises:
@@ -158,7 +159,7 @@ class FeatureCache:
             replace_file(self._file(number).with_suffix(".json"), partial(_write, json.dumps(note).encode()))
             self._whole[number] = content is not None
 
-    def _take(self, group: range) -> list[Callable[[], Video]]:
+    def _take(self, group: range) -> list[Callable[[], HeldOutVideo]]:
         """What makes the videos of a group; the source is read on, or from the front again where they lie behind."""
         if group.start < self._next:
             self._ahead, self._next = self.source.videos(), 0
@@ -167,7 +168,7 @@ class FeatureCache:
         return made
 
     @torch.no_grad()
-    def _see(self, video: Video) -> Shown:
+    def _see(self, video: HeldOutVideo) -> CachedVideo:
         seen = self.host.see(video.sample, self.attention)
         t, h, w = seen.features.shape[:3]
         grid = (t, h, w)
@@ -177,7 +178,7 @@ class FeatureCache:
             events = masks.pop()
             asked = {name: getattr(seen, name)[:-1] for name in ("questions", "prompts", "replies")}
             seen = replace(seen, **asked)
-        return Shown(replace(seen, host=self._made_by), video.number, video.draw, torch.stack(masks), events)
+        return CachedVideo(replace(seen, host=self._made_by), video.number, video.draw, torch.stack(masks), events)
 
     @cached_property
     def _made_by(self) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def _write(content: bytes, file: Path) -> None:
     file.write_bytes(content)
 
 
-def _pack(shown: Shown) -> tuple[dict[str, Any], bytes]:
+def _pack(shown: CachedVideo) -> tuple[dict[str, Any], bytes]:
     """What the two files of a video hold."""
     sample = shown.sample
     tensors = sample.tensors() | {"evidence": shown.evidence}
@@ -209,7 +210,7 @@ def _pack(shown: Shown) -> tuple[dict[str, Any], bytes]:
     return note, content
 
 
-def _unpack(note: dict[str, Any], content: bytes) -> Shown:
+def _unpack(note: dict[str, Any], content: bytes) -> CachedVideo:
     tensors = load(content)
     layers = sum(name.startswith(DEEPSTACK) for name in tensors)
     sample = EncodedSample(
@@ -225,4 +226,4 @@ def _unpack(note: dict[str, Any], content: bytes) -> Shown:
         attention=tensors.get("attention"),
         host=note["host"],
     )
-    return Shown(sample, note["number"], note["draw"], tensors["evidence"], tensors.get("events"))
+    return CachedVideo(sample, note["number"], note["draw"], tensors["evidence"], tensors.get("events"))

@@ -32,7 +32,7 @@ MOST_DAMAGED = 0.05  # share of the videos
 
 
 @dataclass(frozen=True)
-class Video:
+class HeldOutVideo:
     """A held-out video before the host has seen it.
 
     Attributes:
@@ -66,7 +66,7 @@ class Source(Protocol):
         """What the settings of a cell say of it."""
         ...
 
-    def videos(self) -> Iterator[Callable[[], Video]]:
+    def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
         """What makes each video, in their order.
 
         A call raises DataError for a damaged one.
@@ -99,16 +99,16 @@ class Synthetic:
             "style": recipe.style,
         }
 
-    def videos(self) -> Iterator[Callable[[], Video]]:
+    def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
         """See :class:`Source`."""
         yield from (partial(self._video, number) for number in range(self.count))
 
-    def _video(self, number: int) -> Video:
+    def _video(self, number: int) -> HeldOutVideo:
         video = self.recipe.video(number)
         sample = self.recipe.sample_of(video)
         boxes = (box for event in video.events if event.kind in ASKED_ABOUT for box in event.boxes)
         last = Question("", "what happened ?", "yes", (), tuple(boxes))
-        return Video(replace(sample, questions=(*sample.questions, last)), number, number // 2, events=True)
+        return HeldOutVideo(replace(sample, questions=(*sample.questions, last)), number, number // 2, events=True)
 
 
 class Shards:
@@ -117,7 +117,7 @@ class Shards:
     Everything is read once to begin with: what a result depends on is what is in the samples.
 
     Args:
-        shards: what :func:`~framefold.data.shards.sources.resolve` made of their names. most: of the samples.
+        shards: what :func:`~framefold.data.shards.sources.resolve_shards` made of their names. most: of the samples.
         frames: that a host is shown of each video at most.
 
     Raises:
@@ -149,12 +149,12 @@ class Shards:
         what = {"kind": SHARDS, "shards": self.shards, "digest": self.digest}
         return what | {"videos": len(self.keys), "frames": self.frames if self.index.kind == VIDEOS else None}
 
-    def videos(self) -> Iterator[Callable[[], Video]]:
+    def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
         """See :class:`Source`."""
         yield from (partial(self._video, number, raw) for number, raw in enumerate(self._raws()))
 
-    def _video(self, number: int, raw: dict[str, Any]) -> Video:
-        return Video(self._sample(raw), number, self._draw(number))
+    def _video(self, number: int, raw: dict[str, Any]) -> HeldOutVideo:
+        return HeldOutVideo(self._sample(raw), number, self._draw(number))
 
     def _sample(self, raw: dict[str, Any]) -> Sample:
         key = str(raw["__key__"])

@@ -15,12 +15,12 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.core.parameters import init_params
 from framefold.adapters.core.registry import JOINT, get, list_compressors
-from framefold.adapters.hosts.hooks.base_model_check import refuse_other
+from framefold.adapters.hosts.hooks.base_model_check import check_base_model
 from framefold.adapters.hosts.lora.config import has_lora, read_lora
 from framefold.adapters.hosts.lora.digest import adapter_digest
 from framefold.adapters.pretrained.config import read_config
 from framefold.adapters.pretrained.folder import load_folder
-from framefold.adapters.pretrained.hub import resolve
+from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
@@ -35,7 +35,7 @@ from .oracles import KeepEvidence
 
 
 @dataclass(frozen=True)
-class Entrant:
+class Method:
     """A row of the table before budgets and seeds: how to build it, and what identifies its weights."""
 
     name: str
@@ -69,7 +69,7 @@ class Entrant:
         """The host, which lies in ``folder``, with the adapter's LoRA if there is any; afterwards as it was."""
         return tuned(host, Path(str(self.folder)), folder) if self.lora else nullcontext()
 
-    def check_host(self, host: Host, folder: Path, other_host: bool) -> None:
+    def check_host(self, host: Host, folder: Path, allow_other_host: bool) -> None:
         """Find out before the work that an adapter is not of this host.
 
         Raises:
@@ -77,14 +77,14 @@ class Entrant:
         """
         with self.plugged_into(host, folder):
             pass
-        if self.folder is not None and not other_host:
-            refuse_other(host.model, load_folder(self.folder).base_model, self.folder)
+        if self.folder is not None and not allow_other_host:
+            check_base_model(host.model, load_folder(self.folder).base_model, self.folder)
 
     def build(self, budget: float | int, seed: int) -> Compressor:
         """The compressor at a budget, in eval mode."""
         if self.folder is not None:
             return load_folder(self.folder, budget=budget).eval()
-        return build(self.name, budget, **seeded(get(self.name), self.params, seed)).eval()
+        return build(self.name, budget, **with_seed(get(self.name), self.params, seed)).eval()
 
     def cells(self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings) -> Iterator[Settings]:
         """Settings of its cells; without an exact budget there is one, of all tokens."""
@@ -95,7 +95,7 @@ class Entrant:
         if not cls.exact_budget:
             yield replace(common, budget=1.0)
             return
-        draws = seeded(cls, self.params, 0) != seeded(cls, self.params, 1)
+        draws = with_seed(cls, self.params, 0) != with_seed(cls, self.params, 1)
         for budget in budgets:
             for seed in seeds if draws else [self.seed or 0]:
                 yield replace(common, budget=budget, seed=seed)
@@ -113,7 +113,7 @@ class Oracle:
         """The host as it is."""
         return nullcontext()
 
-    def check_host(self, host: Host, folder: Path, other_host: bool) -> None:
+    def check_host(self, host: Host, folder: Path, allow_other_host: bool) -> None:
         """Fits every host."""
 
     def build(self, budget: float | int, seed: int) -> Compress:
@@ -125,12 +125,12 @@ class Oracle:
         yield from (replace(base, compressor=self.row, budget=budget, code=source_digest()) for budget in budgets)
 
 
-Row = Entrant | Oracle
+AnyMethod = Method | Oracle
 
 
-def rows_of(
+def methods_of(
     names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]], oracle: bool, events: bool
-) -> list[Row]:
+) -> list[AnyMethod]:
     """All rows: adapters, compressors, all tokens, oracles.
 
     Args:
@@ -140,16 +140,18 @@ def rows_of(
     Raises:
         UnknownCompressorError, ConfigError, AdapterFileError, HubError: see there.
     """
-    rows: list[Row] = list(entrants(names, adapters, params))
+    rows: list[AnyMethod] = list(registered_methods(names, adapters, params))
     if FULL not in {row.row for row in rows}:
-        rows.append(Entrant(FULL, {}))
+        rows.append(Method(FULL, {}))
     oracles = [name for name, known in ((ORACLE, oracle), (EVENT_ORACLE, oracle and events)) if known]
     return rows + [Oracle(name) for name in oracles]
 
 
-def entrants(names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Entrant]:
+def registered_methods(
+    names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]
+) -> Iterator[Method]:
     """Adapters first, then the registered names; a trainable name without an adapter is announced and left out."""
-    trained: dict[str, Entrant] = {}  # by row
+    trained: dict[str, Method] = {}  # by row
     seeds: dict[tuple[str, int], str] = {}
     for path in adapters:
         one = _adapter(path)
@@ -182,15 +184,15 @@ def entrants(names: list[str] | None, adapters: list[str], params: dict[str, dic
             continue
         known = init_params(cls)
         inherited = {key: value for key, value in shared.get(name, {}).items() if key in known}
-        yield Entrant(name, inherited | params.get(name, {}))
+        yield Method(name, inherited | params.get(name, {}))
 
 
-def _adapter(source: str) -> Entrant:
-    folder = Path(resolve(source))
+def _adapter(source: str) -> Method:
+    folder = Path(resolve_adapter(source))
     compressor = load_folder(folder)
     lora = shape_of(read_lora(folder)) if has_lora(folder) else None
     seed = _training_seed(folder)
-    return Entrant(compressor.name, compressor.params(), str(folder), adapter_digest(folder), seed, lora)
+    return Method(compressor.name, compressor.params(), str(folder), adapter_digest(folder), seed, lora)
 
 
 def _training_seed(folder: Path) -> int:
@@ -199,11 +201,11 @@ def _training_seed(folder: Path) -> int:
     return seed if isinstance(seed, int) else 0
 
 
-def seeded(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[str, Any]:
+def with_seed(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[str, Any]:
     """Parameters with the seed wherever a method, or a stage of a chain, draws and has no seed of its own."""
     if issubclass(cls, Chain):
         stages = zip(cls.labels, cls.parts, strict=True)
-        return {label: seeded(part, params.get(label, {}), seed) for label, part in stages}
+        return {label: with_seed(part, params.get(label, {}), seed) for label, part in stages}
     return {"seed": seed, **params} if "seed" in init_params(cls) else dict(params)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 
-from .batches import HeldOut
+from .batches import HeldOutBatch
 
 
 class KeepEvidence:
@@ -32,7 +32,7 @@ class KeepEvidence:
         self.tokens_of, self.query_aware = tokens_of, asked
         self._masks: Iterator[np.ndarray] = iter(())
 
-    def begin(self, batch: HeldOut) -> None:
+    def begin(self, batch: HeldOutBatch) -> None:
         """The next calls are about this batch."""
         self._masks = iter(batch.evidence if self.query_aware else batch.events)
 

@@ -16,14 +16,14 @@ from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
 
-from .config import Wanted
+from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import Shards, Source, Synthetic
-from .methods import Row, rows_of, source_digest
+from .methods import AnyMethod, methods_of, source_digest
 from .runner import Cell, Grid
 
 
-def run(wanted: Wanted) -> None:
+def run_ablation(wanted: AblationConfig) -> None:
     """Run the cells that are not there, and write the report.
 
     Raises:
@@ -33,7 +33,7 @@ def run(wanted: Wanted) -> None:
     host = load_host(wanted.host, dtype=wanted.dtype)
     host.model.to(wanted.device)
     for row in rows:
-        row.check_host(host, wanted.host.folder, wanted.other_host)
+        row.check_host(host, wanted.host.folder, wanted.allow_other_host)
     base = _base(wanted, host, source)
     cells = [Cell(row, settings) for row in rows for settings in row.cells(wanted.budgets, wanted.seeds, base)]
     others = stored_cells(wanted.out, without={cell.settings.file for cell in cells})
@@ -51,9 +51,9 @@ def run(wanted: Wanted) -> None:
             report(str(wanted.out), wanted.baseline)
 
 
-def _prepared(wanted: Wanted) -> tuple[list[Row], Source]:
+def _prepared(wanted: AblationConfig) -> tuple[list[AnyMethod], Source]:
     """Who takes part, and the videos; everything that can be wrong without a host is found out here."""
-    rows = rows_of(wanted.compressors, wanted.adapters, wanted.params, wanted.oracle, wanted.data is None)
+    rows = methods_of(wanted.compressors, wanted.adapters, wanted.params, wanted.oracle, wanted.data is None)
     for row, seed in product(rows, wanted.seeds):
         row.build(wanted.budgets[0], seed)
     names = [row.row for row in rows]
@@ -69,7 +69,7 @@ def _prepared(wanted: Wanted) -> tuple[list[Row], Source]:
     return rows, source
 
 
-def _base(wanted: Wanted, host: Host, source: Source) -> Settings:
+def _base(wanted: AblationConfig, host: Host, source: Source) -> Settings:
     """What all cells have in common."""
     weights, dtype = host_digest(wanted.host.folder), str(host.model.dtype).removeprefix("torch.")
     return Settings("", {}, None, 1.0, 0, wanted.host.name, weights, dtype, source.describe(), wanted.exclude)

@@ -16,12 +16,12 @@ from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.settings import REPORT, Settings
 from framefold.training.frozen_host.host import Host
 
-from .ask import put
-from .batches import Batches, HeldOut
+from .ask import evaluate_questions
+from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, Meter
 from .feature_cache import FeatureCache
-from .methods import Row
-from .work_queue import progress, remove_leftovers, work_off
+from .methods import AnyMethod
+from .work_queue import progress_bar, remove_leftovers, work_off
 
 LOCKS = ".locks"
 
@@ -30,7 +30,7 @@ LOCKS = ".locks"
 class Cell:
     """A row at a budget with a seed."""
 
-    row: Row
+    row: AnyMethod
     settings: Settings
 
 
@@ -61,7 +61,7 @@ class Grid:
         if not self._before:
             return False
         (self.out / FOLDER).mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out before the work
-        with progress() as bar:
+        with progress_bar() as bar:
             videos = bar.add_task("encoding videos", total=len(self.features.source))
             self.features.fill(lambda done: bar.update(videos, completed=done))
             if self.features.damaged:
@@ -109,18 +109,18 @@ class Grid:
             compressor = cell.row.build(cell.settings.budget, cell.settings.seed)
             if isinstance(compressor, torch.nn.Module):
                 compressor.to(device)
-            rows, kept, cost = put(self.host, compressor, self._ticking(tick), self.drill)
+            rows, kept, cost = evaluate_questions(self.host, compressor, self._ticking(tick), self.drill)
             cost |= self._meter.measure(compressor, cell.row.changes_host)
         damaged = len(self.features.damaged)
         outcome = Outcome(rows, cost, kept, self.drill, started, damaged, device)
         write_cell(self.out, cell.settings, outcome)
         self._done.add(name)
 
-    def _ticking(self, tick: Callable[[], None]) -> Iterator[HeldOut]:
+    def _ticking(self, tick: Callable[[], None]) -> Iterator[HeldOutBatch]:
         for batch in self.batches:
             yield batch
             tick()
 
     @cached_property
     def _meter(self) -> Meter:
-        return Meter(self.host, [HeldOut.of(self.host, [one]) for one in islice(self.features.read(), VIDEOS)])
+        return Meter(self.host, [HeldOutBatch.of(self.host, [one]) for one in islice(self.features.read(), VIDEOS)])

@@ -75,7 +75,7 @@ def remove_leftovers(file: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def progress() -> Progress:
+def progress_bar() -> Progress:
     """A bar with the time left, which the mean of all steps so far decides: those of a grid take very unequal times."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     left = TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)

@@ -22,11 +22,11 @@ from webdataset.tariterators import tarfile_samples
 from framefold.data.loading.loader import Batch, ResumableLoader
 from framefold.data.loading.shard_stream import ShardStream
 from framefold.data.shards.index import FEATURES, VIDEOS
-from framefold.data.shards.sources import opened, resolve
+from framefold.data.shards.sources import opened, resolve_shards
 from framefold.data.synthetic.write_shards import synth
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.timing import return_freed
-from framefold.training.frozen_host.ask import answer, ask
+from framefold.training.frozen_host.ask import answer_questions, encode_batch
 from framefold.training.losses import loss_parts, total_loss
 from framefold.training.module import CompressorModule
 
@@ -87,7 +87,9 @@ def bench_data(
 
 def _decoding(shards: str, repeats: int) -> dict[str, float]:
     """Frames a second, of the stream that training reads and of PyAV alone on the same bytes in memory."""
-    clips = [raw["mp4"] for shard in resolve(shards).shards for raw in tarfile_samples([{"url": opened(shard.path)}])]
+    clips = [
+        raw["mp4"] for shard in resolve_shards(shards).shards for raw in tarfile_samples([{"url": opened(shard.path)}])
+    ]
 
     def streamed() -> int:
         stream = ShardStream(shards, 1, shuffle=False)
@@ -135,8 +137,8 @@ def _trainer(host: str) -> Callable[[Batch], int]:
     optimizer = torch.optim.AdamW(module.compressor.parameters(), lr=1e-4)
 
     def step(batch: Batch) -> int:
-        asked = ask(module.host, batch.samples, module.compressor.needs_attention)
-        parts = loss_parts(module.host, asked, answer(module.host, module.compressor, asked), module.weights)
+        asked = encode_batch(module.host, batch.samples, module.compressor.needs_attention)
+        parts = loss_parts(module.host, asked, answer_questions(module.host, module.compressor, asked), module.weights)
         total_loss(parts, module.weights).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -161,7 +163,7 @@ def _rates(works: list[Callable[[], int]], repeats: int, what: str) -> list[floa
 def _memory(source: str, kind: str, samples: int) -> dict[str, float]:
     """How the memory of the only loader worker changes over so many samples, in MiB."""
     seen: list[float] = []
-    index = resolve(source)
+    index = resolve_shards(source)
     rounds = -(-samples // index.samples)  # in one epoch: every epoch has workers of its own
     loader = ResumableLoader(ShardStream(replace(index, shards=index.shards * rounds), 1), workers=1)
     return_freed()  # a worker is a fork of this process, and what this one has freed would hide a leak

@@ -11,16 +11,16 @@ from typing import Any, Literal
 
 import torch
 
-from framefold.adapters.base.build import compressor_of
+from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.base_model import BaseModel
-from framefold.adapters.pretrained.hub import resolve
+from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError, InputError
 from framefold.training.frozen_host.device import device_of
 from framefold.training.frozen_host.torchvision import find_torchvision
 
-from .answer_table import Answer, report
+from .answer_table import Answer, answer_report
 
 
 def answer(
@@ -36,7 +36,7 @@ def answer(
     repeats: int = 3,
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    other_host: bool = False,
+    allow_other_host: bool = False,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer and what it took.
 
@@ -56,7 +56,7 @@ def answer(
         repeats: timed runs.
         device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
         dtype: of the weights; "auto" is what the host was saved in.
-        other_host: take an adapter that was trained in another host.
+        allow_other_host: take an adapter that was trained in another host.
 
     Raises:
         UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting;
@@ -68,15 +68,15 @@ def answer(
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
-    compressor = resolve(compressor)
-    plugged, where = compressor_of(compressor, budget), device_of(device)
-    plugged.base_model = BaseModel() if other_host else plugged.base_model
+    compressor = resolve_adapter(compressor)
+    plugged, where = load_or_build(compressor, budget), device_of(device)
+    plugged.base_model = BaseModel() if allow_other_host else plugged.base_model
     find_torchvision()
-    from framefold.training.frozen_host.device import place
+    from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
     from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
 
-    from .answer_run import Task, lora_of, run
+    from .answer_run import Task, lora_of, run_answers
 
     config = load_config(host)
     processor = load_processor(host)
@@ -86,9 +86,9 @@ def answer(
     lora = lora_of(compressor)
     model = load_model(host, dtype, where)
     times = grid_times(processor, sample)
-    task = Task(model, processor, place(inputs, model), times, positions, max_new_tokens, lora)
-    result = run(task, plugged, compare, repeats)
-    print(report(result, sample, repeats, where))
+    task = Task(model, processor, move_inputs(inputs, model), times, positions, max_new_tokens, lora)
+    result = run_answers(task, plugged, compare, repeats)
+    print(answer_report(result, sample, repeats, where))
     return result
 
 

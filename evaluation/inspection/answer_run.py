@@ -21,10 +21,10 @@ from framefold.adapters.hosts.lora.config import Lora, has_lora, read_lora
 from framefold.adapters.hosts.lora.inject import with_lora
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.pretrained.config import CONFIG
-from framefold.evaluation.metrics.timing import TimedAnswer, generate, peak_memory
-from framefold.training.frozen_host.device import tell
+from framefold.evaluation.metrics.timing import TimedAnswer, peak_memory, timed_generate
+from framefold.training.frozen_host.device import add_video_inputs
 
-from .answer_table import ALL, Answer, Row
+from .answer_table import ALL, Answer, AnswerRow
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ def lora_of(compressor: str) -> Lora | None:
     return read_lora(folder) if (folder / CONFIG).is_file() and has_lora(folder) else None
 
 
-def run(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:
+def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:
     """Answer with the compressor, and with all tokens where they are to be compared; the two take turns.
 
     Each is run once to warm up, `repeats` times for the clock, and once more for the memory.
@@ -87,16 +87,16 @@ def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) 
 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswer:
     if compressor is None:
-        return generate(task.model, task.inputs, new)
+        return timed_generate(task.model, task.inputs, new)
     tuned: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
     with tuned, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
-        return generate(task.model, tell(task.inputs, task.times), new)
+        return timed_generate(task.model, add_video_inputs(task.inputs, task.times), new)
 
 
-def _row(task: Task, way: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> Row:
+def _row(task: Task, way: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> AnswerRow:
     name = ALL if way is None else f"{way.name}, budget {way.budget}" if way.exact_budget else way.name
     name += " (LoRA)" if way is not None and task.lora is not None else ""
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
     decode_median = statistics.median(decode) if decode else None
-    return Row(name, text, visual, runs[0].prompt, statistics.median(prefill), decode_median, memory)
+    return AnswerRow(name, text, visual, runs[0].prompt, statistics.median(prefill), decode_median, memory)

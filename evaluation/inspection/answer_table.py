@@ -12,7 +12,7 @@ ALL = "all tokens"
 
 
 @dataclass(frozen=True)
-class Row:
+class AnswerRow:
     """One line of the table: what one way to answer took.
 
     Attributes:
@@ -40,12 +40,12 @@ class Answer:
     """What :func:`answer` returns: the answer, what it took, and, after ``compare``, the same with all tokens."""
 
     text: str
-    compressed: Row
-    full: Row | None
+    compressed: AnswerRow
+    full: AnswerRow | None
     visual: int  # tokens of the video before compression
 
 
-def report(result: Answer, sample: Sample, repeats: int, device: torch.device) -> str:
+def answer_report(result: Answer, sample: Sample, repeats: int, device: torch.device) -> str:
     """What ``framefold answer`` prints: the answers and a table."""
     rows = [row for row in (result.compressed, result.full) if row is not None]
     width = max(len(row.name) for row in rows)

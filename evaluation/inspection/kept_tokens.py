@@ -46,9 +46,9 @@ class KeptSheet:
     columns: int
 
 
-def draw(sheet: KeptSheet, file: Path) -> None:
+def draw_kept_tokens(sheet: KeptSheet, file: Path) -> None:
     """Write the sheet as a PNG, beside and renamed."""
-    tiles = paint(sheet)
+    tiles = render_kept_tokens(sheet)
     count, high, wide = tiles.shape[:3]
     columns = min(sheet.columns, count)
     rows = -(-count // columns)
@@ -77,7 +77,7 @@ def per_frame(tokens: VideoTokens) -> np.ndarray:
     return np.bincount(tokens.index.numpy() // tokens.per_frame, minlength=tokens.grid[0])
 
 
-def paint(sheet: KeptSheet) -> np.ndarray:
+def render_kept_tokens(sheet: KeptSheet) -> np.ndarray:
     """(T, height, width, 3) uint8 frames in their own proportions, dropped places dim, merged groups outlined."""
     steps, rows, columns = sheet.tokens.grid
     wide = max(WIDE, CELL * columns)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from framefold.adapters.base.build import compressor_of
+from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.pretrained.hub import resolve
+from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import Sample, sample_frames
 from framefold.errors import ConfigError
 from framefold.training.frozen_host.device import device_of
@@ -66,8 +66,8 @@ def show(
         raise ConfigError(f"out must be a .png, not {out}")
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write {file.name} into")
-    plug, where = compressor_of(resolve(compressor), budget, params), device_of(device)
-    from .kept_tokens import KeptSheet, draw
+    plug, where = load_or_build(resolve_adapter(compressor), budget, params), device_of(device)
+    from .kept_tokens import KeptSheet, draw_kept_tokens
 
     find_torchvision()
     sample = sample_frames(video, frames)
@@ -76,7 +76,7 @@ def show(
     pictures = _square(sample.frames[::step]) if crops else sample.frames[::step]
     title = f"{Path(video).name}   {plug.name}   {len(tokens)} of {len(tokens.assign)} tokens"
     sheet = KeptSheet(title, pictures, times.numpy(), tokens, events, columns)
-    draw(sheet, file)
+    draw_kept_tokens(sheet, file)
     print(f"wrote {file}: {len(tokens)} of {len(tokens.assign)} tokens of {tokens.grid[0]} steps")
     return file
 
@@ -86,7 +86,7 @@ def _tokens(plug: Any, host: str, sample: Sample, question: str, device: torch.d
     from framefold.adapters.core.tokens import VideoTokens
     from framefold.adapters.hosts.prompt.prepare import prepare
     from framefold.adapters.hosts.prompt.vision import encode
-    from framefold.training.frozen_host.device import place
+    from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
     from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
 
@@ -94,7 +94,7 @@ def _tokens(plug: Any, host: str, sample: Sample, question: str, device: torch.d
     processor = load_processor(host)
     inputs = build_inputs(processor, sample, question)
     model = load_model(host, "auto", device)
-    inputs, times = place(inputs, model), grid_times(processor, sample)
+    inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
     with torch.no_grad():
         clips = encode(model, inputs, attention=plug.needs_attention)
         prepared = prepare(model, inputs, plug, encoded=clips, tokenizer=processor, times=[times])

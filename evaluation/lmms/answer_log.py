@@ -19,7 +19,7 @@ class RowFile:
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
-        self.rows: dict[str, Row] = {row["key"]: row for row in read_rows(file)} if file is not None else {}
+        self.rows: dict[str, Row] = {row["key"]: row for row in read_answer_log(file)} if file is not None else {}
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ class RowFile:
                 lines.write(json.dumps(row) + "\n")
 
 
-def read_rows(file: Path) -> list[Row]:
+def read_answer_log(file: Path) -> list[Row]:
     """Rows of a file, none where there is none; a line that was cut off is left out."""
     rows = []
     for line in file.read_text().splitlines() if file.is_file() else []:

@@ -13,15 +13,15 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
-from framefold.adapters.base.build import compressor_of
+from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.pretrained.hub import resolve
+from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError, EvalError
 from framefold.training.frozen_host.device import device_of
 
 from .process import find_lmms_eval, supervise
-from .results import JOINED, file_of, finished, join, read_eval
-from .settings import EvalSettings, claim, settle
+from .results import JOINED, file_of, finished, join_results, read_eval
+from .settings import EvalSettings, claim, resolve_settings
 from .table import text_table
 
 LOG = "lmms-eval.log"
@@ -43,7 +43,7 @@ def evaluate(
     positions: Literal["preserve", "compact"] = "preserve",
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
-    other_host: bool = False,
+    allow_other_host: bool = False,
 ) -> int:
     """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are kept.
 
@@ -66,7 +66,7 @@ def evaluate(
         positions: "preserve" leaves tokens their positions in the full prompt, "compact" counts the shorter one anew.
         device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
         dtype: of the weights; "auto" is what the host was saved in.
-        other_host: take an adapter that was trained in another host.
+        allow_other_host: take an adapter that was trained in another host.
 
     Returns:
         Exit status: 0, or 1 if a task failed, which stderr tells; the others are finished.
@@ -87,14 +87,14 @@ def evaluate(
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
         raise ConfigError("there is no task to run: --tasks videomme,mlvu_dev")
-    source = resolve(compressor)
-    plugged, where = compressor_of(source, budget, params), device_of(device)
+    source = resolve_adapter(compressor)
+    plugged, where = load_or_build(source, budget, params), device_of(device)
     beside, folder = find_lmms_eval(), Path(out)
     asked = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,
-        device=str(where), limit=limit, other_host=other_host,
+        device=str(where), limit=limit, allow_other_host=allow_other_host,
     )  # fmt: skip
-    settings = settle(asked, plugged, source, include_path)
+    settings = resolve_settings(asked, plugged, source, include_path)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -153,7 +153,7 @@ def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:
     if outcome["usage"]:
         raise EvalError(outcome["error"])
     if any(file_of(out, name).is_file() for name in names):
-        join(out)
+        join_results(out)
         print(f"{text_table(read_eval(out))}\n\nresults: {out / JOINED}")
     errors = [f"{task}: {text}" for task, text in outcome["failed"].items()]
     errors += [] if outcome["error"] is None else [outcome["error"]]

@@ -20,7 +20,7 @@ from framefold.errors import EvalError
 from framefold.files import replace_file
 
 from .answer_log import Row, efficiency, notes
-from .settings import EvalSettings, difference, plain, read_settings
+from .settings import EvalSettings, difference, json_value, read_settings
 
 SCHEMA = 1
 
@@ -65,7 +65,7 @@ def file_of(out: Path, task: str) -> Path:
     return out / FOLDER / f"{quote(task, safe='')}.json"
 
 
-def rows_of(out: Path, task: str) -> Path:
+def answer_log_file(out: Path, task: str) -> Path:
     """Where what the answers of a task took is, as long as it is not finished and after that."""
     return out / "rows" / f"{quote(task, safe='')}.jsonl"
 
@@ -91,7 +91,7 @@ def write_task(
     took = {(row["task"], row["doc_id"]): row for row in rows}
     joined = [_join(leaf, sample, took) for leaf, logged in samples.items() for sample in logged]
     leaves: dict[str, list[Row]] = {leaf: [row for row in joined if row["task"] == leaf] for leaf in samples}
-    reported = plain({name: results[name] for name in COPIED if name in results})
+    reported = json_value({name: results[name] for name in COPIED if name in results})
     content = {
         "schema": SCHEMA,
         "task": task,
@@ -109,10 +109,10 @@ def write_task(
     file = file_of(out, task)
     file.parent.mkdir(parents=True, exist_ok=True)
     replace_file(file, lambda beside: beside.write_text(json.dumps(content) + "\n"))
-    join(out)
+    join_results(out)
 
 
-def join(out: Path) -> None:
+def join_results(out: Path) -> None:
     """Write ``eval.json`` from the files of the finished tasks."""
     tasks = {content["task"]: content for content in _stored(out)}
     content = {"schema": SCHEMA, "settings": read_settings(out), "tasks": tasks}
@@ -199,7 +199,7 @@ def _join(leaf: str, sample: Mapping[str, Any], took: Mapping[tuple[str, Any], R
     answer = answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
     metrics = {name: value for name, value in sample.items() if name not in NO_METRIC}
     shown = {name: value for name, value in row.items() if name not in ("key", "text")}
-    return plain({**shown, "target": sample["target"], "answer": answer, "metrics": metrics})
+    return json_value({**shown, "target": sample["target"], "answer": answer, "metrics": metrics})
 
 
 def _version(package: str) -> str | None:

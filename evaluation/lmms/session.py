@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from framefold.adapters.base.build import compressor_of
+from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.lora.inject import with_lora
-from framefold.adapters.pretrained.hub import resolve
+from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError
 from framefold.evaluation.inspection.answer_run import lora_of
-from framefold.evaluation.metrics.memory import high_water
-from framefold.evaluation.metrics.timing import TimedAnswer, generate, synchronize
-from framefold.training.frozen_host.device import device_of, place, tell
+from framefold.evaluation.metrics.memory import resident_peak_memory
+from framefold.evaluation.metrics.timing import TimedAnswer, synchronize, timed_generate
+from framefold.training.frozen_host.device import add_video_inputs, device_of, move_inputs
 from framefold.training.frozen_host.load import load_model
 from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
 
@@ -32,7 +32,7 @@ VIDEOS = 2  # sampled ones that are kept: several questions in a row are about t
 
 
 @dataclass(frozen=True)
-class Asked:
+class MeasuredAnswer:
     """One answer, and what it took.
 
     Attributes:
@@ -70,11 +70,11 @@ class Session:
 
     def __init__(self, settings: EvalSettings) -> None:
         self.settings, device = settings, device_of(settings.device)
-        source = resolve(settings.compressor)
+        source = resolve_adapter(settings.compressor)
         if settings.adapter not in (None, digest_of(source)[0]):
             raise ConfigError(f"{settings.compressor} was changed meanwhile: give another --out")
         params = settings.params if settings.adapter is None else None  # an adapter's folder brings them
-        plugged = compressor_of(source, settings.budget, params)  # type: ignore[arg-type]
+        plugged = load_or_build(source, settings.budget, params)  # type: ignore[arg-type]
         config, self.processor = load_config(settings.host), load_processor(settings.host)
         self.longest = getattr(config.get_text_config(), "max_position_embeddings", None)
         lora = lora_of(source)
@@ -82,11 +82,11 @@ class Session:
         self._stack, self._watch, self._warm = ExitStack(), _Watch(plugged), False
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))
-        how: dict[str, Any] = {"positions": settings.positions, "other_host": settings.other_host}
+        how: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
         self._stack.enter_context(attach(self.model, plugged, tokenizer=self.processor, **how))
         self._sample = lru_cache(VIDEOS)(lambda video: sample_frames(video, settings.frames))
 
-    def answer(self, video: str, question: str, max_new_tokens: int) -> Asked:
+    def answer(self, video: str, question: str, max_new_tokens: int) -> MeasuredAnswer:
         """Answer greedily.
 
         Raises:
@@ -94,15 +94,17 @@ class Session:
         """
         sample = self._sample(video)
         built = build_inputs(self.processor, sample, question)
-        inputs = tell(place(built, self.model), grid_times(self.processor, sample))
+        inputs = add_video_inputs(move_inputs(built, self.model), grid_times(self.processor, sample))
         if not self._warm:  # the first run of a host is slower than all others
-            generate(self.model, inputs, min(2, max_new_tokens))
+            timed_generate(self.model, inputs, min(2, max_new_tokens))
             self._warm = True
         runs: list[TimedAnswer] = []
-        memory = high_water(lambda: runs.append(generate(self.model, inputs, max_new_tokens)), self.model.device)
+        memory = resident_peak_memory(
+            lambda: runs.append(timed_generate(self.model, inputs, max_new_tokens)), self.model.device
+        )
         run, seen = runs[0], self._watch
         length = run.prompt if self.settings.positions == "compact" else built["input_ids"].shape[1]
-        return Asked(
+        return MeasuredAnswer(
             text=self.processor.tokenizer.decode(run.ids, skip_special_tokens=True).strip(),
             frames=len(sample.times),
             visual_before=seen.before,

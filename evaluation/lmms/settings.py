@@ -34,7 +34,7 @@ class EvalSettings:
         host: folder or Hub id; host_revision: digest of the folder or commit on the Hub.
         compressor: as it was given, a name, a folder or a Hub id; budget: of the visual tokens, as share or number.
         params: of the compressor's constructor. adapter: SHA-256 of its weights, None without.
-        other_host: an adapter that was trained in another host is taken. row: its name in tables.
+        allow_other_host: an adapter that was trained in another host is taken. row: its name in tables.
         frames: taken of each video. positions: see :func:`framefold.attach`.
         max_new_tokens: longest answer where a task does not say.
         dtype: of the weights. device: where the host runs; answers do not depend on it.
@@ -53,7 +53,7 @@ class EvalSettings:
     limit: int | None = None
     host_revision: str = ""
     adapter: str | None = None
-    other_host: bool = False
+    allow_other_host: bool = False
     row: str = ""
     tasks: str = ""
 
@@ -77,7 +77,9 @@ def settings_of(given: Mapping[str, Any]) -> EvalSettings:
     return EvalSettings(**given)
 
 
-def settle(settings: EvalSettings, plugged: Compressor, source: str, include_path: str | None) -> EvalSettings:
+def resolve_settings(
+    settings: EvalSettings, plugged: Compressor, source: str, include_path: str | None
+) -> EvalSettings:
     """Settings with what the compressor's adapter, the host and tasks of one's own are found to be.
 
     Args:
@@ -90,7 +92,7 @@ def settle(settings: EvalSettings, plugged: Compressor, source: str, include_pat
     adapter, lora = digest_of(source)
     found = {
         "budget": plugged.budget,
-        "params": plain(plugged.params()),
+        "params": json_value(plugged.params()),
         "adapter": adapter,
         "row": plugged.name + (" (LoRA)" if lora else ""),
         "host_revision": host_revision(settings.host),
@@ -181,12 +183,12 @@ def tasks_digest(folder: str | None) -> str:
     return _digest(file for file in Path(folder).rglob("*") if file.is_file() and file.suffix in TASK_FILES)
 
 
-def plain(value: Any) -> Any:
+def json_value(value: Any) -> Any:
     """A value as JSON can hold it: numbers of numpy as numbers, what is not finite as None, others as text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
-        return [plain(entry) for entry in value]
+        return [json_value(entry) for entry in value]
     if value is None or isinstance(value, str | bool | int):
         return value
     if hasattr(value, "item") and getattr(value, "size", 1) == 1:

@@ -20,9 +20,9 @@ from framefold.errors import EvalError, FramefoldError, MissingExtraError
 from framefold.files import replace_file
 from framefold.training.frozen_host.torchvision import find_torchvision
 
-from .answer_log import read_rows
+from .answer_log import read_answer_log
 from .process import follow_parent
-from .results import rows_of, write_task
+from .results import answer_log_file, write_task
 from .settings import EvalSettings, settings_of
 
 
@@ -36,7 +36,7 @@ def main(file: str) -> None:
     follow_parent()
     outcome: dict[str, Any] = {"done": False, "error": None, "usage": False, "failed": {}}
     try:
-        for task, text in run(job):
+        for task, text in run_job(job):
             outcome["failed"][task] = text
             _write(job, outcome)  # what follows may kill this process
     except FramefoldError as error:
@@ -47,7 +47,7 @@ def main(file: str) -> None:
     _write(job, outcome | {"done": True})
 
 
-def run(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def run_job(job: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Evaluate the tasks of a job.
 
     Yields:
@@ -127,7 +127,7 @@ def _evaluate(job: dict[str, Any], task: str, settings: EvalSettings) -> None:
     from lmms_eval.__main__ import cli_evaluate_single, parse_eval_args
 
     out, start = Path(job["out"]), time.perf_counter()
-    rows = rows_of(out, task)
+    rows = answer_log_file(out, task)
     with tempfile.TemporaryDirectory() as folder:
         inner, theirs = Path(folder) / "job.json", Path(folder) / "out"
         content = {"settings": json.loads(settings.text), "rows": str(rows), "progress": job["progress"]}
@@ -136,7 +136,7 @@ def _evaluate(job: dict[str, Any], task: str, settings: EvalSettings) -> None:
         theirs.symlink_to((out / "lmms-eval").absolute())  # lmms-eval cuts its arguments at commas
         sys.argv = ["lmms_eval", *_arguments(inner, theirs, task, settings.limit, job["include_path"])]
         results, samples = cli_evaluate_single(parse_eval_args()[1])
-    write_task(out, task, settings, results, samples, read_rows(rows), time.perf_counter() - start)
+    write_task(out, task, settings, results, samples, read_answer_log(rows), time.perf_counter() - start)
 
 
 def _arguments(inner: Path, theirs: Path, task: str, limit: int | None, include_path: str | None) -> list[str]:

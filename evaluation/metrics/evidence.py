@@ -18,7 +18,7 @@ from framefold.adapters.core.tokens import VideoTokens
 
 
 @dataclass(frozen=True)
-class Fate:
+class KeptEvidence:
     """What became of the tokens of a video: (N,) row of each, -1 if dropped; (K,) originals of each row."""
 
     assign: np.ndarray
@@ -26,7 +26,7 @@ class Fate:
     tokens: int
 
     @classmethod
-    def of(cls, tokens: VideoTokens) -> Fate:
+    def of(cls, tokens: VideoTokens) -> KeptEvidence:
         assign = tokens.assign.cpu().numpy()
         return cls(assign, np.bincount(assign[assign >= 0], minlength=len(tokens)), len(tokens))
 

@@ -48,7 +48,7 @@ def peak_bytes(run: Callable[[], Any], *inputs: torch.Tensor) -> int:
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def high_water(run: Callable[[], object], device: torch.device) -> int:
+def resident_peak_memory(run: Callable[[], object], device: torch.device) -> int:
     """Peak memory of a call without disturbing it; :func:`peak_memory` where the kernel's mark cannot be read."""
     if device.type != "cpu":
         return peak_memory(run, device)

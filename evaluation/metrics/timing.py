@@ -77,7 +77,7 @@ class _Clock(BaseStreamer):
 
 
 @torch.inference_mode()
-def generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: int) -> TimedAnswer:
+def timed_generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: int) -> TimedAnswer:
     """Answer greedily and time it."""
     clock = _Clock()
     synchronize(model.device)

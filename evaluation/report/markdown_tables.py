@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framefold.data.synthetic.difficulty import name_of
+from framefold.data.synthetic.difficulty import preset_name
 from framefold.evaluation.metrics.significance import stars
 from framefold.evaluation.metrics.statistics import type_intervals
 from framefold.evaluation.results.settings import EVENT_ORACLE, ORACLE, ORACLES, SYNTHETIC, WITH_LORA
@@ -18,7 +18,7 @@ def setting(results: Table) -> str:
     s, cell = results.sample["settings"], results.sample
     data, left_out = s["data"], f" Left out of the headline: {', '.join(s['exclude'])}." if s["exclude"] else ""
     if data["kind"] == SYNTHETIC:
-        kind = f"({name_of(data['difficulty'])}, {data['style']} style)"
+        kind = f"({preset_name(data['difficulty'])}, {data['style']} style)"
         what = f"held-out synthetic videos of {data['frames']} frames {kind}"
         drawn = "pairs of twins"
     else:

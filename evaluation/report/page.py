@@ -42,15 +42,15 @@ def write_page(results: Table, out: Path) -> Path:
     """
     data = page_data(results, out.resolve().name)
     videos = max((cell["drill"] for cell in results.cells), default=0)
-    page = build(data | drill_data(results, videos))
+    page = render_page(data | drill_data(results, videos))
     while len(page) > MOST and videos > 1:
         videos //= 2
-        page = build(data | drill_data(results, videos))
+        page = render_page(data | drill_data(results, videos))
     replace_file(out / PAGE, lambda beside: beside.write_bytes(page))
     return out / PAGE
 
 
-def build(data: dict[str, Any]) -> bytes:
+def render_page(data: dict[str, Any]) -> bytes:
     """The page.
 
     Texts in the data may be anything, also what somebody else's results hold: they reach the page as JSON without a

@@ -18,7 +18,7 @@ from framefold.evaluation.results.settings import ORACLES, SYNTHETIC
 from .markdown import number, p_value, percent, scaled
 from .markdown_tables import BYTES, FLOPS, setting
 from .measures import measures
-from .page_provenance import origin
+from .page_provenance import provenance_groups
 from .page_questions import Drill, packed
 from .table import Comparison, Table, label
 
@@ -48,7 +48,7 @@ def page_data(results: Table, title: str) -> dict[str, Any]:
         "points": points,
         "full": full,
         "types": [{"name": kind, "chance": _chance(results, kind)} for kind in results.types],
-        "origin": origin(results),
+        "origin": provenance_groups(results),
     }
 
 

@@ -40,7 +40,7 @@ GONE = "The frames of these videos are not shown: "
 
 
 @dataclass(frozen=True, eq=False)
-class Film:
+class VideoFrames:
     """What the host was shown of a video, a frame a step of the grid.
 
     Attributes:
@@ -54,7 +54,7 @@ class Film:
     texts: list[str]
 
 
-def films(settings: dict[str, Any], grids: dict[int, tuple[int, int, int]]) -> dict[int, Film]:
+def films(settings: dict[str, Any], grids: dict[int, tuple[int, int, int]]) -> dict[int, VideoFrames]:
     """The videos of some numbers.
 
     Args:
@@ -86,9 +86,9 @@ def _made(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, V
 def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
     from webdataset.tariterators import tarfile_samples
 
-    from framefold.data.shards.sources import expand
+    from framefold.data.shards.sources import expand_shards
 
-    files = expand(data["shards"])
+    files = expand_shards(data["shards"])
     if strange := [file for file in files if ":" in file or not Path(file).is_file()]:
         raise DataError(f"{strange[0]} is no local file")
     wanted, last = set(numbers), max(numbers)
@@ -102,7 +102,7 @@ def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int,
             return
 
 
-def _film(sample: VideoSample, steps: int, crops: bool) -> Film:
+def _film(sample: VideoSample, steps: int, crops: bool) -> VideoFrames:
     frames, times = sample.frames.numpy(), sample.times.numpy()
     patch = -(-len(frames) // steps)  # frames in a step
     view = WHOLE
@@ -112,7 +112,7 @@ def _film(sample: VideoSample, steps: int, crops: bool) -> Film:
     step_of = {number: place // patch for place, number in enumerate(numbers)}
     evidence = [relocate(question.evidence, step_of, view) for question in sample.questions]
     texts = [question.text for question in sample.questions]
-    return Film(frames[::patch], [round(float(time), 3) for time in times[::patch]], evidence, texts)
+    return VideoFrames(frames[::patch], [round(float(time), 3) for time in times[::patch]], evidence, texts)
 
 
 def _middle(frames: np.ndarray) -> tuple[np.ndarray, View]:
@@ -141,7 +141,7 @@ def _crops(host: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Sheet:
+class FrameMosaic:
     """Frames of a video in one picture.
 
     Attributes:
@@ -158,10 +158,10 @@ class Sheet:
         return {"src": source, "shown": self.shown, "tile": list(self.tile), "columns": ACROSS}
 
 
-def sheets(films: Iterable[Film]) -> list[Sheet]:
+def sheets(films: Iterable[VideoFrames]) -> list[FrameMosaic]:
     """A sheet for each video; of long ones not every step, but those with evidence. All together stay small."""
     some = [_some(film) for film in films]
-    made: list[Sheet] = []
+    made: list[FrameMosaic] = []
     for side, quality in SIZES:
         made = [_sheet(film.frames, shown, side, quality) for film, shown in some]
         if sum(len(sheet.picture) for sheet in made) <= BYTES:
@@ -169,12 +169,12 @@ def sheets(films: Iterable[Film]) -> list[Sheet]:
     return made
 
 
-def _some(film: Film) -> tuple[Film, list[int]]:
+def _some(film: VideoFrames) -> tuple[VideoFrames, list[int]]:
     shown = thinned(len(film.frames), {box[0] for boxes in film.evidence for box in boxes})
     return replace(film, frames=film.frames[shown]), shown
 
 
-def _sheet(frames: np.ndarray, shown: list[int], side: int, quality: int) -> Sheet:
+def _sheet(frames: np.ndarray, shown: list[int], side: int, quality: int) -> FrameMosaic:
     height, width = frames.shape[1:3]
     scale = min(1.0, side / max(height, width))
     tile = max(1, round(width * scale)), max(1, round(height * scale))
@@ -185,4 +185,4 @@ def _sheet(frames: np.ndarray, shown: list[int], side: int, quality: int) -> She
         sheet.paste(picture, (place % ACROSS * tile[0], place // ACROSS * tile[1]))
     content = io.BytesIO()
     sheet.save(content, "WEBP", quality=quality, method=4)
-    return Sheet(shown, tile, content.getvalue())
+    return FrameMosaic(shown, tile, content.getvalue())

@@ -14,7 +14,7 @@ _ROW = {"compressor", "adapter", "budget", "seed", "code"}  # settings that diff
 _GROUPS = (("Versions", "versions"), ("Git", "git"), ("Machines", "machine"))
 
 
-def origin(results: Table) -> list[dict[str, Any]]:
+def provenance_groups(results: Table) -> list[dict[str, Any]]:
     """Settings, versions, git state and machines of the cells, in groups of pairs of name and text."""
     cells = results.cells
     shared = [(name, value) for name, value in _flat(cells[0]["settings"]) if name not in _ROW]

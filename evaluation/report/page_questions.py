@@ -16,7 +16,7 @@ import numpy as np
 from framefold.errors import DataError, ResultsError
 from framefold.evaluation.results.settings import Settings
 
-from .page_frames import Film, films, sheets
+from .page_frames import VideoFrames, films, sheets
 from .table import Cell
 
 LARGEST = 2**24  # places of a grid
@@ -61,7 +61,7 @@ class Drill:
             order[number] += 1
         return {"videos": videos, "questions": questions}
 
-    def _films(self) -> tuple[dict[int, Film], str]:
+    def _films(self) -> tuple[dict[int, VideoFrames], str]:
         """The videos by number, and why they are not there."""
         try:
             found = films(self.settings, {number: self.grids[number] for number in self.videos})
@@ -73,7 +73,7 @@ class Drill:
                 return {}, "The frames are not shown: the videos that are there now are not those of these results."
         return found, "The frames are not shown: this video is not there any more."
 
-    def _video(self, number: int, film: Film | None, sheet: Any, why: str) -> dict[str, Any]:
+    def _video(self, number: int, film: VideoFrames | None, sheet: Any, why: str) -> dict[str, Any]:
         grid = self.grids[number]
         notes = []
         if film is None:
@@ -88,7 +88,7 @@ class Drill:
             "note": " ".join(notes),
         }
 
-    def _question(self, place: int, film: Film | None, order: int, types: list[str]) -> dict[str, Any]:
+    def _question(self, place: int, film: VideoFrames | None, order: int, types: list[str]) -> dict[str, Any]:
         boxes = [] if film is None else film.evidence[order]
         return {
             "place": place,
@@ -109,7 +109,7 @@ class Drill:
         for one in cell["kept"]:
             if one["video"] in self.grids and tuple(one["grid"]) == self.grids[one["video"]]:
                 kept[one["video"], one["row"]] = len(sets)
-                sets.append(pack(one["index"], one["size"], one["grid"]))
+                sets.append(pack_kept(one["index"], one["size"], one["grid"]))
         known = [kept.get((columns["video"][p], p), kept.get((columns["video"][p], None), -1)) for p in self.places]
         recall = [columns["recall"][place] for place in self.places]
         return {
@@ -146,7 +146,7 @@ def _damaged(cell: Cell, why: str) -> ResultsError:
     return ResultsError(f"{file} is damaged ({why}): delete it and run 'framefold ablate' again")
 
 
-def pack(index: Sequence[int], size: Sequence[int] | None, grid: Sequence[int]) -> dict[str, Any]:
+def pack_kept(index: Sequence[int], size: Sequence[int] | None, grid: Sequence[int]) -> dict[str, Any]:
     """What was kept, short: a bit a place of the grid, and where tokens were merged how many each stands for.
 
     Args:

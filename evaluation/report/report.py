@@ -34,7 +34,7 @@ def report(results: str, baseline: str | None = None) -> Path:
     plots = _plot(table, out)
     blocks = ["# Ablation", setting(table), summary(table), "## Accuracy", accuracy(table), *plots[:1]]
     blocks += ["## Differences", differences(table), compared(table), losses(table), by_type(table), *plots[1:2]]
-    blocks += [evidence(table), cost(table), *plots[2:], origin(table)]
+    blocks += [evidence(table), cost(table), *plots[2:], provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     replace_file(out / REPORT, lambda beside: beside.write_text(text))
     print(f"{accuracy(table)}\n\n{differences(table)}\n\nreport: {out / REPORT}\npage: {page}")
@@ -51,7 +51,7 @@ def _plot(table: Table, out: Path) -> list[str]:
     return [f"![{text}]({name}.png)" for name, text in shown.items()]
 
 
-def origin(table: Table) -> str:
+def provenance_section(table: Table) -> str:
     """Where the numbers come from: machines, versions, source, times."""
     lines = []
     for name in ("machine", "versions", "git"):

@@ -10,7 +10,7 @@ from typing import Any
 from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.pretrained.card import Measured
-from framefold.data.synthetic.difficulty import name_of
+from framefold.data.synthetic.difficulty import preset_name
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.statistics import macro_interval
 
@@ -55,7 +55,7 @@ def _is_of(cell: dict[str, Any], compressor: Compressor, weights: str | None) ->
         return bool(settings["adapter"] == weights)
     params = {key: value for key, value in settings["params"].items() if key != "lora"}
     drawn = {"seed": settings["seed"]} if "seed" in compressor.params() else {}  # as the ablation does it
-    same = build(compressor.name, **{**drawn, **params}).params()
+    same = build(compressor.name, **compressor.upgrade_params({**drawn, **params})).params()
     return not settings["adapter"] and same == compressor.params()
 
 
@@ -70,7 +70,7 @@ def _dataset(data: dict[str, Any]) -> dict[str, Any]:
     """What was asked about, for the Hub: its fields, without the folder where it lay."""
     frames = f"{data['videos']} held-out videos of {data['frames']} frames"
     if data["kind"] == SYNTHETIC:
-        name = f"{frames}, synthetic ({name_of(data['difficulty'])}, {data['style']} style)"
+        name = f"{frames}, synthetic ({preset_name(data['difficulty'])}, {data['style']} style)"
         kept: tuple[str, ...] = ("videos", "frames", "seed", "style")
         split = {"dataset_split": data["split"]}
     else:

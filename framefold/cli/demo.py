@@ -19,7 +19,7 @@ from pathlib import Path
 
 from framefold.adapters import load
 from framefold.adapters.pretrained.config import CONFIG
-from framefold.configs import find
+from framefold.configs import find_config
 from framefold.errors import FramefoldError
 from framefold.evaluation.results.provenance import host_digest
 from framefold.files import file_digest, replace_file
@@ -62,10 +62,10 @@ def demo(
         ConfigNotFoundError: no such configuration.
     """
     if not (Path(host) / "config.json").is_file():
-        raise StageError(f"no host in {host}: make one with 'framefold host train --out {host}'")
+        raise StageError(f"no host in {host}: make one with 'framefold tinyhost train --out {host}'")
     recipes = train or [f"compressor/{name}" for name in (SHIPPED if retrain else ("fila",))]
     for recipe in recipes:
-        find(recipe)
+        find_config(recipe)
     total, model = 2 * len(recipes) + 2, host_digest(Path(host))
     shards = str(Path(out) / "shards")
     synth = ["shards", "synth", "--out", shards, "--videos", str(videos), "--seed", "0"]
@@ -108,7 +108,7 @@ def _stage(title: str, command: list[str], made: Path, after: str = "", again: b
         The key of what it made.
     """
     line = f"framefold {shlex.join(command)}"
-    configs = [file_digest(find(command[i + 1])) for i, word in enumerate(command) if word == "--config"]
+    configs = [file_digest(find_config(command[i + 1])) for i, word in enumerate(command) if word == "--config"]
     key = hashlib.sha256("\n".join([after, line, *configs]).encode()).hexdigest()
     note = made.with_name(f".{made.name}.stage")
     noted = note.read_text() if note.is_file() else ""

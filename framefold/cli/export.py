@@ -16,7 +16,7 @@ from framefold.adapters.pretrained.hub import push as push_folder
 from framefold.errors import ConfigError
 from framefold.evaluation.results.card_rows import measured
 from framefold.training.export.from_checkpoint import adapter_from
-from framefold.training.export.write import Made, copy_adapter
+from framefold.training.export.write import Adapter, copy_adapter
 
 
 def export(
@@ -71,7 +71,14 @@ def export(
 
 
 def publish(
-    made: Made, out: str | None, push: str | None, *, private: bool, tag: str | None, results: str | None, license: str
+    made: Adapter,
+    out: str | None,
+    push: str | None,
+    *,
+    private: bool,
+    tag: str | None,
+    results: str | None,
+    license: str,
 ) -> Path | None:
     """Write an adapter beside, complete it with its card, then put it in its places.
 

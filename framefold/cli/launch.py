@@ -9,7 +9,7 @@ from framefold import configs
 from framefold.errors import ConfigError
 from framefold.files import replace_file
 
-TEMPLATES = {"slurm": "slurm/fit.sbatch", "torchrun": "launch/torchrun.sh", "mpirun": "launch/mpirun.sh"}
+TEMPLATES = {"slurm": "launch/slurm.sbatch", "torchrun": "launch/torchrun.sh", "mpirun": "launch/mpirun.sh"}
 
 
 def slurm(out: str | None = None, overwrite: bool = False) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonargparse
 
-from framefold.configs import expand
+from framefold.configs import expand_names
 from framefold.configs.arguments import join_lists
 
 
@@ -33,7 +33,9 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
     parser.add_argument("--config", action="config", help="YAML file or short name of a packaged one; may be repeated")
     parser.add_function_arguments(function, as_positional=False)
     try:
-        values = parser.instantiate_classes(parser.parse_args(expand(join_lists(function, _named(function, args)))))
+        values = parser.instantiate_classes(
+            parser.parse_args(expand_names(join_lists(function, _named(function, args))))
+        )
     except (jsonargparse.ArgumentError, argparse.ArgumentError, ValueError) as error:  # ValueError: of a type itself
         text = " ".join(str(error).split())[:1000]
         raise SystemExit(f"{text} (options: framefold {verb} --help)") from error

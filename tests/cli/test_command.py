@@ -15,7 +15,7 @@ import framefold
 from framefold.__main__ import FUNCTIONS, LIGHTNING, _load, main
 from framefold.adapters.core.budget import Budget
 from framefold.cli.parser import call
-from framefold.configs import ConfigNotFoundError, expand, find, names
+from framefold.configs import ConfigNotFoundError, expand_names, find_config, names
 from framefold.configs.arguments import join_lists
 from framefold.evaluation.ablation import ablate
 
@@ -148,13 +148,13 @@ def test_every_error_of_ours_is_caught_by_one_base_class() -> None:
 
 def test_packaged_configs_go_by_short_name_and_files_by_path(tmp_path: Path) -> None:
     assert "ablation/demo" in names()
-    assert find("ablation/demo").read_text()
+    assert find_config("ablation/demo").read_text()
     own = tmp_path / "own.yaml"
     own.write_text("videos: 3\n")
-    assert find(str(own)) == own
-    assert expand(["--config", "ablation/demo", "--x=1"])[1].endswith("demo.yaml")
+    assert find_config(str(own)) == own
+    assert expand_names(["--config", "ablation/demo", "--x=1"])[1].endswith("demo.yaml")
     with pytest.raises(ConfigNotFoundError, match="ablation/demo"):
-        find("ablation/nothing")
+        find_config("ablation/nothing")
 
 
 @pytest.mark.parametrize(

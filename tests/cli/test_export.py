@@ -289,7 +289,7 @@ def test_the_measured_rows_of_exactly_these_weights_are_on_the_card(
     cells = [cell("fila", 0.1, 16, adapter=mine), cell("fila", 0.05, 12, adapter=mine)]
     cells += [cell("fila", 0.1, 2, adapter=other, seed=1), cell("scene_mean", 0.1, 10), cell("uniform", 0.1, 5)]
     cells += [cell("identity", 1.0, 18)]
-    monkeypatch.setattr("framefold.evaluation.results.cells.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.card_rows.read_cells", lambda folder: cells)
     data, text = card_of(export(str(V1 / "fila"), str(tmp_path / "fila"), results="results"))
     (result,) = data["model-index"][0]["results"]
     assert result["dataset"]["type"] == "framefold/synthetic" and result["task"]["type"] == "video-text-to-text"
@@ -313,7 +313,7 @@ def test_without_weights_the_parameters_decide_which_rows_are_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell("random", 0.1, 10), cell("random", 0.1, 20, seed=3), cell("random", 0.1, 1, adapter="x")]
-    monkeypatch.setattr("framefold.evaluation.results.cells.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.card_rows.read_cells", lambda folder: cells)
     for seed, value in ((0, 50.0), (3, 100.0)):
         data, _ = card_of(export("random", str(tmp_path / "a"), params={"seed": seed}, results="results"))
         assert [one["value"] for one in data["model-index"][0]["results"][0]["metrics"]] == [value]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from framefold.adapters import build
-from framefold.configs import find, names
+from framefold.configs import find_config, names
 from framefold.training.fit.lightning_cli import CLI, VERBS
 
 TRAINING = ("compressor", "data", "trainer", "stage", "logger", "callbacks")
@@ -41,13 +41,13 @@ def test_there_are_some():
 
 @pytest.mark.parametrize("name", sorted(itertools.chain(*PARTS.values())))
 def test_each_parses(monkeypatch, name):
-    parse(monkeypatch, "fit", "--config", str(find(name)))
+    parse(monkeypatch, "fit", "--config", str(find_config(name)))
 
 
 @pytest.mark.parametrize("stage", PARTS["stage"])
 @pytest.mark.parametrize("compressor", PARTS["compressor"])
 def test_every_stage_goes_with_every_compressor(monkeypatch, compressor, stage):
-    files = [str(find(name)) for name in (compressor, "data/synthetic_hard", "trainer/cpu", stage)]
+    files = [str(find_config(name)) for name in (compressor, "data/synthetic_hard", "trainer/cpu", stage)]
     config = parse(monkeypatch, "fit", *[arg for file in files for arg in ("--config", file)], "--model.start", "mine")
     model = config["model"]
     assert model["compressor"] == compressor.partition("/")[2] and model["start"] == "mine"
@@ -58,7 +58,9 @@ def test_every_stage_goes_with_every_compressor(monkeypatch, compressor, stage):
 
 def test_later_stages_train_at_lower_rates(monkeypatch):
     def rates(*files: str) -> tuple[float, float]:
-        model = parse(monkeypatch, "fit", *[arg for file in files for arg in ("--config", str(find(file)))])["model"]
+        model = parse(monkeypatch, "fit", *[arg for file in files for arg in ("--config", str(find_config(file)))])[
+            "model"
+        ]
         return model["lr"], model["lora"]["lr"] if model["lora"] else 0.0
 
     for compressor in ("compressor/fila", "compressor/storm", "compressor/qtsplus"):
@@ -68,7 +70,7 @@ def test_later_stages_train_at_lower_rates(monkeypatch):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_they_merge_from_left_to_right(monkeypatch, verb):
-    files = [str(find(name)) for name in ("compressor/fila", "data/shards", "trainer/cpu")]
+    files = [str(find_config(name)) for name in ("compressor/fila", "data/shards", "trainer/cpu")]
     config = parse(monkeypatch, verb, *[arg for file in files for arg in ("--config", file)], "--model.budget", "7")
     assert config["model"]["compressor"] == "fila" and config["model"]["budget"] == 7
     assert config["model"]["params"]["members"] == "cluster"
@@ -79,13 +81,13 @@ def test_they_merge_from_left_to_right(monkeypatch, verb):
 @pytest.mark.parametrize("base", ["trainer/deepspeed", "trainer/deepspeed_offload", "trainer/fsdp"])
 @pytest.mark.parametrize("name", ["ddp", "deepspeed_stage_2", "deepspeed_cpu_stage_2", "fsdp2"])
 def test_a_strategy_by_name_replaces_that_of_a_configuration(monkeypatch, base, name):
-    config = parse(monkeypatch, "fit", "--config", str(find(base)), "--trainer.strategy", name)
+    config = parse(monkeypatch, "fit", "--config", str(find_config(base)), "--trainer.strategy", name)
     assert config["trainer"]["strategy"] == name
 
 
 def test_offloading_and_timeouts_can_be_set_from_the_command_line(monkeypatch):
     words = ["--trainer.strategy.offload_params_device", "nvme", "--trainer.strategy.timeout", "0:05:00"]
-    config = parse(monkeypatch, "fit", "--config", str(find("trainer/deepspeed_offload")), *words)
+    config = parse(monkeypatch, "fit", "--config", str(find_config("trainer/deepspeed_offload")), *words)
     settings = config["trainer"]["strategy"]["init_args"]
     assert settings["offload_params_device"] == "nvme" and settings["offload_optimizer"] is True
     assert settings["timeout"].total_seconds() == 300
@@ -95,7 +97,7 @@ def test_offloading_and_timeouts_can_be_set_from_the_command_line(monkeypatch):
 
 @pytest.mark.parametrize("name", PARTS["compressor"])
 def test_compressors_of_configurations_can_be_built(name):
-    model = yaml.safe_load(find(name).read_text())["model"]
+    model = yaml.safe_load(find_config(name).read_text())["model"]
     assert build(model["compressor"], model["budget"], **model.get("params", {})).name == name.partition("/")[2]
 
 

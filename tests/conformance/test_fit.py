@@ -20,7 +20,7 @@ from framefold.data.shards.index import read_folder
 from framefold.errors import MissingExtraError
 from framefold.training.fit.main import _needs_torchvision
 from framefold.training.frozen_host.answer_format import ReplyStyle, reply_style
-from framefold.training.frozen_host.ask import ask
+from framefold.training.frozen_host.ask import encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.processor_host import ProcessorHost
 from tests.support.hosts.fit_families import KEPT, LENGTHS, WAYS, samples, train
@@ -176,16 +176,16 @@ def test_the_host_is_found_in_the_arguments(words: list[str], needed: bool, made
 @needs_torchvision
 def test_features_of_prompts_of_unequal_length_are_asked_as_alone(made: Path) -> None:
     from framefold.adapters import build
-    from framefold.training.frozen_host.ask import answer
+    from framefold.training.frozen_host.ask import answer_questions
 
     for name in ("glm4v", "qwen2_5_vl", "smolvlm"):
         host, stored = load_host(made / "hosts" / name), samples(made / "features" / name)
         assert len({len(sample.columns["input_ids"]) for sample in stored}) > 1
-        together = ask(host, stored)
-        logits = answer(host, build("st_simdiff", KEPT), together).logits
+        together = encode_batch(host, stored)
+        logits = answer_questions(host, build("st_simdiff", KEPT), together).logits
         row = 0
         for sample in stored:
-            alone = answer(host, build("st_simdiff", KEPT), ask(host, [sample])).logits
+            alone = answer_questions(host, build("st_simdiff", KEPT), encode_batch(host, [sample])).logits
             ours = logits[row : row + len(alone), : alone.shape[1]]
             torch.testing.assert_close(ours, alone, atol=2e-5, rtol=1e-4)
             row += len(alone)

@@ -73,7 +73,7 @@ def test_what_was_shared_is_on_the_hub_with_its_card_and_tag(desk: Desk) -> None
     card = found.files["README.md"].decode()
     assert WRITTEN in card and card.count("| fila") and "scene_mean" in card
     assert yaml.safe_load(card.split("---\n")[1])["model-index"][0]["results"]
-    assert "other_host=True takes it all the same" in text and "newer than 1: upgrade framefold" in text
+    assert "allow_other_host=True takes it all the same" in text and "newer than 1: upgrade framefold" in text
 
 
 @no_gpu

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training.checkpoint.inventory import check, find, peek
+from framefold.training.checkpoint.inventory import verify, find_checkpoints, peek
 from framefold.training.checkpoint.read import only_tensors
 from framefold.training.module import CompressorModule
 
@@ -91,7 +91,7 @@ class Training:
 
     def damage(self, how: str, rng: random.Random) -> str:
         """Spoil the newest checkpoint; returns what the next run is to say, "" if there is none before it yet."""
-        whole = [found for found in find(self.root / "runs") if not check(found).problem]
+        whole = [found for found in find_checkpoints(self.root / "runs") if not verify(found).problem]
         if len(whole) < 2 or whole[0].path.name.startswith("."):  # the like of that is expected after a kill
             return ""
         last, before = whole[:2]

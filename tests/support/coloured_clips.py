@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 
 WHO = ("dog", "cat", "horse", "robot", "girl", "boat", "bird")
 WHAT = ("runs", "sleeps", "turns", "falls", "sings", "waits")
@@ -37,7 +37,7 @@ def frames_of(number: int, count: int, height: int = 32, width: int = 32) -> np.
 def write_clip(path: Path, number: int, count: int, fps: float, height: int = 32, width: int = 32) -> None:
     """A lossless file of a clip."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encode(frames_of(number, count, height, width), np.arange(count) / fps, crf=0))
+    path.write_bytes(encode_video(frames_of(number, count, height, width), np.arange(count) / fps, crf=0))
 
 
 def caption(number: int) -> str:

@@ -14,7 +14,7 @@ from framefold.data.evidence import evidence_mask
 from framefold.data.loading.loader import Batch
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
-from framefold.training.frozen_host.ask import answer, ask, compress
+from framefold.training.frozen_host.ask import answer_questions, compress_batch, encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import IGNORE, answer_places
 from framefold.training.losses import check_weights, evidence_of, kl_loss, listwise_loss, loss_parts, total_loss
@@ -31,7 +31,7 @@ def host(random_host: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def asked(host: Any) -> Any:
-    return ask(host, SAMPLES)
+    return encode_batch(host, SAMPLES)
 
 
 def selector(host: Any, budget: float = 0.25) -> framefold.Compressor:
@@ -44,7 +44,7 @@ def test_kl_is_zero_for_the_teacher_itself_and_that_of_torch_otherwise(host: Any
     teacher = teach(host, asked).logits
     places = answer_places(asked.rows)
     torch.testing.assert_close(kl_loss(teacher, teacher, places), torch.zeros(()), atol=1e-6, rtol=0)
-    student = answer(host, framefold.build("uniform", 0.1), asked).logits
+    student = answer_questions(host, framefold.build("uniform", 0.1), asked).logits
     p, q = (torch.distributions.Categorical(logits=x[places]) for x in (teacher, student))
     torch.testing.assert_close(kl_loss(student, teacher, places), torch.distributions.kl_divergence(p, q).mean())
 
@@ -58,7 +58,7 @@ def test_kl_is_from_the_teacher_to_the_student() -> None:
 
 
 def test_each_question_is_taught_its_own_evidence(host: Any, asked: Any) -> None:
-    answered = answer(host, selector(host), asked)
+    answered = answer_questions(host, selector(host), asked)
     questions = [(sample, question) for sample in SAMPLES for question in sample.questions]
     losses = []
     for scores, (sample, question) in zip(answered.prepared.scores, questions, strict=True):
@@ -71,14 +71,18 @@ def test_each_question_is_taught_its_own_evidence(host: Any, asked: Any) -> None
 
 
 def test_a_question_alone_with_its_video_gets_the_answer_that_it_gets_among_others(host: Any) -> None:
-    mixed = ask(host, [Recipe((length, length)).sample(i) for i, length in enumerate((16, 20))])
+    mixed = encode_batch(host, [Recipe((length, length)).sample(i) for i, length in enumerate((16, 20))])
     together, alone = framefold.build("uniform", 0.5), framefold.build("uniform", 0.5)
     alone.query_aware = True  # type: ignore[misc]
-    torch.testing.assert_close(answer(host, alone, mixed).logits, answer(host, together, mixed).logits)
+    torch.testing.assert_close(
+        answer_questions(host, alone, mixed).logits, answer_questions(host, together, mixed).logits
+    )
 
 
 def test_the_teacher_sees_every_token(host: Any, asked: Any) -> None:
-    torch.testing.assert_close(teach(host, asked).logits, answer(host, framefold.build("identity"), asked).logits)
+    torch.testing.assert_close(
+        teach(host, asked).logits, answer_questions(host, framefold.build("identity"), asked).logits
+    )
 
 
 def test_the_attention_of_the_teacher_is_that_of_the_host_on_whole_prompts(host: Any, asked: Any) -> None:
@@ -86,7 +90,7 @@ def test_the_attention_of_the_teacher_is_that_of_the_host_on_whole_prompts(host:
     taught = teach(host, asked, attention=True)
     row = 3
     video = int(asked.rows.video[row])
-    prefix = compress(host, framefold.build("identity"), asked).kwargs
+    prefix = compress_batch(host, framefold.build("identity"), asked).kwargs
     seen = prefix["attention_mask"][video].bool()
     length = int(asked.rows.attention_mask[row].sum())
     ids = torch.cat([prefix["input_ids"][video][seen], asked.rows.input_ids[row, :length]])[None]
@@ -137,7 +141,7 @@ def test_training_on_a_target_finds_it(host: Any, asked: Any, name: str) -> None
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     weights, history = {"answer": 0.0, name: 1.0}, []
     for _ in range(12):
-        parts = loss_parts(host, asked, answer(host, model, asked), weights)
+        parts = loss_parts(host, asked, answer_questions(host, model, asked), weights)
         loss = total_loss(parts, weights)
         optimizer.zero_grad()
         loss.backward()
@@ -149,7 +153,7 @@ def test_training_on_a_target_finds_it(host: Any, asked: Any, name: str) -> None
 
 
 def test_distillation_is_not_computed_unless_it_is_wanted(host: Any, asked: Any, monkeypatch: Any) -> None:
-    answered = answer(host, selector(host), asked)
+    answered = answer_questions(host, selector(host), asked)
     monkeypatch.setattr("framefold.training.teacher.teach", lambda *a, **k: pytest.fail("the teacher was asked"))
     assert set(loss_parts(host, asked, answered, {})) == {"answer"}
     assert set(loss_parts(host, asked, answered, {"evidence": 0.5})) == {"answer", "evidence"}
@@ -160,13 +164,13 @@ def test_videos_without_answers_are_distilled(host: Any) -> None:
         replace(sample, questions=tuple(replace(question, answer="") for question in sample.questions))
         for sample in SAMPLES
     ]
-    asked, labelled = ask(host, bare), ask(host, SAMPLES)
+    asked, labelled = encode_batch(host, bare), encode_batch(host, SAMPLES)
     assert bool((asked.rows.labels == IGNORE).all())
     weights = {"answer": 0.0, "kl": 1.0}
     student = framefold.build("pool", 0.1)
-    parts = loss_parts(host, asked, answer(host, student, asked), weights)
+    parts = loss_parts(host, asked, answer_questions(host, student, asked), weights)
     assert set(parts) == {"kl"}
-    with_answers = loss_parts(host, labelled, answer(host, student, labelled), weights)
+    with_answers = loss_parts(host, labelled, answer_questions(host, student, labelled), weights)
     torch.testing.assert_close(parts["kl"], with_answers["kl"])  # one-word answers: the same places
 
 

@@ -15,7 +15,7 @@ from framefold.data.loading.loader import Batch, ResumableLoader
 from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.stream import SyntheticStream
 from framefold.errors import BudgetError, ConfigError, HostError, UnknownCompressorError
-from framefold.training.frozen_host.ask import answer, ask, visual_tokens
+from framefold.training.frozen_host.ask import answer_questions, encode_batch, visual_tokens
 from framefold.training.frozen_host.question_rows import answer_loss
 from framefold.training.losses import total_loss
 from framefold.training.metrics import TypeAccuracy
@@ -96,12 +96,12 @@ def test_every_parameter_gets_a_gradient_even_if_the_compressor_leaves_it_out(ma
 def test_videos_of_different_length_in_a_batch_are_answered_as_alone(make):
     module = make(budget=0.2)
     together = batch(16, 24, 20)
-    asked = ask(module.host, together.samples)
-    logits, prepared, _ = answer(module.host, module.compressor, asked)
+    asked = encode_batch(module.host, together.samples)
+    logits, prepared, _ = answer_questions(module.host, module.compressor, asked)
     first = 0
     for sample, tokens in zip(together.samples, prepared.tokens, strict=True):
-        alone = ask(module.host, [sample])
-        expected, one, _ = answer(module.host, module.compressor, alone)
+        alone = encode_batch(module.host, [sample])
+        expected, one, _ = answer_questions(module.host, module.compressor, alone)
         assert len(tokens) == len(one.tokens[0])
         rows = slice(first, first + len(sample.questions))
         torch.testing.assert_close(logits[rows, : expected.shape[1]], expected, atol=2e-5, rtol=1e-4)
@@ -133,7 +133,7 @@ def test_the_budget_of_the_step_is_used_and_the_own_one_comes_back(make, tmp_pat
 def test_the_first_step_is_that_of_the_training_free_counterpart(make):
     videos = batch(20, 24)
     trained, free = make("fila", params={"members": "cluster"}), make("scene_mean", params={"members": "cluster"})
-    logits = [answer(m.host, m.compressor, ask(m.host, videos.samples))[0] for m in (trained, free)]
+    logits = [answer_questions(m.host, m.compressor, encode_batch(m.host, videos.samples))[0] for m in (trained, free)]
     assert logits[0].equal(logits[1])
 
 
@@ -199,8 +199,8 @@ def test_wrong_settings_are_typed_errors_before_the_host_is_loaded(random_host):
 
 def test_the_loss_of_a_batch_is_that_of_its_questions(make):
     module = make()
-    asked = ask(module.host, batch(16, 16).samples)
-    logits = answer(module.host, module.compressor, asked).logits
+    asked = encode_batch(module.host, batch(16, 16).samples)
+    logits = answer_questions(module.host, module.compressor, asked).logits
     labels = asked.rows.answers()
     at = (asked.rows.labels != -100).int().argmax(1) - 1
     chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]

@@ -29,9 +29,9 @@ from framefold.errors import AdapterFileError, ConfigError, FramefoldError
 from framefold.evaluation.ablation import ask as heldout
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.inspection.answer_run import Task, lora_of
-from framefold.evaluation.inspection.answer_run import run as run_answer
+from framefold.evaluation.inspection.answer_run import run_answers as run_answer
 from framefold.evaluation.results.cells import read_cells
-from framefold.training.frozen_host.ask import answer, ask
+from framefold.training.frozen_host.ask import answer_questions, encode_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
 from framefold.training.lora import tuned
@@ -76,7 +76,7 @@ def scrambled(made: CompressorModule) -> CompressorModule:
 
 def logits(host: Host, compressor: Any) -> Tensor:
     with torch.no_grad():
-        return answer(host, compressor, ask(host, batch().samples)).logits
+        return answer_questions(host, compressor, encode_batch(host, batch().samples)).logits
 
 
 def state(host: Any) -> dict[str, Tensor]:
@@ -214,7 +214,7 @@ def test_the_teacher_is_the_host_without_lora(random_host: Path, attention: bool
     assert not torch.equal(logits(made.host, made.compressor), logits(bare, made.compressor))
     made.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
     flags = [parameter.requires_grad for parameter in made.parameters()]
-    ours, theirs = (teach(host, ask(host, batch().samples), attention) for host in (made.host, bare))
+    ours, theirs = (teach(host, encode_batch(host, batch().samples), attention) for host in (made.host, bare))
     assert torch.equal(ours.logits, theirs.logits)
     assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))
     assert [parameter.requires_grad for parameter in made.parameters()] == flags
@@ -383,8 +383,8 @@ def test_the_cells_of_lora_are_the_answers_of_the_trained_host(
         seen.append(logits(host, compressor))
         return real(host, compressor, batches, drill)
 
-    real = heldout.put
-    monkeypatch.setattr("framefold.evaluation.ablation.ask.put", put)
+    real = heldout.evaluate_questions
+    monkeypatch.setattr("framefold.evaluation.ablation.ask.evaluate_questions", put)
     made.compressor.budget = 0.25
     small: dict[str, Any] = {"videos": 2, "frames": 16, "budgets": [0.25], "oracle": False, "compressors": ["uniform"]}
     ablate(str(tmp_path), str(random_host), adapters=[str(folder)], **small)
@@ -475,7 +475,7 @@ def test_answer_runs_the_host_with_lora_and_all_tokens_without(random_host: Path
     hook = host.model.model.language_model.register_forward_pre_hook(
         lambda *_: seen.append(bool(getattr(host.model, "peft_config", None)))
     )
-    asked = ask(host, batch().samples[:1])
+    asked = encode_batch(host, batch().samples[:1])
     pixels = host.pixel_values(batch().samples[0].frames.numpy())
     question = asked.rows.input_ids[:1, : int(asked.rows.attention_mask[0].sum()) - 1]
     ids = torch.cat([asked.inputs["input_ids"], question], 1)

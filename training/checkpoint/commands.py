@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from framefold.errors import CheckpointError, ConfigError
 
-from .inventory import Checkpoint, check, crc, find, is_checkpoint, newest, peek, write_manifest
+from .inventory import Checkpoint, crc, find_checkpoints, is_checkpoint, newest, peek, verify, write_manifest
 from .read import LORA_PREFIX, PREFIX, content, weights
 from .universal import convert
 
@@ -44,7 +44,7 @@ def listing(run: str) -> int:
     if not root.exists():
         raise CheckpointError(f"there is no {root}: give the folder of a 'framefold fit' run, or a checkpoint")
     itself = is_checkpoint(root)
-    found = [check(one) for one in ([peek(root)] if itself else find(root, best=True))]
+    found = [verify(one) for one in ([peek(root)] if itself else find_checkpoints(root, best=True))]
     if found:
         _print_columns([HEAD, *(_row(one, root) for one in found)])
     whole = [one for one in found if not one.problem]
@@ -147,7 +147,7 @@ def consolidate(checkpoint: str, out: str) -> None:
 def _whole(checkpoint: str) -> Path:
     """The checkpoint that is meant, after every byte was read."""
     path = Path(checkpoint)
-    found = check(peek(path)) if path.exists() and is_checkpoint(path) else newest(path)
+    found = verify(peek(path)) if path.exists() and is_checkpoint(path) else newest(path)
     if found is None:
         raise CheckpointError(f"no whole checkpoint at {path}: give one, or the folder of a 'framefold fit' run")
     if found.problem:

@@ -67,7 +67,7 @@ def hidden(place: Path, end: str) -> Path:
 
 
 def peek(path: Path) -> Checkpoint:
-    """What a file or folder says of itself, in little time; :func:`check` finds out whether it is true."""
+    """What a file or folder says of itself, in little time; :func:`verify` finds out whether it is true."""
     kind = _kind(path)
     saved = _saved(path, kind)
     try:
@@ -79,7 +79,7 @@ def peek(path: Path) -> Checkpoint:
         return Checkpoint(path, kind, saved=saved, problem=str(error))
 
 
-def check(found: Checkpoint) -> Checkpoint:
+def verify(found: Checkpoint) -> Checkpoint:
     """The same with its problem, after every byte was read."""
     if found.problem:
         return found
@@ -90,7 +90,7 @@ def check(found: Checkpoint) -> Checkpoint:
     return replace(found, problem=problem)
 
 
-def find(root: Path, best: bool = False) -> list[Checkpoint]:
+def find_checkpoints(root: Path, best: bool = False) -> list[Checkpoint]:
     """Checkpoints below a folder, in all its versions, the furthest first, of those the latest; not yet checked.
 
     Names that a kill leaves behind (``.last.ckpt.part``, ``.previous.ckpt.old``) count: what has them may be whole.
@@ -113,7 +113,7 @@ def newest(root: Path, by_time: bool = False, warn: Callable[[str], Any] = warni
         by_time: the one that was written last instead.
         warn: called with a sentence about each damaged one that was left out.
     """
-    candidates = find(root)
+    candidates = find_checkpoints(root)
     if by_time:
         candidates.sort(key=lambda found: found.saved, reverse=True)
     for found in candidates:
@@ -122,7 +122,7 @@ def newest(root: Path, by_time: bool = False, warn: Callable[[str], Any] = warni
     for found in candidates:
         if found.problem or (found.step < 0 and not by_time):  # nobody can say how far that one has come
             continue
-        if not (found := check(found)).problem:
+        if not (found := verify(found)).problem:
             return found
         warn(f"damaged checkpoint left out: {found.path}: {found.problem}")
     return None

@@ -158,7 +158,7 @@ def _forced(classes: list[Any]) -> Iterator[None]:
 
 
 @contextmanager
-def plain(path: Path) -> Iterator[Path]:
+def escaped_path(path: Path) -> Iterator[Path]:
     """Another name of a folder: DeepSpeed takes paths for patterns, so that one like ``runs/[a]`` leads nowhere."""
     with tempfile.TemporaryDirectory() as folder:
         link = Path(folder) / "checkpoint"
@@ -191,7 +191,7 @@ def _import_deepspeed() -> None:
 
 
 def _of_deepspeed(path: Path) -> Mapping[str, Tensor]:
-    with only_tensors(), silence(), plain(path) as link:
+    with only_tensors(), silence(), escaped_path(path) as link:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
         folder = tag_folder(path)

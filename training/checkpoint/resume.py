@@ -23,9 +23,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from framefold.errors import CheckpointError, ConfigError
 
-from .inventory import Checkpoint, check, is_checkpoint, newest, peek
-from .read import content, only_parts, only_tensors, plain, weights
-from .strategy_name import name_of
+from .inventory import Checkpoint, is_checkpoint, newest, peek, verify
+from .read import content, escaped_path, only_parts, only_tensors, weights
+from .strategy_name import strategy_name
 from .universal import group_by_group
 from .write import together
 
@@ -40,12 +40,12 @@ def whole(path: Path) -> Checkpoint:
     """
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}")
-    if (found := check(peek(path))).problem:
+    if (found := verify(peek(path))).problem:
         raise CheckpointError(f"cannot go on from {path}: {found.problem}")
     return found
 
 
-def choose(wanted: str, root: Path) -> Path | None:
+def choose_checkpoint(wanted: str, root: Path) -> Path | None:
     """The checkpoint that ``--resume`` means; None to start anew.
 
     Args:
@@ -154,7 +154,11 @@ def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weight
             return load(place)
     own = peek(place).kind == "universal" and trainer.optimizers
     try:
-        with only_tensors(), plain(place) as link, group_by_group(trainer.optimizers[0]) if own else nullcontext():
+        with (
+            only_tensors(),
+            escaped_path(place) as link,
+            group_by_group(trainer.optimizers[0]) if own else nullcontext(),
+        ):
             found = load(link)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{place} is damaged, or holds more than tensors, numbers and text") from error
@@ -176,7 +180,7 @@ def fits(path: Path, trainer: pl.Trainer) -> None:
     wanted = {"deepspeed", "universal"} if isinstance(trainer.strategy, DeepSpeedStrategy) else {"file"}
     if isinstance(trainer.strategy, ModelParallelStrategy):
         wanted = {"file", "fsdp2"}
-    ours, theirs, quoted = name_of(trainer.strategy), found.strategy, shlex.quote(str(path))
+    ours, theirs, quoted = strategy_name(trainer.strategy), found.strategy, shlex.quote(str(path))
     if found.kind not in wanted:
         back = theirs if theirs.startswith(("ddp", "deepspeed", "fsdp2")) else "auto"
         raise CheckpointError(

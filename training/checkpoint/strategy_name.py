@@ -11,7 +11,7 @@ from pytorch_lightning.strategies import (
 )
 
 
-def name_of(strategy: Any) -> str:
+def strategy_name(strategy: Any) -> str:
     """How a strategy is called on the command line."""
     if isinstance(strategy, DeepSpeedStrategy):
         stage = strategy.config.get("zero_optimization", {}).get("stage", 0) if isinstance(strategy.config, dict) else 0

@@ -19,7 +19,7 @@ import torch
 from framefold.errors import CheckpointError, FramefoldError
 
 from .inventory import read_file
-from .read import UNIVERSAL, only_tensors, plain, silence, tag_folder
+from .read import UNIVERSAL, escaped_path, only_tensors, silence, tag_folder
 
 OPTIMIZER, STEP = "optimizer_state.pt", "step.pt"
 
@@ -34,7 +34,7 @@ def convert(source: Path, out: Path) -> None:
         OSError: it cannot be written.
     """
     try:
-        with only_tensors(), silence(), plain(tag_folder(source)) as link, plain(out.parent) as place:
+        with only_tensors(), silence(), escaped_path(tag_folder(source)) as link, escaped_path(out.parent) as place:
             from deepspeed.checkpoint import ds_to_universal
 
             _only_names(tag_folder(source))

@@ -21,8 +21,8 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from framefold.errors import CheckpointError
 
-from .inventory import MANIFEST, OLD, PART, check, crc, hidden, peek, write_manifest
-from .strategy_name import name_of
+from .inventory import MANIFEST, OLD, PART, crc, hidden, peek, verify, write_manifest
+from .strategy_name import strategy_name
 
 TAG = "checkpoint"  # as Lightning calls the only one in a DeepSpeed folder
 
@@ -77,7 +77,7 @@ def save_whole(trainer: pl.Trainer, place: Path, before: str = "", weights_only:
     steps = together(lambda: _dump(trainer, content, weights_only), place)
     if len(set(steps)) > 1:
         raise CheckpointError(f"{place} was not written: the ranks are at different steps, {steps}")
-    written_by = {"strategy": name_of(strategy), "world_size": trainer.world_size}
+    written_by = {"strategy": strategy_name(strategy), "world_size": trainer.world_size}
     together(lambda: _write(strategy, content | {"written_by": written_by}, part), place)
     if strategy.broadcast(part.is_dir()):
         kind = "deepspeed" if isinstance(strategy, DeepSpeedStrategy) else "fsdp2"
@@ -212,7 +212,7 @@ def finish(place: Path) -> None:
     """Finish a replacement that a kill cut short, if there is no checkpoint at its place."""
     for end in (PART, OLD):
         left = hidden(place, end)
-        if left.exists() and not place.exists() and not check(peek(left)).problem:
+        if left.exists() and not place.exists() and not verify(peek(left)).problem:
             os.replace(left, place)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.registry import JOINT, get, list_compressors, make
 from framefold.adapters.hosts.lora.config import Lora, check_lora, has_lora, read_lora
@@ -14,11 +13,11 @@ from framefold.adapters.pretrained.config import CONFIG, read_config
 from framefold.adapters.pretrained.folder import describe, load_folder
 from framefold.adapters.pretrained.hub import HUB_ID, locate
 from framefold.errors import AdapterFileError, ConfigError, FramefoldError, MissingExtraError
-from framefold.training.checkpoint.inventory import MANIFEST, check, is_checkpoint, newest, peek
+from framefold.training.checkpoint.inventory import MANIFEST, is_checkpoint, newest, peek, verify
 from framefold.training.checkpoint.read import content, weights
 
 from .recipe import host_of, recipe_of
-from .write import Made
+from .write import Adapter
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Trained:
     about: dict[str, Any]
 
 
-def adapter_from(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Made:
+def adapter_from(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Adapter:
     """What there is to export, checked; nothing is written yet."""
     path = Path(source)
     if not path.exists() and "/" not in source and (JOINT in source or source in list_compressors()):
@@ -46,7 +45,7 @@ def adapter_from(source: str, base_model: str | None, budget: Any, params: dict[
                 f"{source} has weights that must be trained: export the run or the checkpoint of its training"
             )
         compressor = make(get(source), 0.25 if budget is None else budget, params or {})
-        return Made(compressor, host_of(None, None, base_model).fields(), None, source)
+        return Adapter(compressor, host_of(None, None, base_model).fields(), None, source)
     if params:
         raise ConfigError(f"params are for a compressor without weights; {source} brings its own")
     is_adapter = (path / CONFIG).is_file() or not path.exists() and HUB_ID.fullmatch(source)
@@ -56,20 +55,20 @@ def adapter_from(source: str, base_model: str | None, budget: Any, params: dict[
     return made
 
 
-def _of_checkpoint(path: Path, base_model: str | None) -> Made:
+def _of_checkpoint(path: Path, base_model: str | None) -> Adapter:
     trained = read_checkpoint(path)
     host, revision = (trained.hyper.get(key) for key in ("host", "host_revision"))
     trained_in = host_of(host, revision, base_model)
     known = {"host_weights": trained.about["host_weights"]} if trained.about.get("host_weights") else {}
     fields = trained.about | trained_in.fields() | known | recipe_of(trained.hyper, path)
-    return Made(trained.compressor, fields, trained.lora, str(path))
+    return Adapter(trained.compressor, fields, trained.lora, str(path))
 
 
-def _of_adapter(folder: Path, base_model: str | None) -> Made:
+def _of_adapter(folder: Path, base_model: str | None) -> Adapter:
     compressor, config = load_folder(folder), read_config(folder)
     fields = {key: value for key, value in config.items() if key not in describe(compressor)}
     lora = read_lora(folder) if has_lora(folder) else None
-    return Made(compressor, fields | host_of(None, None, base_model).fields(), lora, str(folder))
+    return Adapter(compressor, fields | host_of(None, None, base_model).fields(), lora, str(folder))
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -79,7 +78,7 @@ def find_checkpoint(path: Path) -> Path:
         AdapterFileError: there is none, or a damaged one.
     """
     if path.exists() and is_checkpoint(path):
-        problem = check(peek(path)).problem
+        problem = verify(peek(path)).problem
         if problem and (path.is_file() or (path / MANIFEST).exists()):  # Lightning's own folders have no manifest
             raise AdapterFileError(problem if problem.startswith(str(path)) else f"{path} is damaged: {problem}")
         return path
@@ -99,8 +98,10 @@ def read_checkpoint(path: Path) -> Trained:
     try:
         saved, state = content(path), weights(path)
         hyper = saved["hyper_parameters"]
-        get(hyper["compressor"])  # registered names only: a class path in a checkpoint would import somebody's module
-        compressor = build(hyper["compressor"], hyper["budget"], **hyper["params"])
+        # Registered names only: a class path in a checkpoint would import any module.
+        compressor = make(
+            get(hyper["compressor"]), hyper["budget"], get(hyper["compressor"]).upgrade_params(hyper["params"])
+        )
         compressor.load_state_dict(_part(state, "compressor."), strict=True)
         hyper |= {"steps": saved.get("global_step", 0), "seed": saved.get("seed", 0), "start": saved.get("start")}
         lora, about = None, {}

@@ -23,7 +23,7 @@ ORDER = (WEIGHTS, *LORA_FILES, CARD, CONFIG)  # the config last: without it ther
 
 
 @dataclass(frozen=True)
-class Made:
+class Adapter:
     """An adapter in memory.
 
     Attributes:

@@ -20,21 +20,21 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from framefold.configs import expand
+from framefold.configs import expand_names
 from framefold.configs.arguments import join_lists
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import BestCheckpoint, LastCheckpoint
 from framefold.training.checkpoint.read import content
-from framefold.training.checkpoint.resume import CHOICE, Resume, choose, same_run, whole
-from framefold.training.checkpoint.strategy_name import name_of
+from framefold.training.checkpoint.resume import CHOICE, Resume, choose_checkpoint, same_run, whole
+from framefold.training.checkpoint.strategy_name import strategy_name
 from framefold.training.checkpoint.write import AtomicCheckpointIO, Trainer
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
-from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure, register
+from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_deepspeed, register_strategies
 
 from .callbacks import Announce, EarlyStop, Speed
-from .loggers import CSV, ROOT, TensorBoard, place
-from .progress import progress
+from .loggers import CSV, ROOT, TensorBoard, set_log_folders
+from .progress import progress_display
 from .session import interruptible, quiet
 from .slurm_requeue import Requeue
 
@@ -110,7 +110,7 @@ class CLI(LightningCLI):
     def _resume(self, settings: Any) -> None:
         if settings.get("ckpt_path"):
             raise SystemExit("--resume and --ckpt_path both say what to go on from: give one of them")
-        found = choose(settings["resume"], Path(settings["trainer"]["default_root_dir"] or ROOT))
+        found = choose_checkpoint(settings["resume"], Path(settings["trainer"]["default_root_dir"] or ROOT))
         if found is not None:
             same_run(found, settings["model"])
         settings["ckpt_path"] = str(found) if found else None
@@ -136,7 +136,7 @@ class CLI(LightningCLI):
         root = settings["default_root_dir"] or ROOT
         chosen = self.config[self.verb].get("ckpt_path")
         kwargs["logger"] = self._loggers(settings["logger"], root)
-        bars = [progress()] if settings["enable_progress_bar"] in (None, True) else []
+        bars = [progress_display()] if settings["enable_progress_bar"] in (None, True) else []
         speed = [LearningRateMonitor("step"), Speed()] if kwargs["logger"] and self.verb == "fit" else []
         resume = Resume(Path(chosen) if chosen else None)
         settings["callbacks"] = [*bars, Announce(), resume, Requeue(), *speed, *(settings["callbacks"] or [])]
@@ -146,7 +146,7 @@ class CLI(LightningCLI):
         except MisconfigurationException as error:
             raise ConfigError(str(error)) from error
         _check_device(trainer.strategy)
-        configure(trainer.strategy, self.datamodule.train_set["batch_size"])
+        configure_deepspeed(trainer.strategy, self.datamodule.train_set["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -157,7 +157,7 @@ class CLI(LightningCLI):
             given = [TensorBoard(), CSV()] if self.verb == "fit" else []
         settings = self.config[self.verb]
         before = Path(settings["ckpt_path"]).parent.parent if settings.get("resume") and settings["ckpt_path"] else None
-        return place(given if isinstance(given, list) else [given], root, before) if given else False
+        return set_log_folders(given if isinstance(given, list) else [given], root, before) if given else False
 
     def _drop_callbacks(self, settings: Any) -> None:
         """Those that are switched off."""
@@ -177,7 +177,7 @@ def _check_device(strategy: Any) -> None:
     if not isinstance(strategy, DeepSpeedStrategy) or isinstance(strategy, DeepSpeedOnCPU):
         return
     if not isinstance(strategy.accelerator, CUDAAccelerator):
-        raise ConfigError(f"{name_of(strategy)} needs GPUs (CUDA); on CPUs --trainer.strategy ddp trains")
+        raise ConfigError(f"{strategy_name(strategy)} needs GPUs (CUDA); on CPUs --trainer.strategy ddp trains")
 
 
 def main() -> None:
@@ -188,9 +188,9 @@ def main() -> None:
         FramefoldError, DataError, HostError, ConfigNotFoundError, OSError, KeyboardInterrupt: see their messages.
     """
     verb, rest = sys.argv[1], sys.argv[2:]
-    sys.argv[2:] = expand(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
+    sys.argv[2:] = expand_names(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
     quiet()
-    register()
+    register_strategies()
     if any(
         DeepSpeedOnCPU.name_prefix in word for word in sys.argv
     ):  # before anything imports deepspeed, as parsing a configuration may

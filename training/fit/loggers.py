@@ -1,8 +1,8 @@
 """Where metrics go, by configuration: ``--config logger/tensorboard``, ``logger/csv`` or ``logger/wandb``.
 
-Loggers are made while the configuration is read, before it is known where the run is: :func:`place` puts those of this
-file into ``version_N`` below ``trainer.default_root_dir``, beside the checkpoints. Lightning's own loggers, by class
-path, write where they are told.
+Loggers are created while the configuration is parsed, before the run folder is known. :func:`set_log_folders` then
+moves those of this file to ``version_N`` below ``trainer.default_root_dir``, next to the checkpoints. Lightning's own
+loggers, given by class path, write to the folder in their configuration.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class WandB(WandbLogger):
 OURS = TensorBoard, CSV, WandB
 
 
-def place(loggers: Iterable[Logger], root: str, before: Path | None = None) -> list[Logger]:
+def set_log_folders(loggers: Iterable[Logger], root: str, before: Path | None = None) -> list[Logger]:
     """Put loggers into a new ``version_N``, the same for all of them.
 
     Args:

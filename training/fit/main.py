@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from framefold.configs import ConfigNotFoundError, expand
+from framefold.configs import ConfigNotFoundError, expand_names
 from framefold.errors import HostError, MissingExtraError
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
@@ -43,7 +43,7 @@ def _needs_torchvision(args: Sequence[str]) -> bool:
 def _model_settings(args: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """What options and configuration files say about the model, in their order."""
     with suppress(ConfigNotFoundError):
-        args = expand(list(args))
+        args = expand_names(list(args))
     for place, word in enumerate(args):
         name, equals, value = word.partition("=")
         value = value if equals else next(iter(args[place + 1 :]), "")

@@ -25,12 +25,12 @@ REFRESH = 0.1  # seconds between two pictures of a bar
 EVERY = 60.0  # seconds between two lines
 
 
-def progress() -> ProgressBar:
+def progress_display() -> ProgressBar:
     """A bar if people are looking, lines if not."""
     return Bar() if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" else Lines()
 
 
-class Shown(ProgressBar):
+class ProgressDisplay(ProgressBar):
     """What bar and lines have in common."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Shown(ProgressBar):
         return int(total) if total != float("inf") else None
 
 
-class Bar(Shown):
+class Bar(ProgressDisplay):
     """A bar for the run, and one below it while it is validated."""
 
     def __init__(self) -> None:
@@ -145,7 +145,7 @@ class Bar(Shown):
         self._close()
 
 
-class Lines(Shown):
+class Lines(ProgressDisplay):
     """A line after the first step, then once a minute, after each validation and at the end: logs stay short."""
 
     def __init__(self) -> None:

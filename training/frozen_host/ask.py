@@ -23,7 +23,7 @@ from .question_rows import QARows, answer_logits, write_rows
 
 
 @dataclass(frozen=True)
-class Asked:
+class EncodedBatch:
     """A batch before compression, so that it can be compressed in several ways.
 
     Attributes:
@@ -46,10 +46,10 @@ class Asked:
         """R question types."""
         return [question.type for question in self.questions]
 
-    def alone(self) -> Asked:
+    def alone(self) -> EncodedBatch:
         """Every question with a video of its own, in the same order: what a query-aware compressor is asked."""
         owner = self.rows.video.tolist()
-        return Asked(
+        return EncodedBatch(
             [self.encoded[video] for video in owner],
             {name: value[..., self.rows.video, :] for name, value in self.inputs.items()},
             [self.times[video] for video in owner],
@@ -63,10 +63,10 @@ class Answered(NamedTuple):
 
     logits: Tensor
     prepared: Prepared
-    asked: Asked
+    asked: EncodedBatch
 
 
-def ask(host: Host, samples: Sequence[Sample], attention: bool = False) -> Asked:
+def encode_batch(host: Host, samples: Sequence[Sample], attention: bool = False) -> EncodedBatch:
     """See the videos of a batch, once, and write its prompts; everything on the device of the host.
 
     Args:
@@ -91,19 +91,19 @@ def ask(host: Host, samples: Sequence[Sample], attention: bool = False) -> Asked
         Encoded(sample.features, sample.extra, sample.on_grid, sample.deepstack, attention=sample.attention)
         for sample in seen
     ]
-    return Asked(clips, inputs, [sample.times for sample in seen], rows, questions)
+    return EncodedBatch(clips, inputs, [sample.times for sample in seen], rows, questions)
 
 
-def answer(host: Host, compressor: Any, asked: Asked) -> Answered:
+def answer_questions(host: Host, compressor: Any, asked: EncodedBatch) -> Answered:
     """Put all questions behind compressed videos; a query-aware compressor gets each video once a question."""
     if getattr(compressor, "query_aware", False):
         asked = asked.alone()
-    prepared = compress(host, compressor, asked)
+    prepared = compress_batch(host, compressor, asked)
     return Answered(answer_logits(host.model, prepared.kwargs, asked.rows), prepared, asked)
 
 
-def compress(host: Host, compressor: Any, asked: Asked) -> Prepared:
-    """The videos of a batch through a compressor; a query-aware one wants a batch that is :meth:`Asked.alone`."""
+def compress_batch(host: Host, compressor: Any, asked: EncodedBatch) -> Prepared:
+    """Compress the videos of a batch; a query-aware compressor needs :meth:`EncodedBatch.alone`."""
     alone = getattr(compressor, "query_aware", False)
     return prepare(
         host.model,

@@ -9,7 +9,7 @@ from .host import Host
 Sets = list[Index | None]  # None: videos that are made on the fly
 
 
-def fit_to_data(host: Host, sets: Sets) -> None:
+def check_data(host: Host, sets: Sets) -> None:
     """Check data against a host; where all of it is features, the vision encoder is dropped.
 
     Raises:

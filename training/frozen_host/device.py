@@ -20,7 +20,7 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
-def place(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
+def move_inputs(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
     """Inputs on the device of the model, pixels in its dtype; other numbers, such as seconds a step, keep theirs."""
 
     def moved(name: str, value: Any) -> Any:
@@ -31,7 +31,7 @@ def place(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
     return {name: moved(name, value) for name, value in inputs.items()}
 
 
-def tell(inputs: dict[str, Any], times: torch.Tensor) -> dict[str, Any]:
+def add_video_inputs(inputs: dict[str, Any], times: torch.Tensor) -> dict[str, Any]:
     """Inputs of a host with a compressor attached, which is told the (G,) seconds of the steps of the token grid."""
     told: dict[str, Any] = {"times": [times]}
     if "pixel_values_videos" not in inputs:  # frames are images: all of them are this video, even a single one

@@ -134,7 +134,7 @@ class Host:
 
 @dataclass(frozen=True)
 class EmbeddedHost(Host):
-    """A host that 'framefold host train' made: its processor does nothing but resize and normalise."""
+    """A host that 'framefold tinyhost train' made: its processor does nothing but resize and normalise."""
 
     image_size: int
     mean: tuple[float, ...]

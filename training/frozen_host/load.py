@@ -61,7 +61,7 @@ def load_host(
             model = AutoModelForImageTextToText.from_pretrained(found.folder, dtype=dtype, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        again = "make it again with 'framefold host train'" if found.is_embedded else "download it again"
+        again = "make it again with 'framefold tinyhost train'" if found.is_embedded else "download it again"
         raise HostError(f"the host in {found.folder} is not whole ({error}); {again}") from error
     model.eval().requires_grad_(False)
     if video is None:
@@ -71,14 +71,14 @@ def load_host(
 
 
 def load_embedded(path: str | os.PathLike[str]) -> EmbeddedHost:
-    """As :func:`load_host`, for what only hosts of 'framefold host train' can be used for.
+    """As :func:`load_host`, for what only hosts of 'framefold tinyhost train' can be used for.
 
     Raises:
         HostError: also another host.
     """
     host = load_host(path)
     if not isinstance(host, EmbeddedHost):
-        raise HostError(f"{path} is no host of 'framefold host train', which this is for")
+        raise HostError(f"{path} is no host of 'framefold tinyhost train', which this is for")
     return host
 
 

@@ -46,7 +46,7 @@ class FoundHost:
 
     @property
     def is_embedded(self) -> bool:
-        """Whether 'framefold host train' made it: then raw frames are enough, and no processor is needed."""
+        """Whether 'framefold tinyhost train' made it: then raw frames are enough, and no processor is needed."""
         if self.kind != "llava_onevision":
             return False
         try:
@@ -127,6 +127,6 @@ def _snapshot(name: str, revision: str | None) -> Path:
         return Path(found).parent
     at = f" --revision {revision}" if revision else ""
     raise HostError(
-        f"no host in {name}: make one with 'framefold host train --out {name}'; an id on the Hub must be in its cache:"
-        f" 'hf download {name}{at}'"
+        f"no host in {name}: make one with 'framefold tinyhost train --out {name}'; an id on the Hub must be in its"
+        f" cache: 'hf download {name}{at}'"
     )

@@ -33,7 +33,7 @@ from framefold.data.video.frame_reader import Sample as Film
 from framefold.errors import HostError, MissingExtraError
 
 from .answer_format import ReplyStyle, reply_style
-from .device import place
+from .device import move_inputs
 from .host import Host
 from .processor import process, write_prompt
 from .torchvision import check_torchvision
@@ -89,7 +89,7 @@ def encode_through_processor(model: Any, processor: Any, sample: VideoSample, at
     texts = [write_prompt(processor, question.text) for question in sample.questions]
     with _overheard(processor) as heard:
         inputs = process(processor, film, texts[0])
-    inputs = place(inputs, model)
+    inputs = move_inputs(inputs, model)
     shared = int(family.placeholders(model, inputs)[0].nonzero()[-1]) + 1
     tails = _Tails(processor, heard, texts[0], inputs["input_ids"][0], shared)
     style = reply_style(processor, model)

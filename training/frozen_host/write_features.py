@@ -20,7 +20,7 @@ import torch
 from framefold import __version__
 from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import FEATURES, INDEX, VIDEOS, Index, Shard, read_folder
-from framefold.data.shards.sources import resolve
+from framefold.data.shards.sources import resolve_shards
 from framefold.data.shards.writer import ShardFolder
 from framefold.errors import DataError
 
@@ -80,7 +80,7 @@ def features(
         told = f"{workers}, {frames} and {max_damaged}"
         raise DataError(f"workers and frames must be positive, max_damaged a share; got {told}")
     devices = _devices(device, workers)
-    source, found = resolve(shards, index), find_host(host, revision)
+    source, found = resolve_shards(shards, index), find_host(host, revision)
     if source.kind != VIDEOS:
         raise DataError(f"{shards} holds features already: give the videos they were made of")
     if not found.is_embedded:

@@ -25,10 +25,10 @@ from pytorch_lightning.strategies import (
 )
 from torch import nn
 
-from framefold.adapters.hosts.prompt.zero3 import hold
+from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import ConfigError
 
-from .fsdp2 import FSDP2, spread
+from .fsdp2 import FSDP2, shard
 
 
 class DeepSpeed(DeepSpeedStrategy):
@@ -82,7 +82,7 @@ class DeepSpeedOnCPU(DeepSpeed):
         return torch.device("cpu", 0)
 
 
-def register() -> None:
+def register_strategies() -> None:
     """Make the names known to ``--trainer.strategy``; every rank does this for itself."""
     for name in [name for name in StrategyRegistry if name.startswith("deepspeed") and "cpu" not in name]:
         entry = StrategyRegistry[name]
@@ -102,7 +102,7 @@ def register() -> None:
         StrategyRegistry.register("fsdp2", FSDP2, description="compressor and language model spread over the ranks")
 
 
-def configure(strategy: Any, batch_size: int) -> None:
+def configure_deepspeed(strategy: Any, batch_size: int) -> None:
     """What DeepSpeed is told in every run.
 
     Args:
@@ -115,7 +115,7 @@ def configure(strategy: Any, batch_size: int) -> None:
     strategy.config.setdefault("zero_force_ds_cpu_optimizer", False)  # adapters are small: torch's AdamW will do
 
 
-def prepare(module: Any) -> None:
+def prepare_module(module: Any) -> None:
     """Get a module that is set up ready for its strategy, before its optimizer is made.
 
     Raises:
@@ -123,17 +123,17 @@ def prepare(module: Any) -> None:
     """
     strategy = module.trainer.strategy
     if isinstance(strategy, FSDP2):
-        spread(module)
+        shard(module)
     elif isinstance(strategy, (FSDPStrategy, ModelParallelStrategy)):
         raise ConfigError("of FSDP and tensor parallelism, FSDP2 is what trains a compressor: --trainer.strategy fsdp2")
 
 
-def keep_whole(module: Any) -> None:
+def keep_compressor_gathered(module: Any) -> None:
     """Keep ZeRO-3 away from single layers outside of the language model; nothing happens under other strategies.
 
     A compressor returns no bare tensors, so ZeRO-3 does not see when to gather it for its backward; see
-    :func:`~framefold.adapters.hosts.prompt.zero3.hold`. And ZeRO-3 gathers a layer whenever it is run, on all ranks
-    together: the vision encoder runs once a video, a query-aware compressor once a question, and of those ranks
+    :func:`~framefold.adapters.hosts.prompt.zero3.keep_gathered`. And ZeRO-3 gathers a layer whenever it is run, on all
+    ranks together: the vision encoder runs once a video, a query-aware compressor once a question, and of those ranks
     have unequally many. So the compressor is gathered for whole steps, and the vision encoder, which is frozen, for
     good.
     """
@@ -141,7 +141,7 @@ def keep_whole(module: Any) -> None:
         return
     beside = list(_beside_language(module.model))
     for part in [module.compressor, *beside]:
-        hold(module, part.parameters())
+        keep_gathered(module, part.parameters())
         for layer in part.modules():
             _let_go(layer)
     for parameter in (parameter for part in beside for parameter in part.parameters()):

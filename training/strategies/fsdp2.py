@@ -95,7 +95,7 @@ class FSDP2(ModelParallelStrategy):
         return StateDictOptions(ignore_frozen_params=True, full_state_dict=whole, cpu_offload=cpu_offload, strict=False)
 
 
-def spread(module: Any) -> None:
+def shard(module: Any) -> None:
     """Spread a module that is set up over the ranks, before its optimizer is made.
 
     Raises:

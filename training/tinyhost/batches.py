@@ -13,7 +13,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from framefold.data.question import Question
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.generate import Video, generate
 from framefold.data.synthetic.questions import helper_questions, without_choices
 from framefold.errors import HostError
@@ -50,12 +50,12 @@ class DrawnVideos:
     asked: list[list[Question]]
     how: str
     count: int
-    draws: Draws
+    draws: RandomStream
 
 
 def draw_videos(stage: Stage, seed: int, side: int, step: int) -> DrawnVideos:
     """The videos of a step: one length and one mix for all of them, so that nothing is padded."""
-    draws = Draws(seed, _STREAM, sum(stage.name.encode()), step, 0)
+    draws = RandomStream(seed, _STREAM, sum(stage.name.encode()), step, 0)
     frames = draws.between(*stage.frames)
     mix = _draw_mix(draws, stage.mixes)
     ratio = mix.keep[0] + (mix.keep[1] - mix.keep[0]) * draws.below(1001) / 1000
@@ -84,7 +84,7 @@ def video_batch(
     return assemble(host, tokenizer, drawn.asked, torch.cat([features, newline], dim=1), index, total)
 
 
-def _questions(video: Video, types: Sequence[str], stage: Stage, draws: Draws) -> list[Question]:
+def _questions(video: Video, types: Sequence[str], stage: Stage, draws: RandomStream) -> list[Question]:
     """Up to as many questions as the stage wants: of every type in turn, of a type as they come."""
     pools: dict[str, list[Question]] = {}
     some = [*video.every_question(), *(helper_questions(video.events) if types else ())]
@@ -98,7 +98,7 @@ def _questions(video: Video, types: Sequence[str], stage: Stage, draws: Draws) -
     return [question for turn in turns for question in turn if question][: stage.questions]
 
 
-def _draw_mix(draws: Draws, mixes: tuple[Mix, ...]) -> Mix:
+def _draw_mix(draws: RandomStream, mixes: tuple[Mix, ...]) -> Mix:
     at = draws.below(1_000_000) / 1_000_000 * sum(mix.share for mix in mixes)
     for mix in mixes:
         at -= mix.share

@@ -1,4 +1,4 @@
-"""Measure a host on held-out synthetic videos: the verb `framefold host eval`."""
+"""Measure a host on held-out synthetic videos: the verb `framefold tinyhost eval`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.generate import Video
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
@@ -31,7 +31,7 @@ Show = Callable[[Tensor, Video], tuple[Tensor, Tensor]]
 _STREAM = 15485863
 
 
-def evaluate(
+def evaluate_host(
     host: str = "checkpoints/tinyhost",
     frames: list[int] = [64],  # noqa: B006 (read only; a list for the command line)
     videos: int = 200,
@@ -108,7 +108,7 @@ def _way(name: str, host: EmbeddedHost) -> Show:
 
     def way(tokens: Tensor, video: Video) -> tuple[Tensor, Tensor]:
         count = max(1, round(float(share or 1) * tokens.shape[1]))
-        draws = Draws(_STREAM, video.key[2], 0, 0)
+        draws = RandomStream(_STREAM, video.key[2], 0, 0)
         if how == "blind":
             return reduce_tokens(torch.zeros_like(tokens), [video], "full", count, draws, side)
         if how == "frame":

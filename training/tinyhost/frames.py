@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from framefold.data.evidence import evidence_mask
-from framefold.data.random_stream import Draws
-from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES, glyph, paint, paint_texture
+from framefold.data.random_stream import RandomStream
+from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES, glyph, paint_mask, paint_texture
 from framefold.data.synthetic.timeline import DISC, GLYPH, LATTICE
 
 KINDS = ("none", "plain", "flare", "decoy", "mover", "flash")
@@ -37,7 +37,7 @@ def frame_batch(
     Labels are int64 (N, cells * cells) for the tokens of a cells x cells grid: what covers the token, IGNORE where
     there is nothing to say (no glyph) or too little of a glyph to say it.
     """
-    draws = Draws(seed, _STREAM, index, 0)
+    draws = RandomStream(seed, _STREAM, index, 0)
     pixels = np.empty((frames, size, size, 3), np.uint8)
     labels = {name: np.full((frames, cells, cells), IGNORE) for name in PROBES}
     labels["kind"][:] = 0
@@ -54,7 +54,7 @@ def frame_batch(
     return pixels, {name: label.reshape(frames, -1) for name, label in labels.items()}
 
 
-def _draw_frame(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], size: int) -> None:
+def _draw_frame(draws: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], size: int) -> None:
     texture = draws.below(len(TEXTURES))
     canvas = _canvas(draws, texture, size)
     frame[:] = _window(draws, canvas, size)
@@ -75,7 +75,7 @@ def _draw_frame(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], 
         _draw_glyph(draws, frame, labels, kind, size)
 
 
-def _canvas(draws: Draws, texture: int, size: int) -> np.ndarray:
+def _canvas(draws: RandomStream, texture: int, size: int) -> np.ndarray:
     """A background larger than the frame, so that it can be seen at any shift."""
     dark = np.array([draws.between(70, 150) for _ in range(3)])
     light = dark + np.array([draws.between(40, 64) for _ in range(3)])
@@ -84,12 +84,12 @@ def _canvas(draws: Draws, texture: int, size: int) -> np.ndarray:
     return paint_texture(TEXTURES[texture], side, size * draws.pick((8, 10, 12)) // 64, colors)
 
 
-def _window(draws: Draws, canvas: np.ndarray, size: int) -> np.ndarray:
+def _window(draws: RandomStream, canvas: np.ndarray, size: int) -> np.ndarray:
     y, x = (draws.below(len(canvas) - size + 1) for _ in range(2))
     return canvas[y : y + size, x : x + size]
 
 
-def _draw_glyph(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
+def _draw_glyph(draws: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
     """Discs stand on the lattice; glyphs without one stand anywhere, as those on a drifting background do."""
     halo = HALO.get(KINDS[kind])
     steps = DISC if halo else GLYPH
@@ -100,10 +100,10 @@ def _draw_glyph(draws: Draws, frame: np.ndarray, labels: dict[str, np.ndarray], 
     shape, color = draws.below(len(SHAPES)), draws.below(len(COLORS))
     empty = KINDS[kind] == "flare"
     if halo:
-        paint(frame, glyph("circle", extent), y, x, halo)
+        paint_mask(frame, glyph("circle", extent), y, x, halo)
     inset = (extent - inner) // 2
     if not empty:
-        paint(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
+        paint_mask(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
     box = (0, y / size, x / size, (y + extent) / size, (x + extent) / size)
     cells = labels["kind"].shape[0]
     held = evidence_mask([box], (1, cells, cells))[0]

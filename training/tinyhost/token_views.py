@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from framefold.data.evidence import evidence_mask
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.generate import Video
 
 WAYS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
@@ -33,7 +33,7 @@ class Mix:
 
 
 def reduce_tokens(
-    features: Tensor, videos: list[Video], how: str, count: int, draws: Draws, side: int
+    features: Tensor, videos: list[Video], how: str, count: int, draws: RandomStream, side: int
 ) -> tuple[Tensor, Tensor]:
     """Keep about `count` tokens a video: features (B, K, D) and their places (B, K) in the full grid, ascending."""
     total = features.shape[1]

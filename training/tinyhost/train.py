@@ -1,4 +1,4 @@
-"""Train the embedded host from nothing: the verb `framefold host train`."""
+"""Train the embedded host from nothing: the verb `framefold tinyhost train`."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.hosts.prompt.question import Query
 from framefold.errors import AttachError, InputError
 
-from .base_model_check import refuse_other
-from .forward import after, before, compress
+from .base_model_check import check_base_model
+from .forward import after, before, compress_inputs
 from .generate import Generate
 from .peft_guard import refuse_lost, watch
 from .state import NAME, STATE, Outputs, State
@@ -46,7 +46,7 @@ def attach(
     outputs: Outputs = "compact",
     query: Query = None,
     tokenizer: Any = None,
-    other_host: bool = False,
+    allow_other_host: bool = False,
 ) -> Handle:
     """Make a host compress the video of its inputs, in ``forward`` and ``generate``, until :func:`detach`.
 
@@ -64,7 +64,7 @@ def attach(
             ``model(..., times=...)`` gives the (T,) seconds of the frames of each video.
         tokenizer: the host's tokenizer or processor, which tells the question from the chat template; None: the one
             beside the weights that the host was loaded from. Only query-aware compressors need it.
-        other_host: take an adapter that was trained in another host.
+        allow_other_host: take an adapter that was trained in another host.
 
     Raises:
         UnsupportedHostError: not a host of a supported family; the message lists them.
@@ -83,8 +83,8 @@ def attach(
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
 
-    if not other_host:
-        refuse_other(model, compressor.base_model, compressor.name)
+    if not allow_other_host:
+        check_base_model(model, compressor.base_model, compressor.name)
     refuse_lost(model, NAME)
     _register(model, compressor, family)
     state = State(
@@ -105,7 +105,7 @@ def attach(
     state.hooks += watch(model, NAME, positions, outputs)
     setattr(model, STATE, state)
     host: Any = model  # an instance attribute in front of the method
-    host.generate = Generate(model, family.pixels, compress, state.had_generate)
+    host.generate = Generate(model, family.pixels, compress_inputs, state.had_generate)
     return Handle(model)
 
 

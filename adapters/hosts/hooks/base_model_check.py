@@ -28,7 +28,7 @@ def base_model_of(model: PreTrainedModel) -> BaseModel:
     return BaseModel(hub_id, revision, kind, width)
 
 
-def refuse_other(model: PreTrainedModel, base_model: BaseModel, what: str) -> None:
+def check_base_model(model: PreTrainedModel, base_model: BaseModel, what: str) -> None:
     """Refuse a host in which an adapter was not trained, as far as both sides are known.
 
     Of a host from the Hub the id is compared, not the commit, since most commits touch no weights; of one from a folder
@@ -53,7 +53,7 @@ def refuse_other(model: PreTrainedModel, base_model: BaseModel, what: str) -> No
     elif base_model.weights and folder and Path(folder).is_dir() and base_model.weights != weights_digest(Path(folder)):
         problem = f"of {short(base_model.name)}, whose weights are not those of {folder}"
     if problem is not None:
-        raise WrongHostError(f"{what} is an adapter {problem}: other_host=True takes it all the same")
+        raise WrongHostError(f"{what} is an adapter {problem}: allow_other_host=True takes it all the same")
 
 
 def _only_commit(hub_id: str) -> str | None:

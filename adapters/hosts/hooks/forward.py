@@ -18,7 +18,7 @@ from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
 from framefold.adapters.hosts.prompt.prepare import MARK, Mark, Prepared, prepare
-from framefold.adapters.hosts.prompt.zero3 import hold
+from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import InputError
 
 from .generate import OURS, holds_compressed
@@ -35,14 +35,14 @@ class _Call:
     logits_to_keep: Any
 
 
-def compress(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -> Prepared:
+def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -> Prepared:
     """The one way from inputs to prepared inputs, for forward and generate."""
     state: State = getattr(model, STATE)
     inputs = dict(inputs)
     query, times = inputs.pop("query", None), inputs.pop("times", None)
     query = state.query if query is None else query
     compressor = getattr(model, NAME)  # by name, at call time: PEFT replaces it
-    hold(model, compressor.parameters())
+    keep_gathered(model, compressor.parameters())
     return prepare(
         model,
         inputs,
@@ -80,7 +80,7 @@ def _shorten(model: Any, state: State, kwargs: dict[str, Any]) -> dict[str, Any]
     wanted = kwargs.get("logits_to_keep")
     if state.outputs == "full":
         kwargs = {name: value for name, value in kwargs.items() if name != "logits_to_keep"}
-    prepared = compress(model, kwargs, False)
+    prepared = compress_inputs(model, kwargs, False)
     if state.outputs == "compact" and isinstance(wanted, Tensor) and not prepared.compaction.trivial:
         raise InputError(
             "logits_to_keep as a tensor names columns that move: attach with outputs='full', or pass a number"

@@ -125,7 +125,7 @@ def watch(model: PreTrainedModel, name: str, positions: str, outputs: str) -> li
     return [model.register_state_dict_post_hook(hook), model.register_forward_pre_hook(hook)]
 
 
-def compressor_of(model: PreTrainedModel, name: str, adapter: str) -> tuple[Any, bool]:
+def compressor_with_adapter(model: PreTrainedModel, name: str, adapter: str) -> tuple[Any, bool]:
     """The compressor that a host runs with an adapter, and whether PEFT saves it with that adapter."""
     module = getattr(model, name)
     copies = getattr(module, "modules_to_save", {})
@@ -156,7 +156,7 @@ class _Save:
         if hook is None:  # detached
             type(config).save_pretrained(config, save_directory, **kwargs)
             return
-        compressor, saved = compressor_of(self.model, hook.name, self.adapter)
+        compressor, saved = compressor_with_adapter(self.model, hook.name, self.adapter)
         if not saved and compressor.state_dict():
             raise ConfigError(
                 f"PEFT does not save the compressor with the adapter {self.adapter!r}: give"

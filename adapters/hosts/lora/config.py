@@ -19,7 +19,7 @@ from torch import Tensor
 
 from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG
 from framefold.adapters.hosts.hooks.state import NAME
-from framefold.adapters.pretrained.config import read_config, read_json
+from framefold.adapters.pretrained.config import read_adapter_json, read_config
 from framefold.adapters.pretrained.weights import check_finite, read_weights
 from framefold.errors import AdapterFileError, ConfigError, MissingExtraError
 from framefold.messages import short
@@ -115,7 +115,7 @@ def read_lora(folder: Path) -> Lora:
         AdapterFileError: missing, damaged, not LoRA, or with more than is read here; see the message.
     """
     file = folder / LORA / LORA_WEIGHTS
-    return check_lora(Lora(read_json(folder / LORA / ADAPTER_CONFIG), read_weights(file), file))
+    return check_lora(Lora(read_adapter_json(folder / LORA / ADAPTER_CONFIG), read_weights(file), file))
 
 
 def check_lora(lora: Lora) -> Lora:

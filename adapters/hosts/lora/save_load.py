@@ -17,10 +17,10 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.hooks.base_model_check import base_model_of
-from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG, compressor_of, stock_fields
+from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG, compressor_with_adapter, stock_fields
 from framefold.adapters.hosts.hooks.state import NAME, STATE, Outputs
 from framefold.adapters.hosts.prompt.columns import Positions
-from framefold.adapters.pretrained.config import check_config, read_config, read_json
+from framefold.adapters.pretrained.config import check_config, read_adapter_json, read_config
 from framefold.adapters.pretrained.folder import Outline, load_folder, save_folder
 from framefold.adapters.pretrained.hub import locate
 from framefold.adapters.pretrained.weights import read_weights
@@ -62,7 +62,7 @@ def save_peft(model: PeftModel, folder: str | os.PathLike[str], **fields: Any) -
     state: Any = getattr(host, STATE)
     about = describe_host(host, state.positions, state.outputs)
     more = lora_files(*take_lora(model, adapter))
-    save_folder(compressor_of(host, NAME, adapter)[0], folder, fields | about, more)
+    save_folder(compressor_with_adapter(host, NAME, adapter)[0], folder, fields | about, more)
 
 
 def describe_host(
@@ -80,7 +80,7 @@ def load_peft(
     budget: float | int | None = None,
     trainable: bool = False,
     adapter_name: str = "default",
-    other_host: bool = False,
+    allow_other_host: bool = False,
 ) -> PeftModel:
     """Attach a saved compressor to a host, with the positions and outputs it was saved with, and load its LoRA.
 
@@ -89,7 +89,7 @@ def load_peft(
             ``user/name`` on the Hub. revision: branch, tag or commit there.
         budget: overrides the saved budget.
         trainable: go on training LoRA and compressor; otherwise both are frozen and the model is in eval mode.
-        other_host: take an adapter that was trained in other weights of the same kind and width.
+        allow_other_host: take an adapter that was trained in other weights of the same kind and width.
 
     Returns:
         A stock PEFT model. ``disable_adapter()`` switches LoRA off and leaves the compressor as it was loaded.
@@ -108,7 +108,7 @@ def load_peft(
     check_width(host, parts.config, folder)
     with all_or_nothing(host, parts.lora.file):
         how: Any = {"positions": parts.config["positions"], "outputs": parts.config["outputs"]}
-        attach(host, parts.compressor, other_host=other_host, **how)
+        attach(host, parts.compressor, allow_other_host=allow_other_host, **how)
         own = {f"{PREFIX}{key}": value for key, value in parts.compressor.state_dict().items()}
         return inject_lora(host, parts.lora, own=own, trainable=trainable, adapter_name=adapter_name)
 
@@ -161,7 +161,7 @@ def _read(path: Path, budget: float | int | None) -> _Parts:
 def _read_marked(path: Path, budget: float | int | None) -> _Parts:
     """A folder that PEFT wrote for an attached host: the compressor's weights are among those of the adapter."""
     file, weights_file = path / ADAPTER_CONFIG, path / LORA_WEIGHTS
-    stock, config = stock_fields(read_json(file))
+    stock, config = stock_fields(read_adapter_json(file))
     tensors = read_weights(weights_file)
     state = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
     compressor = Outline.of(check_config(config, file), file, budget=budget).fill(state, weights_file)

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 
-def hold(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
+def keep_gathered(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
     """Let ZeRO-3 gather parameters for the backward of the host too; nothing happens without ZeRO-3.
 
     ZeRO-3 frees a module's parameters after its forward and gathers them again when a gradient of the module's outputs
@@ -41,6 +41,6 @@ def gathered(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> Iter
         return
     import deepspeed
 
-    hold(model, sharded)
+    keep_gathered(model, sharded)
     with deepspeed.zero.GatheredParameters(sharded):
         yield

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .machine import machine_rows
-from .rows import GROUPS, LANES, PACKAGES, Package, Row
+from .rows import GROUPS, LANES, PACKAGES, Finding, Package
 
 CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
@@ -31,7 +31,7 @@ CHILD = (
 COLOURS = {"found": "green", "missing": "yellow", "low": "yellow", "broken": "bold red"}
 
 
-def doctor(timeout: float = 60) -> list[Row]:
+def doctor(timeout: float = 60) -> list[Finding]:
     """Look at everything.
 
     Args:
@@ -58,7 +58,7 @@ class _Lane:
 
     def __init__(self, packages: Sequence[Package], file: Path, timeout: float) -> None:
         self.left, self.file, self.timeout = [package.module for package in packages], file, timeout
-        self.rows: list[Row] = []
+        self.rows: list[Finding] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.read, self.broke = 0, False  # lines of the file; whether the last package was broken
         self._start()
@@ -104,7 +104,7 @@ class _Lane:
         new, self.read = lines[self.read :], len(lines)
         for line in new:
             name, rows = json.loads(line)
-            self.rows += [Row(**row) for row in rows]
+            self.rows += [Finding(**row) for row in rows]
             self.broke = rows[0]["state"] == "broken"  # then the process ends
             self.left.remove(name)
         return bool(new)
@@ -155,7 +155,7 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(f"{message} (options: framefold doctor --help)")
 
 
-def _plain(rows: Sequence[Row]) -> list[str]:
+def _plain(rows: Sequence[Finding]) -> list[str]:
     wide = max(len(row.name) for row in rows)
     lines, group = [], ""
     for row in rows:
@@ -167,11 +167,11 @@ def _plain(rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _consequences(row: Row) -> list[tuple[str, str]]:
+def _consequences(row: Finding) -> list[tuple[str, str]]:
     return [(name, text) for name, text in (("disables", row.disables), ("get it", row.get)) if text]
 
 
-def _print_table(rows: Sequence[Row]) -> None:
+def _print_table(rows: Sequence[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

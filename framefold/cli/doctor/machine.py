@@ -14,66 +14,66 @@ from pathlib import Path
 
 from framefold import __version__
 
-from .rows import Row
+from .rows import Finding
 
 GIB = 2**30
 
 MACHINE, FOLDERS, JOB = "machine", "folders", "job"
 
 
-def machine_rows() -> list[Row]:
+def machine_rows() -> list[Finding]:
     """All of them."""
     return [*_base(), _driver(), *_build_tools(), _chromium(), *_amounts(), *_folders(), _hub(), _slurm()]
 
 
-def _base() -> list[Row]:
+def _base() -> list[Finding]:
     where = Path(__file__).resolve().parents[3]
     return [
-        Row("base install", "Python", "found", f"{platform.python_version()}, {sys.executable}", required=True),
-        Row("base install", "framefold", "found", f"{__version__}, {where}", required=True),
+        Finding("base install", "Python", "found", f"{platform.python_version()}, {sys.executable}", required=True),
+        Finding("base install", "framefold", "found", f"{__version__}, {where}", required=True),
     ]
 
 
-def _driver() -> Row:
+def _driver() -> Finding:
     """What nvidia-smi says of the driver; it takes seconds on some machines, and for ever on broken ones."""
     name, disables = "NVIDIA driver", "GPUs of NVIDIA"
     if shutil.which("nvidia-smi") is None:
-        return Row("GPUs", name, "missing", "there is no nvidia-smi", disables, "the driver of the system")
+        return Finding("GPUs", name, "missing", "there is no nvidia-smi", disables, "the driver of the system")
     query = ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         said = getattr(error, "stdout", None) or str(error)
-        return Row("GPUs", name, "broken", " ".join(str(said).split())[:300], disables, "the driver of the system")
+        return Finding("GPUs", name, "broken", " ".join(str(said).split())[:300], disables, "the driver of the system")
     cards = [line.strip() for line in done.stdout.splitlines()]
-    return Row("GPUs", name, "found", f"{cards[0].partition(',')[0]}, {len(cards)} GPUs" if cards else "no GPU")
+    return Finding("GPUs", name, "found", f"{cards[0].partition(',')[0]}, {len(cards)} GPUs" if cards else "no GPU")
 
 
-def _build_tools() -> list[Row]:
+def _build_tools() -> list[Finding]:
     disables = "DeepSpeed ops that are built when needed: offload_optimizer, ZeRO on CPUs"
     compiler = next(filter(None, map(shutil.which, [os.environ.get("CXX") or "c++", "g++", "clang++"])), None)
     ninja, here = shutil.which("ninja"), Path(sys.executable).with_name("ninja")
     advice = f"put {here.parent} on PATH (activate the environment)" if here.exists() else "pip install ninja"
     return [
-        Row("DeepSpeed", "C++ compiler", "found", compiler)
+        Finding("DeepSpeed", "C++ compiler", "found", compiler)
         if compiler
-        else Row(
+        else Finding(
             "DeepSpeed", "C++ compiler", "missing", "", disables, "apt-get install g++, or a module of the cluster"
         ),
-        Row("DeepSpeed", "ninja", "found", ninja)
+        Finding("DeepSpeed", "ninja", "found", ninja)
         if ninja
-        else Row("DeepSpeed", "ninja", "missing", "", disables, advice),
+        else Finding("DeepSpeed", "ninja", "missing", "", disables, advice),
     ]
 
 
-def _chromium() -> Row:
+def _chromium() -> Finding:
     place = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
     if place:
-        return Row("optional", "chromium", "found", place)
-    return Row("optional", "chromium", "missing", "", "tests of HTML pages", "apt-get install chromium")
+        return Finding("optional", "chromium", "found", place)
+    return Finding("optional", "chromium", "missing", "", "tests of HTML pages", "apt-get install chromium")
 
 
-def _amounts() -> list[Row]:
+def _amounts() -> list[Finding]:
     free, total = memory()
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     shared = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
@@ -82,7 +82,7 @@ def _amounts() -> list[Row]:
     text = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free"
     space = f"{shared / GIB:.1f} GiB free"
     return [
-        Row(MACHINE, "CPU cores", "found", f"{cores():g} for this process"),
+        Finding(MACHINE, "CPU cores", "found", f"{cores():g} for this process"),
         _enough("memory", free / GIB, 4, text, "hosts of billions of parameters", "a larger machine, or job"),
         _enough(
             "shared memory (/dev/shm)", shared / GIB, 1, space, disables, "docker run --shm-size=16g, or --ipc=host"
@@ -91,11 +91,11 @@ def _amounts() -> list[Row]:
     ]
 
 
-def _enough(name: str, amount: float, least: float, detail: str, disables: str, get: str) -> Row:
+def _enough(name: str, amount: float, least: float, detail: str, disables: str, get: str) -> Finding:
     """A line that is "low" below some amount."""
     if amount < least:
-        return Row(MACHINE, name, "low", detail, disables, get)
-    return Row(MACHINE, name, "found", detail)
+        return Finding(MACHINE, name, "low", detail, disables, get)
+    return Finding(MACHINE, name, "found", detail)
 
 
 def memory() -> tuple[int, int]:
@@ -135,7 +135,7 @@ def _cgroups() -> list[Path]:
     return [folder for folder in (inside, *inside.parents) if folder.is_relative_to(root)]
 
 
-def _folders() -> list[Row]:
+def _folders() -> list[Finding]:
     home, cache = Path.home(), Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub"
     built = os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions"
@@ -151,18 +151,20 @@ def _folders() -> list[Row]:
     ]
 
 
-def _folder(name: str, path: Path, least: float, disables: str, get: str) -> Row:
+def _folder(name: str, path: Path, least: float, disables: str, get: str) -> Finding:
     """Whether a folder, or the nearest there is above it, can be written to, and how much is free there."""
     there = next(folder for folder in (path, *path.parents) if folder.exists())
     try:
         with tempfile.NamedTemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
     except OSError as error:
-        return Row(FOLDERS, name, "broken", f"{path}: cannot write in {there}: {error.strerror}", disables, get)
+        return Finding(FOLDERS, name, "broken", f"{path}: cannot write in {there}: {error.strerror}", disables, get)
     kind = _file_system(there)
     detail = f"{path}, {free / GIB:.0f} GiB free{kind and f' on {kind}'}"
     return (
-        Row(FOLDERS, name, "low", detail, disables, get) if free < least * GIB else Row(FOLDERS, name, "found", detail)
+        Finding(FOLDERS, name, "low", detail, disables, get)
+        if free < least * GIB
+        else Finding(FOLDERS, name, "found", detail)
     )
 
 
@@ -177,22 +179,22 @@ def _file_system(path: Path) -> str:
     return next((kinds[folder] for folder in (real, *real.parents) if folder in kinds), "")
 
 
-def _hub() -> Row:
+def _hub() -> Finding:
     flags = [f"{name}={os.environ[name]}" for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE") if name in os.environ]
     offline = any(flag.partition("=")[2].upper() in ("1", "ON", "YES", "TRUE") for flag in flags)
     if offline:
         get = "unset them to fetch; compute nodes without a network want HF_HUB_OFFLINE=1"
-        return Row(
+        return Finding(
             JOB, "Hub access", "missing", f"offline: {', '.join(flags)}", "fetching hosts that are not cached", get
         )
-    return Row(JOB, "Hub access", "found", ", ".join(["not switched off", *flags]))
+    return Finding(JOB, "Hub access", "found", ", ".join(["not switched off", *flags]))
 
 
-def _slurm() -> Row:
+def _slurm() -> Finding:
     """Inside a job: whether Lightning will take its tasks for ranks."""
     job, name = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURM_JOB_NAME", "")
     if job is None:
-        return Row(
+        return Finding(
             JOB, "SLURM", "missing", "not inside a job", "srun and going back to the queue", "framefold launch slurm"
         )
     tasks, nodes = os.environ.get("SLURM_NTASKS"), os.environ.get("SLURM_NNODES", "?")
@@ -200,8 +202,10 @@ def _slurm() -> Row:
     disables = "ranks by srun"
     if name in ("bash", "interactive"):
         get = "another --job-name: by this one Lightning tells that tasks are no ranks"
-        return Row(JOB, "SLURM", "broken", detail, disables, get)
+        return Finding(JOB, "SLURM", "broken", detail, disables, get)
     if int(tasks or 1) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         get = "--ntasks-per-node instead of --ntasks: Lightning asks for it"
-        return Row(JOB, "SLURM", "broken", detail, disables, get)
-    return Row(JOB, "SLURM", "found", detail if "SLURM_PROCID" in os.environ else f"{detail}; start ranks with srun")
+        return Finding(JOB, "SLURM", "broken", detail, disables, get)
+    return Finding(
+        JOB, "SLURM", "found", detail if "SLURM_PROCID" in os.environ else f"{detail}; start ranks with srun"
+    )

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from .rows import MAMBA, PACKAGES, Row
+from .rows import MAMBA, PACKAGES, Finding
 
-Found = tuple[str, list[Row]]  # what to add to the version, and further lines
+Found = tuple[str, list[Finding]]  # what to add to the version, and further lines
 
 GPUS, WIRE = "GPUs", "distributed"
 
@@ -37,7 +37,7 @@ def main(results: str, names: list[str]) -> None:
             return
 
 
-def examine(name: str) -> list[Row]:
+def examine(name: str) -> list[Finding]:
     """The lines of a package: first its own, then what was tried out."""
     package = PACKAGES[name]
     version = package.version() or ""
@@ -50,14 +50,14 @@ def examine(name: str) -> list[Row]:
         detail, more = TRIED[name](module) if name in TRIED else ("", [])
     except BaseException as error:  # a package may well call sys.exit
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        return [package.row("missing") if absent else package.row("broken", f"{version} {one_line(error)}".strip())]
+        return [package.row("missing") if absent else package.row("broken", f"{version} {error_text(error)}".strip())]
     version = version or str(getattr(module, "__version__", ""))
     if package.too_old(version):
         return [package.row("broken", f"{version} is too old, {package.wanted()} is needed"), *more]
     return [package.row("found", f"{version}{detail and ', '}{detail}"), *more]
 
 
-def one_line(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """Type and text of an error, not too long."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
@@ -70,11 +70,11 @@ def _torch(torch: Any) -> Found:
     if not lines:
         why = f"torch is built for {built}, and finds none" if built else "torch is built for CPUs"
         disables, get = "trainer/gpu, trainer/deepspeed, GPU kernels", "a driver, and a torch built for it"
-        lines = [Row(GPUS, "GPU", "missing", why, disables, get)]
+        lines = [Finding(GPUS, "GPU", "missing", why, disables, get)]
     return f"for {built or 'CPUs'}", [*lines, *_backends(torch)]
 
 
-def _gpu(torch: Any, index: int) -> Row:
+def _gpu(torch: Any, index: int) -> Finding:
     """One that adds two numbers is found; a driver too old, or a GPU that torch is not built for, fails there."""
     try:
         facts = torch.cuda.get_device_properties(index)
@@ -83,20 +83,20 @@ def _gpu(torch: Any, index: int) -> Row:
         assert (torch.ones(2, device=f"cuda:{index}") + 1).tolist() == [2, 2]
     except Exception as error:
         advice = "nvidia-smi shows its state; a torch built for it: https://pytorch.org/get-started/locally"
-        return Row(GPUS, f"GPU {index}", "broken", one_line(error), "training on it", advice)
+        return Finding(GPUS, f"GPU {index}", "broken", error_text(error), "training on it", advice)
     if torch.version.cuda and facts.major < 8:
-        return Row(
+        return Finding(
             GPUS, f"GPU {index}", "low", text, "bf16 at speed: trainer/gpu asks for bf16-mixed", "Ampere or newer"
         )
-    return Row(GPUS, f"GPU {index}", "found", text)
+    return Finding(GPUS, f"GPU {index}", "found", text)
 
 
-def _backends(torch: Any) -> list[Row]:
+def _backends(torch: Any) -> list[Finding]:
     import torch.distributed as wire
 
     if not wire.is_available():
         get = "a torch that is built with torch.distributed"
-        return [Row(WIRE, "torch.distributed", "missing", "", "more than one process, torchrun", get)]
+        return [Finding(WIRE, "torch.distributed", "missing", "", "more than one process, torchrun", get)]
     rows = []
     for name, there, disables in (
         ("gloo", wire.is_gloo_available(), "several processes on CPUs"),
@@ -109,13 +109,15 @@ def _backends(torch: Any) -> list[Row]:
     ):
         version = ".".join(map(str, torch.cuda.nccl.version())) if name == "NCCL" and there else ""
         get = "a torch for CUDA" if name == "NCCL" else f"a torch that is built from source with {name}"
-        rows.append(Row(WIRE, name, "found", version) if there else Row(WIRE, name, "missing", "", disables, get))
+        rows.append(
+            Finding(WIRE, name, "found", version) if there else Finding(WIRE, name, "missing", "", disables, get)
+        )
     if rows[0].state == "found":
         rows[0] = _gloo(wire)
     return rows
 
 
-def _gloo(wire: Any) -> Row:
+def _gloo(wire: Any) -> Finding:
     """A group of one process: it fails where the machine cannot resolve its own name."""
     try:
         wire.init_process_group("gloo", store=wire.HashStore(), rank=0, world_size=1)
@@ -123,8 +125,8 @@ def _gloo(wire: Any) -> Row:
         wire.destroy_process_group()
     except Exception as error:
         get = "GLOO_SOCKET_IFNAME=(an interface of 'ip addr'), or this machine's name in /etc/hosts"
-        return Row(WIRE, "gloo", "broken", one_line(error), "more than one process", get)
-    return Row(WIRE, "gloo", "found")
+        return Finding(WIRE, "gloo", "broken", error_text(error), "more than one process", get)
+    return Finding(WIRE, "gloo", "found")
 
 
 def _deepspeed(deepspeed: Any) -> Found:
@@ -135,11 +137,11 @@ def _deepspeed(deepspeed: Any) -> Found:
     usable = {name: _compatible(builder) for name, builder in ALL_OPS.items() if name != "deepspeed_not_implemented"}
     lists = ("prebuilt", built), ("built when needed", sorted(n for n, yes in usable.items() if yes and n not in built))
     text = "; ".join(f"{label}: {', '.join(names)}" for label, names in lists if names)
-    rows = [Row("DeepSpeed", "ops", "found" if text else "missing", text)]
+    rows = [Finding("DeepSpeed", "ops", "found" if text else "missing", text)]
     for name, disables in (("cpu_adam", "offload_optimizer"), ("async_io", "offload to NVMe")):
         if not usable.get(name) and name not in built:
             get = "libaio-dev of the system" if name == "async_io" else "a C++ compiler that torch supports"
-            rows.append(Row("DeepSpeed", name, "missing", "", f"{disables} of DeepSpeed strategies", get))
+            rows.append(Finding("DeepSpeed", name, "missing", "", f"{disables} of DeepSpeed strategies", get))
     return "", rows
 
 
@@ -158,10 +160,10 @@ def _av(av: Any) -> Found:
     ):
         try:
             av.codec.Codec(name, mode)
-            rows.append(Row("FFmpeg", f"{name} ({'encoder' if mode == 'w' else 'decoder'})", "found"))
+            rows.append(Finding("FFmpeg", f"{name} ({'encoder' if mode == 'w' else 'decoder'})", "found"))
         except Exception as error:
             get = "pip install --force-reinstall --only-binary :all: av"
-            rows.append(Row("FFmpeg", name, "missing", one_line(error), disables, get))
+            rows.append(Finding("FFmpeg", name, "missing", error_text(error), disables, get))
     return f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}", rows
 
 
@@ -172,7 +174,7 @@ def _mamba(mamba: Any) -> Found:
     from framefold.adapters.layers.mamba2 import scan
 
     if not torch.cuda.is_available():
-        return "", [Row(GPUS, "mamba-ssm kernels", "missing", "they run on GPUs, and there is none", MAMBA)]
+        return "", [Finding(GPUS, "mamba-ssm kernels", "missing", "they run on GPUs, and there is none", MAMBA)]
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     torch.manual_seed(0)
@@ -182,7 +184,7 @@ def _mamba(mamba: Any) -> Found:
     theirs = mamba_chunk_scan_combined(x, dt, decay, b, c, 16)
     if not torch.allclose(theirs, ours, atol=2e-2, rtol=2e-2):  # it multiplies in TF32
         raise RuntimeError(f"its scan differs from ours by {(theirs - ours).abs().max():.3g}")
-    return "", [Row(GPUS, "mamba-ssm kernels", "found")]
+    return "", [Finding(GPUS, "mamba-ssm kernels", "found")]
 
 
 def _causal_conv1d(module: Any) -> Found:
@@ -195,7 +197,7 @@ def _causal_conv1d(module: Any) -> Found:
     return "", []
 
 
-def _torchvision() -> list[Row]:
+def _torchvision() -> list[Finding]:
     """In the environment, or where ``make setup`` puts it; before transformers is imported, which looks once."""
     from framefold.training.frozen_host.torchvision import find_torchvision
 
@@ -204,9 +206,9 @@ def _torchvision() -> list[Row]:
         find_torchvision()
     except Exception as error:
         absent = importlib.util.find_spec("torchvision") is None
-        row = package.row("missing" if absent else "broken", "" if absent else one_line(error))
+        row = package.row("missing" if absent else "broken", "" if absent else error_text(error))
         advice = re.search(r"pip install .*", str(error))
-        return [Row(row.group, row.name, row.state, row.detail, row.disables, advice[0] if advice else row.get)]
+        return [Finding(row.group, row.name, row.state, row.detail, row.disables, advice[0] if advice else row.get)]
     module = sys.modules["torchvision"]
     place = "beside the environment" if Path(sys.prefix, "torchvision") in Path(str(module.__file__)).parents else ""
     return [package.row("found", ", ".join(filter(None, [str(module.__version__), place])))]

@@ -11,7 +11,7 @@ State = Literal["found", "missing", "broken", "low"]
 
 
 @dataclass(frozen=True)
-class Row:
+class Finding:
     """One thing that this machine has or lacks.
 
     Attributes:
@@ -54,13 +54,13 @@ class Package:
         """What pip calls it."""
         return self.distribution or self.module.replace("_", "-")
 
-    def row(self, state: State, detail: str = "") -> Row:
+    def row(self, state: State, detail: str = "") -> Finding:
         """Its line."""
         group = "base install" if self.extra == "" else f"extra '{self.extra}'" if self.extra else "optional"
         get = self.get or (f"pip install 'framefold[{self.extra}]'" if self.extra else f"pip install '{self.wanted()}'")
         fine = state == "found"
         disables, get = ("", "") if fine else (self.disables, get)
-        return Row(group, self.pip_name, state, detail, disables, get, required=self.extra == "")
+        return Finding(group, self.pip_name, state, detail, disables, get, required=self.extra == "")
 
     def version(self) -> str | None:
         """The installed version, without importing it; None where pip knows of none."""

@@ -28,8 +28,8 @@ from framefold.errors import (
     InputError,
     UnknownCompressorError,
 )
+from framefold.evaluation.ablation.methods import source_digest
 from framefold.evaluation.bench.compressors import bench_compress
-from framefold.evaluation.results.provenance import code_digest
 from tests.contract.test_contract import (
     COUNTS,
     GRIDS,
@@ -316,8 +316,8 @@ def test_names_that_cannot_be_stages(clean_registry) -> None:
 
 def test_the_digest_depends_on_the_source_of_every_stage() -> None:
     names = ["uniform+st_simdiff", "pool+st_simdiff", "uniform+sttm", "st_simdiff"]
-    assert len({code_digest(registry.get(name)) for name in names}) == 4
-    assert code_digest(registry.get("uniform+sttm")) == code_digest(registry.get("uniform+sttm"))
+    assert len({source_digest(registry.get(name)) for name in names}) == 4
+    assert source_digest(registry.get("uniform+sttm")) == source_digest(registry.get("uniform+sttm"))
 
 
 # What runs, and how results are put together.

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors import sttm
-from framefold.adapters.compressors.sttm import join, relaxation
+from framefold.adapters.compressors.sttm import join_links, relaxation
 from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.ops.connected_components import grow_forest, propagate
 from framefold.adapters.ops.quadtree import (
@@ -287,12 +287,12 @@ def test_components_are_true_where_the_release_stops_early() -> None:
     """A chain, 0 - 3 - 1 - 4 - 2: every node has the least of its neighbours after a round, and that is idempotent."""
     links = torch.tensor([[0, 3], [1, 3], [1, 4], [2, 4]])
     assert representatives(links, 5).tolist() == [0, 1, 2, 0, 1]
-    assert join(links, 5, 1).tolist() == [0, 0, 0, 0, 0]
+    assert join_links(links, 5, 1).tolist() == [0, 0, 0, 0, 0]
 
 
 def test_components_are_linked_in_order_until_they_are_k() -> None:
     links = torch.tensor([[3, 4], [0, 2], [0, 4], [0, 3], [2, 4], [1, 2]])  # the fourth and fifth close cycles
-    found = [join(links, 5, k).tolist() for k in (5, 4, 3, 2, 1)]
+    found = [join_links(links, 5, k).tolist() for k in (5, 4, 3, 2, 1)]
     assert found == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 3], [0, 1, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 

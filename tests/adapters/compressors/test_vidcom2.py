@@ -19,8 +19,8 @@ grids = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 6))
 examples = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 
-def similarities_of(x: torch.Tensor, native: bool = False) -> vidcom2.Similarities:
-    return vidcom2.similarities(Frames(VideoTokens.from_grid(x), native))
+def similarities_of(x: torch.Tensor, native: bool = False) -> vidcom2.MeanSimilarities:
+    return vidcom2.mean_similarities(Frames(VideoTokens.from_grid(x), native))
 
 
 def plain(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ def test_weights_go_to_the_frame_unlike_the_video() -> None:
     x[5] -= 2 * made((1, 3, 4), "constant")[0]
     weights = similarities_of(x).weights
     assert weights.argmax() == 5 and weights[5] > 0.99 and float(weights.sum()) == pytest.approx(1)
-    similarity = vidcom2.Similarities(torch.tensor([[1.0], [1.01]]), torch.zeros(2, 1))
+    similarity = vidcom2.MeanSimilarities(torch.tensor([[1.0], [1.01]]), torch.zeros(2, 1))
     torch.testing.assert_close(similarity.weights[0] / similarity.weights[1], torch.tensor(math.e), rtol=1e-4, atol=0)
     rows = kept("vidcom2", x, 0.25)
     per_frame = torch.bincount(torch.tensor(rows) // 12, minlength=8)
@@ -119,9 +119,9 @@ def test_official_may_empty_a_frame_and_exact_never_does() -> None:
 
 
 def test_official_count_is_in_doubles_in_the_engines_order() -> None:
-    assert vidcom2.official_count(8, 20, 0.8) == 31
-    assert vidcom2.official_count(8, 20, 0.99) == 8 and vidcom2.official_count(1, 20, 0.999) == 1
-    assert vidcom2.official_count(8, 20, 0.0) == 160
+    assert vidcom2.vidcom2_official_count(8, 20, 0.8) == 31
+    assert vidcom2.vidcom2_official_count(8, 20, 0.99) == 8 and vidcom2.vidcom2_official_count(1, 20, 0.999) == 1
+    assert vidcom2.vidcom2_official_count(8, 20, 0.0) == 160
 
 
 def test_ties_go_to_the_lower_place_of_each_frame() -> None:

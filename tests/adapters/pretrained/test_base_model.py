@@ -73,10 +73,10 @@ def test_an_adapter_is_refused_by_another_host(
         attach(others[at], compressor)
         return
     host = load_host(others[at]).model
-    with pytest.raises(WrongHostError, match=f"(?s){text}.*other_host=True"):
+    with pytest.raises(WrongHostError, match=f"(?s){text}.*allow_other_host=True"):
         framefold.attach(host, compressor)
     assert not hasattr(host, "compressor")
-    attach(others[at], compressor, other_host=True)
+    attach(others[at], compressor, allow_other_host=True)
 
 
 def test_lora_of_another_host_is_refused_and_may_be_taken(random_host: Path, others: dict, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_lora_of_another_host_is_refused_and_may_be_taken(random_host: Path, oth
         framefold.load_peft(host, folder)
     after = host.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
-    framefold.load_peft(host, folder, other_host=True)
+    framefold.load_peft(host, folder, allow_other_host=True)
 
 
 def test_what_was_loaded_keeps_where_it_comes_from_when_it_is_saved_again(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.compressors.fila import Fila
+from framefold.adapters.compressors.fila import FiLA
 from framefold.adapters.compressors.uniform import Uniform
 from framefold.adapters.pretrained import folder as folder_module
 from framefold.errors import AdapterFileError, ConfigError
@@ -39,7 +39,7 @@ def test_the_folder(adapter: Path) -> None:
     assert sorted(os.listdir(adapter)) == ["config.json", "model.safetensors"]
     assert stat.S_IMODE((adapter / "model.safetensors").stat().st_mode) == 0o644
     loaded = framefold.load(adapter)
-    assert isinstance(loaded, Fila) and loaded.params()["grid"] == [2, 3]
+    assert isinstance(loaded, FiLA) and loaded.params()["grid"] == [2, 3]
 
 
 @pytest.mark.parametrize("name", framefold.list_compressors())
@@ -166,7 +166,7 @@ def test_weights_of_another_method(adapter: Path) -> None:
 
 
 def test_from_pretrained_checks_the_class(adapter: Path) -> None:
-    assert isinstance(Fila.from_pretrained(adapter), Fila)
+    assert isinstance(FiLA.from_pretrained(adapter), FiLA)
     with pytest.raises(AdapterFileError, match="'fila', not a Uniform"):
         Uniform.from_pretrained(adapter)
 

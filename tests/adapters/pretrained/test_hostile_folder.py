@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.compressors.fila import Fila
+from framefold.adapters.compressors.fila import FiLA
 from framefold.adapters.pretrained import folder
 from framefold.errors import AdapterFileError, ConfigError, ContractError, InputError, UnknownCompressorError
 
@@ -114,7 +114,7 @@ def test_assign_of_another_length_is_a_broken_promise(monkeypatch: pytest.Monkey
         {"params": {"dim": 2**62, "grid": [2**31, 2**31]}},
         {"params": {"members": "x" * 100_000}},
         {"compressor": "x" * 500_000},
-        {"compressor": "framefold.adapters.compressors.fila.Fila"},
+        {"compressor": "framefold.adapters.compressors.fila.FiLA"},
         {"padding": "x" * 2_000_000},
     ],
     ids=lambda changes: repr(changes)[:50],
@@ -151,7 +151,7 @@ def test_weights_that_are_no_numbers_are_refused(adapter: Path, poison: str) -> 
 
 
 def test_a_class_that_would_load_as_another_one_is_not_saved(tmp_path: Path) -> None:
-    class Mine(Fila):
+    class Mine(FiLA):
         """It inherits the name."""
 
     with pytest.raises(ConfigError, match="name of its own"):

@@ -19,7 +19,7 @@ from framefold.__main__ import main
 from framefold.cli.doctor import machine as doctor_machine
 from framefold.cli.doctor.doctor import _plain, doctor
 from framefold.cli.doctor.probes import _torch, examine
-from framefold.cli.doctor.rows import GROUPS, LANES, PACKAGES, Package, Row
+from framefold.cli.doctor.rows import GROUPS, LANES, PACKAGES, Finding, Package
 from tests.support.paths import ROOT
 
 # Imitations of packages: no module but these is found in them, so that a doctor of them takes no time.
@@ -46,7 +46,7 @@ def fake(folder: Path, name: str, code: str, version: str = "99.0") -> None:
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
-def by_name(rows: list[Row]) -> dict[str, Row]:
+def by_name(rows: list[Finding]) -> dict[str, Finding]:
     assert len({row.name for row in rows}) == len(rows)
     return {row.name: row for row in rows}
 
@@ -64,7 +64,7 @@ def test_this_machine_has_what_the_tests_run_on(capsys: pytest.CaptureFixture[st
     assert main(["doctor", "--json"]) == 0
     took = time.monotonic() - start
     told = json.loads(capsys.readouterr().out)
-    rows = by_name([Row(**row) for row in told["rows"]])
+    rows = by_name([Finding(**row) for row in told["rows"]])
     assert told["ok"] is True and took < 60  # 10 s on two free cores
     for name in ("torch", "transformers", "scipy", "deepspeed", "av", "peft", "gloo", "libx264 (encoder)", "CPU cores"):
         assert rows[name].state == "found", rows[name]
@@ -94,7 +94,7 @@ def test_what_raises_crashes_or_hangs_is_named_and_takes_nothing_else_down(tmp_p
             os.killpg(run.pid, signal.SIGKILL)
     assert run.returncode == 1
     told = json.loads(out)
-    rows = by_name([Row(**row) for row in told["rows"]])
+    rows = by_name([Finding(**row) for row in told["rows"]])
     assert told["ok"] is False
     for name, text in {
         "transformers": "99.0 OSError: libfoo.so: cannot open shared object file",
@@ -117,7 +117,7 @@ def test_an_import_that_does_not_end_is_killed_when_doctor_is(tmp_path: Path, mo
     fake(tmp_path, "numpy", FAKES["numpy"])
     monkeypatch.syspath_prepend(str(tmp_path))
 
-    def interrupted() -> list[Row]:
+    def interrupted() -> list[Finding]:
         while not (tmp_path / "numpy" / "pid").exists():
             time.sleep(0.05)
         raise KeyboardInterrupt
@@ -291,8 +291,8 @@ def test_the_driver_says_what_nvidia_smi_says(tmp_path, monkeypatch, script: str
 
 def test_plain_text_says_what_is_disabled_and_how_to_get_it(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     rows = [
-        Row("base install", "torch", "found", "2.13", required=True),
-        Row("optional", "wandb", "missing", "", "logging to [bold]W&B", "pip install wandb"),
+        Finding("base install", "torch", "found", "2.13", required=True),
+        Finding("optional", "wandb", "missing", "", "logging to [bold]W&B", "pip install wandb"),
     ]
     text = "\n".join(_plain(rows))
     assert "found   torch  2.13" in text and "disables: logging" in text and "get it: pip install wandb" in text
@@ -300,10 +300,10 @@ def test_plain_text_says_what_is_disabled_and_how_to_get_it(capsys: pytest.Captu
     assert main(["doctor"]) == 0
     assert capsys.readouterr().out == f"{text}\n1 found, 1 missing, 0 low, 0 broken: the base install is complete\n"
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
-    rows.append(Row("extra 'train'", "rich", "found"))
+    rows.append(Finding("extra 'train'", "rich", "found"))
     assert main(["doctor"]) == 0
     assert "[bold]W&B" in capsys.readouterr().out
-    rows[0] = Row("base install", "torch", "broken", required=True)
+    rows[0] = Finding("base install", "torch", "broken", required=True)
     assert main(["doctor"]) == 1
     assert "the base install is NOT complete" in capsys.readouterr().out
 

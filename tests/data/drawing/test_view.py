@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 
 from framefold.__main__ import main
 from framefold.data.drawing import contact_sheet as drawing
-from framefold.data.drawing.contact_sheet import GAP, HEAD, LABEL, MARGIN, MOST, Sheet, color_of, draw, thinned
+from framefold.data.drawing.contact_sheet import (
+    GAP,
+    HEAD,
+    LABEL,
+    MARGIN,
+    MOST,
+    ContactSheet,
+    color_of,
+    draw_contact_sheet,
+    thinned,
+)
 from framefold.data.drawing.question_panel import spans
 from framefold.data.drawing.view import view
 from framefold.data.question import Question
@@ -23,19 +33,19 @@ from framefold.data.video.codec import decode
 from framefold.errors import DataError
 
 
-def flat(*questions: Question, frames: int = 1, columns: int = 8) -> Sheet:
+def flat(*questions: Question, frames: int = 1, columns: int = 8) -> ContactSheet:
     """Grey frames with these questions."""
     pixels = np.full((frames, 64, 64, 3), 128, np.uint8)
-    return Sheet("t", pixels, np.arange(frames) / 2, questions, range(frames), columns)
+    return ContactSheet("t", pixels, np.arange(frames) / 2, questions, range(frames), columns)
 
 
 def asked(*boxes: tuple[int, float, float, float, float]) -> Question:
     return Question("needle", "what ?", "red", ("red", "blue"), boxes)
 
 
-def drawn(sheet: Sheet, file: Path) -> np.ndarray:
+def drawn(sheet: ContactSheet, file: Path) -> np.ndarray:
     """(H, W, 3) pixels of a sheet, 0 to 1."""
-    draw(sheet, file)
+    draw_contact_sheet(sheet, file)
     return matplotlib.image.imread(file)[..., :3]
 
 
@@ -125,7 +135,7 @@ def test_frames_stand_in_rows_and_keep_their_pixels(tmp_path: Path) -> None:
 def test_questions_keep_clear_of_the_frames_and_of_each_other(
     frames: int, columns: int, tmp_path: Path, words: list
 ) -> None:
-    draw(flat(*[asked((0, 0, 0, 1, 1))] * 12, frames=frames, columns=columns), tmp_path / "a.png")
+    draw_contact_sheet(flat(*[asked((0, 0, 0, 1, 1))] * 12, frames=frames, columns=columns), tmp_path / "a.png")
     axes = words[0].axes
     sheet = axes.get_window_extent()
     tiles = [image.get_window_extent() for image in axes.images]
@@ -138,7 +148,7 @@ def test_questions_keep_clear_of_the_frames_and_of_each_other(
 
 @pytest.mark.parametrize(("size", "tile"), [((64, 64), (192, 192)), ((90, 160), (90, 160)), ((720, 1280), (180, 320))])
 def test_small_frames_grow_by_a_whole_factor_and_large_ones_shrink(size: tuple, tile: tuple) -> None:
-    assert Sheet("t", np.zeros((1, *size, 3), np.uint8), np.zeros(1), (), [0], 1).tile == tile
+    assert ContactSheet("t", np.zeros((1, *size, 3), np.uint8), np.zeros(1), (), [0], 1).tile == tile
 
 
 def test_every_question_stands_there_with_its_choices_and_only_the_answer_filled(tmp_path: Path, words: list) -> None:
@@ -155,7 +165,9 @@ def test_every_question_stands_there_with_its_choices_and_only_the_answer_filled
 
 
 def test_a_frame_of_evidence_names_the_questions_it_belongs_to(tmp_path: Path, words: list) -> None:
-    draw(flat(asked((1, 0, 0, 1, 1)), asked((1, 0, 0, 1, 1), (2, 0, 0, 1, 1)), frames=3), tmp_path / "a.png")
+    draw_contact_sheet(
+        flat(asked((1, 0, 0, 1, 1)), asked((1, 0, 0, 1, 1), (2, 0, 0, 1, 1)), frames=3), tmp_path / "a.png"
+    )
     bold = {text.get_text() for text in words if text.get_text().startswith("#") and text.get_weight() == "bold"}
     assert bold == {"#1  0.5 s", "#2  1 s"}
     assert sorted(text.get_text() for text in words if text.get_fontsize() == 6.5) == ["1", "2", "2"]
@@ -163,7 +175,7 @@ def test_a_frame_of_evidence_names_the_questions_it_belongs_to(tmp_path: Path, w
 
 def test_long_texts_are_wrapped_and_an_answer_that_is_no_choice_is_shown(tmp_path: Path, words: list) -> None:
     question = Question("t", "word " * 60, "$odd", tuple(f"choice{i}" for i in range(30)), ())
-    draw(flat(question), tmp_path / "a.png")
+    draw_contact_sheet(flat(question), tmp_path / "a.png")
     axes = words[0].axes
     right = max(text.get_window_extent().x1 for text in words)
     assert right <= axes.get_window_extent().x1 - MARGIN / 2
@@ -179,7 +191,9 @@ def test_a_stored_video_is_found_by_its_number_across_shards(
     index: int, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sheets = []
-    monkeypatch.setattr(drawing, "draw", lambda sheet, file: (sheets.append(sheet), file.write_bytes(b"x")))
+    monkeypatch.setattr(
+        drawing, "draw_contact_sheet", lambda sheet, file: (sheets.append(sheet), file.write_bytes(b"x"))
+    )
     view(str(tmp_path / "a.png"), index=index, shards=str(shards))
     video = generate(index, seed=5, frames=len(sheets[0].frames))
     assert sheets[0].title.startswith(f"train-5-{index:08d} ")
@@ -236,11 +250,11 @@ def test_a_full_disk_leaves_the_older_picture_whole(tmp_path: Path, monkeypatch:
     file = tmp_path / "a.png"
     file.write_bytes(b"older")
 
-    def full(sheet: Sheet, beside: Path) -> None:
+    def full(sheet: ContactSheet, beside: Path) -> None:
         beside.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(drawing, "draw", full)
+    monkeypatch.setattr(drawing, "draw_contact_sheet", full)
     with pytest.raises(OSError, match=r"No space left.*a\.png"):
         view(str(file))
     assert file.read_bytes() == b"older" and list(tmp_path.iterdir()) == [file]

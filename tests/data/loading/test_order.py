@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.data.loading.order import Layout, runs, seat, share
+from framefold.data.loading.order import Layout, equal_part, runs, seat
 from framefold.errors import DataError
 
 layouts = st.builds(
@@ -85,7 +85,7 @@ def test_a_sample_that_no_budget_holds_is_named():
 
 @pytest.mark.parametrize(("total", "parts"), [(0, 1), (1, 3), (7, 3), (9, 3), (10, 4)])
 def test_shares_cover_everything(total, parts):
-    shares = [share(total, parts, part) for part in range(parts)]
+    shares = [equal_part(total, parts, part) for part in range(parts)]
     assert [i for first, count in shares for i in range(first, first + count)] == list(range(total))
     assert max(count for _, count in shares) - min(count for _, count in shares) <= 1
 

@@ -16,8 +16,8 @@ import pytest
 from framefold.data.loading.loader import ResumableLoader
 from framefold.data.loading.shard_stream import ShardStream
 from framefold.data.shards import sources
-from framefold.data.shards.check import check
-from framefold.data.shards.sources import index, resolve
+from framefold.data.shards.check import check_shards
+from framefold.data.shards.sources import index, resolve_shards
 from framefold.errors import DataError
 from framefold.training.datamodule import VideoData
 
@@ -59,7 +59,7 @@ def server(shards, tmp_path):
 @pytest.mark.parametrize("form", ["{0}", "{0}/*.tar", "{0}/shard-{{000000..000002}}.tar"])
 def test_folders_globs_and_brace_lists_name_the_same_samples(shards, form):
     assert keys(form.format(shards)) == NAMES
-    assert resolve(form.format(shards)).samples == 22
+    assert resolve_shards(form.format(shards)).samples == 22
 
 
 def test_a_part_of_a_folder_and_several_places_joined(shards, bare):
@@ -68,34 +68,34 @@ def test_a_part_of_a_folder_and_several_places_joined(shards, bare):
 
 
 def test_local_files_without_an_index_are_looked_through(bare, shards):
-    found, known = resolve(f"{bare}/*.tar"), resolve(str(shards))
+    found, known = resolve_shards(f"{bare}/*.tar"), resolve_shards(str(shards))
     assert [(s.samples, s.lengths) for s in found.shards] == [(s.samples, s.lengths) for s in known.shards]
     assert keys(f"{bare}/*.tar") == NAMES
 
 
 def test_index_writes_what_synth_would_have_written(bare, shards, capsys):
     with pytest.raises(DataError, match="framefold shards index"):
-        resolve(str(bare))
+        resolve_shards(str(bare))
     index(str(bare))
     assert "22 samples in 3 shards" in capsys.readouterr().out
-    assert [(s.samples, s.lengths) for s in resolve(str(bare)).shards] == [
-        (s.samples, s.lengths) for s in resolve(str(shards)).shards
+    assert [(s.samples, s.lengths) for s in resolve_shards(str(bare)).shards] == [
+        (s.samples, s.lengths) for s in resolve_shards(str(shards)).shards
     ]
-    assert keys(str(bare)) == NAMES and check(str(bare)) == 0
+    assert keys(str(bare)) == NAMES and check_shards(str(bare)) == 0
 
 
 def test_what_is_cut_off_is_not_counted_and_a_warning_names_it(bare):
     tar = bare / "shard-000001.tar"
     tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
     with pytest.warns(UserWarning, match="shard-000001.tar is damaged behind its sample"):
-        assert 14 + 3 <= resolve(f"{bare}/*.tar").samples <= 14 + 5
+        assert 14 + 3 <= resolve_shards(f"{bare}/*.tar").samples <= 14 + 5
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged behind its sample 0")
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/*.tar", "nowhere/a.tar", "no/{a,b}.tar", "", "a{b", "a" * 300])
 def test_nothing_there_is_an_error_that_says_how_to_make_some(name, tmp_path):
     with pytest.raises(DataError, match="framefold shards|no sample|no list of shards"):
-        resolve(str(tmp_path / name) if name else "")
+        resolve_shards(str(tmp_path / name) if name else "")
 
 
 # ---- servers and commands -------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ def test_nothing_there_is_an_error_that_says_how_to_make_some(name, tmp_path):
 def test_a_server_with_an_index_beside_the_shards(server):
     url, _ = server
     assert keys(f"{url}/shard-{{000000..000002}}.tar") == NAMES
-    assert check(f"{url}/shard-{{000000..000002}}.tar") == 0
+    assert check_shards(f"{url}/shard-{{000000..000002}}.tar") == 0
 
 
 @needs_curl
@@ -114,11 +114,11 @@ def test_a_server_without_an_index_needs_one_that_was_made_here(server, tmp_path
     (folder / "index.json").unlink()
     named = f"{url}/shard-{{000000..000002}}.tar"
     with pytest.raises(DataError, match="framefold shards index"):
-        resolve(named)
+        resolve_shards(named)
     with pytest.raises(DataError, match="give --out"):
         index(named)
     index(named, str(tmp_path / "mine.json"))
-    assert keys(resolve(named, str(tmp_path / "mine.json"))) == NAMES
+    assert keys(resolve_shards(named, str(tmp_path / "mine.json"))) == NAMES
     data = VideoData(shards=named, index=str(tmp_path / "mine.json"), batch_size=4)
     assert data.train_stream().index.samples == 22
 
@@ -146,12 +146,12 @@ def test_a_server_that_falls_silent_is_given_up(shards, tmp_path, monkeypatch):
     url = f"http://127.0.0.1:{silent.getsockname()[1]}/shard-000000.tar"
     start = time.monotonic()
     with pytest.raises(DataError, match="index.json cannot be read.*timed out"):
-        resolve(url)
+        resolve_shards(url)
     (tmp_path / "index.json").write_text(
         json.dumps({"framefold_shards": 1, "shards": [{"file": "shard-000000.tar", "samples": 8}]})
     )
     with pytest.raises(DataError, match="no sample|damaged"):
-        keys(resolve(url, str(tmp_path / "index.json")), max_damaged=1.0)
+        keys(resolve_shards(url, str(tmp_path / "index.json")), max_damaged=1.0)
     assert time.monotonic() - start < 60
     silent.close()
 
@@ -159,9 +159,9 @@ def test_a_server_that_falls_silent_is_given_up(shards, tmp_path, monkeypatch):
 def test_commands_are_read_through_a_pipe_and_leave_no_process_behind(shards, tmp_path):
     named = f"pipe:cat {shards}/shard-{{000000..000002}}.tar"
     with pytest.raises(DataError, match="framefold shards index"):
-        resolve(named)
+        resolve_shards(named)
     index(named, str(tmp_path / "mine.json"))
-    found = resolve(named, str(tmp_path / "mine.json"))
+    found = resolve_shards(named, str(tmp_path / "mine.json"))
     assert keys(found) == NAMES
     next(iter(ShardStream(found, 2)))  # and goes away in the middle of a shard
     time.sleep(0.2)
@@ -171,7 +171,7 @@ def test_commands_are_read_through_a_pipe_and_leave_no_process_behind(shards, tm
 
 def test_a_worker_that_gets_nothing_is_not_waited_for_for_ever(shards, tmp_path):
     index(f"pipe:cat {shards}/shard-000000.tar", str(tmp_path / "mine.json"))
-    found = resolve("pipe:sleep 60", str(tmp_path / "mine.json"))
+    found = resolve_shards("pipe:sleep 60", str(tmp_path / "mine.json"))
     loader = ResumableLoader(ShardStream(found, 4), workers=1, timeout=2)
     with pytest.raises(DataError, match="for 2 seconds.*data.timeout"):
         next(iter(loader))
@@ -203,12 +203,12 @@ def test_a_worker_that_gets_nothing_is_not_waited_for_for_ever(shards, tmp_path)
 def test_an_index_cannot_name_what_lies_elsewhere_or_say_nonsense(tmp_path, entry):
     (tmp_path / "index.json").write_text(json.dumps({"framefold_shards": 1, "shards": [entry]}))
     with pytest.raises(DataError, match="index.json is damaged|lists no samples"):
-        resolve(str(tmp_path))
+        resolve_shards(str(tmp_path))
 
 
 def test_an_index_of_another_number_of_shards_is_refused(shards):
     with pytest.raises(DataError, match="describes 3 shards, the call names 2"):
-        resolve(f"{shards}/shard-{{000000..000001}}.tar", str(shards / "index.json"))
+        resolve_shards(f"{shards}/shard-{{000000..000001}}.tar", str(shards / "index.json"))
 
 
 # ---- token budgets --------------------------------------------------------------------------------------------------

@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 
 from framefold.data.shards import writer as shard_writer
-from framefold.data.shards.check import check
+from framefold.data.shards.check import check_shards
 from framefold.data.shards.index import read_index
 from framefold.data.shards.sample import unpack
 from framefold.data.synthetic import write_shards as module
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.generate import generate
-from framefold.data.synthetic.recipe import Recipe, pack
+from framefold.data.synthetic.recipe import Recipe, pack_sample
 from framefold.data.synthetic.write_shards import synth
-from framefold.data.video.codec import decode, encode
+from framefold.data.video.codec import decode, encode_video
 from framefold.errors import DataError
 
 
@@ -42,7 +42,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize(("crf", "worst_mean"), [(0, 0.0), (18, 4.2), (23, 5.5)])
 def test_frames_and_times_survive_the_codec(crf, worst_mean, difficulty):
     video = generate(0, frames=40, difficulty=difficulty)
-    frames, times = decode(encode(video.frames, video.times, crf))
+    frames, times = decode(encode_video(video.frames, video.times, crf))
     assert frames.shape == video.frames.shape and frames.dtype == np.uint8
     np.testing.assert_array_equal(times, video.times)
     assert np.abs(frames.astype(int) - video.frames).mean() <= worst_mean  # of 255; the videos' own noise is 4.0
@@ -50,16 +50,16 @@ def test_frames_and_times_survive_the_codec(crf, worst_mean, difficulty):
 
 def test_uneven_timestamps_survive():
     times = np.array([0.0, 0.1, 0.7, 0.701, 9.5], np.float32)
-    np.testing.assert_allclose(decode(encode(generate(0, frames=16).frames[:5], times))[1], times, atol=5e-4)
+    np.testing.assert_allclose(decode(encode_video(generate(0, frames=16).frames[:5], times))[1], times, atol=5e-4)
 
 
 def test_equal_frames_give_equal_bytes():
     video = generate(3, frames=50)
-    assert len({encode(video.frames, video.times) for _ in range(8)}) == 1
+    assert len({encode_video(video.frames, video.times) for _ in range(8)}) == 1
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"no video", bytes(5000), encode(np.zeros((16, 32, 32, 3), np.uint8), np.arange(16))[:700]]
+    "data", [b"", b"no video", bytes(5000), encode_video(np.zeros((16, 32, 32, 3), np.uint8), np.arange(16))[:700]]
 )
 def test_damaged_bytes_are_a_data_error(data):
     with pytest.raises(DataError, match="cannot decode|no frame"):
@@ -69,10 +69,10 @@ def test_damaged_bytes_are_a_data_error(data):
 def test_wrong_input_of_encode_is_a_data_error():
     frames = generate(0, frames=16).frames
     for bad in (
-        lambda: encode(frames.astype(np.float32), np.arange(16)),
-        lambda: encode(frames, np.arange(15)),
-        lambda: encode(frames, np.zeros(16)),
-        lambda: encode(frames, np.arange(16), crf=60),
+        lambda: encode_video(frames.astype(np.float32), np.arange(16)),
+        lambda: encode_video(frames, np.arange(15)),
+        lambda: encode_video(frames, np.zeros(16)),
+        lambda: encode_video(frames, np.arange(16), crf=60),
         lambda: decode("/does/not/exist.mp4"),
     ):
         with pytest.raises(DataError):
@@ -84,7 +84,7 @@ def test_wrong_input_of_encode_is_a_data_error():
 
 def test_a_sample_comes_back_as_it_went_in():
     video = Recipe((20, 30)).video(4)
-    sample = unpack("k", pack(video, crf=0))
+    sample = unpack("k", pack_sample(video, crf=0))
     np.testing.assert_array_equal(sample.frames.numpy(), video.frames)
     assert sample.questions == video.questions
     assert sample.times.tolist() == video.times.tolist()
@@ -108,7 +108,7 @@ def test_lengths_cover_the_range_and_are_reproducible():
     ],
 )
 def test_a_damaged_sample_is_a_data_error(change):
-    files = pack(generate(1, frames=16), crf=18)
+    files = pack_sample(generate(1, frames=16), crf=18)
     change(files)
     with pytest.raises(DataError):
         unpack("k", files)
@@ -123,7 +123,7 @@ def test_index_and_tars_agree(shards):
     for shard in index:
         with tarfile.open(shard.path) as tar:
             assert len(tar.getnames()) == 2 * shard.samples
-    assert check(str(shards)) == 0
+    assert check_shards(str(shards)) == 0
     assert {path.name for path in shards.iterdir() if not path.name.startswith(".")} == {
         "index.json", "shard-000000.tar", "shard-000001.tar", "shard-000002.tar"
     }  # fmt: skip
@@ -233,7 +233,7 @@ def test_check_names_the_damage(shards, tmp_path, capsys):
     (folder / "shard-000001.tar").write_bytes(data)
     whole = (folder / "shard-000002.tar").read_bytes()
     (folder / "shard-000002.tar").write_bytes(whole[: len(whole) // 2])
-    assert check(str(folder)) == 1
+    assert check_shards(str(folder)) == 1
     out = capsys.readouterr().out
     assert "train-5-00000008" in out and "shard-000002.tar" in out and "of 22 samples are whole" in out
 

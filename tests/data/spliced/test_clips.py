@@ -12,12 +12,12 @@ import pytest
 
 from framefold.data.spliced import frames as clip_frames
 from framefold.data.spliced import probe as clip_probe
-from framefold.data.spliced.annotations import find_annotations, read_rows
+from framefold.data.spliced.annotations import find_annotations, read_annotations
 from framefold.data.spliced.clips import Clip, Problems, alike, read_clips, splits, unknown_columns
 from framefold.data.spliced.frames import ClipFrames, fit
 from framefold.data.spliced.probe import Look, probe
 from framefold.data.video import frame_reader as sampling
-from framefold.data.video.codec import decode, encode
+from framefold.data.video.codec import decode, encode_video
 from framefold.data.video.frame_reader import frames_at
 from framefold.errors import DataError
 from tests.support.coloured_clips import colour, frames_of, number_of, write_clip
@@ -38,7 +38,7 @@ def clips(folder: Path, text: str | bytes, name: str = "x.json", most: float = 0
     """What an annotation file of this content names."""
     file = folder.parent / f"{folder.name}-{name}"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    rows = read_rows(file)
+    rows = read_annotations(file)
     problems = Problems(most, len(rows))
     found = read_clips(folder, rows, problems)
     problems.check()
@@ -177,7 +177,7 @@ def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> No
 
 def test_columns_that_nobody_knows_are_told(folder: Path) -> None:
     (folder.parent / "u.csv").write_text("file,caption,labl,extra,category\na.mp4,x,y,,z\n")
-    assert unknown_columns(read_rows(folder.parent / "u.csv")) == ["labl"]
+    assert unknown_columns(read_annotations(folder.parent / "u.csv")) == ["labl"]
 
 
 def test_the_annotation_file_is_the_only_one_or_the_one_named(folder: Path, tmp_path: Path) -> None:
@@ -303,12 +303,12 @@ def test_parts_and_copies_of_a_file_are_of_one_split_whatever_is_asked_of_them()
 
 def test_frames_at_times_are_those_on_screen_then(tmp_path: Path) -> None:
     times = np.array([0, 0.1, 0.25, 0.5, 1.0, 1.6, 1.7])
-    (tmp_path / "x.mp4").write_bytes(encode(frames_of(1, 7), times, crf=0))
+    (tmp_path / "x.mp4").write_bytes(encode_video(frames_of(1, 7), times, crf=0))
     asked = [0, 0.05, 0.1, 0.4, 0.5, 0.9, 0.99, 1.0, 1.65, 1.7]
     durations = []
     shown = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: durations.append(end) or asked)]
     assert shown == [0, 0, 1, 2, 3, 3, 3, 4, 5, 6]
-    (tmp_path / "y.mp4").write_bytes(encode(frames_of(1, 100), np.arange(100) / 25, crf=0))
+    (tmp_path / "y.mp4").write_bytes(encode_video(frames_of(1, 100), np.arange(100) / 25, crf=0))
     exact = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "y.mp4", lambda end: np.arange(100) / 25)]
     assert exact == list(range(100))  # at the very time that a frame begins
     for wrong in ([-0.1], [durations[0]], [1.0, 0.5], [float("nan")]):

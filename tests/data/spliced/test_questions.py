@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from framefold.data.question import Question
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.spliced import questions as splice_questions
 from framefold.data.spliced.answer_check import right_answers
 from framefold.data.spliced.clips import Clip, ClipQuestion, alike, normal
 from framefold.data.spliced.notes import annotate
-from framefold.data.spliced.plan import Plan, Pool
-from framefold.data.spliced.questions import TYPES, ask
+from framefold.data.spliced.plan import ClipPool, Plan
+from framefold.data.spliced.questions import TYPES, ask_about_clips
 from framefold.data.spliced.row import shuffled
 from framefold.data.spliced.settings import Setup
 from framefold.errors import DataError
@@ -30,27 +30,27 @@ Asked = list[tuple[Plan, dict[str, Any], list[Question]]]
 
 def clip(number: int, words: int, label: str = "", length: int = 20, **more: Any) -> Clip:
     """Clip of half as many seconds as frames, whose caption has so many words."""
-    draws = Draws(number, 77)
+    draws = RandomStream(number, 77)
     caption = " ".join(draws.pick(WORDS) for _ in range(words))
     end = length / 2
     return Clip(f"c{number:05d}", f"{number}.mp4", caption, label, 0.0, end, (), "", f"s{number}", (), length, **more)
 
 
-def pool_of(count: int, labels: int = 0, setup: Setup = SETUP) -> Pool:
+def pool_of(count: int, labels: int = 0, setup: Setup = SETUP) -> ClipPool:
     """Clips of 4 to 30 seconds and captions of 4 to 20 words; a label has half as many clips as the one before it."""
-    draws, clips = Draws(5), []
+    draws, clips = RandomStream(5), []
     for number in range(count):
         rank = next((i for i in range(labels) if draws.below(2)), max(0, labels - 1))
         label = f"label {WORDS[rank]}" if labels else ""
         clips.append(clip(number, draws.between(4, 20), label, draws.between(8, 60)))
-    return Pool(clips, "train", *setup.frames, setup.fps)
+    return ClipPool(clips, "train", *setup.frames, setup.fps)
 
 
-def asked(pool: Pool, videos: int, setup: Setup = SETUP, seed: int = 0) -> Asked:
+def asked(pool: ClipPool, videos: int, setup: Setup = SETUP, seed: int = 0) -> Asked:
     out = []
     for plan in pool.plans(seed, videos):
         notes = annotate(plan, setup, {})
-        out.append((plan, notes, ask(plan, notes, setup.questions)))
+        out.append((plan, notes, ask_about_clips(plan, notes, setup.questions)))
     return out
 
 
@@ -212,7 +212,7 @@ def test_no_label_of_a_needle_stands_out(labelled: Asked) -> None:
 def test_captions_that_are_alike_make_no_question_that_has_two_answers() -> None:
     texts = ["A dog runs.", "a dog  runs", "a dog runs in the park", "a cat sleeps", "a boat turns", "A cat, sleeps!"]
     clips = [replace(clip(number, 1), caption=texts[number % 6]) for number in range(60)]
-    made = asked(Pool(clips, "train", *SETUP.frames, SETUP.fps), 60)
+    made = asked(ClipPool(clips, "train", *SETUP.frames, SETUP.fps), 60)
     kinds = Counter(question.type for _, _, questions in made for question in questions)
     assert kinds["exists"] and kinds["needle"]
     for plan, notes, questions in made:
@@ -252,7 +252,7 @@ def test_a_clips_own_questions_come_with_shifted_times() -> None:
         ClipQuestion("who is there?", "a dog", (), None, None),
     )
     clips = [replace(clip(number, 5), start=2.0, end=12.0, questions=own) for number in range(40)]
-    for plan, notes, questions in asked(Pool(clips, "train", *SETUP.frames, SETUP.fps), 10):
+    for plan, notes, questions in asked(ClipPool(clips, "train", *SETUP.frames, SETUP.fps), 10):
         asked_of = [question for question in questions if question.type == "clip_qa"]
         assert len(asked_of) == 2 * len({one.id for one in plan.clips})
         spans = {tuple(caption["seconds"]): caption for caption in notes["captions"]}
@@ -284,7 +284,7 @@ def test_what_may_show_the_counted_label_unseen_is_not_in_the_video() -> None:
     labels = [f"a {word}" for word in WORDS[:5]]
     clips = [clip(number, 8, labels[number % 5] if number % 3 else "") for number in range(150)]
     told = [replace(one, caption=f"{one.caption} {labels[(number + 1) % 5]}") for number, one in enumerate(clips[:60])]
-    plans = Pool([*told, *clips[60:]], "train", *SETUP.frames, SETUP.fps).plans(0, 40)
+    plans = ClipPool([*told, *clips[60:]], "train", *SETUP.frames, SETUP.fps).plans(0, 40)
     counting = [plan for plan in plans if plan.counted]
     assert len(counting) > 20
     for plan in counting:
@@ -304,16 +304,16 @@ def test_with_few_labels_whatever_can_be_asked_is_asked(labels: int) -> None:
 def test_a_small_pool_still_makes_videos_and_too_small_a_one_says_what_it_has() -> None:
     setup = replace(SETUP, minutes=(0.5, 1.0))
     few = [clip(number, 6) for number in range(4)]  # 40 seconds
-    for plan, notes, questions in asked(Pool(few, "val", *setup.frames, setup.fps), 8, setup):
+    for plan, notes, questions in asked(ClipPool(few, "val", *setup.frames, setup.fps), 8, setup):
         assert 60 <= len(notes["times"]) <= 120 and questions and plan.key[1] == "val"
     for clips, wanted in ((few[:2], setup), (few, SETUP), ([], SETUP)):
         low, high = (f"{minutes * 60:g}" for minutes in wanted.minutes)
         have = f"the {len(clips)} usable clips of split test have {len(clips) * 10} seconds in all"
         with pytest.raises(DataError, match=f"{have}.*{low} to {high} seconds"):
-            Pool(clips, "test", *wanted.frames, wanted.fps)
+            ClipPool(clips, "test", *wanted.frames, wanted.fps)
     exact = replace(SETUP, minutes=(1.05, 1.05))  # 10-second clips never make 63 seconds
     with pytest.raises(DataError, match="bring more clips, or a wider range of --minutes"):
-        Pool([clip(number, 6) for number in range(60)], "test", *exact.frames, exact.fps).plans(0, 1)
+        ClipPool([clip(number, 6) for number in range(60)], "test", *exact.frames, exact.fps).plans(0, 1)
 
 
 def test_parts_of_a_file_that_overlap_never_meet() -> None:
@@ -321,7 +321,7 @@ def test_parts_of_a_file_that_overlap_never_meet() -> None:
         replace(clip(number, 6), source=f"s{number // 4}", start=3.0 * (number % 4), end=3.0 * (number % 4) + 10)
         for number in range(200)
     ]
-    for plan in Pool(clips, "train", *SETUP.frames, SETUP.fps).plans(0, 40):
+    for plan in ClipPool(clips, "train", *SETUP.frames, SETUP.fps).plans(0, 40):
         some = [*{one.id: one for one in plan.clips}.values(), *plan.absent]
         for place, one in enumerate(some):
             for other in some[:place]:
@@ -336,6 +336,6 @@ def test_plans_depend_on_seed_and_number_alone() -> None:
 
 def test_a_drawn_order_is_every_clip_once_and_uniform() -> None:
     clips = [clip(number, 3) for number in range(4)]
-    assert sorted(one.id for one in shuffled(Draws(1), clips)) == [one.id for one in clips]
-    firsts = Counter(tuple(one.id for one in shuffled(Draws(seed, 9), clips)) for seed in range(2400))
+    assert sorted(one.id for one in shuffled(RandomStream(1), clips)) == [one.id for one in clips]
+    firsts = Counter(tuple(one.id for one in shuffled(RandomStream(seed, 9), clips)) for seed in range(2400))
     assert len(firsts) == 24 and np.std(list(firsts.values())) < 15  # 10 expected

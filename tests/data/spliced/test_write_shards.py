@@ -22,7 +22,7 @@ import pytest
 
 from framefold.__main__ import main
 from framefold.data.question import Question
-from framefold.data.shards.check import check
+from framefold.data.shards.check import check_shards
 from framefold.data.shards.index import read_folder, read_index
 from framefold.data.shards.sample import Sample, unpack
 from framefold.data.shards.sources import index
@@ -133,7 +133,7 @@ def test_stored_questions_are_answered_by_the_stored_annotations(spliced: Path) 
 
 
 def test_check_and_index_take_it_for_ordinary_shards(spliced: Path, tmp_path: Path) -> None:
-    assert check(str(spliced)) == 0
+    assert check_shards(str(spliced)) == 0
     copy = shutil.copytree(spliced, tmp_path / "copy")
     known = [(shard.samples, shard.lengths) for shard in read_index(copy)]
     (copy / "index.json").unlink()

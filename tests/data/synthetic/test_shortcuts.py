@@ -16,7 +16,7 @@ import torch
 from scipy.stats import chi2
 
 from framefold.data.question import Question
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic import generate as synthetic
 from framefold.data.synthetic.generate import Video, generate
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
@@ -91,7 +91,7 @@ def questions_of(split: str) -> dict[str, Asked]:
     asked = {kind: Asked() for kind in QUESTION_TYPES}
     for index in range(VIDEOS):
         video = generate(index, split=split, frames=FRAMES, difficulty="hard", size=32)
-        draws = Draws(11, synthetic.SPLITS[split], index)
+        draws = RandomStream(11, synthetic.SPLITS[split], index)
         frame = draws.below(FRAMES)
         for question in video.questions:
             of = asked[question.type]

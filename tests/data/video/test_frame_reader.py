@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from framefold.data.video import frame_reader as module
-from framefold.data.video.codec import decode, encode
+from framefold.data.video.codec import decode, encode_video
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import DataError
 
@@ -99,7 +99,7 @@ def test_a_variable_frame_rate_is_sampled_by_time(tmp_path: Path) -> None:
 
 def test_a_picture_that_stands_through_several_middles_comes_once(tmp_path: Path) -> None:
     times = np.array([0, 0.1, 0.2, 10.0, 10.1, 10.2])
-    (tmp_path / "x.mp4").write_bytes(encode(noise(6), times))
+    (tmp_path / "x.mp4").write_bytes(encode_video(noise(6), times))
     sample = sample_frames(tmp_path / "x.mp4", 4)
     assert sample.times.tolist() == pytest.approx([0.2])
     assert sample.total == 6
@@ -133,7 +133,7 @@ def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("matrix", "turns"), [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)])
 def test_a_file_that_was_held_sideways_comes_upright(matrix: tuple[int, ...], turns: int, tmp_path: Path) -> None:
-    raw = encode(noise(3), REGULAR[:3], crf=0)
+    raw = encode_video(noise(3), REGULAR[:3], crf=0)
     at = raw.index(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, times and ids, layer and volume: then the matrix
     a, b, c, d = ((value << 16).to_bytes(4, "big", signed=True) for value in matrix)
     none = bytes(4)
@@ -143,7 +143,7 @@ def test_a_file_that_was_held_sideways_comes_upright(matrix: tuple[int, ...], tu
 
 
 def test_one_frame_is_a_video(tmp_path: Path) -> None:
-    (tmp_path / "x.mp4").write_bytes(encode(noise(1), REGULAR[:1]))
+    (tmp_path / "x.mp4").write_bytes(encode_video(noise(1), REGULAR[:1]))
     sample = sample_frames(tmp_path / "x.mp4", 8)
     assert sample.frames.shape == (1, 32, 48, 3) and sample.times.tolist() == [0] and sample.duration > 0
 
@@ -160,7 +160,7 @@ def audio(path: Path) -> None:
 @pytest.mark.parametrize("kind", ["missing", "text", "empty", "cut", "zeroed", "audio", "folder"])
 def test_a_file_without_a_whole_video_is_a_data_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
-    whole = encode(noise(96), REGULAR)
+    whole = encode_video(noise(96), REGULAR)
     if kind == "audio":
         audio(path)
     elif kind == "folder":

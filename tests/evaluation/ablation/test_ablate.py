@@ -19,14 +19,15 @@ from framefold.data.synthetic.questions import QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError, FramefoldError, ResultsError, UnknownCompressorError
 from framefold.evaluation.ablation.ablate import ablate
-from framefold.evaluation.ablation.ask import put
-from framefold.evaluation.ablation.batches import Batches, HeldOut
+from framefold.evaluation.ablation.ask import evaluate_questions
+from framefold.evaluation.ablation.batches import Batches, HeldOutBatch
 from framefold.evaluation.ablation.feature_cache import FeatureCache
 from framefold.evaluation.ablation.heldout import Synthetic
+from framefold.evaluation.ablation.methods import source_digest
 from framefold.evaluation.ablation.oracles import KeepEvidence
 from framefold.evaluation.results import provenance as digests
 from framefold.evaluation.results.cells import FOLDER, read_cells
-from framefold.evaluation.results.provenance import code_digest, host_digest
+from framefold.evaluation.results.provenance import host_digest
 from framefold.training.frozen_host.load import load_host
 from tests.support.paths import TINYHOST as HOST
 
@@ -58,7 +59,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     return out
 
 
-def heldout(folder: Path, frames: int = 16, videos: int = 2, difficulty: str = "easy") -> HeldOut:
+def heldout(folder: Path, frames: int = 16, videos: int = 2, difficulty: str = "easy") -> HeldOutBatch:
     """One batch of synthetic videos as the shipped host saw them."""
     host = load_host(HOST)
     cache = FeatureCache(folder, host, Synthetic(Recipe((frames, frames), 0, "test", difficulty), videos), {})
@@ -101,7 +102,7 @@ def test_the_oracle_of_events_keeps_every_event_whatever_is_asked(tmp_path: Path
         assert np.array_equal(mask, evidence_mask(boxes, (16, 4, 4)).reshape(-1))
     chosen: list[int] = []
     oracle = KeepEvidence(lambda n: chosen.append(n) or 100, asked=False)
-    _, kept, _ = put(load_host(HOST), oracle, [batch], drill=2)
+    _, kept, _ = evaluate_questions(load_host(HOST), oracle, [batch], drill=2)
     assert len(chosen) == len(kept) == 2, "one choice a video, not one a question"
     for entry, mask in zip(kept, batch.events, strict=True):
         assert set(np.flatnonzero(mask)) <= set(entry["index"]) or mask.sum() > 100
@@ -229,15 +230,15 @@ def test_digests_tell_hosts_and_code_apart(tmp_path: Path, random_host: Path) ->
     config = tmp_path / "host" / "config.json"
     config.write_text(config.read_text() + " ")
     assert host_digest(tmp_path / "host") != before
-    uniform, fila = (code_digest(type(framefold.build(name))) for name in ("uniform", "fila"))
-    assert len({uniform, fila, code_digest()}) == 3
-    assert uniform == code_digest(type(framefold.build("uniform")))
+    uniform, fila = (source_digest(type(framefold.build(name))) for name in ("uniform", "fila"))
+    assert len({uniform, fila, source_digest()}) == 3
+    assert uniform == source_digest(type(framefold.build("uniform")))
 
 
 def test_the_digest_of_a_method_follows_the_source_it_is_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     monkeypatch.setattr(digests, "file_digest", lambda file: read.append(file.name) or "")
-    code_digest(type(framefold.build("fila")))
+    source_digest(type(framefold.build("fila")))
     assert {"fila.py", "scene_mean.py", "kmeans.py", "ops.py", "base.py", "heldout.py", "synthetic.py"} <= set(read)
     assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
 

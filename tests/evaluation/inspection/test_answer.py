@@ -15,7 +15,7 @@ import torch
 from framefold.__main__ import main
 from framefold.adapters import build
 from framefold.data.synthetic.generate import generate as synthesize
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 from framefold.evaluation.inspection import answer as answer_module
 from tests.support.processes import ROOT, needs_torchvision, python
 
@@ -61,7 +61,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a video, bad files and hosts; one called torchvision that is none."""
     desk = tmp_path_factory.mktemp("answer")
     video = synthesize(0, split="test", frames=64, difficulty="hard")
-    (desk / "good.mp4").write_bytes(encode(video.frames, video.times))
+    (desk / "good.mp4").write_bytes(encode_video(video.frames, video.times))
     (desk / "text.mp4").write_text("a film\n" * 99)
     (desk / "torchvision").mkdir()
     text = json.loads((ROOT / "checkpoints/tinyhost/config.json").read_text())["text_config"]

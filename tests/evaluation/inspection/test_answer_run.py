@@ -12,7 +12,7 @@ from torch import nn
 from framefold.adapters import build
 from framefold.data.synthetic.generate import generate as synthesize
 from framefold.evaluation.inspection import answer_run as answer_runs
-from framefold.evaluation.inspection.answer_run import Task, run
+from framefold.evaluation.inspection.answer_run import Task, run_answers
 from framefold.evaluation.metrics import timing as measure
 from framefold.training.frozen_host.load import load_host
 from tests.support.processes import ROOT
@@ -37,10 +37,10 @@ class Sleeper:
 
 def test_prefill_is_the_time_to_the_first_token_and_decode_that_of_each_further_one() -> None:
     inputs = {"input_ids": torch.arange(5)[None]}
-    timed = measure.generate(Sleeper(0.2, 0.02, 0.04, 0.03), inputs, 4)  # type: ignore[arg-type]
+    timed = measure.timed_generate(Sleeper(0.2, 0.02, 0.04, 0.03), inputs, 4)  # type: ignore[arg-type]
     assert (timed.ids.tolist(), timed.prompt) == ([7] * 4, 3)
     assert timed.prefill == pytest.approx(0.2, rel=0.3) and timed.decode == pytest.approx(0.03, rel=0.5)
-    assert measure.generate(Sleeper(0.01), inputs, 1).decode is None  # type: ignore[arg-type]
+    assert measure.timed_generate(Sleeper(0.01), inputs, 1).decode is None  # type: ignore[arg-type]
 
 
 def test_peak_memory_is_what_a_call_needs_meanwhile_however_often_it_runs() -> None:
@@ -89,7 +89,7 @@ def test_the_two_ways_take_turns_and_leave_the_host_as_it_was(task: Task, monkey
         return timed
 
     monkeypatch.setattr(answer_runs, "generate", noted)
-    result = run(task, build("uniform", 10), compare=True, repeats=2)
+    result = run_answers(task, build("uniform", 10), compare=True, repeats=2)
     warm, clock, memory = [("few", 2), ("all", 2)], [("few", 3), ("all", 3)] * 2, [("few", 3), ("all", 3)]
     assert calls == warm + clock + memory
     assert not hasattr(task.model, "compressor") and "generate" not in vars(task.model)
@@ -107,13 +107,13 @@ def test_times_are_medians_and_the_first_run_does_not_count(task: Task, monkeypa
 
     monkeypatch.setattr(answer_runs, "generate", timed)
     monkeypatch.setattr(answer_runs, "_warm_up", lambda task, *args: (timed() and 256, 10))
-    assert run(task, build("uniform", 10), compare=False, repeats=3).compressed.prefill == 2
+    assert run_answers(task, build("uniform", 10), compare=False, repeats=3).compressed.prefill == 2
 
 
 def test_positions_and_processor_are_passed_on(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, real = [], answer_runs.attach
     monkeypatch.setattr(answer_runs, "attach", lambda *args, **more: seen.append(more) or real(*args, **more))
-    run(Task(**{**vars(task), "positions": "compact"}), build("uniform", 10), compare=False, repeats=1)
+    run_answers(Task(**{**vars(task), "positions": "compact"}), build("uniform", 10), compare=False, repeats=1)
     assert {(more["positions"], more["tokenizer"]) for more in seen} == {("compact", task.processor)}
 
 

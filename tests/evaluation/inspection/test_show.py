@@ -19,9 +19,16 @@ import framefold
 from framefold import VideoTokens
 from framefold.__main__ import main
 from framefold.data.synthetic.generate import generate
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 from framefold.data.video.frame_reader import sample_frames
-from framefold.evaluation.inspection.kept_tokens import DIM, KeptSheet, colors, draw, paint, per_frame
+from framefold.evaluation.inspection.kept_tokens import (
+    DIM,
+    KeptSheet,
+    colors,
+    draw_kept_tokens,
+    per_frame,
+    render_kept_tokens,
+)
 from tests.support.paths import ROOT
 
 CLIPS = ROOT.parent / "shared" / "videos"
@@ -44,7 +51,7 @@ def cell(tiles: np.ndarray, t: int, y: int, x: int, grid: tuple[int, int]) -> np
 def test_kept_places_are_clear_and_dropped_ones_dim() -> None:
     video = VideoTokens.from_grid(torch.randn(4, 2, 3, 8, generator=torch.Generator().manual_seed(0)))
     kept = [0, 4, 9, 23]
-    tiles = paint(sheet_of(video.keep(torch.tensor(kept)), grey(4)))
+    tiles = render_kept_tokens(sheet_of(video.keep(torch.tensor(kept)), grey(4)))
     assert tiles.shape[0] == 4 and abs(tiles.shape[2] / tiles.shape[1] - 1.5) < 0.02  # the video's proportions
     for token in range(24):
         t, y, x = np.unravel_index(token, (4, 2, 3))
@@ -60,7 +67,7 @@ def test_merged_places_have_outlines_of_one_color_where_the_group_ends() -> None
         features=torch.ones(3, 8), grid=(2, 2, 2), index=torch.tensor([0, 2, 3]), size=torch.tensor([4, 1, 2]),
         assign=assign, times=video.times,
     )  # fmt: skip
-    tiles, tint = paint(sheet_of(tokens, grey(2))), colors(3).round().astype(np.uint8)
+    tiles, tint = render_kept_tokens(sheet_of(tokens, grey(2))), colors(3).round().astype(np.uint8)
     high, wide = tiles.shape[1:3]
     for t in range(2):
         assert (tiles[t, 0, :] == tint[0]).all()  # the frame's edge
@@ -82,7 +89,7 @@ def test_every_compressor_can_be_drawn(tmp_path: Path) -> None:
         compressor = framefold.build(name, 0.3)
         tokens = compressor(video, torch.ones(2, 8)).tokens
         file = tmp_path / f"{name}.png"
-        draw(sheet_of(tokens, grey(6), compressor.events(video)), file)
+        draw_kept_tokens(sheet_of(tokens, grey(6), compressor.events(video)), file)
         assert matplotlib.image.imread(file).std() > 0.05
 
 
@@ -92,7 +99,7 @@ def test_the_strip_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) 
     event = torch.arange(24) >= 20
 
     def strip(name: str, tokens: VideoTokens, events: torch.Tensor | None) -> np.ndarray:
-        draw(sheet_of(tokens, grey(6), events), tmp_path / name)
+        draw_kept_tokens(sheet_of(tokens, grey(6), events), tmp_path / name)
         return matplotlib.image.imread(tmp_path / name)[-190:]
 
     bars = strip("a.png", early, None)
@@ -137,7 +144,7 @@ def test_bad_settings_are_one_line_and_nothing_is_loaded(
 )
 def test_the_command_draws_a_file_through_a_hosts_own_processor(tmp_path: Path) -> None:
     video = generate(3, split="test", frames=16)
-    (tmp_path / "clip.mp4").write_bytes(encode(video.frames, video.times))
+    (tmp_path / "clip.mp4").write_bytes(encode_video(video.frames, video.times))
     script = """
 import sys
 from framefold.__main__ import main

@@ -22,18 +22,18 @@ from filelock import FileLock
 
 from framefold.__main__ import main
 from framefold.adapters import list_compressors
-from framefold.adapters.base.build import compressor_of
+from framefold.adapters.base.build import load_or_build
 from framefold.errors import ConfigError, EvalError, MissingExtraError
 from framefold.evaluation.lmms import evaluate as eval_module
 from framefold.evaluation.lmms import process as lmms_process
 from framefold.evaluation.lmms import settings as eval_settings
 from framefold.evaluation.lmms import worker as lmms_run
-from framefold.evaluation.lmms.answer_log import RowFile, efficiency, notes, read_rows
+from framefold.evaluation.lmms.answer_log import RowFile, efficiency, notes, read_answer_log
 from framefold.evaluation.lmms.results import file_of, finished, read_eval, write_task
-from framefold.evaluation.lmms.settings import EvalSettings, claim, host_revision, plain, settle
+from framefold.evaluation.lmms.settings import EvalSettings, claim, host_revision, json_value, resolve_settings
 from framefold.evaluation.lmms.table import markdown_table
 from framefold.evaluation.metrics import memory as high_water_module
-from framefold.evaluation.metrics.memory import high_water
+from framefold.evaluation.metrics.memory import resident_peak_memory
 from framefold.files import file_digest
 from tests.support.lmms.lmms_fixtures import EVAL, REAL, STUB, VIDEOS, environment, furnish, gone, run, start, wait_for
 from tests.support.processes import ROOT, needs_torchvision
@@ -85,22 +85,22 @@ def test_a_row_that_a_kill_cut_off_is_asked_again(tmp_path: Path) -> None:
     log = RowFile(file)
     assert list(log.rows) == ["k"]
     log.add(ROW | {"key": "m"})
-    assert [row["key"] for row in read_rows(file)] == ["k", "m"] and len(file.read_text().splitlines()) == 2
+    assert [row["key"] for row in read_answer_log(file)] == ["k", "m"] and len(file.read_text().splitlines()) == 2
 
 
 def test_memory_is_what_a_call_needs_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     held = np.ones(8 * 2**20, np.uint8)
-    grown = high_water(lambda: (np.ones(48 * 2**20, np.uint8), None)[1], torch.device("cpu"))
+    grown = resident_peak_memory(lambda: (np.ones(48 * 2**20, np.uint8), None)[1], torch.device("cpu"))
     assert 40 * 2**20 < grown < 60 * 2**20 and held.all()
-    assert high_water(lambda: None, torch.device("cpu")) < 4 * 2**20  # the last call's peak is forgotten
+    assert resident_peak_memory(lambda: None, torch.device("cpu")) < 4 * 2**20  # the last call's peak is forgotten
     monkeypatch.setattr(high_water_module, "RESET", Path("/proc/none/clear_refs"))
     monkeypatch.setattr(high_water_module, "peak_memory", lambda run, device: 7)
-    assert high_water(lambda: None, torch.device("cpu")) == 7  # where the kernel does not tell
+    assert resident_peak_memory(lambda: None, torch.device("cpu")) == 7  # where the kernel does not tell
 
 
 def test_numbers_of_a_metric_become_plain() -> None:
     value = {"a": np.float32(0.5), "b": float("nan"), 3: [np.int64(2), True, None], "c": {"x"}, "d": np.array([1.5, 2])}
-    text = json.dumps(plain(value | {"e": len}), allow_nan=False)
+    text = json.dumps(json_value(value | {"e": len}), allow_nan=False)
     assert json.loads(text)["a"] == 0.5 and json.loads(text)["b"] is None and json.loads(text)["3"] == [2, True, None]
 
 
@@ -229,11 +229,11 @@ def test_a_host_is_known_by_what_is_in_its_files(tmp_path: Path, monkeypatch: py
 def test_settings_tell_a_hub_id_and_the_digest_of_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     fila, host = str(ROOT / "checkpoints/fila"), str(ROOT / "checkpoints/tinyhost")
     asked = EvalSettings(host, "someone/fila")
-    settings = settle(asked, compressor_of(fila, 0.1), fila, None)
+    settings = resolve_settings(asked, load_or_build(fila, 0.1), fila, None)
     assert (settings.compressor, settings.row, settings.budget) == ("someone/fila", "fila", 0.1)
     assert settings.adapter == file_digest(Path(fila) / "model.safetensors") and settings.params["r"] == 3
-    named = settle(
-        EvalSettings(host, "uniform"), compressor_of("uniform", 7), "uniform", str(ROOT / "tests/assets/lmms_tasks")
+    named = resolve_settings(
+        EvalSettings(host, "uniform"), load_or_build("uniform", 7), "uniform", str(ROOT / "tests/assets/lmms_tasks")
     )
     assert (named.adapter, named.row, named.budget) == (None, "uniform", 7) and len(named.tasks) == 64
 
@@ -409,7 +409,7 @@ def test_an_answer_on_disk_is_not_asked_for_again(wrapper: dict[str, Any]) -> No
         ("unknown option", "ConfigError", "no setting 'budgt'; known: adapter, budget"),
         ("no host", "HostError", "no host to load in 'nowhere'"),
         ("changed adapter", "ConfigError", "checkpoints/fila was changed meanwhile"),
-        ("adapter of another host", "WrongHostError", "other_host=True takes it"),
+        ("adapter of another host", "WrongHostError", "allow_other_host=True takes it"),
         ("unknown compressor", "UnknownCompressorError", "st_simdiff"),
     ],
 )
@@ -449,7 +449,7 @@ def test_an_unknown_task_is_one_line_with_near_ones(
 ) -> None:
     def supervise(file: Path, log: Path, look: Callable[[], None]) -> int:
         job = json.loads(file.read_text())
-        monkeypatch.setattr(lmms_run, "run", lambda job: lmms_run._check_tasks(job["tasks"], job["include_path"]))
+        monkeypatch.setattr(lmms_run, "run_job", lambda job: lmms_run._check_tasks(job["tasks"], job["include_path"]))
         monkeypatch.setattr(lmms_run, "follow_parent", lambda: None)
         lmms_run.main(str(file))
         assert json.loads(Path(job["outcome"]).read_text())["done"]
@@ -479,7 +479,7 @@ def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(
     rows = folder / "rows/framefold_toy.jsonl"
     process = start(desk, *words, "framefold_toy", stub=True)
     try:
-        wait_for(lambda: len(read_rows(rows)) >= 4)
+        wait_for(lambda: len(read_answer_log(rows)) >= 4)
         below = psutil.Process(process.pid).children(recursive=True)
     finally:
         process.kill()
@@ -487,7 +487,7 @@ def test_a_killed_evaluation_leaves_no_process_and_goes_on_where_it_was(
     assert len(below) == 2  # that of lmms-eval, and what it had started
     for child in below:
         wait_for(lambda pid=child.pid: gone(pid), 10)
-    kept = read_rows(rows)
+    kept = read_answer_log(rows)
 
     status, out, err = run(desk, *words, "framefold_toy,framefold_damaged,framefold_deadly", stub=True)
     samples = samples_of(folder)

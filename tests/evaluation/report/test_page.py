@@ -24,7 +24,7 @@ from framefold.errors import ResultsError
 from framefold.evaluation.report import page
 from framefold.evaluation.report.markdown_tables import accuracy, compared
 from framefold.evaluation.report.page import PAGE, inert, write_page
-from framefold.evaluation.report.page_questions import pack
+from framefold.evaluation.report.page_questions import pack_kept
 from framefold.evaluation.report.table import Table
 from framefold.evaluation.results.cells import read_cells, write_cell
 from tests.support.pages.results_folders import DRILL, GRID, RECIPE, ROWS, VIDEOS, change, fill, outcome, settings
@@ -175,7 +175,7 @@ def test_what_was_kept_survives_packing(places: set[int], draw: st.DataObject) -
     index = sorted(places)
     numbers = st.lists(st.integers(1, 2**40), min_size=len(index), max_size=len(index))
     size = draw.draw(st.none() | numbers)
-    packed = pack(index, size, GRID)
+    packed = pack_kept(index, size, GRID)
     assert np.flatnonzero(bits(packed["mask"])).tolist() == index
     assert size is None or varints(base64.b64decode(packed["sizes"])) == size
 

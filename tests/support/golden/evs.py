@@ -39,8 +39,8 @@ def check_run(
     np.testing.assert_allclose(ours.reshape(score.shape).float(), score, atol=2**-7 if native else 1e-5)
     same = np.array_equal(ours.reshape(score.shape).float(), score)
     for q in params["q"]:
-        mask, rows = data[f"{masks}{q}"], evs.official_rows(ours, q).numpy()
-        assert len(rows) == mask.sum() == evs.official_count(*ours.shape, q)
+        mask, rows = data[f"{masks}{q}"], evs.evs_official_rows(ours, q).numpy()
+        assert len(rows) == mask.sum() == evs.evs_official_count(*ours.shape, q)
         if same or (not native and params["cut_gap"][str(q)] >= TIE):
             np.testing.assert_array_equal(rows, mask.reshape(-1).nonzero()[0])
         kept = np.sort(score.reshape(-1)[rows])
@@ -52,5 +52,5 @@ def check_run(
 
 def check_counts(data: Any) -> None:
     rows = zip(data["num_frames"].tolist(), data["tokens_per_frame"].tolist(), data["q"].tolist(), strict=True)
-    counts = np.array([(evs.official_count(*row), vidcom2.official_count(*row)) for row in rows])
+    counts = np.array([(evs.evs_official_count(*row), vidcom2.vidcom2_official_count(*row)) for row in rows])
     np.testing.assert_array_equal(counts, np.stack([data["evs"], data["vidcom2"]], axis=1))

@@ -59,7 +59,7 @@ def _check_inference(model: QTSplus, arrays: Arrays) -> None:
         unlimited = [release.count_tokens(ratio, config["M"], config["M"]) for ratio in ratios]
         counts = [release.count_tokens(ratio, config["M"], model.n_max) for ratio in ratios]
         found |= {"ev.n_unclamped": torch.tensor(unlimited), "ev.n": torch.tensor(counts)}
-        rows = [release.choose(row, n) for row, n in zip(r, counts, strict=True)]
+        rows = [release.top_rows(row, n) for row, n in zip(r, counts, strict=True)]
         kept = [x[chosen] for (x, _), chosen in zip(_videos(arrays), rows, strict=True)]
         for b, z in enumerate(release.reencode(model.reencode, kept)):
             alone = release.reencode(model.reencode, [kept[b]])[0]

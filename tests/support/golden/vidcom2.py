@@ -23,7 +23,7 @@ def check(data: Any) -> None:
     frames = Frames(video)
     variance = vidcom2.channel_variances(frames)
     np.testing.assert_allclose(variance, data["variance"], rtol=1e-5, atol=1e-7)
-    similarity = vidcom2.similarities(frames)
+    similarity = vidcom2.mean_similarities(frames)
     if params["channel_gap"] >= TIE:  # otherwise other channels give other similarities
         np.testing.assert_array_equal(vidcom2.steady_channels(variance), data["channel_idx"])
         np.testing.assert_allclose(similarity.to_video, data["v_score"], atol=1e-5)
@@ -37,8 +37,13 @@ def check_rate(data: Any, params: dict[str, Any], video: VideoTokens, similarity
     kept, authors, budgets = data[f"kept_q{q}"], data[f"ref_kept_q{q}"], data[f"frame_budget_q{q}"]
     p = video.per_frame
     np.testing.assert_array_equal(vidcom2.frame_budgets(similarity.weights, 1 - q, p), budgets)
-    rows, reference = (f(similarity, q).numpy() for f in (vidcom2.official_rows, vidcom2.authors_rows))
-    assert len(rows) == len(kept) == vidcom2.official_count(*similarity.to_video.shape, q) == params["count"][str(q)]
+    rows, reference = (f(similarity, q).numpy() for f in (vidcom2.vidcom2_official_rows, vidcom2.authors_rows))
+    assert (
+        len(rows)
+        == len(kept)
+        == vidcom2.vidcom2_official_count(*similarity.to_video.shape, q)
+        == params["count"][str(q)]
+    )
     assert len(reference) == len(authors) == budgets.sum()
     sure_in_frame = min(params["channel_gap"], params["cut_gap_frame_min"][str(q)]) >= TIE
     sure = sure_in_frame and params["cut_gap_reconcile"][str(q)] >= TIE

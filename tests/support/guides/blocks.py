@@ -15,11 +15,11 @@ SMALLER = {
     "fit": "--trainer.max_steps 2 --trainer.limit_val_batches 1",
     "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate": "--videos 2 --frames 16 --budgets 0.25 --compressors uniform scene_mean",
-    "host eval": "--frames 16 --videos 2",
+    "tinyhost eval": "--frames 16 --videos 2",
     "bench synth": "--videos 2",
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
     "bench attach": "--frames 2 --side 2 --repeats 1",
-    "host train": "--config tests/assets/tinyhost_training.yaml",
+    "tinyhost train": "--config tests/assets/tinyhost_training.yaml",
 }
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE = re.compile(r"# (\S+\.\w+)\n")

@@ -24,7 +24,7 @@ TIMES = np.array([0, 0.25, 0.5, 1, 2.25, 2.5, 4, 4.25, 6, 7.5])  # seconds; not 
 
 def trial(model_type: str, folder: Path) -> dict[str, Any]:
     from framefold.adapters.hosts import prepare
-    from framefold.data.video.codec import encode
+    from framefold.data.video.codec import encode_video
     from framefold.data.video.frame_reader import sample_frames
     from framefold.evaluation.inspection.answer import answer
     from framefold.evaluation.inspection.show import show
@@ -35,7 +35,7 @@ def trial(model_type: str, folder: Path) -> dict[str, Any]:
     host, file, question = save_host(model_type, folder / model_type), folder / "video.mp4", "what is it ?"
     frames = np.random.default_rng(0).integers(0, 255, (len(TIMES), 4, 6, 3), np.uint8).repeat(4, 1).repeat(4, 2)
     frames[:, :8] = 128  # what stands still, a processor may want to drop
-    file.write_bytes(encode(frames, TIMES, crf=0))
+    file.write_bytes(encode_video(frames, TIMES, crf=0))
     common: dict[str, Any] = {"frames": 7, "max_new_tokens": 3, "repeats": 1}
     whole = answer(str(host), str(file), question, "identity", compare=True, **common)
     few = answer(str(host), str(file), question, "tests.support.hosts.tiny_processors.Probe", 5, **common)

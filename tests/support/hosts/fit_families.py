@@ -40,7 +40,7 @@ def write_videos(folder: Path) -> Path:
 def video(number: int) -> tuple[str, dict[str, bytes], int]:
     """Noise in blocks of four pixels, which no processor smooths away; evidence is in frame 3."""
     from framefold.data.question import SCHEMA_VERSION
-    from framefold.data.video.codec import encode
+    from framefold.data.video.codec import encode_video
 
     draws, length = np.random.default_rng(number), LENGTHS[number]
     pixels = draws.integers(0, 255, (length, 4, 6, 3), np.uint8).repeat(4, 1).repeat(4, 2)
@@ -50,14 +50,14 @@ def video(number: int) -> tuple[str, dict[str, bytes], int]:
         for text, answer in ASKED[: 2 + number % 2]
     ]
     notes = {"schema": SCHEMA_VERSION, "times": (times - times[0]).tolist(), "questions": questions}
-    files = {"mp4": encode(pixels, times - times[0], crf=0), "json": json.dumps(notes).encode()}
+    files = {"mp4": encode_video(pixels, times - times[0], crf=0), "json": json.dumps(notes).encode()}
     return f"video-{number}", files, length
 
 
 def trial(name: str, folder: Path) -> dict[str, Any]:
     """Features of one family, compared with what the host itself makes of its full prompts."""
     from framefold.adapters import build
-    from framefold.training.frozen_host.ask import answer, ask
+    from framefold.training.frozen_host.ask import answer_questions, encode_batch
     from framefold.training.frozen_host.load import load_host
     from framefold.training.frozen_host.write_features import features
     from tests.support.hosts.tiny_processors import save_host
@@ -72,11 +72,11 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
         for one, two in zip(seen, stored, strict=True)
         for key, tensor in one.tensors().items()
     )
-    asked = ask(host, stored)
+    asked = encode_batch(host, stored)
     results: dict[str, Any] = {"same": same, "whole": [], "few": [], "query": [], "differ": [], "positions": []}
     torch.manual_seed(0)
     ways: dict[str, Any] = {way: build(kind, KEPT).eval() for way, kind in WAYS.items()}
-    logits = {way: answer(host, compressor, asked).logits for way, compressor in ways.items()}
+    logits = {way: answer_questions(host, compressor, asked).logits for way, compressor in ways.items()}
     questions = [(i, question) for i, sample in enumerate(stored) for question in sample.questions]
     for row, (i, question) in enumerate(questions):
         at = int((asked.rows.labels[row] != -100).int().argmax()) - 1
@@ -150,11 +150,11 @@ def by_itself(
         Its last logits with each compressor attached, without any for the first, and the positions of all columns.
     """
     from framefold.adapters.hosts import attach
-    from framefold.training.frozen_host.device import place
+    from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.processor import build_inputs
     from framefold.training.frozen_host.processor_host import film_of
 
-    inputs = place(build_inputs(host.processor, film_of(sample), question), host.model)
+    inputs = move_inputs(build_inputs(host.processor, film_of(sample), question), host.model)
     told: dict[str, Any] = {"times": [times]}
     if "pixel_values_videos" not in inputs:
         told["clips"] = [0] * len(sample.frames)

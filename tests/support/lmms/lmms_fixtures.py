@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from framefold.data.synthetic.generate import generate
-from framefold.data.video.codec import encode
+from framefold.data.video.codec import encode_video
 from tests.support.processes import ROOT
 
 STUB = ROOT / "tests" / "assets" / "lmms_stub"
@@ -37,7 +37,7 @@ def furnish(desk: Path) -> Path:
     questions = []
     for number in range(VIDEOS):
         video = generate(number, split="test", frames=FRAMES, difficulty="easy")
-        (desk / f"toy/{number}.mp4").write_bytes(encode(video.frames, video.times, crf=0))
+        (desk / f"toy/{number}.mp4").write_bytes(encode_video(video.frames, video.times, crf=0))
         for question in video.questions:
             questions.append({"video": f"toy/{number}.mp4", "question": question.text, "answer": question.answer})
     (desk / "toy/questions.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))

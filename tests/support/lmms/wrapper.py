@@ -97,7 +97,7 @@ def refusals(file: str) -> dict[str, Any]:
         "no host": attempt(lambda: model(host="nowhere")),
         "changed adapter": attempt(lambda: model(compressor="checkpoints/fila", adapter="other")),
         "adapter of another host": attempt(lambda: model(compressor=other_adapter())),
-        "the same, wanted": attempt(lambda: model(compressor=other_adapter(), other_host=True) and "taken"),
+        "the same, wanted": attempt(lambda: model(compressor=other_adapter(), allow_other_host=True) and "taken"),
         "unknown compressor": attempt(lambda: model(compressor="st_simdif")),
     }
 

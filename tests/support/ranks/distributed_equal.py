@@ -17,7 +17,7 @@ import torch
 from framefold.training.datamodule import VideoData
 from framefold.training.fit.session import quiet
 from framefold.training.module import CompressorModule
-from framefold.training.strategies.deepspeed import register
+from framefold.training.strategies.deepspeed import register_strategies
 
 STEPS, LANES, GLOBAL = 20, 2, 2
 PARAMS: dict[str, dict] = {
@@ -88,7 +88,7 @@ def train(host: str, shards: str, out: Path, compressor: str, strategy: str, wor
 def main() -> None:
     host, shards, out, compressors, strategies = sys.argv[1:]
     quiet()
-    register()
+    register_strategies()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     world = int(os.environ["WORLD_SIZE"])
     for strategy in strategies.split(","):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 import framefold
 from framefold.__main__ import main
 from framefold.errors import CheckpointError
-from framefold.training.checkpoint.inventory import crc, find, read_manifest, write_manifest
+from framefold.training.checkpoint.inventory import crc, find_checkpoints, read_manifest, write_manifest
 from framefold.training.checkpoint.read import only_tensors
 from framefold.training.checkpoint.resume import fits
 from framefold.training.strategies.deepspeed import DeepSpeedOnCPU
@@ -105,7 +105,7 @@ def test_another_number_of_ranks_goes_on_exactly(
     for name, value in whole["end"].items():
         torch.testing.assert_close(found["end"][name], value, atol=1e-5, rtol=0)
         assert (value - whole["weights"][name]["fp32"]).abs().max() > 1e-4 or name == "compressor.alone"
-    assert find(tmp_path / "run")[0].step == STEPS
+    assert find_checkpoints(tmp_path / "run")[0].step == STEPS
 
 
 def test_a_refusal_names_the_command_that_works(runs: Runs, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_refusal_names_the_command_that_works(runs: Runs, tmp_path: Path) -> N
     words = shlex.split(re.findall("'framefold (checkpoint universal .* --out) DIR'", text)[0])
     assert main([*words, str(tmp_path / "any")]) == 0 and "--resume DIR" in text
     found = runs.fit(tmp_path / "one", ZERO_2, 1, "--resume", str(tmp_path / "any"), "--trainer.max_steps", "8")
-    assert find(tmp_path / "one")[0].step == 8 and "end" in found
+    assert find_checkpoints(tmp_path / "one")[0].step == 8 and "end" in found
 
 
 def test_another_stage_and_another_strategy_are_told_what_to_do(runs: Runs, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from framefold.__main__ import main
-from framefold.training.checkpoint.inventory import find
+from framefold.training.checkpoint.inventory import find_checkpoints
 from framefold.training.module import CompressorModule
 from tests.support.ranks.fork_server import Ranks
 
@@ -174,7 +174,7 @@ torch.save = save
     for rank in (0, 1):
         assert "No space left on device" in run.text(rank).splitlines()[-1]
         assert "last.ckpt" in run.text(rank).splitlines()[-1]
-    steps = {found.path.name: (found.step, found.problem) for found in find(tmp_path / "run")}
+    steps = {found.path.name: (found.step, found.problem) for found in find_checkpoints(tmp_path / "run")}
     written = 4 if strategy == "ddp" or broken else 2  # rank 0 writes two files of a DeepSpeed folder
     assert steps["last.ckpt"] == (written, "")
 

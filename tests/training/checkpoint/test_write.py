@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from framefold.training.checkpoint.inventory import check, find, newest, peek
+from framefold.training.checkpoint.inventory import find_checkpoints, newest, peek, verify
 from framefold.training.checkpoint.write import AtomicCheckpointIO, save_whole
 
 HYPER = {"compressor": "fila", "budget": 0.1}
@@ -98,13 +98,13 @@ def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(
         for step in range(1, saved + 1):
             save(root, step, folder, name)
         alive = killed(functools.partial(save, root, saved + 1, folder, name), at)
-        whole = [found for found in map(check, find(root, best=True)) if not found.problem]
+        whole = [found for found in map(verify, find_checkpoints(root, best=True)) if not found.problem]
         if saved or not alive:
             assert whole and whole[0].step in (saved, saved + 1), f"after {at} events"
         save(root, saved + 2, folder, name)  # and the next run goes on from whatever is there
         left = sorted(path.name for path in root.iterdir())
         assert left in ([name], sorted([name, "previous.ckpt"]))
-        assert all(not check(peek(root / name)).problem for name in left)
+        assert all(not verify(peek(root / name)).problem for name in left)
         assert peek(root / name).step == saved + 2
         if name == "last.ckpt" and saved:
             assert peek(root / "previous.ckpt").step in (saved, saved + 1)
@@ -115,7 +115,7 @@ def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
 def test_a_checkpoint_says_who_wrote_it(tmp_path: Path, folder: bool) -> None:
     save(tmp_path, 7, folder)
-    found = check(peek(tmp_path / "last.ckpt"))
+    found = verify(peek(tmp_path / "last.ckpt"))
     assert (found.step, found.world_size, found.strategy, found.problem) == (7, 1, "Saver", "")
     assert found.kind == ("fsdp2" if folder else "file")
 
@@ -134,7 +134,7 @@ def test_no_flipped_bit_of_a_file_goes_unseen(tmp_path: Path) -> None:
     unseen = 0
     for place in rng.sample(range(len(good)), 250):
         _flip(file, place)
-        if not check(peek(file)).problem:  # padding, or a field that nobody reads
+        if not verify(peek(file)).problem:  # padding, or a field that nobody reads
             unseen += 1
             again = torch.load(file, weights_only=True)
             assert again["state_dict"]["a"].equal(content["state_dict"]["a"]) and again["global_step"] == 3
@@ -142,7 +142,7 @@ def test_no_flipped_bit_of_a_file_goes_unseen(tmp_path: Path) -> None:
     assert unseen < 125
     for length in (0, 1, 100, len(good) // 2, len(good) - 1):
         file.write_bytes(good[:length])
-        assert check(peek(file)).problem
+        assert verify(peek(file)).problem
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
@@ -165,7 +165,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 def test_damage_of_a_folder_is_named(tmp_path: Path, damage: Callable[[Path], Any], text: str) -> None:
     save(tmp_path, 3, folder=True)
     damage(tmp_path / "last.ckpt")
-    assert text in check(peek(tmp_path / "last.ckpt")).problem
+    assert text in verify(peek(tmp_path / "last.ckpt")).problem
 
 
 def test_the_furthest_checkpoint_comes_first_whatever_its_name_or_version(tmp_path: Path) -> None:
@@ -184,12 +184,12 @@ def test_the_furthest_checkpoint_comes_first_whatever_its_name_or_version(tmp_pa
     (versions[0] / "last.ckpt" / "last.ckpt").write_text("what is in a checkpoint is none")
     (versions[0] / "lost.ckpt").write_text("and neither is this")
     os.utime(versions[1] / "last.ckpt", (1, 1))
-    names = [(found.step, found.path.name) for found in find(tmp_path)]
+    names = [(found.step, found.path.name) for found in find_checkpoints(tmp_path)]
     assert names == [
         (30, "last.ckpt"), (27, "hpc_ckpt_2.ckpt"), (25, ".last.ckpt.part"), (20, ".previous.ckpt.old"),
         (20, "last.ckpt"), (10, "previous.ckpt"),
     ]  # fmt: skip
-    assert len(find(tmp_path, best=True)) == 8
+    assert len(find_checkpoints(tmp_path, best=True)) == 8
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
@@ -227,7 +227,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "owned",)
 
     torch.save({"global_step": 5, "hyper_parameters": Evil()}, tmp_path / "last.ckpt")
-    assert check(peek(tmp_path / "last.ckpt")).problem
+    assert verify(peek(tmp_path / "last.ckpt")).problem
     with pytest.warns(UserWarning, match="damaged checkpoint left out: .*last.ckpt"):
         assert newest(tmp_path) is None
     assert not (tmp_path / "owned").exists()

@@ -253,7 +253,7 @@ def scores(monkeypatch):
     return script
 
 
-STOP = ["--config", "callbacks/early_stop", "--early_stop.patience", "2", *OFTEN]
+STOP = ["--config", "callback/early_stop", "--early_stop.patience", "2", *OFTEN]
 
 
 def test_a_fit_stops_when_validation_gets_no_better(fit, scores, tmp_path, capsys):

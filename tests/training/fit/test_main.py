@@ -161,7 +161,7 @@ def test_validate_measures_a_checkpoint_and_a_method_without_parameters(fit, sha
         (["--model.compressor", "fla"], "'fila'"),
         (["--model.params.memebrs", "cluster"], "'members'"),
         (["--model.losses.anwser", "2"], "anwser"),
-        (["--model.host", "/no/host"], "framefold host train"),
+        (["--model.host", "/no/host"], "framefold tinyhost train"),
         (["--data.shards", "/no/shards"], "framefold shards synth"),
         (["--data.frames", "1"], "frames"),
         (["--config", "trainer/cqu"], "trainer/cpu"),

@@ -28,13 +28,13 @@ from framefold.adapters import Compressor, VideoTokens
 from framefold.adapters.ops.selection import exact_topk
 from framefold.data.evidence import evidence_mask
 from framefold.data.loading.shard_stream import ShardStream
-from framefold.data.shards.check import check
+from framefold.data.shards.check import check_shards
 from framefold.data.shards.encoded import EncodedSample, pack_encoded
 from framefold.data.shards.index import read_folder
 from framefold.data.shards.sample import unpack
 from framefold.data.synthetic.write_shards import synth
 from framefold.errors import DataError, HostError
-from framefold.training.frozen_host.ask import answer, ask
+from framefold.training.frozen_host.ask import answer_questions, encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.write_features import LOCAL_RANK, _devices, features
@@ -98,7 +98,7 @@ def test_a_sample_of_features_is_what_the_host_makes_of_its_video(lossless, rand
     assert [length for shard in index.shards for length in shard.lengths] == [
         len(v.frames) * 16 for v in samples(lossless)
     ]
-    assert check(str(folder)) == 0
+    assert check_shards(str(folder)) == 0
 
 
 def test_features_remember_host_videos_and_settings(lossless, random_host, encoded):
@@ -268,7 +268,7 @@ def test_damaged_videos_are_left_out_counted_and_named(lossless, random_host, tm
     assert lost >= 5 and f"features of {VIDEOS - lost} videos" in out.out and f"{lost} videos left out" in out.out
     for text in ("00000004.mp4", "00000005.json has schema 9", "00000009 has no mp4", "shard-000000.tar ends early"):
         assert text in out.err
-    assert check(str(tmp_path / "out")) == 0
+    assert check_shards(str(tmp_path / "out")) == 0
     with pytest.raises(DataError, match=f"{lost} of {VIDEOS} videos were left out"):
         features(*common, max_damaged=0.1)
 
@@ -278,7 +278,7 @@ def test_a_shard_of_which_nothing_is_left_is_no_obstacle(lossless, random_host, 
     source = spoiled(lossless, tmp_path / "videos", lambda name, content: b"" if name in lost else content)
     features(str(source), str(random_host), str(tmp_path / "out"), max_damaged=0.5)
     index = read_folder(tmp_path / "out")
-    assert [shard.samples for shard in index.shards] == [3, 0, 3, 1] and check(str(tmp_path / "out")) == 0
+    assert [shard.samples for shard in index.shards] == [3, 0, 3, 1] and check_shards(str(tmp_path / "out")) == 0
     batches = [batch.samples for batch in ShardStream(str(tmp_path / "out"), 2, seed=1)]
     assert len({sample.key for some in batches for sample in some}) == 7
 
@@ -509,15 +509,17 @@ def test_a_host_without_its_vision_encoder_says_so(random_host, lossless):
 
 
 @pytest.fixture(scope="module")
-def other_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def allow_other_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_host(build_host(Architecture(**SMALL, text_width=32, text_ff=32), seed=4), tmp_path_factory.mktemp("o"))
 
 
-def test_features_of_another_host_are_refused_before_training(encoded, fit, other_host, random_host, tmp_path, capsys):
+def test_features_of_another_host_are_refused_before_training(
+    encoded, fit, allow_other_host, random_host, tmp_path, capsys
+):
     copy = shutil.copytree(random_host, tmp_path / "copy")
     fit(encoded(), "--config", "compressor/fila", *NO_VAL, host=copy)  # the same weights elsewhere
     wide = save_host(build_host(Architecture(**SMALL, text_width=16, text_ff=32), seed=4), tmp_path / "wide")
-    for host, why in ((other_host, "other weights"), (wide, "width 32, not 16")):
+    for host, why in ((allow_other_host, "other weights"), (wide, "width 32, not 16")):
         for more in (NO_VAL, ["--data.val_shards", str(encoded())]):
             capsys.readouterr()
             fit(encoded(), "--config", "compressor/fila", *more, host=host, status=2)
@@ -526,15 +528,15 @@ def test_features_of_another_host_are_refused_before_training(encoded, fit, othe
                 assert text in error, error
 
 
-def test_features_without_an_index_tell_their_host_themselves(encoded, other_host, random_host):
-    host = load_host(other_host)
+def test_features_without_an_index_tell_their_host_themselves(encoded, allow_other_host, random_host):
+    host = load_host(allow_other_host)
     sample = samples(encoded())[0]
     with pytest.raises(HostError, match=r"train-7-00000000 holds features made by .*other weights"):
-        ask(host, [sample])
+        encode_batch(host, [sample])
     with pytest.raises(HostError, match="nobody knows"):
-        ask(load_host(random_host), [replace(sample, host={"kind": "llava_onevision", "width": 32})])
+        encode_batch(load_host(random_host), [replace(sample, host={"kind": "llava_onevision", "width": 32})])
     with pytest.raises(HostError, match="kind None"):
-        ask(load_host(random_host), [replace(sample, host={})])
+        encode_batch(load_host(random_host), [replace(sample, host={})])
 
 
 class ByAttention(Compressor):
@@ -556,11 +558,11 @@ def test_compressors_get_the_stored_attention(random_host, lossless, encoded):
     videos, stored = samples(lossless)[:2], samples(encoded(attention=True, store="float32"))[:2]
     kept = []
     for some in (videos, stored):
-        asked = ask(host, some, compressor.needs_attention)
-        kept.append([tokens.index for tokens in answer(host, compressor, asked).prepared.tokens])
+        asked = encode_batch(host, some, compressor.needs_attention)
+        kept.append([tokens.index for tokens in answer_questions(host, compressor, asked).prepared.tokens])
     assert all(map(torch.equal, *kept)) and not torch.equal(kept[0][0], torch.arange(9))
     with pytest.raises(DataError, match="--attention"):
-        ask(host, samples(encoded())[:2], compressor.needs_attention)
+        encode_batch(host, samples(encoded())[:2], compressor.needs_attention)
 
 
 def test_batches_of_features_keep_to_a_budget_of_tokens(encoded):

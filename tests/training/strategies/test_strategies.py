@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from framefold.training.checkpoint.inventory import find
+from framefold.training.checkpoint.inventory import find_checkpoints
 from framefold.training.checkpoint.read import weights
 from tests.support.ranks.fork_server import Ranks, Run
 
@@ -71,7 +71,7 @@ def ddp(ranks: Ranks, words: list[str], tmp_path_factory: pytest.TempPathFactory
     """Weights of an undisturbed run."""
     root = tmp_path_factory.mktemp("ddp") / "run"
     fit(ranks, words, root, ["ddp"])
-    return weights(find(root)[0].path)
+    return weights(find_checkpoints(root)[0].path)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
@@ -81,7 +81,7 @@ def test_training_saving_and_going_on_is_as_under_ddp(
     fit(ranks, words, tmp_path / "run", STRATEGIES[name], steps=3)
     run = fit(ranks, words, tmp_path / "run", STRATEGIES[name], code=SPREAD)
     assert "step 3" in run.text()
-    last = find(tmp_path / "run")[0]
+    last = find_checkpoints(tmp_path / "run")[0]
     assert last.step == 5 and last.world_size == 2 and not last.problem
     found = weights(last.path)
     assert found.keys() == ddp.keys() and {key.partition(".")[0] for key in found} == {"compressor", "lora"}

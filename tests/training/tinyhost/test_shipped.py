@@ -15,7 +15,7 @@ from framefold.data.synthetic.questions import HEADLINE, QUESTION_TYPES
 from framefold.errors import HostError
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
-from framefold.training.tinyhost.evaluate import evaluate
+from framefold.training.tinyhost.evaluate import evaluate_host
 from tests.support.paths import TINYHOST
 
 
@@ -41,7 +41,7 @@ def test_linear_probes_read_row_and_column_off_a_token(host: Host) -> None:
 
 
 def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them() -> None:
-    results = evaluate(str(TINYHOST), [64], videos=24, show=["full", "blind", "frame"])
+    results = evaluate_host(str(TINYHOST), [64], videos=24, show=["full", "blind", "frame"])
     assert results["full@64/normal"]["accuracy"] > 0.75
     assert results["blind@64/normal"]["accuracy"] < 0.45
     assert results["frame@64/normal"]["accuracy"] < 0.45
@@ -49,8 +49,8 @@ def test_it_answers_hard_videos_far_above_chance_and_cannot_without_seeing_them(
 
 def test_the_card_names_the_commands_and_the_curve_has_every_stage_of_the_recipe() -> None:
     card = (TINYHOST / "README.md").read_text()
-    assert "framefold host train --config host/cpu" in card and "framefold host eval" in card
-    recipe = yaml.safe_load((TINYHOST.parent.parent / "configs" / "host" / "cpu.yaml").read_text())
+    assert "framefold tinyhost train --config tinyhost/cpu" in card and "framefold tinyhost eval" in card
+    recipe = yaml.safe_load((TINYHOST.parent.parent / "configs" / "tinyhost" / "cpu.yaml").read_text())
     rows = list(csv.DictReader((TINYHOST / "training_curve.csv").open()))
     steps = {row["stage"]: int(row["step"]) for row in rows}
     assert steps == {stage["name"]: stage["steps"] for stage in recipe["stages"]}
@@ -73,10 +73,10 @@ def test_the_card_has_a_row_for_every_type_with_at_least_500_questions() -> None
 )
 def test_what_cannot_be_measured_is_refused(wrong: dict, text: str) -> None:
     with pytest.raises(HostError, match=text):
-        evaluate(str(TINYHOST), [16], **({"videos": 1} | wrong))
+        evaluate_host(str(TINYHOST), [16], **({"videos": 1} | wrong))
 
 
 def test_the_headline_counts_its_own_questions_alone() -> None:
-    result = evaluate(str(TINYHOST), [32], videos=6)["full@32/normal"]
+    result = evaluate_host(str(TINYHOST), [32], videos=6)["full@32/normal"]
     assert result["n"] == sum(row[3] for kind, row in result["types"].items() if kind in HEADLINE)
     assert "background" in result["types"]

@@ -14,7 +14,7 @@ import torch
 from jsonargparse import ArgumentParser
 from transformers import AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
-from framefold.data.random_stream import Draws
+from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.generate import generate
 from framefold.data.synthetic.render import HALO
 from framefold.errors import HostError
@@ -91,7 +91,7 @@ def test_pixel_values_resize_and_normalise(tinyhost):
 
 
 def test_unusable_host_folders_are_refused_with_the_remedy(tmp_path):
-    with pytest.raises(HostError, match="framefold host train"):
+    with pytest.raises(HostError, match="framefold tinyhost train"):
         load_host(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(HostError, match="'llama'"):
@@ -170,7 +170,7 @@ def test_unusable_stages_are_refused_before_training(tmp_path, stages, reason):
 def test_reductions_keep_features_at_their_places(how):
     videos = [generate(i, frames=16) for i in range(2)]
     features = torch.arange(2 * 256, dtype=torch.float32).view(2, 256, 1)
-    kept, index = reduce_tokens(features, videos, how, 64, Draws(1), side=4)
+    kept, index = reduce_tokens(features, videos, how, 64, RandomStream(1), side=4)
     assert kept.shape[:2] == index.shape and (index.diff(dim=1) > 0).all()
     if how == "pooled":
         torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
@@ -224,7 +224,7 @@ def test_packaged_recipe_parses_against_the_signature_of_train(recipe):
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(train)
-    given = parser.parse_args(["--config", str(ROOT / "configs" / "host" / recipe), "--out", "x"])
+    given = parser.parse_args(["--config", str(ROOT / "configs" / "tinyhost" / recipe), "--out", "x"])
     stages = parser.instantiate_classes(given).stages
     assert [stage.kind for stage in stages][:2] == ["vision", "language"]
     assert all(stage.steps % EPOCH == 0 for stage in stages)
