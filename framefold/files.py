@@ -1,6 +1,6 @@
 """Atomic files and SHA-256 digests. Imports no torch.
 
-A file is written beside its destination and renamed, so that a full disk or a kill leaves the old one complete.
+A file is written next to its destination and renamed, so that a full disk or a kill leaves the old one complete.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ from safetensors import SafetensorError
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file beside its place and rename it, so that a full disk or a kill leaves the old one whole.
+    """Write a file next to its destination and rename it.
 
     Args:
+        path: destination; its folder must exist.
         write: called with the path to write to.
 
     Raises:
-        OSError: it cannot be written; the error names it.
+        OSError: the file cannot be written; the error names it.
     """
     replace_files({path: write})
 
 
 def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
-    """As :func:`replace_file`, for files that belong together: none is renamed before all are written."""
+    """Replace files that belong together; none is renamed before all are written.
+
+    Raises:
+        OSError: one of them cannot be written; the error names it, and no destination has changed.
+    """
     written: dict[Path, Path] = {}
     try:
         for path, write in files.items():
@@ -43,7 +48,7 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
             except (OSError, SafetensorError) as error:
                 text = getattr(error, "strerror", None) or str(error)
                 raise OSError(getattr(error, "errno", None) or errno.EIO, text, str(path)) from error
-            written[path].chmod(0o644)  # mkstemp makes files that only their owner can read
+            written[path].chmod(0o644)  # mkstemp creates files that only their owner can read
         for path, beside in written.items():
             os.replace(beside, path)
     finally:
@@ -51,45 +56,42 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
             beside.unlink(missing_ok=True)
 
 
-def weights_digest(folder: Path) -> str:
-    """SHA-256 of a host's weights alone, in however many files; a file is read again only when it has changed."""
-    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
-    lines = sorted(f"{file.name} {_digest(file, *_state(file))}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        OSError: the disk is full or not writable; the error names the file.
+    """
+    text = json.dumps(content, indent=indent) + "\n"
+    replace_file(path, lambda beside: beside.write_text(text))
 
 
-def _state(file: Path) -> tuple[int, int]:
-    stat = file.stat()
-    return stat.st_size, stat.st_mtime_ns
+def text_digest(text: str) -> str:
+    """SHA-256 of a text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-@lru_cache(maxsize=256)
-def _digest(file: Path, size: int, changed: int) -> str:
+def file_digest(file: Path) -> str:
+    """SHA-256 of a file of any size, in hex; "" if it does not exist."""
     if not file.is_file():
         return ""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file beside its place and rename it.
-
-    Raises:
-        OSError: the disk is full or not writable; the error names the folder.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path.parent)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of a host's weights in any number of files; a file is read again only if its size or time changed."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
+    return text_digest(
+        "\n".join(sorted(f"{file.name} {_cached_digest(file, *_size_and_time(file))}" for file in files))
+    )
 
 
-def file_digest(file: Path) -> str:
-    """SHA-256 of a file, "" where there is none."""
-    if not file.is_file():
-        return ""
-    with open(file, "rb") as opened:  # which may be larger than the memory
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+def _size_and_time(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=256)
+def _cached_digest(file: Path, size: int, changed: int) -> str:
+    return file_digest(file)

@@ -11,7 +11,13 @@ from collections.abc import Iterator
 import framefold
 from tests.support import source_tree as source
 
-GROUND = {"framefold", "framefold.errors", "framefold.files", "framefold.messages"}  # every folder may import these
+GROUND = {
+    "framefold",
+    "framefold.errors",
+    "framefold.files",
+    "framefold.messages",
+    "framefold.progress",
+}  # every folder may import these
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}
 HEAVY = {"transformers", "peft", "pytorch_lightning", "lightning", "deepspeed", "webdataset", "torchdata", "matplotlib"}
 MOST_LINES, MOST_FILES = 300, 15

@@ -1,0 +1,30 @@
+"""The progress bar of every command except ``fit``, which shows Lightning's."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(
+    items: Iterable[Any] | None = None, what: str = "", *, total: int | None = None, unit: str = "it"
+) -> Any:
+    """Show how much is done, the rate and the time left on stderr.
+
+    The time left follows the mean rate of all steps so far, since steps may take very unequal times. Without a terminal
+    at most one line a minute is written.
+
+    Args:
+        items: what is iterated; None to call ``update()`` by hand.
+        what: description in front of the bar.
+        total: number of steps, where ``items`` has no length.
+        unit: name of a step.
+
+    Returns:
+        A ``tqdm`` bar: an iterable and a context manager with ``update`` and ``set_description``.
+    """
+    every = 0.1 if sys.stderr.isatty() else 60.0
+    return tqdm(items, desc=what, total=total, unit=unit, smoothing=0.0, mininterval=every, dynamic_ncols=True)
