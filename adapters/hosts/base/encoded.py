@@ -56,7 +56,7 @@ class Encoded:
         """
         if tokens is None:
             return [self.extra]
-        layers = [tokens.features, *(carry(layer, tokens) for layer in self.deepstack)]
+        layers = [tokens.features, *(apply_assignment(layer, tokens) for layer in self.deepstack)]
         if not len(self.extra):
             return layers
         order = self.slots(tokens).argsort()
@@ -71,7 +71,7 @@ class Encoded:
         return torch.cat([anchors, extra])
 
 
-def carry(layer: Tensor, tokens: VideoTokens) -> Tensor:
+def apply_assignment(layer: Tensor, tokens: VideoTokens) -> Tensor:
     """Let features of the grid follow tokens that were pruned or merged: the mean over the originals of each token.
 
     Args:

@@ -14,10 +14,10 @@ from framefold.adapters.hosts.prompt.question import Query
 from framefold.errors import AttachError, InputError
 
 from .base_model_check import check_base_model
-from .forward import after, before, compress_inputs
-from .generate import Generate
-from .peft_guard import refuse_lost, watch
-from .state import NAME, STATE, Outputs, State
+from .forward import compress_inputs, forward_hook, forward_pre_hook
+from .generate import CompressedGenerate
+from .peft_guard import install_peft_guard, refuse_dropped_compressor
+from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment, Outputs
 
 
 class Handle:
@@ -34,7 +34,7 @@ class Handle:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        if STATE in self.model.__dict__:  # the block may have detached already
+        if ATTACHMENT_NAME in self.model.__dict__:  # the block may have detached already
             self.detach()
 
 
@@ -73,10 +73,10 @@ def attach(
         InputError: not a Compressor, or an unknown option.
     """
     family = family_of(model)
-    if STATE in model.__dict__:
+    if ATTACHMENT_NAME in model.__dict__:
         raise AttachError("a compressor is attached already: framefold.detach(model) first")
-    if hasattr(model, NAME):
-        raise AttachError(f"{type(model).__name__} has an attribute {NAME!r} of its own")
+    if hasattr(model, COMPRESSOR_NAME):
+        raise AttachError(f"{type(model).__name__} has an attribute {COMPRESSOR_NAME!r} of its own")
     if not isinstance(compressor, Compressor):
         raise InputError(f"attach takes a Compressor (framefold.build(name)), got {type(compressor).__name__}")
     for name, value, known in (("positions", positions, Positions), ("outputs", outputs, Outputs)):
@@ -85,9 +85,9 @@ def attach(
 
     if not allow_other_host:
         check_base_model(model, compressor.base_model, compressor.name)
-    refuse_lost(model, NAME)
+    refuse_dropped_compressor(model, COMPRESSOR_NAME)
     _register(model, compressor, family)
-    state = State(
+    state = Attachment(
         family.pixels,
         family.modality,
         positions,
@@ -98,14 +98,14 @@ def attach(
         model.__dict__.get("generate"),
         {name: getattr(model.base_model, name, None) for name in family.remembers},
     )
-    own = {f"{NAME}.{key}" for key in compressor.state_dict()}
+    own = {f"{COMPRESSOR_NAME}.{key}" for key in compressor.state_dict()}
     model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
-    state.hooks.append(model.register_forward_pre_hook(before, with_kwargs=True))
-    state.hooks.append(model.register_forward_hook(after, with_kwargs=True))
-    state.hooks += watch(model, NAME, positions, outputs)
-    setattr(model, STATE, state)
+    state.hooks.append(model.register_forward_pre_hook(forward_pre_hook, with_kwargs=True))
+    state.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
+    state.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
+    setattr(model, ATTACHMENT_NAME, state)
     host: Any = model  # an instance attribute in front of the method
-    host.generate = Generate(model, family.pixels, compress_inputs, state.had_generate)
+    host.generate = CompressedGenerate(model, family.pixels, compress_inputs, state.had_generate)
     return Handle(model)
 
 
@@ -115,7 +115,7 @@ def detach(model: PreTrainedModel) -> None:
     Raises:
         AttachError: nothing is attached.
     """
-    state: State | None = getattr(model, "__dict__", {}).get(STATE)
+    state: Attachment | None = getattr(model, "__dict__", {}).get(ATTACHMENT_NAME)
     if state is None:
         raise AttachError(f"no compressor is attached to this {type(model).__name__}")
     for hook in state.hooks:
@@ -127,8 +127,8 @@ def detach(model: PreTrainedModel) -> None:
     host._keys_to_ignore_on_save = state.ignored_on_save
     for name, value in state.remembered.items():
         setattr(model.base_model, name, value)
-    delattr(model, NAME)
-    delattr(model, STATE)
+    delattr(model, COMPRESSOR_NAME)
+    delattr(model, ATTACHMENT_NAME)
 
 
 def _register(model: PreTrainedModel, compressor: Compressor, family: Family) -> None:
@@ -137,4 +137,4 @@ def _register(model: PreTrainedModel, compressor: Compressor, family: Family) ->
     if device.type != "meta":
         compressor.to(device)
     compressor.train(model.training)
-    model.add_module(NAME, compressor)
+    model.add_module(COMPRESSOR_NAME, compressor)

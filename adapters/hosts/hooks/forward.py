@@ -17,14 +17,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 from transformers.utils.generic import ModelOutput
 
-from framefold.adapters.hosts.prompt.prepare import MARK, Mark, Prepared, prepare
+from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, CompactedPrompt, Prepared, prepare
 from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import InputError
 
-from .generate import OURS, holds_compressed
-from .state import NAME, STATE, State
+from .generate import FRAMEFOLD_ARGUMENTS, holds_compressed_prompt
+from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment
 
-CALL = "framefold_call"
+CALL_NAME = "framefold_call"
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class _Call:
 
 def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -> Prepared:
     """The one way from inputs to prepared inputs, for forward and generate."""
-    state: State = getattr(model, STATE)
+    state: Attachment = getattr(model, ATTACHMENT_NAME)
     inputs = dict(inputs)
     query, times = inputs.pop("query", None), inputs.pop("times", None)
     query = state.query if query is None else query
-    compressor = getattr(model, NAME)  # by name, at call time: PEFT replaces it
+    compressor = getattr(model, COMPRESSOR_NAME)  # by name, at call time: PEFT replaces it
     keep_gathered(model, compressor.parameters())
     return prepare(
         model,
@@ -55,28 +55,30 @@ def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: 
     )
 
 
-def before(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+def forward_pre_hook(
+    model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     """Shorten the inputs of a forward that brings raw video; continue a decode loop over a shortened prompt."""
     if args:
         kwargs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
-    state: State = getattr(model, STATE)
+    state: Attachment = getattr(model, ATTACHMENT_NAME)
     if kwargs.get(state.pixels) is not None:
         return (), _shorten(model, state, kwargs)
     given = kwargs
-    if not kwargs.keys().isdisjoint(OURS):  # said for a batch that happens to have no video
-        kwargs = {name: value for name, value in kwargs.items() if name not in OURS}
+    if not kwargs.keys().isdisjoint(FRAMEFOLD_ARGUMENTS):  # said for a batch that happens to have no video
+        kwargs = {name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
     if (cache := kwargs.get("past_key_values")) is not None:
-        if getattr(cache, MARK, None) is not None:
+        if getattr(cache, COMPACTED_NAME, None) is not None:
             kwargs = kwargs | _continue(kwargs, cache)
     elif kwargs.get("attention_mask") is None:
-        mark = getattr((kwargs.get("mm_encoder_outputs") or {}).get(state.modality), MARK, None)
+        mark = getattr((kwargs.get("mm_encoder_outputs") or {}).get(state.modality), COMPACTED_NAME, None)
         if mark is not None and not mark.compaction.trivial:
             # generate drops masks of ones, and without a cache the host takes gaps in the positions for packing
             kwargs = kwargs | {"attention_mask": torch.ones_like(kwargs["input_ids"])}
     return None if kwargs is given else ((), kwargs)
 
 
-def _shorten(model: Any, state: State, kwargs: dict[str, Any]) -> dict[str, Any]:
+def _shorten(model: Any, state: Attachment, kwargs: dict[str, Any]) -> dict[str, Any]:
     wanted = kwargs.get("logits_to_keep")
     if state.outputs == "full":
         kwargs = {name: value for name, value in kwargs.items() if name != "logits_to_keep"}
@@ -85,15 +87,15 @@ def _shorten(model: Any, state: State, kwargs: dict[str, Any]) -> dict[str, Any]
         raise InputError(
             "logits_to_keep as a tensor names columns that move: attach with outputs='full', or pass a number"
         )
-    setattr(prepared.kwargs["mm_encoder_outputs"][state.modality], CALL, _Call(prepared.losses, wanted))
+    setattr(prepared.kwargs["mm_encoder_outputs"][state.modality], CALL_NAME, _Call(prepared.losses, wanted))
     return prepared.kwargs
 
 
 def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     """Mask and positions of a decode step whose caller counts the columns of the original prompt."""
-    mark: Mark = getattr(cache, MARK)
-    if not holds_compressed(cache):  # it was reset
-        delattr(cache, MARK)
+    mark: CompactedPrompt = getattr(cache, COMPACTED_NAME)
+    if not holds_compressed_prompt(cache):  # it was reset
+        delattr(cache, COMPACTED_NAME)
         return {}
     ids = kwargs.get("input_ids")
     rows, new = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
@@ -116,20 +118,20 @@ def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
     return changes
 
 
-def after(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+def forward_hook(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     """Tag the cache, add the compressor's losses and bring the logits to the length that the caller wants."""
-    video = (kwargs.get("mm_encoder_outputs") or {}).get(getattr(model, STATE).modality)
-    call: _Call | None = getattr(video, CALL, None)
+    video = (kwargs.get("mm_encoder_outputs") or {}).get(getattr(model, ATTACHMENT_NAME).modality)
+    call: _Call | None = getattr(video, CALL_NAME, None)
     if call is None:
         return None
-    mark: Mark = getattr(video, MARK)
+    mark: CompactedPrompt = getattr(video, COMPACTED_NAME)
     values = list(output.values() if isinstance(output, ModelOutput) else output)
     for cache in (value for value in values if isinstance(value, Cache)):
-        setattr(cache, MARK, None if mark.compaction.trivial else mark)
+        setattr(cache, COMPACTED_NAME, None if mark.compaction.trivial else mark)
     at = 0 if kwargs.get("labels") is None else 1  # of the logits
     if at and model.training and call.losses:
         values[0] = values[0] + torch.stack(list(call.losses.values())).sum() * _share(kwargs)
-    if getattr(model, STATE).outputs == "full":
+    if getattr(model, ATTACHMENT_NAME).outputs == "full":
         values[at] = _wanted(mark.compaction.expand(values[at]), call.logits_to_keep)
     if not isinstance(output, ModelOutput):
         return tuple(values)

@@ -13,17 +13,19 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from framefold.adapters.hosts.base.image_runs import CLIPS
-from framefold.adapters.hosts.prompt.prepare import MARK, Prepared
+from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared
 from framefold.errors import InputError
 
-OURS = ("query", "times", CLIPS)  # arguments of a call that no host takes
+FRAMEFOLD_ARGUMENTS = ("query", "times", CLIPS)  # arguments of a call that no host takes
 
-CHUNKS_VIDEO = Version("5.23")  # before it, chunked prefill gives encoded video to the wrong chunk, without an error
+FIRST_WITH_CHUNKED_VIDEO = Version(
+    "5.23"
+)  # before it, chunked prefill gives encoded video to the wrong chunk, without an error
 
 Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
 
 
-class Generate:
+class CompressedGenerate:
     """Stands in for the bound method on one model; an object, so that copies and pickles of the model get their own.
 
     Args:
@@ -46,15 +48,17 @@ class Generate:
                 see ``prepare``.
         """
         host = self.host or type(self.model).generate.__get__(self.model)
-        if holds_compressed(kwargs.get("past_key_values")):
+        if holds_compressed_prompt(kwargs.get("past_key_values")):
             raise InputError("this cache holds a compressed prompt: generate from the whole conversation without it")
         if kwargs.get(self.pixels) is None:
-            return host(inputs, *args, **{name: value for name, value in kwargs.items() if name not in OURS})
+            return host(
+                inputs, *args, **{name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
+            )
         config = args[0] if args else kwargs.get("generation_config")
-        if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < CHUNKS_VIDEO:
+        if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < FIRST_WITH_CHUNKED_VIDEO:
             raise InputError(
                 f"transformers {transformers.__version__} cannot cut a prompt with a video into chunks: drop"
-                f" prefill_chunk_size, or install transformers>={CHUNKS_VIDEO}"
+                f" prefill_chunk_size, or install transformers>={FIRST_WITH_CHUNKED_VIDEO}"
             )
         prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
         if kwargs.get("attention_mask") is None and prompt is not None:
@@ -70,7 +74,7 @@ class Generate:
             return _restore(result, prompt, prepared)
         result["sequences"] = _restore(result["sequences"], prompt, prepared)
         if (cache := result.get("past_key_values")) is not None:
-            setattr(cache, MARK, prepared.mark)
+            setattr(cache, COMPACTED_NAME, prepared.mark)
         return result
 
 
@@ -78,9 +82,9 @@ def _version() -> Version:
     return Version(Version(transformers.__version__).base_version)
 
 
-def holds_compressed(cache: Any) -> bool:
+def holds_compressed_prompt(cache: Any) -> bool:
     """Whether a cache was filled from a prompt that was shortened, so that the caller's columns do not fit it."""
-    return getattr(cache, MARK, None) is not None and cache.get_seq_length() > 0
+    return getattr(cache, COMPACTED_NAME, None) is not None and cache.get_seq_length() > 0
 
 
 def _restore(sequences: Tensor, prompt: Tensor, prepared: Prepared) -> Tensor:

@@ -18,7 +18,7 @@ from typing import Any
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from framefold.adapters.pretrained.folder import describe
+from framefold.adapters.pretrained.folder import compressor_fields
 from framefold.errors import AdapterFileError, AttachError, ConfigError
 from framefold.files import replace_file
 
@@ -27,14 +27,14 @@ PEFT_TYPE = (
     " framefold.load_peft(host, folder)"
 )
 
-FIELD = "framefold"  # of adapter_config.json: the compressor's config, and the stock peft_type
+FRAMEFOLD_FIELD = "framefold"  # of adapter_config.json: the compressor's config, and the stock peft_type
 
 ADAPTER_CONFIG = "adapter_config.json"
 
-_ATTACHED: weakref.WeakSet[Watch] = weakref.WeakSet()
+_GUARDS: weakref.WeakSet[PeftGuard] = weakref.WeakSet()
 
 
-class Watch:
+class PeftGuard:
     """Hook of one attached host: looks, at its forward and its ``state_dict``, at adapters that it has not seen yet.
 
     An object, so that copies and pickles of the host get their own; it holds no reference to the host.
@@ -47,9 +47,9 @@ class Watch:
     name: str
     fields: dict[str, Any]
 
-    def __new__(cls, *args: Any) -> Watch:
+    def __new__(cls, *args: Any) -> PeftGuard:
         watch = super().__new__(cls)  # copying and unpickling come by here too
-        _ATTACHED.add(watch)
+        _GUARDS.add(watch)
         return watch
 
     def __init__(self, name: str, fields: dict[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Watch:
                 f" LoraConfig(modules_to_save=[{self.name!r}], ...) trains it whole, with exclude_modules="
                 f"'{self.name}.*' it is left alone"
             )
-        if (saved := getattr(config, FIELD, None)) is not None and not self.fits(saved):
+        if (saved := getattr(config, FRAMEFOLD_FIELD, None)) is not None and not self.fits(saved):
             raise AttachError(_mismatch(saved))
         training = not config.inference_mode and not any(p.requires_grad for p in compressor.parameters())
         if training and compressor.state_dict() and adapter not in getattr(compressor, "modules_to_save", ()):
@@ -93,7 +93,7 @@ class Watch:
         return all(saved.get(key) == self.fields[key] for key in ("compressor", "params", "positions"))
 
 
-def refuse_lost(model: PreTrainedModel, name: str) -> None:
+def refuse_dropped_compressor(model: PreTrainedModel, name: str) -> None:
     """Refuse a host into which PEFT loaded an adapter, and dropped the compressor that belongs to it.
 
     Raises:
@@ -107,7 +107,7 @@ def refuse_lost(model: PreTrainedModel, name: str) -> None:
             )
 
 
-def watch(model: PreTrainedModel, name: str, positions: str, outputs: str) -> list[RemovableHandle]:
+def install_peft_guard(model: PreTrainedModel, name: str, positions: str, outputs: str) -> list[RemovableHandle]:
     """Put the hook on a host with a compressor, and teach PEFT, if it is installed, to read what is saved there.
 
     Args:
@@ -119,9 +119,9 @@ def watch(model: PreTrainedModel, name: str, positions: str, outputs: str) -> li
     """
     if importlib.util.find_spec("peft") is not None:
         _teach_peft()
-    fields = {**describe(getattr(model, name)), "positions": positions, "outputs": outputs}
+    fields = {**compressor_fields(getattr(model, name)), "positions": positions, "outputs": outputs}
     fields = json.loads(json.dumps(fields, default=repr))  # a parameter that is no JSON still tells compressors apart
-    hook = Watch(name, fields)
+    hook = PeftGuard(name, fields)
     return [model.register_state_dict_post_hook(hook), model.register_forward_pre_hook(hook)]
 
 
@@ -152,7 +152,7 @@ class _Save:
         configs: Any = self.model.__dict__["peft_config"]
         config = configs[self.adapter]
         hooks = self.model._state_dict_hooks.values()
-        hook = next((hook for hook in hooks if isinstance(hook, Watch)), None)
+        hook = next((hook for hook in hooks if isinstance(hook, PeftGuard)), None)
         if hook is None:  # detached
             type(config).save_pretrained(config, save_directory, **kwargs)
             return
@@ -165,8 +165,8 @@ class _Save:
         type(config).save_pretrained(config, save_directory, **kwargs)
         file = Path(save_directory) / ADAPTER_CONFIG
         stock = json.loads(file.read_text())
-        field = {**hook.fields, **describe(compressor), "peft_type": stock["peft_type"]}
-        text = json.dumps({**stock, "peft_type": PEFT_TYPE, FIELD: field}, indent=2, sort_keys=True)
+        field = {**hook.fields, **compressor_fields(compressor), "peft_type": stock["peft_type"]}
+        text = json.dumps({**stock, "peft_type": PEFT_TYPE, FRAMEFOLD_FIELD: field}, indent=2, sort_keys=True)
         replace_file(file, lambda beside: beside.write_text(text))
 
 
@@ -176,10 +176,12 @@ def stock_fields(fields: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]
     Raises:
         AdapterFileError: there is no such field, or one without a stock type.
     """
-    field = fields.get(FIELD)
+    field = fields.get(FRAMEFOLD_FIELD)
     if not isinstance(field, dict) or not isinstance(field.get("peft_type"), str) or field["peft_type"] == PEFT_TYPE:
-        raise AdapterFileError(f"{ADAPTER_CONFIG} has no field {FIELD!r} that names the compressor and the peft_type")
-    stock = {key: value for key, value in fields.items() if key != FIELD}
+        raise AdapterFileError(
+            f"{ADAPTER_CONFIG} has no field {FRAMEFOLD_FIELD!r} that names the compressor and the peft_type"
+        )
+    stock = {key: value for key, value in fields.items() if key != FRAMEFOLD_FIELD}
     return {**stock, "peft_type": field["peft_type"]}, field
 
 
@@ -209,13 +211,13 @@ def _stock_config(fields: dict[str, Any]) -> Any:
     stock, saved = stock_fields(fields)
     if stock["peft_type"] not in PEFT_TYPE_TO_CONFIG_MAPPING:
         raise AdapterFileError(f"{ADAPTER_CONFIG}: this version of PEFT knows no {stock['peft_type']!r}")
-    hooks = [hook for hook in _ATTACHED if hook.fits(saved)]
+    hooks = [hook for hook in _GUARDS if hook.fits(saved)]
     if not hooks:
         raise AttachError(_mismatch(saved))
     config: Any = PeftConfig.from_peft_type(**stock)
     if hasattr(config, "exclude_modules"):
         config.exclude_modules = _excluding(hooks[0].name, config.exclude_modules)
-    setattr(config, FIELD, saved)
+    setattr(config, FRAMEFOLD_FIELD, saved)
     return config
 
 
@@ -226,7 +228,7 @@ def _excluding(name: str, before: Any) -> Any:
 
 
 def _mismatch(saved: dict[str, Any]) -> str:
-    present = ", ".join(sorted({_title(hook.fields) for hook in _ATTACHED})) or "no compressor"
+    present = ", ".join(sorted({_title(hook.fields) for hook in _GUARDS})) or "no compressor"
     return (
         f"this adapter was trained behind {_title(saved)}, and attached is {present}: framefold.attach(host, ...) that"
         " first, or let framefold.load_peft(host, folder) do it"

@@ -12,13 +12,13 @@ from framefold.adapters.hosts.prompt.question import Query
 
 Outputs = Literal["compact", "full"]
 
-NAME = "compressor"  # PEFT: modules_to_save=["compressor"]
+COMPRESSOR_NAME = "compressor"  # PEFT: modules_to_save=["compressor"]
 
-STATE = "_framefold"
+ATTACHMENT_NAME = "_framefold"
 
 
 @dataclass
-class State:
+class Attachment:
     """What an attached model remembers; no reference to the model or the compressor, or copies would share them."""
 
     pixels: str

@@ -18,21 +18,21 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG
-from framefold.adapters.hosts.hooks.state import NAME
+from framefold.adapters.hosts.hooks.state import COMPRESSOR_NAME
 from framefold.adapters.pretrained.config import read_adapter_json, read_config
 from framefold.adapters.pretrained.weights import check_finite, read_weights
 from framefold.errors import AdapterFileError, ConfigError, MissingExtraError
 from framefold.messages import short
 
-from .patterns import dangerous
+from .patterns import find_dangerous_pattern
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 
-LORA, LORA_WEIGHTS = "lora", "adapter_model.safetensors"
+LORA_FOLDER, LORA_WEIGHTS = "lora", "adapter_model.safetensors"
 
-PREFIX = f"base_model.model.{NAME}."
+COMPRESSOR_PREFIX = f"base_model.model.{COMPRESSOR_NAME}."
 
 LARGEST_RANK = 4096  # of a downloaded config; the matrices are made before their file is compared with them
 
@@ -72,7 +72,7 @@ _HARMLESS = {"init_lora_weights": (True, False, "gaussian", "orthogonal")}
 
 
 @dataclass(frozen=True)
-class Lora:
+class LoraAdapter:
     """LoRA outside of a host.
 
     Attributes:
@@ -108,17 +108,17 @@ def has_lora(folder: Path) -> bool:
     return read_config(folder).get("lora") is True
 
 
-def read_lora(folder: Path) -> Lora:
+def read_lora(folder: Path) -> LoraAdapter:
     """Read the ``lora/`` of an adapter folder.
 
     Raises:
         AdapterFileError: missing, damaged, not LoRA, or with more than is read here; see the message.
     """
-    file = folder / LORA / LORA_WEIGHTS
-    return check_lora(Lora(read_adapter_json(folder / LORA / ADAPTER_CONFIG), read_weights(file), file))
+    file = folder / LORA_FOLDER / LORA_WEIGHTS
+    return check_lora(LoraAdapter(read_adapter_json(folder / LORA_FOLDER / ADAPTER_CONFIG), read_weights(file), file))
 
 
-def check_lora(lora: Lora) -> Lora:
+def check_lora(lora: LoraAdapter) -> LoraAdapter:
     """The same, if it is whole and asks for nothing but LoRA.
 
     Raises:
@@ -127,13 +127,13 @@ def check_lora(lora: Lora) -> Lora:
     if not lora.weights:
         raise AdapterFileError(f"{lora.file} is missing or empty")
     check_finite(lora.weights, lora.file)
-    problem = problem_of(lora.fields)
+    problem = find_unsupported(lora.fields)
     if problem is not None:
         raise AdapterFileError(f"{lora.file.parent / ADAPTER_CONFIG}: {problem}")
     return lora
 
 
-def problem_of(fields: Mapping[str, Any]) -> str | None:
+def find_unsupported(fields: Mapping[str, Any]) -> str | None:
     """Why the config of an adapter is not one that is read and written here; None if it is."""
     if fields.get("peft_type") != "LORA":
         return f"peft_type is {short(fields.get('peft_type'))}, not 'LORA'"
@@ -152,7 +152,7 @@ def problem_of(fields: Mapping[str, Any]) -> str | None:
     ranks = [fields.get("r", 8), *(fields.get("rank_pattern") or {}).values()]
     if not all(isinstance(rank, int) and 1 <= rank <= LARGEST_RANK for rank in ranks):
         return f"ranks must be 1 to {LARGEST_RANK}, got {short(ranks)}"
-    return dangerous(fields)
+    return find_dangerous_pattern(fields)
 
 
 @functools.cache
@@ -161,7 +161,7 @@ def default_fields() -> dict[str, Any]:
     return import_peft().LoraConfig().to_dict()
 
 
-def take_lora(model: PeftModel, adapter: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def extract_lora(model: PeftModel, adapter: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Fields and tensors of an adapter as PEFT saves them, without the compressor.
 
     Raises:
@@ -169,13 +169,15 @@ def take_lora(model: PeftModel, adapter: str) -> tuple[dict[str, Any], dict[str,
     """
     config: Any = model.peft_config[adapter]
     fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
-    problem = problem_of(fields)
+    problem = find_unsupported(fields)
     if problem is not None:
         raise ConfigError(f"this adapter cannot be saved: {problem}")
-    saved = [name for name in fields["modules_to_save"] or () if name != NAME]
+    saved = [name for name in fields["modules_to_save"] or () if name != COMPRESSOR_NAME]
     fields["modules_to_save"] = saved or None
     state = import_peft().get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
-    weights = {key: value.detach().contiguous().cpu() for key, value in state.items() if not key.startswith(PREFIX)}
+    weights = {
+        key: value.detach().contiguous().cpu() for key, value in state.items() if not key.startswith(COMPRESSOR_PREFIX)
+    }
     if any(value.numel() == 0 for value in weights.values()):
         raise ConfigError(
             "the weights are partitioned by ZeRO-3: gather them (deepspeed.zero.GatheredParameters) first"
@@ -187,6 +189,6 @@ def lora_files(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict
     """The files of ``lora/``, for ``more`` of :func:`~framefold.adapters.pretrained.folder.save_folder`."""
     text = json.dumps({**fields, "inference_mode": True}, indent=2, sort_keys=True)
     return {
-        f"{LORA}/{LORA_WEIGHTS}": lambda beside: save_file(dict(weights), beside, metadata={"format": "pt"}),
-        f"{LORA}/{ADAPTER_CONFIG}": lambda beside: beside.write_text(text),
+        f"{LORA_FOLDER}/{LORA_WEIGHTS}": lambda beside: save_file(dict(weights), beside, metadata={"format": "pt"}),
+        f"{LORA_FOLDER}/{ADAPTER_CONFIG}": lambda beside: beside.write_text(text),
     }

@@ -9,11 +9,11 @@ from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG
 from framefold.adapters.pretrained.weights import WEIGHTS
 from framefold.files import file_digest
 
-from .config import LORA, LORA_WEIGHTS, has_lora
+from .config import LORA_FOLDER, LORA_WEIGHTS, has_lora
 
 
 def adapter_digest(folder: Path) -> str:
     """SHA-256 of the weights of an adapter folder; where there is LoRA, of all that decides what it does."""
-    names = (WEIGHTS, f"{LORA}/{LORA_WEIGHTS}", f"{LORA}/{ADAPTER_CONFIG}")
+    names = (WEIGHTS, f"{LORA_FOLDER}/{LORA_WEIGHTS}", f"{LORA_FOLDER}/{ADAPTER_CONFIG}")
     digests = [file_digest(folder / name) for name in names]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if has_lora(folder) else digests[0]

@@ -12,11 +12,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.hosts.hooks.attach import detach
-from framefold.adapters.hosts.hooks.state import NAME, STATE
+from framefold.adapters.hosts.hooks.state import ATTACHMENT_NAME, COMPRESSOR_NAME
 from framefold.errors import AdapterFileError, AttachError
 from framefold.messages import one_line
 
-from .config import FIELDS, Lora, import_peft
+from .config import FIELDS, LoraAdapter, import_peft
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def inject_lora(
     host: PreTrainedModel,
-    lora: Lora,
+    lora: LoraAdapter,
     *,
     own: Mapping[str, Tensor] | None = None,
     trainable: bool = False,
@@ -37,11 +37,11 @@ def inject_lora(
         trainable: go on training it; otherwise all is frozen and the model is in eval mode.
 
     Raises:
-        AdapterFileError: the tensors are not those of this host; call it inside :func:`all_or_nothing`.
+        AdapterFileError: the tensors are not those of this host; call it inside :func:`restore_on_error`.
     """
     peft = import_peft()
     fields = {name: lora.fields[name] for name in FIELDS if name in lora.fields}
-    saved = [*(fields.get("modules_to_save") or ()), *([NAME] if own else [])]
+    saved = [*(fields.get("modules_to_save") or ()), *([COMPRESSOR_NAME] if own else [])]
     config = peft.LoraConfig(**{**fields, "modules_to_save": saved or None, "inference_mode": not trainable})
     model = make_peft_model(host, config, adapter_name)
     wanted = peft.get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
@@ -67,39 +67,39 @@ def make_peft_model(host: PreTrainedModel, config: Any, adapter_name: str = "def
 
 
 @contextmanager
-def with_lora(host: PreTrainedModel, lora: Lora) -> Iterator[PeftModel]:
+def with_lora(host: PreTrainedModel, lora: LoraAdapter) -> Iterator[PeftModel]:
     """Run a bare host with LoRA, frozen and in eval mode; afterwards it is what it was, bit for bit.
 
     Raises:
         AdapterFileError: the LoRA does not fit the host, which is then as it was before.
         AttachError: the host has adapters already.
     """
-    refuse_taken(host)
+    refuse_occupied(host)
     flags = {parameter: parameter.requires_grad for parameter in host.parameters()}
     modes = {module: module.training for module in host.modules()}
-    with all_or_nothing(host, lora.file):
+    with restore_on_error(host, lora.file):
         model = inject_lora(host, lora)
     try:
         yield model
     finally:
-        strip(host)
+        remove_adapters(host)
         for parameter, flag in flags.items():
             parameter.requires_grad_(flag)
         for module, mode in modes.items():
             module.training = mode
 
 
-def refuse_taken(host: PreTrainedModel) -> None:
+def refuse_occupied(host: PreTrainedModel) -> None:
     """Refuse a host with a compressor or adapters.
 
     Raises:
         AttachError: it has some.
     """
-    if STATE in host.__dict__ or getattr(host, "peft_config", None):
+    if ATTACHMENT_NAME in host.__dict__ or getattr(host, "peft_config", None):
         raise AttachError("this host has a compressor or adapters already: framefold.detach it, unload() them first")
 
 
-def outside_of_language_model(host: PreTrainedModel) -> str | None:
+def module_outside_language_model(host: PreTrainedModel) -> str | None:
     """Name of a module with LoRA, or of a copied one, that is not in the language model; None if there is none."""
     inside = {id(module) for module in host.get_decoder().modules()}
     adapted = ((name, module) for name, module in host.named_modules() if _is_adapted(module))
@@ -114,13 +114,13 @@ def _is_adapted(module: Any) -> bool:
 
 
 @contextmanager
-def all_or_nothing(host: Any, file: Path) -> Iterator[None]:
+def restore_on_error(host: Any, file: Path) -> Iterator[None]:
     """Leave the host as it was if anything goes wrong inside, and say that as an error of the file."""
     frozen = {name: parameter.requires_grad for name, parameter in host.named_parameters()}
     try:
         yield
     except Exception as error:
-        strip(host)
+        remove_adapters(host)
         for name, parameter in host.named_parameters():
             parameter.requires_grad_(frozen[name])
         if isinstance(error, (AdapterFileError, AttachError)):
@@ -128,7 +128,7 @@ def all_or_nothing(host: Any, file: Path) -> Iterator[None]:
         raise AdapterFileError(f"{file} does not fit this {type(host).__name__}: {one_line(error)}") from error
 
 
-def strip(host: Any) -> None:
+def remove_adapters(host: Any) -> None:
     """Take LoRA layers out of a host, also those of an injection that broke off, and the compressor."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -138,5 +138,5 @@ def strip(host: Any) -> None:
             inner: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module
             setattr(host.get_submodule(parent), child, inner)
     host.__dict__.pop("peft_config", None)
-    if STATE in host.__dict__:
+    if ATTACHMENT_NAME in host.__dict__:
         detach(host)

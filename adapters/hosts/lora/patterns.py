@@ -21,7 +21,7 @@ _REPEAT = re.compile(r"[*+]|\{\d*,?\d*\}")
 _CHOICE = re.compile(r"\?(?![:=!<P])|\((?!\?)|\(\?(?![aiLmsux-]+\))")
 
 
-def dangerous(fields: Mapping[str, Any]) -> str | None:
+def find_dangerous_pattern(fields: Mapping[str, Any]) -> str | None:
     """The field of a LoRA config with a pattern that might be matched for ever, and why; None if there is none."""
     for name, pattern in _patterns(fields):
         if (why := _too_much(pattern)) is not None:

@@ -18,17 +18,26 @@ from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.hooks.base_model_check import base_model_of
 from framefold.adapters.hosts.hooks.peft_guard import ADAPTER_CONFIG, compressor_with_adapter, stock_fields
-from framefold.adapters.hosts.hooks.state import NAME, STATE, Outputs
+from framefold.adapters.hosts.hooks.state import ATTACHMENT_NAME, COMPRESSOR_NAME, Outputs
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.pretrained.config import check_config, read_adapter_json, read_config
-from framefold.adapters.pretrained.folder import Outline, load_folder, save_folder
-from framefold.adapters.pretrained.hub import locate
+from framefold.adapters.pretrained.folder import UnloadedCompressor, load_folder, save_folder
+from framefold.adapters.pretrained.hub import locate_adapter
 from framefold.adapters.pretrained.weights import read_weights
 from framefold.errors import AdapterFileError, AttachError, ConfigError
 from framefold.messages import short
 
-from .config import LORA_WEIGHTS, PREFIX, Lora, check_lora, import_peft, lora_files, read_lora, take_lora
-from .inject import all_or_nothing, inject_lora, refuse_taken
+from .config import (
+    COMPRESSOR_PREFIX,
+    LORA_WEIGHTS,
+    LoraAdapter,
+    check_lora,
+    extract_lora,
+    import_peft,
+    lora_files,
+    read_lora,
+)
+from .inject import inject_lora, refuse_occupied, restore_on_error
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -40,7 +49,7 @@ class _Parts:
 
     config: dict[str, Any]
     compressor: Compressor
-    lora: Lora
+    lora: LoraAdapter
 
 
 def save_peft(model: PeftModel, folder: str | os.PathLike[str], **fields: Any) -> None:
@@ -59,10 +68,10 @@ def save_peft(model: PeftModel, folder: str | os.PathLike[str], **fields: Any) -
         OSError: the folder cannot be written; files that were there stay whole.
     """
     host, adapter = _check_model(model)
-    state: Any = getattr(host, STATE)
+    state: Any = getattr(host, ATTACHMENT_NAME)
     about = describe_host(host, state.positions, state.outputs)
-    more = lora_files(*take_lora(model, adapter))
-    save_folder(compressor_with_adapter(host, NAME, adapter)[0], folder, fields | about, more)
+    more = lora_files(*extract_lora(model, adapter))
+    save_folder(compressor_with_adapter(host, COMPRESSOR_NAME, adapter)[0], folder, fields | about, more)
 
 
 def describe_host(
@@ -103,13 +112,13 @@ def load_peft(
     """
     import_peft()
     family_of(host)
-    refuse_taken(host)
-    parts = _read(locate(folder, revision), budget)
+    refuse_occupied(host)
+    parts = _read(locate_adapter(folder, revision), budget)
     check_width(host, parts.config, folder)
-    with all_or_nothing(host, parts.lora.file):
+    with restore_on_error(host, parts.lora.file):
         how: Any = {"positions": parts.config["positions"], "outputs": parts.config["outputs"]}
         attach(host, parts.compressor, allow_other_host=allow_other_host, **how)
-        own = {f"{PREFIX}{key}": value for key, value in parts.compressor.state_dict().items()}
+        own = {f"{COMPRESSOR_PREFIX}{key}": value for key, value in parts.compressor.state_dict().items()}
         return inject_lora(host, parts.lora, own=own, trainable=trainable, adapter_name=adapter_name)
 
 
@@ -134,7 +143,7 @@ def _check_model(model: Any) -> tuple[PreTrainedModel, str]:
     if not isinstance(model, import_peft().PeftModel):
         raise ConfigError(f"save_peft takes what get_peft_model returned, got {type(model).__name__}")
     host = model.get_base_model()
-    if STATE not in host.__dict__:
+    if ATTACHMENT_NAME not in host.__dict__:
         raise AttachError("no compressor is attached to the host of this PEFT model: model.save_pretrained saves LoRA")
     active = model.active_adapters
     if len(active) != 1:
@@ -163,9 +172,13 @@ def _read_marked(path: Path, budget: float | int | None) -> _Parts:
     file, weights_file = path / ADAPTER_CONFIG, path / LORA_WEIGHTS
     stock, config = stock_fields(read_adapter_json(file))
     tensors = read_weights(weights_file)
-    state = {key.removeprefix(PREFIX): value for key, value in tensors.items() if key.startswith(PREFIX)}
-    compressor = Outline.of(check_config(config, file), file, budget=budget).fill(state, weights_file)
-    saved = [name for name in stock.get("modules_to_save") or () if name != NAME]
-    weights = {key: value for key, value in tensors.items() if not key.startswith(PREFIX)}
-    lora = Lora({**stock, "modules_to_save": saved or None}, weights, weights_file)
+    state = {
+        key.removeprefix(COMPRESSOR_PREFIX): value
+        for key, value in tensors.items()
+        if key.startswith(COMPRESSOR_PREFIX)
+    }
+    compressor = UnloadedCompressor.of(check_config(config, file), file, budget=budget).fill(state, weights_file)
+    saved = [name for name in stock.get("modules_to_save") or () if name != COMPRESSOR_NAME]
+    weights = {key: value for key, value in tensors.items() if not key.startswith(COMPRESSOR_PREFIX)}
+    lora = LoraAdapter({**stock, "modules_to_save": saved or None}, weights, weights_file)
     return _Parts(config, compressor, check_lora(lora))

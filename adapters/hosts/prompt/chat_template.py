@@ -26,7 +26,7 @@ class Opener(NamedTuple):
     after_special: bool
 
 
-class Template:
+class ChatTemplate:
     """A chat template of a tokenizer, as text in units.
 
     Args:

@@ -23,13 +23,13 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from framefold.errors import InputError
 
-from .chat_template import Opener, Template
+from .chat_template import ChatTemplate, Opener
 
-VISUAL = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for a run of placeholders
+VISUAL_CHAR = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for a run of placeholders
 
-PARTIAL = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
+INCOMPLETE_CHAR = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
 
-HELP = "pass attach(..., query=...) or attach(..., tokenizer=processor.tokenizer)"
+REMEDY = "pass attach(..., query=...) or attach(..., tokenizer=processor.tokenizer)"
 
 Word = tuple[int, int, int, int]  # first and end character, first and end column
 
@@ -65,7 +65,7 @@ class _Row:
 
 
 @dataclass(frozen=True, eq=False)
-class Turns:
+class TurnMarkers:
     """What a chat template puts around a user's message, and the tokenizer that reads it in ids."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -75,7 +75,7 @@ class Turns:
     texts: dict[tuple[int, ...], str] = field(default_factory=dict, repr=False)  # of tokens met before
 
     @classmethod
-    def from_tokenizer(cls, tokenizer: Any) -> Turns:
+    def from_tokenizer(cls, tokenizer: Any) -> TurnMarkers:
         """Learn the turns of a tokenizer's chat template, or of a processor's; without one a row is a single turn.
 
         Raises:
@@ -84,7 +84,7 @@ class Turns:
         source = getattr(tokenizer, "chat_template", None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise InputError(f"a {type(tokenizer).__name__} is no transformers tokenizer or processor: {HELP}")
+            raise InputError(f"a {type(tokenizer).__name__} is no transformers tokenizer or processor: {REMEDY}")
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         ids = sorted(added.union(tokenizer.all_special_ids))
         specials = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
@@ -92,9 +92,9 @@ class Turns:
         source = source.get("default") if isinstance(source, dict) else source
         if not source:
             return cls(tokenizer, specials)
-        template = Template(tokenizer, source, specials.values())
+        template = ChatTemplate(tokenizer, source, specials.values())
         if not template.render("A"):
-            raise InputError(f"the chat template of {tokenizer.name_or_path!r} cannot write a user's message: {HELP}")
+            raise InputError(f"the chat template of {tokenizer.name_or_path!r} cannot write a user's message: {REMEDY}")
         return cls(tokenizer, specials, template.openers(), template.closers())
 
     def question(self, ids: Tensor, video: Tensor, frame_text: str = "") -> Tensor:
@@ -138,7 +138,7 @@ class Turns:
         plain = [not v and id not in self.specials and 0 <= id < known for id, v in zip(ids, visual, strict=True)]
         ends, row, pieces, at, column = [*visual, False], _Row(), [], 0, 0
         while column < len(ids):
-            piece, size = VISUAL, 1
+            piece, size = VISUAL_CHAR, 1
             if visual[column]:
                 size = ends.index(False, column) - column
                 row.visuals.append((at, column, column + size))
@@ -161,7 +161,7 @@ class Turns:
             if some not in self.texts:
                 text = self.tokenizer.decode(list(some), skip_special_tokens=False, clean_up_tokenization_spaces=False)
                 self.texts[some] = "".join(str(text).split())
-            if PARTIAL not in self.texts[some]:
+            if INCOMPLETE_CHAR not in self.texts[some]:
                 return self.texts[some], size
         return self.texts[(ids[0],)], 1
 
@@ -173,7 +173,7 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         InputError: the model came from nowhere, or no tokenizer is there.
     """
     if not model.name_or_path:
-        raise InputError(f"this {type(model).__name__} was loaded from nowhere, so it has no tokenizer: {HELP}")
+        raise InputError(f"this {type(model).__name__} was loaded from nowhere, so it has no tokenizer: {REMEDY}")
     return _load(str(model.name_or_path), getattr(model.config, "_commit_hash", None))
 
 
@@ -186,7 +186,7 @@ def _load(name: str, revision: str | None) -> PreTrainedTokenizerBase:
         if legacy.is_file():
             tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
     except Exception as error:  # files of anyone's making: the libraries raise whatever they stumble over
-        raise InputError(f"there is no tokenizer to load for {name!r} on this machine ({error}): {HELP}") from error
+        raise InputError(f"there is no tokenizer to load for {name!r} on this machine ({error}): {REMEDY}") from error
     return tokenizer
 
 

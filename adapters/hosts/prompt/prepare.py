@@ -22,14 +22,14 @@ from framefold.errors import InputError
 from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens
 from .columns import Positions, choose_columns, move_columns, prompt_mask, shorten
 from .compaction import Compaction, compact
-from .question import Query, queries_of
+from .question import Query, embed_queries
 from .vision import encode, encode_images
 
-MARK = "framefold_mark"  # attribute under which a Mark travels
+COMPACTED_NAME = "framefold_mark"  # attribute under which a Mark travels
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class CompactedPrompt:
     """What the attach hooks need to know of a compacted prompt; travels on the host's encoder output and on its cache.
 
     Attributes:
@@ -62,7 +62,7 @@ class Prepared:
     tokens: list[VideoTokens]
     losses: dict[str, Tensor]
     compaction: Compaction
-    mark: Mark | None = None
+    mark: CompactedPrompt | None = None
     scores: tuple[Tensor | None, ...] = ()
 
 
@@ -115,7 +115,7 @@ def prepare(
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)
     wanted = getattr(compressor, "query_aware", False)
-    queries = queries_of(model, family, inputs, where, clips, query, wanted, tokenizer)
+    queries = embed_queries(model, family, inputs, where, clips, query, wanted, tokenizer)
     tokens, losses, scores = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
@@ -128,15 +128,15 @@ def prepare(
     packed = family.pack(layers)
     kwargs["mm_encoder_outputs"] = {**given, **encode_images(model, inputs), family.modality: packed}
     mark = _mark(family, kwargs, compaction, positions)
-    setattr(packed, MARK, mark)
+    setattr(packed, COMPACTED_NAME, mark)
     return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark, scores)
 
 
-def _mark(family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions) -> Mark:
+def _mark(family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions) -> CompactedPrompt:
     place, mask = kwargs["position_ids"], kwargs["attention_mask"]
     columns = compaction.n_before if positions == "preserve" else compaction.n_after
     axes = place[-3:].shape[:-2]  # without the row of text positions that generate takes
-    return Mark(compaction, mask, family.next_position(place, mask, columns), axes)
+    return CompactedPrompt(compaction, mask, family.next_position(place, mask, columns), axes)
 
 
 def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:

@@ -17,14 +17,14 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family
 from framefold.errors import InputError
 
-from .find_question import HELP, Turns, tokenizer_of
+from .find_question import REMEDY, TurnMarkers, tokenizer_of
 
-Question = Tensor | str | None
+VideoQuery = Tensor | str | None
 
-Query = Question | Sequence[Question]
+Query = VideoQuery | Sequence[VideoQuery]
 
 
-def queries_of(
+def embed_queries(
     model: PreTrainedModel,
     family: Family,
     inputs: Mapping[str, Any],
@@ -72,17 +72,17 @@ def queries_of(
     return out
 
 
-def _turns(model: PreTrainedModel, tokenizer: Any) -> Turns:
+def _turns(model: PreTrainedModel, tokenizer: Any) -> TurnMarkers:
     try:
         return _learn(tokenizer_of(model) if tokenizer is None else tokenizer)
     except InputError as error:
         raise InputError(f"cannot tell the question to a query-aware compressor: {error}") from error
 
 
-_learn = functools.lru_cache(maxsize=8)(Turns.from_tokenizer)
+_learn = functools.lru_cache(maxsize=8)(TurnMarkers.from_tokenizer)
 
 
-def _find(family: Family, inputs: Mapping[str, Any], places: Tensor, turns: Turns) -> Tensor:
+def _find(family: Family, inputs: Mapping[str, Any], places: Tensor, turns: TurnMarkers) -> Tensor:
     number = places[0, 0]
     mask, labels = inputs.get("attention_mask"), inputs.get("labels")
     row: Tensor = inputs["input_ids"][number]
@@ -94,7 +94,7 @@ def _find(family: Family, inputs: Mapping[str, Any], places: Tensor, turns: Turn
     if labels is not None:  # an answer to learn, in a prompt without a template that tells it from the question
         columns = columns[labels[number, columns] == -100]
     if not len(columns):
-        raise InputError(f"the turn of a video holds no question for a query-aware compressor: {HELP}")
+        raise InputError(f"the turn of a video holds no question for a query-aware compressor: {REMEDY}")
     return row[columns]
 
 

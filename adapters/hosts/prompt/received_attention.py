@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-NAME = "framefold_received"
+ATTENTION_NAME = "framefold_received"
 
-CHUNK = 2**24  # attention weights held at once: 64 MiB in fp32
+MAX_WEIGHTS = 2**24  # attention weights held at once: 64 MiB in fp32
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
         original = sys.modules[type(module).__module__].__dict__["eager_attention_forward"]
     calls: list[Tensor] = []
     any_module.config = copy.copy(config)  # the layers share theirs
-    any_module.config._attn_implementation_internal = NAME
+    any_module.config._attn_implementation_internal = ATTENTION_NAME
     any_module.config.framefold_received = (original, calls)
     try:
         yield calls
@@ -46,7 +46,7 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
         any_module.config = config
 
 
-def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+def received_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
     """(B, L) attention that each key receives, averaged over heads and queries.
 
     Args:
@@ -57,7 +57,7 @@ def received(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) ->
     batch, heads, length, _ = query.shape
     key = key.float().transpose(-1, -2)
     total = torch.zeros(batch, key.shape[-1], device=query.device)
-    step = max(1, CHUNK // (batch * heads * key.shape[-1]))
+    step = max(1, MAX_WEIGHTS // (batch * heads * key.shape[-1]))
     for start in range(0, length, step):
         logits = query[:, :, start : start + step].float() @ key * scaling
         if mask is not None:
@@ -73,8 +73,10 @@ def _attention(
     original, calls = module.config.framefold_received
     scaling = kwargs.get("scaling")
     with torch.no_grad():
-        calls.append(received(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling))
+        calls.append(
+            received_attention(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
+        )
     return original(module, query, key, value, attention_mask, *args, **kwargs)
 
 
-ALL_ATTENTION_FUNCTIONS.register(NAME, _attention)
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attention)

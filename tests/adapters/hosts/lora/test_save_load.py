@@ -31,8 +31,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 @pytest.fixture(autouse=True)
 def nothing_attached() -> None:
     """No host of an earlier test counts."""
-    for hook in list(peft_guard._ATTACHED):
-        peft_guard._ATTACHED.discard(hook)
+    for hook in list(peft_guard._GUARDS):
+        peft_guard._GUARDS.discard(hook)
 
 
 def attached(compressor: Compressor | None = None, host: Any = None, **options: Any) -> Any:

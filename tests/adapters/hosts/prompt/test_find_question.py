@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from framefold.adapters.hosts.prompt.find_question import Turns, tokenizer_of
+from framefold.adapters.hosts.prompt.find_question import TurnMarkers, tokenizer_of
 from framefold.errors import InputError
 from tests.support.paths import TINYHOST
 
@@ -109,7 +109,7 @@ def smolvlm() -> PreTrainedTokenizerFast:
 def ask(tokenizer, prompt: str, placeholder: str, frame_text: str = "", video: int = 0, videos: int = 1) -> str:
     """The question that is found in a prompt, as text; the placeholders are shared out evenly among the videos."""
     ids = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    columns = Turns.from_tokenizer(tokenizer).question(
+    columns = TurnMarkers.from_tokenizer(tokenizer).question(
         ids, mask_of(tokenizer, ids, placeholder, video, videos), frame_text
     )
     assert columns.dtype == torch.int64 and bool((columns.diff() > 0).all())
@@ -176,7 +176,7 @@ def test_the_answer_of_a_training_row_is_no_question(qwen) -> None:
 
 def test_padding_moves_the_columns_and_nothing_else(qwen) -> None:
     ids = torch.tensor(qwen(chatml(("user", f"Look. {CLIP}What happens?")))["input_ids"])
-    turns, pad = Turns.from_tokenizer(qwen), torch.full((5,), qwen.pad_token_id)
+    turns, pad = TurnMarkers.from_tokenizer(qwen), torch.full((5,), qwen.pad_token_id)
     alone = turns.question(ids, mask_of(qwen, ids, "<|video_pad|>"))
     assert len(alone) > 2
     for left, right in ((5, 0), (0, 5)):
@@ -188,7 +188,7 @@ def test_the_columns_are_those_of_the_tokens(qwen) -> None:
     prompt = chatml(SYSTEM, ("user", f"{CLIP}What happens?"))
     ids = qwen(prompt)["input_ids"]
     row = torch.tensor(ids)
-    columns = Turns.from_tokenizer(qwen).question(row, mask_of(qwen, row, "<|video_pad|>")).tolist()
+    columns = TurnMarkers.from_tokenizer(qwen).question(row, mask_of(qwen, row, "<|video_pad|>")).tolist()
     first = ids.index(qwen.convert_tokens_to_ids("<|vision_end|>")) + 1
     end = ids.index(qwen.convert_tokens_to_ids("<|im_end|>"), first)
     assert columns == list(range(first, end)) and len(columns) > 1
@@ -225,7 +225,7 @@ def test_images_beside_the_video_are_no_question(qwen) -> None:
 def test_an_id_that_the_tokenizer_does_not_know_is_no_question(qwen) -> None:
     """A placeholder that only the model's vocabulary has."""
     ids = torch.tensor(qwen(chatml(("user", f"{CLIP}What happens?")))["input_ids"])
-    turns = Turns.from_tokenizer(qwen)
+    turns = TurnMarkers.from_tokenizer(qwen)
     ids[mask := mask_of(qwen, ids, "<|video_pad|>")] = len(qwen) + 7
     asked = turns.question(ids, mask)
     assert qwen.decode(ids[asked]) == "What happens?"
@@ -344,7 +344,7 @@ def test_the_question_to_the_shipped_host(question) -> None:
 def test_the_template_of_a_processor_counts_before_that_of_its_tokenizer(qwen) -> None:
     processor = SimpleNamespace(tokenizer=qwen, chat_template="{{ 'ASK ' + messages[-1].content + ' SAY' }}")
     ids = torch.tensor(qwen(f"ASK {CLIP}What? SAY user")["input_ids"])
-    columns = Turns.from_tokenizer(processor).question(ids, mask_of(qwen, ids, "<|video_pad|>"))
+    columns = TurnMarkers.from_tokenizer(processor).question(ids, mask_of(qwen, ids, "<|video_pad|>"))
     assert qwen.decode(ids[columns]) == "What?"
 
 
@@ -376,7 +376,7 @@ def test_a_turn_that_no_answer_follows_ends_where_it_ends(qwen) -> None:
 
 def test_copies_find_the_same_question(qwen) -> None:
     """Attached models are copied and pickled."""
-    turns, ids = Turns.from_tokenizer(qwen), torch.tensor(qwen(chatml(("user", f"{CLIP}What?")))["input_ids"])
+    turns, ids = TurnMarkers.from_tokenizer(qwen), torch.tensor(qwen(chatml(("user", f"{CLIP}What?")))["input_ids"])
     video = mask_of(qwen, ids, "<|video_pad|>")
     for twin in (copy.deepcopy(turns), pickle.loads(pickle.dumps(turns))):
         assert qwen.decode(ids[twin.question(ids, video)]) == "What?"
@@ -384,14 +384,14 @@ def test_copies_find_the_same_question(qwen) -> None:
 
 def test_what_is_no_tokenizer_or_template_is_refused(qwen) -> None:
     with pytest.raises(InputError, match="no transformers tokenizer"):
-        Turns.from_tokenizer("Qwen/Qwen2-VL-7B-Instruct")
+        TurnMarkers.from_tokenizer("Qwen/Qwen2-VL-7B-Instruct")
     for template in ("{{ raise_exception('no') }}", "nothing of the message", "{{ broken"):
         with pytest.raises(InputError, match="cannot write a user's message"):
-            Turns.from_tokenizer(SimpleNamespace(tokenizer=qwen, chat_template=template))
+            TurnMarkers.from_tokenizer(SimpleNamespace(tokenizer=qwen, chat_template=template))
 
 
 def test_misshapen_arguments_are_refused(qwen) -> None:
-    turns, ids = Turns.from_tokenizer(qwen), torch.arange(4)
+    turns, ids = TurnMarkers.from_tokenizer(qwen), torch.arange(4)
     some = torch.tensor([False, True, False, False])
     for wrong in ((ids[None], some[None]), (ids, some[:3]), (ids, some.long()), (ids, torch.zeros_like(some))):
         with pytest.raises(InputError, match="with a placeholder"):

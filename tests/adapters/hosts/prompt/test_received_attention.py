@@ -128,8 +128,8 @@ def test_only_compressors_that_need_attention_make_the_host_collect_it(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[int] = []
-    measure = received.received
-    monkeypatch.setattr(received, "received", lambda *args: calls.append(1) or measure(*args))
+    measure = received.received_attention
+    monkeypatch.setattr(received, "received_attention", lambda *args: calls.append(1) or measure(*args))
     host, inputs = HOSTS[name].build(), two_videos(name)
     with framefold.attach(host, framefold.build("uniform", 0.5)):
         host(**inputs)
@@ -152,10 +152,10 @@ def test_chunks_masks_and_groups_of_queries_give_the_softmax(monkeypatch: pytest
     added = torch.zeros(2, 1, 7, 7)
     added[1, :, :, 4:] = -torch.inf
     expected = (query @ key.transpose(-1, -2) * 0.3 + added).softmax(-1).mean((1, 2))
-    for chunk in (received.CHUNK, 2 * 3 * 7 * 2, 1):  # whole, two queries and one query at a time
-        monkeypatch.setattr(received, "CHUNK", chunk)
+    for chunk in (received.MAX_WEIGHTS, 2 * 3 * 7 * 2, 1):  # whole, two queries and one query at a time
+        monkeypatch.setattr(received, "MAX_WEIGHTS", chunk)
         for mask in (added, added == 0):
-            torch.testing.assert_close(received.received(query, key, mask, 0.3), expected)
+            torch.testing.assert_close(received.received_attention(query, key, mask, 0.3), expected)
     assert (expected[1, 4:] == 0).all()
     torch.testing.assert_close(expected.sum(-1), torch.ones(2))
 
