@@ -1,6 +1,7 @@
-"""Atomic files and SHA-256 digests. Imports no torch.
+"""Atomic file writes and SHA-256 digests. Imports no torch.
 
-A file is written next to its destination and renamed, so that a full disk or a kill leaves the old one complete.
+A file is written next to its destination and then renamed, so that a full disk or a killed process leaves the previous
+file intact.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from safetensors import SafetensorError
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file next to its destination and rename it.
+    """Write a file atomically.
 
     Args:
         path: destination; its folder must exist.
-        write: called with the path to write to.
+        write: called with the temporary path to write to.
 
     Raises:
         OSError: the file cannot be written; the error names it.
@@ -33,6 +34,9 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
 
 def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
     """Replace files that belong together; none is renamed before all are written.
+
+    Args:
+        files: destination of each file and the function that writes it to a temporary path, in the order of renaming.
 
     Raises:
         OSError: one of them cannot be written; the error names it, and no destination has changed.
@@ -49,30 +53,38 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
                 text = getattr(error, "strerror", None) or str(error)
                 raise OSError(getattr(error, "errno", None) or errno.EIO, text, str(path)) from error
             written[path].chmod(0o644)  # mkstemp creates files that only their owner can read
-        for path, beside in written.items():
-            os.replace(beside, path)
+        for path, temporary in written.items():
+            os.replace(temporary, path)
     finally:
-        for beside in written.values():
-            beside.unlink(missing_ok=True)
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:
     """Write a JSON file atomically.
 
     Raises:
-        OSError: the disk is full or not writable; the error names the file.
+        OSError: the file cannot be written; the error names it.
     """
     text = json.dumps(content, indent=indent) + "\n"
-    replace_file(path, lambda beside: beside.write_text(text))
+    replace_file(path, lambda temporary: temporary.write_text(text))
 
 
 def text_digest(text: str) -> str:
-    """SHA-256 of a text, in hex."""
+    """Return the SHA-256 of a text as hexadecimal digits."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def bytes_digest(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of all chunks one after the other, in hex."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file of any size, in hex; "" if it does not exist."""
+    """Return the SHA-256 of a file of any size as hexadecimal digits, or "" if it does not exist."""
     if not file.is_file():
         return ""
     with open(file, "rb") as opened:
@@ -80,7 +92,10 @@ def file_digest(file: Path) -> str:
 
 
 def weights_digest(folder: Path) -> str:
-    """SHA-256 of a host's weights in any number of files; a file is read again only if its size or time changed."""
+    """Return one SHA-256 over all weight files of a host folder.
+
+    The digest of a file is cached until its size or modification time changes.
+    """
     files = sorted(file for file in folder.iterdir() if file.suffix in (".safetensors", ".bin"))
     return text_digest(
         "\n".join(sorted(f"{file.name} {_cached_digest(file, *_size_and_time(file))}" for file in files))
@@ -93,5 +108,5 @@ def _size_and_time(file: Path) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=256)
-def _cached_digest(file: Path, size: int, changed: int) -> str:
+def _cached_digest(file: Path, size: int, modified_ns: int) -> str:
     return file_digest(file)
