@@ -7,9 +7,11 @@ file intact.
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from functools import lru_cache
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+
+_TEMPORARY_SUFFIX = r"\.[a-z0-9_]{8}"  # of the names that mkstemp gives: ".NAME" and this
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
@@ -58,6 +62,16 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
     finally:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed writers of a file left behind.
+
+    Call it only while no other process can be writing that file, for example while holding its lock.
+    """
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if re.fullmatch(_TEMPORARY_SUFFIX, leftover.name.removeprefix(f".{path.name}")):
+            leftover.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any, *, indent: int | None = 1) -> None:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from framefold.evaluation.results.cells import FOLDER, Outcome, read_cell, write_cell
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.settings import REPORT, Settings
+from framefold.files import remove_leftovers
 from framefold.training.frozen_host.host import Host
 
 from .ask import evaluate_questions
@@ -21,7 +22,7 @@ from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, Meter
 from .feature_cache import FeatureCache
 from .methods import AnyMethod
-from .work_queue import progress_bar, remove_leftovers, work_off
+from .work_queue import progress_bar, work_off
 
 LOCKS = ".locks"
 

@@ -6,7 +6,6 @@ to remove one that another process has opened would make two of it.
 
 from __future__ import annotations
 
-import glob
 import time
 from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
@@ -67,12 +66,6 @@ def work_off(
 def _lock(file: Path) -> FileLock:
     file.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(file, timeout=0)
-
-
-def remove_leftovers(file: Path) -> None:
-    """Remove what killed writers of a file left beside it; for who has the lock of its task."""
-    for leftover in file.parent.glob(f".{glob.escape(file.name)}.*"):
-        leftover.unlink(missing_ok=True)
 
 
 def progress_bar() -> Progress:
