@@ -1,4 +1,4 @@
-"""Attaching a compressor to a host: one pre-hook, one hook, and a ``generate`` that compacts once before its loop."""
+"""Attach a compressor to a host: a forward pre-hook, a forward hook, and a ``generate`` that compresses the prompt."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment, Outputs
 
 
 class Handle:
-    """What :func:`attach` returns. As a context manager it detaches at the end."""
+    """Return value of :func:`attach`. As a context manager it detaches on exit."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
     def detach(self) -> None:
-        """Same as ``framefold.detach(model)``."""
+        """Call ``framefold.detach(model)``."""
         detach(self.model)
 
     def __enter__(self) -> Handle:
@@ -55,30 +55,32 @@ def attach(
     added to the host's loss. ``generate`` returns the caller's prompt and the new tokens.
 
     Args:
-        positions: "preserve" gives a token the position of its anchor, "compact" numbers the shorter prompt anew.
-        outputs: "compact" returns logits of the shorter prompt; "full" those of the caller's length, where a dropped
-            column takes the logits of its last kept predecessor. Hidden states and attentions stay those of the shorter
-            prompt.
-        query: the question, as text or (Q, D) embeddings, or a list with one a video; None: query-aware compressors
-            get the text of the user's turn that holds the video. ``model(..., query=...)`` overrides it, and
-            ``model(..., times=...)`` gives the (T,) seconds of the frames of each video.
-        tokenizer: the host's tokenizer or processor, which tells the question from the chat template; None: the one
-            beside the weights that the host was loaded from. Only query-aware compressors need it.
-        allow_other_host: take an adapter that was trained in another host.
+        model: the host.
+        compressor: the compressor; it is not copied.
+        positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
+        outputs: "compact" returns logits of the shorter prompt; "full" returns logits of the caller's length, where a
+            dropped column takes the logits of its last kept predecessor. Hidden states and attentions always have the
+            length of the shorter prompt.
+        query: the question, as text or (Q, D) embeddings, or a list with one entry per video. If None, query-aware
+            compressors get the text of the user's turn that contains the video. ``model(..., query=...)`` overrides
+            it, and ``model(..., times=...)`` passes the (T,) seconds of the frames of each video.
+        tokenizer: the host's tokenizer or processor, used to separate the question from the chat template. If None,
+            the tokenizer next to the weights that the host was loaded from. Only query-aware compressors need it.
+        allow_other_host: accept an adapter that was trained in another host.
 
     Raises:
-        UnsupportedHostError: not a host of a supported family; the message lists them.
-        AttachError: there is a compressor already.
-        WrongHostError: the compressor comes from an adapter folder, which says that it was trained in another host.
-        InputError: not a Compressor, or an unknown option.
+        UnsupportedHostError: the host is of no supported family; the message lists the supported ones.
+        AttachError: a compressor is attached already.
+        WrongHostError: the compressor was loaded from an adapter folder that names another host.
+        InputError: ``compressor`` is no Compressor, or an option is unknown.
     """
     family = family_of(model)
     if ATTACHMENT_NAME in model.__dict__:
-        raise AttachError("a compressor is attached already: framefold.detach(model) first")
+        raise AttachError("a compressor is already attached: call framefold.detach(model) first")
     if hasattr(model, COMPRESSOR_NAME):
-        raise AttachError(f"{type(model).__name__} has an attribute {COMPRESSOR_NAME!r} of its own")
+        raise AttachError(f"{type(model).__name__} already has an attribute {COMPRESSOR_NAME!r}")
     if not isinstance(compressor, Compressor):
-        raise InputError(f"attach takes a Compressor (framefold.build(name)), got {type(compressor).__name__}")
+        raise InputError(f"attach needs a Compressor (framefold.build(name)), got {type(compressor).__name__}")
     for name, value, known in (("positions", positions, Positions), ("outputs", outputs, Outputs)):
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
@@ -86,8 +88,8 @@ def attach(
     if not allow_other_host:
         check_base_model(model, compressor.base_model, compressor.name)
     refuse_dropped_compressor(model, COMPRESSOR_NAME)
-    _register(model, compressor, family)
-    state = Attachment(
+    _add_compressor(model, compressor, family)
+    attachment = Attachment(
         family.pixels,
         family.modality,
         positions,
@@ -98,40 +100,40 @@ def attach(
         model.__dict__.get("generate"),
         {name: getattr(model.base_model, name, None) for name in family.remembers},
     )
-    own = {f"{COMPRESSOR_NAME}.{key}" for key in compressor.state_dict()}
-    model._keys_to_ignore_on_save = own.union(model._keys_to_ignore_on_save or ())
-    state.hooks.append(model.register_forward_pre_hook(forward_pre_hook, with_kwargs=True))
-    state.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
-    state.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
-    setattr(model, ATTACHMENT_NAME, state)
-    host: Any = model  # an instance attribute in front of the method
-    host.generate = CompressedGenerate(model, family.pixels, compress_inputs, state.had_generate)
+    compressor_keys = {f"{COMPRESSOR_NAME}.{key}" for key in compressor.state_dict()}
+    model._keys_to_ignore_on_save = compressor_keys.union(model._keys_to_ignore_on_save or ())
+    attachment.hooks.append(model.register_forward_pre_hook(forward_pre_hook, with_kwargs=True))
+    attachment.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
+    attachment.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
+    setattr(model, ATTACHMENT_NAME, attachment)
+    host: Any = model  # the instance attribute shadows the method
+    host.generate = CompressedGenerate(model, family.pixels, compress_inputs, attachment.instance_generate)
     return Handle(model)
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Take the compressor off again; the host is what it was before.
+    """Remove the compressor and restore the host to its state before :func:`attach`.
 
     Raises:
-        AttachError: nothing is attached.
+        AttachError: no compressor is attached.
     """
-    state: Attachment | None = getattr(model, "__dict__", {}).get(ATTACHMENT_NAME)
-    if state is None:
+    attachment: Attachment | None = getattr(model, "__dict__", {}).get(ATTACHMENT_NAME)
+    if attachment is None:
         raise AttachError(f"no compressor is attached to this {type(model).__name__}")
-    for hook in state.hooks:
+    for hook in attachment.hooks:
         hook.remove()
     host: Any = model
     del host.generate
-    if state.had_generate is not None:
-        host.generate = state.had_generate
-    host._keys_to_ignore_on_save = state.ignored_on_save
-    for name, value in state.remembered.items():
+    if attachment.instance_generate is not None:
+        host.generate = attachment.instance_generate
+    host._keys_to_ignore_on_save = attachment.keys_to_ignore_on_save
+    for name, value in attachment.base_attributes.items():
         setattr(model.base_model, name, value)
     delattr(model, COMPRESSOR_NAME)
     delattr(model, ATTACHMENT_NAME)
 
 
-def _register(model: PreTrainedModel, compressor: Compressor, family: Family) -> None:
+def _add_compressor(model: PreTrainedModel, compressor: Compressor, family: Family) -> None:
     device: Any = model.get_input_embeddings().weight.device
     compressor.materialize(model.config.get_text_config().hidden_size, family.grid(model), device)
     if device.type != "meta":

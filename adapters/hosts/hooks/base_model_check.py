@@ -1,4 +1,4 @@
-"""Which host a model is, and whether an adapter was trained in it."""
+"""Identify a host, and check whether an adapter was trained in it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from framefold.messages import short
 
 
 def base_model_of(model: PreTrainedModel) -> BaseModel:
-    """Which host a model is, without the digest of its weights; ``name`` is a Hub id or None.
+    """Return the record that identifies a host, without the digest of its weights; ``name`` is a Hub id or None.
 
-    transformers notes the commit that it loaded only in the path of a snapshot, so the revision of a host that was
-    loaded by its id is the commit in the cache of huggingface_hub, if it holds a single one.
+    transformers stores the commit it loaded only in the path of a snapshot. For a host that was loaded by its Hub id,
+    the revision is therefore the commit in the cache of huggingface_hub, if the cache has exactly one.
     """
     name = str(model.name_or_path or "")
     kind, width = str(model.config.model_type), int(model.config.get_text_config().hidden_size)
@@ -29,31 +29,35 @@ def base_model_of(model: PreTrainedModel) -> BaseModel:
 
 
 def check_base_model(model: PreTrainedModel, base_model: BaseModel, what: str) -> None:
-    """Refuse a host in which an adapter was not trained, as far as both sides are known.
+    """Refuse a host other than the one an adapter was trained in, as far as both are known.
 
-    Of a host from the Hub the id is compared, not the commit, since most commits touch no weights; of one from a folder
-    the digest of its weights, if the adapter names one.
+    For a host from the Hub the ids are compared, not the commits, because most commits change no weights. For a host
+    from a folder the digests of the weights are compared, if the adapter names one.
 
     Args:
-        base_model: of the adapter. what: name of the adapter.
+        model: the host.
+        base_model: the host that the adapter was trained in.
+        what: name of the adapter, for the message.
 
     Raises:
-        WrongHostError: another kind, width, Hub id, or other weights.
+        WrongHostError: the hosts differ in kind, width, Hub id or weights.
     """
-    found = base_model_of(model)
+    host = base_model_of(model)
     folder = str(model.name_or_path or "")
     problem = None
-    if base_model.kind not in (None, found.kind):
-        problem = f"of a {short(base_model.kind)} host, this is {found.kind!r}"
-    elif base_model.width not in (None, found.width):
-        problem = f"of a host of width {base_model.width}, this {type(model).__name__} has {found.width}"
-    elif base_model.revision and base_model.name and found.name:
-        if base_model.name.lower() != found.name.lower():
-            problem = f"of {short(base_model.name)}, this is {short(found.name)}"
+    if base_model.kind not in (None, host.kind):
+        problem = f"a {short(base_model.kind)} host, this is {host.kind!r}"
+    elif base_model.width not in (None, host.width):
+        problem = f"a host of width {base_model.width}, this {type(model).__name__} has {host.width}"
+    elif base_model.revision and base_model.name and host.name:
+        if base_model.name.lower() != host.name.lower():
+            problem = f"{short(base_model.name)}, this is {short(host.name)}"
     elif base_model.weights and folder and Path(folder).is_dir() and base_model.weights != weights_digest(Path(folder)):
-        problem = f"of {short(base_model.name)}, whose weights are not those of {folder}"
+        problem = f"{short(base_model.name)}, whose weights are not those of {folder}"
     if problem is not None:
-        raise WrongHostError(f"{what} is an adapter {problem}: allow_other_host=True takes it all the same")
+        raise WrongHostError(
+            f"{what} is an adapter that was trained in {problem}: pass allow_other_host=True to load it anyway"
+        )
 
 
 def _only_commit(hub_id: str) -> str | None:

@@ -1,4 +1,4 @@
-"""``model.generate`` of an attached host: compact the prompt once, let the host generate, give the prompt back."""
+"""``model.generate`` of an attached host: compress the prompt once, let the host generate, return the full prompt."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ from framefold.adapters.hosts.base.image_runs import CLIPS
 from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared
 from framefold.errors import InputError
 
-FRAMEFOLD_ARGUMENTS = ("query", "times", CLIPS)  # arguments of a call that no host takes
+FRAMEFOLD_ARGUMENTS = ("query", "times", CLIPS)  # arguments of a call that no host accepts itself
 
-FIRST_WITH_CHUNKED_VIDEO = Version(
-    "5.23"
-)  # before it, chunked prefill gives encoded video to the wrong chunk, without an error
+# Before this version, chunked prefill assigned encoded video to the wrong chunk, without an error.
+FIRST_WITH_CHUNKED_VIDEO = Version("5.23")
 
 Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
 
 
 class CompressedGenerate:
-    """Stands in for the bound method on one model; an object, so that copies and pickles of the model get their own.
+    """Replacement of the bound ``generate`` method of one model.
+
+    It is an object rather than a closure, so that copies and pickles of the model get their own.
 
     Args:
         model: the attached host.
-        pixels: name of the argument that holds raw video.
+        pixels: name of the argument with raw video.
         compress: called with (model, inputs, generation=True).
-        host: what ``model.generate`` was, if it was set on the instance already.
+        host: value of ``model.generate``, if it was set on the instance before attaching.
     """
 
     def __init__(self, model: Any, pixels: str, compress: Compress, host: Callable[..., Any] | None = None) -> None:
@@ -44,12 +45,14 @@ class CompressedGenerate:
         Logits processors, streamers and stopping criteria see the compressed prompt.
 
         Raises:
-            InputError: a cache that holds a compressed prompt; chunked prefill where transformers does it wrong; and
-                see ``prepare``.
+            InputError: the cache contains a compressed prompt, or this version of transformers cannot prefill a video
+                in chunks; also see :func:`~framefold.adapters.hosts.prompt.prepare.prepare`.
         """
         host = self.host or type(self.model).generate.__get__(self.model)
         if holds_compressed_prompt(kwargs.get("past_key_values")):
-            raise InputError("this cache holds a compressed prompt: generate from the whole conversation without it")
+            raise InputError(
+                "this cache contains a compressed prompt: generate from the full conversation without the cache"
+            )
         if kwargs.get(self.pixels) is None:
             return host(
                 inputs, *args, **{name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
@@ -57,12 +60,12 @@ class CompressedGenerate:
         config = args[0] if args else kwargs.get("generation_config")
         if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < FIRST_WITH_CHUNKED_VIDEO:
             raise InputError(
-                f"transformers {transformers.__version__} cannot cut a prompt with a video into chunks: drop"
+                f"transformers {transformers.__version__} cannot prefill a prompt with a video in chunks: drop"
                 f" prefill_chunk_size, or install transformers>={FIRST_WITH_CHUNKED_VIDEO}"
             )
         prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
         if kwargs.get("attention_mask") is None and prompt is not None:
-            kwargs["attention_mask"] = _mask_of(prompt, self.model, config, kwargs)
+            kwargs["attention_mask"] = _infer_mask(prompt, self.model, config, kwargs)
         with torch.no_grad():
             prepared = self.compress(self.model, kwargs, True)
         short = prepared.kwargs
@@ -71,10 +74,10 @@ class CompressedGenerate:
         if prepared.compaction.trivial or prompt is None:
             return result
         if not isinstance(result, ModelOutput):
-            return _restore(result, prompt, prepared)
-        result["sequences"] = _restore(result["sequences"], prompt, prepared)
+            return _restore_prompt(result, prompt, prepared)
+        result["sequences"] = _restore_prompt(result["sequences"], prompt, prepared)
         if (cache := result.get("past_key_values")) is not None:
-            setattr(cache, COMPACTED_NAME, prepared.mark)
+            setattr(cache, COMPACTED_NAME, prepared.prompt)
         return result
 
 
@@ -83,31 +86,31 @@ def _version() -> Version:
 
 
 def holds_compressed_prompt(cache: Any) -> bool:
-    """Whether a cache was filled from a prompt that was shortened, so that the caller's columns do not fit it."""
+    """Return whether a cache was filled from a shortened prompt, so that the caller's columns do not match it."""
     return getattr(cache, COMPACTED_NAME, None) is not None and cache.get_seq_length() > 0
 
 
-def _restore(sequences: Tensor, prompt: Tensor, prepared: Prepared) -> Tensor:
+def _restore_prompt(sequences: Tensor, prompt: Tensor, prepared: Prepared) -> Tensor:
     new = sequences[:, prepared.compaction.n_after :]
     return torch.cat([prompt.repeat_interleave(len(new) // len(prompt), dim=0).to(new.device), new], dim=1)
 
 
 def _setting(name: str, model: Any, config: Any, kwargs: dict[str, Any]) -> Any:
-    """A generation parameter, with the precedence that the host gives its sources."""
+    """Return a generation parameter, with the precedence that the host gives its sources."""
     sources = (kwargs.get(name), getattr(config, name, None), getattr(model.generation_config, name, None))
     return next((value for value in sources if value is not None), None)
 
 
 def _shift_lengths(model: Any, config: Any, kwargs: dict[str, Any], removed: int) -> None:
-    """Total lengths count the prompt, which is shorter now; numbers of new tokens win over them and stay."""
+    """Reduce total lengths, which count the prompt; numbers of new tokens take precedence over them and stay."""
     for total, new in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         value = _setting(total, model, config, kwargs)
         if value and _setting(new, model, config, kwargs) is None:
             kwargs[total] = max(value - removed, 0)
 
 
-def _mask_of(ids: Tensor, model: Any, config: Any, kwargs: dict[str, Any]) -> Tensor:
-    """The mask that the host infers where none is given: without padding tokens, if they cannot be meant as an end."""
+def _infer_mask(ids: Tensor, model: Any, config: Any, kwargs: dict[str, Any]) -> Tensor:
+    """Return the mask that the host infers without one: padding tokens are masked unless they also mark the end."""
     pad, end = (_setting(name, model, config, kwargs) for name in ("pad_token_id", "eos_token_id"))
     ends = [] if end is None else torch.as_tensor(end).flatten().tolist()
     if pad is None or pad in ends:

@@ -1,4 +1,4 @@
-"""What an attached model remembers; no reference to the model or the compressor, or copies would share them."""
+"""Options and saved values of an attached host."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ from framefold.adapters.hosts.prompt.question import Query
 
 Outputs = Literal["compact", "full"]
 
-COMPRESSOR_NAME = "compressor"  # PEFT: modules_to_save=["compressor"]
+COMPRESSOR_NAME = "compressor"  # attribute of the host; for PEFT: modules_to_save=["compressor"]
 
-ATTACHMENT_NAME = "_framefold"
+ATTACHMENT_NAME = "_framefold"  # attribute of the host
 
 
 @dataclass
 class Attachment:
-    """What an attached model remembers; no reference to the model or the compressor, or copies would share them."""
+    """Options and saved values of an attached host.
+
+    It holds no reference to the model or the compressor, because copies of the model would share them.
+
+    Attributes:
+        pixels: name of the argument with raw video.
+        modality: key of ``mm_encoder_outputs`` for video.
+        positions: option of ``attach``.
+        outputs: option of ``attach``.
+        query: option of ``attach``.
+        tokenizer: option of ``attach``.
+        keys_to_ignore_on_save: the host's own value of ``_keys_to_ignore_on_save``.
+        instance_generate: ``model.generate``, if it was set on the instance before attaching.
+        base_attributes: attributes of the base model that ``detach`` restores.
+        hooks: handles that ``detach`` removes.
+    """
 
     pixels: str
     modality: str
@@ -27,7 +42,7 @@ class Attachment:
     outputs: Outputs
     query: Query
     tokenizer: Any
-    ignored_on_save: Any
-    had_generate: Any
-    remembered: dict[str, Any]
+    keys_to_ignore_on_save: Any
+    instance_generate: Any
+    base_attributes: dict[str, Any]
     hooks: list[RemovableHandle] = field(default_factory=list)

@@ -1,7 +1,7 @@
-"""LoRA (arXiv 2106.09685) as a stock PEFT folder, read without running anything, and written.
+"""Read and write LoRA (arXiv 2106.09685) as a stock PEFT folder, without executing anything from the folder.
 
-Read with safetensors and JSON only. Of a LoRA config the fields that say where the matrices go and how they are scaled
-are taken; one that asks for more (an initialisation that changes the host, a module to import) is refused.
+Only safetensors and JSON are read. Of a LoRA config, only the fields that place and scale the matrices are used; a
+config with other effects (an initialisation that changes the host, a module to import) is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LORA_FOLDER, LORA_WEIGHTS = "lora", "adapter_model.safetensors"
 
 COMPRESSOR_PREFIX = f"base_model.model.{COMPRESSOR_NAME}."
 
-LARGEST_RANK = 4096  # of a downloaded config; the matrices are made before their file is compared with them
+LARGEST_RANK = 4096  # limit for downloaded configs: the matrices are allocated before their file is compared with them
 
 _LIST, _INDICES, _NUMBERS = (str, list, type(None)), (int, list, type(None)), (dict, type(None))
 
@@ -63,7 +63,7 @@ _IGNORED = {
     "auto_mapping",
     "peft_version",
     "runtime_config",
-    "megatron_core",  # of no use without megatron_config, which is refused
+    "megatron_core",  # has no effect without megatron_config, which is refused
     "base_model_name_or_path",
     "revision",
 }
@@ -73,12 +73,12 @@ _HARMLESS = {"init_lora_weights": (True, False, "gaussian", "orthogonal")}
 
 @dataclass(frozen=True)
 class LoraAdapter:
-    """LoRA outside of a host.
+    """Config and weights of LoRA, outside a host.
 
     Attributes:
-        fields: of its ``adapter_config.json``.
-        weights: by the names that PEFT saves them under.
-        file: of the weights, for messages.
+        fields: fields of its ``adapter_config.json``.
+        weights: tensors by the names under which PEFT saves them.
+        file: file of the weights, for messages.
     """
 
     fields: dict[str, Any]
@@ -87,10 +87,10 @@ class LoraAdapter:
 
 
 def import_peft() -> Any:
-    """The PEFT library.
+    """Import and return the PEFT library.
 
     Raises:
-        MissingExtraError: it is not installed.
+        MissingExtraError: PEFT is not installed.
     """
     try:
         import peft
@@ -100,29 +100,29 @@ def import_peft() -> Any:
 
 
 def has_lora(folder: Path) -> bool:
-    """Whether the config of an adapter folder says that there is LoRA beside the compressor.
+    """Return whether an adapter folder contains LoRA next to the compressor, according to its config.
 
     Raises:
-        AdapterFileError: no adapter folder.
+        AdapterFileError: the folder is not an adapter folder.
     """
     return read_config(folder).get("lora") is True
 
 
 def read_lora(folder: Path) -> LoraAdapter:
-    """Read the ``lora/`` of an adapter folder.
+    """Read ``lora/`` of an adapter folder.
 
     Raises:
-        AdapterFileError: missing, damaged, not LoRA, or with more than is read here; see the message.
+        AdapterFileError: ``lora/`` is missing or damaged, is not LoRA, or has unsupported fields.
     """
     file = folder / LORA_FOLDER / LORA_WEIGHTS
     return check_lora(LoraAdapter(read_adapter_json(folder / LORA_FOLDER / ADAPTER_CONFIG), read_weights(file), file))
 
 
 def check_lora(lora: LoraAdapter) -> LoraAdapter:
-    """The same, if it is whole and asks for nothing but LoRA.
+    """Return the LoRA unchanged if it is complete and supported.
 
     Raises:
-        AdapterFileError: it is not so.
+        AdapterFileError: weights are missing, NaN or infinite, or the config is not supported.
     """
     if not lora.weights:
         raise AdapterFileError(f"{lora.file} is missing or empty")
@@ -134,13 +134,13 @@ def check_lora(lora: LoraAdapter) -> LoraAdapter:
 
 
 def find_unsupported(fields: Mapping[str, Any]) -> str | None:
-    """Why the config of an adapter is not one that is read and written here; None if it is."""
+    """Return why the config of an adapter is not supported, or None if it is."""
     if fields.get("peft_type") != "LORA":
         return f"peft_type is {short(fields.get('peft_type'))}, not 'LORA'"
     for name, kinds in FIELDS.items():
         value = fields.get(name, default_fields()[name])
-        endless = isinstance(value, float) and not math.isfinite(value)
-        if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds or endless:
+        infinite = isinstance(value, float) and not math.isfinite(value)
+        if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds or infinite:
             return f"{name} is {short(value)}"
     for name, values in _HARMLESS.items():
         if fields.get(name, True) not in values:
@@ -157,15 +157,16 @@ def find_unsupported(fields: Mapping[str, Any]) -> str | None:
 
 @functools.cache
 def default_fields() -> dict[str, Any]:
-    """What a fresh LoraConfig holds."""
+    """Return the fields of a LoraConfig with default values."""
     return import_peft().LoraConfig().to_dict()
 
 
 def extract_lora(model: PeftModel, adapter: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Fields and tensors of an adapter as PEFT saves them, without the compressor.
+    """Return the fields and tensors of an adapter as PEFT saves them, without the compressor.
 
     Raises:
-        ConfigError: not LoRA, or with more than :func:`read_lora` would read; or ZeRO-3 has taken it apart.
+        ConfigError: the adapter is not LoRA, has fields that :func:`read_lora` would refuse, or has weights that are
+            partitioned by ZeRO-3.
     """
     config: Any = model.peft_config[adapter]
     fields = {key: sorted(value) if isinstance(value, set) else value for key, value in config.to_dict().items()}
@@ -186,7 +187,7 @@ def extract_lora(model: PeftModel, adapter: str) -> tuple[dict[str, Any], dict[s
 
 
 def lora_files(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict[str, Callable[[Path], Any]]:
-    """The files of ``lora/``, for ``more`` of :func:`~framefold.adapters.pretrained.folder.save_folder`."""
+    """Return the files of ``lora/``, for ``more`` of :func:`~framefold.adapters.pretrained.folder.save_folder`."""
     text = json.dumps({**fields, "inference_mode": True}, indent=2, sort_keys=True)
     return {
         f"{LORA_FOLDER}/{LORA_WEIGHTS}": lambda beside: save_file(dict(weights), beside, metadata={"format": "pt"}),

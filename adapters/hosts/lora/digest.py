@@ -1,4 +1,4 @@
-"""SHA-256 of the weights of an adapter folder; where there is LoRA, of all that decides what it does."""
+"""Digest of an adapter folder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .config import LORA_FOLDER, LORA_WEIGHTS, has_lora
 
 
 def adapter_digest(folder: Path) -> str:
-    """SHA-256 of the weights of an adapter folder; where there is LoRA, of all that decides what it does."""
+    """Return the SHA-256 of the weights of an adapter folder; with LoRA, of its weights and its config as well."""
     names = (WEIGHTS, f"{LORA_FOLDER}/{LORA_WEIGHTS}", f"{LORA_FOLDER}/{ADAPTER_CONFIG}")
     digests = [file_digest(folder / name) for name in names]
     return hashlib.sha256("\n".join(digests).encode()).hexdigest() if has_lora(folder) else digests[0]

@@ -1,4 +1,4 @@
-"""LoRA in a host: put in, all of it or nothing, and taken out again, bit for bit."""
+"""Inject LoRA into a host and remove it again, restoring the host bit for bit."""
 
 from __future__ import annotations
 
@@ -26,41 +26,46 @@ def inject_lora(
     host: PreTrainedModel,
     lora: LoraAdapter,
     *,
-    own: Mapping[str, Tensor] | None = None,
+    compressor_weights: Mapping[str, Tensor] | None = None,
     trainable: bool = False,
     adapter_name: str = "default",
 ) -> PeftModel:
-    """Put LoRA into a host, make sure that its tensors are those that were read, and load them.
+    """Inject LoRA into a host, check that its tensors match those that were read, and load them.
+
+    Call this inside :func:`restore_on_error`, since a failure leaves the host with part of the layers.
 
     Args:
-        own: tensors of the compressor that is attached to the host, if it belongs to the adapter, by their full names.
-        trainable: go on training it; otherwise all is frozen and the model is in eval mode.
+        host: the host, with or without a compressor.
+        lora: the LoRA to inject.
+        compressor_weights: tensors of the attached compressor by their full names, if it belongs to the adapter.
+        trainable: keep LoRA trainable; otherwise everything is frozen and the model is in eval mode.
+        adapter_name: name of the adapter in PEFT.
 
     Raises:
-        AdapterFileError: the tensors are not those of this host; call it inside :func:`restore_on_error`.
+        AdapterFileError: the tensors do not match this host.
     """
     peft = import_peft()
     fields = {name: lora.fields[name] for name in FIELDS if name in lora.fields}
-    saved = [*(fields.get("modules_to_save") or ()), *([COMPRESSOR_NAME] if own else [])]
+    saved = [*(fields.get("modules_to_save") or ()), *([COMPRESSOR_NAME] if compressor_weights else [])]
     config = peft.LoraConfig(**{**fields, "modules_to_save": saved or None, "inference_mode": not trainable})
     model = make_peft_model(host, config, adapter_name)
-    wanted = peft.get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
-    given = lora.weights | dict(own or {})
-    for key in sorted(wanted.keys() ^ given.keys()):
+    expected = peft.get_peft_model_state_dict(model, adapter_name=adapter_name, save_embedding_layers=False)
+    weights = lora.weights | dict(compressor_weights or {})
+    for key in sorted(expected.keys() ^ weights.keys()):
         raise AdapterFileError(
-            f"{lora.file} does not fit: {key} is {'missing' if key in wanted else 'not in the host'}"
+            f"{lora.file} does not fit: {key} is {'missing' if key in expected else 'not in the host'}"
         )
-    for key, value in wanted.items():
-        if value.shape != given[key].shape:
+    for key, value in expected.items():
+        if value.shape != weights[key].shape:
             raise AdapterFileError(
-                f"{lora.file} does not fit: {key} is {tuple(given[key].shape)}, the host needs {tuple(value.shape)}"
+                f"{lora.file} does not fit: {key} is {tuple(weights[key].shape)}, the host needs {tuple(value.shape)}"
             )
-    peft.set_peft_model_state_dict(model, given, adapter_name=adapter_name)
+    peft.set_peft_model_state_dict(model, weights, adapter_name=adapter_name)
     return model if trainable else model.eval()
 
 
 def make_peft_model(host: PreTrainedModel, config: Any, adapter_name: str = "default") -> PeftModel:
-    """``get_peft_model`` without the warning that PEFT reads an attribute by a name which transformers has changed."""
+    """Call ``get_peft_model``, hiding PEFT's warning about an attribute that transformers has renamed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
         return import_peft().get_peft_model(host, config, adapter_name=adapter_name)
@@ -68,11 +73,11 @@ def make_peft_model(host: PreTrainedModel, config: Any, adapter_name: str = "def
 
 @contextmanager
 def with_lora(host: PreTrainedModel, lora: LoraAdapter) -> Iterator[PeftModel]:
-    """Run a bare host with LoRA, frozen and in eval mode; afterwards it is what it was, bit for bit.
+    """Run a bare host with LoRA, frozen and in eval mode, and restore it bit for bit afterwards.
 
     Raises:
-        AdapterFileError: the LoRA does not fit the host, which is then as it was before.
-        AttachError: the host has adapters already.
+        AdapterFileError: the LoRA does not fit the host, which is then unchanged.
+        AttachError: the host already has adapters or a compressor.
     """
     refuse_occupied(host)
     flags = {parameter: parameter.requires_grad for parameter in host.parameters()}
@@ -93,14 +98,17 @@ def refuse_occupied(host: PreTrainedModel) -> None:
     """Refuse a host with a compressor or adapters.
 
     Raises:
-        AttachError: it has some.
+        AttachError: the host has a compressor or adapters.
     """
     if ATTACHMENT_NAME in host.__dict__ or getattr(host, "peft_config", None):
-        raise AttachError("this host has a compressor or adapters already: framefold.detach it, unload() them first")
+        raise AttachError(
+            "this host already has a compressor or adapters: call framefold.detach(host) or unload() on the PEFT model"
+            " first"
+        )
 
 
 def module_outside_language_model(host: PreTrainedModel) -> str | None:
-    """Name of a module with LoRA, or of a copied one, that is not in the language model; None if there is none."""
+    """Return the name of a module that PEFT adapted or copied outside the language model, or None."""
     inside = {id(module) for module in host.get_decoder().modules()}
     adapted = ((name, module) for name, module in host.named_modules() if _is_adapted(module))
     return next((name for name, module in adapted if id(module) not in inside), None)
@@ -115,7 +123,12 @@ def _is_adapted(module: Any) -> bool:
 
 @contextmanager
 def restore_on_error(host: Any, file: Path) -> Iterator[None]:
-    """Leave the host as it was if anything goes wrong inside, and say that as an error of the file."""
+    """Restore the host if anything fails inside, and report the failure as an error of the file.
+
+    Raises:
+        AdapterFileError: the file does not fit the host.
+        AttachError: raised inside; passed on.
+    """
     frozen = {name: parameter.requires_grad for name, parameter in host.named_parameters()}
     try:
         yield
@@ -129,10 +142,10 @@ def restore_on_error(host: Any, file: Path) -> Iterator[None]:
 
 
 def remove_adapters(host: Any) -> None:
-    """Take LoRA layers out of a host, also those of an injection that broke off, and the compressor."""
+    """Remove LoRA layers, including those of an incomplete injection, and the compressor from a host."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, module in reversed(list(host.named_modules())):  # from the inside out
+    for name, module in reversed(list(host.named_modules())):  # inner modules first
         if _is_adapted(module):
             parent, _, child = name.rpartition(".")
             inner: Any = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module.original_module

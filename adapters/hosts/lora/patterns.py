@@ -1,7 +1,8 @@
-"""Regular expressions in a LoRA config: those that could keep PEFT busy for ever are refused before it sees them.
+"""Detect regular expressions in a LoRA config that could take exponential time to match.
 
-PEFT matches them with every module name of a host, and Python's ``re`` tries all ways to take a text apart. Which of
-them are dangerous cannot be said exactly; what names modules needs no more than is allowed here.
+PEFT matches these patterns against every module name of a host, and Python's ``re`` backtracks over all ways to match.
+Dangerous patterns cannot be characterised exactly, so this module sets limits that patterns for module names stay
+within.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ _CHOICE = re.compile(r"\?(?![:=!<P])|\((?!\?)|\(\?(?![aiLmsux-]+\))")
 
 
 def find_dangerous_pattern(fields: Mapping[str, Any]) -> str | None:
-    """The field of a LoRA config with a pattern that might be matched for ever, and why; None if there is none."""
+    """Return the field of a LoRA config with a dangerous pattern and the reason, or None if there is none."""
     for name, pattern in _patterns(fields):
-        if (why := _too_much(pattern)) is not None:
-            return f"{name} {why}: name the modules in a list"
+        if (reason := _exceeded_limit(pattern)) is not None:
+            return f"{name} {reason}: name the modules in a list"
     return None
 
 
@@ -38,7 +39,7 @@ def _patterns(fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from ((name, one) for one in ([value] if isinstance(value, str) else value) if isinstance(one, str))
 
 
-def _too_much(pattern: str) -> str | None:
+def _exceeded_limit(pattern: str) -> str | None:
     if len(pattern) > LONGEST:
         return f"has more than {LONGEST} characters"
     plain = _ESCAPED_OR_CLASS.sub("x", pattern)

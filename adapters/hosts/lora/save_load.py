@@ -1,7 +1,7 @@
-"""Compressor and LoRA as one folder: the adapter folder of the compressor with ``lora/``, a stock PEFT folder, in it.
+"""Save and load compressor and LoRA as one folder: an adapter folder that contains a stock PEFT folder, ``lora/``.
 
-Read with safetensors and JSON only. Of a LoRA config the fields that say where the matrices go and how they are scaled
-are taken; one that asks for more (an initialisation that changes the host, a module to import) is refused.
+Only safetensors and JSON are read. Of a LoRA config, only the fields that place and scale the matrices are used; a
+config with other effects (an initialisation that changes the host, a module to import) is refused.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Parts:
-    """What a folder holds, checked as far as that goes without a host."""
+class _SavedAdapter:
+    """Contents of an adapter folder, checked as far as possible without a host."""
 
     config: dict[str, Any]
     compressor: Compressor
@@ -53,31 +53,34 @@ class _Parts:
 
 
 def save_peft(model: PeftModel, folder: str | os.PathLike[str], **fields: Any) -> None:
-    """Save the active adapter of a PEFT model together with the compressor it was trained behind.
+    """Save the active adapter of a PEFT model together with its compressor.
 
-    The folder is one that ``framefold.load`` reads, which gives the compressor; its ``lora/`` is one that PEFT reads,
-    which gives LoRA alone. Files are written beside and renamed when all are there.
+    ``framefold.load`` reads the compressor from the folder; PEFT reads LoRA alone from its ``lora/``. Files are written
+    under temporary names and renamed once all are complete.
 
     Args:
-        fields: further JSON-able fields of ``config.json``.
+        model: the PEFT model, around an attached host.
+        folder: where to write.
+        fields: further JSON-serialisable fields of ``config.json``.
 
     Raises:
-        AttachError: there is no compressor in the host.
-        ConfigError: not LoRA, several active adapters, or a LoraConfig with more than :func:`load_peft` would read.
+        AttachError: no compressor is attached to the host.
+        ConfigError: the adapter is not LoRA, several adapters are active, or the LoraConfig has fields that
+            :func:`load_peft` would refuse.
         MissingExtraError: PEFT is not installed.
-        OSError: the folder cannot be written; files that were there stay whole.
+        OSError: the folder cannot be written; existing files stay intact.
     """
     host, adapter = _check_model(model)
-    state: Any = getattr(host, ATTACHMENT_NAME)
-    about = describe_host(host, state.positions, state.outputs)
+    attachment: Any = getattr(host, ATTACHMENT_NAME)
+    host_fields = describe_host(host, attachment.positions, attachment.outputs)
     more = lora_files(*extract_lora(model, adapter))
-    save_folder(compressor_with_adapter(host, COMPRESSOR_NAME, adapter)[0], folder, fields | about, more)
+    save_folder(compressor_with_adapter(host, COMPRESSOR_NAME, adapter)[0], folder, fields | host_fields, more)
 
 
 def describe_host(
     host: PreTrainedModel, positions: Positions = "preserve", outputs: Outputs = "compact"
 ) -> dict[str, Any]:
-    """The fields of ``config.json`` that say behind what, and how, an adapter with LoRA was trained."""
+    """Return the fields of ``config.json`` that describe the host and options an adapter with LoRA was trained with."""
     return {**base_model_of(host).fields(), "positions": positions, "outputs": outputs, "lora": True}
 
 
@@ -94,42 +97,48 @@ def load_peft(
     """Attach a saved compressor to a host, with the positions and outputs it was saved with, and load its LoRA.
 
     Args:
-        folder: what :func:`save_peft` wrote, or what ``PeftModel.save_pretrained`` wrote for an attached host; or
-            ``user/name`` on the Hub. revision: branch, tag or commit there.
+        host: the host, without a compressor or adapters.
+        folder: folder written by :func:`save_peft`, or by ``PeftModel.save_pretrained`` for an attached host; or
+            ``user/name`` on the Hub.
+        revision: branch, tag or commit on the Hub.
         budget: overrides the saved budget.
-        trainable: go on training LoRA and compressor; otherwise both are frozen and the model is in eval mode.
-        allow_other_host: take an adapter that was trained in other weights of the same kind and width.
+        trainable: keep LoRA and compressor trainable; otherwise both are frozen and the model is in eval mode.
+        adapter_name: name of the adapter in PEFT.
+        allow_other_host: accept an adapter that was trained in another host of the same kind and width.
 
     Returns:
-        A stock PEFT model. ``disable_adapter()`` switches LoRA off and leaves the compressor as it was loaded.
+        A stock PEFT model. ``disable_adapter()`` disables LoRA and leaves the compressor as it was loaded.
 
     Raises:
-        AdapterFileError: something is missing, damaged, or does not fit the host, which is then as it was before.
-        AttachError: the host has a compressor already. WrongHostError: the adapter was trained in another host.
-        UnsupportedHostError: not a host of a supported family.
-        HubError: no such repository or revision, no permission, or no connection.
+        AdapterFileError: a file is missing, damaged, or does not fit the host, which is then unchanged.
+        AttachError: the host already has a compressor or adapters.
+        WrongHostError: the adapter was trained in another host.
+        UnsupportedHostError: the host is of no supported family.
+        HubError: the repository or revision does not exist, access is denied, or there is no connection.
         MissingExtraError: PEFT is not installed.
     """
     import_peft()
     family_of(host)
     refuse_occupied(host)
-    parts = _read(locate_adapter(folder, revision), budget)
-    check_width(host, parts.config, folder)
-    with restore_on_error(host, parts.lora.file):
-        how: Any = {"positions": parts.config["positions"], "outputs": parts.config["outputs"]}
-        attach(host, parts.compressor, allow_other_host=allow_other_host, **how)
-        own = {f"{COMPRESSOR_PREFIX}{key}": value for key, value in parts.compressor.state_dict().items()}
-        return inject_lora(host, parts.lora, own=own, trainable=trainable, adapter_name=adapter_name)
+    saved = _read(locate_adapter(folder, revision), budget)
+    check_width(host, saved.config, folder)
+    with restore_on_error(host, saved.lora.file):
+        options: Any = {"positions": saved.config["positions"], "outputs": saved.config["outputs"]}
+        attach(host, saved.compressor, allow_other_host=allow_other_host, **options)
+        weights = {f"{COMPRESSOR_PREFIX}{key}": value for key, value in saved.compressor.state_dict().items()}
+        return inject_lora(host, saved.lora, compressor_weights=weights, trainable=trainable, adapter_name=adapter_name)
 
 
 def check_width(host: PreTrainedModel, config: dict[str, Any], folder: Any) -> None:
     """Refuse an adapter of a host of another width.
 
     Args:
-        config: of the adapter folder.
+        host: the host.
+        config: config of the adapter folder.
+        folder: the adapter folder, for the message.
 
     Raises:
-        AdapterFileError: it is one.
+        AdapterFileError: the widths differ.
     """
     width = host.config.get_text_config().hidden_size
     if config.get("width", width) != width:
@@ -141,34 +150,36 @@ def check_width(host: PreTrainedModel, config: dict[str, Any], folder: Any) -> N
 
 def _check_model(model: Any) -> tuple[PreTrainedModel, str]:
     if not isinstance(model, import_peft().PeftModel):
-        raise ConfigError(f"save_peft takes what get_peft_model returned, got {type(model).__name__}")
+        raise ConfigError(f"save_peft needs a PEFT model (get_peft_model), got {type(model).__name__}")
     host = model.get_base_model()
     if ATTACHMENT_NAME not in host.__dict__:
-        raise AttachError("no compressor is attached to the host of this PEFT model: model.save_pretrained saves LoRA")
+        raise AttachError(
+            "no compressor is attached to the host of this PEFT model: save LoRA alone with model.save_pretrained"
+        )
     active = model.active_adapters
     if len(active) != 1:
-        raise ConfigError(f"one adapter is saved at a time, active are {active}: model.set_adapter(name) first")
+        raise ConfigError(f"save_peft saves one adapter, but {active} are active: call model.set_adapter(name) first")
     return host, active[0]
 
 
-def _read(path: Path, budget: float | int | None) -> _Parts:
+def _read(path: Path, budget: float | int | None) -> _SavedAdapter:
     if (path / ADAPTER_CONFIG).exists():
-        parts = _read_marked(path, budget)
+        saved = _read_peft_folder(path, budget)
     else:
         config = read_config(path)
         if config.get("lora") is not True:
             raise AdapterFileError(
-                f"{path} holds a compressor without LoRA: framefold.attach(host, framefold.load(...))"
+                f"{path} contains a compressor without LoRA: use framefold.attach(host, framefold.load(...))"
             )
-        parts = _Parts(config, load_folder(path, budget=budget), read_lora(path))
+        saved = _SavedAdapter(config, load_folder(path, budget=budget), read_lora(path))
     for key, known in (("positions", get_args(Positions)), ("outputs", get_args(Outputs))):
-        if parts.config.get(key) not in known:
-            raise AdapterFileError(f"{path}: {key} must be one of {known}, got {short(parts.config.get(key))}")
-    return parts
+        if saved.config.get(key) not in known:
+            raise AdapterFileError(f"{path}: {key} must be one of {known}, got {short(saved.config.get(key))}")
+    return saved
 
 
-def _read_marked(path: Path, budget: float | int | None) -> _Parts:
-    """A folder that PEFT wrote for an attached host: the compressor's weights are among those of the adapter."""
+def _read_peft_folder(path: Path, budget: float | int | None) -> _SavedAdapter:
+    """Read a folder that PEFT wrote for an attached host, where the weights of compressor and LoRA share a file."""
     file, weights_file = path / ADAPTER_CONFIG, path / LORA_WEIGHTS
     stock, config = stock_fields(read_adapter_json(file))
     tensors = read_weights(weights_file)
@@ -181,4 +192,4 @@ def _read_marked(path: Path, budget: float | int | None) -> _Parts:
     saved = [name for name in stock.get("modules_to_save") or () if name != COMPRESSOR_NAME]
     weights = {key: value for key, value in tensors.items() if not key.startswith(COMPRESSOR_PREFIX)}
     lora = LoraAdapter({**stock, "modules_to_save": saved or None}, weights, weights_file)
-    return _Parts(config, compressor, check_lora(lora))
+    return _SavedAdapter(config, compressor, check_lora(lora))

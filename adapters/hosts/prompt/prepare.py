@@ -55,14 +55,14 @@ class Prepared:
         losses: mean over the videos of each loss that the compressor returned.
         scores: of each video, the (N,) scores of its tokens, where the compressor returns them.
         compaction: the map between the columns before and after.
-        mark: what continues a decode loop over the shorter prompt; None where there was nothing to do.
+        prompt: what continues a decode loop over the shorter prompt; None where there was nothing to do.
     """
 
     kwargs: dict[str, Any]
     tokens: list[VideoTokens]
     losses: dict[str, Tensor]
     compaction: Compaction
-    mark: CompactedPrompt | None = None
+    prompt: CompactedPrompt | None = None
     scores: tuple[Tensor | None, ...] = ()
 
 
@@ -127,16 +127,18 @@ def prepare(
     kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
     packed = family.pack(layers)
     kwargs["mm_encoder_outputs"] = {**given, **encode_images(model, inputs), family.modality: packed}
-    mark = _mark(family, kwargs, compaction, positions)
-    setattr(packed, COMPACTED_NAME, mark)
-    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, mark, scores)
+    prompt = _compacted_prompt(family, kwargs, compaction, positions)
+    setattr(packed, COMPACTED_NAME, prompt)
+    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, prompt, scores)
 
 
-def _mark(family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions) -> CompactedPrompt:
-    place, mask = kwargs["position_ids"], kwargs["attention_mask"]
+def _compacted_prompt(
+    family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions
+) -> CompactedPrompt:
+    ids, mask = kwargs["position_ids"], kwargs["attention_mask"]
     columns = compaction.n_before if positions == "preserve" else compaction.n_after
-    axes = place[-3:].shape[:-2]  # without the row of text positions that generate takes
-    return CompactedPrompt(compaction, mask, family.next_position(place, mask, columns), axes)
+    axes = ids[-3:].shape[:-2]  # without the row of text positions that generate needs
+    return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes)
 
 
 def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
