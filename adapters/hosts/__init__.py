@@ -1,6 +1,6 @@
-"""Attaching a compressor to an unmodified transformers video-LLM.
+"""Attach a compressor to an unmodified transformers video-LLM.
 
-Every module of this folder is imported, so a family is one new file: importing it registers it.
+Every module of ``families`` is imported here and registers itself, so that a new family is one new file.
 """
 
 from __future__ import annotations

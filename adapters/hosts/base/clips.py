@@ -1,4 +1,4 @@
-"""Hosts that take a video as a clip of frames of one size: (videos, frames, channels, height, width) pixels."""
+"""Base class of hosts that take a video as frames of one size: (videos, frames, channels, height, width) pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .family import Family, features_of
 
 
 class Clips(Family):
-    """What such hosts share; a family says how many frames of which grid a clip's features are (:meth:`split`)."""
+    """Base class of such hosts; a family defines how the features of a video form its grid (:meth:`split`)."""
 
     vision_inputs: ClassVar[tuple[str, ...]] = (
         "pixel_values_videos",
@@ -30,7 +30,7 @@ class Clips(Family):
     )
 
     def split(self, model: PreTrainedModel, features: Tensor, frames: int) -> Encoded:
-        """One video from the (tokens, D) features that the host gives it."""
+        """Return one video from its (tokens, D) features."""
         return Encoded.from_grid(features.unflatten(0, (frames, *self.grid(model))))
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
@@ -40,7 +40,7 @@ class Clips(Family):
         if not isinstance(pixels, (list, tuple)) or not all(isinstance(clip, Tensor) for clip in pixels):
             kind = type(pixels).__name__
             raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt') or a list of them, got {kind}")
-        clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # a list: unequal lengths do not stack
+        clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # videos of unequal length are not stacked
         return [video for clip in clips for video in self._encode(model, clip, inputs)]
 
     def _encode(self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any]) -> list[Encoded]:
@@ -50,7 +50,8 @@ class Clips(Family):
                 f" got {tuple(pixels.shape)}"
             )
         output = features_of(model, "video", {**inputs, self.pixels: pixels}).pooler_output
-        features = torch.cat([part.flatten(0, -2) for part in output])  # hosts and versions split it differently
+        # hosts, and versions of transformers, split the features differently
+        features = torch.cat([part.flatten(0, -2) for part in output])
         return [self.split(model, video, pixels.shape[1]) for video in features.chunk(len(pixels))]
 
     def attention_grids(
@@ -64,16 +65,20 @@ class Clips(Family):
 
 
 def one_tensor(groups: list[Tensor]) -> Tensor:
-    """(groups, N, D), or (1, sum of N, D) where they differ: for hosts that flatten the first two dimensions."""
+    """Stack groups to (groups, N, D), or join groups of unequal length to (1, sum of N, D).
+
+    This suits hosts that flatten the first two dimensions anyway.
+    """
     equal = len({len(group) for group in groups}) == 1
     return torch.stack(groups) if equal else torch.cat(groups)[None]
 
 
 def pool_patches(received: Tensor, grid: tuple[int, int]) -> Tensor:
-    """(F, H, W) means of what the patches of F square frames received; tokens in front of the patches are left out.
+    """Return (F, H, W) means of the attention that the patches of F square frames received.
 
     Args:
-        received: (F, L) with side^2 patches last.
+        received: (F, L) attention; the patches are the last side^2 values, tokens before them are ignored.
+        grid: (H, W).
     """
     side = math.isqrt(received.shape[1])
     patches = received[:, -(side * side) :].unflatten(1, (side, side))

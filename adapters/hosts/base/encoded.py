@@ -1,6 +1,6 @@
-"""What the vision side of a host made of one video, and how features that a compressor never sees follow its tokens.
+"""A video as encoded by the vision side of a host, and the features that accompany its compressed tokens.
 
-Dimensions: T frames, H W grid, D width, E tokens beside the grid, N tokens that stay.
+Dimensions: T frames, H W grid, D width, E tokens off the grid, N tokens that are kept.
 """
 
 from __future__ import annotations
@@ -15,15 +15,17 @@ from framefold.adapters.core.tokens import VideoTokens
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """One video as it leaves the vision side: a dense grid, and what stands beside it.
+    """One video as it leaves the vision side: a dense grid and the tokens off the grid.
 
     Attributes:
-        features: (T, H, W, D) the dense grid, which is what a compressor sees; T = 0 for a still image, which stays.
-        extra: (E, D) tokens that belong to no grid cell (a newline, a CLS token a frame); they are always kept.
-        on_grid: (T*H*W + E,) bool over the video's placeholders in prompt order: filled by the grid or by ``extra``?
+        features: (T, H, W, D) dense grid, the input of a compressor; T = 0 for a still image, which is never
+            compressed.
+        extra: (E, D) tokens that belong to no grid cell (a newline, a CLS token per frame); they are always kept.
+        on_grid: (T*H*W + E,) bool over the video's placeholders in prompt order; True for a token of the grid, False
+            for one of ``extra``.
         deepstack: per tapped layer, (T, H, W, D) features that the language model adds at the same placeholders.
-        times: (T,) seconds of the frames, where the host is told them.
-        attention: (T, H, W) attention received in the last vision block, where it was asked for.
+        times: (T,) seconds of the frames, if the host's inputs contain them.
+        attention: (T, H, W) attention received in the last vision block, if it was requested.
     """
 
     features: Tensor
@@ -35,7 +37,7 @@ class Encoded:
 
     @classmethod
     def from_grid(cls, features: Tensor, deepstack: tuple[Tensor, ...] = (), times: Tensor | None = None) -> Encoded:
-        """A video whose placeholders are its (T, H, W, D) grid and nothing else."""
+        """Create a video whose placeholders are its (T, H, W, D) grid and nothing else."""
         on_grid = torch.ones(features.shape[:3].numel(), dtype=torch.bool, device=features.device)
         return cls(features, features.new_zeros(0, features.shape[-1]), on_grid, deepstack, times)
 
@@ -45,14 +47,14 @@ class Encoded:
 
     @property
     def is_still(self) -> bool:
-        """Whether this is an image, which no compressor sees."""
+        """Whether this is a still image, which is never compressed."""
         return self.features.shape[0] == 0
 
     def streams(self, tokens: VideoTokens | None) -> list[Tensor]:
-        """What fills the placeholders that stay, in prompt order: (N + E, D) features, then each deepstack layer.
+        """Return what fills the kept placeholders, in prompt order: (N + E, D) features, then each deepstack layer.
 
         Args:
-            tokens: what the compressor made of the grid; None for a still image.
+            tokens: the compressed grid; None for a still image.
         """
         if tokens is None:
             return [self.extra]
@@ -63,7 +65,7 @@ class Encoded:
         return [torch.cat([layer, self.extra.to(layer)])[order] for layer in layers]
 
     def slots(self, tokens: VideoTokens | None) -> Tensor:
-        """(N + E,) int64, which of the video's placeholders stay: those of the tokens' anchors, then the extra ones."""
+        """Return the (N + E,) int64 placeholders that are kept: those of the tokens' anchors, then the extra ones."""
         extra = (~self.on_grid).nonzero()[:, 0]
         if tokens is None:
             return extra
@@ -72,11 +74,11 @@ class Encoded:
 
 
 def apply_assignment(layer: Tensor, tokens: VideoTokens) -> Tensor:
-    """Let features of the grid follow tokens that were pruned or merged: the mean over the originals of each token.
+    """Prune or merge the features of another layer as the tokens were: average over the originals of each token.
 
     Args:
         layer: (T, H, W, D) features of another layer.
-        tokens: N tokens; a token that no original is assigned to takes the features at its anchor.
+        tokens: N tokens; a token to which no original is assigned takes the features at its anchor.
 
     Returns:
         (N, D) in the dtype of the layer; for tokens that were only pruned, exactly the features at their anchors.

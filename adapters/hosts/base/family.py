@@ -1,7 +1,7 @@
-"""What attaching must know about a host family, and the registry of families by ``config.model_type``.
+"""Description of a host family, and the registry of families by ``config.model_type``.
 
-Everything that differs between families (and drifts between transformers versions) lives in subclasses of
-:class:`Family`, one file each; compaction and hooks know none of it. The defaults fit hosts with 1-D positions.
+Everything that differs between families, and between versions of transformers, is in subclasses of :class:`Family`,
+one file each. Compaction and hooks are generic. The defaults fit hosts with 1-D positions.
 """
 
 from __future__ import annotations
@@ -28,23 +28,25 @@ _FAMILIES: dict[str, Family] = {}
 
 
 class Family:
-    """One family of hosts. Subclass it, then :func:`register_family` an instance.
+    """One family of hosts. Subclass it and pass an instance to :func:`register_family`.
 
     Attributes:
         model_type: ``config.model_type`` of the hosts.
         classes: names of the top-level classes (with a language model head) that can be attached to.
-        modality: the key of ``mm_encoder_outputs`` under which the host takes the features of a video.
-        pixels: name of the argument that holds the raw pixels of the videos.
-        images: names of the arguments that may hold raw pixels of images beside them; none where videos are images.
-        vision_inputs: names of all arguments that only the vision side and the positions read; they are dropped once
-            both are known.
+        modality: key of ``mm_encoder_outputs`` under which the host takes the features of a video.
+        pixels: name of the argument with the raw pixels of the videos.
+        images: names of the arguments that may contain raw pixels of images in the same prompts; empty if videos are
+            passed as images.
+        vision_inputs: names of all arguments that are read only by the vision side or to compute positions; they are
+            dropped after both.
         read_directly: parameters below the base model that the host reads without calling the module that owns them;
-            under ZeRO-3 somebody has to gather those.
-        columns: arguments with one value a prompt column, and the value that padding gets.
-        remembers: attributes of the base model that a forward leaves for the next; ``detach`` puts them back.
-        language, vision: names of the language model and of the vision encoder of videos in the base model.
-        frame_text: regular expression of the text that the processor writes beside a frame, no part of a question; its
-            whitespace does not count.
+            under ZeRO-3 they must be gathered explicitly.
+        columns: arguments with one value per prompt column, and their value for padding.
+        remembers: attributes of the base model that a forward sets for the next one; ``detach`` restores them.
+        language: name of the language model in the base model.
+        vision: name of the vision encoder of videos in the base model.
+        frame_text: regular expression of the text that the processor writes next to a frame, which is no part of a
+            question; whitespace in it is ignored.
     """
 
     model_type: ClassVar[str]
@@ -61,90 +63,94 @@ class Family:
     frame_text: ClassVar[str] = ""
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
-        """(H, W) token grid of a frame, for compressors that size their parameters by it; nominal where it varies."""
+        """Return the (H, W) token grid of a frame, which sizes parameters of compressors; nominal where it varies."""
         raise NotImplementedError
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
-        """Run the host's own vision side; one :class:`Encoded` per video in (row, column) order.
+        """Run the host's own vision side and return one :class:`Encoded` per video in (row, column) order.
 
         Raises:
-            InputError: the arguments of the vision side are missing, empty, misshapen or do not fit each other.
+            InputError: arguments of the vision side are missing, empty, of a wrong shape, or inconsistent.
         """
         raise NotImplementedError
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
-        """What the host takes under ``mm_encoder_outputs[modality]``.
+        """Return the value of ``mm_encoder_outputs[modality]`` in the form that the host expects.
 
         Args:
-            streams: features, then each deepstack layer; each a list of (N_i, D) groups in placeholder order.
+            streams: features, then each deepstack layer; each is a list of (N_i, D) groups in placeholder order.
         """
         raise NotImplementedError
 
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
-        """The attention module of the last vision block."""
+        """Return the attention module of the last vision block."""
         tower = model.base_model.get_submodule(self.vision)
         return [module for module in tower.modules() if type(module).__name__.endswith("Attention")][-1]
 
     def attention_grids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
     ) -> list[Tensor | None]:
-        """(T, H, W) mean over the patches of each token, per video; None for stills.
+        """Return the (T, H, W) mean over the patches of each token per video, None for stills.
 
         Args:
-            clips: what :meth:`encode` returned.
+            model: the host.
+            inputs: the host's inputs.
+            clips: result of :meth:`encode`.
             received: (B, L) attention that the patches received, for each call of the attention function.
         """
         raise NotImplementedError
 
     def placeholder_id(self, model: PreTrainedModel) -> int:
-        """Token that stands in the prompt for one visual token of a video."""
+        """Return the token id that stands for one visual token of a video in the prompt."""
         return model.config.video_token_id
 
     def placeholders(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
-        """(B, L) bool, the columns of the prompts that the features of the videos fill."""
+        """Return a (B, L) bool mask of the columns that the features of the videos fill."""
         return inputs["input_ids"] == self.placeholder_id(model)
 
     def pad_id(self, model: PreTrainedModel) -> int:
-        """Token for new padding columns, which are masked; anything but a placeholder."""
+        """Return a token id for new padding columns, which are masked; it must not be a placeholder."""
         pad = model.config.get_text_config().pad_token_id
         taken = {self.placeholder_id(model), getattr(model.config, "image_token_id", None)}
         return next(candidate for candidate in (pad, 0, 1, 2) if candidate is not None and candidate not in taken)
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any], mask: Tensor, generation: bool) -> Tensor:
-        """(..., B, L) positions that the host gives the columns of the uncompressed prompts."""
-        return self.number(mask, generation)
+        """Return the (..., B, L) positions that the host assigns to the columns of the uncompressed prompts."""
+        return self.text_positions(mask, generation)
 
-    def number(self, mask: Tensor, generation: bool) -> Tensor:
-        """(..., B, L) positions of a prompt of text: forward counts columns, generate those that are not masked."""
+    def text_positions(self, mask: Tensor, generation: bool) -> Tensor:
+        """Return the (..., B, L) positions of text: forward counts all columns, generate only unmasked ones."""
         if generation:
             return count_unmasked(mask)
         return torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
 
-    def settle(self, model: PreTrainedModel, positions: Tensor, mask: Tensor, generation: bool) -> Tensor:
-        """The positions in the form that the host takes, once the prompt is short; sets what the host remembers."""
+    def finalize_positions(self, model: PreTrainedModel, positions: Tensor, mask: Tensor, generation: bool) -> Tensor:
+        """Return the positions of the shortened prompt in the host's form, and set what the host remembers."""
         return positions
 
     def next_position(self, positions: Tensor, mask: Tensor, columns: int) -> Tensor:
-        """(B,) position of the token after the prompt in a decode loop that gives none.
+        """Return the (B,) position of the token after the prompt, for a decode loop that passes no positions.
 
         Args:
-            columns: length of the prompt whose positions these are.
+            positions: (..., B, L) positions of the prompt.
+            mask: (B, L) attention mask of the prompt.
+            columns: length of the prompt that the positions number.
         """
         return torch.full((mask.shape[0],), columns, device=mask.device)
 
     def vision_requires_grad(self, model: PreTrainedModel) -> bool:
-        """Whether any parameter of the vision side is being trained."""
-        own = f"{self.language}."
-        return any(p.requires_grad for name, p in model.base_model.named_parameters() if not name.startswith(own))
+        """Return whether any parameter of the vision side requires gradients."""
+        prefix = f"{self.language}."
+        return any(p.requires_grad for name, p in model.base_model.named_parameters() if not name.startswith(prefix))
 
 
 def count_unmasked(mask: Tensor) -> Tensor:
-    """(B, L) int64 number of each unmasked column in its row, from 0; 0 where masked."""
+    """Return the (B, L) int64 index of each column among the unmasked ones of its row; 0 where masked."""
     return (mask.long().cumsum(-1) - 1).masked_fill(mask == 0, 0)
 
 
 def features_of(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]) -> Any:
-    """Run ``get_video_features`` or ``get_image_features`` of the base model on those of the inputs that it names."""
+    """Run ``get_video_features`` or ``get_image_features`` of the base model on the inputs that it accepts."""
     cls: Any = type(model.base_model)
     names = parameters_of(cls, f"get_{modality}_features")
     return getattr(model.base_model, f"get_{modality}_features")(
@@ -154,26 +160,26 @@ def features_of(model: PreTrainedModel, modality: str, inputs: Mapping[str, Any]
 
 @functools.cache
 def parameters_of(cls: Any, name: str) -> tuple[str, ...]:
-    """Names of the arguments of a method."""
+    """Return the names of the arguments of a method."""
     return tuple(name for name in inspect.signature(getattr(cls, name)).parameters if name not in ("self", "kwargs"))
 
 
 def register_family(family: Family) -> None:
-    """Add a family, or replace the one of the same ``model_type``; third parties call this for hosts of their own."""
+    """Add a family, or replace the family of the same ``model_type``. Third parties call this for their hosts."""
     _FAMILIES[family.model_type] = family
 
 
 def list_families() -> list[str]:
-    """The ``config.model_type`` of every supported family, sorted."""
+    """Return the ``config.model_type`` of every supported family, sorted."""
     return sorted(_FAMILIES)
 
 
 def family_of(model: Any) -> Family:
-    """The family of a host.
+    """Return the family of a host.
 
     Raises:
-        UnsupportedHostError: no transformers model, of no supported family, without a language model head, or of a
-            transformers version whose forward takes no ``mm_encoder_outputs``.
+        UnsupportedHostError: the model is no transformers model, belongs to no supported family, has no language model
+            head, or the forward of this transformers version does not accept ``mm_encoder_outputs``.
     """
     family = _FAMILIES.get(model.config.model_type) if isinstance(model, PreTrainedModel) else None
     cls: Any = type(model)
@@ -181,12 +187,14 @@ def family_of(model: Any) -> Family:
         return family
     supported = ", ".join(f"{name} ({'/'.join(_FAMILIES[name].classes)})" for name in list_families())
     if not isinstance(model, PreTrainedModel):
-        problem = f"{type(model).__name__} is no transformers model; pass the one that a wrapper (PEFT, DDP, ...) holds"
+        problem = (
+            f"{type(model).__name__} is not a transformers model; pass the model inside a wrapper (PEFT, DDP, ...)"
+        )
     elif family is None or not _has_name(cls, family.classes):
         problem = f"cannot attach to {type(model).__name__} (model_type {model.config.model_type!r})"
     else:
         problem = (
-            f"transformers {transformers.__version__} takes no pre-encoded video (mm_encoder_outputs): install"
+            f"transformers {transformers.__version__} does not accept pre-encoded video (mm_encoder_outputs): install"
             f" transformers>={OLDEST_TRANSFORMERS}"
         )
     raise UnsupportedHostError(f"{problem}. Supported: {supported}")

@@ -1,6 +1,6 @@
-"""Hosts that take a video as a run of images in the prompt, with text between: which images are the frames of a clip?
+"""Base class of hosts that take a video as a run of images in the prompt, with text between the images.
 
-Dimensions: I images in the batch, H W token grid of one.
+Dimensions: I images in the batch, H W token grid of an image.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ CLIPS = "clips"
 
 
 class ImageRuns(Family):
-    """What such hosts share.
+    """Base class of such hosts, which groups images into clips.
 
-    Images of a row that follow each other and have the same token in front of their placeholders are one clip. An
-    image alone is a still, and so are those whose placeholders touch (tiles of one picture): stills stay whole.
-    ``model(..., clips=...)`` says otherwise: one number an image, equal for the frames of a clip, -1 for a still.
+    Consecutive images of a row with the same token before their placeholders form one clip. A single image is a still,
+    and so are images whose placeholders are adjacent (tiles of one picture). Stills are never compressed.
+    ``model(..., clips=...)`` overrides this guess with one number per image: equal numbers for the frames of a clip,
+    -1 for a still.
     """
 
     modality = "image"
@@ -47,14 +48,14 @@ class ImageRuns(Family):
         where = self.placeholders(model, inputs).nonzero()
         if len(features) % (h * w) or len(where) % (h * w) or not len(where):
             raise InputError(
-                f"{len(features)} features and {len(where)} placeholders are no images of {h} x {w} tokens"
+                f"{len(features)} features and {len(where)} placeholders do not form images of {h} x {w} tokens"
             )
         starts = where[:: h * w]
-        given = inputs.get(CLIPS)
-        clips = guess_clips(inputs["input_ids"], starts, h * w) if given is None else _check_clips(given, starts)
+        numbers = inputs.get(CLIPS)
+        clips = guess_clips(inputs["input_ids"], starts, h * w) if numbers is None else _check_clips(numbers, starts)
         images = features.unflatten(0, (-1, h, w))
         if len(images) != len(starts):
-            raise InputError(f"{len(images)} images, but placeholders for {len(starts)}: more or fewer than fit")
+            raise InputError(f"{len(images)} images do not match placeholders for {len(starts)} images")
         return _group(images, clips)
 
     def attention_grids(
@@ -66,24 +67,24 @@ class ImageRuns(Family):
 
 
 def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:
-    """The clip that each image belongs to, -1 for stills.
+    """Return the number of the clip that each image belongs to, -1 for stills.
 
     Args:
         ids: (B, L) prompts.
         starts: (I, 2) row and column of the first placeholder of each image.
-        per_image: placeholders of an image.
+        per_image: number of placeholders of an image.
     """
     row, column = starts.T
     before = torch.where(column > 0, ids[row, (column - 1).clamp(min=0)], -1)
     same_row = torch.zeros_like(row, dtype=torch.bool)
     same_row[1:] = row[1:] == row[:-1]
-    touches = same_row.clone()
-    touches[1:] &= column[1:] == column[:-1] + per_image
-    tile = touches.clone()
-    tile[:-1] |= touches[1:]
-    goes_on = same_row & ~tile
-    goes_on[1:] &= (before[1:] == before[:-1]) & ~tile[:-1]
-    clip = (~goes_on).cumsum(0) - 1
+    adjacent = same_row.clone()
+    adjacent[1:] &= column[1:] == column[:-1] + per_image
+    tile = adjacent.clone()
+    tile[:-1] |= adjacent[1:]
+    continues = same_row & ~tile
+    continues[1:] &= (before[1:] == before[:-1]) & ~tile[:-1]
+    clip = (~continues).cumsum(0) - 1
     alone = torch.bincount(clip)[clip] == 1
     return clip.masked_fill(tile | alone, -1).tolist()
 
@@ -92,21 +93,21 @@ def _check_clips(clips: Any, starts: Tensor) -> list[int]:
     try:
         numbers = [operator.index(number) for number in clips]
     except TypeError as error:
-        raise InputError(f"{CLIPS} must be whole numbers, one an image, -1 for a still: {error}") from error
+        raise InputError(f"{CLIPS} must be whole numbers, one per image, -1 for a still: {error}") from error
     rows = starts[:, 0].tolist()
     if len(numbers) != len(rows):
         raise InputError(f"{CLIPS} must have one number for each of the {len(rows)} images, got {len(numbers)}")
-    seen: dict[int, int] = {}  # last image of each clip
+    last_image: dict[int, int] = {}  # of each clip
     for image, number in enumerate(numbers):
-        last = seen.get(number, image - 1)
-        if number >= 0 and (last != image - 1 or (number in seen and rows[last] != rows[image])):
+        last = last_image.get(number, image - 1)
+        if number >= 0 and (last != image - 1 or (number in last_image and rows[last] != rows[image])):
             raise InputError(f"the images of clip {number} must follow each other in one row: {CLIPS} is {numbers}")
-        seen[number] = image
+        last_image[number] = image
     return numbers
 
 
 def _group(images: Tensor, clips: Sequence[int]) -> list[Encoded]:
-    """Consecutive images of one clip are a video; every still stands for itself."""
+    """Return one video per run of consecutive images of a clip, and one entry per still."""
     out: list[Encoded] = []
     start = 0
     for end in range(1, len(clips) + 1):

@@ -1,4 +1,4 @@
-"""Hosts that take videos as flat rows of patches and a (T, H, W) grid of patches for each video."""
+"""Base class of hosts that take videos as flat rows of patches and a (T, H, W) grid of patches per video."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ GRIDS = "video_grid_thw"
 
 
 class Patches(Family):
-    """What such hosts share: ``pixel_values_videos`` (patches, values), ``video_grid_thw`` (videos, 3)."""
+    """Base class of such hosts: ``pixel_values_videos`` is (patches, values), ``video_grid_thw`` (videos, 3)."""
 
     vision = "visual"
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values", GRIDS, "image_grid_thw")
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
-        return 16, 16  # frames have any size
+        return 16, 16  # nominal: frames have any size
 
     def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
-        """Side, in patches, of what becomes one token, for each video."""
+        """Return, per video, the side in patches of the square that becomes one token."""
         return [model.config.vision_config.spatial_merge_size] * videos
 
     def shapes(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[tuple[int, int, int]]:
-        """(T, H, W) token grid of each video.
+        """Return the (T, H, W) token grid of each video.
 
         Raises:
-            InputError: no grids, or some that fit neither the pixels nor the merging.
+            InputError: the grids are missing, or do not match the pixels or the merge sizes.
         """
         grids, pixels = inputs.get(GRIDS), inputs.get(self.pixels)
         if not isinstance(grids, Tensor) or grids.ndim != 2 or grids.shape[1] != 3:
@@ -57,7 +57,7 @@ class Patches(Family):
         return [(t, h // side, w // side) for (t, h, w), side in zip(rows, sides, strict=True)]
 
     def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
-        """(T,) seconds of the frames of a video, where the arguments of the host tell."""
+        """Return the (T,) seconds of the frames of a video, if the arguments of the host contain them."""
         return None
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
@@ -77,7 +77,7 @@ class Patches(Family):
         patches = torch.cat([part.flatten() for part in received])
         sides = self.merge_sizes(model, inputs, len(clips))
         videos = patches.split([len(clip) * side**2 for clip, side in zip(clips, sides, strict=True)])
-        # the patches of a token follow each other
+        # the patches of a token are consecutive
         return [
             part.unflatten(0, (*clip.features.shape[:3], -1)).mean(-1) for clip, part in zip(clips, videos, strict=True)
         ]

@@ -1,1 +1,1 @@
-"""One ``model_type`` a file. Every module of this folder is imported, so a new file registers itself."""
+"""Host families, one file per ``model_type``. Every module of this folder is imported and registers itself."""

@@ -1,4 +1,4 @@
-"""GLM-4.1V: M-RoPE, one run of placeholders a frame with its time as text after it; frames hold image placeholders."""
+"""GLM-4.1V: M-RoPE, one run of image placeholders per frame, followed by the frame's time as text."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from framefold.errors import InputError
 class Glm4v(MRoPE):
     """``Glm4vForConditionalGeneration``.
 
-    The host fills a video's placeholders by the id of images and looks up counts by modality only where it repeats or
-    cuts encoded features: handed over as images, beams and chunked prefill work too (with videos they fail or go wrong
-    without any plug).
+    The host finds a video's placeholders by the id of images, and uses the modality only to repeat or split encoded
+    features. Passing the features as images therefore makes beam search and chunked prefill work too; with videos the
+    bare host fails or gives wrong results.
     """
 
     model_type = "glm4v"
@@ -42,7 +42,7 @@ class Glm4v(MRoPE):
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
         if inputs.get("pixel_values") is not None:
-            raise InputError("glm4v hosts in transformers take no image beside a video: pass one of them")
+            raise InputError("glm4v hosts do not accept images together with a video: pass one or the other")
         return super().encode(model, inputs)
 
 

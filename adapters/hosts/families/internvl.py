@@ -1,4 +1,4 @@
-"""InternVL: 1-D positions; frames are images, one tile each, with "Frame1: " and the like as text between."""
+"""InternVL: 1-D positions; frames are images of one tile each, separated by text such as "Frame1: "."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
 
 
 class InternVL(ImageRuns):
-    """``InternVLForConditionalGeneration``: (side * downsample_ratio)^2 tokens an image."""
+    """``InternVLForConditionalGeneration``: (side * downsample_ratio)^2 tokens per image."""
 
     model_type = "internvl"
     classes = ("InternVLForConditionalGeneration",)
@@ -25,7 +25,7 @@ class InternVL(ImageRuns):
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config
         side = int(_first(vision.image_size) // _first(vision.patch_size) * model.config.downsample_ratio)
-        return side, side  # the host takes square images only
+        return side, side  # the host accepts square images only
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         return BaseModelOutputWithPooling(pooler_output=one_tensor(streams[0]))

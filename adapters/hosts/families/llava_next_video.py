@@ -1,4 +1,4 @@
-"""LLaVA-NeXT-Video: 1-D positions, one run of placeholders a video, frames pooled by a stride."""
+"""LLaVA-NeXT-Video: 1-D positions, one run of placeholders per video, frames pooled with a stride."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from framefold.adapters.hosts.base.family import register_family
 
 
 class LlavaNextVideo(Clips):
-    """``LlavaNextVideoForConditionalGeneration``: T * floor(side / stride)^2 tokens a video."""
+    """``LlavaNextVideoForConditionalGeneration``: T * floor(side / stride)^2 tokens per video."""
 
     model_type = "llava_next_video"
     classes = ("LlavaNextVideoForConditionalGeneration",)

@@ -1,4 +1,4 @@
-"""LLaVA-OneVision: 1-D positions, one run of placeholders a video, one newline token after the grid."""
+"""LLaVA-OneVision: 1-D positions, one run of placeholders per video, one newline token after the grid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from framefold.adapters.hosts.base.family import register_family
 
 
 class LlavaOnevision(Clips):
-    """``LlavaOnevisionForConditionalGeneration``: T * ceil(side / 2)^2 + 1 tokens a video, the last the newline."""
+    """``LlavaOnevisionForConditionalGeneration``: T * ceil(side / 2)^2 + 1 tokens per video, the last a newline."""
 
     model_type = "llava_onevision"
     classes = ("LlavaOnevisionForConditionalGeneration",)

@@ -1,4 +1,4 @@
-"""Qwen2.5-VL: M-RoPE with positions in time that follow the seconds, one run of placeholders a video."""
+"""Qwen2.5-VL: M-RoPE with temporal positions proportional to seconds, one run of placeholders per video."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from framefold.errors import InputError
 
 
 class Qwen2_5VL(MRoPE):
-    """``Qwen2_5_VLForConditionalGeneration``; ``second_per_grid_ts`` tells compressors the times of the frames."""
+    """``Qwen2_5_VLForConditionalGeneration``; compressors get the times of the frames from ``second_per_grid_ts``."""
 
     model_type = "qwen2_5_vl"
     classes = ("Qwen2_5_VLForConditionalGeneration",)
-    frame_text = r"Video \d+:"  # what add_vision_id=True of its chat template writes
+    frame_text = r"Video \d+:"  # written by its chat template with add_vision_id=True
     vision_inputs = (*MRoPE.vision_inputs, "second_per_grid_ts")
     needs_token_types = False
 
@@ -33,7 +33,7 @@ class Qwen2_5VL(MRoPE):
         config: Any = model.config.vision_config
         side = config.spatial_merge_size
         order, _ = get_vision_window_index(inputs[GRIDS], side, config.window_size, config.patch_size)
-        windows = torch.cat([part.flatten() for part in received])  # the blocks see the tokens window by window
+        windows = torch.cat([part.flatten() for part in received])  # inside the blocks, tokens are ordered by window
         raster = torch.empty_like(windows).unflatten(0, (-1, side * side))
         raster[order.to(windows.device)] = windows.unflatten(0, (-1, side * side))
         return super().attention_grids(model, inputs, clips, [raster])
@@ -45,9 +45,9 @@ class Qwen2_5VL(MRoPE):
         try:
             seconds = torch.as_tensor(steps, dtype=torch.float32).flatten()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"second_per_grid_ts must be seconds, one a video: {error}") from error
+            raise InputError(f"second_per_grid_ts must be seconds, one value per video: {error}") from error
         if len(seconds) <= video:
-            raise InputError(f"second_per_grid_ts has {len(seconds)} entries, fewer than there are videos")
+            raise InputError(f"second_per_grid_ts has {len(seconds)} entries, but there are more videos")
         return torch.arange(frames, dtype=torch.float32) * float(seconds[video])
 
 

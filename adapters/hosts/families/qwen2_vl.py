@@ -1,4 +1,4 @@
-"""Qwen2-VL: M-RoPE, one run of placeholders a video."""
+"""Qwen2-VL: M-RoPE, one run of placeholders per video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class Qwen2VL(MRoPE):
 
     model_type = "qwen2_vl"
     classes = ("Qwen2VLForConditionalGeneration",)
-    frame_text = r"Video \d+:"  # what add_vision_id=True of its chat template writes
+    frame_text = r"Video \d+:"  # written by its chat template with add_vision_id=True
 
 
 register_family(Qwen2VL())

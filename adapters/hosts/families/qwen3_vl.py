@@ -1,4 +1,4 @@
-"""Qwen3-VL: M-RoPE, one run of placeholders a frame with its time as text before it, deepstack features."""
+"""Qwen3-VL: M-RoPE, one run of placeholders per frame, preceded by the frame's time as text, deepstack features."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from framefold.adapters.hosts.base.mrope import MRoPE
 
 
 class Qwen3VL(MRoPE):
-    """``Qwen3VLForConditionalGeneration``; the text of frames of which nothing stays is kept."""
+    """``Qwen3VLForConditionalGeneration``; the time of a frame stays even if all its tokens are dropped."""
 
     model_type = "qwen3_vl"
     classes = ("Qwen3VLForConditionalGeneration",)
@@ -23,11 +23,11 @@ class Qwen3VL(MRoPE):
         return side, side
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
-        # here, because importing any model takes a while and most users have another one
+        # imported here, because importing a model is slow and most users have another one
         from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
         features, *deepstack = streams
-        # lists, as the host's own; its annotations know tensors only
+        # lists, as the host itself returns them, although it annotates tensors
         return BaseModelOutputWithDeepstackFeatures(pooler_output=features, deepstack_features=deepstack)  # type: ignore
 
 

@@ -1,4 +1,4 @@
-"""Qwen3-VL with a mixture of experts as language model; everything else is as in Qwen3-VL."""
+"""Qwen3-VL with a mixture-of-experts language model; everything else is as in Qwen3-VL."""
 
 from __future__ import annotations
 

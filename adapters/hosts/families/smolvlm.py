@@ -1,4 +1,4 @@
-"""SmolVLM: 1-D positions; frames are images, one tile each, with their times as text between."""
+"""SmolVLM: 1-D positions; frames are images of one tile each, separated by their times as text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
 
 
 class SmolVLM(ImageRuns):
-    """``SmolVLMForConditionalGeneration``: (side / scale_factor)^2 tokens an image.
+    """``SmolVLMForConditionalGeneration``: (side / scale_factor)^2 tokens per image.
 
-    The host takes images of zeros for padding, so a black frame fails with and without a compressor.
+    The host treats images of zeros as padding, so a black frame fails with and without a compressor.
     """
 
     model_type = "smolvlm"
@@ -34,7 +34,7 @@ class SmolVLM(ImageRuns):
         return side, side
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
-        # images of one token: transformers 5.20 wants the placeholders of every row to be whole images
+        # images of one token each, because transformers 5.20 requires each row to have placeholders for full images
         return BaseModelOutputWithPooling(pooler_output=torch.cat(streams[0])[:, None])
 
 

@@ -1,4 +1,4 @@
-"""VideoLLaMA 3: 1-D positions, one run of placeholders a video, a merge size of its own for each video."""
+"""VideoLLaMA 3: 1-D positions, one run of placeholders per video, a separate merge size for each video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SIZES, _MASK = "video_merge_sizes", "video_compression_mask"
 
 
 class VideoLlama3(Patches):
-    """``VideoLlama3ForConditionalGeneration``; the processor's own compression must be off: it leaves no dense grid."""
+    """``VideoLlama3ForConditionalGeneration``; needs a dense grid, so the processor's own compression must be off."""
 
     model_type = "video_llama_3"
     classes = ("VideoLlama3ForConditionalGeneration",)
@@ -32,11 +32,11 @@ class VideoLlama3(Patches):
         return sizes.tolist()
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
-        kept = inputs.get(_MASK)
-        if kept is not None and not bool(kept.all()):
+        mask = inputs.get(_MASK)
+        if mask is not None and not bool(mask.all()):
             raise InputError(
-                f"{_MASK} says that the processor has pruned the video already: call it with"
-                " use_token_compression=False, the attached compressor takes the whole video"
+                f"{_MASK} shows that the processor has already pruned the video: call it with"
+                " use_token_compression=False, because the attached compressor needs the full video"
             )
         return super().encode(model, inputs)
 

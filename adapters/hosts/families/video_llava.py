@@ -1,4 +1,4 @@
-"""Video-LLaVA: 1-D positions, one run of placeholders a video, a CLS token in front of every frame."""
+"""Video-LLaVA: 1-D positions, one run of placeholders per video, a CLS token before every frame."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from framefold.adapters.hosts.base.family import register_family
 
 
 class VideoLlava(Clips):
-    """``VideoLlavaForConditionalGeneration``: T * (1 + side^2) tokens a video.
+    """``VideoLlavaForConditionalGeneration``: T * (1 + side^2) tokens per video.
 
-    The T CLS tokens lie on no grid: they are kept, whatever the budget, and no compressor sees them.
+    The T CLS tokens are not on the grid: they are kept for every budget and never passed to a compressor.
     """
 
     model_type = "video_llava"
     classes = ("VideoLlavaForConditionalGeneration",)
-    images = ("pixel_values", "pixel_values_images")  # the older name is what processors of transformers 5 return
+    images = ("pixel_values", "pixel_values_images")  # processors of transformers 5 still return the older name
     vision_inputs = (*Clips.vision_inputs, "pixel_values_images")
     vision = "video_tower"
 

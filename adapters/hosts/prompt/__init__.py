@@ -1,1 +1,1 @@
-"""From a prompt with videos to the shorter prompt."""
+"""Shorten a prompt with videos."""

@@ -113,10 +113,10 @@ def move_columns(
     new["input_ids"] = new["input_ids"].masked_fill(compaction.filler, family.placeholder_id(model))
     new["attention_mask"] = compaction.gather(mask, 0)  # never None: without it gaps in the positions look like packing
     if positions == "compact":
-        place = family.number(new["attention_mask"], generation)
+        place = family.text_positions(new["attention_mask"], generation)
     else:
         given = inputs.get("position_ids")
         place = family.positions(model, inputs, mask, generation) if given is None else given
         place = compaction.gather(place.expand(*place.shape[:-2], *mask.shape), 0)
-    new["position_ids"] = family.settle(model, place, new["attention_mask"], generation)
+    new["position_ids"] = family.finalize_positions(model, place, new["attention_mask"], generation)
     return new

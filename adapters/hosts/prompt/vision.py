@@ -1,4 +1,4 @@
-"""The vision side of a host: run once, with gradients only where they are wanted, also under ZeRO-3."""
+"""Run the vision side of a host once, with gradients only if it is being trained, also under ZeRO-3."""
 
 from __future__ import annotations
 
@@ -21,17 +21,19 @@ from .zero3 import gathered
 def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
     """Run the vision side of the host once.
 
-    No graph is recorded unless a parameter of the vision side is being trained.
+    No graph is recorded unless a parameter of the vision side requires gradients.
 
     Args:
+        model: the host.
         inputs: the host's inputs.
         attention: also collect the attention that each token received in the last vision block.
 
     Returns:
-        One Encoded per video (or still, where a host takes frames as images), in the order of their placeholders.
+        One Encoded per video, in the order of their placeholders; also one per still, if the host takes frames as
+        images.
 
     Raises:
-        InputError: no video, or an empty or misshapen one.
+        InputError: there is no video, or a video is empty or has a wrong shape.
         UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
     """
     family = family_of(model)
@@ -47,7 +49,7 @@ def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = 
 
 
 def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Raw pixels and ``mm_encoder_outputs`` exclude each other, so images beside a video are encoded too."""
+    """Encode the images next to a video, because hosts refuse raw pixels together with ``mm_encoder_outputs``."""
     family = family_of(model)
     if all(inputs.get(name) is None for name in family.images):
         return {}
@@ -57,7 +59,7 @@ def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
 
 @contextlib.contextmanager
 def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
-    """Gradients only where they are wanted; and under ZeRO-3 the parameters that no submodule's hook would gather."""
+    """Disable gradients if the vision side is frozen, and gather parameters that no hook of ZeRO-3 would gather."""
     base = model.base_model
     direct = [*base.parameters(recurse=False), *map(base.get_parameter, family.read_directly)]
     trained = family.vision_requires_grad(model)

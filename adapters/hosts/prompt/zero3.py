@@ -1,4 +1,4 @@
-"""DeepSpeed ZeRO-3, and parameters that are read outside the forward of the module that owns them."""
+"""Gather parameters under DeepSpeed ZeRO-3 that are read outside the forward of the module that owns them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from transformers import PreTrainedModel
 
 
 def keep_gathered(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
-    """Let ZeRO-3 gather parameters for the backward of the host too; nothing happens without ZeRO-3.
+    """Make ZeRO-3 gather parameters in the backward of the host too; a no-op without ZeRO-3.
 
     ZeRO-3 frees a module's parameters after its forward and gathers them again when a gradient of the module's outputs
-    arrives. A compressor returns no bare tensors, so that moment is never seen, and the backward of whatever used a
-    parameter would meet an empty one.
+    arrives. A compressor does not return bare tensors, so ZeRO-3 never detects that gradient, and the backward would
+    read empty parameters.
 
     Args:
-        model: the host, or what holds it, whose outputs depend on the parameters.
-        parameters: of the compressor, or of the host.
+        model: the host, or a module that contains it, whose outputs depend on the parameters.
+        parameters: parameters of the compressor or of the host.
     """
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if sharded:
@@ -30,10 +30,10 @@ def keep_gathered(model: nn.Module, parameters: Iterable[nn.Parameter]) -> None:
 
 @contextlib.contextmanager
 def gathered(model: PreTrainedModel, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Have parameters of a host whole inside, and again in its backward; nothing happens without ZeRO-3.
+    """Gather parameters of a host inside the context, and again in its backward; a no-op without ZeRO-3.
 
-    Inside a forward of DeepSpeed's engine (when the host is part of a larger model) it gathers what is read itself, and
-    what it has sent for already must not be gathered by anybody else.
+    Inside a forward of DeepSpeed's engine (the host is part of a larger model), the engine gathers what is read, and
+    parameters that it is already fetching must not be gathered a second time.
     """
     sharded = [parameter for parameter in parameters if hasattr(parameter, "ds_id")]
     if not sharded or getattr(model._parameters, "_in_forward", False):
