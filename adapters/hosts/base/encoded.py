@@ -61,10 +61,10 @@ class Encoded:
         layers = [tokens.features, *(apply_assignment(layer, tokens) for layer in self.deepstack)]
         if not len(self.extra):
             return layers
-        order = self.slots(tokens).argsort()
+        order = self.kept_placeholders(tokens).argsort()
         return [torch.cat([layer, self.extra.to(layer)])[order] for layer in layers]
 
-    def slots(self, tokens: VideoTokens | None) -> Tensor:
+    def kept_placeholders(self, tokens: VideoTokens | None) -> Tensor:
         """Return the (N + E,) int64 placeholders that are kept: those of the tokens' anchors, then the extra ones."""
         extra = (~self.on_grid).nonzero()[:, 0]
         if tokens is None:

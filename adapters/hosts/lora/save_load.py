@@ -81,7 +81,7 @@ def describe_host(
     host: PreTrainedModel, positions: Positions = "preserve", outputs: Outputs = "compact"
 ) -> dict[str, Any]:
     """Return the fields of ``config.json`` that describe the host and options an adapter with LoRA was trained with."""
-    return {**base_model_of(host).fields(), "positions": positions, "outputs": outputs, "lora": True}
+    return {**base_model_of(host).to_config(), "positions": positions, "outputs": outputs, "lora": True}
 
 
 def load_peft(
@@ -188,7 +188,9 @@ def _read_peft_folder(path: Path, budget: float | int | None) -> _SavedAdapter:
         for key, value in tensors.items()
         if key.startswith(COMPRESSOR_PREFIX)
     }
-    compressor = UnloadedCompressor.of(check_config(config, file), file, budget=budget).fill(state, weights_file)
+    compressor = UnloadedCompressor.from_config(check_config(config, file), file, budget=budget).load_weights(
+        state, weights_file
+    )
     saved = [name for name in stock.get("modules_to_save") or () if name != COMPRESSOR_NAME]
     weights = {key: value for key, value in tensors.items() if not key.startswith(COMPRESSOR_PREFIX)}
     lora = LoraAdapter({**stock, "modules_to_save": saved or None}, weights, weights_file)

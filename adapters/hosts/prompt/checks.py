@@ -1,4 +1,4 @@
-"""What can be wrong with the inputs of a host or the tokens of a compressor; found before the language model runs."""
+"""Validate the inputs of a host and the tokens of a compressor before the language model runs."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from framefold.errors import ContractError, InputError
 
 
 def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
-    """Check the arguments that come with a video.
+    """Check the arguments that accompany a video.
 
     Raises:
-        InputError: names what cannot be compressed together with a video, and what to pass instead.
+        InputError: an argument cannot be compressed together with a video; the message says what to pass instead.
     """
-    ids, mask, positions_given = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
+    ids, mask, position_ids = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
     if ids is None or inputs.get("inputs_embeds") is not None:
-        raise InputError("pass input_ids (not inputs_embeds) with a video: the placeholders are found by their id")
+        raise InputError("pass input_ids (not inputs_embeds) with a video: placeholders are found by their token id")
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         got = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
         raise InputError(f"input_ids must be a tensor (batch, columns), got {got}")
@@ -32,68 +32,69 @@ def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
             raise InputError(f"{name} must be (batch, columns) = {tuple(ids.shape)} with a video, got {shape}")
     cache = inputs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
-        raise InputError("a new video cannot follow a filled cache: pass the whole conversation without the cache")
+        raise InputError("a new video cannot follow a filled cache: pass the full conversation without the cache")
     if inputs.get("shift_labels") is not None:
-        raise InputError("shift_labels cannot be compressed with the prompt: pass labels")
-    if positions_given is None:
+        raise InputError("shift_labels cannot be compressed with the prompt: pass labels instead")
+    if position_ids is None:
         return
     if positions == "compact":
-        raise InputError("position_ids were given, but positions='compact' numbers the prompt anew: drop one of them")
-    packed = mask is None and positions_given.ndim == 2 and bool((positions_given.diff(dim=-1) != 1).any())
+        raise InputError("position_ids were given, but positions='compact' renumbers the prompt: drop one of them")
+    packed = mask is None and position_ids.ndim == 2 and bool((position_ids.diff(dim=-1) != 1).any())
     if packed:
-        raise InputError("packed sequences (position_ids with gaps, no attention_mask) cannot hold a video")
+        raise InputError("packed sequences (position_ids with gaps, no attention_mask) cannot contain a video")
 
 
 def check_counts(ids: Tensor, where: Tensor, clips: Sequence[Encoded]) -> Tensor:
-    """Check that every video fills one stretch of the placeholders of one row.
+    """Check that every video fills consecutive placeholders of one row.
 
     Args:
         ids: (B, L) prompts.
         where: (P, 2) row and column of every placeholder, in order.
+        clips: the encoded videos and stills.
 
     Returns:
         (V,) int64 row of each video.
 
     Raises:
-        InputError: more or fewer videos than placeholders, or counts that do not match row by row.
+        InputError: there are more or fewer video tokens than placeholders, or the counts of a row do not match.
     """
     lengths = torch.tensor([len(clip) for clip in clips], device=ids.device)
     ends = lengths.cumsum(0)
     total = int(lengths.sum())
     per_row = torch.bincount(where[:, 0], minlength=len(ids)).tolist()
-    told = f"{len(clips)} videos of {lengths.tolist()} tokens, prompts with {per_row} placeholders"
+    counts = f"{len(clips)} videos of {lengths.tolist()} tokens, prompts with {per_row} placeholders"
     if not clips:
         raise InputError("there are no videos to compress")
     if total > len(where):
-        raise InputError(f"more videos than placeholders: {told}")
+        raise InputError(f"more videos than placeholders: {counts}")
     if total < len(where):
-        raise InputError(f"fewer videos than placeholders: {told}")
+        raise InputError(f"fewer videos than placeholders: {counts}")
     first, last = where[ends - lengths, 0], where[ends - 1, 0]
     if bool((first != last).any()):
-        raise InputError(f"the placeholders of the rows do not match the videos: {told}")
+        raise InputError(f"the placeholders of the rows do not match the videos: {counts}")
     return first
 
 
 def check_labels(labels: Tensor | None, keep: Tensor) -> None:
-    """Refuse to drop a column that the loss is taken at.
+    """Refuse to drop columns with labels.
 
     Raises:
-        InputError: names how many of the (B, L) labels would be lost.
+        InputError: labels would be lost; the message says how many.
     """
     lost = 0 if labels is None else int(((labels != -100) & ~keep).sum())
     if lost:
-        raise InputError(f"{lost} labels lie on placeholders that are dropped: set labels to -100 on the video")
+        raise InputError(f"{lost} labels are on placeholders that are dropped: set labels to -100 on the video")
 
 
 def check_end(keep: Tensor, mask: Tensor) -> None:
-    """Refuse to generate from a prompt whose last token is dropped: what follows would continue from an earlier one.
+    """Refuse to generate from a prompt whose last token is dropped, because the answer would continue an earlier token.
 
     Args:
-        keep: (B, L) bool, columns that stay.
+        keep: (B, L) bool, columns to keep.
         mask: (B, L) attention mask.
 
     Raises:
-        InputError: names the rows.
+        InputError: the last token of a prompt is dropped; the message names the rows.
     """
     last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1, keepdim=True)
     rows = (~keep.gather(1, last)[:, 0]).nonzero()[:, 0].tolist()
@@ -104,10 +105,11 @@ def check_end(keep: Tensor, mask: Tensor) -> None:
 
 
 def check_tokens(out: Any, video: VideoTokens) -> Compressed:
-    """Check what a compressor made of a video.
+    """Check the result of a compressor for a video.
 
     Raises:
-        ContractError: no Compressed, no tokens, NaN, another width or dtype, unsorted anchors, or anchors off the grid.
+        ContractError: the result is no Compressed, has no tokens, NaN, another width or dtype, unsorted anchors, or
+            anchors outside the grid.
     """
     if not isinstance(out, Compressed) or not isinstance(out.tokens, VideoTokens):
         raise ContractError(f"the compressor must return Compressed, got {type(out).__name__}")
@@ -124,7 +126,7 @@ def check_tokens(out: Any, video: VideoTokens) -> Compressed:
     if bool((index[1:] <= index[:-1]).any()):
         raise ContractError("the compressor returned anchors that are not strictly ascending")
     if int(index[0]) < 0 or int(index[-1]) >= len(video):
-        raise ContractError(f"the compressor returned anchors outside of the grid of {len(video)} tokens")
+        raise ContractError(f"the compressor returned anchors outside the grid of {len(video)} tokens")
     if not bool(torch.isfinite(torch.stack(torch.aminmax(features.detach()))).all()):
         raise ContractError("the compressor returned NaN or infinite features")
     return out

@@ -1,4 +1,4 @@
-"""The prompt side of compression: which columns stay, how the batch is padded again, what moves with the columns.
+"""Shorten a prompt: select its columns, pad the batch again, and move all arguments with one value per column.
 
 Dimensions: B rows, L columns before, L' columns after.
 """
@@ -22,7 +22,7 @@ Positions = Literal["preserve", "compact"]
 
 
 def prompt_mask(inputs: Mapping[str, Any]) -> Tensor:
-    """(B, L) attention mask of the inputs, ones where they have none."""
+    """Return the (B, L) attention mask of the inputs, or ones if they have none."""
     mask = inputs.get("attention_mask")
     return torch.ones_like(inputs["input_ids"]) if mask is None else mask
 
@@ -30,42 +30,51 @@ def prompt_mask(inputs: Mapping[str, Any]) -> Tensor:
 def choose_columns(
     ids: Tensor, where: Tensor, clips: list[Encoded], tokens: list[VideoTokens | None]
 ) -> tuple[Tensor, list[list[Tensor]]]:
-    """(B, L) bool, the columns that stay, and what fills the placeholders among them: per video, features and layers.
+    """Select the columns to keep and the features that fill the kept placeholders.
 
     Args:
+        ids: (B, L) prompts.
         where: (P, 2) row and column of every placeholder, in order.
-        tokens: what the compressor made of each video; None for stills.
+        clips: the encoded videos and stills.
+        tokens: compressed tokens of each video; None for stills.
+
+    Returns:
+        (B, L) bool, the columns to keep; and per video, features and deepstack layers of its kept placeholders.
     """
     keep = torch.ones_like(ids, dtype=torch.bool)
     keep[where[:, 0], where[:, 1]] = False
     start, kept = 0, []
     for clip, out in zip(clips, tokens, strict=True):
-        kept.append(clip.slots(out).to(ids.device) + start)
+        kept.append(clip.kept_placeholders(out).to(ids.device) + start)
         start += len(clip)
-    stays = where[torch.cat(kept)]
-    keep[stays[:, 0], stays[:, 1]] = True
+    kept_columns = where[torch.cat(kept)]
+    keep[kept_columns[:, 0], kept_columns[:, 1]] = True
     return keep, [clip.streams(out) for clip, out in zip(clips, tokens, strict=True)]
 
 
 def shorten(
     inputs: Mapping[str, Any], keep: Tensor, where: Tensor, streams: list[list[Tensor]], rows: list[int], left: bool
 ) -> tuple[Compaction, list[list[Tensor]]]:
-    """The map to the shorter batch, and for features and each layer the groups that the host is to get.
+    """Compute the map to the shorter batch, and group the features of each layer as the host expects them.
 
     Args:
-        keep: (B, L) bool, columns that stay.
+        inputs: the host's inputs.
+        keep: (B, L) bool, columns to keep.
         where: (P, 2) row and column of every placeholder.
-        streams: per video, features and layers.
+        streams: per video, features and deepstack layers.
         rows: row of each video.
-        left: prepare for ``generate``: pad on the left unless the caller has padding on the right, and make groups of
-            one length, because beam search repeats groups and tells them apart so.
+        left: prepare for ``generate``: pad on the left unless the caller pads on the right, and give all groups the
+            same length, because beam search separates repeated groups by their length.
+
+    Returns:
+        The map; and for features and each deepstack layer a list of groups.
     """
     mask, labels = prompt_mask(inputs), inputs.get("labels")
     real = mask != 0
     real[where[:, 0], where[:, 1]] = True
     real = real if labels is None else real | (labels != -100)
     side: Side = "left" if left else "right"
-    if bool((mask[:, 0] == 0).any()):  # padding stays on the side where the caller has it
+    if bool((mask[:, 0] == 0).any()):  # padding stays on the caller's side
         side = "left"
     elif bool((mask[:, -1] == 0).any()):
         side = "right"
@@ -73,12 +82,12 @@ def shorten(
     lengths = [len(features) for features in layers[0]]
     if not left or len(set(lengths)) == 1:
         return compact(keep, real, side), layers
-    filler = _missing(lengths, rows, len(keep))
+    filler = _missing_placeholders(lengths, rows, len(keep))
     return compact(keep, real, side, filler.to(keep.device)), [_group_rows(layer, rows, side) for layer in layers]
 
 
-def _missing(lengths: list[int], rows: list[int], batch: int) -> Tensor:
-    """(B,) placeholders that each row with a video lacks to have as many as the one with most."""
+def _missing_placeholders(lengths: list[int], rows: list[int], batch: int) -> Tensor:
+    """Return the (B,) numbers of placeholders that each row with a video lacks compared with the largest row."""
     count = torch.zeros(batch, dtype=torch.long)
     count.index_add_(0, torch.tensor(rows), torch.tensor(lengths))
     missing = count.max() - count
@@ -87,7 +96,7 @@ def _missing(lengths: list[int], rows: list[int], batch: int) -> Tensor:
 
 
 def _group_rows(layer: list[Tensor], rows: list[int], side: Side) -> list[Tensor]:
-    """One group a row, filled up to one length with zeros."""
+    """Join the features of each row to one group, and pad all groups with zeros to the same length."""
     groups = [torch.cat([part for part, r in zip(layer, rows, strict=True) if r == row]) for row in sorted(set(rows))]
     longest = max(map(len, groups))
     fill = [group.new_zeros(longest - len(group), group.shape[1]) for group in groups]
@@ -102,7 +111,7 @@ def move_columns(
     positions: Positions,
     generation: bool,
 ) -> dict[str, Tensor]:
-    """The arguments with one value a column, shortened."""
+    """Return the arguments with one value per column, shortened."""
     mask = prompt_mask(inputs)
     new = {
         name: compaction.gather(inputs[name], fill)
@@ -111,12 +120,13 @@ def move_columns(
     }
     new["input_ids"] = compaction.gather(inputs["input_ids"], family.pad_id(model))
     new["input_ids"] = new["input_ids"].masked_fill(compaction.filler, family.placeholder_id(model))
-    new["attention_mask"] = compaction.gather(mask, 0)  # never None: without it gaps in the positions look like packing
+    new["attention_mask"] = compaction.gather(mask, 0)  # never None: without it, gaps in positions look like packing
     if positions == "compact":
-        place = family.text_positions(new["attention_mask"], generation)
+        position_ids = family.text_positions(new["attention_mask"], generation)
     else:
-        given = inputs.get("position_ids")
-        place = family.positions(model, inputs, mask, generation) if given is None else given
-        place = compaction.gather(place.expand(*place.shape[:-2], *mask.shape), 0)
-    new["position_ids"] = family.finalize_positions(model, place, new["attention_mask"], generation)
+        position_ids = inputs.get("position_ids")
+        if position_ids is None:
+            position_ids = family.positions(model, inputs, mask, generation)
+        position_ids = compaction.gather(position_ids.expand(*position_ids.shape[:-2], *mask.shape), 0)
+    new["position_ids"] = family.finalize_positions(model, position_ids, new["attention_mask"], generation)
     return new

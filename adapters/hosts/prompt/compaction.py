@@ -1,4 +1,4 @@
-"""Shortening a batch of prompts: which old column each new column comes from. Pure tensors; no hooks and no host.
+"""Map between the columns of a batch of prompts and those of its shortened form. Only tensors; no hooks, no host.
 
 Dimensions: B rows, L columns before, L' columns after.
 """
@@ -16,14 +16,14 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, eq=False)
 class Compaction:
-    """The map from the columns of the shortened batch to those of the original one.
+    """Map from the columns of the shortened batch to those of the original one.
 
     Attributes:
         src: (B, L') int64 original column of each new column; 0 where ``pad``.
-        pad: (B, L') bool, new columns that come from nowhere.
-        filler: (B, L') bool, those of ``pad`` that must hold a placeholder so that the host's feature counts fit.
+        pad: (B, L') bool, new columns without an original column.
+        filler: (B, L') bool, the columns of ``pad`` that must be placeholders, so that the host's feature counts match.
         n_before: L.
-        trivial: every column stays where it was.
+        trivial: whether every column keeps its place.
     """
 
     src: Tensor
@@ -34,16 +34,16 @@ class Compaction:
 
     @property
     def n_after(self) -> int:
-        """L', the number of columns after."""
+        """Number of columns after, L'."""
         return self.src.shape[1]
 
     @property
     def removed(self) -> int:
-        """L - L'; below zero where filler made the batch longer."""
+        """Number of columns removed, L - L'; negative if filler made the batch longer."""
         return self.n_before - self.n_after
 
     def gather(self, values: Tensor, fill: int) -> Tensor:
-        """Carry one value a column over: (..., B, L) -> (..., B, L'), with ``fill`` in the new padding."""
+        """Select one value per column: (..., B, L) -> (..., B, L'), with ``fill`` in the new padding."""
         if self.trivial:
             return values
         src = self.src.expand(*values.shape[:-1], self.n_after)
@@ -52,15 +52,16 @@ class Compaction:
     def expand(self, values: Tensor) -> Tensor:
         """Give every original column the value of its last kept predecessor: (B, L', ...) -> (B, L, ...).
 
-        Columns before the first kept one take that one's. So a label meets the logits that predict it, at length L.
+        Columns before the first kept one take the value of that one. This aligns labels of length L with the logits
+        that predict them.
         """
         if self.trivial:
             return values
         rows = torch.arange(values.shape[0], device=values.device)[:, None]
-        return values[rows, self.latest()]
+        return values[rows, self.last_kept()]
 
-    def latest(self) -> Tensor:
-        """(B, L) int64, new column of the last kept column at or before each original one."""
+    def last_kept(self) -> Tensor:
+        """Return the (B, L) int64 new column of the last kept column at or before each original one."""
         rows, length = self.src.shape
         device = self.src.device
         column = torch.arange(length, device=device).expand(rows, length)
@@ -71,38 +72,39 @@ class Compaction:
 
 
 def compact(keep: Tensor, real: Tensor, side: Side = "right", filler: Tensor | None = None) -> Compaction:
-    """Close the gaps that dropped columns leave in each row and pad the rows to a common length again.
+    """Remove dropped columns from each row and pad the rows to a common length again.
 
-    If nothing is dropped the batch stays as it is, padding included; otherwise old padding goes and L' is as small as
-    can be.
+    If nothing is dropped, the batch is unchanged, padding included. Otherwise old padding is removed and L' is minimal.
 
     Args:
         keep: (B, L) bool, columns to keep.
-        real: (B, L) bool, columns that are no padding; unreal ones at either end of a row are padding, others are kept.
-        side: where new padding goes.
+        real: (B, L) bool, columns that are not padding. Only columns before the first or after the last real column of
+            a row count as padding.
+        side: side of new padding.
         filler: (B,) int64 padding columns that each row needs for placeholders without a token.
     """
     batch, before = keep.shape
     filler = torch.zeros(batch, dtype=torch.long, device=keep.device) if filler is None else filler
     if bool(keep.all()) and not bool(filler.any()):
         src = torch.arange(before, device=keep.device).expand(batch, before)
-        nowhere = torch.zeros_like(keep)
-        return Compaction(src, nowhere, nowhere, before, trivial=True)
+        no_pad = torch.zeros_like(keep)
+        return Compaction(src, no_pad, no_pad, before, trivial=True)
 
     keep = keep & _between_ends(real)
     count = keep.sum(-1, keepdim=True)
     after = int((count[:, 0] + filler).max())
     kept_first = torch.argsort((~keep).to(torch.uint8), dim=-1, stable=True)
     column = torch.arange(after, device=keep.device).expand(batch, after)
-    rank = column - (after - count) if side == "left" else column  # of the kept column that goes here
+    rank = column - (after - count) if side == "left" else column  # index of the kept column at this new column
     pad = (rank < 0) | (rank >= count)
     src = kept_first.gather(1, rank.clamp(0, before - 1)).masked_fill(pad, 0)
-    wanted = filler[:, None]
-    filled = pad & ((rank >= -wanted) if side == "left" else (rank < count + wanted))
+    fill = filler[:, None]
+    filled = pad & ((rank >= -fill) if side == "left" else (rank < count + fill))
     return Compaction(src, pad, filled, before, trivial=False)
 
 
 def _between_ends(real: Tensor) -> Tensor:
-    seen = real.long().cummax(-1).values
-    ahead = real.flip(-1).long().cummax(-1).values.flip(-1)
-    return (seen & ahead).bool()
+    """Return a mask of the columns from the first to the last real column of each row."""
+    from_first = real.long().cummax(-1).values
+    to_last = real.flip(-1).long().cummax(-1).values.flip(-1)
+    return (from_first & to_last).bool()

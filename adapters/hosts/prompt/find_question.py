@@ -1,7 +1,9 @@
-"""Which columns of a prompt are the question about a video, found from its ids alone.
+"""Find the columns of a prompt that contain the question about a video, from its token ids.
 
-What a chat template puts around a user's message is looked for in the text of the ids. Tokens merge across the borders
-between template and message, and tokenizers mark spaces in ways of their own, so text has no whitespace here.
+The ids are decoded, and the text is searched for what the chat template writes around a user's message. Tokens may
+merge across the borders between template and message, and tokenizers encode spaces differently; all text in this module
+is therefore without whitespace.
+
 Dimensions: L columns of a row, Q columns of its question.
 """
 
@@ -25,9 +27,9 @@ from framefold.errors import InputError
 
 from .chat_template import ChatTemplate, Opener
 
-VISUAL_CHAR = "\N{OBJECT REPLACEMENT CHARACTER}"  # stands for a run of placeholders
+VISUAL_CHAR = "\N{OBJECT REPLACEMENT CHARACTER}"  # represents a run of placeholders
 
-INCOMPLETE_CHAR = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer makes of a part of a character
+INCOMPLETE_CHAR = "\N{REPLACEMENT CHARACTER}"  # decoding of some, but not all, bytes of a character
 
 REMEDY = "pass attach(..., query=...) or attach(..., tokenizer=processor.tokenizer)"
 
@@ -38,13 +40,13 @@ Patterns = tuple[re.Pattern[str], re.Pattern[str]]
 
 @dataclass
 class _Row:
-    """A row as text.
+    """A row of a prompt as text.
 
     Attributes:
-        text: special tokens as they are written, every run of placeholders as one VISUAL.
-        special: for each character, whether it is of a special token.
-        words: the tokens that are text; those that share a character make one word.
-        visuals: of each run of placeholders its character, first and end column.
+        text: the text; special tokens as written, every run of placeholders as one VISUAL_CHAR.
+        special: for each character, whether it belongs to a special token.
+        words: the text tokens; tokens that share a character form one word.
+        visuals: for each run of placeholders, its character, first and end column.
     """
 
     text: str = ""
@@ -53,11 +55,11 @@ class _Row:
     visuals: list[tuple[int, int, int]] = field(default_factory=list)
 
     def visual_of(self, column: int) -> int:
-        """Character that stands for the run of placeholders around a column."""
+        """Return the character of the run of placeholders that contains a column."""
         return next(at for at, first, end in self.visuals if first <= column < end)
 
     def opener_end(self, opener: Opener, before: int) -> int:
-        """Where the last occurrence of an opener before a character ends; 0 if there is none."""
+        """Return the end of the last occurrence of an opener before a character, or 0 if there is none."""
         at = self.text.rfind(opener.text, 0, before)
         while at > 0 and opener.after_special and not self.special[at - 1]:
             at = self.text.rfind(opener.text, 0, at + len(opener.text) - 1)
@@ -66,25 +68,27 @@ class _Row:
 
 @dataclass(frozen=True, eq=False)
 class TurnMarkers:
-    """What a chat template puts around a user's message, and the tokenizer that reads it in ids."""
+    """Text that a chat template writes around a user's message, and the tokenizer that decodes prompts."""
 
     tokenizer: PreTrainedTokenizerBase
     specials: dict[int, str]
     openers: tuple[Opener, ...] = ()
     closers: tuple[str, ...] = ()
-    texts: dict[tuple[int, ...], str] = field(default_factory=dict, repr=False)  # of tokens met before
+    texts: dict[tuple[int, ...], str] = field(default_factory=dict, repr=False)  # cache of decoded tokens
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> TurnMarkers:
-        """Learn the turns of a tokenizer's chat template, or of a processor's; without one a row is a single turn.
+        """Find the turn markers of the chat template of a tokenizer or processor.
+
+        Without a template, a row is treated as a single turn.
 
         Raises:
-            InputError: no tokenizer, or a template that cannot write a single message of a user.
+            InputError: the argument is no tokenizer or processor, or the template cannot render one user message.
         """
         source = getattr(tokenizer, "chat_template", None)
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise InputError(f"a {type(tokenizer).__name__} is no transformers tokenizer or processor: {REMEDY}")
+            raise InputError(f"{type(tokenizer).__name__} is not a transformers tokenizer or processor: {REMEDY}")
         added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
         ids = sorted(added.union(tokenizer.all_special_ids))
         specials = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
@@ -94,43 +98,43 @@ class TurnMarkers:
             return cls(tokenizer, specials)
         template = ChatTemplate(tokenizer, source, specials.values())
         if not template.render("A"):
-            raise InputError(f"the chat template of {tokenizer.name_or_path!r} cannot write a user's message: {REMEDY}")
+            raise InputError(f"the chat template of {tokenizer.name_or_path!r} cannot render a user message: {REMEDY}")
         return cls(tokenizer, specials, template.openers(), template.closers())
 
     def question(self, ids: Tensor, video: Tensor, frame_text: str = "") -> Tensor:
-        """Columns of the text beside a video, in the user's turn that holds it.
+        """Return the columns of the text in the user's turn that contains a video.
 
-        Left out are the template, special tokens (so also padding and unknown words), what lies between the first and
-        the last placeholder of the video, and blank tokens at the ends of what is left. A row without the turn's opener
-        or closer is taken from its start or to its end.
+        Excluded are the template, special tokens (and with them padding and unknown words), everything between the
+        first and the last placeholder of the video, and blank tokens at the ends of the remaining text. If the turn's
+        opener or closer is missing, the turn extends to the start or the end of the row.
 
         Args:
             ids: (L,) one row of a prompt.
             video: (L,) bool, the placeholders of this video.
-            frame_text: regular expression of what the processor writes right before or after a frame; special tokens
-                may lie between. It meets text without whitespace, so its own whitespace does not count; special tokens
-                stand in that text as they are written, for looking ahead and behind.
+            frame_text: regular expression of the text that the processor writes right before or after a frame, with
+                only special tokens between. It is matched against text without whitespace, so whitespace in it is
+                ignored. Special tokens appear in that text as written, for lookahead and lookbehind.
 
         Returns:
-            (Q,) int64, ascending; empty without a question.
+            (Q,) int64 columns, ascending; empty if there is no question.
 
         Raises:
-            InputError: misshapen arguments, no placeholder, or a broken ``frame_text``.
+            InputError: arguments have a wrong shape, there is no placeholder, or ``frame_text`` is invalid.
         """
         if ids.ndim != 1 or video.shape != ids.shape or video.dtype != torch.bool or not bool(video.any()):
             raise InputError(
-                f"ids (L,) and video (L,) bool with a placeholder are needed, got {tuple(ids.shape)} of {ids.dtype} and"
-                f" {tuple(video.shape)} of {video.dtype}"
+                "ids must be (L,) and video (L,) bool with at least one placeholder, got"
+                f" {tuple(ids.shape)} {ids.dtype} and {tuple(video.shape)} {video.dtype}"
             )
         row = self._row(ids.tolist(), torch.isin(ids, ids[video].unique()).tolist())
         first, last = (row.visual_of(column) for column in video.nonzero()[[0, -1], 0].tolist())
         start = max((row.opener_end(opener, first) for opener in self.openers), default=0)
         stops = [at for closer in self.closers if (at := row.text.find(closer, last)) >= 0]
         stop = min(stops, default=len(row.text))
-        out = bytearray(len(row.text))
+        excluded = bytearray(len(row.text))
         for begin, end in [(first, last + 1), *_frame_spans(row, _patterns(frame_text))]:
-            out[begin:end] = b"\1" * (end - begin)
-        words = [word for word in row.words if start <= word[0] and word[1] <= stop and not any(out[word[0] : word[1]])]
+            excluded[begin:end] = b"\1" * (end - begin)
+        words = [w for w in row.words if start <= w[0] and w[1] <= stop and not any(excluded[w[0] : w[1]])]
         return torch.tensor(list(_columns(words)), dtype=torch.long, device=ids.device)
 
     def _row(self, ids: list[int], visual: list[bool]) -> _Row:
@@ -146,7 +150,7 @@ class TurnMarkers:
                 piece, size = self._piece(ids[column : column + 4], plain[column : column + 4])
                 row.words.append((at, at + len(piece), column, column + size))
             else:
-                piece = self.specials.get(ids[column], "")  # an id that only the model knows is no text
+                piece = self.specials.get(ids[column], "")  # ids unknown to the tokenizer have no text
             pieces.append(piece)
             row.special += [not (visual[column] or plain[column])] * len(piece)
             at, column = at + len(piece), column + size
@@ -154,7 +158,7 @@ class TurnMarkers:
         return row
 
     def _piece(self, ids: list[int], plain: list[bool]) -> tuple[str, int]:
-        """Text of the next token, or of the next few where one is a part of a character, and how many they are."""
+        """Return the text of the next token and 1, or of the next few tokens that form a character and their number."""
         longest = len(list(takewhile(bool, plain)))  # a character has at most four bytes
         for size in range(1, longest + 1):
             some = tuple(ids[:size])
@@ -167,13 +171,17 @@ class TurnMarkers:
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer beside the weights that a model was loaded from: from this machine only, and no code out of it.
+    """Return the tokenizer next to the weights that a model was loaded from.
+
+    It is loaded from this machine only, and no code from its folder is executed.
 
     Raises:
-        InputError: the model came from nowhere, or no tokenizer is there.
+        InputError: the model was not loaded from a folder or the Hub, or there is no tokenizer.
     """
     if not model.name_or_path:
-        raise InputError(f"this {type(model).__name__} was loaded from nowhere, so it has no tokenizer: {REMEDY}")
+        raise InputError(
+            f"this {type(model).__name__} was not loaded from a folder or the Hub, so it has no tokenizer: {REMEDY}"
+        )
     return _load(str(model.name_or_path), getattr(model.config, "_commit_hash", None))
 
 
@@ -182,36 +190,39 @@ def _load(name: str, revision: str | None) -> PreTrainedTokenizerBase:
     try:
         folder = _folder(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        legacy = folder / "chat_template.json"  # of older processors; tokenizers do not read it
+        legacy = folder / "chat_template.json"  # written by older processors; tokenizers do not read it
         if legacy.is_file():
             tokenizer.chat_template = json.loads(legacy.read_text(encoding="utf-8"))["chat_template"]
-    except Exception as error:  # files of anyone's making: the libraries raise whatever they stumble over
-        raise InputError(f"there is no tokenizer to load for {name!r} on this machine ({error}): {REMEDY}") from error
+    except Exception as error:  # untrusted files: the libraries may raise anything
+        raise InputError(f"no tokenizer can be loaded for {name!r} on this machine ({error}): {REMEDY}") from error
     return tokenizer
 
 
 def _folder(name: str, revision: str | None) -> Path:
-    """The folder of a name. Looked up by hand: huggingface_hub goes out even when it is told to read its cache only."""
+    """Return the folder of a name.
+
+    The cache is searched here, because huggingface_hub uses the network even when asked to read only its cache.
+    """
     if Path(name).is_dir():
         return Path(name)
     for file in ("tokenizer_config.json", "tokenizer.json"):
         if isinstance(found := try_to_load_from_cache(name, file, revision=revision), str):
             return Path(found).parent
-    raise FileNotFoundError("neither a folder nor in the cache of the Hub")
+    raise FileNotFoundError("it is neither a folder nor in the cache of the Hub")
 
 
 @functools.cache
 def _patterns(frame_text: str) -> Patterns:
-    """For the text that ends at a frame, and for the text that begins there."""
+    """Return the patterns for text that ends before a frame and for text that begins after one."""
     frame_text = frame_text or "(?!)"  # matches nothing
     try:
         return re.compile(f"(?:{frame_text}\n)\\Z", re.VERBOSE), re.compile(frame_text, re.VERBOSE)
     except re.error as error:
-        raise InputError(f"frame_text {frame_text!r} is no regular expression: {error}") from None
+        raise InputError(f"frame_text {frame_text!r} is not a regular expression: {error}") from None
 
 
 def _frame_spans(row: _Row, patterns: Patterns) -> Iterator[tuple[int, int]]:
-    """(first, end) characters of what the processor wrote around frames, those of other videos too."""
+    """Yield (first, end) characters of the text that the processor wrote next to frames, also of other videos."""
     last = 0
     for at, _, _ in row.visuals:
         before, after = at, at + 1
@@ -219,19 +230,19 @@ def _frame_spans(row: _Row, patterns: Patterns) -> Iterator[tuple[int, int]]:
             before -= 1
         while after < len(row.text) and row.special[after]:
             after += 1
-        found = patterns[0].search(row.text, last, before), patterns[1].match(row.text, after)
-        yield from (match.span() for match in found if match)
+        matches = patterns[0].search(row.text, last, before), patterns[1].match(row.text, after)
+        yield from (match.span() for match in matches if match)
         last = at + 1
 
 
 def _columns(words: Iterable[Word]) -> Iterator[int]:
-    """Columns of words, less the blank ones at both ends of every run of columns."""
+    """Yield the columns of words, without blank words at both ends of every run of columns."""
     runs: list[list[Word]] = []
     for word in words:
         if not runs or runs[-1][-1][3] != word[2]:
             runs.append([])
         runs[-1].append(word)
     for run in runs:
-        full = [place for place, (first, end, _, _) in enumerate(run) if end > first]
-        for _, _, column, past in run[full[0] : full[-1] + 1] if full else ():
-            yield from range(column, past)
+        filled = [index for index, (first, end, _, _) in enumerate(run) if end > first]
+        for _, _, column, stop in run[filled[0] : filled[-1] + 1] if filled else ():
+            yield from range(column, stop)

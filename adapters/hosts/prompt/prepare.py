@@ -1,6 +1,7 @@
-"""From the inputs of a host to shorter inputs of the same host: encode the video, compress it, compact the prompt.
+"""Turn the inputs of a host into shorter inputs of the same host: encode the video, compress it, compact the prompt.
 
-One code path for the attach hooks, for training and for the ablation.
+The attach hooks, training and the ablation share this code path.
+
 Dimensions: B rows, V videos, L columns before, L' columns after.
 """
 
@@ -25,18 +26,18 @@ from .compaction import Compaction, compact
 from .question import Query, embed_queries
 from .vision import encode, encode_images
 
-COMPACTED_NAME = "framefold_mark"  # attribute under which a Mark travels
+COMPACTED_NAME = "framefold_mark"  # attribute under which a CompactedPrompt is attached
 
 
 @dataclass(frozen=True, eq=False)
 class CompactedPrompt:
-    """What the attach hooks need to know of a compacted prompt; travels on the host's encoder output and on its cache.
+    """Description of a compacted prompt for the attach hooks, stored on the host's encoder output and on its cache.
 
     Attributes:
-        compaction: the map between the columns before and after.
+        compaction: map between the columns before and after.
         mask: (B, L') attention mask of the prompt.
-        next_position: (B,) position of the column after the prompt in a decode loop that gives none.
-        axes: sizes of the dimensions that positions have in front of (B, L').
+        next_position: (B,) position of the column after the prompt, for a decode loop that passes no positions.
+        axes: sizes of the leading dimensions of positions, before (B, L').
     """
 
     compaction: Compaction
@@ -50,12 +51,12 @@ class Prepared:
     """Inputs of a host after compression.
 
     Attributes:
-        kwargs: ready for ``model(**kwargs)``: no pixels, the features under ``mm_encoder_outputs``.
+        kwargs: arguments for ``model(**kwargs)``, without pixels, with the features under ``mm_encoder_outputs``.
         tokens: the compressed tokens of each video, in (row, column) order.
         losses: mean over the videos of each loss that the compressor returned.
-        scores: of each video, the (N,) scores of its tokens, where the compressor returns them.
-        compaction: the map between the columns before and after.
-        prompt: what continues a decode loop over the shorter prompt; None where there was nothing to do.
+        compaction: map between the columns before and after.
+        prompt: values that continue a decode loop over the shorter prompt; None if there was nothing to compress.
+        scores: for each video, the (N,) scores of its tokens, if the compressor returned them.
     """
 
     kwargs: dict[str, Any]
@@ -78,35 +79,37 @@ def prepare(
     positions: Positions = "preserve",
     generation: bool = False,
 ) -> Prepared:
-    """Compress the videos of a batch and shorten its prompts to match; the model need not be attached to.
+    """Compress the videos of a batch and shorten its prompts to match. No compressor needs to be attached.
 
     Args:
-        inputs: keyword arguments of the host's forward. Without video, or with video that is encoded already under
-            ``mm_encoder_outputs``, they come back untouched.
+        model: the host.
+        inputs: keyword arguments of the host's forward. They are returned unchanged if there is no video, or if the
+            video is already encoded under ``mm_encoder_outputs``.
         compressor: called with (VideoTokens, query) for each video.
-        encoded: what :func:`encode` returned for these inputs, which then need not hold pixels.
-        query: the question about all videos, or a list with one a video: text or (Q, D) embeddings. A query-aware
-            compressor gets what the prompt asks where this is None.
-        tokenizer: the host's tokenizer or processor, for finding the question; None: the one beside its weights.
-        times: (T,) seconds of the frames of each video, where the host's own arguments do not tell.
-        positions: "preserve" gives a token the position of its anchor, "compact" numbers the shorter prompt anew.
-        generation: prepare for ``model.generate`` rather than a forward: its rule for positions, padding on the left.
-            Do not add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and then the
-            host takes gaps in the positions for packed sequences.
+        encoded: result of :func:`~framefold.adapters.hosts.prompt.vision.encode` for these inputs; pixels are then not
+            needed.
+        query: the question about all videos, or a list with one entry per video: text or (Q, D) embeddings. Where it is
+            None, a query-aware compressor gets the question of the prompt.
+        tokenizer: the host's tokenizer or processor, used to find the question. If None, the one next to its weights.
+        times: (T,) seconds of the frames of each video, if the host's own arguments do not contain them.
+        positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
+        generation: prepare for ``model.generate`` instead of a forward: its positions, and padding on the left. Do not
+            add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and the host then
+            treats gaps in the positions as packed sequences.
 
     Raises:
-        InputError: the inputs do not fit each other, see the message; always before the language model runs.
+        InputError: the inputs are inconsistent; always raised before the language model runs.
         ContractError: the compressor returned NaN, no tokens, unsorted anchors or another width.
         UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
     """
     family = family_of(model)
     if positions not in ("preserve", "compact"):
         raise InputError(f"positions must be 'preserve' or 'compact', got {positions!r}")
-    given = dict(inputs.get("mm_encoder_outputs") or {})
+    encoder_outputs = dict(inputs.get("mm_encoder_outputs") or {})
     if encoded is None and inputs.get(family.pixels) is None:
-        return _untouched(family, model, inputs)
-    if given.get(family.modality) is not None:
-        raise InputError("the video comes both raw (or encoded=) and under mm_encoder_outputs: drop one of them")
+        return _unchanged(family, model, inputs)
+    if encoder_outputs.get(family.modality) is not None:
+        raise InputError("the video is passed both raw (or as encoded=) and in mm_encoder_outputs: drop one of them")
     check_inputs(inputs, positions)
 
     needs_attention = getattr(compressor, "needs_attention", False)
@@ -114,8 +117,8 @@ def prepare(
     ids = inputs["input_ids"]
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)
-    wanted = getattr(compressor, "query_aware", False)
-    queries = embed_queries(model, family, inputs, where, clips, query, wanted, tokenizer)
+    query_aware = getattr(compressor, "query_aware", False)
+    queries = embed_queries(model, family, inputs, where, clips, query, query_aware, tokenizer)
     tokens, losses, scores = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(inputs.get("labels"), keep)
@@ -126,7 +129,7 @@ def prepare(
     kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
     kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
     packed = family.pack(layers)
-    kwargs["mm_encoder_outputs"] = {**given, **encode_images(model, inputs), family.modality: packed}
+    kwargs["mm_encoder_outputs"] = {**encoder_outputs, **encode_images(model, inputs), family.modality: packed}
     prompt = _compacted_prompt(family, kwargs, compaction, positions)
     setattr(packed, COMPACTED_NAME, prompt)
     return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, prompt, scores)
@@ -141,11 +144,11 @@ def _compacted_prompt(
     return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes)
 
 
-def _untouched(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
+def _unchanged(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
     ids = inputs.get("input_ids")
     shape = ids if ids is not None else inputs["inputs_embeds"][..., 0]
     if ids is not None and not inputs.get("mm_encoder_outputs") and bool(family.placeholders(model, inputs).any()):
-        raise InputError(f"the prompts hold video placeholders, but there is neither {family.pixels} nor encoded=")
+        raise InputError(f"the prompts contain video placeholders, but there is neither {family.pixels} nor encoded=")
     everything = torch.ones(shape.shape, dtype=torch.bool, device=shape.device)
     return Prepared(dict(inputs), [], {}, compact(everything, everything))
 
@@ -157,7 +160,11 @@ def _compress(
     times: Any,
     device: torch.device,
 ) -> tuple[list[VideoTokens | None], dict[str, Tensor], tuple[Tensor | None, ...]]:
-    """What the compressor makes of each video, None for stills, the means of its losses, and the scores of videos."""
+    """Compress each video.
+
+    Returns:
+        The tokens of each video, None for stills; the means of the losses; and the scores of each video.
+    """
     videos = [clip for clip in clips if not clip.is_still]
     times = [None] * len(videos) if times is None else times
     if not isinstance(times, (list, tuple, Tensor)):
@@ -166,14 +173,14 @@ def _compress(
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
     tokens, scores = [], []
     losses: dict[str, list[Tensor]] = {}
-    for clip, asked, seconds in zip(videos, queries, times, strict=True):
+    for clip, question, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
         video = VideoTokens.from_grid(clip.features.to(device), times=seconds, attention=clip.attention)
-        out = check_tokens(compressor(video, asked), video)
+        out = check_tokens(compressor(video, question), video)
         tokens.append(out.tokens)
         scores.append(out.scores)
         for name, loss in out.losses.items():
             losses.setdefault(name, []).append(loss)
-    made = iter(tokens)
+    compressed = iter(tokens)
     means = {name: torch.stack(values).mean() for name, values in losses.items()}
-    return [None if clip.is_still else next(made) for clip in clips], means, tuple(scores)
+    return [None if clip.is_still else next(compressed) for clip in clips], means, tuple(scores)

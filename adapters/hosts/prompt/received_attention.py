@@ -1,9 +1,9 @@
-"""Attention that each patch receives in one attention module of a vision encoder, whatever computes the attention.
+"""Record the attention that each patch receives in one attention module, for any attention implementation.
 
-While recording, that one module goes through a function of ours which calls the host's own and returns what it
-returned, so outputs stay what they were, to the bit. No other module is touched and no weights are kept.
+While recording, this module uses a wrapper of the host's own attention function that returns its result unchanged, so
+outputs stay bit-identical. No other module is changed, and no attention weights are stored.
 
-Dimensions: B images or stretches of patches attended to together, h heads, L patches (and CLS tokens), d head width.
+Dimensions: B images or groups of patches that attend to each other, h heads, L patches (and CLS tokens), d head width.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION_NAME = "framefold_received"
 
-MAX_WEIGHTS = 2**24  # attention weights held at once: 64 MiB in fp32
+MAX_WEIGHTS = 2**24  # attention weights computed at once: 64 MiB in fp32
 
 
 @contextlib.contextmanager
@@ -28,8 +28,8 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
     """Record the attention received in every call of an attention module of transformers.
 
     Yields:
-        A list that gets one (B, L) tensor a call of the attention function, fp32: softmax weights averaged over heads
-        and queries, so each row sums to one.
+        A list to which each call of the attention function appends a (B, L) fp32 tensor: softmax weights averaged over
+        heads and queries, so that each row sums to one.
     """
     any_module: Any = module
     config = any_module.config
@@ -37,7 +37,7 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
     if original is None:  # eager, which every model file defines for itself
         original = sys.modules[type(module).__module__].__dict__["eager_attention_forward"]
     calls: list[Tensor] = []
-    any_module.config = copy.copy(config)  # the layers share theirs
+    any_module.config = copy.copy(config)  # the layers share one config
     any_module.config._attn_implementation_internal = ATTENTION_NAME
     any_module.config.framefold_received = (original, calls)
     try:
@@ -47,11 +47,12 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def received_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """(B, L) attention that each key receives, averaged over heads and queries.
+    """Return the (B, L) attention that each key receives, averaged over heads and queries.
 
     Args:
-        query, key: (B, h, L, d).
-        mask: (B, 1, L, L) added to the logits, or bool (True: may attend).
+        query: (B, h, L, d).
+        key: (B, h, L, d).
+        mask: (B, 1, L, L), added to the logits, or bool (True: may attend).
         scaling: factor of the logits.
     """
     batch, heads, length, _ = query.shape

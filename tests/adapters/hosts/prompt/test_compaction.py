@@ -76,5 +76,5 @@ def test_random_batches_agree_with_a_loop() -> None:
             mine = plan.src[row][~plan.pad[row]].tolist()
             assert mine == kept
             assert plan.pad[row].tolist() == sorted(plan.pad[row].tolist(), reverse=side == "left")
-            where = plan.latest()[row].tolist()
+            where = plan.last_kept()[row].tolist()
             assert [plan.src[row, j].item() for j in where] == [max(k for k in kept if k <= i) for i in range(30)]
