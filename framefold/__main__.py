@@ -1,11 +1,12 @@
-"""The ``framefold`` command: a table of verbs, each imported when it is called.
+"""The ``framefold`` command: a table of verbs. The module of a verb is imported when the verb is called.
 
-``framefold --help`` reads only this file, so it is quick and needs no torch.
+``framefold --help`` reads only this file, so it is fast and does not import torch.
 """
 
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -13,60 +14,77 @@ from typing import Any
 
 from framefold.errors import FramefoldError
 
-# verb -> (module:function, what it does). LightningCLI verbs read sys.argv themselves, because relaunched ranks do.
+# Verbs of LightningCLI, which read sys.argv themselves because relaunched ranks do: verb -> (module:function, help).
 LIGHTNING = {
-    "fit": ("training.fit.main:main", "train a compressor in front of a frozen host"),
-    "validate": ("training.fit.main:main", "validation loss and accuracy of a checkpoint"),
+    "fit": ("training.fit.main:main", "train a compressor with a frozen host"),
+    "validate": ("training.fit.main:main", "compute validation loss and accuracy of a compressor"),
 }
 
+# Verbs whose options are the parameters of a function: verb -> (module:function, help).
 FUNCTIONS = {
-    "shards synth": ("data.synthetic.write_shards:synth", "write synthetic long videos as webdataset shards"),
+    "shards synth": (
+        "data.synthetic.write_shards:synth",
+        "write synthetic long videos with questions as webdataset shards",
+    ),
     "shards splice": (
         "data.spliced.write_shards:splice",
-        "make long videos with questions of short annotated clips, as shards",
+        "join short annotated clips into long videos with questions, as shards",
     ),
-    "shards index": ("data.shards.sources:index", "count the samples of shards, so that training can read them"),
+    "shards index": (
+        "data.shards.sources:index_shards",
+        "count the samples of shards and write the index that training needs",
+    ),
     "shards features": (
         "training.frozen_host.write_features:features",
-        "encode the videos of shards once, so that training is quick",
+        "encode the videos of shards once, to speed up training",
     ),
-    "shards check": ("data.shards.check:check_shards", "open everything in shards and count the damage"),
+    "shards check": ("data.shards.check:check_shards", "read every sample of shards and report damaged ones"),
     "view": (
         "data.drawing.view:view",
         "draw a video with its questions and evidence as a contact sheet, or write it as mp4",
     ),
-    "show": ("evaluation.inspection.show:show", "draw what a compressor keeps of a video file"),
+    "show": ("evaluation.inspection.show:show", "draw which parts of a video file a compressor keeps"),
     "bench compress": (
         "evaluation.bench.compressors:bench_compress",
-        "time and extra memory of compressors by themselves",
+        "measure time and additional memory of compressors on their own",
     ),
-    "bench attach": ("evaluation.bench.attach:bench_attach", "what an attached compressor costs and saves in a host"),
-    "bench ssm": ("evaluation.bench.mamba2:bench_ssm", "our Mamba-2 block against transformers', on the CPU"),
-    "bench synth": ("evaluation.bench.synthetic:bench", "time per synthetic video on one core, wall and CPU"),
+    "bench attach": (
+        "evaluation.bench.attach:bench_attach",
+        "measure what an attached compressor costs and saves in a host",
+    ),
+    "bench ssm": (
+        "evaluation.bench.mamba2:bench_ssm",
+        "compare framefold's Mamba-2 block with that of transformers on the CPU",
+    ),
+    "bench synth": ("evaluation.bench.synthetic:bench_synth", "measure wall and CPU time per synthetic video on one core"),
     "bench data": (
         "evaluation.bench.loading:bench_data",
-        "how fast shards are read, and the memory of a loader worker",
+        "measure the reading speed of shards and the memory of a loader worker",
     ),
-    "tinyhost train": ("training.tinyhost.train:train", "train the embedded host from nothing"),
-    "tinyhost eval": ("training.tinyhost.evaluate:evaluate_host", "accuracy of a host per question type"),
-    "answer": ("evaluation.inspection.answer:answer", "ask a video-LLM about a video file, on fewer visual tokens"),
-    "eval": ("evaluation.lmms.evaluate:evaluate", "accuracy on lmms-eval's benchmarks, and what the answers took"),
-    "ablate": (
-        "evaluation.ablation.ablate:ablate",
-        "compressors x budgets on held-out videos, one results file a cell",
+    "tinyhost train": ("training.tinyhost.train:train", "train the embedded host from scratch"),
+    "tinyhost eval": ("training.tinyhost.evaluate:evaluate_host", "measure the accuracy of a host per question type"),
+    "answer": ("evaluation.inspection.answer:answer", "ask a video-LLM about a video file, with fewer visual tokens"),
+    "eval": ("evaluation.lmms.evaluate:evaluate", "run benchmarks of lmms-eval and measure accuracy and cost"),
+    "ablate": ("evaluation.ablation.ablate:ablate", "compare compressors at several budgets on held-out videos"),
+    "report": ("evaluation.report.report:report", "write tables, plots and an HTML page from a results folder"),
+    "export": ("cli.export:export", "turn a checkpoint into an adapter, as a folder or on the Hub"),
+    "checkpoint list": ("training.checkpoint.commands:listing", "list the checkpoints of a run and name damaged ones"),
+    "checkpoint universal": (
+        "training.checkpoint.commands:universal",
+        "convert a DeepSpeed checkpoint for any number of ranks",
     ),
-    "report": ("evaluation.report.report:report", "Markdown table and plots from a folder of results"),
-    "export": ("cli.export:export", "turn a checkpoint into an adapter folder"),
-    "checkpoint list": ("training.checkpoint.commands:listing", "name the checkpoints of a run, and which are damaged"),
-    "checkpoint universal": ("training.checkpoint.commands:universal", "make one of DeepSpeed fit any number of ranks"),
-    "checkpoint consolidate": ("training.checkpoint.commands:consolidate", "its trained weights as plain safetensors"),
-    "doctor": ("cli.doctor.doctor:main", "what this machine has, and what each missing piece disables"),
-    "launch slurm": ("cli.launch:slurm", "write a job for sbatch that survives the end of its time"),
-    "launch torchrun": ("cli.launch:torchrun", "write a script that trains by torchrun on several machines"),
-    "launch mpirun": ("cli.launch:mpirun", "write a script that trains by mpirun"),
-    "demo": ("cli.demo:demo", "the whole job in minutes: shards, training, ablation, export, report"),
+    "checkpoint consolidate": (
+        "training.checkpoint.commands:consolidate",
+        "write the trained weights of a checkpoint as safetensors",
+    ),
+    "doctor": ("cli.doctor.doctor:main", "report what this machine has and what each missing piece disables"),
+    "launch slurm": ("cli.launch:slurm", "write a job for sbatch that saves, requeues and resumes the training"),
+    "launch torchrun": ("cli.launch:torchrun", "write a script that trains with torchrun, on one or several machines"),
+    "launch mpirun": ("cli.launch:mpirun", "write a script that trains with mpirun"),
+    "demo": ("cli.demo:demo", "run everything within minutes: shards, training, export, ablation, report"),
 }
 
+# Module that is missing -> the extra of framefold that installs it.
 EXTRA_OF = {
     **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
@@ -79,7 +97,7 @@ EXTRA_OF = {
 
 
 def usage() -> str:
-    """Text of ``framefold --help``."""
+    """Return the text of ``framefold --help``."""
     verbs = {**LIGHTNING, **FUNCTIONS}
     width = max(map(len, verbs))
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items()]
@@ -87,21 +105,22 @@ def usage() -> str:
         [
             "usage: framefold VERB [--config NAME_OR_FILE ...] [--key value ...]",
             "",
-            "Plug-in adapters that shrink the visual tokens of long video for video-LLMs.",
+            "Plug-in adapters that compress the visual tokens of long video for video-LLMs.",
             "",
             "verbs:",
             *lines,
             "",
-            "'framefold VERB --help' shows its options. Packaged configs go by short name (--config trainer/cpu).",
+            "'framefold VERB --help' lists the options of a verb. Packaged configurations have short names"
+            " (--config trainer/cpu).",
         ]
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and turn its errors into one line.
+    """Run a verb; print its errors as one line.
 
     Returns:
-        Exit status: 0 done, 1 failed while running, 2 wrong usage or input, 130 interrupted.
+        Exit status: 0 if it succeeded, 1 if it failed, 2 for wrong usage or input, 130 if it was interrupted.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
@@ -122,7 +141,7 @@ def _guarded(args: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
     except KeyboardInterrupt:
-        return _fail("interrupted; finished files are kept, unfinished ones were removed", 130)
+        return _fail("interrupted; complete files are kept, incomplete ones were removed", 130)
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None or debug:
@@ -135,22 +154,22 @@ def _guarded(args: list[str]) -> int:
 
 
 def _describe(error: Exception) -> tuple[str, int]:
-    """One line for an error, and the exit status: 2 for what the user can put right in the call, 1 otherwise."""
+    """Return one line for an error and the exit status: 2 if the user can correct the call, otherwise 1."""
     text = " ".join(str(error).split())
     if isinstance(error, FramefoldError):
         return text, 2
     if isinstance(error, OSError):
         return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 1
-    return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows where)", 1
+    return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows the traceback)", 1
 
 
 def _run(args: list[str]) -> int:
     verb = args[0]
     if verb in LIGHTNING:
-        sys.argv[1:] = args  # and argv[0] stays: it is what relaunched ranks start
+        sys.argv[1:] = args  # argv[0] stays, because relaunched ranks run it
         _load(LIGHTNING[verb][0])()
         return 0
-    if verb == "doctor":  # reads its own arguments: it is there to say that jsonargparse is missing
+    if verb == "doctor":  # it parses its arguments itself, since it must run even without jsonargparse
         return _load(FUNCTIONS[verb][0])(args[1:])
     for words in (2, 1):
         verb = " ".join(args[:words])
@@ -158,8 +177,10 @@ def _run(args: list[str]) -> int:
             from framefold.cli.parser import call
 
             return call(_load(FUNCTIONS[verb][0]), verb, args[words:])
-    known = ", ".join([*LIGHTNING, *FUNCTIONS])
-    raise SystemExit(f"unknown verb {args[0]!r}; known: {known}")
+    from framefold.messages import nearest
+
+    typed = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), args[:2])) or verb
+    raise SystemExit(f"unknown verb {typed!r}{nearest(typed, [*LIGHTNING, *FUNCTIONS])}")
 
 
 def _load(target: str) -> Any:

@@ -1,6 +1,6 @@
-"""The verb ``framefold ablate``: compressors x budgets x seeds on held-out videos, then the report.
+"""Compare compressors at equal budgets on held-out videos: the command ``framefold ablate``.
 
-Nothing here may import transformers before torchvision has been found, since transformers looks for it once.
+This module must not import transformers before torchvision is found, since transformers looks for it only once.
 """
 
 from __future__ import annotations
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framefold.adapters.core.budget import check_budget
-from framefold.adapters.core.registry import get
+from framefold.adapters.core.registry import compressor_class
 from framefold.data.shards.index import FEATURES
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
-from framefold.training.frozen_host.device import device_of
+from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
 from .config import AblationConfig
 
-CACHE = "features"  # folder of encoded videos in that of the results
+CACHE = "features"  # folder of the encoded videos inside the output folder
 
 
 def ablate(
@@ -50,58 +50,66 @@ def ablate(
     device: str | None = None,
     allow_other_host: bool = False,
 ) -> None:
-    """Compare compressors at equal budgets on held-out videos; finished cells are not run again.
+    """Compare compressors at equal budgets on held-out videos; results that exist already are not computed again.
 
-    Several such calls with the same ``out``, on one machine or on several with a common file system, share the work.
+    Several calls with the same ``out``, on one machine or on several with a shared file system, share the work.
 
     Args:
-        out: folder for cells/*.json, report.md, its pictures, and the encoded videos.
+        out: output folder: cells/*.json, report.md with its plots, and the encoded videos.
         host: folder of the host, or its id on the Hub.
-        compressors: registered names, chains too (storm+st_simdiff); all by default. Trainable ones take part through
-            their adapters.
-        adapters: of trained compressors, folders or ids on the Hub; those of one compressor are one row, if they differ
-            only in the seed of their training. With LoRA they are a row of their own, such as "storm (LoRA)", for whose
-            cells, and no others, the host runs with that LoRA.
-        params: constructor parameters by compressor name; an adapter's training-free counterpart gets the adapter's.
+        compressors: registered names, or chains such as storm+st_simdiff; all registered compressors by default.
+            Trainable compressors take part through their adapters.
+        adapters: trained adapters, as folders or ids on the Hub. Adapters of one compressor that differ only in the
+            seed of their training form one method. An adapter with LoRA forms a method of its own, such as
+            "storm (LoRA)", and the host has that LoRA only while it runs this method.
+        params: constructor parameters by compressor name. The training-free counterpart of an adapter gets the
+            parameters of the adapter.
         budgets: retention ratios (floats) or tokens per video (ints).
-        seeds: of compressors that draw, such as random; the others run once.
-        oracle: add a row that keeps each question's annotated evidence, and one that keeps all events.
+        seeds: seeds of compressors that use random numbers; the others run once.
+        oracle: add a method that keeps the annotated evidence of each question, and one that keeps all events.
         data: shards of videos with questions, or of features; synthetic videos by default.
-        videos: number of held-out videos, the first ones of shards.
-        frames: of each synthetic video; of those in shards the host is shown so many at most.
-        data_seed: of synthetic videos; split: train, val or test.
-        difficulty: easy, hard, or settings of data.difficulty.Difficulty; style: normal or held_out.
-        exclude: question types to leave out of the headline.
-        batch_size: videos per forward of the language model.
-        baseline: row that the others are compared with; by default st_simdiff, if it is there.
-        drill: for how many videos, the first ones, to note which tokens were kept.
-        cache: folder for encoded videos; by default in ``out``. Several ablations may share it.
-        revision: of a host on the Hub. dtype: of the host; auto is that of its weights.
+        videos: number of held-out videos; of shards, the first ones.
+        frames: length of each synthetic video; of videos in shards, the host gets at most this number of frames.
+        data_seed: seed of synthetic videos.
+        split: split of synthetic videos: train, val or test.
+        difficulty: easy, hard, or the fields of data.synthetic.difficulty.Difficulty.
+        style: style of synthetic videos: normal or held_out.
+        exclude: question types that do not count for the headline accuracy.
+        batch_size: videos per forward pass of the language model.
+        baseline: method that the others are compared with; by default that of ``framefold report``.
+        drill: number of videos, from the first, for which the kept tokens are recorded.
+        cache: folder of encoded videos, which several ablations may share; by default inside ``out``.
+        revision: revision of a host on the Hub.
+        dtype: dtype of the host; auto is that of its weights.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
-        allow_other_host: take adapters that were trained in another host.
+        allow_other_host: accept adapters that were trained in another host.
 
     Raises:
-        UnknownCompressorError: a wrong name; ConfigError: a wrong parameter, seed, baseline, device or question type,
-            or two adapters that cannot be one row; BudgetError: a wrong budget.
-        ResultsError: the folder holds cells, other than those to be made, that cannot stand in one table with them.
-        HostError: no host there; AdapterFileError, HubError: no adapter, or a damaged one; WrongHostError: it was
-            trained in another host.
-        DataError: no such split, too few frames, no such shards, or damaged ones.
-        MissingExtraError: torchvision or what else the host's processor needs for videos; the message installs it.
+        UnknownCompressorError: a name is not registered.
+        ConfigError: a parameter, seed, baseline, device or question type is invalid, or two adapters of one compressor
+            cannot form one method.
+        BudgetError: a budget is out of range.
+        ResultsError: the folder holds other results that cannot share a table with these.
+        HostError: there is no such host.
+        AdapterFileError, HubError: an adapter is missing or damaged.
+        WrongHostError: an adapter was trained in another host.
+        DataError: there is no such split, there are too few frames, or shards are missing or damaged.
+        MissingExtraError: torchvision or another package that the host's processor needs for videos is missing; the
+            message contains the command that installs it.
     """
-    grid = [check_budget(budget) for budget in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
+    checked = [check_budget(budget) for budget in budgets or [0.5, 0.25, 0.1, 0.05, 0.02]]
     if videos < 1 or batch_size < 1 or drill < 0:
         numbers = f"{videos}, {batch_size} and {drill}"
         raise ConfigError(f"videos and batch_size must be positive and drill not negative, got {numbers}")
     for name in compressors or []:
-        get(name)
-    where, recipe = device_of(device), Recipe((frames, frames), data_seed, split, difficulty, style)
+        compressor_class(name)
+    where, recipe = resolve_device(device), Recipe((frames, frames), data_seed, split, difficulty, style)
     shards, found = None if data is None else resolve_shards(data), find_host(host, revision)
-    if not found.is_embedded and (shards is None or shards.kind != FEATURES):
+    if not found.is_tinyhost and (shards is None or shards.kind != FEATURES):
         find_torchvision()
     from .run import run_ablation
 
-    wanted = AblationConfig(
+    config = AblationConfig(
         out=Path(out),
         host=found,
         device=where,
@@ -109,7 +117,7 @@ def ablate(
         compressors=compressors,
         adapters=adapters or [],
         params=params or {},
-        budgets=list({repr(budget): budget for budget in grid}.values()),  # 1 and 1.0 are two
+        budgets=list({repr(budget): budget for budget in checked}.values()),  # 1 token and 1.0 are two budgets
         seeds=list(dict.fromkeys(seeds or [0])),
         oracle=oracle,
         recipe=recipe,
@@ -119,8 +127,8 @@ def ablate(
         exclude=exclude or [],
         batch_size=batch_size,
         baseline=baseline,
-        drill=drill,
+        kept_videos=drill,
         cache=Path(cache) if cache else Path(out) / CACHE,
         allow_other_host=allow_other_host,
     )
-    run_ablation(wanted)
+    run_ablation(config)

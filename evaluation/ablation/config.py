@@ -1,4 +1,4 @@
-"""An ablation as it was asked for, everything settled that needs no compressor and no host."""
+"""Settings of an ablation, checked as far as possible without a compressor and a host."""
 
 from __future__ import annotations
 
@@ -11,22 +11,27 @@ import torch
 from framefold.adapters.core.budget import Budget
 from framefold.data.shards.index import Index
 from framefold.data.synthetic.recipe import Recipe
-from framefold.training.frozen_host.locate import FoundHost
+from framefold.training.frozen_host.locate import HostFolder
 
 
 @dataclass(frozen=True)
 class AblationConfig:
-    """An ablation as it was asked for, everything settled that needs no compressor and no host.
+    """Settings of an ablation.
+
+    Attributes not listed here are the arguments of the same name of
+    :func:`~framefold.evaluation.ablation.ablate.ablate`.
 
     Attributes:
-        out, compressors, adapters, params, budgets, seeds, oracle, videos, exclude, batch_size, baseline, drill, cache,
-            dtype, allow_other_host: of :func:`ablate`.
-        host: that was found. device: to run on.
-        recipe: of synthetic videos; data: or the shards. frames: that the host is shown of each at most.
+        host: the host, located on disk.
+        device: device to run on.
+        recipe: recipe of the synthetic videos, used if ``data`` is None.
+        data: index of the shards, or None.
+        frames: largest number of frames that the host gets of a video in shards.
+        kept_videos: number of videos, from the first, for which the kept tokens are recorded.
     """
 
     out: Path
-    host: FoundHost
+    host: HostFolder
     device: torch.device
     dtype: Literal["auto", "float32", "bfloat16"]
     compressors: list[str] | None
@@ -42,6 +47,6 @@ class AblationConfig:
     exclude: list[str]
     batch_size: int
     baseline: str | None
-    drill: int
+    kept_videos: int
     cache: Path
     allow_other_host: bool

@@ -1,15 +1,12 @@
-"""What a cell of the ablation costs: time, memory and operations until the first question can be read.
+"""Cost of a compressor: time, memory and operations up to the logits of the first answer token.
 
-A few videos are prefilled one at a time, each with all its tokens and compressed, next to each other in the same
-process: machines differ, and so does their load, but what the two take relative to each other can be compared. A
-method that knows the question is asked the first one. Everything is run once before it is timed.
-
-Dimensions: B videos.
+A few videos are prefilled one at a time, each with all its tokens and compressed, alternately in the same process:
+absolute times depend on the machine and its load, but the ratio of the two can be compared. A query-aware compressor
+gets the first question. Everything runs once before it is timed.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
@@ -19,21 +16,28 @@ import torch
 
 from framefold.adapters.base.build import build
 from framefold.evaluation.metrics.flops import counted_flops, prefill_flops
-from framefold.evaluation.metrics.memory import peak_bytes
-from framefold.evaluation.metrics.timing import Compress, TimedCompressor, peak_memory, synchronize
-from framefold.training.frozen_host.ask import EncodedBatch, compress_batch
+from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
+from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
+from framefold.evaluation.results.settings import FULL
+from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import QARows
+from framefold.training.frozen_host.question_rows import QuestionRows
 
 from .batches import HeldOutBatch
 from .oracles import KeepEvidence
 
-VIDEOS = 5  # that are measured
+VIDEOS = 5  # videos to measure on
 
 
 @dataclass(frozen=True)
-class Once:
-    """One prefill: milliseconds of the compressor and of the rest, and columns of the prompt."""
+class PrefillTiming:
+    """One prefill.
+
+    Attributes:
+        compressor: milliseconds of the compressor.
+        prefill: milliseconds of everything else.
+        columns: length of the prompt in tokens.
+    """
 
     compressor: float
     prefill: float
@@ -45,85 +49,86 @@ class Once:
         return self.compressor + self.prefill
 
 
-class Meter:
+class CostMeter:
     """Measures compressors on the same few videos.
 
     Args:
+        host: host that reads the prompts.
         videos: batches of one video each.
     """
 
     def __init__(self, host: Host, videos: Sequence[HeldOutBatch]) -> None:
         self.host, self.videos = host, [_first_question(video) for video in videos[:VIDEOS]]
-        self.full = TimedCompressor(build("identity"), host.model.device)
-        self._peaks: dict[str, int] = {}  # with all tokens, by who changes the host
+        self.full = TimedCompressor(build(FULL), host.model.device)
+        self._full_peaks: dict[str, int] = {}  # peak with all tokens, by the key of the LoRA in the host
 
     @torch.no_grad()
-    def measure(self, compressor: Compress, changed_by: str = "") -> dict[str, Any]:
-        """Costs of a compressor.
+    def measure(self, compressor: Compress, lora_key: str = "") -> dict[str, Any]:
+        """Measure the costs of a compressor.
 
         Args:
-            changed_by: names who has changed the host (LoRA), "" if nobody.
+            compressor: compressor of the videos.
+            lora_key: key of the LoRA in the host, "" without LoRA.
 
         Returns:
-            Medians over the videos of ``compressor_ms``, ``prefill_ms`` and ``full_prefill_ms`` (with all tokens), and
-            of ``speedup``, by how much all tokens take longer than compressor and prefill; means of ``prefill_flops``
-            and ``full_prefill_flops`` (None if there is no formula) and of ``compressor_flops`` (matrix products only);
-            ``peak_bytes`` and ``full_peak_bytes`` of the first video beside what was there before, and ``memory_of``,
-            what counted them.
+            Medians over the videos of ``compressor_ms``, ``prefill_ms``, ``full_prefill_ms`` (with all tokens) and
+            ``speedup``, the ratio of the time with all tokens to that of compressor and prefill; means of
+            ``prefill_flops`` and ``full_prefill_flops`` (None if there is no formula for the host);
+            ``compressor_flops`` (matrix products only), ``peak_bytes`` and ``full_peak_bytes`` of the first video, on
+            top of what was in use before; ``memory_of``, the source of the peaks; and ``videos``, their number.
         """
         timed, first = TimedCompressor(compressor, self.host.model.device), self.videos[0]
         peak = self._peak(timed, first)
-        if changed_by not in self._peaks:
-            self._peaks[changed_by] = self._peak(self.full, first)
-        operations = counted_flops(lambda: self._compressed(timed, first))
-        self._once(timed, first)  # to warm up
+        if lora_key not in self._full_peaks:
+            self._full_peaks[lora_key] = self._peak(self.full, first)
+        operations = counted_flops(lambda: self._compress(timed, first))
+        self._time_prefill(timed, first)  # warm-up
         pairs = []
         for number, video in enumerate(self.videos):
-            runs = [self.full, timed] if number % 2 else [timed, self.full]  # so that neither is always the second
-            took = {id(run): self._once(run, video) for run in runs}
-            pairs.append((took[id(timed)], took[id(self.full)]))
+            runs = [self.full, timed] if number % 2 else [timed, self.full]  # neither is always the second
+            timings = {id(run): self._time_prefill(run, video) for run in runs}
+            pairs.append((timings[id(timed)], timings[id(self.full)]))
         return {
             "videos": len(pairs),
-            "compressor_ms": median(one.compressor for one, _ in pairs),
-            "prefill_ms": median(one.prefill for one, _ in pairs),
+            "compressor_ms": median(short.compressor for short, _ in pairs),
+            "prefill_ms": median(short.prefill for short, _ in pairs),
             "full_prefill_ms": median(full.total for _, full in pairs),
-            "speedup": median(full.total / one.total for one, full in pairs),
-            "prefill_flops": self._flops([one.columns for one, _ in pairs]),
-            "full_prefill_flops": self._flops([full.columns for _, full in pairs]),
+            "speedup": median(full.total / short.total for short, full in pairs),
+            "prefill_flops": self._prefill_flops([short.columns for short, _ in pairs]),
+            "full_prefill_flops": self._prefill_flops([full.columns for _, full in pairs]),
             "compressor_flops": operations,
             "peak_bytes": peak,
-            "full_peak_bytes": self._peaks[changed_by],
+            "full_peak_bytes": self._full_peaks[lora_key],
             "memory_of": "CUDA allocator" if self.host.model.device.type == "cuda" else "tensors",
         }
 
-    def _once(self, compressor: TimedCompressor, video: HeldOutBatch) -> Once:
-        start = time.perf_counter()
-        columns = self._prefill(compressor, video)
-        synchronize(self.host.model.device)
-        total = 1000 * (time.perf_counter() - start)
-        return Once(compressor.milliseconds[-1], total - compressor.milliseconds[-1], columns)
+    def _time_prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillTiming:
+        with Stopwatch(self.host.model.device) as watch:
+            columns = self._prefill(compressor, video)
+        compressing = compressor.milliseconds[-1]
+        return PrefillTiming(compressing, 1000 * watch.seconds - compressing, columns)
 
-    def _compressed(self, compressor: TimedCompressor, video: HeldOutBatch) -> dict[str, Any]:
+    def _compress(self, compressor: TimedCompressor, video: HeldOutBatch) -> dict[str, Any]:
         if isinstance(compressor.compressor, KeepEvidence):
             compressor.compressor.begin(video)
-        return compress_batch(self.host, compressor, video.asked).kwargs
+        return compress_batch(self.host, compressor, video.encoded).kwargs
 
     def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
-        inputs = self._compressed(compressor, video)
+        inputs = self._compress(compressor, video)
         self.host.model(**inputs, use_cache=True, logits_to_keep=1)
         return inputs["input_ids"].shape[1]
 
     def _peak(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
         if self.host.model.device.type == "cuda":
-            self._prefill(compressor, video)  # libraries take their workspaces once
+            self._prefill(compressor, video)  # libraries allocate their workspaces in the first run
             return peak_memory(lambda: self._prefill(compressor, video), self.host.model.device)
-        known = [*_tensors(self.host.model), *_tensors(compressor.compressor)]
-        clips = [tensor for clip in video.asked.encoded for tensor in (clip.features, clip.extra, *clip.deepstack)]
-        return peak_bytes(
-            lambda: self._prefill(compressor, video), *known, *clips, *video.asked.inputs.values(), *video.asked.times
-        )
+        batch = video.encoded
+        weights = [*_tensors(self.host.model), *_tensors(compressor.compressor)]
+        clips = [tensor for clip in batch.encoded for tensor in (clip.features, clip.extra, *clip.deepstack)]
+        inputs = [*weights, *clips, *batch.inputs.values(), *batch.times]
+        return peak_tensor_bytes(lambda: self._prefill(compressor, video), *inputs)
 
-    def _flops(self, columns: list[int]) -> float | None:
+    def _prefill_flops(self, columns: list[int]) -> float | None:
         counts = [prefill_flops(self.host.model.config, count) for count in columns]
         known = [count for count in counts if count is not None]
         return fmean(known) if len(known) == len(counts) else None
@@ -134,8 +139,8 @@ def _tensors(module: Any) -> list[torch.Tensor]:
 
 
 def _first_question(video: HeldOutBatch) -> HeldOutBatch:
-    """A batch of one video that is asked its first question only."""
-    asked = video.asked
-    rows = QARows(*(getattr(asked.rows, name)[:1] for name in asked.rows.__dataclass_fields__))
-    first = EncodedBatch(asked.encoded, asked.inputs, asked.times, rows, asked.questions[:1])
-    return replace(video, asked=first, evidence=video.evidence[:1])
+    """Reduce a batch of one video to its first question."""
+    batch = video.encoded
+    rows = QuestionRows(*(getattr(batch.rows, name)[:1] for name in batch.rows.__dataclass_fields__))
+    first = EncodedBatch(batch.encoded, batch.inputs, batch.times, rows, batch.questions[:1])
+    return replace(video, encoded=first, evidence=video.evidence[:1])

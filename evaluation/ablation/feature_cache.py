@@ -1,14 +1,13 @@
-"""What a host made of held-out videos, on disk: encoded once, for every cell, every process and every later run.
+"""Held-out videos as encoded by a host, on disk: encoded once for all results, processes and later runs.
 
-A video is a safetensors file, and beside it a JSON file that is written when the other is whole and holds its SHA-256.
-A file that does not fit its digest is made again. Several processes fill a cache together.
+Each video is a safetensors file and a JSON file, which is written second and holds the SHA-256 of the first. A video
+whose digest does not match is encoded again. Several processes can fill a cache together.
 
 Dimensions: R questions about a video, N visual tokens.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -25,31 +24,32 @@ from framefold.data.evidence import evidence_mask
 from framefold.data.question import Question
 from framefold.data.shards.encoded import COLUMN, DEEPSTACK, EncodedSample
 from framefold.errors import DataError
-from framefold.files import replace_file
+from framefold.files import bytes_digest, file_digest, remove_leftovers, replace_file, text_digest, write_json
 from framefold.training.frozen_host.host import Host
 
-from .heldout import MOST_DAMAGED, HeldOutVideo, Source
-from .work_queue import remove_leftovers, work_off
+from .heldout import MOST_DAMAGED, HeldOutSource, HeldOutVideo
+from .work_queue import run_shared_tasks
 
 FORMAT = 1
 
-TOGETHER = 8  # videos that a process encodes under one lock
+GROUP = 8  # videos that a process encodes under one lock
 
 
 @dataclass(frozen=True, eq=False)
 class CachedVideo:
-    """A video as the host saw it, on the CPU.
+    """A video as encoded by the host, on the CPU.
 
     Attributes:
-        sample: the host's encoding of it.
-        number, draw: see :class:`~framefold.evaluation.ablation.heldout.HeldOutVideo`.
-        evidence: (R, N) bool, the visual tokens that hold the evidence of each question.
-        events: (N,) bool, those at which something happens that can be asked about; None: nobody knows.
+        sample: encoded video with its questions.
+        number: see :class:`~framefold.evaluation.ablation.heldout.HeldOutVideo`.
+        cluster: see :class:`~framefold.evaluation.ablation.heldout.HeldOutVideo`.
+        evidence: (R, N) bool, the visual tokens with the evidence of each question.
+        events: (N,) bool, the visual tokens with an event that can be asked about; None if unknown.
     """
 
     sample: EncodedSample
     number: int
-    draw: int
+    cluster: int
     evidence: Tensor
     events: Tensor | None = None
 
@@ -58,41 +58,42 @@ class FeatureCache:
     """The encoded videos of a source, filled by one or several processes.
 
     Args:
-        folder: for all caches. host: that encodes; it need not be there yet. source: of the videos.
-        key: what the features depend on, beside the videos. attention: keep the attention that tokens received in the
-            vision encoder.
+        folder: folder of all caches; this one is a subfolder named by a digest.
+        host: host that encodes.
+        source: source of the videos.
+        key: everything that the features depend on, besides the videos.
+        attention: also store the attention that tokens received in the vision encoder.
     """
 
-    def __init__(self, folder: Path, host: Host, source: Source, key: dict[str, Any], attention: bool = False) -> None:
+    def __init__(
+        self, folder: Path, host: Host, source: HeldOutSource, key: dict[str, Any], attention: bool = False
+    ) -> None:
         data = {name: value for name, value in source.describe().items() if name not in ("videos", "shards")}
         self.key = {"format": FORMAT, **key, "data": data, "attention": attention}
-        digest = hashlib.sha256(json.dumps(self.key, sort_keys=True).encode()).hexdigest()
+        digest = text_digest(json.dumps(self.key, sort_keys=True))
         self.folder, self.host, self.source, self.attention = folder / digest[:20], host, source, attention
-        self._whole: dict[int, bool] = {}  # seen by this process; False: damaged in the source
+        self._complete: dict[int, bool] = {}  # videos that this process has checked; False: damaged in the source
         self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], HeldOutVideo]], int
 
-    def fill(self, tick: Callable[[int], None] = lambda done: None) -> None:
-        """Encode what is not there yet; returns when all is there.
+    def fill(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
+        """Encode the videos that are missing; return when all are there.
 
         Args:
-            tick: is called with the number of videos that are there.
+            on_progress: called with the number of videos that are there.
 
         Raises:
             DataError: too many videos are damaged.
             OSError: the disk is full or not writable; finished videos are kept.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.key, indent=1) + "\n"
-        replace_file(self.folder / "key.json", lambda beside: beside.write_text(text))
-        groups = [
-            range(first, min(first + TOGETHER, len(self.source))) for first in range(0, len(self.source), TOGETHER)
-        ]
-        work_off(
+        write_json(self.folder / "key.json", self.key)
+        groups = [range(first, min(first + GROUP, len(self.source))) for first in range(0, len(self.source), GROUP)]
+        run_shared_tasks(
             groups,
             lambda group: self.folder / ".locks" / f"{group.start:08d}",
-            lambda group: all(self._is_whole(number) for number in group),
+            lambda group: all(self._is_complete(number) for number in group),
             self._encode,
-            lambda done: tick(sum(map(len, groups[:done]))),
+            lambda done: on_progress(sum(map(len, groups[:done]))),
         )
         if len(self.damaged) > MOST_DAMAGED * len(self.source):
             first = next(iter(self.damaged.values()))
@@ -100,23 +101,23 @@ class FeatureCache:
 
     @cached_property
     def damaged(self) -> dict[int, str]:
-        """Numbers of the videos that could not be read, and why; known once the cache is full."""
-        return {number: self._note(number)["damaged"] for number, whole in self._whole.items() if not whole}
+        """Numbers of the videos that could not be read, with the reasons; valid once the cache is full."""
+        return {number: self._note(number)["damaged"] for number, complete in self._complete.items() if not complete}
 
     def __len__(self) -> int:
-        """Videos that are whole, once the cache is full."""
+        """Number of undamaged videos; valid once the cache is full."""
         return len(self.source) - len(self.damaged)
 
     @property
     def bytes(self) -> int:
         """Size of the features on disk."""
-        return sum(self._file(number).stat().st_size for number, whole in self._whole.items() if whole)
+        return sum(self._file(number).stat().st_size for number, complete in self._complete.items() if complete)
 
     def read(self) -> Iterator[CachedVideo]:
-        """The videos in their order, from disk.
+        """Read the undamaged videos from disk, in order.
 
         Raises:
-            DataError: a file has gone, or was changed.
+            DataError: a file is missing or was changed.
         """
         for number in range(len(self.source)):
             if number in self.damaged:
@@ -124,7 +125,7 @@ class FeatureCache:
             try:
                 yield _unpack(self._note(number), self._file(number).read_bytes())
             except (OSError, ValueError, KeyError) as error:
-                raise DataError(f"{self._file(number)} is damaged ({error}): run the same call again") from error
+                raise DataError(f"{self._file(number)} is damaged ({error}): run the same command again") from error
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08d}.safetensors"
@@ -132,78 +133,79 @@ class FeatureCache:
     def _note(self, number: int) -> dict[str, Any]:
         return json.loads(self._file(number).with_suffix(".json").read_text())
 
-    def _is_whole(self, number: int) -> bool:
-        """Whether a video is there, whole, or known to be damaged; it is read for that the first time."""
-        if number not in self._whole:
+    def _is_complete(self, number: int) -> bool:
+        """Whether a video is stored intact or known to be damaged; the first check reads the whole file."""
+        if number not in self._complete:
             try:
                 note = self._note(number)
                 if "damaged" in note:
-                    self._whole[number] = False
-                elif hashlib.sha256(self._file(number).read_bytes()).hexdigest() == note["sha256"]:
-                    self._whole[number] = True
+                    self._complete[number] = False
+                elif file_digest(self._file(number)) == note["sha256"]:
+                    self._complete[number] = True
             except (OSError, ValueError, KeyError, TypeError):
                 return False
-        return number in self._whole
+        return number in self._complete
 
     def _encode(self, group: range) -> None:
-        for number, make in zip(group, self._take(group), strict=True):
-            if self._is_whole(number):
+        for number, create in zip(group, self._take(group), strict=True):
+            if self._is_complete(number):
                 continue
             remove_leftovers(self._file(number))
             try:
-                note, content = _pack(self._see(make()))
+                note, content = _pack(self._encode_video(create()))
             except DataError as error:
-                note, content = {"damaged": str(error)}, None
-            if content is not None:
+                note, content = {"damaged": str(error)}, b""
+            if content:
                 replace_file(self._file(number), partial(_write, content))
-            replace_file(self._file(number).with_suffix(".json"), partial(_write, json.dumps(note).encode()))
-            self._whole[number] = content is not None
+            write_json(self._file(number).with_suffix(".json"), note, indent=None)
+            self._complete[number] = bool(content)
 
     def _take(self, group: range) -> list[Callable[[], HeldOutVideo]]:
-        """What makes the videos of a group; the source is read on, or from the front again where they lie behind."""
+        """Read on in the source up to a group; start again at the first video if the group has been passed."""
         if group.start < self._next:
             self._ahead, self._next = self.source.videos(), 0
-        made = list(islice(self._ahead, group.start - self._next, group.stop - self._next))
+        videos = list(islice(self._ahead, group.start - self._next, group.stop - self._next))
         self._next = group.stop
-        return made
+        return videos
 
     @torch.no_grad()
-    def _see(self, video: HeldOutVideo) -> CachedVideo:
-        seen = self.host.see(video.sample, self.attention)
-        t, h, w = seen.features.shape[:3]
+    def _encode_video(self, video: HeldOutVideo) -> CachedVideo:
+        encoded = self.host.encode_sample(video.sample, self.attention)
+        t, h, w = encoded.features.shape[:3]
         grid = (t, h, w)
-        masks = [torch.from_numpy(evidence_mask(one.evidence, grid).reshape(-1)) for one in seen.questions]
+        masks = [torch.from_numpy(evidence_mask(q.evidence, grid).reshape(-1)) for q in encoded.questions]
         events = None
         if video.events:
             events = masks.pop()
-            asked = {name: getattr(seen, name)[:-1] for name in ("questions", "prompts", "replies")}
-            seen = replace(seen, **asked)
-        return CachedVideo(replace(seen, host=self._made_by), video.number, video.draw, torch.stack(masks), events)
+            fields = {name: getattr(encoded, name)[:-1] for name in ("questions", "prompts", "replies")}
+            encoded = replace(encoded, **fields)
+        encoded = replace(encoded, host=self._host_record)
+        return CachedVideo(encoded, video.number, video.cluster, torch.stack(masks), events)
 
     @cached_property
-    def _made_by(self) -> dict[str, Any]:
-        return self.host.found.base_model(self.host.width) if self.host.found is not None else {}
+    def _host_record(self) -> dict[str, Any]:
+        return self.host.source.base_model(self.host.width) if self.host.source is not None else {}
 
 
 def _write(content: bytes, file: Path) -> None:
     file.write_bytes(content)
 
 
-def _pack(shown: CachedVideo) -> tuple[dict[str, Any], bytes]:
-    """What the two files of a video hold."""
-    sample = shown.sample
-    tensors = sample.tensors() | {"evidence": shown.evidence}
-    if shown.events is not None:
-        tensors["events"] = shown.events
+def _pack(video: CachedVideo) -> tuple[dict[str, Any], bytes]:
+    """Return the contents of the two files of a video."""
+    sample = video.sample
+    tensors = sample.tensors() | {"evidence": video.evidence}
+    if video.events is not None:
+        tensors["events"] = video.events
     content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
     note = {
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "number": shown.number,
-        "draw": shown.draw,
+        "sha256": bytes_digest([content]),
+        "number": video.number,
+        "draw": video.cluster,
         "key": sample.key,
         "start": sample.start,
         "host": sample.host,
-        "questions": [[one.type, one.text, one.answer, list(one.choices)] for one in sample.questions],
+        "questions": [[q.type, q.text, q.answer, list(q.choices)] for q in sample.questions],
         "prompts": sample.prompts,
         "replies": sample.replies,
     }

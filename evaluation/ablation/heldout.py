@@ -1,11 +1,10 @@
-"""Where the held-out videos of an ablation come from: a recipe of synthetic ones, or shards.
+"""Sources of the held-out videos of an ablation: a recipe of synthetic videos, or shards.
 
-A source describes itself for the settings of cells, and makes its videos one by one, each when it is asked for.
+A source describes itself for the settings of results, and creates its videos one at a time on demand.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import re
 from collections.abc import Callable, Iterator
@@ -17,65 +16,64 @@ from webdataset.tariterators import tarfile_samples
 
 from framefold.data.question import Question
 from framefold.data.shards.index import VIDEOS, Index
-from framefold.data.shards.sample import Sample, questions_of, read_notes, unpack, unpack_video
-from framefold.data.shards.sources import opened, reason
-from framefold.data.synthetic.difficulty import difficulty_of
+from framefold.data.shards.sample import Sample, parse_questions, read_metadata, unpack_sample, unpack_video
+from framefold.data.shards.sources import error_reason, webdataset_url
+from framefold.data.synthetic.difficulty import resolve_difficulty
 from framefold.data.synthetic.questions import QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
-from framefold.data.synthetic.timeline import ASKED_ABOUT
+from framefold.data.synthetic.timeline import EVIDENCE_KINDS
 from framefold.errors import DataError
 from framefold.evaluation.results.settings import SHARDS, SYNTHETIC
+from framefold.files import bytes_digest
 
-OURS = re.compile(r"(train|val|test)-\d+-(\d{8})")  # keys of videos that come as twins, 2 i and 2 i + 1
+TWINS = re.compile(r"(train|val|test)-\d+-(\d{8})")  # keys of videos of which 2 i and 2 i + 1 are twins
 
-MOST_DAMAGED = 0.05  # share of the videos
+MOST_DAMAGED = 0.05  # largest tolerated share of damaged videos
 
 
 @dataclass(frozen=True)
 class HeldOutVideo:
-    """A held-out video before the host has seen it.
+    """A held-out video that the host has not encoded yet.
 
     Attributes:
-        sample: what the host is shown, or was shown when it made features.
-        number: its place in the data. draw: the same for twins, which are one draw of statistics.
-        events: a last question of the sample is none: its evidence is everything that can be asked about.
+        sample: video, or features of it, with its questions.
+        number: position in the data.
+        cluster: the same number for twins, which count as one observation in statistics.
+        events: the last question of the sample is a placeholder, whose evidence is everything that can be asked about.
     """
 
     sample: Sample
     number: int
-    draw: int
+    cluster: int
     events: bool = False
 
 
-class Source(Protocol):
-    """Held-out videos."""
+class HeldOutSource(Protocol):
+    """Held-out videos in a fixed order."""
 
     @property
     def types(self) -> set[str]:
-        """Types of the questions."""
+        """Question types."""
         ...
 
     @property
     def evidence(self) -> bool:
-        """Whether any is annotated."""
+        """Whether evidence is annotated."""
         ...
 
     def __len__(self) -> int: ...
 
     def describe(self) -> dict[str, Any]:
-        """What the settings of a cell say of it."""
+        """Return the data settings of a result."""
         ...
 
     def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
-        """What makes each video, in their order.
-
-        A call raises DataError for a damaged one.
-        """
+        """Yield a function for each video that creates it; it raises DataError if the video is damaged."""
         ...
 
 
 @dataclass(frozen=True)
-class Synthetic:
+class SyntheticVideos:
     """The first videos of a recipe; 2 i and 2 i + 1 are twins."""
 
     recipe: Recipe
@@ -87,7 +85,7 @@ class Synthetic:
         return self.count
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`Source`."""
+        """See :class:`HeldOutSource`."""
         recipe = self.recipe
         return {
             "kind": SYNTHETIC,
@@ -95,100 +93,107 @@ class Synthetic:
             "frames": recipe.frames[1],
             "seed": recipe.seed,
             "split": recipe.split,
-            "difficulty": difficulty_of(recipe.difficulty).plain(),
+            "difficulty": resolve_difficulty(recipe.difficulty).to_dict(),
             "style": recipe.style,
         }
 
     def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
-        """See :class:`Source`."""
+        """See :class:`HeldOutSource`."""
         yield from (partial(self._video, number) for number in range(self.count))
 
     def _video(self, number: int) -> HeldOutVideo:
         video = self.recipe.video(number)
-        sample = self.recipe.sample_of(video)
-        boxes = (box for event in video.events if event.kind in ASKED_ABOUT for box in event.boxes)
-        last = Question("", "what happened ?", "yes", (), tuple(boxes))
-        return HeldOutVideo(replace(sample, questions=(*sample.questions, last)), number, number // 2, events=True)
+        sample = self.recipe.to_sample(video)
+        boxes = (box for event in video.events if event.kind in EVIDENCE_KINDS for box in event.boxes)
+        placeholder = Question("", "what happened ?", "yes", (), tuple(boxes))
+        questions = (*sample.questions, placeholder)
+        return HeldOutVideo(replace(sample, questions=questions), number, number // 2, events=True)
 
 
-class Shards:
-    """The first samples of shards, videos or what a host has made of them.
+class ShardVideos:
+    """The first samples of shards: videos, or features that a host has computed from videos.
 
-    Everything is read once to begin with: what a result depends on is what is in the samples.
+    The constructor reads all samples once, because the digest in the settings of a result covers their content.
 
     Args:
-        shards: what :func:`~framefold.data.shards.sources.resolve_shards` made of their names. most: of the samples.
-        frames: that a host is shown of each video at most.
+        index: resolved shards.
+        most: largest number of samples.
+        frames: largest number of frames of a video that the host gets.
 
     Raises:
-        DataError: no shards there, or nothing in them can be read.
+        DataError: there are no such shards, or no sample in them can be read.
     """
 
-    def __init__(self, shards: Index, most: int, frames: int) -> None:
-        self.index, self.shards, self.frames, self.most = shards, shards.source, frames, most
+    def __init__(self, index: Index, most: int, frames: int) -> None:
+        self.index, self.shards, self.frames, self.most = index, index.source, frames, most
         self.types: set[str] = set()
         self.evidence = False
-        digest, self.keys = hashlib.sha256(), list[str]()
-        for raw in self._raws():
-            key = str(raw["__key__"])
-            self.keys.append(key)
-            for name in sorted(raw):
-                if not name.startswith("__"):
-                    digest.update(f"{key} {name} {len(raw[name])}\n".encode())
-                    digest.update(raw[name])
-            self._look_at(key, raw)
+        self.keys = list[str]()
+        self.digest = bytes_digest(self._scan())
         if not self.types:
             raise DataError(f"no sample of {self.shards} could be read: 'framefold shards check' names the damage")
-        self.digest = digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def describe(self) -> dict[str, Any]:
-        """See :class:`Source`."""
-        what = {"kind": SHARDS, "shards": self.shards, "digest": self.digest}
-        return what | {"videos": len(self.keys), "frames": self.frames if self.index.kind == VIDEOS else None}
+        """See :class:`HeldOutSource`."""
+        description = {"kind": SHARDS, "shards": self.shards, "digest": self.digest}
+        return description | {"videos": len(self.keys), "frames": self.frames if self.index.kind == VIDEOS else None}
 
     def videos(self) -> Iterator[Callable[[], HeldOutVideo]]:
-        """See :class:`Source`."""
-        yield from (partial(self._video, number, raw) for number, raw in enumerate(self._raws()))
+        """See :class:`HeldOutSource`."""
+        yield from (partial(self._video, number, files) for number, files in enumerate(self._samples()))
 
-    def _video(self, number: int, raw: dict[str, Any]) -> HeldOutVideo:
-        return HeldOutVideo(self._sample(raw), number, self._draw(number))
+    def _video(self, number: int, files: dict[str, Any]) -> HeldOutVideo:
+        return HeldOutVideo(self._unpack(files), number, self._cluster(number))
 
-    def _sample(self, raw: dict[str, Any]) -> Sample:
-        key = str(raw["__key__"])
-        if {"mp4", "json"} <= raw.keys() and "safetensors" not in raw:
-            return unpack_video(key, read_notes(key, raw["json"]), raw["mp4"], self.frames)
-        return unpack(key, raw)
+    def _unpack(self, files: dict[str, Any]) -> Sample:
+        key = str(files["__key__"])
+        if {"mp4", "json"} <= files.keys() and "safetensors" not in files:
+            return unpack_video(key, read_metadata(key, files["json"]), files["mp4"], self.frames)
+        return unpack_sample(key, files)
 
-    def _draw(self, number: int) -> int:
-        """The place of the first twin, or its own."""
-        found = OURS.fullmatch(self.keys[number])
-        if found is None or int(found[2]) % 2 == 0:
+    def _cluster(self, number: int) -> int:
+        """Return the number of the first twin, or the video's own."""
+        twin = TWINS.fullmatch(self.keys[number])
+        if twin is None or int(twin[2]) % 2 == 0:
             return number
-        return self._places.get(f"{self.keys[number][:-8]}{int(found[2]) - 1:08d}", number)
+        return self._numbers.get(f"{self.keys[number][:-8]}{int(twin[2]) - 1:08d}", number)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {key: place for place, key in enumerate(self.keys)}
+    def _numbers(self) -> dict[str, int]:
+        return {key: number for number, key in enumerate(self.keys)}
 
-    def _look_at(self, key: str, raw: dict[str, Any]) -> None:
+    def _scan(self) -> Iterator[bytes]:
+        """Record keys, question types and evidence of all samples; yield what the digest covers."""
+        for files in self._samples():
+            key = str(files["__key__"])
+            self.keys.append(key)
+            for name in sorted(files):
+                if not name.startswith("__"):
+                    yield f"{key} {name} {len(files[name])}\n".encode()
+                    yield files[name]
+            self._scan_questions(key, files)
+
+    def _scan_questions(self, key: str, files: dict[str, Any]) -> None:
         try:
-            questions = questions_of(key, read_notes(key, raw["json"]))
+            questions = parse_questions(key, read_metadata(key, files["json"]))
         except (DataError, KeyError):
-            return  # it is counted when it is to be shown
+            return  # counted as damaged when it is unpacked
         self.types |= {question.type for question in questions}
         self.evidence |= any(question.evidence for question in questions)
 
-    def _raws(self) -> Iterator[dict[str, Any]]:
+    def _samples(self) -> Iterator[dict[str, Any]]:
         errors: list[Exception] = []
 
-        def note(error: Exception) -> bool:
+        def record(error: Exception) -> bool:
             errors.append(error)
             return True
 
-        urls = [{"url": opened(shard.path)} for shard in self.index.shards]
-        yield from itertools.islice(tarfile_samples(urls, handler=note), self.most)
+        urls = [{"url": webdataset_url(shard.path)} for shard in self.index.shards]
+        yield from itertools.islice(tarfile_samples(urls, handler=record), self.most)
         if errors:
-            raise DataError(f"{self.shards} cannot be read{reason(errors)}: 'framefold shards check' names the damage")
+            raise DataError(
+                f"{self.shards} cannot be read{error_reason(errors)}: 'framefold shards check' names the damage"
+            )

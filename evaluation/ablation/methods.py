@@ -1,4 +1,4 @@
-"""Who takes part in an ablation: compressors, trained adapters and oracles, and the cells that each of them has."""
+"""Methods of an ablation: compressors, trained adapters and oracles, with the results that each of them needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framefold.adapters.base.chain import Chain, counterpart_params
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.core.parameters import init_params
-from framefold.adapters.core.registry import JOINT, get, list_compressors
+from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, list_compressors
 from framefold.adapters.hosts.hooks.base_model_check import check_base_model
 from framefold.adapters.hosts.lora.config import has_lora, read_lora
 from framefold.adapters.hosts.lora.digest import adapter_digest
@@ -27,8 +27,8 @@ from framefold.evaluation.results.provenance import code_digest
 from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, ORACLE, WITH_LORA, Settings
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
-from framefold.training.lora import tuned
-from framefold.training.lora_settings import shape_of
+from framefold.training.lora import adapter_lora
+from framefold.training.lora_settings import structural_fields
 
 from . import ask
 from .oracles import KeepEvidence
@@ -36,93 +36,108 @@ from .oracles import KeepEvidence
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table before budgets and seeds: how to build it, and what identifies its weights."""
+    """A compressor or a trained adapter, for any budget and seed.
 
-    name: str
+    Attributes:
+        compressor: registered name, or a chain of them.
+        params: constructor parameters.
+        folder: folder of the adapter; None without one.
+        weights: SHA-256 of the adapter's weights; None without any.
+        seed: seed that the adapter was trained with.
+        lora: fields of the adapter's LoRA config that determine what it computes; None without LoRA.
+    """
+
+    compressor: str
     params: dict[str, Any]
     folder: str | None = None
     weights: str | None = None
-    seed: int | None = None  # that an adapter was trained with
-    lora: dict[str, Any] | None = None  # what that of an adapter is made of; the host runs with it
+    seed: int | None = None
+    lora: dict[str, Any] | None = None
 
     @property
-    def row(self) -> str:
-        """Its name in the table."""
-        return self.name + (WITH_LORA if self.lora else "")
+    def name(self) -> str:
+        """Name of the method in tables."""
+        return self.compressor + (WITH_LORA if self.lora else "")
 
     @property
     def all_params(self) -> dict[str, Any]:
-        """Parameters of the compressor, and what its LoRA is made of."""
+        """Parameters of the compressor, and the fields of its LoRA."""
         return {**self.params, "lora": self.lora} if self.lora else self.params
 
     @property
-    def changes_host(self) -> str:
-        """Tells who changes the host while it runs; "" for nobody."""
-        return f"{self.row} {self.weights}" if self.lora else ""
+    def lora_key(self) -> str:
+        """Key of the LoRA that the host has while this method runs; "" without LoRA."""
+        return f"{self.name} {self.weights}" if self.lora else ""
 
     @property
     def needs_attention(self) -> bool:
-        """Whether it needs what tokens received in the vision encoder."""
-        return get(self.name).needs_attention
+        """Whether it needs the attention that tokens received in the vision encoder."""
+        return compressor_class(self.compressor).needs_attention
 
-    def plugged_into(self, host: Host, folder: Path) -> AbstractContextManager[None]:
-        """The host, which lies in ``folder``, with the adapter's LoRA if there is any; afterwards as it was."""
-        return tuned(host, Path(str(self.folder)), folder) if self.lora else nullcontext()
+    def apply_lora(self, host: Host, host_folder: Path) -> AbstractContextManager[None]:
+        """Give the host, loaded from ``host_folder``, the adapter's LoRA, if any, until the context ends."""
+        return adapter_lora(host, Path(str(self.folder)), host_folder) if self.lora else nullcontext()
 
-    def check_host(self, host: Host, folder: Path, allow_other_host: bool) -> None:
-        """Find out before the work that an adapter is not of this host.
+    def check_host(self, host: Host, host_folder: Path, allow_other_host: bool) -> None:
+        """Check that the adapter was trained in this host.
 
         Raises:
-            WrongHostError: it was trained in another one. AdapterFileError: its LoRA was, or does not fit.
+            WrongHostError: it was trained in another host.
+            AdapterFileError: its LoRA was trained in another host or does not fit.
         """
-        with self.plugged_into(host, folder):
+        with self.apply_lora(host, host_folder):
             pass
         if self.folder is not None and not allow_other_host:
             check_base_model(host.model, load_folder(self.folder).base_model, self.folder)
 
     def build(self, budget: float | int, seed: int) -> Compressor:
-        """The compressor at a budget, in eval mode."""
+        """Return the compressor at a budget, in eval mode."""
         if self.folder is not None:
             return load_folder(self.folder, budget=budget).eval()
-        return build(self.name, budget, **with_seed(get(self.name), self.params, seed)).eval()
+        params = with_seed(compressor_class(self.compressor), self.params, seed)
+        return build(self.compressor, budget, **params).eval()
 
-    def cells(self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings) -> Iterator[Settings]:
-        """Settings of its cells; without an exact budget there is one, of all tokens."""
-        cls = get(self.name)
+    def result_settings(
+        self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings
+    ) -> Iterator[Settings]:
+        """Yield the settings of its results: one, with all tokens, if the method has no exact budget."""
+        cls = compressor_class(self.compressor)
         common = replace(
-            base, compressor=self.row, params=self.all_params, adapter=self.weights, code=source_digest(cls)
+            base, compressor=self.name, params=self.all_params, adapter=self.weights, code=source_digest(cls)
         )
         if not cls.exact_budget:
             yield replace(common, budget=1.0)
             return
-        draws = with_seed(cls, self.params, 0) != with_seed(cls, self.params, 1)
+        random = with_seed(cls, self.params, 0) != with_seed(cls, self.params, 1)
         for budget in budgets:
-            for seed in seeds if draws else [self.seed or 0]:
+            for seed in seeds if random else [self.seed or 0]:
                 yield replace(common, budget=budget, seed=seed)
 
 
 @dataclass(frozen=True)
 class Oracle:
-    """A row that is told where the evidence is."""
+    """An upper bound that knows the evidence, see :class:`~framefold.evaluation.ablation.oracles.KeepEvidence`."""
 
-    row: str
-    changes_host: str = ""
+    name: str
+    lora_key: str = ""
     needs_attention: bool = False
 
-    def plugged_into(self, host: Host, folder: Path) -> AbstractContextManager[None]:
-        """The host as it is."""
+    def apply_lora(self, host: Host, host_folder: Path) -> AbstractContextManager[None]:
+        """Leave the host as it is."""
         return nullcontext()
 
-    def check_host(self, host: Host, folder: Path, allow_other_host: bool) -> None:
-        """Fits every host."""
+    def check_host(self, host: Host, host_folder: Path, allow_other_host: bool) -> None:
+        """Accept every host."""
 
     def build(self, budget: float | int, seed: int) -> Compress:
-        """It knows the evidence once it is told which batch begins."""
-        return KeepEvidence(partial(budget_tokens, budget), asked=self.row == ORACLE)
+        """Return a compressor that must be given each batch before its calls."""
+        return KeepEvidence(partial(budget_tokens, budget), query_aware=self.name == ORACLE)
 
-    def cells(self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings) -> Iterator[Settings]:
-        """One at each budget."""
-        yield from (replace(base, compressor=self.row, budget=budget, code=source_digest()) for budget in budgets)
+    def result_settings(
+        self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings
+    ) -> Iterator[Settings]:
+        """Yield the settings of one result per budget."""
+        yield from (replace(base, compressor=self.name, budget=budget, code=source_digest()) for budget in budgets)
 
 
 AnyMethod = Method | Oracle
@@ -131,66 +146,85 @@ AnyMethod = Method | Oracle
 def methods_of(
     names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]], oracle: bool, events: bool
 ) -> list[AnyMethod]:
-    """All rows: adapters, compressors, all tokens, oracles.
+    """Return all methods in the order of the tables: adapters, compressors, all tokens, oracles.
 
     Args:
-        names, adapters, params: as of :func:`~framefold.evaluation.ablation.ablate.ablate`.
-        oracle: evidence is known, and is to be kept. events: so are events.
+        names: ``compressors`` of :func:`~framefold.evaluation.ablation.ablate.ablate`.
+        adapters: as there.
+        params: as there.
+        oracle: include the oracle of each question's evidence.
+        events: include the oracle of all events as well.
 
     Raises:
         UnknownCompressorError, ConfigError, AdapterFileError, HubError: see there.
     """
-    rows: list[AnyMethod] = list(registered_methods(names, adapters, params))
-    if FULL not in {row.row for row in rows}:
-        rows.append(Method(FULL, {}))
-    oracles = [name for name, known in ((ORACLE, oracle), (EVENT_ORACLE, oracle and events)) if known]
-    return rows + [Oracle(name) for name in oracles]
+    methods: list[AnyMethod] = list(registered_methods(names, adapters, params))
+    if FULL not in {method.name for method in methods}:
+        methods.append(Method(FULL, {}))
+    oracles = [name for name, included in ((ORACLE, oracle), (EVENT_ORACLE, oracle and events)) if included]
+    return methods + [Oracle(name) for name in oracles]
 
 
 def registered_methods(
     names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]]
 ) -> Iterator[Method]:
-    """Adapters first, then the registered names; a trainable name without an adapter is announced and left out."""
-    trained: dict[str, Method] = {}  # by row
-    seeds: dict[tuple[str, int], str] = {}
-    for path in adapters:
-        one = _adapter(path)
-        if one.name in params:
-            raise ConfigError(f"the parameters of {one.name} are those of its adapter: leave them out of params")
-        if trained.setdefault(one.row, one).all_params != one.all_params:
-            raise ConfigError(f"{path} and another adapter of {one.row} have different parameters: they are no one row")
-        key = one.row, one.seed or 0
-        if key in seeds:
-            raise ConfigError(
-                f"{seeds[key]} and {path} are both {one.row} trained with seed {one.seed}: give one of them"
-            )
-        seeds[key] = path
-        yield one
-    own = sorted(trained.values(), key=lambda one: one.lora is None)  # those without LoRA have the last word
-    starts = [(one, cls) for one in own if (cls := get(one.name)).counterpart]
-    shared = {str(cls.counterpart): counterpart_params(cls, one.params) for one, cls in starts}
+    """Yield the adapters, then the registered names.
+
+    A trainable compressor without an adapter is left out with a message, unless it was asked for by name.
+    """
+    trained = dict[str, Method]()  # one for each name
+    for method in _trained_methods(adapters, params):
+        trained.setdefault(method.name, method)
+        yield method
+    by_lora = sorted(trained.values(), key=lambda method: method.lora is None)  # an adapter without LoRA takes priority
+    parents = [(method, cls) for method in by_lora if (cls := compressor_class(method.compressor)).counterpart]
+    inherited = {str(cls.counterpart): counterpart_params(cls, method.params) for method, cls in parents}
     for name in params:
-        if JOINT not in name and name not in list_compressors():
-            raise ConfigError(f"params name no compressor {name!r}{nearest(name, list_compressors())}")
-        get(name)  # the stages of a chain are named as well
+        if CHAIN_SEPARATOR not in name and name not in list_compressors():
+            raise ConfigError(f"params contain no compressor {name!r}{nearest(name, list_compressors())}")
+        compressor_class(name)  # also checks the stages of a chain
     for name in dict.fromkeys(names or list_compressors()):
-        cls = get(name)
-        if name in trained or cls.trainable and name in {one.name for one in own}:
+        cls = compressor_class(name)
+        if name in trained or cls.trainable and name in {method.compressor for method in by_lora}:
             continue
         if cls.trainable:
             if names:
-                raise ConfigError(f"{name} cannot take part: no adapter of it was given")
-            print(f"ablation: {name} is left out: no adapter of it was given")
+                raise ConfigError(f"{name} is trainable and can be compared only through --adapters; none was given")
+            print(f"ablation: {name} is left out, because no adapter of it was given")
             continue
         known = init_params(cls)
-        inherited = {key: value for key, value in shared.get(name, {}).items() if key in known}
-        yield Method(name, inherited | params.get(name, {}))
+        defaults = {key: value for key, value in inherited.get(name, {}).items() if key in known}
+        yield Method(name, defaults | params.get(name, {}))
 
 
-def _adapter(source: str) -> Method:
+def _trained_methods(adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Method]:
+    """Yield one method per adapter; those of one name must have equal parameters and different seeds."""
+    first: dict[str, Method] = {}
+    seeds: dict[tuple[str, int], str] = {}
+    for path in adapters:
+        method = _load_method(path)
+        if method.compressor in params:
+            raise ConfigError(
+                f"the adapter of {method.compressor} brings its own parameters: remove {method.compressor} from params"
+            )
+        if first.setdefault(method.name, method).all_params != method.all_params:
+            raise ConfigError(
+                f"{path} and another adapter of {method.name} have different parameters and cannot form one method: "
+                "compare them in separate ablations"
+            )
+        key = method.name, method.seed or 0
+        if key in seeds:
+            raise ConfigError(
+                f"{seeds[key]} and {path} are both {method.name} trained with seed {method.seed}: give only one of them"
+            )
+        seeds[key] = path
+        yield method
+
+
+def _load_method(source: str) -> Method:
     folder = Path(resolve_adapter(source))
     compressor = load_folder(folder)
-    lora = shape_of(read_lora(folder)) if has_lora(folder) else None
+    lora = structural_fields(read_lora(folder)) if has_lora(folder) else None
     seed = _training_seed(folder)
     return Method(compressor.name, compressor.params(), str(folder), adapter_digest(folder), seed, lora)
 
@@ -202,13 +236,13 @@ def _training_seed(folder: Path) -> int:
 
 
 def with_seed(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[str, Any]:
-    """Parameters with the seed wherever a method, or a stage of a chain, draws and has no seed of its own."""
+    """Add the seed to the parameters of a compressor, or of each stage of a chain, that has a seed and none is set."""
     if issubclass(cls, Chain):
-        stages = zip(cls.labels, cls.parts, strict=True)
+        stages = zip(cls.stage_names, cls.stage_classes, strict=True)
         return {label: with_seed(part, params.get(label, {}), seed) for label, part in stages}
     return {"seed": seed, **params} if "seed" in init_params(cls) else dict(params)
 
 
 def source_digest(compressor: type[Compressor] | None = None) -> str:
-    """SHA-256 of the source that makes videos and asks about them, and of a compressor's."""
+    """SHA-256 of the source that creates and asks about the videos, and of the source of a compressor."""
     return code_digest(ask.__name__, compressor)

@@ -1,4 +1,4 @@
-"""What could be won: compressors that are told where the evidence is.
+"""Upper bounds: compressors that know which tokens hold the evidence.
 
 Dimensions: N visual tokens of a video.
 """
@@ -17,32 +17,34 @@ from .batches import HeldOutBatch
 
 
 class KeepEvidence:
-    """Keeps annotated tokens; what is left of the budget goes to evenly spaced tokens of the rest.
+    """Keeps the annotated tokens and fills the rest of the budget with evenly spaced other tokens.
 
-    Those that exceed the budget are thinned out evenly. Called once for each mask, in their order.
+    If the annotated tokens exceed the budget, evenly spaced ones among them are kept. After :meth:`begin`, each call
+    takes the next mask of the batch.
 
     Args:
-        tokens_of: number of visual tokens to keep of N.
-        asked: keep the evidence of the question asked; otherwise that of all events, whatever is asked.
+        tokens_of: maps N to the number of tokens to keep.
+        query_aware: keep the evidence of the question; otherwise that of all events, for every question alike.
     """
 
     needs_attention = False
 
-    def __init__(self, tokens_of: Callable[[int], int], asked: bool = True) -> None:
-        self.tokens_of, self.query_aware = tokens_of, asked
+    def __init__(self, tokens_of: Callable[[int], int], query_aware: bool = True) -> None:
+        self.tokens_of, self.query_aware = tokens_of, query_aware
         self._masks: Iterator[np.ndarray] = iter(())
 
     def begin(self, batch: HeldOutBatch) -> None:
-        """The next calls are about this batch."""
+        """Take the masks of a batch for the calls that follow."""
         self._masks = iter(batch.evidence if self.query_aware else batch.events)
 
     def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
         mask, k = next(self._masks), self.tokens_of(len(video))
         evidence, others = np.flatnonzero(mask), np.flatnonzero(~mask)
-        chosen = _thin(evidence, min(k, len(evidence)))
-        rest = _thin(others, k - len(chosen))
+        chosen = _spread(evidence, min(k, len(evidence)))
+        rest = _spread(others, k - len(chosen))
         return Compressed(video.keep(torch.from_numpy(np.sort(np.concatenate([chosen, rest]))).to(video.index.device)))
 
 
-def _thin(places: np.ndarray, k: int) -> np.ndarray:
-    return places[(2 * np.arange(k) + 1) * len(places) // (2 * max(k, 1))]
+def _spread(tokens: np.ndarray, k: int) -> np.ndarray:
+    """Return k evenly spaced entries."""
+    return tokens[(2 * np.arange(k) + 1) * len(tokens) // (2 * max(k, 1))]

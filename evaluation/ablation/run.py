@@ -1,6 +1,6 @@
-"""The ablation itself: who takes part, which cells there are, running them, the report.
+"""Run an ablation: methods, their results, the report.
 
-Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`, if the host needs it.
+Import this module after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`, if the host needs that.
 """
 
 from __future__ import annotations
@@ -18,61 +18,68 @@ from framefold.training.frozen_host.load import load_host
 
 from .config import AblationConfig
 from .feature_cache import FeatureCache
-from .heldout import Shards, Source, Synthetic
+from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
 from .methods import AnyMethod, methods_of, source_digest
-from .runner import Cell, Grid
+from .runner import AblationRunner, Trial
 
 
-def run_ablation(wanted: AblationConfig) -> None:
-    """Run the cells that are not there, and write the report.
+def run_ablation(config: AblationConfig) -> None:
+    """Compute the missing results and write the report.
 
     Raises:
         See :func:`~framefold.evaluation.ablation.ablate.ablate`.
     """
-    rows, source = _prepared(wanted)
-    host = load_host(wanted.host, dtype=wanted.dtype)
-    host.model.to(wanted.device)
-    for row in rows:
-        row.check_host(host, wanted.host.folder, wanted.allow_other_host)
-    base = _base(wanted, host, source)
-    cells = [Cell(row, settings) for row in rows for settings in row.cells(wanted.budgets, wanted.seeds, base)]
-    others = stored_cells(wanted.out, without={cell.settings.file for cell in cells})
-    plain = [cell.settings.plain() for cell in cells] + [cell["settings"] for cell in others]
-    check_comparable(plain, wanted.out / FOLDER)
-    key = {"host": base.host_weights, "dtype": base.dtype, "device": wanted.device.type, "code": source_digest()}
-    attention = any(row.needs_attention for row in rows)
-    features = FeatureCache(wanted.cache, host, source, key, attention)
-    work = Grid(wanted.out, host, wanted.host.folder, features, cells, wanted.batch_size, wanted.drill)
-    shared = work.run()
-    with work.lock():
-        if shared and work.is_reported():
-            print(f"report: {wanted.out / REPORT}, by another process")
+    methods, source = _resolve(config)
+    host = load_host(config.host, dtype=config.dtype)
+    host.model.to(config.device)
+    for method in methods:
+        method.check_host(host, config.host.folder, config.allow_other_host)
+    base = _common_settings(config, host, source)
+    trials = [
+        Trial(method, settings)
+        for method in methods
+        for settings in method.result_settings(config.budgets, config.seeds, base)
+    ]
+    others = stored_cells(config.out, without={trial.settings.file for trial in trials})
+    every = [trial.settings.plain() for trial in trials] + [result["settings"] for result in others]
+    check_comparable(every, config.out / FOLDER)
+    key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": source_digest()}
+    attention = any(method.needs_attention for method in methods)
+    features = FeatureCache(config.cache, host, source, key, attention)
+    runner = AblationRunner(
+        config.out, host, config.host.folder, features, trials, config.batch_size, config.kept_videos
+    )
+    shared = runner.run()
+    with runner.report_lock():
+        if shared and runner.is_reported():
+            print(f"report: {config.out / REPORT}, written by another process")
         else:
-            report(str(wanted.out), wanted.baseline)
+            report(str(config.out), config.baseline)
 
 
-def _prepared(wanted: AblationConfig) -> tuple[list[AnyMethod], Source]:
-    """Who takes part, and the videos; everything that can be wrong without a host is found out here."""
-    rows = methods_of(wanted.compressors, wanted.adapters, wanted.params, wanted.oracle, wanted.data is None)
-    for row, seed in product(rows, wanted.seeds):
-        row.build(wanted.budgets[0], seed)
-    names = [row.row for row in rows]
-    if wanted.baseline is not None and wanted.baseline not in names:
-        near = nearest(wanted.baseline, names)
-        raise ConfigError(f"no row {wanted.baseline!r} to compare with{near}: {', '.join(names)}")
-    data = wanted.data
-    source = Synthetic(wanted.recipe, wanted.videos) if data is None else Shards(data, wanted.videos, wanted.frames)
-    _check_types(wanted.exclude, source.types)
+def _resolve(config: AblationConfig) -> tuple[list[AnyMethod], HeldOutSource]:
+    """Resolve methods and videos; raise every error that can be found without a host."""
+    methods = methods_of(config.compressors, config.adapters, config.params, config.oracle, config.data is None)
+    for method, seed in product(methods, config.seeds):
+        method.build(config.budgets[0], seed)
+    names = [method.name for method in methods]
+    if config.baseline is not None and config.baseline not in names:
+        near = nearest(config.baseline, names)
+        raise ConfigError(f"there is no method {config.baseline!r} to be the baseline{near}: {', '.join(names)}")
+    source: HeldOutSource = SyntheticVideos(config.recipe, config.videos)
+    if config.data is not None:
+        source = ShardVideos(config.data, config.videos, config.frames)
+    _check_types(config.exclude, source.types)
     if not source.evidence and ORACLE in names:
         print("ablation: no evidence is annotated in these shards, so there is no oracle")
-        rows = [row for row in rows if row.row != ORACLE]
-    return rows, source
+        methods = [method for method in methods if method.name != ORACLE]
+    return methods, source
 
 
-def _base(wanted: AblationConfig, host: Host, source: Source) -> Settings:
-    """What all cells have in common."""
-    weights, dtype = host_digest(wanted.host.folder), str(host.model.dtype).removeprefix("torch.")
-    return Settings("", {}, None, 1.0, 0, wanted.host.name, weights, dtype, source.describe(), wanted.exclude)
+def _common_settings(config: AblationConfig, host: Host, source: HeldOutSource) -> Settings:
+    """Return the settings that all results share; method, budget and seed are placeholders."""
+    weights, dtype = host_digest(config.host.folder), str(host.model.dtype).removeprefix("torch.")
+    return Settings("", {}, None, 1.0, 0, config.host.name, weights, dtype, source.describe(), config.exclude)
 
 
 def _check_types(exclude: list[str], types: set[str]) -> None:
@@ -80,4 +87,4 @@ def _check_types(exclude: list[str], types: set[str]) -> None:
     if unknown:
         raise ConfigError(f"no question type {unknown[0]!r} to exclude{nearest(unknown[0], sorted(types))}")
     if set(exclude) == types:
-        raise ConfigError("exclude leaves no question type for the headline")
+        raise ConfigError("exclude leaves no question type for the headline accuracy")

@@ -1,4 +1,4 @@
-"""Running the cells of an ablation, alone or together with other processes."""
+"""Computes the results of an ablation, alone or together with other processes."""
 
 from __future__ import annotations
 
@@ -15,113 +15,131 @@ from framefold.evaluation.results.cells import FOLDER, Outcome, read_cell, write
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.settings import REPORT, Settings
 from framefold.files import remove_leftovers
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.host import Host
 
 from .ask import evaluate_questions
 from .batches import Batches, HeldOutBatch
-from .cost import VIDEOS, Meter
+from .cost import VIDEOS, CostMeter
 from .feature_cache import FeatureCache
 from .methods import AnyMethod
-from .work_queue import progress_bar, work_off
+from .work_queue import run_shared_tasks
 
 LOCKS = ".locks"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A row at a budget with a seed."""
+class Trial:
+    """A method at one budget with one seed; its outcome is one result."""
 
-    row: AnyMethod
+    method: AnyMethod
     settings: Settings
 
 
-class Grid:
-    """All cells of an ablation, run by this process and perhaps by others.
+class AblationRunner:
+    """Computes the results of an ablation, perhaps together with other processes.
 
     Args:
-        out: folder of the results. host: in ``folder``. features: of the held-out videos.
-        batch: videos in a batch. drill: of how many videos to note what was kept.
+        out: folder of the results.
+        host: host that answers.
+        host_folder: folder that it was loaded from.
+        features: held-out videos as encoded by the host.
+        trials: trials in the order in which they are run.
+        batch_size: videos per batch.
+        kept_videos: number of videos, from the first, for which the kept tokens are recorded.
     """
 
     def __init__(
-        self, out: Path, host: Host, folder: Path, features: FeatureCache, cells: list[Cell], batch: int, drill: int
+        self,
+        out: Path,
+        host: Host,
+        host_folder: Path,
+        features: FeatureCache,
+        trials: list[Trial],
+        batch_size: int,
+        kept_videos: int,
     ) -> None:
-        self.out, self.host, self.folder, self.features, self.drill = out, host, folder, features, drill
-        self.cells = {cell.settings.file: cell for cell in cells}
-        self.batches = Batches(host, features, batch)
+        self.out, self.host, self.host_folder, self.features = out, host, host_folder, features
+        self.kept_videos = kept_videos
+        self.trials = {trial.settings.file: trial for trial in trials}
+        self.batches = Batches(host, features, batch_size)
         self._done: set[str] = set()
-        self._before = {name: self._stamp(name) for name in self.cells if not self._is_done(name)}
+        self._missing = {name: self._modified(name) for name in self.trials if not self._is_done(name)}
 
     def run(self) -> bool:
-        """Run every cell that is not there and that no other process runs; return when all are there.
+        """Compute every result that is missing and that no other process computes; return when all exist.
 
         Returns:
-            Whether other processes ran some of them meanwhile.
+            Whether other processes computed some of them meanwhile.
         """
-        print(f"ablation: {len(self.cells)} cells, {len(self._done)} already there")
-        if not self._before:
+        print(f"ablation: {len(self.trials)} results, {len(self._done)} of them exist already")
+        if not self._missing:
             return False
-        (self.out / FOLDER).mkdir(parents=True, exist_ok=True)  # a folder that cannot be is found out before the work
-        with progress_bar() as bar:
-            videos = bar.add_task("encoding videos", total=len(self.features.source))
-            self.features.fill(lambda done: bar.update(videos, completed=done))
-            if self.features.damaged:
-                bar.console.print(f"ablation: {len(self.features.damaged)} damaged videos are left out")
-            steps = bar.add_task("cells", total=len(self.cells), completed=len(self._done))
+        (self.out / FOLDER).mkdir(parents=True, exist_ok=True)  # an impossible folder raises before the work
+        with progress_bar(what="encoding videos", total=len(self.features.source), unit="video") as bar:
+            self.features.fill(lambda done: bar.update(done - bar.n))
+        if self.features.damaged:
+            print(f"ablation: {len(self.features.damaged)} damaged videos are left out")
+        with progress_bar(what="results", total=len(self.trials), done=len(self._done), unit="result") as bar:
 
-            def tick(*_: int) -> None:
-                bar.update(steps, completed=self._written())
+            def update(*_: int) -> None:
+                bar.update(self._count_written() - bar.n)
 
-            return work_off(self.cells, self._lock, self._is_done, lambda name: self._run(name, tick), tick)
+            return run_shared_tasks(
+                self.trials, self._lock_file, self._is_done, lambda name: self._run(name, update), update
+            )
 
-    def lock(self) -> FileLock:
-        """For what only one process may do at a time with all results."""
-        self._lock("report").parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(self._lock("report"))
+    def report_lock(self) -> FileLock:
+        """Return the lock under which one process at a time reads all results and writes the report."""
+        file = self._lock_file("report")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(file)
 
     def is_reported(self) -> bool:
-        """Whether there is a report that is younger than every cell."""
+        """Whether there is a report that is newer than every result."""
         file = self.out / REPORT
-        return file.exists() and file.stat().st_mtime_ns > max(self._stamp(name) or 0 for name in self.cells)
+        return file.exists() and file.stat().st_mtime_ns > max(self._modified(name) or 0 for name in self.trials)
 
-    def _lock(self, name: str) -> Path:
+    def _lock_file(self, name: str) -> Path:
         return self.out / LOCKS / name
 
     def _is_done(self, name: str) -> bool:
-        if name not in self._done and read_cell(self.out, self.cells[name].settings, self.drill) is not None:
+        if name not in self._done and read_cell(self.out, self.trials[name].settings, self.kept_videos) is not None:
             self._done.add(name)
         return name in self._done
 
-    def _written(self) -> int:
-        """Cells that are there, those that another process wrote by now included; nothing is opened."""
-        fresh = sum(self._stamp(name) != stamp for name, stamp in self._before.items())
-        return len(self.cells) - len(self._before) + fresh
+    def _count_written(self) -> int:
+        """Count the results that exist by now, including those of other processes, without opening a file."""
+        new = sum(self._modified(name) != before for name, before in self._missing.items())
+        return len(self.trials) - len(self._missing) + new
 
-    def _stamp(self, name: str) -> int | None:
+    def _modified(self, name: str) -> int | None:
         try:
             return (self.out / FOLDER / name).stat().st_mtime_ns
         except OSError:
             return None
 
-    def _run(self, name: str, tick: Callable[[], None]) -> None:
-        cell, started, device = self.cells[name], now(), self.host.model.device
+    def _run(self, name: str, on_progress: Callable[[], None]) -> None:
+        trial, started, device = self.trials[name], now(), self.host.model.device
         remove_leftovers(self.out / FOLDER / name)
-        with cell.row.plugged_into(self.host, self.folder):
-            compressor = cell.row.build(cell.settings.budget, cell.settings.seed)
+        with trial.method.apply_lora(self.host, self.host_folder):
+            compressor = trial.method.build(trial.settings.budget, trial.settings.seed)
             if isinstance(compressor, torch.nn.Module):
                 compressor.to(device)
-            rows, kept, cost = evaluate_questions(self.host, compressor, self._ticking(tick), self.drill)
-            cost |= self._meter.measure(compressor, cell.row.changes_host)
+            batches = self._iterate(on_progress)
+            answers, kept, cost = evaluate_questions(self.host, compressor, batches, self.kept_videos)
+            cost |= self._cost_meter.measure(compressor, trial.method.lora_key)
         damaged = len(self.features.damaged)
-        outcome = Outcome(rows, cost, kept, self.drill, started, damaged, device)
-        write_cell(self.out, cell.settings, outcome)
+        outcome = Outcome(answers, cost, kept, self.kept_videos, started, damaged, device)
+        write_cell(self.out, trial.settings, outcome)
         self._done.add(name)
 
-    def _ticking(self, tick: Callable[[], None]) -> Iterator[HeldOutBatch]:
+    def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
         for batch in self.batches:
             yield batch
-            tick()
+            on_progress()
 
     @cached_property
-    def _meter(self) -> Meter:
-        return Meter(self.host, [HeldOutBatch.of(self.host, [one]) for one in islice(self.features.read(), VIDEOS)])
+    def _cost_meter(self) -> CostMeter:
+        videos = [HeldOutBatch.of(self.host, [video]) for video in islice(self.features.read(), VIDEOS)]
+        return CostMeter(self.host, videos)

@@ -1,7 +1,7 @@
-"""Work that several processes do together: each task is one process's at a time, and a dead process's is free again.
+"""Tasks shared by several processes: one process runs a task at a time, and tasks of dead processes are taken over.
 
-Locks are files that the operating system lets go of when their process ends, however it ends. They stay behind empty:
-to remove one that another process has opened would make two of it.
+Locks are files that the operating system releases when their process ends, in whatever way. The empty files stay:
+another process may have opened a lock file, and removing it would make two locks of one.
 """
 
 from __future__ import annotations
@@ -12,53 +12,53 @@ from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock, Timeout
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-PAUSE = 0.2  # seconds between two looks at what others are at
-
-DAY = 86400.0
+PAUSE = 0.2  # seconds between two checks of the tasks that other processes run
 
 Task = TypeVar("Task", bound=Hashable)
 
 
-def work_off(
+def run_shared_tasks(
     tasks: Iterable[Task],
-    lock_of: Callable[[Task], Path],
+    lock_file: Callable[[Task], Path],
     is_done: Callable[[Task], bool],
-    do: Callable[[Task], None],
-    tick: Callable[[int], None] = lambda done: None,
+    run: Callable[[Task], None],
+    on_progress: Callable[[int], None] = lambda done: None,
 ) -> bool:
-    """Do every task that is not done and that no other process is at; return when all are done, by whomever.
+    """Run every task that is not done and that no other process runs; return when all are done by any process.
 
-    What a process that ends leaves undone is taken over. An error of a task ends the call.
+    Tasks that a dying process leaves undone are taken over. An error in a task ends the call.
 
     Args:
-        lock_of: file of the lock of a task. is_done: looks at what is on disk.
-        do: does it, and leaves it so that ``is_done``. tick: is called with the number of tasks that are done.
+        tasks: tasks in the order in which they are tried.
+        lock_file: returns the path of a task's lock.
+        is_done: checks on disk whether a task is done.
+        run: runs a task; afterwards ``is_done`` must hold.
+        on_progress: called with the number of finished tasks.
 
     Returns:
-        Whether other processes were at some of the tasks.
+        Whether other processes ran some of the tasks.
     """
-    left, total, others = dict.fromkeys(tasks), 0, False
+    left, others = dict.fromkeys(tasks), False
     total = len(left)
     while left:
-        worked = False
+        progressed = False
         for task in list(left):
             if is_done(task):
                 del left[task]
-                tick(total - len(left))
+                on_progress(total - len(left))
                 continue
             try:
-                with _lock(lock_of(task)):
-                    if not is_done(task):  # by another process, between the two lines
-                        do(task)
+                with _lock(lock_file(task)):
+                    if not is_done(task):  # another process may have finished it since the first check
+                        run(task)
             except Timeout:
                 others = True
                 continue
             del left[task]
-            worked = True
-            tick(total - len(left))
-        if left and not worked:
+            progressed = True
+            on_progress(total - len(left))
+        if left and not progressed:
             time.sleep(PAUSE)
     return others
 
@@ -66,10 +66,3 @@ def work_off(
 def _lock(file: Path) -> FileLock:
     file.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(file, timeout=0)
-
-
-def progress_bar() -> Progress:
-    """A bar with the time left, which the mean of all steps so far decides: those of a grid take very unequal times."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    left = TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False)
-    return Progress(*columns, *left, speed_estimate_period=DAY)

@@ -1,12 +1,10 @@
-"""What an attached compressor costs and saves in a forward of a host: the verb ``framefold bench attach``."""
+"""Cost and benefit of an attached compressor in a forward pass of a host: the command ``framefold bench attach``."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-import time
 from collections import defaultdict
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
@@ -18,7 +16,10 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import check_budget
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.errors import ConfigError
-from framefold.training.frozen_host.device import device_of
+from framefold.evaluation.metrics.memory import peak_memory
+from framefold.evaluation.metrics.timing import Stopwatch
+from framefold.evaluation.results.settings import FULL
+from framefold.training.frozen_host.device import resolve_device
 
 Float = Literal["float32", "bfloat16", "float16"]
 
@@ -38,9 +39,9 @@ SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # of the language
     "7b": ((3584, 28, 28, 4, 18944, 152064), (1280, 32, 16, 3420)),
 }
 
-WORDS = 32  # columns of text in the prompt
+WORDS = 32  # text tokens in the prompt
 
-STEPS = 10  # decode steps a turn
+STEPS = 10  # decode steps per turn
 
 BARE = "host alone"
 
@@ -57,42 +58,48 @@ def bench_attach(
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Print and return times of a random-init Qwen2.5-VL alone, with ``identity`` attached, and with a compressor.
+    """Time a randomly initialised Qwen2.5-VL alone, with ``identity`` attached, and with a compressor attached.
 
-    Everything takes turns, so that what else the machine does hits all alike: compare the ratios. A prefill is one
-    forward from pixels to the logits of the last column: vision encoder, compressor and language model. A decode step
-    is one forward of one token after it.
+    All variants alternate, so that the load of the machine affects them alike: compare the ratios. A prefill is one
+    forward pass from pixels to the logits of the last token: vision encoder, compressor and language model. A decode
+    step is one forward pass of one token after it.
 
     Args:
-        size: "small" for a CPU, "7b" has the sizes of Qwen2.5-VL-7B (17 GB in bfloat16).
-        frames, side: the token grid; a video has frames * side^2 visual tokens.
-        compressor: what is measured at the budgets, beside ``identity``.
-        repeats: forwards of each; medians are given.
-        attention: implementation of attention in the host.
+        size: "small" for a CPU; "7b" has the sizes of Qwen2.5-VL-7B (17 GB in bfloat16).
+        frames: steps of the token grid.
+        side: height and width of the token grid; a video has frames * side^2 visual tokens.
+        compressor: compressor to measure at the budgets, in addition to ``identity``.
+        budgets: retention ratios.
+        repeats: timed turns; medians are reported.
+        device: cpu, cuda or cuda:1.
+        dtype: dtype of the host.
+        attention: attention implementation of the host.
+        seed: seed of weights and inputs.
 
     Returns:
-        {"<name>@<budget>": {"columns", "prefill_s", "prefill_ratio", "decode_s", "decode_ratio", "peak_mb"}}; seconds,
-        ratios to the host alone, and on CUDA the peak of allocated memory in 10^6 bytes (else 0).
+        {"<name>@<budget>": {"columns", "prefill_s", "prefill_ratio", "decode_s", "decode_ratio", "peak_mb"}}: prompt
+        tokens, seconds, ratios to the host alone, and on CUDA the peak of allocated memory in 10^6 bytes (else 0).
 
     Raises:
-        ConfigError, BudgetError, UnknownCompressorError: a setting out of range; found before the host is built.
+        ConfigError, BudgetError, UnknownCompressorError: a setting is out of range; raised before the host is built.
     """
     if min(frames, side, repeats) < 1:
         raise ConfigError(f"frames, side and repeats must be at least 1, got {frames}, {side} and {repeats}")
-    settings: dict[str, Compressor | None] = {BARE: None, "identity": build("identity")}
-    settings |= {f"{compressor}@{budget:g}": build(compressor, check_budget(budget)) for budget in budgets}
-    device_of(device)
+    variants: dict[str, Compressor | None] = {BARE: None, FULL: build(FULL)}
+    variants |= {f"{compressor}@{budget:g}": build(compressor, check_budget(budget)) for budget in budgets}
+    resolve_device(device)
     if size not in SIZES or dtype not in get_args(Float):
-        raise ConfigError(f"size must be of {', '.join(SIZES)}, dtype of {', '.join(get_args(Float))}: {size}, {dtype}")
+        sizes, dtypes = ", ".join(SIZES), ", ".join(get_args(Float))
+        raise ConfigError(f"size must be one of {sizes} and dtype one of {dtypes}, got {size} and {dtype}")
     host = _host(size, device, dtype, attention, seed)
     inputs = _inputs(host, frames, side, seed)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     rows: dict[str, dict[str, float]] = {}
     for turn in range(repeats + 1):
-        for name, plug in settings.items():
-            rows[name], seconds = _measure(host, plug, inputs)
+        for name, variant in variants.items():
+            rows[name], seconds = _measure(host, variant, inputs)
             for what, value in seconds.items():
-                if turn:  # the first warms up
+                if turn:  # the first turn is a warm-up
                     times[name, what].append(value)
     for name, row in rows.items():
         for what in ("prefill", "decode"):
@@ -144,29 +151,28 @@ def _inputs(host: Any, frames: int, side: int, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _measure(
-    host: Any, plug: Compressor | None, inputs: dict[str, Tensor]
+    host: Any, variant: Compressor | None, inputs: dict[str, Tensor]
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """One prefill and ten decode steps; tokens that reached the language model, peak memory; seconds of each."""
-    cuda = host.device.type == "cuda"
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    with attach(host, plug) if plug is not None else contextlib.nullcontext():
-        prefill, out = _timed(lambda: host(**inputs, use_cache=True, logits_to_keep=1), cuda)
-        peak = torch.cuda.max_memory_allocated() / 1e6 if cuda else 0.0
-        cache, ids = out.past_key_values, inputs["input_ids"][:, :1]
+    """Run one prefill and the decode steps; return prompt tokens and peak memory, and seconds of each phase."""
+    prefill, decode, outputs = Stopwatch(host.device), Stopwatch(host.device), []
+
+    def run_prefill() -> None:
+        with prefill:
+            outputs.append(host(**inputs, use_cache=True, logits_to_keep=1))
+
+    peak = 0.0
+    with attach(host, variant) if variant is not None else contextlib.nullcontext():
+        if host.device.type == "cuda":
+            before = torch.cuda.memory_allocated(host.device)
+            peak = (before + peak_memory(run_prefill, host.device)) / 1e6
+        else:
+            run_prefill()
+        cache, ids = outputs.pop().past_key_values, inputs["input_ids"][:, :1]
         columns = cache.get_seq_length()
-        decode, _ = _timed(lambda: [host(input_ids=ids, past_key_values=cache) for _ in range(STEPS)], cuda)
-    return {"columns": columns, "peak_mb": peak}, {"prefill": prefill, "decode": decode / STEPS}
-
-
-def _timed(run: Callable[[], Any], cuda: bool) -> tuple[float, Any]:
-    if cuda:
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    out = run()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, out
+        with decode:
+            for _ in range(STEPS):
+                host(input_ids=ids, past_key_values=cache)
+    return {"columns": columns, "peak_mb": peak}, {"prefill": prefill.seconds, "decode": decode.seconds / STEPS}
 
 
 def _table(rows: dict[str, dict[str, float]], host: Any, repeats: int) -> str:

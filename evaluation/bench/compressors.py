@@ -1,11 +1,12 @@
-"""What compressors cost by themselves: the verb ``framefold bench compress``."""
+"""Time and memory of compressors without a host: the command ``framefold bench compress``.
+
+Dimensions: T frames, H x W tokens of a frame, D width of a token.
+"""
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -17,22 +18,23 @@ from torch import Tensor
 from framefold import __version__
 from framefold.adapters.base.build import build
 from framefold.adapters.core.budget import check_budget
-from framefold.adapters.core.registry import get, list_compressors
+from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.adapters.core.tokens import DTYPES, VideoTokens
 from framefold.errors import ConfigError
-from framefold.evaluation.metrics.memory import peak_bytes
-from framefold.files import replace_file
-from framefold.training.frozen_host.device import device_of
+from framefold.evaluation.metrics.memory import peak_tensor_bytes
+from framefold.evaluation.metrics.timing import Stopwatch
+from framefold.files import write_json
+from framefold.training.frozen_host.device import resolve_device
 
 YARDSTICK = "yardstick"
 
-WORDS = 16  # of the question that query-aware compressors get
+WORDS = 16  # length of the question for query-aware compressors, in tokens
 
-Row = dict[str, Any]
+Measurement = dict[str, Any]
 
 
-def scenes(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
-    """(T, H, W, D) features of a video: scenes of 16 frames, each a picture of smooth blobs, with a little noise."""
+def _scenes(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features of scenes of 16 frames, each a smooth picture with little noise."""
     out = torch.empty(t, h, w, width)
     for start in range(0, t, 16):
         coarse = torch.randn(1, width, 4, 4, generator=generator)
@@ -42,17 +44,17 @@ def scenes(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Te
     return out
 
 
-def one(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
-    """(T, H, W, D) features that all look alike: the whole video is one component."""
+def _one_component(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features that are all similar: the whole video is one connected component."""
     return torch.randn(width, generator=generator) + 0.1 * torch.randn(t, h, w, width, generator=generator)
 
 
-def noise(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
-    """(T, H, W, D) features of which no two look alike."""
+def _noise(t: int, h: int, w: int, width: int, generator: torch.Generator) -> Tensor:
+    """(T, H, W, D) features of which no two are similar."""
     return torch.randn(t, h, w, width, generator=generator)
 
 
-INPUTS: dict[str, Callable[..., Tensor]] = {"scenes": scenes, "one": one, "noise": noise}
+INPUTS: dict[str, Callable[..., Tensor]] = {"scenes": _scenes, "one": _one_component, "noise": _noise}
 
 
 def bench_compress(
@@ -69,41 +71,46 @@ def bench_compress(
     threads: int = 1,
     seed: int = 0,
     out: str | None = None,
-) -> list[Row]:
-    """Print and return time, extra memory and tokens of compressors, in multiples of one pass over the features.
+) -> list[Measurement]:
+    """Measure time, extra memory and tokens of compressors, in multiples of one pass over the features.
 
-    The yardstick is the cosine similarity of neighbouring frames, written plainly over the whole video. Everything
-    takes turns, so that what else the machine does hits all alike: compare the ratios.
+    The unit, called yardstick, is the time of the cosine similarities of neighbouring frames of the whole video,
+    computed without optimisation. All measurements alternate, so that the load of the machine affects them alike:
+    compare the ratios.
 
     Args:
-        compressors: registry names; None: all that need no received attention. Query-aware ones get 16 words.
-        frames: lengths of the videos; several give a plot of time against tokens.
+        compressors: registered names; by default all that need no attention of the vision encoder. Query-aware ones
+            get a question of 16 tokens.
+        frames: lengths of the videos; several lengths give a plot of time against tokens.
         grid: (H, W) tokens of a frame.
-        width: D of a token.
-        inputs: "scenes" (pictures that change every 16 frames), "one" (all alike), "noise" (nothing alike).
-        params: parameters of compressors other than their defaults, by name.
-        device, dtype: of the features.
-        repeats: runs of each; medians are given.
-        threads: of torch, on the CPU.
-        out: folder for bench.json and bench.png.
+        width: width D of a token.
+        budgets: retention ratios.
+        inputs: "scenes" (pictures that change every 16 frames), "one" (all tokens similar), "noise" (none similar).
+        params: parameters of compressors that differ from their defaults, by name.
+        device: device of the features.
+        dtype: dtype of the features.
+        repeats: timed turns; medians are reported.
+        threads: threads of torch on the CPU.
+        seed: seed of the features.
+        out: output folder for bench.json and bench.png.
 
     Returns:
-        One row per input, length, compressor and budget: input, frames, tokens_in, compressor, budget, tokens_out,
-        seconds, yardsticks, peak_bytes, peak_inputs (extra memory as a multiple of the features).
+        One dictionary per input, length, compressor and budget: input, frames, tokens_in, compressor, budget,
+        tokens_out, seconds, yardsticks, peak_bytes, peak_inputs (extra memory as a multiple of the features).
 
     Raises:
-        ConfigError, BudgetError, UnknownCompressorError: a setting out of range; found before anything is measured.
+        ConfigError, BudgetError, UnknownCompressorError: a setting is out of range; raised before any measurement.
     """
-    names = compressors if compressors is not None else _those_without_attention()
+    names = compressors if compressors is not None else _without_attention()
     _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
-    plugs = [
+    variants = [
         (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
         for name in names
         for budget in budgets
     ]
-    if out is not None:  # what cannot be written is found out before the work
+    if out is not None:  # an output folder that cannot be written raises before the work
         if Path(out).exists() and not Path(out).is_dir():
-            raise ConfigError(f"out must be a folder, and {out} is a file")
+            raise ConfigError(f"out must be a folder, but {out} is a file")
         Path(out).mkdir(parents=True, exist_ok=True)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -112,7 +119,7 @@ def bench_compress(
             row
             for kind in inputs
             for t in frames
-            for row in _measure(_video(kind, t, grid, width, device, dtype, seed), plugs, repeats, kind)
+            for row in _measure(_video(kind, t, grid, width, device, dtype, seed), variants, repeats, kind)
         ]
     finally:
         torch.set_num_threads(before)
@@ -124,8 +131,8 @@ def bench_compress(
     return rows
 
 
-def _those_without_attention() -> list[str]:
-    classes = {name: get(name) for name in list_compressors()}
+def _without_attention() -> list[str]:
+    classes = {name: compressor_class(name) for name in list_compressors()}
     return [name for name, cls in classes.items() if not cls.needs_attention]
 
 
@@ -139,7 +146,7 @@ def _check(
         raise ConfigError(f"inputs must be of {', '.join(INPUTS)}, got {', '.join(sorted(unknown))}")
     if getattr(torch, dtype, None) not in DTYPES:
         raise ConfigError(f"dtype must be float16, bfloat16, float32 or float64, got {dtype!r}")
-    device_of(device)
+    resolve_device(device)
 
 
 def _video(kind: str, t: int, grid: tuple[int, int], width: int, device: str, dtype: str, seed: int) -> VideoTokens:
@@ -148,34 +155,35 @@ def _video(kind: str, t: int, grid: tuple[int, int], width: int, device: str, dt
 
 
 def yardstick(x: Tensor) -> Tensor:
-    """(T - 1, H, W) cosine similarity of neighbouring frames of (T, H, W, D) features."""
+    """(T - 1, H, W) cosine similarities of neighbouring frames of (T, H, W, D) features."""
     return (x[1:] * x[:-1]).sum(-1) / (
         torch.linalg.vector_norm(x[1:], dim=-1) * torch.linalg.vector_norm(x[:-1], dim=-1)
     )
 
 
 @torch.no_grad()
-def _measure(video: VideoTokens, plugs: list[tuple[str, float, Any]], repeats: int, kind: str) -> list[Row]:
-    grid = video.as_grid()
-    size = grid.numel() * grid.element_size()
-    runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(grid))]
+def _measure(video: VideoTokens, variants: list[tuple[str, float, Any]], repeats: int, kind: str) -> list[Measurement]:
+    features = video.as_grid()
+    size = features.numel() * features.element_size()
+    runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(features))]
     question = video.features[:WORDS]
     runs += [
-        (name, budget, lambda plug=plug: plug(video, question if getattr(plug, "query_aware", False) else None))  # type: ignore[misc]
-        for name, budget, plug in plugs
+        (name, budget, lambda run=run: run(video, question if getattr(run, "query_aware", False) else None))  # type: ignore[misc]
+        for name, budget, run in variants
     ]
     seconds: dict[int, list[float]] = defaultdict(list)
     for turn in range(repeats + 1):
         for number, (_, _, run) in enumerate(runs):
-            taken = _timed(run, grid.device)
-            if turn:  # the first warms up
-                seconds[number].append(taken)
+            with Stopwatch(features.device) as watch:
+                run()
+            if turn:  # the first turn is a warm-up
+                seconds[number].append(watch.seconds)
     rows = []
     for number, (name, budget, run) in enumerate(runs):
         out = run()
         tokens = len(out.tokens) if budget is not None else None
         del out
-        peak = peak_bytes(run, grid)
+        peak = peak_tensor_bytes(run, features)
         median = statistics.median(seconds[number])
         rows.append(
             dict(
@@ -187,18 +195,8 @@ def _measure(video: VideoTokens, plugs: list[tuple[str, float, Any]], repeats: i
     return rows
 
 
-def _timed(run: Callable[[], Any], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    run()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def _table(
-    rows: list[Row], grid: tuple[int, int], width: int, dtype: str, device: str, repeats: int, threads: int
+    rows: list[Measurement], grid: tuple[int, int], width: int, dtype: str, device: str, repeats: int, threads: int
 ) -> str:
     lines = [
         f"grid {grid[0]} x {grid[1]}, width {width}, {dtype}, {device}, {threads} threads; medians of {repeats}",
@@ -215,10 +213,9 @@ def _table(
     return "\n".join(lines)
 
 
-def _write(folder: Path, rows: list[Row], settings: dict[str, Any]) -> None:
+def _write(folder: Path, rows: list[Measurement], settings: dict[str, Any]) -> None:
     from framefold.evaluation.report.plots import plot_times
 
     machine = dict(torch=torch.__version__, python=platform.python_version(), machine=platform.machine())
-    told = {"framefold": __version__, **machine, **settings, "rows": rows}
-    replace_file(folder / "bench.json", lambda beside: beside.write_text(json.dumps(told, indent=1)))
+    write_json(folder / "bench.json", {"framefold": __version__, **machine, **settings, "rows": rows})
     plot_times(rows, folder / "bench.png")

@@ -1,4 +1,4 @@
-"""Our Mamba-2 block against transformers', on the CPU: the verb ``framefold bench ssm``."""
+"""Our Mamba-2 block against that of transformers, on the CPU: the command ``framefold bench ssm``."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 from typing import Any, Literal
 
-import psutil
 import torch
 from torch import nn
 
 from framefold.adapters.layers.mamba2 import Mamba2
 from framefold.errors import ConfigError
+from framefold.evaluation.metrics.memory import peak_memory
+from framefold.evaluation.metrics.timing import Stopwatch
 
 OURS, THEIRS = "framefold", "transformers"
 
@@ -30,27 +30,29 @@ def bench_ssm(
     checkpointing: bool = False,
     threads: int = 1,
 ) -> Result:
-    """Print and return time and memory of a forward and backward of one block, ours and transformers' ``Mamba2Mixer``.
+    """Measure time and memory of a forward and backward pass of our Mamba-2 block and of ``Mamba2Mixer``.
 
-    Every run is a process of its own, so that no memory is inherited; the two take turns. Weights have the same
-    shapes; transformers' chunk is its default of 256.
+    Every run has its own process, so that no memory is reused; the two blocks alternate. Their weights have the same
+    shapes; ``Mamba2Mixer`` uses its default chunk length of 256.
 
     Args:
-        length: L; 12,544 are 64 frames of 14 x 14 tokens.
-        width, headdim, state: D, p and n of the block.
-        repeats: runs of each; medians are given.
-        checkpointing: ours recomputes its scan in the backward.
-        threads: of torch.
+        length: sequence length; 12,544 is 64 frames of 14 x 14 tokens.
+        width: model dimension of the block.
+        headdim: head dimension of the block.
+        state: state dimension of the block.
+        repeats: runs of each block; medians are reported.
+        checkpointing: our block recomputes its scan in the backward pass.
+        threads: threads of torch.
 
     Returns:
-        {"framefold" | "transformers": {"cpu_s", "wall_s", "peak_mb"}}: seconds of processor and clock, and growth of
-        the process while it ran, in 10^6 bytes.
+        {"framefold" | "transformers": {"cpu_s", "wall_s", "peak_mb"}}: seconds of processor and wall-clock time, and
+        growth of the process during the pass, in 10^6 bytes.
 
     Raises:
-        ConfigError: a number out of range.
+        ConfigError: a number is out of range.
     """
     if min(length, width, headdim, state, repeats, threads) < 1 or 2 * width % headdim:
-        raise ConfigError(f"numbers must be positive and headdim divide 2 * width: {width=}, {headdim=}")
+        raise ConfigError(f"all numbers must be positive, and headdim must divide 2 * width: {width=}, {headdim=}")
     settings = dict(
         length=length, width=width, headdim=headdim, state=state, checkpointing=checkpointing, threads=threads
     )
@@ -64,7 +66,7 @@ def bench_ssm(
     }
     print(f"Mamba-2 block, L {length}, D {width}, p {headdim}, n {state}, forward and backward, {threads} threads")
     for name, row in medians.items():
-        print(f"{name:<14} {row['cpu_s']:7.2f} s processor {row['wall_s']:7.2f} s clock {row['peak_mb']:8.0f} MB")
+        print(f"{name:<14} {row['cpu_s']:7.2f} s processor {row['wall_s']:7.2f} s wall {row['peak_mb']:8.0f} MB")
     time_ratio, memory_ratio = (medians[THEIRS][key] / medians[OURS][key] for key in ("cpu_s", "peak_mb"))
     print(f"transformers / framefold: time {time_ratio:.2f}, memory {memory_ratio:.2f}")
     return medians
@@ -93,22 +95,19 @@ def _block(name: Literal["framefold", "transformers"], settings: dict[str, Any])
 
 
 def _measure(name: Any, settings: dict[str, Any]) -> dict[str, float]:
-    """In a process of its own: once short to load what is loaded late, then once for time and memory."""
+    """Measure one pass, after a short one that loads what is loaded lazily; called in a new process."""
     torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    block = _block(name, settings)
+    block, watch = _block(name, settings), Stopwatch()
     u = torch.randn(1, settings["length"], settings["width"], requires_grad=True)
     block(u[:, :64]).sum().backward()
-    process = psutil.Process()
-    before = process.memory_info().rss
-    with open("/proc/self/clear_refs", "w") as file:  # forget the highest resident size so far (Linux)
-        file.write("5")
-    wall, cpu = time.perf_counter(), time.process_time()
-    block(u).square().mean().backward()
-    result = {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall}
-    with open("/proc/self/status") as file:
-        highest = next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    return result | {"peak_mb": (highest - before) / 1e6}
+
+    def run() -> None:
+        with watch:
+            block(u).square().mean().backward()
+
+    peak = peak_memory(run, torch.device("cpu"))
+    return {"cpu_s": watch.cpu_seconds, "wall_s": watch.seconds, "peak_mb": peak / 1e6}
 
 
 if __name__ == "__main__":

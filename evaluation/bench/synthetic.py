@@ -1,44 +1,44 @@
-"""What it costs to make videos: the verb ``framefold bench synth``."""
+"""Time to generate synthetic videos: the command ``framefold bench synth``."""
 
 from __future__ import annotations
 
 import itertools
-import time
 from collections import defaultdict
 
 import numpy as np
 
 from framefold.data.synthetic.generate import generate
 from framefold.errors import DataError
+from framefold.evaluation.metrics.timing import Stopwatch
 
 Setting = tuple[str, int]  # difficulty and frames
 
-Timing = tuple[float, float, int]  # seconds on the clock, seconds of this process, bytes of pixels
+Timing = tuple[float, float, int]  # seconds of wall-clock time, seconds of processor time, bytes of pixels
 
 
-def bench(
+def bench_synth(
     frames: list[int] = [64],  # noqa: B006 (read only; a list for the command line)
     videos: int = 50,
     difficulty: list[str] = ["easy", "hard"],  # noqa: B006
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Print and return how long one core takes to make a video, for every difficulty and length.
+    """Measure how long one core takes to generate a video, for every difficulty and length.
 
-    Settings take turns video by video, so that what else the machine does hits all of them alike. On a busy machine the
-    time on the clock grows and the CPU time of this process hardly does: compare CPU times.
+    The settings alternate after every video, so that the load of the machine affects them alike. On a busy machine
+    wall-clock times grow, and processor times of this process hardly do: compare processor times.
 
     Args:
-        frames: lengths to measure.
-        videos: how many of each setting.
-        difficulty: presets to measure.
-        seed: of the videos.
+        frames: lengths of the videos.
+        videos: number of videos for each setting.
+        difficulty: difficulty presets.
+        seed: seed of the videos.
 
     Returns:
-        {"<difficulty>@<frames>": {"wall_median_ms", "wall_p95_ms", "cpu_median_ms", "cpu_p95_ms", "mb_per_s"}};
-        milliseconds per video, and megabytes (10^6 bytes) of uint8 pixels per second of median CPU time.
+        {"<difficulty>@<frames>": {"wall_median_ms", "wall_p95_ms", "cpu_median_ms", "cpu_p95_ms", "mb_per_s"}}:
+        milliseconds per video, and megabytes (10^6 bytes) of uint8 pixels per second of median processor time.
 
     Raises:
-        DataError: a setting out of range; found before anything is measured.
+        DataError: a setting is out of range; raised before any measurement.
     """
     if videos < 1 or not frames or not difficulty:
         raise DataError(f"give at least one video, length and difficulty, got {videos}, {frames} and {difficulty}")
@@ -47,7 +47,7 @@ def bench(
         _time(setting, 0, seed)
     timings: dict[Setting, list[Timing]] = defaultdict(list)
     for index in range(videos):
-        turn = index % len(settings)  # and no setting always comes after the same one
+        turn = index % len(settings)  # no setting always follows the same one
         for setting in settings[turn:] + settings[:turn]:
             timings[setting].append(_time(setting, index, seed))
     results = {f"{preset}@{length}": _summary(timings[preset, length]) for preset, length in settings}
@@ -56,11 +56,11 @@ def bench(
 
 
 def _time(setting: Setting, index: int, seed: int) -> Timing:
-    """Make one video."""
+    """Generate one video."""
     preset, frames = setting
-    wall, cpu = time.perf_counter(), time.process_time()
-    video = generate(index, seed=seed, split="train", frames=frames, difficulty=preset)
-    return time.perf_counter() - wall, time.process_time() - cpu, video.frames.nbytes
+    with Stopwatch() as watch:
+        video = generate(index, seed=seed, split="train", frames=frames, difficulty=preset)
+    return watch.seconds, watch.cpu_seconds, video.frames.nbytes
 
 
 def _summary(timings: list[Timing]) -> dict[str, float]:
@@ -77,7 +77,7 @@ def _summary(timings: list[Timing]) -> dict[str, float]:
 
 def _table(results: dict[str, dict[str, float]], videos: int) -> str:
     lines = [
-        f"making videos, one core, {videos} of each; milliseconds per video",
+        f"generating videos on one core, {videos} of each setting; milliseconds per video",
         f"{'difficulty@frames':<18}{'wall median':>12}{'95 %':>9}{'CPU median':>12}{'95 %':>9}{'MB/s':>8}",
     ]
     for name, row in results.items():

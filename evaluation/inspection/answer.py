@@ -1,7 +1,7 @@
-"""Ask a host about a real video file, with and without a compressor: the verb ``framefold answer``.
+"""Ask a host about a video file, with and without a compressor: the command ``framefold answer``.
 
-Nothing here may import transformers before torchvision has been found, since transformers looks for it once; not even
-under ``TYPE_CHECKING``, which jsonargparse runs to read the signature.
+This module must not import transformers before torchvision is found, since transformers looks for it only once; not
+even under ``TYPE_CHECKING``, which jsonargparse executes to read the signature.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from framefold.adapters.pretrained.base_model import BaseModel
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError, InputError
-from framefold.training.frozen_host.device import device_of
+from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.torchvision import find_torchvision
 
 from .answer_table import Answer, answer_report
@@ -38,39 +38,42 @@ def answer(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
 ) -> Answer:
-    """Ask a host about a video file on fewer visual tokens; print the answer and what it took.
+    """Ask a host about a video file on fewer visual tokens; print the answer, its times and its memory.
 
-    Answers are greedy. Times are medians of `repeats` runs after one to warm up; with `compare`, the two take turns.
+    Decoding is greedy. Times are medians of `repeats` runs after a warm-up; with `compare`, the two variants alternate.
 
     Args:
         host: folder or Hub id of a video-LLM of a supported family, with its processor.
-        video: any file that FFmpeg reads.
-        question: put to the host through its own chat template.
-        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in it
-            is put into the host, but for all tokens.
+        video: video file that FFmpeg can read.
+        question: question, which is wrapped in the host's own chat template.
+        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
+            the adapter is added to the host, except for the run with all tokens.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
-        frames: number of frames to take, evenly over the duration of the video.
-        max_new_tokens: longest answer.
-        compare: answer with all tokens as well.
-        positions: "preserve" leaves tokens their positions in the full prompt, "compact" counts the shorter one anew.
-        repeats: timed runs.
-        device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
-        dtype: of the weights; "auto" is what the host was saved in.
-        allow_other_host: take an adapter that was trained in another host.
+        frames: number of frames to sample, evenly over the duration of the video.
+        max_new_tokens: largest length of the answer.
+        compare: also answer with all tokens.
+        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
+        repeats: number of timed runs.
+        device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
+        dtype: dtype of the weights; "auto" is the one that they were saved in.
+        allow_other_host: accept an adapter that was trained in another host.
 
     Raises:
-        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting;
-            nothing was loaded then. WrongHostError: the adapter was trained in another host.
-        MissingExtraError: torchvision, Pillow or a package of the host's processor; the message installs it.
-        HostError, UnsupportedHostError: no host that can be used.
-        DataError: no video that can be decoded. InputError: a question that does not fit.
+        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
+            invalid; nothing has been loaded yet.
+        WrongHostError: the adapter was trained in another host.
+        MissingExtraError: torchvision, Pillow or a package of the host's processor is missing; the message contains the
+            command that installs it.
+        HostError, UnsupportedHostError: the host cannot be used.
+        DataError: the video cannot be decoded.
+        InputError: the question does not fit into the context of the host.
     """
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
-    compressor = resolve_adapter(compressor)
-    plugged, where = load_or_build(compressor, budget), device_of(device)
-    plugged.base_model = BaseModel() if allow_other_host else plugged.base_model
+    source = resolve_adapter(compressor)
+    module, where = load_or_build(source, budget), resolve_device(device)
+    module.base_model = BaseModel() if allow_other_host else module.base_model
     find_torchvision()
     from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
@@ -83,20 +86,20 @@ def answer(
     sample = sample_frames(video, frames)
     inputs = build_inputs(processor, sample, question)
     _check_length(config, processor, inputs, max_new_tokens)
-    lora = lora_of(compressor)
+    lora = lora_of(source)
     model = load_model(host, dtype, where)
     times = grid_times(processor, sample)
     task = Task(model, processor, move_inputs(inputs, model), times, positions, max_new_tokens, lora)
-    result = run_answers(task, plugged, compare, repeats)
+    result = run_answers(task, module, compare, repeats)
     print(answer_report(result, sample, repeats, where))
     return result
 
 
 def _check_length(config: Any, processor: Any, inputs: dict[str, Any], new: int) -> None:
-    """Refuse a question that fills the context of the host by itself; say so where the video does with it."""
+    """Refuse a question that exceeds the context of the host by itself; warn if it does together with the video."""
     ids = inputs["input_ids"]
-    marks = processor.tokenizer.convert_tokens_to_ids([processor.video_token, processor.image_token])
-    text = int((~torch.isin(ids, torch.tensor(marks))).sum())
+    placeholders = processor.tokenizer.convert_tokens_to_ids([processor.video_token, processor.image_token])
+    text = int((~torch.isin(ids, torch.tensor(placeholders))).sum())
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest is None:
         return
@@ -106,4 +109,4 @@ def _check_length(config: Any, processor: Any, inputs: dict[str, Any], new: int)
         )
     if ids.numel() + new > longest:
         note = f"the full prompt has {ids.numel()} tokens, more than the host's context of {longest}"
-        print(f"framefold: note: {note}; fewer --frames, or --positions compact", file=sys.stderr)
+        print(f"framefold: note: {note}; use fewer --frames, or --positions compact", file=sys.stderr)

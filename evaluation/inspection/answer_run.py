@@ -1,6 +1,6 @@
-"""Running a host on one prompt, with a compressor attached and without.
+"""Run a host on one prompt, with a compressor attached and without.
 
-Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
+Import this module after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
 """
 
 from __future__ import annotations
@@ -17,24 +17,29 @@ import torch
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.hooks.attach import attach
-from framefold.adapters.hosts.lora.config import Lora, has_lora, read_lora
+from framefold.adapters.hosts.lora.config import LoraAdapter, has_lora, read_lora
 from framefold.adapters.hosts.lora.inject import with_lora
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.pretrained.config import CONFIG
-from framefold.evaluation.metrics.timing import TimedAnswer, peak_memory, timed_generate
+from framefold.evaluation.metrics.memory import peak_memory
 from framefold.training.frozen_host.device import add_video_inputs
 
-from .answer_table import ALL, Answer, AnswerRow
+from .answer_table import ALL_TOKENS, Answer, AnswerRow
+from .timed_answer import TimedAnswer, timed_generate
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A host with its inputs, and how to run it.
+    """A host with a prompt, and how to answer it.
 
     Attributes:
-        inputs: what the processor made of video and question, one row, where the model is.
+        model: the host.
+        processor: its processor.
+        inputs: output of the processor for one video and question, on the device of the model.
         times: (G,) seconds of the steps of the token grid.
-        lora: what the host gets while it runs with the compressor.
+        positions: see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
+        max_new_tokens: largest length of the answer.
+        lora: LoRA that the host has while it runs with the compressor.
     """
 
     model: Any
@@ -43,59 +48,62 @@ class Task:
     times: torch.Tensor
     positions: Positions
     max_new_tokens: int
-    lora: Lora | None = None
+    lora: LoraAdapter | None = None
 
 
-def lora_of(compressor: str) -> Lora | None:
-    """LoRA of an adapter folder; None for a folder without, or for a name.
+def lora_of(compressor: str) -> LoraAdapter | None:
+    """Read the LoRA of an adapter folder; None if the folder has none, or for a registered name.
 
     Raises:
-        AdapterFileError: it is damaged. MissingExtraError: PEFT is not installed.
+        AdapterFileError: the LoRA is damaged.
+        MissingExtraError: PEFT is not installed.
     """
     folder = Path(compressor)
     return read_lora(folder) if (folder / CONFIG).is_file() and has_lora(folder) else None
 
 
 def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:
-    """Answer with the compressor, and with all tokens where they are to be compared; the two take turns.
+    """Answer with the compressor and, if ``compare``, with all tokens, in alternation.
 
-    Each is run once to warm up, `repeats` times for the clock, and once more for the memory.
+    Each variant runs once to warm up, ``repeats`` times for its times, and once more for its memory.
     """
-    ways: list[Compressor | None] = [compressor, None] if compare else [compressor]
-    before, after = _warm_up(task, compressor, ways)
-    timed: list[list[TimedAnswer]] = [[] for _ in ways]
+    variants: list[Compressor | None] = [compressor, None] if compare else [compressor]
+    before, after = _warm_up(task, compressor, variants)
+    timed: list[list[TimedAnswer]] = [[] for _ in variants]
     for _ in range(repeats):
-        for way, runs in zip(ways, timed, strict=True):
-            runs.append(_generate(task, way, task.max_new_tokens))
-    gc.collect()  # or what is freed meanwhile would hide what is needed
+        for variant, runs in zip(variants, timed, strict=True):
+            runs.append(_generate(task, variant, task.max_new_tokens))
+    gc.collect()  # memory that is freed during the measurement would hide growth
     rows = []
-    for way, runs in zip(ways, timed, strict=True):
-        memory = peak_memory(partial(_generate, task, way, task.max_new_tokens), task.model.device)
-        rows.append(_row(task, way, runs, before if way is None else after, memory))
+    for variant, runs in zip(variants, timed, strict=True):
+        memory = peak_memory(partial(_generate, task, variant, task.max_new_tokens), task.model.device)
+        rows.append(_row(task, variant, runs, before if variant is None else after, memory))
     return Answer(rows[0].text, rows[0], rows[1] if compare else None, before)
 
 
-def _warm_up(task: Task, compressor: Compressor, ways: list[Compressor | None]) -> tuple[int, int]:
-    """Run each way for two tokens; returns the number of visual tokens before and after the compressor."""
-    seen: list[tuple[int, int]] = []
-    watch = compressor.register_forward_hook(lambda _, args, out: seen.append((len(args[0]), len(out.tokens))))
-    for way in ways:
-        _generate(task, way, min(2, task.max_new_tokens))
-    watch.remove()
-    return seen[0]
+def _warm_up(task: Task, compressor: Compressor, variants: list[Compressor | None]) -> tuple[int, int]:
+    """Generate two tokens with each variant; return the number of visual tokens before and after the compressor."""
+    counts: list[tuple[int, int]] = []
+    hook = compressor.register_forward_hook(lambda _, args, out: counts.append((len(args[0]), len(out.tokens))))
+    for variant in variants:
+        _generate(task, variant, min(2, task.max_new_tokens))
+    hook.remove()
+    return counts[0]
 
 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswer:
     if compressor is None:
         return timed_generate(task.model, task.inputs, new)
-    tuned: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
-    with tuned, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
+    lora: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
+    with lora, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
         return timed_generate(task.model, add_video_inputs(task.inputs, task.times), new)
 
 
-def _row(task: Task, way: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> AnswerRow:
-    name = ALL if way is None else f"{way.name}, budget {way.budget}" if way.exact_budget else way.name
-    name += " (LoRA)" if way is not None and task.lora is not None else ""
+def _row(task: Task, variant: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> AnswerRow:
+    name = ALL_TOKENS
+    if variant is not None:
+        name = f"{variant.name}, budget {variant.budget}" if variant.exact_budget else variant.name
+        name += " (LoRA)" if task.lora is not None else ""
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
     decode_median = statistics.median(decode) if decode else None

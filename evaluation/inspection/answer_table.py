@@ -1,4 +1,4 @@
-"""What ``framefold answer`` returns and prints."""
+"""Result of ``framefold answer``, and the table that it prints."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from dataclasses import dataclass
 
 import torch
 
-from framefold.data.video.frame_reader import Sample
+from framefold.data.video.frame_reader import SampledFrames
 
-ALL = "all tokens"
+ALL_TOKENS = "all tokens"  # name of the variant without compression in printed tables
 
 
 @dataclass(frozen=True)
 class AnswerRow:
-    """One line of the table: what one way to answer took.
+    """An answer with its costs: one line of the table.
 
     Attributes:
-        name: the compressor and its budget, or "all tokens".
+        name: compressor and budget, or "all tokens".
         text: the answer.
-        visual: visual tokens that the language model saw.
-        prompt: tokens of the whole prompt that it saw.
-        prefill: seconds until the first new token: vision encoder, compressor and prompt.
-        decode: seconds for each further token; None if there is none.
-        memory: peak bytes needed beside the loaded model, see
-            :func:`~framefold.evaluation.metrics.timing.peak_memory`.
+        visual: visual tokens that the language model read.
+        prompt: all tokens of the prompt that it read.
+        prefill: seconds to the first generated token: vision encoder, compressor and prompt.
+        decode: seconds of each further token; None if there is none.
+        memory: peak bytes on top of the loaded model, see :func:`~framefold.evaluation.metrics.memory.peak_memory`.
     """
 
     name: str
@@ -37,16 +36,23 @@ class AnswerRow:
 
 @dataclass(frozen=True)
 class Answer:
-    """What :func:`answer` returns: the answer, what it took, and, after ``compare``, the same with all tokens."""
+    """Result of :func:`~framefold.evaluation.inspection.answer.answer`.
+
+    Attributes:
+        text: the answer on the compressed video.
+        compressed: that answer with its costs.
+        full: the answer with all tokens; None without ``compare``.
+        visual: visual tokens of the video before compression.
+    """
 
     text: str
     compressed: AnswerRow
     full: AnswerRow | None
-    visual: int  # tokens of the video before compression
+    visual: int
 
 
-def answer_report(result: Answer, sample: Sample, repeats: int, device: torch.device) -> str:
-    """What ``framefold answer`` prints: the answers and a table."""
+def answer_report(result: Answer, sample: SampledFrames, repeats: int, device: torch.device) -> str:
+    """Format the answers and a table of their costs."""
     rows = [row for row in (result.compressed, result.full) if row is not None]
     width = max(len(row.name) for row in rows)
     head = f"{'':<{width}}  visual tokens  prompt     prefill  decode/token  peak memory"
@@ -59,17 +65,9 @@ def answer_report(result: Answer, sample: Sample, repeats: int, device: torch.de
     memory = "allocated on the GPU" if device.type == "cuda" else "growth of the process"
     count = len(sample.times)
     frames = f"all {count}" if count == sample.total else f"{count} of {sample.total}"
-    taken = f"{frames} frames, {sample.duration:.1f} s, {result.visual} visual tokens"
-    return "\n".join(
-        [
-            *answers,
-            "",
-            head,
-            *lines,
-            "",
-            f"{taken}; times: median of {repeats} after a warm-up; memory: {memory} beside the loaded model",
-        ]
-    )
+    video = f"{frames} frames, {sample.duration:.1f} s, {result.visual} visual tokens"
+    footer = f"{video}; times: median of {repeats} after a warm-up; memory: {memory} on top of the loaded model"
+    return "\n".join([*answers, "", head, *lines, "", footer])
 
 
 def _ms(seconds: float | None) -> str:

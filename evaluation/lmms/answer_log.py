@@ -1,93 +1,100 @@
-"""What every answer took, a line of JSON each, written when it is given: a killed evaluation goes on behind it."""
+"""Log of answers with their costs: one line of JSON per answer, written at once, so that a killed run can resume."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from framefold.files import replace_file
+from framefold.files import replace_file, text_digest
 
-Row = dict[str, Any]
+LoggedAnswer = dict[str, Any]
 
 
-class RowFile:
-    """Rows on disk by key; without a file, in memory only."""
+class AnswerLog:
+    """Answers by key, on disk or, without a file, in memory only.
+
+    Attributes:
+        answers: the answers so far, by key.
+    """
 
     def __init__(self, file: Path | None = None) -> None:
         self.file = file
-        self.rows: dict[str, Row] = {row["key"]: row for row in read_answer_log(file)} if file is not None else {}
+        known = read_answer_log(file) if file is not None else []
+        self.answers: dict[str, LoggedAnswer] = {answer["key"]: answer for answer in known}
         if file is None:
             return
         file.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row) + "\n" for row in self.rows.values())
-        replace_file(file, lambda beside: beside.write_text(lines))  # without a line that a kill cut off
+        lines = "".join(json.dumps(answer) + "\n" for answer in self.answers.values())
+        replace_file(file, lambda temporary: temporary.write_text(lines))  # removes a line that a kill truncated
 
-    def add(self, row: Row) -> None:
-        """Keep a row."""
-        self.rows[row["key"]] = row
+    def add(self, answer: LoggedAnswer) -> None:
+        """Append an answer."""
+        self.answers[answer["key"]] = answer
         if self.file is not None:
             with self.file.open("a") as lines:
-                lines.write(json.dumps(row) + "\n")
+                lines.write(json.dumps(answer) + "\n")
 
 
-def read_answer_log(file: Path) -> list[Row]:
-    """Rows of a file, none where there is none; a line that was cut off is left out."""
-    rows = []
+def read_answer_log(file: Path) -> list[LoggedAnswer]:
+    """Read a log; a missing file is an empty log, and truncated lines are skipped."""
+    answers = []
     for line in file.read_text().splitlines() if file.is_file() else []:
         try:
-            row = json.loads(line)
+            answer = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("key"), str):
-            rows.append(row)
-    return rows
+        if isinstance(answer, dict) and isinstance(answer.get("key"), str):
+            answers.append(answer)
+    return answers
 
 
-def key_of(*what: Any) -> str:
-    """The key of a row: the same for the same question of the same document."""
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+def answer_key(*parts: Any) -> str:
+    """Return the key of an answer, which depends on all parts, such as document, video and question."""
+    return text_digest(json.dumps(parts, sort_keys=True))[:32]
 
 
-def efficiency(rows: Sequence[Row]) -> dict[str, Any]:
-    """What the answers took together: medians of times, means of tokens, the most memory of any.
+def efficiency(answers: Sequence[LoggedAnswer]) -> dict[str, Any]:
+    """Summarise the costs of answers: medians of times, means of token counts, the largest memory.
 
     Returns:
-        ``{"n": 0}`` for no rows. ``visual_before``, ``visual_after``, ``prompt`` and ``new_tokens`` are means,
-        ``retention`` is the share of all visual tokens that was kept, ``prefill_ms``, ``compressor_ms`` and
-        ``decode_ms`` (for each further token; None if no answer had one) are medians, ``memory_mib`` is the most.
+        ``{"n": 0}`` for no answers. Otherwise ``visual_before``, ``visual_after``, ``prompt`` and ``new_tokens`` are
+        means; ``retention`` is the share of all visual tokens that was kept; ``prefill_ms``, ``compressor_ms`` and
+        ``decode_ms`` (per further token; None if no answer has one) are medians; ``memory_mib`` is the maximum.
     """
-    if not rows:
+    if not answers:
         return {"n": 0}
 
     def mean(name: str) -> float:
-        return statistics.fmean(row[name] for row in rows)
+        return statistics.fmean(answer[name] for answer in answers)
 
     def milliseconds(name: str) -> float | None:
-        values = [1000 * row[name] for row in rows if row[name] is not None]
+        values = [1000 * answer[name] for answer in answers if answer[name] is not None]
         return statistics.median(values) if values else None
 
-    before, after = (sum(row[name] for row in rows) for name in ("visual_before", "visual_after"))
+    before, after = (sum(answer[name] for answer in answers) for name in ("visual_before", "visual_after"))
     return {
-        "n": len(rows),
+        "n": len(answers),
         **{name: mean(name) for name in ("visual_before", "visual_after", "prompt", "new_tokens")},
         "retention": after / before,
         "prefill_ms": milliseconds("prefill"),
         "compressor_ms": milliseconds("compressor"),
         "decode_ms": milliseconds("decode"),
-        "memory_mib": max(row["memory"] for row in rows) / 2**20,
+        "memory_mib": max(answer["memory"] for answer in answers) / 2**20,
     }
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
-    """What a reader of the figures must know."""
-    over, sampled = (sum(bool(row[name]) for row in rows) for name in ("over_context", "sampled"))
-    said = []
+def notes(answers: Sequence[LoggedAnswer]) -> list[str]:
+    """Return warnings that readers of the results need."""
+    over, sampled = (sum(bool(answer[name]) for answer in answers) for name in ("over_context", "sampled"))
+    warnings = []
     if over:
-        said.append(f"{over} of {len(rows)} full prompts are longer than the host's context; fewer frames, or compact")
+        warnings.append(
+            f"{over} of {len(answers)} full prompts are longer than the host's context: use fewer --frames, or "
+            "--positions compact"
+        )
     if sampled:
-        said.append(f"the task asks for sampled or beam-searched answers ({sampled} times), all of them are greedy")
-    return said
+        warnings.append(f"the task asks for sampling or beam search ({sampled} times), but all answers are greedy")
+    return warnings

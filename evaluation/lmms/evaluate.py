@@ -1,4 +1,4 @@
-"""Accuracy on the benchmarks of lmms-eval, and what the answers took: the verb ``framefold eval``."""
+"""Accuracy and costs on the benchmarks of lmms-eval: the command ``framefold eval``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import Progress, TaskID
 
 from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError, EvalError
-from framefold.training.frozen_host.device import device_of
+from framefold.files import write_json
+from framefold.progress import progress_bar
+from framefold.training.frozen_host.device import resolve_device
 
 from .process import find_lmms_eval, supervise
 from .results import JOINED, file_of, finished, join_results, read_eval
@@ -26,7 +26,7 @@ from .table import text_table
 
 LOG = "lmms-eval.log"
 
-NOTHING_LEFT: dict[str, Any] = {"done": True, "error": None, "usage": False, "failed": {}}
+COMPLETED: dict[str, Any] = {"done": True, "error": None, "usage": False, "failed": {}}
 
 
 def evaluate(
@@ -45,37 +45,38 @@ def evaluate(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
 ) -> int:
-    """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are kept.
+    """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are reused.
 
-    lmms-eval asks and scores, in a process of its own; the answers are greedy, one question at a time, and what each
-    took is measured. Run it once for each compressor and budget, into folders of their own; ``identity`` keeps all
-    tokens.
+    lmms-eval asks and scores in its own process. Answers are greedy, one question at a time, and the time and memory
+    of each are measured. Use one output folder for each compressor and budget; ``identity`` keeps all tokens.
 
     Args:
         host: folder or Hub id of a video-LLM of a supported family, with its processor.
-        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub; LoRA in it
-            is put into the host.
-        tasks: names in lmms-eval, such as videomme, mlvu_dev, longvideobench_val_v, egoschema_subset.
-        out: folder for eval.json, and the files of each task.
+        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
+            the adapter is added to the host.
+        tasks: task names of lmms-eval, such as videomme, mlvu_dev, longvideobench_val_v, egoschema_subset.
+        out: output folder for eval.json and the files of each task.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the compressor's own.
-        params: parameters of a registered compressor other than their defaults.
-        frames: number of frames to take of each video, evenly over its duration.
-        limit: questions of each task, from the first; to try things out.
-        include_path: folder with tasks of your own, in YAML as lmms-eval reads them.
-        max_new_tokens: longest answer, where a task does not say.
-        positions: "preserve" leaves tokens their positions in the full prompt, "compact" counts the shorter one anew.
-        device: cpu or cuda (cuda:1 ...); by default cuda where there is one.
-        dtype: of the weights; "auto" is what the host was saved in.
-        allow_other_host: take an adapter that was trained in another host.
+        params: parameters of a registered compressor that differ from their defaults.
+        frames: number of frames to sample from each video, evenly over its duration.
+        limit: number of questions of each task, from the first, for a quick trial.
+        include_path: folder of local tasks, in the YAML format of lmms-eval.
+        max_new_tokens: largest length of an answer, unless the task sets one.
+        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
+        device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
+        dtype: dtype of the weights; "auto" is the one that they were saved in.
+        allow_other_host: accept an adapter that was trained in another host.
 
     Returns:
-        Exit status: 0, or 1 if a task failed, which stderr tells; the others are finished.
+        Exit status: 0, or 1 if a task failed; stderr names the failed tasks, and the others are finished.
 
     Raises:
-        MissingExtraError: lmms-eval, torchvision or Pillow; the message installs it.
-        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor, a setting, or a
-            folder that holds results of other settings.
-        HostError, UnsupportedHostError: no host that can be used. EvalError: no such task, or damaged results.
+        MissingExtraError: lmms-eval, torchvision or Pillow is missing; the message contains the command that installs
+            it.
+        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
+            invalid, or the folder holds results of other settings.
+        HostError, UnsupportedHostError: the host cannot be used.
+        EvalError: there is no such task, or results are damaged.
     """
     for name, value in (
         ("frames", frames),
@@ -86,70 +87,84 @@ def evaluate(
             raise ConfigError(f"{name} must be at least 1, not {value}")
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
-        raise ConfigError("there is no task to run: --tasks videomme,mlvu_dev")
+        raise ConfigError("there is no task to run: give, for example, --tasks videomme,mlvu_dev")
     source = resolve_adapter(compressor)
-    plugged, where = load_or_build(source, budget, params), device_of(device)
-    beside, folder = find_lmms_eval(), Path(out)
-    asked = EvalSettings(
+    module, where = load_or_build(source, budget, params), resolve_device(device)
+    lmms_eval, folder = find_lmms_eval(), Path(out)
+    given = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,
         device=str(where), limit=limit, allow_other_host=allow_other_host,
     )  # fmt: skip
-    settings = resolve_settings(asked, plugged, source, include_path)
+    settings = resolve_settings(given, module, source, include_path)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             claim(folder, settings)
             left = [name for name in names if not finished(folder, name)]
-            outcome = _run(settings, left, folder, beside, include_path) if left else NOTHING_LEFT
+            outcome = _run(settings, left, folder, lmms_eval, include_path) if left else COMPLETED
             return _report(folder, names, outcome)
     except Timeout as error:
-        raise EvalError(f"another framefold eval is at work in {out}") from error
+        raise EvalError(f"another framefold eval is running in {out}") from error
 
 
-def _run(settings: EvalSettings, names: list[str], out: Path, beside: Path | None, include_path: str | None) -> Any:
-    """Start lmms-eval's process, follow it, and return how it ended."""
+def _run(settings: EvalSettings, names: list[str], out: Path, lmms_eval: Path | None, include_path: str | None) -> Any:
+    """Run lmms-eval's process to its end and return the outcome that it wrote."""
     with tempfile.TemporaryDirectory() as scratch:
         job, outcome, progress = (Path(scratch) / f"{name}.json" for name in ("job", "outcome", "progress"))
         content = {
             "settings": asdict(settings),
             "tasks": names,
             "out": str(out),
-            "beside": None if beside is None else str(beside),
+            "lmms_eval": None if lmms_eval is None else str(lmms_eval),
             "path": [entry for entry in sys.path if entry],
             "include_path": include_path,
             "outcome": str(outcome),
             "progress": str(progress),
         }
-        job.write_text(json.dumps(content))
-        with Progress(console=Console(stderr=True), transient=True) as bar:
-            follow = _Follower(bar, progress)
-            status = supervise(job, out / LOG, follow)
-            follow()
-        ended = json.loads(outcome.read_text()) if outcome.is_file() else {**NOTHING_LEFT, "done": False}
+        write_json(job, content)
+        with _TaskProgress(progress) as follow:
+            status = supervise(job, out / LOG, follow.update)
+            follow.update()
+        ended = json.loads(outcome.read_text()) if outcome.is_file() else {**COMPLETED, "done": False}
     if not ended["done"]:
         how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        ended["error"] = f"lmms-eval {how}{f' in {follow.task}' if follow.task else ''}; run it again to go on"
+        ended["error"] = f"lmms-eval {how}{f' in {follow.task}' if follow.task else ''}; run it again to resume"
     return ended
 
 
-class _Follower:
-    """Moves a progress bar to where the process says that it is."""
+class _TaskProgress:
+    """Progress bar of the task that lmms-eval's process runs, read from the file in which it reports.
 
-    def __init__(self, bar: Progress, file: Path) -> None:
-        self.bar, self.file, self.task = bar, file, ""
-        self.line: TaskID = bar.add_task("starting lmms-eval", total=None)
+    Attributes:
+        task: name of that task; "" before the first.
+    """
 
-    def __call__(self) -> None:
+    def __init__(self, file: Path) -> None:
+        self.file, self.task = file, ""
+        self.bar = progress_bar(what="starting lmms-eval", unit="answer", leave=False)
+
+    def update(self) -> None:
+        """Read the file and redraw the bar."""
         try:
-            said = json.loads(self.file.read_text())
-        except (OSError, ValueError):  # not there yet, or being written
+            state = json.loads(self.file.read_text())
+        except (OSError, ValueError):  # not written yet
             return
-        self.task = said["task"]
-        self.bar.update(self.line, description=self.task, total=said.get("total"), completed=said.get("done", 0))
+        if state["task"] != self.task:  # the rate starts anew with each task
+            self.task = state["task"]
+            self.bar.set_description(self.task, refresh=False)
+            self.bar.reset(state.get("total"))
+        self.bar.total = state.get("total")
+        self.bar.update(state.get("done", 0) - self.bar.n)
+
+    def __enter__(self) -> _TaskProgress:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.close()
 
 
 def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:
-    """Print a table of what is finished, and what failed."""
+    """Print a table of the finished tasks, and the errors of the others."""
     if outcome["usage"]:
         raise EvalError(outcome["error"])
     if any(file_of(out, name).is_file() for name in names):
@@ -158,5 +173,5 @@ def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:
     errors = [f"{task}: {text}" for task, text in outcome["failed"].items()]
     errors += [] if outcome["error"] is None else [outcome["error"]]
     for error in errors:
-        print(f"framefold: error: {error} ({out / LOG} says more)", file=sys.stderr)
+        print(f"framefold: error: {error} (details in {out / LOG})", file=sys.stderr)
     return 1 if errors else 0

@@ -1,4 +1,4 @@
-"""The process of its own that lmms-eval runs in: found, started, followed, and gone when we are."""
+"""The process that runs lmms-eval: found, started, supervised, and ended together with its parent."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from threading import Thread
 
 from framefold.errors import MissingExtraError
 
-PAUSE = 0.2  # seconds between two looks at how far it is
+PAUSE = 0.2  # seconds between two updates of the progress
 
 MODULE = "framefold.evaluation.lmms.worker"
 
 
 def find_lmms_eval() -> Path | None:
-    """The folder of ``make lmms``, None where lmms-eval is installed in this environment.
+    """Return the folder that ``make lmms`` fills, or None if lmms-eval is installed in this environment.
 
     Raises:
         MissingExtraError: it is in neither.
     """
     spec = find_spec("lmms_eval")
-    if spec is not None and spec.origin is not None:  # without: any folder of that name
+    if spec is not None and spec.origin is not None:  # any folder of that name is a package without an origin
         return None
     folder = Path(sys.prefix) / "lmms-eval"
     if (folder / "lmms_eval" / "__init__.py").is_file():
         return folder
     raise MissingExtraError(
-        f"lmms-eval is not installed: 'make lmms' in a checkout puts it into {folder}; where torch is built for CUDA,"
-        " pip install 'framefold[lmms]' does too"
+        f"lmms-eval is not installed: 'make lmms' in a checkout installs it into {folder}; with a CUDA build of torch,"
+        " pip install 'framefold[lmms]' works as well"
     )
 
 
-def supervise(job: Path, log: Path, look: Callable[[], None]) -> int:
+def supervise(job: Path, log: Path, on_wait: Callable[[], None]) -> int:
     """Run lmms-eval's process to its end.
 
-    Whatever ends this function also ends that process and all that it started, at once.
+    If this function ends early, for whatever reason, that process and all its children are killed.
 
     Args:
-        job: file for :mod:`framefold.evaluation.lmms.worker`. log: what it prints is appended to.
-        look: called every now and then meanwhile.
+        job: file for :mod:`framefold.evaluation.lmms.worker`.
+        log: file that the output of the process is appended to.
+        on_wait: called repeatedly while the process runs.
 
     Returns:
-        Its exit status, negative for the signal that killed it.
+        Exit status of the process; negative for the signal that killed it.
     """
     env = {"TOKENIZERS_PARALLELISM": "false", **os.environ}
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", MODULE, str(job)],  # -P: no folder of the user's hides a package
-            stdin=subprocess.PIPE,  # its end tells the process that this one is gone, see follow_parent
+            [sys.executable, "-P", "-m", MODULE, str(job)],  # -P: folders of the user must not hide packages
+            stdin=subprocess.PIPE,  # its end tells the process that its parent has died, see follow_parent
             stdout=sink,
             stderr=subprocess.STDOUT,
             env=env,
@@ -64,7 +65,7 @@ def supervise(job: Path, log: Path, look: Callable[[], None]) -> int:
             try:
                 return process.wait(timeout=PAUSE)
             except subprocess.TimeoutExpired:
-                look()
+                on_wait()
     finally:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -74,10 +75,10 @@ def supervise(job: Path, log: Path, look: Callable[[], None]) -> int:
 
 
 def follow_parent() -> None:
-    """In that process: be killed, with all that it started, when the parent dies in whatever way."""
+    """Kill this process group when the parent dies in any way; called in the process that runs lmms-eval."""
 
     def wait() -> None:
-        while os.read(0, 1):  # not sys.stdin, whose lock would hinder the interpreter at its end
+        while os.read(0, 1):  # not sys.stdin: its lock would block the interpreter at exit
             pass
         os.killpg(0, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
-"""Results of ``framefold eval`` on disk: one JSON a task, joined into ``eval.json``, and how a report reads them.
+"""Results of ``framefold eval`` on disk: one JSON file per task, joined into ``eval.json``, and how to read them.
 
-What lmms-eval measured stands as it reports it; what each answer took is ours.
+Metrics are stored as lmms-eval reports them, together with the measured costs of the answers.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from urllib.parse import quote
 import torch
 
 from framefold.errors import EvalError
-from framefold.files import replace_file
+from framefold.files import write_json
 
-from .answer_log import Row, efficiency, notes
+from .answer_log import LoggedAnswer, efficiency, notes
 from .settings import EvalSettings, difference, json_value, read_settings
 
 SCHEMA = 1
 
 JOINED, FOLDER = "eval.json", "tasks"
 
-# What lmms-eval puts into a logged sample beside the values of its metrics.
+# Fields of a sample logged by lmms-eval that are not values of metrics.
 NO_METRIC = {"doc_id", "doc", "target", "arguments", "input", "input_media", "resps", "filtered_resps", "token_counts"}
 
 NO_METRIC |= {"doc_hash"}
@@ -37,14 +37,19 @@ PACKAGES = ("framefold", "torch", "transformers", "lmms_eval", "datasets")
 
 
 @dataclass(frozen=True)
-class EvalRow:
-    """One metric of one task by one compressor, with what its answers took.
+class TaskMetric:
+    """One metric of one task by one compressor, with the costs of its answers.
 
     Attributes:
-        compressor: name of the row, with " (LoRA)" where the host ran with that; budget: share or number of tokens.
-        host: folder or Hub id. task: of lmms-eval, a subtask or the group of several.
-        metric: its name; value, stderr: as lmms-eval reports them, that by clusters (such as videos) where it has one.
-        better: "higher", "lower", or "" where the task does not say. n: answers.
+        compressor: name of the compressor, followed by " (LoRA)" if the host had its LoRA.
+        budget: share or number of tokens.
+        host: folder or Hub id.
+        task: task of lmms-eval, a subtask or a group of tasks.
+        metric: name of the metric.
+        value: value that lmms-eval reports.
+        stderr: standard error that lmms-eval reports, clustered (for example by video) if available.
+        better: "higher", "lower", or "" if the task does not define it.
+        n: number of answers.
         efficiency: see :func:`~framefold.evaluation.lmms.answer_log.efficiency`.
     """
 
@@ -61,12 +66,12 @@ class EvalRow:
 
 
 def file_of(out: Path, task: str) -> Path:
-    """Where the results of a task are."""
+    """Path of the results of a task."""
     return out / FOLDER / f"{quote(task, safe='')}.json"
 
 
 def answer_log_file(out: Path, task: str) -> Path:
-    """Where what the answers of a task took is, as long as it is not finished and after that."""
+    """Path of the answer log of a task, which is kept after the task is finished."""
     return out / "rows" / f"{quote(task, safe='')}.jsonl"
 
 
@@ -76,22 +81,29 @@ def write_task(
     settings: EvalSettings,
     results: Mapping[str, Any],
     samples: Mapping[str, Any],
-    rows: list[Row],
+    answers: list[LoggedAnswer],
     seconds: float,
 ) -> None:
-    """Write the file of a finished task, and join all of them.
+    """Write the file of a finished task and join all finished tasks.
 
     Args:
-        results, samples: as lmms-eval returns them. rows: what the answers took.
-        seconds: the task took.
+        out: output folder.
+        task: name of the task.
+        settings: settings of the evaluation.
+        results: results that lmms-eval returned.
+        samples: samples that lmms-eval returned.
+        answers: logged answers of the task.
+        seconds: duration of the task.
 
     Raises:
-        EvalError: an answer of lmms-eval's that there is no row for.
+        EvalError: lmms-eval returned an answer that is not in the log.
     """
-    took = {(row["task"], row["doc_id"]): row for row in rows}
-    joined = [_join(leaf, sample, took) for leaf, logged in samples.items() for sample in logged]
-    leaves: dict[str, list[Row]] = {leaf: [row for row in joined if row["task"] == leaf] for leaf in samples}
+    logged = {(answer["task"], answer["doc_id"]): answer for answer in answers}
+    joined = [_join(leaf, sample, logged) for leaf, entries in samples.items() for sample in entries]
+    by_leaf = {leaf: [answer for answer in joined if answer["task"] == leaf] for leaf in samples}
     reported = json_value({name: results[name] for name in COPIED if name in results})
+    # A group of tasks gets the efficiency of all its answers.
+    costs = {name: efficiency(by_leaf.get(name) or joined) for name in reported["results"]}
     content = {
         "schema": SCHEMA,
         "task": task,
@@ -99,50 +111,47 @@ def write_task(
         "versions": {name: _version(name) for name in PACKAGES},
         "machine": _machine(),
         "reported": reported,
-        "efficiency": {
-            name: efficiency(leaves.get(name) or joined) for name in reported["results"]
-        },  # of a group: all its answers
+        "efficiency": costs,
         "notes": notes(joined),
         "seconds": seconds,
         "samples": joined,
     }
     file = file_of(out, task)
     file.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(file, lambda beside: beside.write_text(json.dumps(content) + "\n"))
+    write_json(file, content, indent=None)
     join_results(out)
 
 
 def join_results(out: Path) -> None:
     """Write ``eval.json`` from the files of the finished tasks."""
     tasks = {content["task"]: content for content in _stored(out)}
-    content = {"schema": SCHEMA, "settings": read_settings(out), "tasks": tasks}
-    replace_file(out / JOINED, lambda beside: beside.write_text(json.dumps(content) + "\n"))
+    write_json(out / JOINED, {"schema": SCHEMA, "settings": read_settings(out), "tasks": tasks}, indent=None)
 
 
 def finished(out: Path, task: str) -> bool:
-    """Whether a task has its results.
+    """Whether a task is finished.
 
     Raises:
-        EvalError: they are damaged, or of other settings.
+        EvalError: its results are damaged or have other settings.
     """
     file = file_of(out, task)
     return file.is_file() and bool(_load(file, read_settings(out)))
 
 
-def read_eval(folder: str | Path) -> list[EvalRow]:
-    """The rows for a table out of the ``--out`` folder of ``framefold eval``, task by task as they were finished.
+def read_eval(folder: str | Path) -> list[TaskMetric]:
+    """Read the metrics from the ``--out`` folder of ``framefold eval``, in the order in which tasks were finished.
 
     Raises:
-        EvalError: no results there, or damaged ones.
+        EvalError: there are no results, or damaged ones.
     """
     out = Path(folder)
-    rows = [row for content in _stored(out) for row in _rows(content)]
-    if not rows:
+    metrics = [metric for content in _stored(out) for metric in _metrics(content)]
+    if not metrics:
         raise EvalError(f"no finished task in {out}: run 'framefold eval --out {out}' again")
-    return rows
+    return metrics
 
 
-def _rows(content: Mapping[str, Any]) -> Iterator[EvalRow]:
+def _metrics(content: Mapping[str, Any]) -> Iterator[TaskMetric]:
     settings, reported = content["settings"], content["reported"]
     for task, values in reported["results"].items():
         for key, value in values.items():
@@ -152,26 +161,23 @@ def _rows(content: Mapping[str, Any]) -> Iterator[EvalRow]:
             errors = (
                 values.get(f"{metric}{kind},{filtered}") for kind in ("_stderr_clustered", "_stderr", "_stderr_clt")
             )
-            stderr = next((error for error in errors if isinstance(error, int | float)), None)
             higher = (reported.get("higher_is_better", {}).get(task) or {}).get(metric)
-            better = "" if higher is None else "higher" if higher else "lower"
-            took = content["efficiency"][task]
-            yield EvalRow(
-                settings["row"],
-                settings["budget"],
-                settings["host"],
-                task,
-                metric,
-                value,
-                stderr,
-                better,
-                took["n"],
-                took,
+            yield TaskMetric(
+                compressor=settings["row"],
+                budget=settings["budget"],
+                host=settings["host"],
+                task=task,
+                metric=metric,
+                value=value,
+                stderr=next((error for error in errors if isinstance(error, int | float)), None),
+                better="" if higher is None else "higher" if higher else "lower",
+                n=content["efficiency"][task]["n"],
+                efficiency=content["efficiency"][task],
             )
 
 
 def _stored(out: Path) -> list[dict[str, Any]]:
-    """The finished tasks, in the order in which they were finished."""
+    """Load the finished tasks in the order in which they were finished."""
     settings = read_settings(out)
     files = sorted((out / FOLDER).glob("*.json"), key=lambda file: (file.stat().st_mtime_ns, file.name))
     return [_load(file, settings) for file in files]
@@ -182,24 +188,26 @@ def _load(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         content = json.loads(file.read_text())
         if content["schema"] != SCHEMA:
             raise ValueError(f"schema {content['schema']}, not {SCHEMA}")
-        list(_rows(content))
+        list(_metrics(content))
         other = difference(settings, content["settings"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise EvalError(f"{file} is damaged ({error!r}): delete it and run 'framefold eval' again") from error
     if other is not None:
-        raise EvalError(f"{file} has another {other} than the settings.json above it: it belongs into another folder")
+        raise EvalError(
+            f"{file} has another value of {other} than the settings.json above it: move it to the folder that it is of"
+        )
     return content
 
 
-def _join(leaf: str, sample: Mapping[str, Any], took: Mapping[tuple[str, Any], Row]) -> Row:
-    row = took.get((leaf, sample["doc_id"]))
-    if row is None:
-        raise EvalError(f"lmms-eval has an answer to document {sample['doc_id']} of {leaf} that nobody was asked for")
-    answers = sample["filtered_resps"]
-    answer = answers[0] if isinstance(answers, list) and len(answers) == 1 else answers
+def _join(leaf: str, sample: Mapping[str, Any], logged: Mapping[tuple[str, Any], LoggedAnswer]) -> dict[str, Any]:
+    answer = logged.get((leaf, sample["doc_id"]))
+    if answer is None:
+        raise EvalError(f"lmms-eval returned an answer to document {sample['doc_id']} of {leaf}, but the log has none")
+    responses = sample["filtered_resps"]
+    response = responses[0] if isinstance(responses, list) and len(responses) == 1 else responses
     metrics = {name: value for name, value in sample.items() if name not in NO_METRIC}
-    shown = {name: value for name, value in row.items() if name not in ("key", "text")}
-    return json_value({**shown, "target": sample["target"], "answer": answer, "metrics": metrics})
+    measured = {name: value for name, value in answer.items() if name not in ("key", "text")}
+    return json_value({**measured, "target": sample["target"], "answer": response, "metrics": metrics})
 
 
 def _version(package: str) -> str | None:

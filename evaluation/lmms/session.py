@@ -1,12 +1,11 @@
-"""A host with a compressor attached for good, which answers one question after the other and measures each.
+"""A host with a compressor attached permanently, which answers one question after another and measures each.
 
-Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
+Import this module after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,32 +19,34 @@ from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError
 from framefold.evaluation.inspection.answer_run import lora_of
-from framefold.evaluation.metrics.memory import resident_peak_memory
-from framefold.evaluation.metrics.timing import TimedAnswer, synchronize, timed_generate
-from framefold.training.frozen_host.device import add_video_inputs, device_of, move_inputs
+from framefold.evaluation.inspection.timed_answer import TimedAnswer, timed_generate
+from framefold.evaluation.metrics.memory import peak_memory
+from framefold.evaluation.metrics.timing import Stopwatch
+from framefold.training.frozen_host.device import add_video_inputs, move_inputs, resolve_device
 from framefold.training.frozen_host.load import load_model
 from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
 
 from .settings import EvalSettings, digest_of, settings_of
 
-VIDEOS = 2  # sampled ones that are kept: several questions in a row are about the same
+VIDEOS = 2  # sampled videos kept in memory; consecutive questions are often about the same one
 
 
 @dataclass(frozen=True)
 class MeasuredAnswer:
-    """One answer, and what it took.
+    """An answer with its costs.
 
     Attributes:
-        text: the answer. frames: taken of the video.
-        visual_before, visual_after: visual tokens before and after the compressor.
-        prompt: tokens of the whole prompt that the language model saw.
-        over_context: the positions of the prompt and the longest answer exceed the host's context.
+        text: the answer.
+        frames: frames sampled from the video.
+        visual_before: visual tokens before the compressor.
+        visual_after: visual tokens after the compressor.
+        prompt: all tokens of the prompt that the language model read.
+        over_context: the positions of the prompt and the longest answer exceed the context of the host.
         new_tokens: tokens of the answer.
-        prefill: seconds until the first of them: vision encoder, compressor and prompt.
-        decode: seconds for each further one; None if there is none.
-        compressor: seconds in the compressor, a part of `prefill`.
-        memory: peak bytes needed beside the loaded model, see
-            :func:`~framefold.evaluation.metrics.timing.peak_memory`.
+        prefill: seconds to the first of them: vision encoder, compressor and prompt.
+        decode: seconds of each further token; None if there is none.
+        compressor: seconds of the compressor, a part of ``prefill``.
+        memory: peak bytes on top of the loaded model, see :func:`~framefold.evaluation.metrics.memory.peak_memory`.
     """
 
     text: str
@@ -62,82 +63,87 @@ class MeasuredAnswer:
 
 
 class Session:
-    """Loads host, compressor and LoRA when it is made.
+    """A loaded host with its compressor and LoRA.
 
     Raises:
-        The errors of ``framefold answer``; ConfigError: an adapter that is not what the settings say it was.
+        The errors of ``framefold answer``.
+        ConfigError: the adapter is not the one that the settings describe.
     """
 
     def __init__(self, settings: EvalSettings) -> None:
-        self.settings, device = settings, device_of(settings.device)
+        self.settings, device = settings, resolve_device(settings.device)
         source = resolve_adapter(settings.compressor)
         if settings.adapter not in (None, digest_of(source)[0]):
-            raise ConfigError(f"{settings.compressor} was changed meanwhile: give another --out")
-        params = settings.params if settings.adapter is None else None  # an adapter's folder brings them
-        plugged = load_or_build(source, settings.budget, params)  # type: ignore[arg-type]
+            raise ConfigError(f"{settings.compressor} has changed since the evaluation began: give another --out")
+        params = settings.params if settings.adapter is None else None  # an adapter folder contains its parameters
+        module = load_or_build(source, settings.budget, params)  # type: ignore[arg-type]
         config, self.processor = load_config(settings.host), load_processor(settings.host)
         self.longest = getattr(config.get_text_config(), "max_position_embeddings", None)
         lora = lora_of(source)
         self.model = load_model(settings.host, settings.dtype, device)
-        self._stack, self._watch, self._warm = ExitStack(), _Watch(plugged), False
+        self._stack, self._last_call, self._warm = ExitStack(), _LastCall(module), False
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))
-        how: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
-        self._stack.enter_context(attach(self.model, plugged, tokenizer=self.processor, **how))
+        options: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
+        self._stack.enter_context(attach(self.model, module, tokenizer=self.processor, **options))
         self._sample = lru_cache(VIDEOS)(lambda video: sample_frames(video, settings.frames))
 
     def answer(self, video: str, question: str, max_new_tokens: int) -> MeasuredAnswer:
-        """Answer greedily.
+        """Answer a question about a video file greedily.
 
         Raises:
-            DataError: no video that can be decoded. InputError: a question that does not fit.
+            DataError: the video cannot be decoded.
+            InputError: the question cannot be used.
         """
         sample = self._sample(video)
-        built = build_inputs(self.processor, sample, question)
-        inputs = add_video_inputs(move_inputs(built, self.model), grid_times(self.processor, sample))
+        prompt = build_inputs(self.processor, sample, question)
+        inputs = add_video_inputs(move_inputs(prompt, self.model), grid_times(self.processor, sample))
         if not self._warm:  # the first run of a host is slower than all others
             timed_generate(self.model, inputs, min(2, max_new_tokens))
             self._warm = True
         runs: list[TimedAnswer] = []
-        memory = resident_peak_memory(
-            lambda: runs.append(timed_generate(self.model, inputs, max_new_tokens)), self.model.device
-        )
-        run, seen = runs[0], self._watch
-        length = run.prompt if self.settings.positions == "compact" else built["input_ids"].shape[1]
+        memory = peak_memory(lambda: runs.append(timed_generate(self.model, inputs, max_new_tokens)), self.model.device)
+        run, call = runs[0], self._last_call
+        length = run.prompt if self.settings.positions == "compact" else prompt["input_ids"].shape[1]
         return MeasuredAnswer(
             text=self.processor.tokenizer.decode(run.ids, skip_special_tokens=True).strip(),
             frames=len(sample.times),
-            visual_before=seen.before,
-            visual_after=seen.after,
+            visual_before=call.before,
+            visual_after=call.after,
             prompt=run.prompt,
             over_context=self.longest is not None and length + max_new_tokens > self.longest,
             new_tokens=len(run.ids),
             prefill=run.prefill,
             decode=run.decode,
-            compressor=seen.seconds,
+            compressor=call.watch.seconds,
             memory=memory,
         )
 
 
 @lru_cache(maxsize=1)
 def open_session(settings: str) -> Session:
-    """The session of these settings (as JSON); the tasks of an evaluation share one."""
+    """Return the session of these settings (as JSON), which all tasks of an evaluation share."""
     return Session(settings_of(json.loads(settings)))
 
 
-class _Watch:
-    """Notes the tokens and the time of the last call of a compressor."""
+class _LastCall:
+    """Duration and token counts of the last call of a compressor.
+
+    Attributes:
+        watch: stopwatch of the call.
+        before: visual tokens before the call.
+        after: visual tokens after it.
+    """
 
     def __init__(self, compressor: Any) -> None:
-        self.before, self.after, self.seconds, self._start = 0, 0, 0.0, 0.0
-        compressor.register_forward_pre_hook(self._begin)
-        compressor.register_forward_hook(self._end)
+        self.watch, self.before, self.after = Stopwatch(), 0, 0
+        compressor.register_forward_pre_hook(self._start)
+        compressor.register_forward_hook(self._stop)
 
-    def _begin(self, _: Any, args: tuple[VideoTokens, ...]) -> None:
-        synchronize(args[0].features.device)
-        self._start = time.perf_counter()
+    def _start(self, _: Any, args: tuple[VideoTokens, ...]) -> None:
+        self.watch = Stopwatch(args[0].features.device)
+        self.watch.start()
 
-    def _end(self, _: Any, args: tuple[VideoTokens, ...], out: Compressed) -> None:
-        synchronize(args[0].features.device)
-        self.seconds = time.perf_counter() - self._start
+    def _stop(self, _: Any, args: tuple[VideoTokens, ...], out: Compressed) -> None:
+        self.watch.stop()
         self.before, self.after = len(args[0]), len(out.tokens)

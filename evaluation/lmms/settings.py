@@ -1,13 +1,12 @@
-"""What an evaluation on lmms-eval's benchmarks is made with: all that decides its answers, kept beside them.
+"""Settings of an evaluation on lmms-eval's benchmarks: everything that determines its answers, stored next to them.
 
-Nothing here may import transformers when it is imported itself: torchvision is found later.
+Importing this module must not import transformers, since torchvision is found later.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -16,29 +15,37 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.pretrained.config import CONFIG
 from framefold.errors import ConfigError, EvalError
 from framefold.evaluation.results.provenance import HOST_FILES
-from framefold.files import replace_file
+from framefold.evaluation.results.settings import WITH_LORA
+from framefold.files import bytes_digest, text_digest, write_json
 from framefold.messages import short
 
 FILE = "settings.json"
 
-WHOLE = 64 * 2**20  # bytes; of larger files the ends are read
+DIGEST_LIMIT = 64 * 2**20  # bytes; of larger files only the two ends are digested
 
 TASK_FILES = {".yaml", ".yml", ".py", ".json", ".jsonl"}
 
 
 @dataclass(frozen=True)
 class EvalSettings:
-    """All that decides the answers to the questions of a task.
+    """Everything that determines the answers to the questions of a task.
 
     Attributes:
-        host: folder or Hub id; host_revision: digest of the folder or commit on the Hub.
-        compressor: as it was given, a name, a folder or a Hub id; budget: of the visual tokens, as share or number.
-        params: of the compressor's constructor. adapter: SHA-256 of its weights, None without.
-        allow_other_host: an adapter that was trained in another host is taken. row: its name in tables.
-        frames: taken of each video. positions: see :func:`framefold.attach`.
-        max_new_tokens: longest answer where a task does not say.
-        dtype: of the weights. device: where the host runs; answers do not depend on it.
-        limit: questions of each task, None: all. tasks: digest of tasks of one's own.
+        host: folder or Hub id.
+        compressor: registered name, adapter folder or Hub id, as given by the user.
+        budget: share or number of the visual tokens to keep.
+        params: constructor parameters of the compressor.
+        frames: frames sampled from each video.
+        positions: see :func:`framefold.attach`.
+        max_new_tokens: largest length of an answer, unless the task sets one.
+        dtype: dtype of the weights.
+        device: device of the host; not compared, since answers do not depend on it.
+        limit: number of questions of each task; None for all.
+        host_revision: digest of the host's folder, or its commit on the Hub.
+        adapter: SHA-256 of the adapter's weights; None without an adapter.
+        allow_other_host: whether an adapter that was trained in another host is accepted.
+        row: name of the compressor in tables.
+        tasks: digest of the folder of local tasks.
     """
 
     host: str
@@ -59,50 +66,53 @@ class EvalSettings:
 
     @property
     def text(self) -> str:
-        """As JSON; equal texts are equal settings."""
+        """The settings as JSON; equal settings have equal texts."""
         return json.dumps(asdict(self), sort_keys=True)
 
 
 def settings_of(given: Mapping[str, Any]) -> EvalSettings:
-    """Settings out of a mapping, such as the arguments of lmms-eval's ``--model_args``.
+    """Create settings from a mapping, such as the arguments of lmms-eval's ``--model_args``.
 
     Raises:
-        ConfigError: an unknown name, or one that is missing.
+        ConfigError: a name is unknown or missing.
     """
     names = {entry.name for entry in fields(EvalSettings)}
     if unknown := sorted(given.keys() - names):
         raise ConfigError(f"there is no setting {unknown[0]!r}; known: {', '.join(sorted(names))}")
     if missing := [name for name in ("host", "compressor") if not given.get(name)]:
-        raise ConfigError(f"no {missing[0]} is given: {missing[0]}=...")
+        raise ConfigError(f"{missing[0]} is missing: add {missing[0]}=...")
     return EvalSettings(**given)
 
 
 def resolve_settings(
-    settings: EvalSettings, plugged: Compressor, source: str, include_path: str | None
+    settings: EvalSettings, compressor: Compressor, source: str, include_path: str | None
 ) -> EvalSettings:
-    """Settings with what the compressor's adapter, the host and tasks of one's own are found to be.
+    """Complete settings with the properties of the compressor, its adapter, the host and the local tasks.
 
     Args:
-        plugged: the compressor. source: its name or folder, where it was given as a Hub id.
-        include_path: folder with tasks.
+        settings: settings as given by the user.
+        compressor: the compressor.
+        source: registered name or folder of the compressor, also if it was given as a Hub id.
+        include_path: folder of local tasks.
 
     Raises:
-        HostError: there is no host. AdapterFileError, ConfigError: from the adapter or the folder of tasks.
+        HostError: there is no such host.
+        AdapterFileError, ConfigError: the adapter or the folder of tasks cannot be used.
     """
     adapter, lora = digest_of(source)
-    found = {
-        "budget": plugged.budget,
-        "params": json_value(plugged.params()),
+    resolved = {
+        "budget": compressor.budget,
+        "params": json_value(compressor.params()),
         "adapter": adapter,
-        "row": plugged.name + (" (LoRA)" if lora else ""),
+        "row": compressor.name + (WITH_LORA if lora else ""),
         "host_revision": host_revision(settings.host),
         "tasks": tasks_digest(include_path),
     }
-    return EvalSettings(**{**asdict(settings), **found})
+    return EvalSettings(**{**asdict(settings), **resolved})
 
 
 def digest_of(source: str) -> tuple[str | None, bool]:
-    """Digest of an adapter folder and whether there is LoRA in it; None where it is no folder but a name."""
+    """Return the digest of an adapter folder and whether it has LoRA; None and False for a registered name."""
     folder = Path(source)
     if not (folder / CONFIG).is_file():
         return None, False
@@ -113,10 +123,10 @@ def digest_of(source: str) -> tuple[str | None, bool]:
 
 
 def claim(out: Path, settings: EvalSettings) -> None:
-    """Make a results folder that of these settings; its tasks have all the same.
+    """Write the settings into a results folder, whose tasks must all have the same ones.
 
     Raises:
-        ConfigError: it holds results of others; the message says in what they differ.
+        ConfigError: the folder holds results of other settings; the message names the difference.
     """
     out.mkdir(parents=True, exist_ok=True)
     new = json.loads(settings.text)
@@ -124,20 +134,20 @@ def claim(out: Path, settings: EvalSettings) -> None:
     if (name := difference(old, new)) is not None:
         was, now = short(old.get(name)), short(new.get(name))
         raise ConfigError(f"{out} holds results with {name} {was}, not {now}: give another --out, or delete it")
-    replace_file(out / FILE, lambda beside: beside.write_text(json.dumps(new, indent=2) + "\n"))
+    write_json(out / FILE, new, indent=2)
 
 
 def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
-    """The first setting in which two evaluations differ; where they run makes no difference."""
+    """Return the first setting in which two evaluations differ, except for the device."""
     names = [name for name in {**one, **other} if name != "device" and one.get(name) != other.get(name)]
     return names[0] if names else None
 
 
 def read_settings(out: Path) -> dict[str, Any]:
-    """The settings of a results folder.
+    """Read the settings of a results folder.
 
     Raises:
-        EvalError: none there, or damaged ones.
+        EvalError: they are missing or damaged.
     """
     try:
         settings = json.loads((out / FILE).read_text())
@@ -146,15 +156,15 @@ def read_settings(out: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise EvalError(f"no results in {out}: run 'framefold eval --out {out}' first") from error
     except (OSError, ValueError) as error:
-        raise EvalError(f"{out / FILE} is damaged ({error}): delete it, and the results beside it") from error
+        raise EvalError(f"{out / FILE} is damaged ({error}): delete it and the results next to it") from error
     return settings
 
 
 def host_revision(host: str) -> str:
-    """What tells one state of a host from another: a digest of its folder, or its commit on the Hub.
+    """Identify the state of a host: a digest of its folder, or its commit on the Hub.
 
     Raises:
-        HostError: there is neither.
+        HostError: there is no such host.
     """
     folder = Path(host)
     if (folder / "config.json").is_file():
@@ -171,7 +181,7 @@ def host_revision(host: str) -> str:
 
 
 def tasks_digest(folder: str | None) -> str:
-    """Digest of a folder with tasks of one's own, "" without one.
+    """Digest of a folder of local tasks; "" without one.
 
     Raises:
         ConfigError: there is no such folder.
@@ -184,7 +194,7 @@ def tasks_digest(folder: str | None) -> str:
 
 
 def json_value(value: Any) -> Any:
-    """A value as JSON can hold it: numbers of numpy as numbers, what is not finite as None, others as text."""
+    """Convert a value for JSON: NumPy numbers to numbers, non-finite ones to None, unknown types to text."""
     if isinstance(value, Mapping):
         return {str(key): json_value(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
@@ -199,14 +209,15 @@ def json_value(value: Any) -> Any:
 
 
 def _digest(files: Iterable[Path]) -> str:
-    """SHA-256 of names and contents; a host's gigabytes of weights by their size, their header and their end."""
-    lines = []
-    for file in files:
-        size, whole = file.stat().st_size, hashlib.sha256()
-        with file.open("rb") as content:
-            whole.update(content.read(WHOLE))
-            if size > WHOLE:
-                content.seek(max(WHOLE, size - WHOLE))
-                whole.update(content.read())
-        lines.append(f"{file.name} {size} {whole.hexdigest()}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    """SHA-256 of names and contents; files of gigabytes count by their size and their two ends."""
+    lines = [f"{file.name} {file.stat().st_size} {bytes_digest(_ends(file))}" for file in files]
+    return text_digest("\n".join(sorted(lines)))
+
+
+def _ends(file: Path) -> Iterator[bytes]:
+    size = file.stat().st_size
+    with file.open("rb") as content:
+        yield content.read(DIGEST_LIMIT)
+        if size > DIGEST_LIMIT:
+            content.seek(max(DIGEST_LIMIT, size - DIGEST_LIMIT))
+            yield content.read()

@@ -1,53 +1,56 @@
-"""Results of ``framefold eval`` as tables: on the terminal, and in Markdown for a report."""
+"""Tables of the results of ``framefold eval``: for the terminal, and in Markdown for a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from framefold.evaluation.report.markdown import number, table
+from framefold.evaluation.inspection.answer_table import ALL_TOKENS
+from framefold.evaluation.report.markdown import table
+from framefold.evaluation.results.formats import number
+from framefold.evaluation.results.settings import FULL
 
-from .results import EvalRow, read_eval
-
-FULL = "identity"
+from .results import TaskMetric, read_eval
 
 HEAD = ("task", "metric", "value", "stderr", "n", "visual tokens", "prefill", "compressor", "peak memory")
 
 
-def text_table(rows: Sequence[EvalRow]) -> str:
-    """What ``framefold eval`` prints of one compressor: a line for each metric, with what the answers took."""
-    lines = [HEAD, *((row.task, row.metric, *_figures(row)) for row in rows)]
+def text_table(metrics: Sequence[TaskMetric]) -> str:
+    """Format the results of one compressor: one line per metric, with the costs of the answers."""
+    lines = [HEAD, *((metric.task, metric.metric, *_figures(metric)) for metric in metrics)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     cells = [[f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)] for line in lines]
-    return "\n".join([f"{_name(rows[0])}, host {rows[0].host}", *("  ".join(line).rstrip() for line in cells)])
+    title = f"{_name(metrics[0])}, host {metrics[0].host}"
+    return "\n".join([title, *("  ".join(line).rstrip() for line in cells)])
 
 
 def markdown_table(folders: Sequence[str | Path]) -> str:
-    """Several evaluations side by side, task by task and the best first; "" for no folder.
+    """Compare several evaluations, task by task, the best first; "" for no folder.
 
     Args:
-        folders: of ``framefold eval --out``, one for each compressor and budget.
+        folders: output folders of ``framefold eval``, one for each compressor and budget.
 
     Raises:
-        EvalError: no results in one of them, or damaged ones.
+        EvalError: a folder has no results, or damaged ones.
     """
-    rows = [row for folder in folders for row in read_eval(folder)]
-    hosts = {row.host for row in rows}
+    metrics = [metric for folder in folders for metric in read_eval(folder)]
+    hosts = {metric.host for metric in metrics}
     lines = []
-    for task, metric in dict.fromkeys((row.task, row.metric) for row in rows):
-        same = [row for row in rows if (row.task, row.metric) == (task, metric)]
-        for row in sorted(same, key=lambda row: row.value, reverse=same[0].better != "lower"):
-            name = _name(row) if len(hosts) == 1 else f"{_name(row)} in {row.host}"
-            lines.append([task, metric, name, *_figures(row)])
+    for task, name in dict.fromkeys((metric.task, metric.metric) for metric in metrics):
+        same = [metric for metric in metrics if (metric.task, metric.metric) == (task, name)]
+        for metric in sorted(same, key=lambda metric: metric.value, reverse=same[0].better != "lower"):
+            title = _name(metric) if len(hosts) == 1 else f"{_name(metric)} in {metric.host}"
+            lines.append([task, name, title, *_figures(metric)])
     return table([*HEAD[:2], "by", *HEAD[2:]], lines) if lines else ""
 
 
-def _name(row: EvalRow) -> str:
-    return "all tokens" if row.compressor == FULL else f"{row.compressor}, budget {row.budget}"
+def _name(metric: TaskMetric) -> str:
+    return ALL_TOKENS if metric.compressor == FULL else f"{metric.compressor}, budget {metric.budget}"
 
 
-def _figures(row: EvalRow) -> tuple[str, ...]:
-    took = row.efficiency
-    visual = f"{took['visual_before']:.0f} -> {took['visual_after']:.0f}"
-    times = (f"{took[name]:.1f} ms" for name in ("prefill_ms", "compressor_ms"))
-    return f"{row.value:.4f}", number(row.stderr, 4) or "-", str(row.n), visual, *times, f"{took['memory_mib']:.1f} MiB"
+def _figures(metric: TaskMetric) -> tuple[str, ...]:
+    costs = metric.efficiency
+    visual = f"{costs['visual_before']:.0f} -> {costs['visual_after']:.0f}"
+    times = (f"{costs[name]:.1f} ms" for name in ("prefill_ms", "compressor_ms"))
+    stderr = number(metric.stderr, 4) or "-"
+    return f"{metric.value:.4f}", stderr, str(metric.n), visual, *times, f"{costs['memory_mib']:.1f} MiB"

@@ -1,29 +1,76 @@
-"""How long a compressor takes."""
+"""Elapsed time of a block, and of every call of a compressor. Imports no torch."""
 
 from __future__ import annotations
 
-import ctypes
-import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
-import psutil
-import torch
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.generation.streamers import BaseStreamer
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from framefold.adapters.core.tokens import Compressed, VideoTokens
+    from framefold.adapters.core.tokens import Compressed, VideoTokens
 
-Compress = Callable[..., Compressed]
+Compress = Callable[..., "Compressed"]
+
+
+class Stopwatch:
+    """Context manager that measures the duration of its block.
+
+    Work that was queued on a CUDA device before the block is not counted, and the block's own work is counted in full.
+
+    Args:
+        device: device that computes; None if everything runs on the CPU.
+
+    Attributes:
+        seconds: wall-clock time of the block.
+        cpu_seconds: processor time of this process, all threads.
+        laps: seconds from the start to each call of :meth:`lap`.
+    """
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device, self.seconds, self.cpu_seconds, self.laps = device, 0.0, 0.0, list[float]()
+        self._wall = self._cpu = 0.0
+
+    def start(self) -> None:
+        """Start the measurement, as entering the block does."""
+        _synchronize(self.device)
+        self.laps.clear()
+        self._cpu, self._wall = time.process_time(), time.perf_counter()
+
+    def lap(self) -> None:
+        """Append the seconds since the start to ``laps``, without waiting for the device."""
+        self.laps.append(time.perf_counter() - self._wall)
+
+    def stop(self) -> None:
+        """End the measurement, as leaving the block does."""
+        _synchronize(self.device)
+        self.seconds = time.perf_counter() - self._wall
+        self.cpu_seconds = time.process_time() - self._cpu
+
+    def __enter__(self) -> Stopwatch:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+
+def _synchronize(device: torch.device | None) -> None:
+    if device is not None and device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 class TimedCompressor:
-    """A compressor that notes how long each call took, in milliseconds."""
+    """A compressor that records the duration of each call.
+
+    Attributes:
+        milliseconds: duration of each call so far, in order.
+    """
 
     def __init__(self, compressor: Compress, device: torch.device) -> None:
         self.compressor, self.device = compressor, device
@@ -32,113 +79,7 @@ class TimedCompressor:
         self.milliseconds: list[float] = []
 
     def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
-        synchronize(self.device)
-        start = time.perf_counter()
-        out = self.compressor(video, query)
-        synchronize(self.device)
-        self.milliseconds.append(1000 * (time.perf_counter() - start))
+        with Stopwatch(self.device) as watch:
+            out = self.compressor(video, query)
+        self.milliseconds.append(1000 * watch.seconds)
         return out
-
-
-PAUSE = 0.001  # seconds between two looks at the memory
-
-
-@dataclass(frozen=True, eq=False)
-class TimedAnswer:
-    """One answer.
-
-    Attributes:
-        ids: (n,) new tokens.
-        prompt: length of the prompt that the language model saw, in tokens.
-        prefill: seconds until the first new token: vision encoder, compressor and prompt.
-        decode: seconds for each further token; None if there is none.
-    """
-
-    ids: Tensor
-    prompt: int
-    prefill: float
-    decode: float | None
-
-
-class _Clock(BaseStreamer):
-    """Notes when tokens come out; ``generate`` hands over the prompt first, and each token once it is on the CPU."""
-
-    def __init__(self) -> None:
-        self.prompt, self.times = 0, list[float]()
-
-    def put(self, value: Tensor) -> None:
-        if not self.prompt:
-            self.prompt = value.shape[-1]
-        else:
-            self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        pass
-
-
-@torch.inference_mode()
-def timed_generate(model: PreTrainedModel, inputs: Mapping[str, Any], max_new_tokens: int) -> TimedAnswer:
-    """Answer greedily and time it."""
-    clock = _Clock()
-    synchronize(model.device)
-    start = time.perf_counter()
-    host: Any = model
-    out = host.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, streamer=clock)
-    first, last, further = clock.times[0], clock.times[-1], len(clock.times) - 1
-    new = out[0, inputs["input_ids"].shape[1] :].cpu()
-    return TimedAnswer(new, clock.prompt, first - start, (last - first) / further if further else None)
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait until a CUDA device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a call needs at most, beside what is there before it, such as the model.
-
-    On CUDA what torch allocates; on the CPU how far the resident memory of the process grows, looked at every
-    millisecond. What an earlier call has freed is given back to the system first, or it would hide growth.
-    """
-    if device.type == "cuda":
-        synchronize(device)
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - before
-    return_freed()
-    with _Resident() as resident:
-        run()
-    return resident.peak - resident.before
-
-
-def return_freed() -> None:
-    """Give memory that was freed back to the system: what is taken from it does not show in the resident memory."""
-    with suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class _Resident:
-    """Watches the resident memory of this process from a thread."""
-
-    def __init__(self) -> None:
-        self._process, self._over = psutil.Process(), threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self.before = self.peak = self._process.memory_info().rss
-
-    def _watch(self) -> None:
-        while not self._over.wait(PAUSE):
-            self._look()
-
-    def _look(self) -> None:
-        self.peak = max(self.peak, self._process.memory_info().rss)
-
-    def __enter__(self) -> _Resident:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._over.set()
-        self._thread.join()
-        self._look()
