@@ -1,18 +1,24 @@
-"""A script, not a test: train attached hosts on two processes. Usage: attach_distributed.py STRATEGY FOLDER CASE ...
+"""A script, not a test: train attached hosts on two processes, with several strategies.
 
-Strategies: ddp, zero_2, zero_3 (DeepSpeed on the CPU, over gloo). Rank 0 starts rank 1; they meet over a file in
-FOLDER, so no port is taken. What was trained is saved to FOLDER/weights.pt, one entry a case, a case being
-HOST/COMPRESSOR.
+Usage: attach_distributed.py FOLDER STRATEGY=CASE,CASE,... [STRATEGY=...]
+
+Strategies are ddp, zero_2 and zero_3 (DeepSpeed on the CPU, over gloo); a case is HOST/COMPRESSOR. The script imports
+everything once and forks rank 1, so that all cases share two processes and one process group. The ranks meet over a
+file in FOLDER, so no port is needed. Rank 0 saves the trained weights and the losses of each strategy and case to
+FOLDER/weights.pt.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import gc
+import importlib
 import os
-import subprocess
+import signal
 import sys
+import time
 import traceback
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,25 +32,27 @@ from tests.support.hosts.tiny_families import HOSTS, labels_of  # noqa: E402
 from tests.support.hosts.tiny_hosts import TopNorm  # noqa: E402
 
 WORLD, STEPS = 2, 2
-LORA = "lora"  # before fila, both trained
-COMPRESSORS = ("uniform", "pool", "st_simdiff", "fila", "top_norm", LORA)
+LORA = "lora"  # with a trainable compressor
 PARAMS: dict[str, dict[str, Any]] = {"storm": {"d_state": 4, "headdim": 8}, "qtsplus": {"noise": 0.0}}
 Weights = dict[str, Tensor]
 
 
 def build(case: str) -> tuple[Any, list[str]]:
-    """An attached host in training mode, and the names of what is trained: the compressor, or else the projector."""
+    """Return an attached host in training mode, and the names of its trainable parameters.
+
+    The compressor is trained, or the vision side if the compressor has no parameters.
+    """
     host, compressor = case.split("/")
     model = HOSTS[host].build()
     name = "fila" if compressor == LORA else compressor
-    torch.manual_seed(5)  # storm and qtsplus start at random
+    torch.manual_seed(5)  # storm and qtsplus are initialised at random
     plug = TopNorm() if name == "top_norm" else framefold.build(name, 0.25, **PARAMS.get(name, {}))
     width = model.config.get_text_config().hidden_size
     framefold.attach(model, plug, query=torch.randn(5, width) if plug.query_aware else None)
     if compressor == LORA:
         model = with_lora(model)
     elif not model.compressor.trainable:
-        train_what_gets_gradients(model, batch(case, 0, 0))
+        train_vision_side(model, batch(case, 0, 0))
     return model.train(), [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
@@ -57,8 +65,8 @@ def with_lora(model: Any) -> Any:
     return peft.get_peft_model(model, config)
 
 
-def train_what_gets_gradients(model: Any, inputs: dict[str, Any]) -> None:
-    """Unfreeze the vision side, but for what a video does not pass through: DDP would wait for its gradients."""
+def train_vision_side(model: Any, inputs: dict[str, Any]) -> None:
+    """Unfreeze the parameters of the vision side that get gradients; DDP would wait for the others."""
     for name, parameter in model.base_model.named_parameters():
         parameter.requires_grad_("language_model" not in name and "text_model" not in name)
     model(**inputs).loss.backward()
@@ -68,7 +76,7 @@ def train_what_gets_gradients(model: Any, inputs: dict[str, Any]) -> None:
 
 
 def batch(case: str, step: int, rank: int) -> dict[str, Any]:
-    """One row, with a video of another length on each rank."""
+    """Return one row whose video has a different length on each rank."""
     inputs = HOSTS[case.split("/")[0]].inputs([4, -4 - 2 * rank, 6], seed=10 * step + rank)
     return inputs | {"labels": labels_of(inputs)}
 
@@ -78,7 +86,7 @@ def optimizer_of(model: Any) -> torch.optim.Optimizer:
 
 
 def reference(case: str) -> tuple[Weights, list[float]]:
-    """What one process gets from the same global batches: weights, and the mean loss of each step."""
+    """Train in one process on the same global batches; return the weights and the mean loss of each step."""
     model, names = build(case)
     optimizer, losses = optimizer_of(model), []
     for step in range(STEPS):
@@ -113,7 +121,7 @@ def zero(stage: int, case: str, rank: int) -> tuple[Weights, list[float]]:
         "gradient_clipping": 0.0,  # DeepSpeed's default is 1.0
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        # by default it would leave all of a tiny model whole
+        # the default threshold would leave all parameters of a tiny model unpartitioned
         "zero_optimization": {"stage": stage, "stage3_param_persistence_threshold": 0},
     }
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer_of(model), config=config)
@@ -136,48 +144,77 @@ def mean_of(loss: Tensor) -> float:
     return total.item() / WORLD
 
 
-def train(strategy: str, folder: Path, cases: tuple[str, ...], rank: int) -> None:
+def train(folder: Path, plan: dict[str, list[str]], rank: int) -> None:
+    """Run all cases as one rank."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD))
     store = f"file://{folder / 'rendezvous'}"
     timeout = datetime.timedelta(seconds=60)
     torch.distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=WORLD, timeout=timeout)
-    run: Callable[..., tuple[Weights, list[float]]] = ddp
-    if strategy != "ddp":
-        import deepspeed
-        import deepspeed.comm.torch
+    results: dict[str, dict[str, tuple[Weights, list[float]]]] = {}
+    for strategy, cases in plan.items():
+        if strategy != "ddp":
+            import deepspeed
 
-        deepspeed.comm.torch.build_shm_op = lambda: None  # shared-memory collectives: minutes of C++; gloo does it too
-        deepspeed.init_distributed("gloo", verbose=False)
-
-        def run(case: str, rank: int) -> tuple[Weights, list[float]]:
-            return zero(int(strategy[-1]), case, rank)
-
-    results = {case: run(case, rank) for case in announced(cases, rank)}
+            deepspeed.init_distributed("gloo", verbose=False)
+        results[strategy] = {}
+        for case in cases:  # printed first, so that the last line names the case that failed
+            print(f"rank {rank}: {strategy} {case}", file=sys.stderr, flush=True)
+            results[strategy][case] = ddp(case, rank) if strategy == "ddp" else zero(int(strategy[-1]), case, rank)
     if rank == 0:
         torch.save(results, folder / "weights.pt")
     torch.distributed.destroy_process_group()
 
 
-def announced(cases: tuple[str, ...], rank: int) -> Iterator[str]:
-    """The cases, each named before it is run: the last one named is the one that failed."""
-    for case in cases:
-        print(f"rank {rank}: {case}", file=sys.stderr, flush=True)
-        yield case
+def preload(strategies: set[str]) -> None:
+    """Import what the ranks would import later, and exempt these objects from garbage collection.
+
+    DeepSpeed runs a full collection for every engine, which takes half a second with all modules loaded.
+    """
+    import peft  # noqa: F401
+
+    if strategies - {"ddp"}:
+        import deepspeed.comm.torch
+
+        # Shared-memory collectives need minutes of C++ compilation; gloo replaces them.
+        deepspeed.comm.torch.build_shm_op = lambda: None
+        with contextlib.suppress(ImportError):  # imported by the first engine, if there is such a module
+            importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    gc.collect()
+    gc.freeze()
 
 
-def main(strategy: str, folder: str, *cases: str) -> int:
+def main(folder: str, *plans: str) -> int:
     torch.set_num_threads(1)
-    if "RANK" in os.environ:
-        train(strategy, Path(folder), cases, rank=1)
-        return 0
-    other = subprocess.Popen([sys.executable, *sys.argv], env={**os.environ, "RANK": "1"})
+    plan = {strategy: cases.split(",") for strategy, cases in (text.split("=") for text in plans)}
+    preload(set(plan))
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            train(Path(folder), plan, rank=1)
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
     try:
-        train(strategy, Path(folder), cases, rank=0)
-        return other.wait(timeout=60)
+        train(Path(folder), plan, rank=0)
+        return wait(child, 60)
     except BaseException:
         traceback.print_exc()
-        other.kill()
+        os.kill(child, signal.SIGKILL)
         return 1
+
+
+def wait(child: int, timeout: float) -> int:
+    """Return the exit status of a process; one that does not end in time is an error."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    raise TimeoutError(f"rank 1 did not end within {timeout} s")
 
 
 if __name__ == "__main__":
