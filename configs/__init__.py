@@ -1,4 +1,4 @@
-"""Packaged configurations, by short name: ``trainer/cpu`` is ``configs/trainer/cpu.yaml``."""
+"""Packaged configurations with short names: ``trainer/cpu`` is ``configs/trainer/cpu.yaml``."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ _HERE = Path(__file__).resolve().parent
 
 
 class ConfigNotFoundError(FramefoldError, LookupError):
-    """Neither a packaged configuration nor a file has that name."""
+    """There is neither a packaged configuration nor a file of that name."""
 
 
-def names() -> list[str]:
-    """Short names of all packaged configurations, sorted."""
+def config_names() -> list[str]:
+    """Return the short names of all packaged configurations, sorted."""
     return sorted(file.relative_to(_HERE).with_suffix("").as_posix() for file in _HERE.rglob("*.yaml"))
 
 
 def find_config(name: str) -> Path:
-    """The file of a configuration.
+    """Return the file of a configuration.
 
     Args:
-        name: path of a YAML file of your own, or the short name of a packaged one.
+        name: path of a YAML file, or short name of a packaged configuration.
 
     Raises:
-        ConfigNotFoundError: neither exists; the message lists the packaged ones of that kind.
+        ConfigNotFoundError: neither exists; the message lists the packaged configurations of that kind.
     """
     if Path(name).is_file():
         return Path(name)
-    if name in names():
+    if name in config_names():
         return _HERE / f"{name}.yaml"
     kind = name.partition("/")[0] + "/"
-    known = [other for other in names() if other.startswith(kind)] or names()
-    raise ConfigNotFoundError(f"no configuration {name!r}: not a file, and packaged are {', '.join(known)}")
+    known = [other for other in config_names() if other.startswith(kind)] or config_names()
+    raise ConfigNotFoundError(f"no configuration {name!r}: there is no such file; packaged are {', '.join(known)}")
 
 
-def expand_names(args: list[str]) -> list[str]:
-    """Replace the short names behind ``--config`` in command line arguments by paths."""
+def expand_config_names(args: list[str]) -> list[str]:
+    """Replace short names after ``--config`` in command line arguments with paths."""
     out = list(args)
     for i, arg in enumerate(out):
         if arg.startswith("--config="):

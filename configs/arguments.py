@@ -1,4 +1,4 @@
-"""Write options as jsonargparse reads them."""
+"""Spellings of command line options: lists, switches and dashes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
 
-def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") -> list[str]:
-    """Write options as jsonargparse reads them.
+def normalize_options(function: Callable[..., Any], args: list[str], prefix: str = "") -> list[str]:
+    """Rewrite options in the form that jsonargparse reads.
 
-    The values behind a list option become one (``--frames 32 64``: ``--frames=[32,64]``), a switch without a value gets
-    it (``--compare``: ``--compare=true``), and dashes in a name become underscores (``--max-new-tokens``).
+    The values of a list option become one value (``--frames 32 64`` becomes ``--frames=[32,64]``), a switch without a
+    value gets one (``--compare`` becomes ``--compare=true``), and dashes in names become underscores
+    (``--max-new-tokens``).
 
     Args:
-        prefix: what comes before a parameter's name in its option, such as "data.".
+        function: function whose parameters are the options.
+        args: command line arguments.
+        prefix: text before a parameter's name in its option, such as "data.".
     """
     parameters = inspect.signature(function, eval_str=True).parameters
     lists = {f"--{prefix}{name}": _is_text(p.annotation) for name, p in parameters.items() if _is_list(p.annotation)}
@@ -30,14 +33,14 @@ def join_lists(function: Callable[..., Any], args: list[str], prefix: str = "") 
         while word in lists and rest and not rest[0].startswith("--"):
             values.append(rest.pop(0))
         bare = bool(values) and not values[0].startswith("[") and values != ["null"]
-        if bare and lists[word]:  # quoted, or YAML would make a number of a folder called 2024
+        if bare and lists[word]:  # quoted, because YAML would read a folder named 2024 as a number
             values = [json.dumps(text) for value in values for text in value.split(",")]
         out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
     return out
 
 
 def _underscored(word: str) -> str:
-    """``--max-new-tokens=5`` as ``--max_new_tokens=5``; what is no option, and what follows "=", stays."""
+    """Turn ``--max-new-tokens=5`` into ``--max_new_tokens=5``; values are not changed."""
     name, equals, value = word.partition("=")
     return f"--{name[2:].replace('-', '_')}{equals}{value}" if name.startswith("--") else word
 

@@ -56,7 +56,7 @@ FUNCTIONS = {
         "evaluation.bench.mamba2:bench_ssm",
         "compare framefold's Mamba-2 block with that of transformers on the CPU",
     ),
-    "bench synth": ("evaluation.bench.synthetic:bench_synth", "measure wall and CPU time per synthetic video on one core"),
+    "bench synth": ("evaluation.bench.synthetic:bench_synth", "measure the time per synthetic video on one core"),
     "bench data": (
         "evaluation.bench.loading:bench_data",
         "measure the reading speed of shards and the memory of a loader worker",

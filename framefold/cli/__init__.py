@@ -1,1 +1,1 @@
-"""Commands that combine packages, and the argument parser."""
+"""Commands that combine several packages, and the argument parser."""

@@ -1,8 +1,8 @@
-"""``framefold demo``: the whole job in minutes, each stage with the command a user would type.
+"""``framefold demo``: the complete workflow within minutes; every stage prints the command that a user would type.
 
-Shards -> training -> export -> ablation with the adapter loaded back, beside the shipped ones -> report. A stage that
-has finished is not run again while its command, its configurations, the host and the stages before it are the same;
-otherwise what it made is made anew. An interrupted stage goes on where it stopped.
+Shards -> training -> export -> ablation with the loaded adapter and the shipped ones -> report. A finished stage is
+skipped as long as its command, its configurations, the host and all previous stages are unchanged; otherwise its output
+is removed and computed again. An interrupted stage resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from framefold.errors import FramefoldError
 from framefold.evaluation.results.provenance import host_digest
 from framefold.files import file_digest, replace_file
 
-SHIPPED = ("storm", "qtsplus", "fila")  # folders beside the host, and packaged configurations
+SHIPPED = ("storm", "qtsplus", "fila")  # adapter folders next to the host's, and names of packaged configurations
 
 
 class StageError(FramefoldError, RuntimeError):
-    """A stage of the demo failed; its own message stands above."""
+    """A stage of the demo failed; its own message was printed before."""
 
 
 def demo(
@@ -42,41 +42,41 @@ def demo(
     heldout_videos: int | None = None,
     max_steps: int | None = None,
 ) -> None:
-    """Write shards, train a compressor, export it, compare it with the others, and show the table.
+    """Write shards, train a compressor, export it, compare it with the others, and print the table.
 
-    Trained compressors that are not trained here take part as they were shipped, in the folders beside the host.
+    Shipped compressors that are not trained here are compared with the weights in the folders next to the host's.
 
     Args:
-        out: folder of the run; what is finished there is reused.
+        out: folder of the run; finished stages in it are reused.
         host: folder of the host.
-        videos: synthetic training videos to write.
-        frames: shortest and longest of them, 32 and 64 by default.
-        train: configurations of the compressors to train, compressor/fila by default.
-        retrain: train all shipped compressors anew (a quarter of an hour on one CPU core).
-        ablation: configuration of the comparison.
-        heldout_videos: of the comparison, as in its configuration by default.
-        max_steps: shortens the training.
+        videos: number of synthetic training videos to write.
+        frames: shortest and longest video in frames; 32 and 64 by default.
+        train: configurations of the compressors to train; compressor/fila by default.
+        retrain: train all shipped compressors (a quarter of an hour on one CPU core).
+        ablation: configuration of the ablation.
+        heldout_videos: number of videos of the ablation; by default as in its configuration.
+        max_steps: upper limit of training steps.
 
     Raises:
         StageError: there is no host, or a stage failed.
-        ConfigNotFoundError: no such configuration.
+        ConfigNotFoundError: a configuration does not exist.
     """
     if not (Path(host) / "config.json").is_file():
-        raise StageError(f"no host in {host}: make one with 'framefold tinyhost train --out {host}'")
+        raise StageError(f"no host in {host}: train one with 'framefold tinyhost train --out {host}'")
     recipes = train or [f"compressor/{name}" for name in (SHIPPED if retrain else ("fila",))]
     for recipe in recipes:
         find_config(recipe)
-    total, model = 2 * len(recipes) + 2, host_digest(Path(host))
+    total, host_key = 2 * len(recipes) + 2, host_digest(Path(host))
     shards = str(Path(out) / "shards")
     synth = ["shards", "synth", "--out", shards, "--videos", str(videos), "--seed", "0"]
-    written = _stage(f"1/{total} shards", [*synth, "--frames", *map(str, frames or [32, 64])], Path(shards))
+    shards_key = _stage(f"1/{total} shards", [*synth, "--frames", *map(str, frames or [32, 64])], Path(shards))
     keys, adapters = [], []
     for number, recipe in enumerate(recipes):
         run, adapter = (str(Path(out) / kind / Path(recipe).stem) for kind in ("fit", "adapters"))
         fit = ["fit", "--config", recipe, "--config", "data/shards", "--config", "trainer/cpu", "--model.host", host]
         fit += ["--data.shards", shards, "--trainer.default_root_dir", run]
         fit += [] if max_steps is None else ["--trainer.max_steps", str(max_steps)]
-        key = _stage(f"{2 * number + 2}/{total} training", fit, Path(run), written + model)
+        key = _stage(f"{2 * number + 2}/{total} training", fit, Path(run), shards_key + host_key)
         export = ["export", "--checkpoint", run, "--out", adapter]
         keys.append(_stage(f"{2 * number + 3}/{total} export", export, Path(adapter), key))
         adapters.append(adapter)
@@ -86,71 +86,86 @@ def demo(
     compare += ["--adapters", *adapters, *_shipped(Path(host).parent, adapters)]
     if heldout_videos is not None:
         compare += ["--videos", str(heldout_videos)]
-    _stage(f"{total}/{total} ablation", compare, results, "".join(keys) + model, again=True)
-    print(f"the report, to be opened in a browser: {(results / 'report.html').resolve()}", flush=True)
+    _stage(f"{total}/{total} ablation", compare, results, "".join(keys) + host_key, always=True)
+    print(f"open the report in a browser: {(results / 'report.html').resolve()}", flush=True)
 
 
 def _shipped(folder: Path, trained: list[str]) -> list[str]:
-    """Adapters in a folder of which none was trained here."""
+    """Return the shipped adapters in a folder, without those of compressors that were trained here."""
     names = {load(adapter).name for adapter in trained}
-    found = [folder / name for name in SHIPPED if (folder / name / CONFIG).is_file()]
-    return [str(adapter) for adapter in found if load(adapter).name not in names]
+    adapters = [folder / name for name in SHIPPED if (folder / name / CONFIG).is_file()]
+    return [str(adapter) for adapter in adapters if load(adapter).name not in names]
 
 
-def _stage(title: str, command: list[str], made: Path, after: str = "", again: bool = False) -> str:
+def _stage(title: str, command: list[str], output: Path, inputs: str = "", always: bool = False) -> str:
     """Run a framefold command, unless it has finished with the same inputs before.
 
     Args:
-        made: the folder it writes; a file beside it notes with which inputs.
-        after: key of what it reads. again: run it even so (the ablation keeps its own books and shows the table).
+        title: number and name of the stage.
+        command: words after ``framefold``.
+        output: folder that the command writes. A file next to it records the inputs it was written from.
+        inputs: keys of the stages and files that the command reads.
+        always: run a finished command again (the ablation skips what it has measured, and prints the table).
 
     Returns:
-        The key of what it made.
+        The key of the output.
     """
     line = f"framefold {shlex.join(command)}"
     configs = [file_digest(find_config(command[i + 1])) for i, word in enumerate(command) if word == "--config"]
-    key = hashlib.sha256("\n".join([after, line, *configs]).encode()).hexdigest()
-    note = made.with_name(f".{made.name}.stage")
-    noted = note.read_text() if note.is_file() else ""
-    if noted == f"{key} done" and made.is_dir() and not again:
-        print(f"[{title}] already there: {line}", flush=True)
+    key = hashlib.sha256("\n".join([inputs, line, *configs]).encode()).hexdigest()
+    record = output.with_name(f".{output.name}.stage")
+    recorded = record.read_text() if record.is_file() else ""
+    if recorded == f"{key} done" and output.is_dir() and not always:
+        print(f"[{title}] already finished: {line}", flush=True)
         return key
-    if noted and not noted.startswith(key) and made.exists():
-        print(f"[{title}] {made} was made from something else: made anew", flush=True)
-        shutil.rmtree(made)
-    made.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(note, lambda beside: beside.write_text(f"{key} begun"))
+    if recorded and not recorded.startswith(key) and output.exists():
+        print(f"[{title}] {output} was written from other inputs: it is removed and computed again", flush=True)
+        shutil.rmtree(output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(record, lambda file: file.write_text(f"{key} begun"))
     print(f"[{title}] {line}", flush=True)
     start = time.monotonic()
-    status = _run([*command, *_go_on(command, made)])
+    status = _run([*command, *_resume_options(command, output)])
     if status:
-        raise StageError(f"stage {title} failed with status {status}; the same call goes on from there")
-    replace_file(note, lambda beside: beside.write_text(f"{key} done"))
+        raise StageError(f"stage {title} failed with status {status}; run the same command again to resume from there")
+    replace_file(record, lambda file: file.write_text(f"{key} done"))
     print(f"[{title}] done in {time.monotonic() - start:.0f} s", flush=True)
     return key
 
 
-def _go_on(command: list[str], made: Path) -> list[str]:
-    """Where an interrupted training goes on; the other stages find out by themselves."""
+def _resume_options(command: list[str], output: Path) -> list[str]:
+    """Return the options that resume an interrupted training; the other stages resume by themselves."""
     if command[0] != "fit":
         return []
-    found = sorted(made.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
-    return ["--ckpt_path", str(found[-1])] if found else []
+    checkpoints = sorted(output.rglob("last.ckpt"), key=lambda file: file.stat().st_mtime)
+    return ["--ckpt_path", str(checkpoints[-1])] if checkpoints else []
 
 
 def _run(command: list[str]) -> int:
-    """Run a framefold command to its end, also when this process is to end: it has half-written files to remove."""
-    # The matrices are small: a second thread brings a sixth on a calm machine, and costs a factor of ten on a busy one.
+    """Run a framefold command and return its status; SIGTERM and Ctrl-C end it first, so that it can clean up."""
+    # The matrices are small: a second thread gains a sixth on an idle machine and costs a factor of ten on a busy one.
     env = {"OMP_NUM_THREADS": "1", **os.environ}
-    with subprocess.Popen([sys.executable, "-m", "framefold", *command], env=env) as child:
-        before = signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-        try:
-            return child.wait()
-        except KeyboardInterrupt:  # it has reached the child as well
-            try:
-                child.wait(20)
-            except subprocess.TimeoutExpired:
+    child: subprocess.Popen[bytes] | None = None
+    ending = False
+
+    def end(*_: object) -> None:
+        nonlocal ending
+        ending = True
+        if child is not None:
+            child.terminate()
+
+    before = signal.signal(signal.SIGTERM, end)  # before the child starts, so that no signal can end this process alone
+    try:
+        with subprocess.Popen([sys.executable, "-m", "framefold", *command], env=env) as child:
+            if ending:
                 child.terminate()
-            raise
-        finally:
-            signal.signal(signal.SIGTERM, before)
+            try:
+                return child.wait()
+            except KeyboardInterrupt:  # the terminal has sent it to the child, too
+                try:
+                    child.wait(20)
+                except subprocess.TimeoutExpired:
+                    child.terminate()
+                raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both."""
+"""``framefold export``: turn a checkpoint into an adapter, as a folder, as a repository on the Hub, or both."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.hosts.lora.digest import adapter_digest
-from framefold.adapters.pretrained.card import LICENSE, Measured, check_license, is_ours, write_card
-from framefold.adapters.pretrained.hub import CARD, check_target
-from framefold.adapters.pretrained.hub import push as push_folder
+from framefold.adapters.pretrained.card import LICENSE, CardResult, check_license, is_generated, write_card
+from framefold.adapters.pretrained.hub import CARD, check_push_target, push_folder
 from framefold.errors import ConfigError
 from framefold.evaluation.results.card_rows import measured
 from framefold.training.export.from_checkpoint import adapter_from
@@ -33,45 +32,45 @@ def export(
 ) -> Path | None:
     """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.
 
-    It holds config.json, model.safetensors, README.md (a model card; one that was written by hand is left alone) and,
-    where LoRA was trained, ``lora/``, a stock PEFT folder. ``framefold.load`` and ``framefold.load_peft`` take it.
+    The adapter consists of config.json, model.safetensors, README.md (the model card; a handwritten one is not changed)
+    and, if LoRA was trained, ``lora/``, a standard PEFT folder. ``framefold.load`` and ``framefold.load_peft`` load it.
 
     Args:
-        checkpoint: a checkpoint, or a run folder, whose last one is then taken; an adapter, as a folder or by its name
-            on the Hub; or the name of a compressor that has no weights, such as st_simdiff.
+        checkpoint: a checkpoint, or the folder of a run, whose last checkpoint is used; an adapter, as a folder or by
+            its name on the Hub; or the name of a compressor without weights, such as st_simdiff.
         out: folder to write.
-        push: user/name on the Hub, which gets one commit.
-        private: with push: nobody else may see it.
-        tag: with push: of the commit, such as v1.
-        results: --out folder of an ablation with exactly these weights, for the card.
-        license: of the adapter, as the Hub names it.
-        base_model: name of the host on the Hub, user/name@revision, where it was trained in a copy of that.
-        budget: that the adapter starts with; by default that of the training.
-        params: of a compressor without weights.
+        push: user/name of the repository on the Hub, which gets one commit.
+        private: with push: create a private repository.
+        tag: with push: tag of the commit, such as v1.
+        results: --out folder of an ablation of exactly these weights, for the model card.
+        license: license of the adapter, as the Hub names it.
+        base_model: name of the host on the Hub, user/name@revision, if the adapter was trained with a local copy of it.
+        budget: default budget of the adapter; by default that of the training.
+        params: parameters of a compressor without weights.
 
     Returns:
         The folder, if one was written.
 
     Raises:
-        AdapterFileError: no checkpoint there, or it was not written by ``framefold fit``.
-        ConfigError: nothing to write to, or a setting that does not fit.
-        ResultsError: no results of these weights.
-        HubError: no permission, no connection, or a tag that exists; the folder is written even so.
-        MissingExtraError: there is LoRA, and PEFT is not installed.
+        AdapterFileError: there is no checkpoint, or ``framefold fit`` did not write it.
+        ConfigError: neither a folder nor a repository is given, or a setting is invalid.
+        ResultsError: there are no results of these weights.
+        HubError: no permission, no connection, or the tag exists. The folder is written nevertheless.
+        MissingExtraError: the adapter has LoRA, and PEFT is not installed.
     """
     if out is None and push is None:
-        raise ConfigError("give export a folder (--out DIR), a repository (--push user/name), or both")
+        raise ConfigError("export needs a folder (--out DIR), a repository (--push user/name), or both")
     if push is None and (private or tag is not None):
-        raise ConfigError("private and tag are for --push user/name")
+        raise ConfigError("--private and --tag need --push user/name")
     if push is not None:
-        check_target(push, tag)
+        check_push_target(push, tag)
     check_license(license)
-    made = adapter_from(checkpoint, base_model, budget, params)
-    return publish(made, out, push, private=private, tag=tag, results=results, license=license)
+    adapter = adapter_from(checkpoint, base_model, budget, params)
+    return publish(adapter, out, push, private=private, tag=tag, results=results, license=license)
 
 
 def publish(
-    made: Adapter,
+    adapter: Adapter,
     out: str | None,
     push: str | None,
     *,
@@ -80,29 +79,32 @@ def publish(
     results: str | None,
     license: str,
 ) -> Path | None:
-    """Write an adapter beside, complete it with its card, then put it in its places.
+    """Write an adapter with its model card to a temporary folder, then copy it to a folder, push it, or both.
 
-    Args: as of :func:`framefold.cli.export.export`.
+    Args:
+        adapter: compressor, LoRA and config. All other arguments are those of :func:`export`.
 
     Raises:
-        ResultsError, HubError: see there. OSError: the folder cannot be written; files that were there stay whole.
+        ResultsError: there are no results of these weights.
+        HubError: no permission, no connection, or the tag exists.
+        OSError: the folder cannot be written; its previous files are intact.
     """
-    with tempfile.TemporaryDirectory() as beside:
-        stage = Path(beside)
-        made.save(stage)
+    with tempfile.TemporaryDirectory() as temporary:
+        stage = Path(temporary)
+        adapter.save(stage)
         weights = adapter_digest(stage) or None
-        rows: Sequence[Measured] = ()
+        rows: Sequence[CardResult] = ()
         if results:
-            rows = measured(results, made.compressor, weights, made.lora is not None)
-        if out is not None and not is_ours(Path(out) / CARD):
+            rows = measured(results, adapter.compressor, weights, adapter.lora is not None)
+        if out is not None and not is_generated(Path(out) / CARD):
             shutil.copyfile(Path(out) / CARD, stage / CARD)
-            print(f"the card {Path(out) / CARD} was not written by framefold, so it stays as it is")
+            print(f"the card {Path(out) / CARD} was not written by framefold and is not changed")
         write_card(stage, push or str(out), tag=tag, license=license, results=rows)
-        what = f"{made.compressor.name}{' and LoRA' if made.lora else ''} from {made.source}"
+        what = f"{adapter.compressor.name}{' and LoRA' if adapter.lora else ''} from {adapter.source}"
         if out is not None:
             copy_adapter(stage, Path(out))
             print(f"exported {what} to {out}")
         if push is not None:
-            url = push_folder(stage, push, private=private, tag=tag, message=f"Upload {made.compressor.name}")
+            url = push_folder(stage, push, private=private, tag=tag, message=f"Upload {adapter.compressor.name}")
             print(f"pushed {what} to {push}{f' as {tag}' if tag else ''}: {url}")
     return None if out is None else Path(out)

@@ -1,4 +1,4 @@
-"""``framefold launch``: scripts that start training on clusters, out of the installed package."""
+"""``framefold launch``: write scripts that start training on clusters, from templates in ``configs/launch``."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ TEMPLATES = {"slurm": "launch/slurm.sbatch", "torchrun": "launch/torchrun.sh", "
 
 
 def slurm(out: str | None = None, overwrite: bool = False) -> None:
-    """Write a job for SLURM's sbatch: a task a GPU, saved and back into the queue when the time is up.
+    """Write a job for SLURM's sbatch: one task per GPU, saved and requeued when its time is up.
 
     Args:
-        out: file to write; None: print it.
-        overwrite: replace a file that is there.
+        out: file to write; None prints the script.
+        overwrite: replace an existing file.
 
     Raises:
-        ConfigError: there is a file of that name already, or no such folder.
+        ConfigError: the file exists, or its folder does not.
     """
-    write("slurm", out, overwrite)
+    write_template("slurm", out, overwrite)
 
 
 def torchrun(out: str | None = None, overwrite: bool = False) -> None:
-    """Write a script that starts training by torchrun, on one or several machines; it starts again what has died.
+    """Write a script that trains with torchrun on one or several machines and restarts processes that die.
 
     Args:
-        out: file to write; None: print it.
-        overwrite: replace a file that is there.
+        out: file to write; None prints the script.
+        overwrite: replace an existing file.
 
     Raises:
-        ConfigError: there is a file of that name already, or no such folder.
+        ConfigError: the file exists, or its folder does not.
     """
-    write("torchrun", out, overwrite)
+    write_template("torchrun", out, overwrite)
 
 
 def mpirun(out: str | None = None, overwrite: bool = False) -> None:
-    """Write a script that starts training by mpirun: Open MPI, MPICH or Intel MPI.
+    """Write a script that trains with mpirun of Open MPI, MPICH or Intel MPI.
 
     Args:
-        out: file to write; None: print it.
-        overwrite: replace a file that is there.
+        out: file to write; None prints the script.
+        overwrite: replace an existing file.
 
     Raises:
-        ConfigError: there is a file of that name already, or no such folder.
+        ConfigError: the file exists, or its folder does not.
     """
-    write("mpirun", out, overwrite)
+    write_template("mpirun", out, overwrite)
 
 
-def write(name: str, out: str | None, overwrite: bool) -> None:
-    """Write or print one of TEMPLATES, see :func:`slurm`."""
+def write_template(name: str, out: str | None, overwrite: bool) -> None:
+    """Write or print one of :data:`TEMPLATES`, see :func:`slurm`."""
     text = (Path(configs.__file__).resolve().parent / TEMPLATES[name]).read_text()
     if out is None:
         print(text, end="")
         return
-    place = Path(out)
-    if not place.parent.is_dir():
-        raise ConfigError(f"there is no folder {place.parent} for {place.name}")
-    if place.is_dir() or (os.path.lexists(place) and not overwrite):
-        raise ConfigError(f"{place} is there already: give another --out, or --overwrite to replace it")
-    replace_file(place, lambda beside: beside.write_text(text))
-    place.chmod(0o755)
-    print(f"launch: wrote {place}; its first lines say how it is used")
+    file = Path(out)
+    if not file.parent.is_dir():
+        raise ConfigError(f"there is no folder {file.parent} for {file.name}")
+    if file.is_dir() or (os.path.lexists(file) and not overwrite):
+        raise ConfigError(f"{file} exists: give another --out, or --overwrite to replace it")
+    replace_file(file, lambda temporary: temporary.write_text(text))
+    file.chmod(0o755)
+    print(f"launch: wrote {file}; its first lines describe how to use it")

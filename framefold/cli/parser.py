@@ -1,4 +1,4 @@
-"""A function's signature is its command line: ``--config FILE --key value``, help from its docstring (jsonargparse)."""
+"""Command lines from function signatures: ``--config FILE --key value``, with help from docstrings (jsonargparse)."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 
 import jsonargparse
 
-from framefold.configs import expand_names
-from framefold.configs.arguments import join_lists
+from framefold.configs import expand_config_names
+from framefold.configs.arguments import normalize_options
 
 
 def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
-    """Parse arguments against a function and call it.
+    """Parse command line arguments for a function and call it.
 
     Args:
-        function: annotated and documented; its arguments become options.
+        function: annotated and documented function; its parameters become options.
         verb: words after ``framefold``, for the usage line.
-        args: what follows the verb. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``; a word in front
-            of all options is the first argument.
+        args: words after the verb. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``; a word before all
+            options is the value of the first parameter.
 
     Returns:
-        0, or the function's own result where it is an exit status (a check that found damage).
+        The exit status: the function's result if it is an int (a check that found damage), otherwise 0.
 
     Raises:
-        SystemExit: with one line of text, for wrong arguments.
-        ConfigNotFoundError: no such configuration.
+        SystemExit: the arguments are wrong; its text is one line.
+        ConfigNotFoundError: a configuration does not exist.
     """
     parser = jsonargparse.ArgumentParser(prog=f"framefold {verb}", exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("--config", action="config", help="YAML file or short name of a packaged one; may be repeated")
+    parser.add_argument("--config", action="config", help="YAML file, or short name of a packaged one; may be repeated")
     parser.add_function_arguments(function, as_positional=False)
     try:
         values = parser.instantiate_classes(
-            parser.parse_args(expand_names(join_lists(function, _named(function, args))))
+            parser.parse_args(expand_config_names(normalize_options(function, _named(function, args))))
         )
-    except (jsonargparse.ArgumentError, argparse.ArgumentError, ValueError) as error:  # ValueError: of a type itself
+    except (jsonargparse.ArgumentError, argparse.ArgumentError, ValueError) as error:  # ValueError: raised by a type
         text = " ".join(str(error).split())[:1000]
         raise SystemExit(f"{text} (options: framefold {verb} --help)") from error
     result = function(**{key: value for key, value in values.as_dict().items() if key != "config"})
@@ -44,7 +44,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
 
 
 def _named(function: Callable[..., Any], args: list[str]) -> list[str]:
-    """``runs/fit --out x`` as ``--checkpoint=runs/fit --out x``, by the name of the first argument."""
+    """Turn ``runs/fit --out x`` into ``--checkpoint=runs/fit --out x``, using the name of the first parameter."""
     if not args or args[0].startswith("-"):
         return args
     return [f"--{next(iter(inspect.signature(function).parameters))}={args[0]}", *args[1:]]

@@ -181,7 +181,7 @@ def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path: Path, random_host
         "pipeline_tag": "video-text-to-text",
     }
     assert data["tags"] == ["framefold", "compressor:fila", "token-compression"] and "model-index" not in data
-    assert "nothing but synthetic videos" in text and "Nothing: no results were given" in text
+    assert "nothing but synthetic videos" in text and "No results were given" in text
     assert metadata_problems((out / "README.md").read_text()) == []
     lines = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
     host = load_host(random_host).model
@@ -240,7 +240,7 @@ def test_a_compressor_without_weights_is_exported_by_name(tmp_path: Path) -> Non
         ({"out": "x", "tag": "v1"}, ConfigError, "are for --push"),
         ({"out": "x", "private": True}, ConfigError, "are for --push"),
         ({"out": "x", "push": "nobody"}, ConfigError, "'user/name', not to"),
-        ({"out": "x", "license": "a b"}, ConfigError, "is no license"),
+        ({"out": "x", "license": "a b"}, ConfigError, "is not a license identifier"),
         ({"out": "x", "base_model": "/my/host"}, ConfigError, "base_model is a name on the Hub"),
         ({"out": "x", "budget": 7.5}, BudgetError, "ratio"),
         ({"out": "x", "params": {"tau": 1}}, ConfigError, "no parameter 'tau'"),

@@ -27,9 +27,9 @@ def main() -> None:
     assert "verbs:" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     done = subprocess.run([*command, "fit", "--help"], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install 'framefold[train]'" in done.stderr, done.stderr
-    from framefold.configs import names
+    from framefold.configs import config_names
 
-    assert "trainer/cpu" in names(), names()
+    assert "trainer/cpu" in config_names(), config_names()
     print("wheel: ok")
 
 

@@ -1,7 +1,7 @@
-"""``framefold doctor``: what this machine has, and what each missing piece disables.
+"""``framefold doctor``: report what this machine has and what each missing piece disables.
 
-Packages are imported in other processes, with a limit on the time, because some crash or hang where they do not fit the
-machine. It runs on the base install, and on less: it imports nothing that may be missing.
+Packages are imported in other processes with a time limit, because some crash or hang if they do not match the machine.
+The verb works on the base install and even without it: this file imports nothing that may be missing.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from .machine import machine_rows
-from .rows import GROUPS, LANES, PACKAGES, Finding, Package
+from .findings import GROUPS, PACKAGE_LISTS, PACKAGES, Finding, Package
+from .machine import machine_findings
 
 CHILD = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]);"
@@ -32,59 +32,68 @@ COLOURS = {"found": "green", "missing": "yellow", "low": "yellow", "broken": "bo
 
 
 def doctor(timeout: float = 60) -> list[Finding]:
-    """Look at everything.
+    """Check the machine and all packages.
 
     Args:
-        timeout: seconds that the import of one package may take.
+        timeout: maximum number of seconds for the import of one package.
 
     Returns:
-        What there is and what there is not, by group.
+        The findings, ordered by group.
     """
     with tempfile.TemporaryDirectory(prefix="framefold-doctor-") as folder:
-        lanes = [_Lane(lane, Path(folder, str(i)), timeout) for i, lane in enumerate(LANES)]
+        checks = [_PackageCheck(list_, Path(folder, str(i)), timeout) for i, list_ in enumerate(PACKAGE_LISTS)]
         try:
-            rows = machine_rows()
-            while not all([lane.finished() for lane in lanes]):
+            findings = machine_findings()
+            while not all([check.finished() for check in checks]):
                 time.sleep(0.02)
         finally:
-            for lane in lanes:
-                lane.kill()
-    rows += [row for lane in lanes for row in lane.rows]
-    return sorted(rows, key=lambda row: GROUPS.index(row.group))
+            for check in checks:
+                check.kill()
+    findings += [finding for check in checks for finding in check.findings]
+    return sorted(findings, key=lambda finding: GROUPS.index(finding.group))
 
 
-class _Lane:
-    """Packages that are imported one after the other in a process, and after one that breaks in a further one."""
+class _PackageCheck:
+    """Imports packages one after another in a process, and those after a broken one in a new process.
+
+    Args:
+        packages: packages in the order of their imports.
+        file: file through which the process returns its findings.
+        timeout: maximum number of seconds for one package.
+
+    Attributes:
+        findings: findings so far.
+    """
 
     def __init__(self, packages: Sequence[Package], file: Path, timeout: float) -> None:
-        self.left, self.file, self.timeout = [package.module for package in packages], file, timeout
-        self.rows: list[Finding] = []
+        self.remaining, self.file, self.timeout = [package.module for package in packages], file, timeout
+        self.findings: list[Finding] = []
         self.process: subprocess.Popen[bytes] | None = None
-        self.read, self.broke = 0, False  # lines of the file; whether the last package was broken
+        self.lines_read, self.last_is_broken = 0, False
         self._start()
 
     def finished(self) -> bool:
-        """Take what has come in, and go on."""
-        if self.process is None and self.left:
+        """Collect new findings, start the next process if necessary, and return whether all packages were checked."""
+        if self.process is None and self.remaining:
             self._start()
         if self.process is None:
             return True
-        ended = self.process.poll()  # before reading: what it wrote is there once it has ended
-        told = self._told()
-        if ended is not None:
-            self.kill()  # what it has left running
-            if self.left and not self.broke:
-                died = f"by {signal.Signals(-ended).name}" if ended < 0 else f"with status {ended}"
-                self._give_up(f"its import ended the process {died}")
-        elif told:
+        status = self.process.poll()  # before reading the file: an ended process has written everything
+        progress = self._read()
+        if status is not None:
+            self.kill()  # child processes that it left running
+            if self.remaining and not self.last_is_broken:
+                end = f"by {signal.Signals(-status).name}" if status < 0 else f"with status {status}"
+                self._mark_broken(f"its import ended the process {end}")
+        elif progress:
             self.deadline = time.monotonic() + self.timeout
         elif time.monotonic() > self.deadline:
             self.kill()
-            self._give_up(f"its import did not end in {self.timeout:g} s (--timeout gives it longer)")
+            self._mark_broken(f"its import did not finish within {self.timeout:g} s (see --timeout)")
         return False
 
     def kill(self) -> None:
-        """End the process, and what it has started."""
+        """Kill the process and its child processes."""
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -94,95 +103,94 @@ class _Lane:
     def _start(self) -> None:
         self.file.write_text("")
         self.deadline = time.monotonic() + self.timeout
-        words = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(self.file), *self.left]
-        nothing = subprocess.DEVNULL
-        self.process = subprocess.Popen(words, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True)
-        self.read, self.broke = 0, False
+        words = [sys.executable, "-c", CHILD, json.dumps(sys.path), str(self.file), *self.remaining]
+        null = subprocess.DEVNULL
+        self.process = subprocess.Popen(words, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        self.lines_read, self.last_is_broken = 0, False
 
-    def _told(self) -> bool:
+    def _read(self) -> bool:
+        """Read new complete lines of the file and return whether there were any."""
         lines = [line for line in self.file.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        new, self.read = lines[self.read :], len(lines)
+        new, self.lines_read = lines[self.lines_read :], len(lines)
         for line in new:
-            name, rows = json.loads(line)
-            self.rows += [Finding(**row) for row in rows]
-            self.broke = rows[0]["state"] == "broken"  # then the process ends
-            self.left.remove(name)
+            name, findings = json.loads(line)
+            self.findings += [Finding(**finding) for finding in findings]
+            self.last_is_broken = findings[0]["state"] == "broken"  # the process ends after a broken package
+            self.remaining.remove(name)
         return bool(new)
 
-    def _give_up(self, why: str) -> None:
-        package = PACKAGES[self.left.pop(0)]
-        self.rows.append(package.row("broken", f"{package.version() or ''} {why}".strip()))
+    def _mark_broken(self, why: str) -> None:
+        package = PACKAGES[self.remaining.pop(0)]
+        self.findings.append(package.finding("broken", f"{package.version() or ''} {why}".strip()))
 
 
 def main(args: Sequence[str]) -> int:
-    """The verb: print the lines as a table, as plain text where there is no terminal, or as JSON.
+    """Print the findings as a table, as plain text if stdout is no terminal, or as JSON.
 
     Returns:
-        0, or 1 if something of the base install is missing or broken.
+        The exit status: 0, or 1 if a part of the base install is missing or broken.
     """
     parser = _Parser(
         prog="framefold doctor",
-        description="What this machine has, and what each missing piece disables.",
+        description="Report what this machine has and what each missing piece disables.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--json", nargs="?", const="true", default="false", choices=["true", "false"], help="print JSON"
     )
-    parser.add_argument("--timeout", type=float, default=60, help="seconds that the import of one package may take")
+    parser.add_argument("--timeout", type=float, default=60, help="maximum seconds for the import of one package")
     given = parser.parse_args(args)
     if not given.timeout > 0:
         parser.error(f"--timeout must be positive, got {given.timeout:g}")
     if sys.stderr.isatty():
-        print("doctor: importing packages, a few seconds ...", file=sys.stderr)
-    rows = doctor(given.timeout)
-    whole = all(row.state == "found" for row in rows if row.required)
+        print("doctor: importing packages, which takes a few seconds ...", file=sys.stderr)
+    findings = doctor(given.timeout)
+    complete = all(finding.state == "found" for finding in findings if finding.required)
     if given.json == "true":
-        print(json.dumps({"ok": whole, "rows": [asdict(row) for row in rows]}, indent=1))
-        return 0 if whole else 1
-    if sys.stdout.isatty() and any(row.name == "rich" and row.state == "found" for row in rows):
-        _print_table(rows)
+        print(json.dumps({"ok": complete, "rows": [asdict(finding) for finding in findings]}, indent=1))
+        return 0 if complete else 1
+    if sys.stdout.isatty() and any(finding.name == "rich" and finding.state == "found" for finding in findings):
+        _print_table(findings)
     else:
-        print("\n".join(_plain(rows)))
-    counts = {state: sum(row.state == state for row in rows) for state in COLOURS}
+        print("\n".join(_plain_lines(findings)))
+    counts = {state: sum(finding.state == state for finding in findings) for state in COLOURS}
     print(", ".join(f"{count} {state}" for state, count in counts.items()), end=": ")
-    print("the base install is complete" if whole else "the base install is NOT complete")
-    return 0 if whole else 1
+    print("the base install is complete" if complete else "the base install is NOT complete")
+    return 0 if complete else 1
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Ends with one line instead of a usage text."""
+        """Exit with one line instead of a usage text."""
         raise SystemExit(f"{message} (options: framefold doctor --help)")
 
 
-def _plain(rows: Sequence[Finding]) -> list[str]:
-    wide = max(len(row.name) for row in rows)
+def _plain_lines(findings: Sequence[Finding]) -> list[str]:
+    width = max(len(finding.name) for finding in findings)
     lines, group = [], ""
-    for row in rows:
-        if row.group != group:
-            group = row.group
+    for finding in findings:
+        if finding.group != group:
+            group = finding.group
             lines.append(group)
-        lines.append(f"  {row.state:<8}{row.name:<{wide}}  {row.detail}".rstrip())
-        lines += [f"  {'':<8}{'':<{wide}}  {name}: {text}" for name, text in _consequences(row)]
+        lines.append(f"  {finding.state:<8}{finding.name:<{width}}  {finding.detail}".rstrip())
+        for title, text in (("disables", finding.disables), ("get it", finding.get)):
+            lines += [f"  {'':<8}{'':<{width}}  {title}: {text}"] if text else []
     return lines
 
 
-def _consequences(row: Finding) -> list[tuple[str, str]]:
-    return [(name, text) for name, text in (("disables", row.disables), ("get it", row.get)) if text]
-
-
-def _print_table(rows: Sequence[Finding]) -> None:
+def _print_table(findings: Sequence[Finding]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table("", "", "version, amount", "what it disables", "how to get it")
     group = ""
-    for row in rows:
-        if row.group != group:
-            group = row.group
+    for finding in findings:
+        if finding.group != group:
+            group = finding.group
             table.add_section()
             table.add_row(Text(group, style="bold"))
-        state = Text(row.state, style=COLOURS[row.state])
-        table.add_row(Text(row.name), state, *map(Text, (row.detail, row.disables, row.get)))  # as it is: no markup
+        state = Text(finding.state, style=COLOURS[finding.state])
+        rest = map(Text, (finding.detail, finding.disables, finding.get))  # Text, so that brackets are not markup
+        table.add_row(Text(finding.name), state, *rest)
     Console().print(table)

@@ -1,6 +1,6 @@
-"""Imports what may crash or hang, for ``framefold doctor``, in a process that may: :func:`main` is called in one.
+"""Package checks of ``framefold doctor``. They may crash or hang, so they run in processes of their own (:func:`main`).
 
-Some packages are tried out as well, which gives further lines.
+Some packages are also used after their import, which gives additional findings.
 """
 
 from __future__ import annotations
@@ -11,125 +11,127 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from .rows import MAMBA, PACKAGES, Finding
+from .findings import MAMBA, PACKAGES, Finding
 
-Found = tuple[str, list[Finding]]  # what to add to the version, and further lines
+Check = tuple[str, list[Finding]]  # text to add to the version, and additional findings
 
-GPUS, WIRE = "GPUs", "distributed"
+GPUS, DISTRIBUTED = "GPUs", "distributed"
 
 
 def main(results: str, names: list[str]) -> None:
-    """Import packages one after the other, and end after one that is broken: it may have left half of itself behind.
+    """Check packages one after another; stop after a broken one, which may have left partly imported modules.
 
     Args:
-        results: file that gets a line of JSON, [name, rows], once a package is through.
-        names: of modules.
+        results: file to which one line of JSON, [name, findings], is appended per package.
+        names: module names of the packages.
     """
     for name in names:
-        rows = examine(name)
+        findings = check_package(name)
         with open(results, "a") as file:
-            print(json.dumps([name, [asdict(row) for row in rows]]), file=file)
-        if rows[0].state == "broken":
+            print(json.dumps([name, [asdict(finding) for finding in findings]]), file=file)
+        if findings[0].state == "broken":
             return
 
 
-def examine(name: str) -> list[Finding]:
-    """The lines of a package: first its own, then what was tried out."""
+def check_package(name: str) -> list[Finding]:
+    """Import a package and return its finding, followed by those of its additional checks."""
     package = PACKAGES[name]
     version = package.version() or ""
     try:
         if name == "torchvision":
-            return _torchvision()
+            return _check_torchvision()
         module = importlib.import_module(name)
-        if getattr(module, "__file__", None) is None:  # any folder of that name, such as the one wandb leaves behind
-            return [package.row("missing")]
-        detail, more = TRIED[name](module) if name in TRIED else ("", [])
-    except BaseException as error:  # a package may well call sys.exit
-        absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        return [package.row("missing") if absent else package.row("broken", f"{version} {error_text(error)}".strip())]
+        if getattr(module, "__file__", None) is None:  # a folder of that name, such as the one that wandb creates
+            return [package.finding("missing")]
+        detail, more = CHECKS[name](module) if name in CHECKS else ("", [])
+    except BaseException as error:  # a package may even call sys.exit
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return [package.finding("missing")]
+        return [package.finding("broken", f"{version} {error_text(error)}".strip())]
     version = version or str(getattr(module, "__version__", ""))
     if package.too_old(version):
-        return [package.row("broken", f"{version} is too old, {package.wanted()} is needed"), *more]
-    return [package.row("found", f"{version}{detail and ', '}{detail}"), *more]
+        return [package.finding("broken", f"{version} is too old, {package.requirement()} is needed"), *more]
+    return [package.finding("found", f"{version}{detail and ', '}{detail}"), *more]
 
 
 def error_text(error: BaseException) -> str:
-    """Type and text of an error, not too long."""
+    """Return type and text of an error, at most 300 characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _torch(torch: Any) -> Found:
+def _check_torch(torch: Any) -> Check:
     built = (
         f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else ""
     )
-    lines = [_gpu(torch, i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    if not lines:
-        why = f"torch is built for {built}, and finds none" if built else "torch is built for CPUs"
+    gpus = [_check_gpu(torch, i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if not gpus:
+        why = f"torch is built for {built}, but finds no GPU" if built else "torch is built for CPUs"
         disables, get = "trainer/gpu, trainer/deepspeed, GPU kernels", "a driver, and a torch built for it"
-        lines = [Finding(GPUS, "GPU", "missing", why, disables, get)]
-    return f"for {built or 'CPUs'}", [*lines, *_backends(torch)]
+        gpus = [Finding(GPUS, "GPU", "missing", why, disables, get)]
+    return f"for {built or 'CPUs'}", [*gpus, *_check_backends(torch)]
 
 
-def _gpu(torch: Any, index: int) -> Finding:
-    """One that adds two numbers is found; a driver too old, or a GPU that torch is not built for, fails there."""
+def _check_gpu(torch: Any, index: int) -> Finding:
+    """Add two numbers on a GPU, which fails if the driver is too old or torch was not built for this GPU."""
     try:
         facts = torch.cuda.get_device_properties(index)
         free, total = (amount / 2**30 for amount in torch.cuda.mem_get_info(index))
         text = f"{facts.name}, {free:.0f} of {total:.0f} GiB free, compute capability {facts.major}.{facts.minor}"
         assert (torch.ones(2, device=f"cuda:{index}") + 1).tolist() == [2, 2]
     except Exception as error:
-        advice = "nvidia-smi shows its state; a torch built for it: https://pytorch.org/get-started/locally"
+        advice = "check nvidia-smi, or install a torch built for it: https://pytorch.org/get-started/locally"
         return Finding(GPUS, f"GPU {index}", "broken", error_text(error), "training on it", advice)
     if torch.version.cuda and facts.major < 8:
         return Finding(
-            GPUS, f"GPU {index}", "low", text, "bf16 at speed: trainer/gpu asks for bf16-mixed", "Ampere or newer"
+            GPUS, f"GPU {index}", "low", text, "fast bf16, which trainer/gpu uses (bf16-mixed)", "Ampere or newer"
         )
     return Finding(GPUS, f"GPU {index}", "found", text)
 
 
-def _backends(torch: Any) -> list[Finding]:
-    import torch.distributed as wire
+def _check_backends(torch: Any) -> list[Finding]:
+    import torch.distributed as dist
 
-    if not wire.is_available():
-        get = "a torch that is built with torch.distributed"
-        return [Finding(WIRE, "torch.distributed", "missing", "", "more than one process, torchrun", get)]
-    rows = []
-    for name, there, disables in (
-        ("gloo", wire.is_gloo_available(), "several processes on CPUs"),
-        ("NCCL", wire.is_nccl_available(), "several GPUs"),
+    if not dist.is_available():
+        get = "a torch built with torch.distributed"
+        return [Finding(DISTRIBUTED, "torch.distributed", "missing", "", "more than one process, torchrun", get)]
+    findings = []
+    for name, available, disables in (
+        ("gloo", dist.is_gloo_available(), "several processes on CPUs"),
+        ("NCCL", dist.is_nccl_available(), "several GPUs"),
         (
             "MPI",
-            wire.is_mpi_available(),
-            "torch's own MPI backend; launch mpirun does without: its ranks use NCCL or gloo",
+            dist.is_mpi_available(),
+            "torch's own MPI backend; not needed by launch mpirun, whose ranks use NCCL or gloo",
         ),
     ):
-        version = ".".join(map(str, torch.cuda.nccl.version())) if name == "NCCL" and there else ""
-        get = "a torch for CUDA" if name == "NCCL" else f"a torch that is built from source with {name}"
-        rows.append(
-            Finding(WIRE, name, "found", version) if there else Finding(WIRE, name, "missing", "", disables, get)
-        )
-    if rows[0].state == "found":
-        rows[0] = _gloo(wire)
-    return rows
+        if available:
+            version = ".".join(map(str, torch.cuda.nccl.version())) if name == "NCCL" else ""
+            findings.append(Finding(DISTRIBUTED, name, "found", version))
+        else:
+            get = "a torch for CUDA" if name == "NCCL" else f"a torch built from source with {name}"
+            findings.append(Finding(DISTRIBUTED, name, "missing", "", disables, get))
+    if findings[0].state == "found":
+        findings[0] = _check_gloo(dist)
+    return findings
 
 
-def _gloo(wire: Any) -> Finding:
-    """A group of one process: it fails where the machine cannot resolve its own name."""
+def _check_gloo(dist: Any) -> Finding:
+    """Form a group of one process, which fails if the machine cannot resolve its own name."""
     try:
-        wire.init_process_group("gloo", store=wire.HashStore(), rank=0, world_size=1)
-        wire.barrier()
-        wire.destroy_process_group()
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.barrier()
+        dist.destroy_process_group()
     except Exception as error:
         get = "GLOO_SOCKET_IFNAME=(an interface of 'ip addr'), or this machine's name in /etc/hosts"
-        return Finding(WIRE, "gloo", "broken", error_text(error), "more than one process", get)
-    return Finding(WIRE, "gloo", "found")
+        return Finding(DISTRIBUTED, "gloo", "broken", error_text(error), "more than one process", get)
+    return Finding(DISTRIBUTED, "gloo", "found")
 
 
-def _deepspeed(deepspeed: Any) -> Found:
+def _check_deepspeed(deepspeed: Any) -> Check:
     from deepspeed.git_version_info import installed_ops
     from deepspeed.ops.op_builder.all_ops import ALL_OPS
 
@@ -137,12 +139,12 @@ def _deepspeed(deepspeed: Any) -> Found:
     usable = {name: _compatible(builder) for name, builder in ALL_OPS.items() if name != "deepspeed_not_implemented"}
     lists = ("prebuilt", built), ("built when needed", sorted(n for n, yes in usable.items() if yes and n not in built))
     text = "; ".join(f"{label}: {', '.join(names)}" for label, names in lists if names)
-    rows = [Finding("DeepSpeed", "ops", "found" if text else "missing", text)]
+    findings = [Finding("DeepSpeed", "ops", "found" if text else "missing", text)]
     for name, disables in (("cpu_adam", "offload_optimizer"), ("async_io", "offload to NVMe")):
         if not usable.get(name) and name not in built:
             get = "libaio-dev of the system" if name == "async_io" else "a C++ compiler that torch supports"
-            rows.append(Finding("DeepSpeed", name, "missing", "", f"{disables} of DeepSpeed strategies", get))
-    return "", rows
+            findings.append(Finding("DeepSpeed", name, "missing", "", f"{disables} of DeepSpeed strategies", get))
+    return "", findings
 
 
 def _compatible(builder: Any) -> bool:
@@ -152,42 +154,42 @@ def _compatible(builder: Any) -> bool:
         return False
 
 
-def _av(av: Any) -> Found:
-    rows = []
+def _check_av(av: Any) -> Check:
+    findings = []
     for name, mode, disables in (
         ("libx264", "w", "writing mp4: shards synth, view"),
         ("h264", "r", "reading most mp4"),
     ):
         try:
             av.codec.Codec(name, mode)
-            rows.append(Finding("FFmpeg", f"{name} ({'encoder' if mode == 'w' else 'decoder'})", "found"))
+            findings.append(Finding("FFmpeg", f"{name} ({'encoder' if mode == 'w' else 'decoder'})", "found"))
         except Exception as error:
             get = "pip install --force-reinstall --only-binary :all: av"
-            rows.append(Finding("FFmpeg", name, "missing", error_text(error), disables, get))
-    return f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}", rows
+            findings.append(Finding("FFmpeg", name, "missing", error_text(error), disables, get))
+    return f"libavcodec {'.'.join(map(str, av.library_versions['libavcodec']))}", findings
 
 
-def _mamba(mamba: Any) -> Found:
-    """Runs the kernel that storm uses, where there is a GPU."""
+def _check_mamba(mamba: Any) -> Check:
+    """Run the kernel that storm uses, if there is a GPU."""
     import torch
 
-    from framefold.adapters.layers.mamba2 import scan
+    from framefold.adapters.layers.mamba2 import state_space_scan
 
     if not torch.cuda.is_available():
-        return "", [Finding(GPUS, "mamba-ssm kernels", "missing", "they run on GPUs, and there is none", MAMBA)]
+        return "", [Finding(GPUS, "mamba-ssm kernels", "missing", "they run on GPUs, and there is no GPU", MAMBA)]
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     torch.manual_seed(0)
     x, b, c = (torch.randn(1, 64, heads, 16, device="cuda") for heads in (2, 1, 1))
     dt, decay = torch.rand(1, 64, 2, device="cuda"), -torch.rand(2, device="cuda")
-    ours, _ = scan(x, dt, decay, b, c, 16)
+    ours, _ = state_space_scan(x, dt, decay, b, c, 16)
     theirs = mamba_chunk_scan_combined(x, dt, decay, b, c, 16)
-    if not torch.allclose(theirs, ours, atol=2e-2, rtol=2e-2):  # it multiplies in TF32
-        raise RuntimeError(f"its scan differs from ours by {(theirs - ours).abs().max():.3g}")
+    if not torch.allclose(theirs, ours, atol=2e-2, rtol=2e-2):  # mamba-ssm multiplies in TF32
+        raise RuntimeError(f"its scan differs from that of framefold by {(theirs - ours).abs().max():.3g}")
     return "", [Finding(GPUS, "mamba-ssm kernels", "found")]
 
 
-def _causal_conv1d(module: Any) -> Found:
+def _check_causal_conv1d(module: Any) -> Check:
     import torch
 
     if torch.cuda.is_available():
@@ -197,8 +199,8 @@ def _causal_conv1d(module: Any) -> Found:
     return "", []
 
 
-def _torchvision() -> list[Finding]:
-    """In the environment, or where ``make setup`` puts it; before transformers is imported, which looks once."""
+def _check_torchvision() -> list[Finding]:
+    """Look in the environment and in the folder of ``make setup``, before transformers is imported and looks for it."""
     from framefold.training.frozen_host.torchvision import find_torchvision
 
     package = PACKAGES["torchvision"]
@@ -206,18 +208,18 @@ def _torchvision() -> list[Finding]:
         find_torchvision()
     except Exception as error:
         absent = importlib.util.find_spec("torchvision") is None
-        row = package.row("missing" if absent else "broken", "" if absent else error_text(error))
+        finding = package.finding("missing" if absent else "broken", "" if absent else error_text(error))
         advice = re.search(r"pip install .*", str(error))
-        return [Finding(row.group, row.name, row.state, row.detail, row.disables, advice[0] if advice else row.get)]
-    module = sys.modules["torchvision"]
-    place = "beside the environment" if Path(sys.prefix, "torchvision") in Path(str(module.__file__)).parents else ""
-    return [package.row("found", ", ".join(filter(None, [str(module.__version__), place])))]
+        return [replace(finding, get=advice[0]) if advice else finding]
+    module, separate = sys.modules["torchvision"], Path(sys.prefix, "torchvision")
+    detail = [str(module.__version__), *([f"in {separate}"] if separate in Path(str(module.__file__)).parents else [])]
+    return [package.finding("found", ", ".join(detail))]
 
 
-TRIED: dict[str, Callable[[Any], Found]] = {
-    "torch": _torch,
-    "deepspeed": _deepspeed,
-    "av": _av,
-    "mamba_ssm": _mamba,
-    "causal_conv1d": _causal_conv1d,
+CHECKS: dict[str, Callable[[Any], Check]] = {
+    "torch": _check_torch,
+    "deepspeed": _check_deepspeed,
+    "av": _check_av,
+    "mamba_ssm": _check_mamba,
+    "causal_conv1d": _check_causal_conv1d,
 }

@@ -1,7 +1,8 @@
-"""A reader of the guides at a desk: a process that runs commands and Python as new processes would, only sooner.
+"""A server that runs commands and Python files in forks of a process that has already imported the libraries.
 
-Libraries are imported once and every order runs in a fork. Of framefold nothing stays imported, so that an order sees
-the files of the desk as they are then. Orders come as lines of JSON on stdin, answers go out the same way.
+Each request behaves like a new process but starts within milliseconds. No module of framefold stays imported in the
+server, so a request sees the source files as they are at that moment. Requests are read from stdin and answers are
+written to stdout, one JSON object per line.
 """
 
 from __future__ import annotations
@@ -19,52 +20,51 @@ from contextlib import suppress
 from typing import Any
 
 LIBRARIES = ("matplotlib.pyplot", "pytorch_lightning.cli", "scipy.stats", "webdataset", "av", "peft", "deepspeed")
-DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
+PR_SET_PDEATHSIG = 1  # Linux: the signal that a process gets when its parent ends
 MODELS = ("llava_onevision", "siglip", "qwen2")
 
 
-def warm_up() -> Any:
-    """Import what commands need; returns what must not be collected."""
+def preload() -> Any:
+    """Import the libraries that commands need; returns an object that must not be collected."""
     from framefold.training.frozen_host import torchvision as finder
 
     path = list(sys.path)
-    with suppress(Exception):  # there is none: commands that need it say so
+    with suppress(Exception):  # without torchvision, the commands that need it report it
         finder.find_torchvision()
     for name in (*LIBRARIES, *(f"transformers.models.{name}.modeling_{name}" for name in MODELS)):
         importlib.import_module(name)
     for name in [name for name in sys.modules if name.partition(".")[0] == "framefold"]:
         del sys.modules[name]
-    sys.path[:] = path  # a command looks for torchvision itself
+    sys.path[:] = path  # each command looks for torchvision itself
     return finder
 
 
-def obey(order: dict[str, Any]) -> dict[str, Any]:
-    """Run an order in a fork with a process group of its own, killed as a whole when its time is up."""
+def run(request: dict[str, Any]) -> dict[str, Any]:
+    """Run a request in a fork with its own process group, which is killed when the time is up."""
     child = os.fork()
     if child == 0:
-        os._exit(_child(order))
-    status, end = None, time.monotonic() + order["timeout"]
-    while status is None and time.monotonic() < end:
+        os._exit(_child(request))
+    status, deadline = None, time.monotonic() + request["timeout"]
+    while status is None and time.monotonic() < deadline:
         found, code = os.waitpid(child, os.WNOHANG)
         status = os.waitstatus_to_exitcode(code) if found else None
         time.sleep(0.01)
     with suppress(ProcessLookupError):
-        os.killpg(child, signal.SIGKILL)  # also what it has left behind
+        os.killpg(child, signal.SIGKILL)  # including processes that the command left running
     if status is None:
         os.waitpid(child, 0)
     return {"status": status}
 
 
-def _child(order: dict[str, Any]) -> int:
+def _child(request: dict[str, Any]) -> int:
     os.setsid()
-    ctypes.CDLL(None).prctl(DIES_WITH_PARENT, signal.SIGKILL)
-    log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     for stream in (1, 2):
         os.dup2(log, stream)
     sys.stdout, sys.stderr = (os.fdopen(stream, "w", buffering=1, closefd=False) for stream in (1, 2))
-    os.environ.update(order["env"])
     try:
-        return _do(order["words"])
+        return _execute(request["words"])
     except SystemExit as error:
         if isinstance(error.code, str):
             print(error.code, file=sys.stderr)
@@ -77,8 +77,8 @@ def _child(order: dict[str, Any]) -> int:
             written.flush()
 
 
-def _do(words: list[str]) -> int:
-    """``framefold VERB ...``, ``python FILE ...`` or ``python -m MODULE ...``."""
+def _execute(words: list[str]) -> int:
+    """Run ``framefold VERB ...``, ``python FILE ...`` or ``python -m MODULE ...``."""
     if words[0] == "framefold":
         from framefold.__main__ import main
 
@@ -94,12 +94,12 @@ def _do(words: list[str]) -> int:
 
 
 def serve() -> None:
-    """Answer until stdin ends."""
+    """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    keep = warm_up()
+    keep = preload()
     for line in sys.stdin:
-        answers.write(json.dumps(obey(json.loads(line))) + "\n")
+        answers.write(json.dumps(run(json.loads(line))) + "\n")
     del keep
 
 
