@@ -10,15 +10,37 @@ Dimensions: V draws, Y question types, Q questions, M comparisons, R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from .statistics import Answers, same_questions
+from .statistics import Answers, Interval, same_questions
 
 FLIPS = 20_000
 
 CHUNK = 1000  # flips at a time, so that memory stays small
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A row against the baseline at one budget, on the mean over question types or on one type.
+
+    Attributes:
+        difference: in accuracy, with its interval.
+        better, worse: questions that the row answers better and worse than the baseline.
+        mcnemar, flip: p of the two tests; with ``_holm`` after Holm's correction in the family.
+    """
+
+    row: str
+    budget: str
+    difference: Interval
+    better: int
+    worse: int
+    mcnemar: float
+    mcnemar_holm: float
+    flip: float
+    flip_holm: float
 
 
 def parts_of(a: Answers, b: Answers) -> np.ndarray:

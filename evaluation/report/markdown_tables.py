@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from framefold.data.synthetic.difficulty import preset_name
-from framefold.evaluation.metrics.significance import stars
-from framefold.evaluation.metrics.statistics import type_intervals
-from framefold.evaluation.results.settings import EVENT_ORACLE, ORACLE, ORACLES, SYNTHETIC, WITH_LORA
+from framefold.evaluation.metrics.significance import Comparison, stars
+from framefold.evaluation.results.formats import p_value, percent
+from framefold.evaluation.results.measure import Measure, Readings
+from framefold.evaluation.results.measures import ACCURACY, measures_of_table, type_measure
+from framefold.evaluation.results.settings import EVENT_ORACLE, ORACLE, SYNTHETIC, WITH_LORA
 
-from .markdown import details, number, p_value, percent, scaled, table, whole_percent
-from .table import Comparison, Table, class_of
-
-FLOPS, BYTES = ("", "K", "M", "G", "T", "P"), ("B", "KiB", "MiB", "GiB", "TiB")
+from .markdown import details, table
+from .table import Table, baselines, class_of
 
 
 def setting(results: Table) -> str:
@@ -36,7 +36,7 @@ def accuracy(results: Table) -> str:
     head = [f"{b} ({'/'.join(map(str, results.tokens(b)))} tokens)" for b in results.budgets] or ["no budget"]
     rows = []
     for name in results.rows:
-        rows.append([name, *(percent(results.interval(name, budget)) for budget in results.budgets)])
+        rows.append([name, *(ACCURACY.text(results.readings(name, budget)) for budget in results.budgets)])
     if results.full is not None:
         rows.append(["all tokens", f"{100 * results.full:.1f} (every column)", *[""] * (len(head) - 1)])
     return table(["compressor", *head], rows)
@@ -47,7 +47,8 @@ def differences(results: Table) -> str:
 
     The room is from the oracle to keeping every event, and to the best training-free row of a column.
     """
-    pairs = [("st_simdiff", "uniform"), ("st_simdiff", "random"), *_trained(results), (ORACLE, EVENT_ORACLE)]
+    strongest, *floors = baselines()
+    pairs = [*((strongest, floor) for floor in floors), *_trained(results), (ORACLE, EVENT_ORACLE)]
     budgets = results.budgets
     rows = [(f"{a} - {b}", [results.difference(a, b, budget) for budget in budgets]) for a, b in pairs]
     free = {budget: results.best(budget, lambda cls: not cls.trainable) for budget in budgets}
@@ -59,13 +60,14 @@ def differences(results: Table) -> str:
 
 
 def _trained(results: Table) -> list[tuple[str, str]]:
-    """Trained rows against the same without LoRA, their start or the two floors, and the usual baseline."""
+    """Pair trained rows with the same without LoRA, their start or the weaker baselines, and the strongest one."""
+    strongest, *floors = baselines()
     pairs = []
     for name in results.rows:
         cls = class_of(name)
         if cls is not None and cls.trainable:
-            start = (cls.counterpart,) if cls.counterpart else ("random", "uniform")
-            others = (name.removesuffix(WITH_LORA), *start, "st_simdiff")
+            start = [cls.counterpart] if cls.counterpart else floors[::-1]
+            others = (name.removesuffix(WITH_LORA), *start, strongest)
             pairs += [(name, other) for other in others if other != name]
     return [pair for pair in dict.fromkeys(pairs) if pair[1] in results.by_row]
 
@@ -121,33 +123,33 @@ def by_type(results: Table) -> str:
 
 
 def _types_at(results: Table, budget: str) -> str:
-    kinds = list(results.types)
-    found = results.comparisons([*kinds], [budget])
+    shown = {kind: type_measure(kind) for kind in results.types}
+    found = results.comparisons([*shown], [budget])
     rows = []
     for name in results.rows:
         if results.answers(name, budget) is None:
             continue
-        marks = [stars(one.flip_holm) if (one := found.get((name, budget, kind))) else "" for kind in kinds]
-        values = [whole_percent(results.interval(name, budget, kind)) for kind in kinds]
+        marks = [stars(one.flip_holm) if (one := found.get((name, budget, kind))) else "" for kind in shown]
+        values = [measure.brief_text(results.readings(name, budget)) for measure in shown.values()]
         rows.append([name, *(f"{value} {_escaped(mark)}".rstrip() for value, mark in zip(values, marks, strict=True))])
-    if results.full_answers is not None:
-        whole = type_intervals(results.full_answers)
-        rows.append(["all tokens", *(whole_percent(whole[kind]) for kind in kinds)])
+    if full := results.full_readings():
+        rows.append(["all tokens", *(measure.brief_text(full) for measure in shown.values())])
     text = (
         f"Percent with 95 % intervals. Marks: more or less accurate than `{results.baseline}`, sign-flip test after "
         f"Holm's correction for the {len(found)} tests of this table."
     )
-    return details(f"at {budget}", *([text] if found else []), table([f"at {budget}", *kinds], rows))
+    return details(f"at {budget}", *([text] if found else []), table([f"at {budget}", *shown], rows))
 
 
 def evidence(results: Table) -> str:
     """Share of the annotated evidence that was kept, and how much of it is left in what was kept."""
+    shown = measures_of_table("evidence")
     rows = []
     for name in results.rows:
         values = []
         for budget in results.budgets:
-            recall, purity = (results.evidence(name, budget, what) for what in ("recall", "purity"))
-            values.append("" if recall is None or purity is None else f"{100 * recall:.0f} / {100 * purity:.0f}")
+            texts = [measure.brief_text(results.readings(name, budget)) for measure in shown]
+            values.append(" / ".join(text or "-" for text in texts) if any(texts) else "")
         rows.append([name, *values])
     if not any(any(row[1:]) for row in rows):
         return ""
@@ -156,7 +158,8 @@ def evidence(results: Table) -> str:
         "the mean share of the originals of that token that are evidence (0 where dropped), in percent. Where tokens "
         "are pruned the two are equal; merging keeps evidence, and dilutes it."
     )
-    return "\n\n".join(["## Evidence kept", text, table(["recall / purity", *results.budgets], rows)])
+    title = " / ".join(measure.title for measure in shown)
+    return "\n\n".join(["## Evidence kept", text, table([title, *results.budgets], rows)])
 
 
 def cost(results: Table) -> str:
@@ -176,41 +179,16 @@ def cost(results: Table) -> str:
 
 
 def _cost_at(results: Table, budget: str) -> str:
-    head = [f"at {budget}", "visual tokens entering the LM", "prefill FLOPs", "compressor FLOPs", "compressor ms"]
-    head += ["prefill ms", "speed-up", "peak memory", "prefill and answers ms"]
+    shown = measures_of_table("cost")
     rows = []
     for name in results.rows:
-        if not results.cells_of(name, budget):
-            continue
-        c = {what: results.cost(name, budget, what) for what in _COSTS}
-        told = name in ORACLES  # what choosing costs them means nothing
-        rows.append(
-            [
-                name,
-                number(c["tokens_entered"]),
-                f"{scaled(c['prefill_flops'], FLOPS)}{_share(c['prefill_flops'], c['full_prefill_flops'])}",
-                "" if told else scaled(c["compressor_flops"], FLOPS),
-                "" if told else number(c["compressor_ms"], 2),
-                number(c["prefill_ms"], 2),
-                "" if told else f"{c['speedup']:.2f}x",
-                f"{scaled(c['peak_bytes'], BYTES, 1024)}{_share(c['peak_bytes'], c['full_peak_bytes'])}",
-                number(c["answering_ms"], 2),
-            ]
-        )
-    return table(head, rows)
+        if results.cells_of(name, budget):
+            readings = results.readings(name, budget)
+            rows.append([name, *(measure.text(readings) + _share(measure, readings) for measure in shown)])
+    return table([f"at {budget}", *(measure.title for measure in shown)], rows)
 
 
-_COSTS: tuple[str, ...] = (
-    "tokens_entered",
-    "prefill_flops",
-    "full_prefill_flops",
-    "compressor_flops",
-    "compressor_ms",
-    "prefill_ms",
-)
-
-_COSTS += ("speedup", "peak_bytes", "full_peak_bytes", "answering_ms")
-
-
-def _share(value: float | None, whole: float | None) -> str:
-    return f" ({100 * value / whole:.0f} %)" if value is not None and whole else ""
+def _share(measure: Measure, readings: Readings) -> str:
+    """Return the share of the value with all tokens as text, for measures that store it."""
+    value, whole = measure.value(readings), readings.stored(measure.reference) if measure.reference else None
+    return f" ({100 * value / whole:.0f} %)" if isinstance(value, (int, float)) and whole else ""

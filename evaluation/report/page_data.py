@@ -11,16 +11,16 @@ from itertools import chain
 from typing import Any
 
 from framefold.data.synthetic.questions import CHANCE
-from framefold.evaluation.metrics.significance import stars
-from framefold.evaluation.metrics.statistics import Answers, Interval, macro_interval, type_intervals
+from framefold.evaluation.metrics.significance import Comparison
+from framefold.evaluation.metrics.statistics import Interval
+from framefold.evaluation.results.measure import Readings
+from framefold.evaluation.results.measures import page_measures
 from framefold.evaluation.results.settings import ORACLES, SYNTHETIC
 
-from .markdown import number, p_value, percent, scaled
-from .markdown_tables import BYTES, FLOPS, setting
-from .measures import measures
+from .markdown_tables import setting
 from .page_provenance import provenance_groups
 from .page_questions import Drill, packed
-from .table import Comparison, Table, label
+from .table import Table
 
 Value = list[Any]  # number, low and high end of its interval or None, text
 
@@ -44,7 +44,7 @@ def page_data(results: Table, title: str) -> dict[str, Any]:
         "rows": [{"name": name, "kind": _kind(results, name)} for name in results.rows],
         "budgets": [_budget(results, budget) for budget in results.budgets],
         "baseline": results.baseline,
-        "measures": [measure for measure in measures(results, len(found)) if measure["key"] in seen],
+        "measures": _menu(results, seen, len(found)),
         "points": points,
         "full": full,
         "types": [{"name": kind, "chance": _chance(results, kind)} for kind in results.types],
@@ -83,72 +83,56 @@ def _chance(results: Table, kind: str) -> float | None:
 
 
 def _point(results: Table, name: str, budget: str, against: Comparison | None) -> dict[str, Any] | None:
-    """Every measure of a row at a budget, None where it was not run."""
-    answers, cells = results.answers(name, budget), results.cells_of(name, budget)
-    if answers is None:
+    """Return the values of every measure of a row at a budget; None where it was not run."""
+    cells = results.cells_of(name, budget)
+    if not cells:
         return None
-    values = _accuracies(answers)
-    if against is not None:
-        text = f"{percent(against.difference, sign=True)} {stars(against.flip_holm)}".rstrip()
-        values["difference"] = _value(against.difference, text)
-        both = f"{p_value(against.flip_holm)} (McNemar {p_value(against.mcnemar_holm)})"
-        values["p"] = _bare(against.flip_holm, both)
-    for what in ("recall", "purity"):
-        share = results.evidence(name, budget, what)
-        if share is not None and math.isfinite(share):
-            values[what] = _bare(share, f"{100 * share:.1f}")
-    values |= _costs(results, name, budget)
-    return {"tokens": cells[0]["tokens"], "values": values}
-
-
-def _accuracies(answers: Answers) -> dict[str, Value]:
-    one = macro_interval(answers)
-    types = {f"type:{kind}": _value(each, percent(each)) for kind, each in type_intervals(answers).items()}
-    return {"accuracy": _value(one, percent(one)), **types}
-
-
-def _value(interval: Interval, text: str) -> Value:
-    return [*(round(x, 6) for x in (interval.value, interval.low, interval.high)), text]
-
-
-def _bare(value: float | None, text: str) -> Value:
-    """Without an interval."""
-    return [value, None, None, text]
-
-
-def _costs(results: Table, name: str, budget: str) -> dict[str, Value]:
-    """What was measured; what choosing costs an oracle means nothing."""
-
-    def cost(what: str) -> float | None:
-        return None if name in ORACLES and what in _CHOOSING else results.cost(name, budget, what)
-
-    own, prefill, speedup, flops, peak = (cost(what) for what in _MEASURED)
-    share, both = results.time(name, budget), None if own is None or prefill is None else own + prefill
-    texts = {
-        "time": (share, number(share)),
-        "total_ms": (both, number(both, 2)),
-        "compressor_ms": (own, number(own, 2)),
-        "prefill_ms": (prefill, number(prefill, 2)),
-        "speedup": (speedup, f"{number(speedup, 2)}x"),
-        "tokens_entered": (entered := cost("tokens_entered"), number(entered)),
-        "prefill_flops": (flops, scaled(flops, FLOPS)),
-        "peak_bytes": (peak, scaled(peak, BYTES, 1024)),
-    }
-    known = {key: one for key, one in texts.items() if one[0] is not None and math.isfinite(one[0])}
-    return {key: _bare(value, text) for key, (value, text) in known.items()}
-
-
-_CHOOSING = {"compressor_ms", "speedup"}
-
-_MEASURED = ("compressor_ms", "prefill_ms", "speedup", "prefill_flops", "peak_bytes")
+    return {"tokens": cells[0]["tokens"], "values": _values(results, results.readings(name, budget, against))}
 
 
 def _full(results: Table) -> dict[str, Any] | None:
-    if results.full_answers is None:
-        return None
-    cell = results.full_cells[0]
-    values = _accuracies(results.full_answers) | _costs(results, cell["compressor"], label(cell["budget"]))
-    return {"name": "all tokens", "values": values}
+    readings = results.full_readings()
+    return None if readings is None else {"name": "all tokens", "values": _values(results, readings)}
+
+
+def _values(results: Table, readings: Readings) -> dict[str, Value]:
+    """Return value, interval and text of every measure that has a value, by key."""
+    values: dict[str, Value] = {}
+    for measure in page_measures(results.types):
+        value = measure.value(readings)
+        if isinstance(value, Interval):
+            ends = (round(x, 6) for x in (value.value, value.low, value.high))
+            values[measure.key] = [*ends, measure.text(readings)]
+        elif value is not None and math.isfinite(value):
+            values[measure.key] = [value, None, None, measure.text(readings)]
+    return values
+
+
+def _menu(results: Table, shown: set[str], tests: int) -> list[dict[str, Any]]:
+    """Return the declarations of the measures that have a value somewhere, in the order of the menu.
+
+    Args:
+        tests: in the family that p is corrected for.
+    """
+
+    def filled(text: str) -> str:
+        return text.format(baseline=results.baseline, tests=tests)
+
+    return [
+        {
+            "key": measure.key,
+            "label": filled(measure.label),
+            "long": filled(measure.description),
+            "group": measure.group,
+            "better": measure.better,
+            "note": filled(measure.note),
+            "hint": measure.hint,
+            "axis": measure.axis,
+            "against": measure.compares,
+        }
+        for measure in page_measures(results.types)
+        if measure.key in shown
+    ]
 
 
 def _runs(results: Table, drill: Drill) -> Iterator[dict[str, Any]]:

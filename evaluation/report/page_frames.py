@@ -19,15 +19,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from framefold.data.drawing.contact_sheet import thinned
-from framefold.data.evidence import WHOLE, View, relocate
+from framefold.data.drawing.frame_selection import select_frames
+from framefold.data.evidence import FULL_FRAME, Viewport, relocate_evidence
 from framefold.data.question import Box
-from framefold.data.shards.sample import VideoSample, read_notes, unpack_video
+from framefold.data.shards.sample import VideoSample, read_metadata, unpack_video
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import DataError, FramefoldError
 from framefold.evaluation.results.settings import SYNTHETIC
-from framefold.training.frozen_host.locate import FRAMES, find_host
+from framefold.training.frozen_host.locate import VIDEO_CONFIG, find_host
 
 ACROSS = 8  # frames in a row of a sheet
 
@@ -97,7 +97,7 @@ def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int,
             if "mp4" not in raw or "json" not in raw:
                 raise DataError(f"{data['shards']} holds what a host made of the videos, and not their frames")
             key = str(raw["__key__"])
-            yield number, unpack_video(key, read_notes(key, raw["json"]), raw["mp4"], data["frames"])
+            yield number, unpack_video(key, read_metadata(key, raw["json"]), raw["mp4"], data["frames"])
         if number == last:
             return
 
@@ -105,17 +105,17 @@ def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int,
 def _film(sample: VideoSample, steps: int, crops: bool) -> VideoFrames:
     frames, times = sample.frames.numpy(), sample.times.numpy()
     patch = -(-len(frames) // steps)  # frames in a step
-    view = WHOLE
+    view = FULL_FRAME
     if crops:
         frames, view = _middle(frames)
-    numbers = range(len(times)) if sample.numbers is None else sample.numbers
+    numbers = range(len(times)) if sample.frame_numbers is None else sample.frame_numbers
     step_of = {number: place // patch for place, number in enumerate(numbers)}
-    evidence = [relocate(question.evidence, step_of, view) for question in sample.questions]
+    evidence = [relocate_evidence(question.evidence, step_of, view) for question in sample.questions]
     texts = [question.text for question in sample.questions]
     return VideoFrames(frames[::patch], [round(float(time), 3) for time in times[::patch]], evidence, texts)
 
 
-def _middle(frames: np.ndarray) -> tuple[np.ndarray, View]:
+def _middle(frames: np.ndarray) -> tuple[np.ndarray, Viewport]:
     """The middle of the frames, as wide as it is high, and where it lies."""
     height, width = frames.shape[1:3]
     side = min(height, width)
@@ -130,7 +130,7 @@ def _crops(host: str) -> bool:
         folder = find_host(host).folder
     except (FramefoldError, OSError):
         return False
-    for name in (FRAMES, "preprocessor_config.json"):
+    for name in (VIDEO_CONFIG, "preprocessor_config.json"):
         try:
             settings = json.loads((folder / name).read_text())
         except (OSError, ValueError):
@@ -170,7 +170,7 @@ def sheets(films: Iterable[VideoFrames]) -> list[FrameMosaic]:
 
 
 def _some(film: VideoFrames) -> tuple[VideoFrames, list[int]]:
-    shown = thinned(len(film.frames), {box[0] for boxes in film.evidence for box in boxes})
+    shown = select_frames(len(film.frames), {box[0] for boxes in film.evidence for box in boxes})
     return replace(film, frames=film.frames[shown]), shown
 
 

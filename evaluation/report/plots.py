@@ -11,7 +11,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 
 from framefold.data.synthetic.questions import CHANCE
-from framefold.evaluation.results.settings import SYNTHETIC
+from framefold.evaluation.results.measure import Measure
+from framefold.evaluation.results.settings import ORACLE, ORACLES, SYNTHETIC
 from framefold.files import replace_file
 
 from .table import Table, class_of
@@ -48,21 +49,23 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
     _save(figure, file)
 
 
-def plot_time(curves: dict[str, Curve], full: float | None, file: Path) -> None:
-    """Accuracy against measured time; up and to the left is better.
+def plot_cost(curves: dict[str, Curve], full: float | None, measure: Measure, file: Path) -> None:
+    """Plot accuracy against a measure such as time, on a logarithmic axis.
 
     Args:
-        curves: row -> [(percent of the time with all tokens, accuracy, low, high)], ascending time.
-        full: accuracy with all tokens, drawn as a star at 100 % and a dotted line. file: as above.
+        curves: row -> [(value of the measure, accuracy, low, high)], ascending values.
+        full: accuracy with all tokens, drawn as a dotted line, and as a star where the measure has a fixed value.
+        measure: on the horizontal axis.
+        file: PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
     _draw(axes, {name: points for name, points in curves.items() if points}, full, spread=False)
-    if full is not None:
-        axes.plot([100], [100 * full], marker="*", markersize=13, color="black", linestyle="")
+    if full is not None and measure.full_value is not None:
+        axes.plot([measure.full_value], [100 * full], marker="*", markersize=13, color="black", linestyle="")
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "235" else "")
-    axes.set_xlabel("measured time of compressor and prefill, in % of the prefill of all tokens")
+    axes.set_xlabel(measure.plot)
     axes.set_ylabel("accuracy, mean over question types (%)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
     _save(figure, file)
@@ -119,8 +122,8 @@ def _looks(names: list[str]) -> dict[str, dict[str, Any]]:
     for name in sorted(names):
         cls = class_of(name)
         style = "-" if cls is not None and cls.trainable else "--"
-        if name.startswith("oracle"):
-            color = "black" if name == "oracle" else "dimgrey"
+        if name in ORACLES:
+            color = "black" if name == ORACLE else "dimgrey"
             looks[name] = {"color": color, "marker": ".", "linestyle": "-."}
             continue
         looks[name] = {

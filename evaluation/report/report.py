@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from framefold.evaluation.results.cells import read_cells
+from framefold.evaluation.results.measures import plotted_measures
 from framefold.evaluation.results.settings import REPORT
 from framefold.files import replace_file
 
 from .markdown_tables import accuracy, by_type, compared, cost, differences, evidence, setting
 from .page import write_page
-from .plots import plot_accuracy, plot_time, plot_types
+from .plots import plot_accuracy, plot_cost, plot_types
 from .summary import losses, summary
 from .table import Table
 
@@ -20,7 +22,7 @@ def report(results: str, baseline: str | None = None) -> Path:
 
     Args:
         results: the ``--out`` folder of ``framefold ablate``.
-        baseline: row that the others are compared with; by default st_simdiff, if it is there.
+        baseline: row that the others are compared with; by default the strongest baseline that is there.
 
     Returns:
         Path of the report.
@@ -46,8 +48,10 @@ def _plot(table: Table, out: Path) -> list[str]:
     tokens = table.curves(lambda name, budget: table.cells_of(name, budget)[0]["tokens"])
     plot_accuracy(tokens, table.full, out / "accuracy.png")
     plot_types(table, out / "types.png")
-    plot_time(table.curves(table.time), table.full, out / "time.png")
-    shown = {"accuracy": "accuracy against budget", "types": "accuracy by type", "time": "accuracy against time"}
+    shown = {"accuracy": "accuracy against budget", "types": "accuracy by type"}
+    for measure in plotted_measures():
+        plot_cost(table.curves(partial(table.cost, measure)), table.full, measure, out / f"{measure.key}.png")
+        shown[measure.key] = f"accuracy against {measure.title}"
     return [f"![{text}]({name}.png)" for name, text in shown.items()]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from framefold.adapters.base.compressor import Compressor
 from framefold.evaluation.metrics.significance import holm, parts_of, sign_flip
 from framefold.evaluation.metrics.statistics import paired_difference, same_questions
+from framefold.evaluation.results.formats import p_value, percent
+from framefold.evaluation.results.measures import ACCURACY, summary_measures
 from framefold.evaluation.results.settings import ORACLES
 
-from .markdown import number, p_value, percent, table
+from .markdown import table
 from .table import Table, class_of
 
 WORST = 3  # question types to name
@@ -47,8 +49,9 @@ def _at(results: Table, budget: str) -> str:
 
 
 def _told(results: Table, name: str, budget: str) -> str:
-    value, faster = percent(results.interval(name, budget)), results.cost(name, budget, "speedup")
-    return f"`{name}` ({_kind(class_of(name))}{value}, {number(faster)}x as fast to the first question as all tokens)"
+    readings = results.readings(name, budget)
+    costs = [one.phrase.format(value) for one in summary_measures() if (value := one.value(readings)) is not None]
+    return f"`{name}` ({_kind(class_of(name))}{', '.join([ACCURACY.text(readings), *costs])})"
 
 
 def _kind(cls: type[Compressor] | None) -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.core.registry import get
+from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import ResultsError, UnknownCompressorError
-from framefold.evaluation.metrics.significance import discordant, holm, mcnemar, parts_of, sign_flip
+from framefold.evaluation.metrics.significance import Comparison, discordant, holm, mcnemar, parts_of, sign_flip
 from framefold.evaluation.metrics.statistics import (
     Answers,
     Interval,
@@ -22,34 +21,12 @@ from framefold.evaluation.metrics.statistics import (
     same_questions,
     type_intervals,
 )
-from framefold.evaluation.results.cells import answers_of, mean_of
+from framefold.evaluation.results.cells import answers_of, mean_of, stored_number
+from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.settings import FULL, ORACLES, WITH_LORA
 from framefold.messages import nearest
 
 Cell = dict[str, Any]
-
-BASELINES = ("st_simdiff", "uniform", "random")  # the first one that takes part
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A row against the baseline at one budget, on the mean over question types or on one type.
-
-    Attributes:
-        difference: in accuracy, with its interval.
-        better, worse: questions that the row answers better and worse than the baseline.
-        mcnemar, flip: p of the tests in :mod:`.significance`; with ``_holm`` after Holm's correction in the family.
-    """
-
-    row: str
-    budget: str
-    difference: Interval
-    better: int
-    worse: int
-    mcnemar: float
-    mcnemar_holm: float
-    flip: float
-    flip_holm: float
 
 
 class Table:
@@ -79,7 +56,7 @@ class Table:
         self.sample = cells[0]
         if baseline is not None and baseline not in self.rows:
             raise ResultsError(f"no row {baseline!r} to compare with{nearest(baseline, self.rows)}")
-        self.baseline = baseline or next((name for name in BASELINES if name in self.rows), None)
+        self.baseline = baseline or next((name for name in baselines() if name in self.rows), None)
 
     @cached_property
     def full_cells(self) -> list[Cell]:
@@ -138,18 +115,40 @@ class Table:
         """Kept tokens per video in a column; one number where budgets are exact and videos equally long."""
         return sorted({round(cell["tokens"]) for name in self.rows for cell in self.cells_of(name, budget)})
 
-    def cost(self, name: str, budget: str, what: str) -> float | None:
-        """A cost of a row at a budget, the mean over its seeds."""
-        return mean_of(cell["cost"][what] for cell in self.cells_of(name, budget))
+    def stored(self, name: str, budget: str, key: str) -> float | None:
+        """Return a number of the result files of a row at a budget, the mean over its seeds; None if none has it."""
+        return mean_of(stored_number(cell, key) for cell in self.cells_of(name, budget))
 
-    def time(self, name: str, budget: str) -> float | None:
-        """Time to the first question in percent of that with all tokens; None for oracles, which compute nothing."""
-        speedup = None if name in ORACLES else self.cost(name, budget, "speedup")
-        return 100 / speedup if speedup else None
+    def readings(self, name: str, budget: str, comparison: Comparison | None = None) -> Readings:
+        """Return what is known of a row at a budget where it was run.
 
-    def evidence(self, name: str, budget: str, what: str) -> float | None:
-        """Evidence "recall" or "purity" of a row at a budget, the mean over its seeds."""
-        return mean_of(cell[f"evidence_{what}"] for cell in self.cells_of(name, budget))
+        Args:
+            comparison: with the baseline.
+        """
+        kinds = {kind: self.interval(name, budget, kind) for kind in self.types}
+        return Readings(
+            stored=lambda key: self.stored(name, budget, key),
+            accuracy=self.interval(name, budget),
+            by_type={kind: interval for kind, interval in kinds.items() if interval is not None},
+            comparison=comparison,
+            is_oracle=name in ORACLES,
+        )
+
+    def full_readings(self) -> Readings | None:
+        """Return accuracies and costs of all tokens, which keep all evidence; None if they were not run."""
+        if self.full_answers is None:
+            return None
+        return Readings(
+            stored=lambda key: mean_of(cell["cost"].get(key) for cell in self.full_cells),
+            accuracy=macro_interval(self.full_answers),
+            by_type=type_intervals(self.full_answers),
+        )
+
+    def cost(self, measure: Measure, name: str, budget: str) -> float | None:
+        """Return the value of a measure that is read from stored numbers; None if there is none."""
+        value = measure.value(Readings(lambda key: self.stored(name, budget, key), is_oracle=name in ORACLES))
+        assert not isinstance(value, Interval)
+        return value
 
     def curves(self, x: Callable[[str, str], float | None], kind: str | None = None) -> dict[str, list[Any]]:
         """Row -> [(x, accuracy, low, high)] in ascending x, for plots; of the headline, or of one type."""
@@ -207,11 +206,18 @@ class Table:
         return max(scores, key=lambda name: scores[name], default="")
 
 
+def baselines() -> list[str]:
+    """Return the names of the compressors that serve as baselines, the strongest first."""
+    ranks = {name: vars(compressor_class(name)).get("baseline_rank") for name in list_compressors()}
+    ranked = [name for name, rank in ranks.items() if rank is not None]
+    return sorted(ranked, key=lambda name: ranks[name], reverse=True)
+
+
 @cache
 def class_of(row: str) -> type[Compressor] | None:
     """The compressor of a row; None for oracles, and for what this installation does not know."""
     try:
-        return get(row.removesuffix(WITH_LORA))
+        return compressor_class(row.removesuffix(WITH_LORA))
     except UnknownCompressorError:
         return None
 

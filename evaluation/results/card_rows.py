@@ -9,7 +9,7 @@ from typing import Any
 
 from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.pretrained.card import Measured
+from framefold.adapters.pretrained.card import CardResult
 from framefold.data.synthetic.difficulty import preset_name
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.statistics import macro_interval
@@ -18,7 +18,7 @@ from .cells import answers_of, read_cells
 from .settings import FULL, SYNTHETIC, WITH_LORA
 
 
-def measured(results: str, compressor: Compressor, weights: str | None, lora: bool) -> list[Measured]:
+def measured(results: str, compressor: Compressor, weights: str | None, lora: bool) -> list[CardResult]:
     """The rows of an ablation that belong on the card of an adapter.
 
     Args:
@@ -45,7 +45,7 @@ def measured(results: str, compressor: Compressor, weights: str | None, lora: bo
         )
     rows = dict.fromkeys((own, compressor.counterpart, FULL))
     one = [_measured(row, row == own, budget, cells) for (row, budget), cells in groups.items() if row in rows]
-    return sorted(one, key=lambda m: (list(rows).index(m.row), -m.tokens))
+    return sorted(one, key=lambda m: (list(rows).index(m.method), -m.tokens))
 
 
 def _is_of(cell: dict[str, Any], compressor: Compressor, weights: str | None) -> bool:
@@ -59,11 +59,11 @@ def _is_of(cell: dict[str, Any], compressor: Compressor, weights: str | None) ->
     return not settings["adapter"] and same == compressor.params()
 
 
-def _measured(row: str, own: bool, budget: Any, cells: Sequence[dict[str, Any]]) -> Measured:
+def _measured(row: str, own: bool, budget: Any, cells: Sequence[dict[str, Any]]) -> CardResult:
     interval, dataset = macro_interval(answers_of(cells)), _dataset(cells[0]["settings"]["data"])
     value, low, high = (100 * x for x in (interval.value, interval.low, interval.high))
     tokens = sum(cell["tokens"] for cell in cells) / len(cells)
-    return Measured(row, own, budget, tokens, value, low, high, cells[0]["n"], dataset)
+    return CardResult(row, own, budget, tokens, value, low, high, cells[0]["n"], dataset)
 
 
 def _dataset(data: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from framefold.errors import ResultsError
 from framefold.evaluation.metrics.statistics import Answers, macro_interval
 from framefold.files import replace_file
 
+from .measures import required_costs
 from .provenance import git_state, machine, now, versions
 from .settings import Settings, check_comparable
 
@@ -41,9 +42,7 @@ COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "to
 
 MEASURED = ("answers", "n", "tokens", "cost", "kept", "drill")
 
-COSTS: tuple[str, ...] = ("tokens_entered", "compressor_ms", "prefill_ms", "full_prefill_ms", "speedup", "answering_ms")
-
-COSTS += ("prefill_flops", "full_prefill_flops", "compressor_flops", "peak_bytes", "full_peak_bytes", "memory_of")
+COSTS = (*required_costs(), "full_prefill_ms", "memory_of")
 
 
 @dataclass(frozen=True)
@@ -119,6 +118,12 @@ def mean_of(values: Iterable[float | None]) -> float | None:
     """Mean of those that are there."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def stored_number(cell: dict[str, Any], key: str) -> float | None:
+    """Return a number of a cell by its key, among its costs or its own fields; None if it has none."""
+    found = cell["cost"].get(key, cell.get(key))
+    return None if found is None else float(found)
 
 
 def read_cell(out: Path, settings: Settings, drill: int = 0) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from webdataset.tariterators import tarfile_samples
 
-from framefold.data.shards.sample import read_notes, unpack_video
+from framefold.data.shards.sample import read_metadata, unpack_video
 from framefold.errors import ResultsError
 from framefold.evaluation.report import page
 from framefold.evaluation.report.markdown_tables import accuracy, compared
@@ -269,9 +269,7 @@ def _gone(cell: dict[str, Any]) -> None:
 def test_frames_that_cannot_be_had_are_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], None], text: str
 ) -> None:
-    monkeypatch.setattr(
-        "framefold.evaluation.report.markdown_tables.setting", lambda results: ""
-    )  # which such data have none of
+    monkeypatch.setattr("framefold.evaluation.report.page_data.setting", lambda results: "")  # needs complete data
     _, data = read(change(fill(tmp_path), edit))
     assert all(video["sheet"] is None and text in video["note"] for video in data["drill"]["videos"])
     assert data["drill"]["questions"] and data["runs"][0]["drill"]["sets"]
@@ -289,7 +287,7 @@ def test_no_command_out_of_results_is_run(tmp_path: Path, shards: str) -> None:
 def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> None:
     tar = sorted(shards.glob("*.tar"))[0]
     raws = islice(tarfile_samples([{"url": str(tar)}]), 3)
-    videos = [unpack_video(raw["__key__"], read_notes(raw["__key__"], raw["json"]), raw["mp4"], 16) for raw in raws]
+    videos = [unpack_video(raw["__key__"], read_metadata(raw["__key__"], raw["json"]), raw["mp4"], 16) for raw in raws]
     one = outcome("uniform", 0.5, 64)
     rows, kept = [], []
     for number, sample in enumerate(videos):
@@ -332,9 +330,9 @@ def test_damaged_results_leave_the_old_page_and_no_other_file(
 
 def test_the_wheel_holds_all_that_the_page_is_made_of() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    held = {file.name for pattern in patterns["framefold.training"] for file in (ROOT / "training").glob(pattern)}
-    assert held >= {"page.html", "page.css", *(f"{name}.js" for name in page.SCRIPTS)}
-    assert held == {file.name for file in (ROOT / "training" / "page").iterdir()}, "and nothing that no page is made of"
+    folder = ROOT / "evaluation" / "report"
+    packaged = {file.name for pattern in patterns["framefold.evaluation.report"] for file in folder.glob(pattern)}
+    assert packaged == {"page.html", "page.css", *(f"{name}.js" for name in page.SCRIPTS)}
 
 
 def bits(text: str) -> np.ndarray:

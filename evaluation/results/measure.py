@@ -1,0 +1,106 @@
+"""A measure of a comparison: how it is called, read, written as text, and where it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from framefold.evaluation.metrics.significance import Comparison
+from framefold.evaluation.metrics.statistics import Interval
+
+ANSWERS, TYPES, COSTS = "answers", "accuracy on one type", "costs"  # groups of the page's menu, in this order
+
+Value = float | Interval
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What is known of a method at a budget, from which measures are read.
+
+    Attributes:
+        stored: Function that returns a number of the result files by its key: the mean over seeds, None if unknown.
+        accuracy: Accuracy, mean over question types.
+        by_type: Accuracy of each question type.
+        comparison: Comparison with the baseline; None for the baseline itself and where there is none.
+        is_oracle: Whether the method is an oracle, whose own work means nothing.
+    """
+
+    stored: Callable[[str], float | None]
+    accuracy: Interval | None = None
+    by_type: Mapping[str, Interval] = field(default_factory=dict)
+    comparison: Comparison | None = None
+    is_oracle: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Declaration of a measure.
+
+    Attributes:
+        key: Name in the page's data and, unless ``stored`` or ``read`` is given, in the result files.
+        title: Name in tables of ``report.md``.
+        label: Name in the menus and hints of the page; may contain {baseline}.
+        description: Sentence above the page's table; may contain {baseline}.
+        note: Remark next to the page's menu; may contain {tests}, the number of tests that p is corrected for.
+        better: Which values are better; None if neither, or if it is not worth a mark.
+        show: Returns the text of a value.
+        brief: Returns the text of a value where columns are narrow; None: ``show``.
+        remark: Returns a text to append to that of the value, or "".
+        stored: Key in the result files, if it is not ``key``.
+        read: Returns the value; None: the stored number.
+        reference: Key of the stored number with all tokens; the cost table adds the share of it.
+        full_value: Value with all tokens, if the definition of the measure fixes it.
+        of_compressor: Whether it depends on the compressor's own work; not shown for oracles.
+        required: Whether a result file without it is damaged. False for a measure that older results lack.
+        group: Group in the page's menu; None if the page does not offer it.
+        hint: Whether the page shows it in the hints of marks and cells.
+        axis: Whether the page offers it as an axis of a plot.
+        compares: Whether it compares with the baseline.
+        table: Table of ``report.md`` that shows it; None if there is none.
+        column: Place among the columns of that table.
+        plot: Title of its axis in a plot of ``report.md``; "" if there is no such plot.
+        phrase: Format of its value in the summary, such as "{:.1f} ms"; "" if the summary does not mention it.
+    """
+
+    key: str
+    title: str
+    label: str
+    description: str
+    better: Literal["higher", "lower"] | None
+    show: Callable[[Any], str]
+    brief: Callable[[Any], str] | None = None
+    note: str = ""
+    remark: Callable[[Readings], str] | None = None
+    stored: str = ""
+    read: Callable[[Readings], Value | None] | None = None
+    reference: str = ""
+    full_value: float | None = None
+    of_compressor: bool = False
+    required: bool = False
+    group: str | None = COSTS
+    hint: bool = False
+    axis: bool = False
+    compares: bool = False
+    table: Literal["evidence", "cost"] | None = None
+    column: int = 99
+    plot: str = ""
+    phrase: str = ""
+
+    def value(self, readings: Readings) -> Value | None:
+        """Return the value of a method at a budget; None if it is unknown or means nothing."""
+        if self.of_compressor and readings.is_oracle:
+            return None
+        return readings.stored(self.stored or self.key) if self.read is None else self.read(readings)
+
+    def text(self, readings: Readings) -> str:
+        """Return the value as text with its remark; "" if there is no value."""
+        value = self.value(readings)
+        if value is None:
+            return ""
+        return f"{self.show(value)} {self.remark(readings) if self.remark else ''}".rstrip()
+
+    def brief_text(self, readings: Readings) -> str:
+        """Return the value as text for a narrow column; "" if there is no value."""
+        value = self.value(readings)
+        return "" if value is None else (self.brief or self.show)(value)

@@ -1,0 +1,295 @@
+"""Measures of a comparison, each declared once.
+
+Tables, plots, the page and the check of result files iterate over :data:`MEASURES`: a new measure is one entry there,
+and the code that computes its number and writes it into the result file under its key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Literal
+
+from framefold.evaluation.metrics.significance import stars
+from framefold.evaluation.metrics.statistics import Interval
+
+from .formats import byte_count, factor, flops, number, p_value, percent, share_percent, whole_percent
+from .measure import ANSWERS, COSTS, TYPES, Measure, Readings
+
+
+def type_measure(kind: str) -> Measure:
+    """Return the measure of the accuracy on one question type."""
+    return Measure(
+        f"type:{kind}",
+        title=kind,
+        label=f"accuracy on {_literal(kind)}, %",
+        description=f"Accuracy on {_literal(kind)} in percent",
+        better="higher",
+        show=percent,
+        brief=whole_percent,
+        read=lambda readings: readings.by_type.get(kind),
+        group=TYPES,
+    )
+
+
+def _literal(text: str) -> str:
+    """Escape a text for ``str.format``."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def _difference(readings: Readings) -> Interval | None:
+    return readings.comparison.difference if readings.comparison else None
+
+
+def _p(readings: Readings) -> float | None:
+    return readings.comparison.flip_holm if readings.comparison else None
+
+
+def _stars(readings: Readings) -> str:
+    return stars(readings.comparison.flip_holm) if readings.comparison else ""
+
+
+def _mcnemar(readings: Readings) -> str:
+    return f"(McNemar {p_value(readings.comparison.mcnemar_holm)})" if readings.comparison else ""
+
+
+def _relative_time(readings: Readings) -> float | None:
+    speedup = readings.stored("speedup")
+    return 100 / speedup if speedup else None
+
+
+def _total_ms(readings: Readings) -> float | None:
+    compressor, prefill = readings.stored("compressor_ms"), readings.stored("prefill_ms")
+    return None if compressor is None or prefill is None else compressor + prefill
+
+
+ACCURACY = Measure(
+    "accuracy",
+    title="accuracy",
+    label="accuracy, %",
+    description="Accuracy in percent, mean over question types, with its 95 % interval",
+    better="higher",
+    show=percent,
+    read=lambda readings: readings.accuracy,
+    group=ANSWERS,
+)
+
+# In the order of the page's menu.
+MEASURES = (
+    ACCURACY,
+    Measure(
+        "difference",
+        title="difference",
+        label="minus {baseline}, points",
+        description="Accuracy minus that of {baseline} on the same questions, in points, with the 95 % interval of the "
+        "difference",
+        note="* p < 0.05, ** p < 0.01, *** p < 0.001: sign-flip test, Holm-corrected for the {tests} tests of this "
+        "table",
+        better="higher",
+        show=partial(percent, sign=True),
+        remark=_stars,
+        read=_difference,
+        group=ANSWERS,
+        hint=True,
+        compares=True,
+    ),
+    Measure(
+        "p",
+        title="p",
+        label="p (sign-flip, Holm)",
+        description="p of the difference to the baseline: sign-flip test, and McNemar's, both Holm-corrected",
+        better=None,
+        show=p_value,
+        remark=_mcnemar,
+        read=_p,
+        group=ANSWERS,
+        hint=True,
+        compares=True,
+    ),
+    Measure(
+        "recall",
+        title="recall",
+        label="evidence kept, %",
+        description="Share of the visual tokens with the question's evidence that went into a kept token, in percent",
+        better="higher",
+        show=share_percent,
+        brief=partial(share_percent, digits=0),
+        stored="evidence_recall",
+        group=ANSWERS,
+        hint=True,
+        table="evidence",
+    ),
+    Measure(
+        "purity",
+        title="purity",
+        label="evidence undiluted, %",
+        description="Mean share of evidence in the tokens that the evidence went into, in percent: merging dilutes it",
+        better="higher",
+        show=share_percent,
+        brief=partial(share_percent, digits=0),
+        stored="evidence_purity",
+        group=ANSWERS,
+        table="evidence",
+    ),
+    Measure(
+        "time",
+        title="time",
+        label="time, % of that with all tokens",
+        description="Measured time of compressor and prefill, in percent of the prefill of all tokens in the same "
+        "process",
+        better="lower",
+        show=number,
+        read=_relative_time,
+        full_value=100.0,
+        of_compressor=True,
+        hint=True,
+        axis=True,
+        plot="measured time of compressor and prefill, in % of the prefill of all tokens",
+    ),
+    Measure(
+        "total_ms",
+        title="compressor and prefill ms",
+        label="compressor + prefill, ms",
+        description="Compressor and prefill, in milliseconds a video",
+        better="lower",
+        show=partial(number, digits=2),
+        read=_total_ms,
+        of_compressor=True,
+        hint=True,
+        axis=True,
+    ),
+    Measure(
+        "compressor_ms",
+        title="compressor ms",
+        label="compressor, ms",
+        description="Compressor alone, in milliseconds a video",
+        better="lower",
+        show=partial(number, digits=2),
+        of_compressor=True,
+        required=True,
+        axis=True,
+        table="cost",
+        column=4,
+    ),
+    Measure(
+        "prefill_ms",
+        title="prefill ms",
+        label="prefill, ms",
+        description="Prefill alone, in milliseconds a video",
+        better="lower",
+        show=partial(number, digits=2),
+        required=True,
+        axis=True,
+        table="cost",
+        column=5,
+    ),
+    Measure(
+        "speedup",
+        title="speed-up",
+        label="speed-up",
+        description="By how much the prefill of all tokens takes longer than compressor and prefill together",
+        better="higher",
+        show=factor,
+        of_compressor=True,
+        required=True,
+        table="cost",
+        column=6,
+        phrase="{:.1f}x as fast to the first question as all tokens",
+    ),
+    Measure(
+        "tokens_entered",
+        title="visual tokens entering the LM",
+        label="tokens that enter the LM",
+        description="Columns of video in the prompt of the language model, with what the host adds to the kept tokens",
+        better=None,
+        show=number,
+        required=True,
+        hint=True,
+        table="cost",
+        column=1,
+    ),
+    Measure(
+        "prefill_flops",
+        title="prefill FLOPs",
+        label="prefill FLOPs",
+        description="Operations of the prefill, by formula",
+        better="lower",
+        show=flops,
+        reference="full_prefill_flops",
+        required=True,
+        hint=True,
+        axis=True,
+        table="cost",
+        column=2,
+    ),
+    Measure(
+        "compressor_flops",
+        title="compressor FLOPs",
+        label="compressor FLOPs",
+        description="Operations of the compressor's matrix products",
+        better="lower",
+        show=flops,
+        of_compressor=True,
+        required=True,
+        group=None,
+        table="cost",
+        column=3,
+    ),
+    Measure(
+        "peak_bytes",
+        title="peak memory",
+        label="peak memory",
+        description="Peak memory beside weights and features",
+        better="lower",
+        show=byte_count,
+        reference="full_peak_bytes",
+        required=True,
+        hint=True,
+        axis=True,
+        table="cost",
+        column=7,
+    ),
+    Measure(
+        "answering_ms",
+        title="prefill and answers ms",
+        label="prefill and answers, ms",
+        description="Prefill and answers to all questions about a video, in milliseconds a video",
+        better="lower",
+        show=partial(number, digits=2),
+        required=True,
+        group=None,
+        table="cost",
+        column=8,
+    ),
+)
+
+
+def measures_of_table(table: Literal["evidence", "cost"]) -> list[Measure]:
+    """Return the measures that a table of ``report.md`` shows, in the order of its columns."""
+    return sorted((one for one in MEASURES if one.table == table), key=lambda one: one.column)
+
+
+def summary_measures() -> list[Measure]:
+    """Return the measures that the summary of ``report.md`` mentions."""
+    return [one for one in MEASURES if one.phrase]
+
+
+def plotted_measures() -> list[Measure]:
+    """Return the measures against which ``report.md`` plots the accuracy."""
+    return [one for one in MEASURES if one.plot]
+
+
+def required_costs() -> list[str]:
+    """Return the keys of measures, and of their values with all tokens, that the costs of a result must have."""
+    return [key for one in MEASURES if one.required for key in (one.stored or one.key, one.reference) if key]
+
+
+def page_measures(types: Iterable[str]) -> Sequence[Measure]:
+    """Return the measures that the page may show, in the order of its menu.
+
+    Args:
+        types: Question types of the headline.
+    """
+    groups = (ANSWERS, TYPES, COSTS)
+    some = [one for one in (*MEASURES, *map(type_measure, types)) if one.group in groups]
+    return sorted(some, key=lambda one: groups.index(str(one.group)))
