@@ -1,4 +1,7 @@
-"""Where videos come from: shards, or synthetic ones made on the fly. The ``data:`` section of a configuration."""
+"""Training and validation data: shards, or synthetic videos generated during training.
+
+The signature of :class:`VideoData` is the ``data:`` section of a configuration.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +9,52 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from framefold.data.loading.loader import ResumableLoader, Stream
+from framefold.data.loading.loader import ResumableLoader, SampleStream
 from framefold.data.loading.shard_stream import ShardStream
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe, length_range
 from framefold.data.synthetic.stream import SyntheticStream
 from framefold.errors import DataError
-from framefold.training.frozen_host.data_check import Sets
+from framefold.training.frozen_host.data_check import DataSources
 
 
 class VideoData(pl.LightningDataModule):
-    """Batches of videos with questions, of different lengths; exact to resume.
+    """Batches of videos of different lengths with their questions; the order of batches is exactly resumable.
 
-    Training videos are read from ``shards`` or else made on the fly, and so are validation videos from ``val_shards``.
+    Training videos come from ``shards``, or are generated if none are given. Validation videos come from
+    ``val_shards``, or are generated.
 
     Args:
-        shards: training videos or features: a folder of 'framefold shards'; or tar files, globs, brace lists, http(s)://
-            URLs and "pipe:" commands, several of them joined by "::". val_shards: the same for validation.
-        index: file or URL of the index of the training shards, where none is beside them. val_index: for validation.
-        videos: synthetic videos that make an epoch of training. val_videos: the same for validation.
-        frames: shortest and longest synthetic training video, or one length. val_frames: the same for validation.
-        difficulty: of synthetic videos: easy, hard, or settings of data.difficulty.Difficulty.
+        shards: training videos or features: a folder of 'framefold shards'; or tar files, globs, brace lists,
+            http(s):// URLs and "pipe:" commands, joined by "::".
+        val_shards: the same for validation.
+        videos: number of synthetic videos per training epoch.
+        val_videos: number of synthetic validation videos.
+        frames: shortest and longest synthetic training video, or one length.
+        val_frames: the same for validation.
+        difficulty: of synthetic videos: easy, hard, or settings of data.synthetic.difficulty.Difficulty.
         style: of synthetic training videos: normal, or held_out glyphs and textures.
-        seed: of synthetic videos and of shuffling. val_seed: of synthetic validation videos, of another split.
-        batch_size: videos in a batch of one rank. val_batch_size: the same for validation.
-        max_tokens: in place of batch_size: visual tokens (of all videos, padded to the longest) in a training batch of
-            one rank. tokens_per_frame: that the host makes of a frame; needed with max_tokens for shards of videos.
-        lanes: parts of an epoch that are read at the same time, each of which gives its part of every global batch;
-            None: one a rank. With equal lanes and global batches, other numbers of ranks see the same batches.
-        workers: processes that read ahead; 0 reads in the training process.
+        seed: of synthetic videos and of shuffling.
+        val_seed: of synthetic validation videos, which belong to another split.
+        batch_size: videos in a batch of one rank.
+        val_batch_size: the same for validation.
+        workers: number of processes that load batches ahead; 0 loads in the training process.
+        shuffle_buffer: number of samples among which shards are shuffled; by default 256 videos, or the features of 16.
+        max_damaged: fraction of damaged samples above which training ends with an error.
+        index: file or URL of the index of the training shards, if it is not in their folder.
+        val_index: the same for validation.
+        max_tokens: instead of batch_size: maximum number of visual tokens in a training batch of one rank, with all
+            videos padded to the longest.
+        tokens_per_frame: number of tokens that the host makes of a frame; required with max_tokens for shards of
+            videos.
+        lanes: number of parts of an epoch that are read in parallel, each of which fills its part of every global
+            batch; by default one per rank. Runs with equal lanes and global batches see the same batches on any number
+            of ranks.
         timeout: seconds to wait for a batch from a worker before training ends with an error.
-        shuffle_buffer: samples among which shards are shuffled; None: 256 videos, or 16 videos' features.
-        max_damaged: share of damaged samples above which training ends with an error.
 
     Raises:
-        DataError: a folder without shards, or a setting out of range.
+        DataError: A folder holds no shards, or a setting is out of range.
     """
 
     def __init__(
@@ -70,9 +83,9 @@ class VideoData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if max_tokens is not None and (shards is None or max_tokens < 1):
-            raise DataError("max_tokens must be positive, and is for shards: videos made on the fly take a batch_size")
-        self.train_set: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "lanes": lanes}
-        self.val_set: dict[str, Any] = {"batch_size": val_batch_size}
+            raise DataError("max_tokens must be positive and requires shards; for synthetic videos set batch_size")
+        self.train_options: dict[str, Any] = {"batch_size": batch_size, "seed": seed, "lanes": lanes}
+        self.val_options: dict[str, Any] = {"batch_size": val_batch_size}
         self.shards = None if shards is None else resolve_shards(shards, index)
         self.val_shards = None if val_shards is None else resolve_shards(val_shards, val_index)
         self.workers, self.timeout = workers, timeout
@@ -81,37 +94,41 @@ class VideoData(pl.LightningDataModule):
         self.recipe = Recipe(length_range(frames), seed, "train", difficulty, style)
         self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", difficulty, style)
         self.videos, self.val_videos = videos, val_videos
-        self.train_stream(lanes=None), self.val_stream()  # what is missing is found before any work is done
+        self.train_stream(lanes=None), self.val_stream()  # raises for missing data before any work is done
 
-    def train_stream(self, **where: Any) -> Stream:
-        """Stream of training batches; where: rank and world."""
-        settings = {**self.train_set, **where}
+    def train_stream(self, **where: Any) -> SampleStream:
+        """Return the stream of training batches.
+
+        Args:
+            where: rank, world and readers, see :class:`~framefold.data.loading.loader.SampleStream`.
+        """
+        settings = {**self.train_options, **where}
         if self.shards is None:
             return SyntheticStream(self.recipe, self.videos, **settings)
         return ShardStream(self.shards, **settings, **self.reading, **self.packing)
 
-    def val_stream(self, **where: Any) -> Stream:
-        """Stream of validation batches, always the same ones."""
-        settings = {**self.val_set, **where}
+    def val_stream(self, **where: Any) -> SampleStream:
+        """Return the stream of validation batches, which is the same in each epoch."""
+        settings = {**self.val_options, **where}
         if self.val_shards is None:
             return SyntheticStream(self.val_recipe, self.val_videos, fresh=False, **settings)
         return ShardStream(self.val_shards, shuffle=False, **settings, **self.reading)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Loader with a state: checkpoints hold the number of batches that were delivered."""
+        """Return a loader with a state: checkpoints hold the number of batches that it has delivered."""
         return ResumableLoader(self.train_stream(**self._where()), self.workers, timeout=self.timeout)
 
     def val_dataloader(self) -> ResumableLoader:
-        """Loader that always begins at the beginning."""
-        return ResumableLoader(self.val_stream(**self._where()), self.workers, same=True, timeout=self.timeout)
+        """Return a loader that starts at the first batch in each epoch."""
+        return ResumableLoader(self.val_stream(**self._where()), self.workers, restart=True, timeout=self.timeout)
 
     def _where(self) -> dict[str, int]:
         trainer, readers = self.trainer, {"readers": max(1, self.workers)}
         return readers if trainer is None else {"rank": trainer.global_rank, "world": trainer.world_size, **readers}
 
 
-def sets_of(trainer: Any, stage: str) -> Sets:
-    """What a stage of a trainer reads, where it has a data module of ours."""
+def data_sources(trainer: Any, stage: str) -> DataSources:
+    """Return the data that a stage reads from :class:`VideoData`; empty for other data modules."""
     data = trainer.datamodule
     if not hasattr(data, "val_shards"):
         return []

@@ -1,7 +1,7 @@
-"""LoRA (arXiv 2106.09685) on the language model of a host that is otherwise frozen, in training and in the ablation.
+"""LoRA (arXiv 2106.09685) in the language model of an otherwise frozen host, for training and the ablation.
 
-The matrices are injected by PEFT into the host itself, so what is saved is a stock PEFT adapter. The vision encoder and
-the projector are never adapted: what compressors are compared on stays the same.
+PEFT injects the matrices into the host itself, so the saved files are a stock PEFT adapter. The vision encoder and the
+projector are never adapted, so all compressors are compared on the same visual tokens.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 from torch import Tensor
 
-from framefold.adapters.hosts.lora.config import Lora, import_peft, read_lora
+from framefold.adapters.hosts.lora.config import LoraAdapter, import_peft, read_lora
 from framefold.adapters.hosts.lora.inject import (
-    all_or_nothing,
     inject_lora,
     make_peft_model,
-    outside_of_language_model,
+    module_outside_language_model,
+    restore_on_error,
     with_lora,
 )
 from framefold.adapters.hosts.lora.save_load import check_width, describe_host
@@ -30,61 +30,70 @@ from framefold.files import weights_digest
 from framefold.messages import one_line, short
 from framefold.training.frozen_host.host import Host
 
-from .lora_settings import SET_HERE, LoraSettings
+from .lora_settings import PEFT_FIELDS, LoraSettings
 
 
 class HostLora:
-    """LoRA in the language model of a host that is being trained; ``parameters`` are its matrices.
+    """Trainable LoRA in the language model of a host.
+
+    Attributes:
+        parameters: the LoRA matrices.
 
     Args:
-        host: bare and frozen; it gets the matrices.
-        settings: settled ones.
-        found: weights to start from; None: LoRA that changes nothing yet.
+        host: frozen and without LoRA; the matrices are injected into it.
+        settings: resolved, see :func:`~framefold.training.lora_settings.resolve_lora`.
+        saved: weights to start from; None initialises LoRA so that it does not change the host's outputs.
 
     Raises:
-        ConfigError: the targets name no layer, or one outside of the language model.
-        AdapterFileError: the weights do not fit the host.
+        ConfigError: The targets match no layer, or a layer outside the language model.
+        AdapterFileError: The weights do not fit the host.
     """
 
-    def __init__(self, host: Any, settings: LoraSettings, found: Lora | None = None) -> None:
+    def __init__(self, host: Any, settings: LoraSettings, saved: LoraAdapter | None = None) -> None:
         self.settings = settings
-        fields = {"lora_dropout": settings.dropout, **{key: getattr(settings, name) for name, key in SET_HERE.items()}}
-        if found is None:
-            self.model = _fresh(host, fields)
+        fields = {
+            "lora_dropout": settings.dropout,
+            **{key: getattr(settings, name) for name, key in PEFT_FIELDS.items()},
+        }
+        if saved is None:
+            self.model = _initialise(host, fields)
         else:
-            with all_or_nothing(host, found.file):
-                self.model = inject_lora(host, replace(found, fields=found.fields | fields), trainable=True)
-        if (name := outside_of_language_model(host)) is not None:
-            raise ConfigError(f"lora: the targets {settings.targets!r} match {name}, outside of the language model")
+            with restore_on_error(host, saved.file):
+                self.model = inject_lora(host, replace(saved, fields=saved.fields | fields), trainable=True)
+        if (name := module_outside_language_model(host)) is not None:
+            raise ConfigError(f"lora: the targets {settings.targets!r} match {name}, outside the language model")
         self.about = describe_host(host)
         self.parameters = [parameter for parameter in host.parameters() if parameter.requires_grad]
 
     def train(self, mode: bool) -> None:
-        """Switch dropout, all that changes with the mode here."""
+        """Set the mode of LoRA's dropout; the host stays in eval mode."""
         for module in self.model.modules():
             for dropout in getattr(module, "lora_dropout", {}).values():
                 dropout.train(mode)
 
     def state(self) -> dict[str, Tensor]:
-        """The matrices by the names that PEFT saves them under."""
+        """Return the matrices, by the names under which PEFT saves them."""
         return import_peft().get_peft_model_state_dict(self.model, save_embedding_layers=False)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over matrices of the same names and sizes."""
+        """Load matrices of the same names and shapes."""
         import_peft().set_peft_model_state_dict(self.model, dict(state))
 
     def describe(self, host_folder: str) -> dict[str, Any]:
-        """What an adapter folder says of it, JSON-able: ``about`` for config.json, ``config`` for PEFT's file.
+        """Return the metadata for an adapter folder, JSON-able.
 
         Args:
-            host_folder: of the host that it is trained in.
+            host_folder: folder of the host.
+
+        Returns:
+            ``about`` for config.json, and ``config`` for PEFT's file.
         """
         config = self.model.peft_config["default"].to_dict()
         about = {**self.about, "host_weights": weights_digest(Path(host_folder))}
         return {"about": about, "config": json.loads(json.dumps(config, default=sorted))}
 
 
-def _fresh(host: Any, fields: dict[str, Any]) -> Any:
+def _initialise(host: Any, fields: dict[str, Any]) -> Any:
     peft = import_peft()
     try:
         return make_peft_model(host, peft.LoraConfig(**fields))
@@ -94,7 +103,7 @@ def _fresh(host: Any, fields: dict[str, Any]) -> Any:
 
 @contextmanager
 def without_lora(host: Any) -> Iterator[None]:
-    """The host as it was before LoRA, whether it has any or not; gradients flow as before afterwards."""
+    """Disable LoRA in the host, if it has any; afterwards the same parameters require gradients as before."""
     if not getattr(host, "peft_config", None):
         yield
         return
@@ -109,32 +118,34 @@ def without_lora(host: Any) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.enable_adapters(True)
-        for parameter, flag in flags:  # enabling makes adapters trainable
+        for parameter, flag in flags:  # enable_adapters makes all matrices trainable
             parameter.requires_grad_(flag)
 
 
 @contextmanager
-def tuned(host: Host, folder: Path, host_folder: Path) -> Iterator[None]:
-    """Run a host with the LoRA of an adapter folder; afterwards it is what it was, bit for bit.
+def adapter_lora(host: Host, folder: Path, host_folder: Path) -> Iterator[None]:
+    """Inject the LoRA of an adapter folder into a host; afterwards the host is restored bit for bit.
 
     Args:
-        host_folder: of the host.
+        host: without LoRA.
+        folder: of the adapter.
+        host_folder: folder of the host.
 
     Raises:
-        AdapterFileError: it does not fit this host, or changes more of it than the language model.
+        AdapterFileError: The LoRA does not fit this host, or adapts modules outside its language model.
     """
-    check_base(host, folder, host_folder)
+    check_lora_host(host, folder, host_folder)
     with with_lora(host.model, read_lora(folder)):
-        if (name := outside_of_language_model(host.model)) is not None:
-            raise AdapterFileError(f"{folder} adapts {name}, outside of the language model of the host")
+        if (name := module_outside_language_model(host.model)) is not None:
+            raise AdapterFileError(f"{folder} adapts {name}, outside the language model of the host")
         yield
 
 
-def check_base(host: Host, folder: Path, host_folder: Path) -> None:
+def check_lora_host(host: Host, folder: Path, host_folder: Path) -> None:
     """Refuse LoRA that was trained in another host.
 
     Raises:
-        AdapterFileError: of another kind, width or, where the adapter says which they were, weights.
+        AdapterFileError: Kind or width of the host differ, or its weights, if the adapter records them.
     """
     config = read_config(folder)
     kind = host.model.config.model_type

@@ -1,175 +1,287 @@
-"""The training loss: a weighted sum of named parts.
+"""Training losses: declarations, weights, and means over all ranks.
 
-``answer``: cross-entropy of the answers. ``kl``: distillation from the host on all tokens; needs no answers.
-``attention``: the compressor's scores follow the attention of that host's question to its visual tokens; needs no
-annotation. ``evidence``: they follow the annotated evidence of the question. Others: what the compressor returns.
+The training loss is the weighted sum of the declared losses (:data:`LOSSES`) and of the losses that the compressor
+returns. Each of them is a mean over the global batch, so the distribution of videos over ranks does not change it.
 
-Every part is a mean (over answer tokens, questions, videos), and over all ranks together: how a global batch is dealt
-to ranks changes nothing.
+To add a loss, add its declaration to :data:`LOSSES`. Validation, training, logging, the teacher and the help text of
+``model.losses`` follow from it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 from torch.nn import functional as F
 
 from framefold.data.evidence import evidence_mask
 from framefold.errors import ConfigError
-from framefold.training.frozen_host.ask import Answered, EncodedBatch
+from framefold.messages import nearest
+from framefold.training.frozen_host.batch import BatchAnswers, EncodedBatch
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import IGNORE, answer_loss, answer_places
+from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_loss, answer_mask
 
-from .teacher import teach
+from .teacher import TeacherOutputs, teacher_outputs
 
-DISTILLED = ("kl", "attention", "evidence")  # off unless they are given a weight
-
-SCORED = ("attention", "evidence")  # teach the scores of a query-aware compressor
+Documented = TypeVar("Documented", bound=type)
 
 
-def check_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str, float]:
+@dataclass(frozen=True)
+class LossInputs:
+    """What a declared loss is computed from.
+
+    Attributes:
+        answers: outputs of the student, and the batch as the student saw it.
+        teacher: outputs of the host on all tokens; None unless an active loss needs them.
+    """
+
+    answers: BatchAnswers
+    teacher: TeacherOutputs | None = None
+
+    @property
+    def rows(self) -> QuestionRows:
+        """Question rows of the student."""
+        return self.answers.batch.rows
+
+    @property
+    def teacher_logits(self) -> Tensor:
+        """(R, L, V) logits of the teacher; for losses declared with a teacher."""
+        assert self.teacher is not None
+        return self.teacher.logits
+
+    @property
+    def teacher_attention(self) -> list[Tensor]:
+        """R tensors (N,) of the teacher's attention; for losses declared with ``teacher="attention"``."""
+        assert self.teacher is not None
+        return self.teacher.attention
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Declaration of a loss.
+
+    Attributes:
+        name: key of its weight in ``model.losses``; it is logged as ``train/<name>``.
+        description: one sentence for the help text, without the name.
+        compute: returns the loss of this rank's batch, a scalar mean.
+        count: returns the number of items that ``compute`` averages over in this rank's batch.
+        teacher: outputs of the teacher that it needs; None if it needs no teacher. "attention" includes the logits.
+        needs_scores: whether it trains the scores of a query-aware compressor.
+        on_by_default: whether its weight is 1 (or else 0) if none is given. Such a loss is logged at weight 0, too.
+    """
+
+    name: str
+    description: str
+    compute: Callable[[LossInputs], Tensor]
+    count: Callable[[LossInputs], int]
+    teacher: Literal["logits", "attention"] | None = None
+    needs_scores: bool = False
+    on_by_default: bool = False
+
+    def is_active(self, weights: Mapping[str, float]) -> bool:
+        """Return whether the loss contributes to the training loss under these weights."""
+        return bool(weights.get(self.name, float(self.on_by_default)))
+
+
+def validate_loss_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str, float]:
     """Validate loss weights.
 
+    Names are compared with the losses of the compressor in :func:`total_loss`, once these are known.
+
     Args:
-        scores: the compressor scores tokens for a question.
+        weights: by name of the loss.
+        scores: whether the compressor scores tokens for a question.
 
     Raises:
-        ConfigError: a weight is negative or not finite, or all are zero, or one teaches scores that are not there.
+        ConfigError: A weight is negative or not finite, all weights are zero, or a loss needs scores and the
+            compressor has none.
     """
-    nothing = weights.get("answer", 1.0) == 0 and not any(weights.values())
-    if not all(0 <= weight < math.inf for weight in weights.values()) or nothing:
+    active = [loss.name for loss in LOSSES.values() if loss.is_active(weights)]
+    if not all(0 <= weight < math.inf for weight in weights.values()) or not (active or any(weights.values())):
         raise ConfigError(f"loss weights must be finite, not negative, and not all zero, got {dict(weights)}")
-    wrong = [name for name in SCORED if weights.get(name) and not scores]
-    if wrong:
-        raise ConfigError(f"the loss {wrong[0]!r} teaches the scores of a query-aware compressor; this one is not")
+    for name in active:
+        if LOSSES[name].needs_scores and not scores:
+            raise ConfigError(f"the loss {name!r} trains the scores of a query-aware compressor; this one is not")
     return dict(weights)
 
 
-def loss_parts(host: Host, asked: EncodedBatch, answered: Answered, weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """The parts that have a weight, each a scalar; "answer" also without one if there are answers, for the log.
+def compute_losses(
+    host: Host, batch: EncodedBatch, answers: BatchAnswers, weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """Compute the losses of a batch, without their weights.
 
     Args:
-        asked: the batch with each video once, for the teacher. answered: what the student made of it.
-        weights: by name.
+        host: for the teacher.
+        batch: each video once, for the teacher.
+        answers: of the student.
+        weights: by name of the loss.
+
+    Returns:
+        Scalars by name: the active declared losses, those of the compressor, and losses that are on by default and have
+        weight 0 but at least one item; the latter have no gradient.
     """
-    parts = dict(answered.prepared.losses)
-    rows = answered.asked.rows
-    if weights.get("answer", 1.0) or bool((rows.answers() >= 0).any()):
-        counts = weights.get("answer", 1.0) > 0  # without a weight, no backward through the host
-        logits = answered.logits if counts else answered.logits.detach()
-        labelled = bool((rows.labels[:, 1:] != IGNORE).any())  # the mean over nothing is NaN
-        parts = {"answer": answer_loss(logits, rows) if labelled else logits.sum() * 0.0, **parts}
-    if weights.get("evidence"):
-        parts["evidence"] = listwise_loss(answered.prepared.scores, evidence_of(answered.asked))
-    if weights.get("kl") or weights.get("attention"):
-        teacher = teach(host, asked, attention=bool(weights.get("attention")))
-        if weights.get("kl"):
-            parts["kl"] = kl_loss(answered.logits, teacher.logits, answer_places(rows))
-        if weights.get("attention"):
-            parts["attention"] = listwise_loss(answered.prepared.scores, teacher.attention)
-    return parts
+    active = [loss for loss in LOSSES.values() if loss.is_active(weights)]
+    inputs = LossInputs(answers, _run_teacher(host, batch, active))
+    default: dict[str, Tensor] = {}
+    optional: dict[str, Tensor] = {}
+    for loss in LOSSES.values():
+        values = default if loss.on_by_default else optional
+        if loss in active:
+            values[loss.name] = loss.compute(inputs)
+        elif loss.on_by_default and loss.count(inputs):
+            with torch.no_grad():
+                values[loss.name] = loss.compute(inputs)
+    return {**default, **answers.prepared.losses, **optional}
 
 
-def shares(
-    asked: EncodedBatch,
-    answered: Answered,
+def _run_teacher(host: Host, batch: EncodedBatch, active: Sequence[Loss]) -> TeacherOutputs | None:
+    needed = {loss.teacher for loss in active} - {None}
+    return teacher_outputs(host, batch, attention="attention" in needed) if needed else None
+
+
+def global_mean_factors(
+    answers: BatchAnswers,
     parts: Mapping[str, Tensor],
     weights: Mapping[str, float],
-    add_up: Callable[[Tensor], Tensor],
+    sum_over_ranks: Callable[[Tensor], Tensor],
     world: int,
 ) -> dict[str, float]:
-    """Factors that make the mean over ranks of this rank's parts their mean over the global batch.
+    """Return factors that turn the mean over ranks of each loss into its mean over the global batch.
 
-    A part counts by what it is a mean over here; a rank with twice as many answer tokens counts twice. Exactly 1 where
-    one process has all of them.
+    A rank counts by the items that its loss averages over; a rank with twice as many answer tokens counts twice. Losses
+    of the compressor are means over videos. With one rank all factors are exactly 1.
 
     Args:
-        parts: of :func:`loss_parts`. add_up: sums a tensor over the ranks. world: number of ranks.
+        answers: of the student.
+        parts: result of :func:`compute_losses`.
+        weights: by name of the loss.
+        sum_over_ranks: sums a tensor over the ranks.
+        world: number of ranks.
     """
     names = sorted(name for name in parts if weights.get(name, 1.0))  # the same on every rank
-    rows, device = answered.asked.rows, answered.logits.device
-    counts = {
-        "answer": (rows.labels[:, 1:] != IGNORE).sum().item(),
-        "kl": answer_places(rows).sum().item(),
-        "attention": len(rows.video),
-    }
-    if "evidence" in names:
-        counts["evidence"] = sum(bool(mask.any()) for mask in evidence_of(answered.asked))
-    videos = len(answered.prepared.tokens)
-    own = torch.tensor([counts.get(name, videos) for name in names], dtype=torch.float64, device=device)
-    together = add_up(own.clone())
-    return dict(zip(names, (own * world / together.clamp(min=1)).tolist(), strict=True))
+    inputs, videos = LossInputs(answers), len(answers.prepared.tokens)
+    counts = [LOSSES[name].count(inputs) if name in LOSSES else videos for name in names]
+    local = torch.tensor(counts, dtype=torch.float64, device=answers.logits.device)
+    total = sum_over_ranks(local.clone())
+    return dict(zip(names, (local * world / total.clamp(min=1)).tolist(), strict=True))
 
 
 def total_loss(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Weighted sum, scalar.
+    """Return the weighted sum, a scalar.
 
     Args:
-        parts: scalars by name; those of the compressor are already in the proportion that its method wants.
+        parts: scalars by name; the compressor returns its own in the proportion that its method prescribes.
         weights: by name, 1 where a name is missing.
 
     Raises:
-        ConfigError: a weight for a loss that this compressor does not return.
+        ConfigError: A weight is given for a loss that neither is declared nor returned by this compressor.
     """
-    unknown = sorted(weights.keys() - parts.keys() - {"answer", *DISTILLED})
-    if unknown:
-        known = ", ".join(sorted({"answer", *DISTILLED, *parts}))
-        raise ConfigError(f"no loss is called {', '.join(unknown)}; this compressor has {known}")
+    known = {*LOSSES, *parts}
+    if unknown := sorted(weights.keys() - known):
+        raise ConfigError(f"no loss of this compressor is called {unknown[0]!r}{nearest(unknown[0], known)}")
     return torch.stack([value * weights.get(name, 1.0) for name, value in parts.items()]).sum()
 
 
-def kl_loss(student: Tensor, teacher: Tensor, places: Tensor) -> Tensor:
-    """Mean over the places of KL(teacher || student) of the next token, in nats; scalar.
+def document_losses(documented: Documented) -> Documented:
+    """Replace ``{losses}`` in the docstring of a class by the names and descriptions of the declared losses."""
+    lines = "; ".join(f'"{loss.name}": {loss.description}' for loss in LOSSES.values())
+    documented.__doc__ = (documented.__doc__ or "").replace("{losses}", lines)
+    return documented
+
+
+def kl_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of KL(teacher || student) of the next token in nats, a scalar.
 
     Args:
-        student, teacher: logits (R, L, V). places: (R, L) bool.
+        student: logits (R, L, V).
+        teacher: logits (R, L, V).
+        mask: (R, L) bool, the places to average over.
     """
-    ours, theirs = (logits[places].float().log_softmax(-1) for logits in (student, teacher))
+    ours, theirs = (logits[mask].float().log_softmax(-1) for logits in (student, teacher))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
 def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:
-    """Mean cross-entropy (nats) between the softmax of scores and target shares; rows without a target are left out.
+    """Return the mean cross-entropy in nats between the softmax of scores and targets; rows of zeros do not count.
 
     Args:
-        scores: R tensors (N,). targets: R tensors (N,), not negative; each is scaled to sum one.
+        scores: R tensors (N,).
+        targets: R tensors (N,), not negative; each is scaled to sum 1.
 
     Raises:
-        ConfigError: the compressor returned no scores.
+        ConfigError: The compressor returned no scores.
     """
     losses = []
     for logits, target in zip(scores, targets, strict=True):
         if logits is None:
-            raise ConfigError(
-                "the losses 'attention' and 'evidence' teach scores, which this compressor does not return"
-            )
+            names = " and ".join(repr(loss.name) for loss in LOSSES.values() if loss.needs_scores)
+            raise ConfigError(f"the losses {names} train scores, and this compressor returns none")
         share = target.to(logits) / target.sum().clamp(min=1e-12)
         losses.append(-(share * logits.log_softmax(-1)).sum())
     counted = [loss for loss, target in zip(losses, targets, strict=True) if bool(target.any())]
     return torch.stack(counted).mean() if counted else 0.0 * torch.stack(losses).sum()
 
 
-def evidence_of(asked: EncodedBatch) -> list[Tensor]:
-    """For each question with a video of its own, (N,) bool: the visual tokens that hold its annotated evidence."""
+def evidence_masks(batch: EncodedBatch) -> list[Tensor]:
+    """Return R masks (N,) of the visual tokens that hold the annotated evidence of a question.
+
+    Args:
+        batch: each question with a video of its own, see
+            :meth:`~framefold.training.frozen_host.batch.EncodedBatch.one_video_per_question`.
+    """
     masks = []
-    for question, clip in zip(asked.questions, asked.encoded, strict=True):
+    for question, clip in zip(batch.questions, batch.encoded, strict=True):
         t, h, w = clip.features.shape[:3]
         masks.append(torch.from_numpy(evidence_mask(question.evidence, (t, h, w))).reshape(-1).to(clip.features.device))
     return masks
 
 
-def touch(module: nn.Module) -> Tensor:
-    """A zero that depends on every trainable parameter that is here.
+def _answer_tokens(inputs: LossInputs) -> int:
+    return int((inputs.rows.labels[:, 1:] != IGNORE).sum())
 
-    Added to the loss, it gives each of them a gradient at each step: one without hangs DDP and aborts ZeRO-1/2. LoRA is
-    away outside of its layers' forward under ZeRO-3 and FSDP2; there the loss has to use the host, or nowhere.
-    """
-    zero = torch.zeros(())
-    for parameter in module.parameters():
-        if parameter.requires_grad and parameter.numel() and not isinstance(parameter, DTensor):
-            zero = zero.to(parameter.device) + parameter.sum() * 0.0
-    return zero
+
+def _answer_loss(inputs: LossInputs) -> Tensor:
+    logits = inputs.answers.logits
+    return answer_loss(logits, inputs.rows) if _answer_tokens(inputs) else logits.sum() * 0.0  # a mean of none is NaN
+
+
+def _declare(*losses: Loss) -> dict[str, Loss]:
+    return {loss.name: loss for loss in losses}
+
+
+LOSSES: dict[str, Loss] = _declare(
+    Loss(
+        "answer",
+        "cross-entropy of the answers, on by default",
+        compute=_answer_loss,
+        count=_answer_tokens,
+        on_by_default=True,
+    ),
+    Loss(
+        "evidence",
+        "the scores follow the annotated evidence of the question; for query-aware compressors",
+        compute=lambda inputs: listwise_loss(inputs.answers.prepared.scores, evidence_masks(inputs.answers.batch)),
+        count=lambda inputs: sum(bool(mask.any()) for mask in evidence_masks(inputs.answers.batch)),
+        needs_scores=True,
+    ),
+    Loss(
+        "kl",
+        "distillation from the host on all tokens; needs no answers",
+        compute=lambda inputs: kl_loss(inputs.answers.logits, inputs.teacher_logits, answer_mask(inputs.rows)),
+        count=lambda inputs: int(answer_mask(inputs.rows).sum()),
+        teacher="logits",
+    ),
+    Loss(
+        "attention",
+        "the scores follow the attention of the question to the visual tokens in the host on all tokens; needs no"
+        " annotation; for query-aware compressors",
+        compute=lambda inputs: listwise_loss(inputs.answers.prepared.scores, inputs.teacher_attention),
+        count=lambda inputs: len(inputs.rows.video),
+        teacher="attention",
+        needs_scores=True,
+    ),
+)

@@ -1,12 +1,11 @@
-"""The one LightningModule: any compressor in front of a frozen host, or of one whose language model gets LoRA.
+"""LightningModule that trains any compressor with a frozen host, optionally with LoRA in the host's language model.
 
-Checkpoints hold the compressor, and LoRA if there is any, alone. The constructor's signature is the ``model:`` section
-of a configuration.
+Checkpoints hold only the compressor and LoRA. The signature of :class:`CompressorModule` is the ``model:`` section of a
+configuration.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import random
 from collections.abc import Iterable
@@ -20,65 +19,70 @@ from torch import Tensor
 
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+from framefold.adapters.ops.gradients import zero_times_parameters
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
-from framefold.training.checkpoint.read import is_trained, renamed
-from framefold.training.frozen_host.ask import EncodedBatch, answer_questions, encode_batch, visual_tokens
+from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, is_trained, renamed
+from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, encode_batch, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
-from framefold.training.frozen_host.load import Precision, load_host
+from framefold.training.frozen_host.load import HostDtype, load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
 from framefold.training.strategies.deepspeed import keep_compressor_gathered, prepare_module
 from framefold.training.strategies.fsdp2 import is_spread
 
-from .datamodule import sets_of
+from .datamodule import data_sources
 from .lora import HostLora
 from .lora_settings import LoraSettings
-from .losses import check_weights, loss_parts, shares, total_loss, touch
+from .losses import compute_losses, document_losses, global_mean_factors, total_loss, validate_loss_weights
 from .metrics import TypeAccuracy
+from .optimizer import parameter_groups, warmup_cosine
 from .sample_rng import SampleRng, seeded_generators
-from .start import begin, check_host
+from .start import check_host, resolve_start
 
-Budget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
-
-PREFIX, LORA_PREFIX = "compressor.", "lora."
+TrainingBudget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
 
 
+@document_losses
 class CompressorModule(pl.LightningModule):
     """Trains and validates a compressor on the answers of a frozen host.
 
     Args:
-        compressor: registered name, or the class path of one of your own.
-        budget: retention ratio (float in (0, 1]) or tokens per video (int); what exported adapters start with.
-        params: the compressor's own parameters.
+        compressor: registered name, or the class path of a compressor.
+        budget: retention ratio (float in (0, 1]) or tokens per video (int); the default budget of exported adapters.
+        params: parameters of the compressor.
         host: folder of the host, or its id in the cache of the Hub.
-        train_budgets: one of these is drawn for each step, the same on all ranks; None: always ``budget``.
-        val_budgets: budgets to validate at; None: ``budget``.
-        lr: peak learning rate of AdamW. weight_decay: on weights of two or more dimensions.
-        warmup: share of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
-        losses: weights by name: "answer" is the cross-entropy; "kl", "attention" and "evidence" distil and are off
-            by default, see :mod:`~framefold.training.losses`; the others are the compressor's own. 1 by default.
-        start: adapter folder to go on from: the same compressor, with the params of the adapter where they are not
-            given, and its LoRA. None: a fresh compressor.
-        lora: trains LoRA on the language model of the host as well, see
-            :class:`~framefold.training.lora_settings.LoraSettings`; None: none, or that of the start. Teachers of the
-            losses stay without it.
-        init_from_host: a fresh compressor starts from the decoder layers of the host, where it can (qtsplus).
-        host_revision: of a host from the Hub. host_dtype: of its weights; "auto" is what they were saved in.
-        host_frames: most frames of a video that the host is shown, taken evenly; None: all. Features are what they are.
+        train_budgets: each step selects one of these at random, the same on all ranks; by default always ``budget``.
+        val_budgets: budgets to validate at; by default ``budget``.
+        lr: peak learning rate of AdamW.
+        weight_decay: of parameters with two or more dimensions.
+        warmup: fraction of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
+        lr_end: last learning rate, as a fraction of the peak.
+        losses: weights by name, 0 unless noted; losses of the compressor itself have weight 1 by default. {losses}.
+        start: adapter folder to start from; params that are not given, and LoRA, are those of the adapter. By default
+            the compressor is initialised.
+        lora: settings of LoRA in the language model of the host, see
+            :class:`~framefold.training.lora_settings.LoraSettings`; by default there is none, or that of ``start``.
+            Teachers of the losses never have LoRA.
+        init_from_host: initialise a fresh compressor from the decoder layers of the host, if its method supports it.
+        host_revision: of a host from the Hub.
+        host_dtype: of the host's weights; "auto" is the dtype that they are saved in.
+        host_frames: maximum number of frames of a video that the host encodes, evenly spaced; by default all. Stored
+            features are not affected.
 
     Raises:
-        UnknownCompressorError, ConfigError, BudgetError: a wrong name, parameter or budget, or not that of the start.
-        AdapterFileError, HostError, MissingExtraError: a damaged start, no such host, LoRA without PEFT.
+        UnknownCompressorError, ConfigError, BudgetError: A name, parameter or budget is wrong, or does not agree with
+            the start.
+        AdapterFileError, HostError, MissingExtraError: A damaged start, no such host, or LoRA without PEFT.
     """
 
     def __init__(
         self,
         compressor: str = "fila",
-        budget: Budget = 0.1,
+        budget: TrainingBudget = 0.1,
         params: dict[str, Any] | None = None,
         host: str = "checkpoints/tinyhost",
-        train_budgets: list[Budget] | None = None,
-        val_budgets: list[Budget] | None = None,
+        train_budgets: list[TrainingBudget] | None = None,
+        val_budgets: list[TrainingBudget] | None = None,
         lr: float = 1e-3,
         weight_decay: float = 0.0,
         warmup: float = 0.05,
@@ -88,51 +92,51 @@ class CompressorModule(pl.LightningModule):
         lora: LoraSettings | None = None,
         init_from_host: bool = False,
         host_revision: str | None = None,
-        host_dtype: Precision = "auto",
+        host_dtype: HostDtype = "auto",
         host_frames: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if init_from_host and start is not None:
             raise ConfigError("init_from_host is for a fresh compressor: drop it, or start")
-        self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the rest itself
-        self.begun = begin(compressor, budget, params, lora, start)
-        self.compressor = self.begun.compressor
-        self.hparams["lora"] = asdict(self.begun.settings) if self.begun.settings else None
+        self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the other weights
+        self.start = resolve_start(compressor, budget, params, lora, start)
+        self.compressor = self.start.compressor
+        self.hparams["lora"] = asdict(self.start.settings) if self.start.settings else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
         self.train_budgets = [self._check_budget(b) for b in train_budgets or [budget]]
         self.val_budgets = [self._check_budget(b) for b in val_budgets or [budget]]
-        self.weights = check_weights(losses or {}, self.compressor.query_aware)
+        self.loss_weights = validate_loss_weights(losses or {}, self.compressor.query_aware)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
-        self.tokens_seen = 0  # visual tokens of training videos before compression; who reads it sets it back
+        self.tokens_seen = 0  # visual tokens of training videos before compression; readers reset it
         self.model: Any = None
         self.lora: HostLora | None = None
-        self.found = check_host(host, host_revision, host_frames)
+        self.host_folder = check_host(host, host_revision, host_frames)
 
     def setup(self, stage: str) -> None:
-        """Before :meth:`configure_model`, so that ZeRO-3 does not shard the host while it is being loaded."""
+        """Load the host here, before :meth:`configure_model`, in which ZeRO-3 would shard it while it loads."""
         self.configure_model()
-        check_data(self.host, sets_of(self.trainer, stage))
+        check_data(self.host, data_sources(self.trainer, stage))
         prepare_module(self)
 
     def configure_model(self) -> None:
-        """Load the host and size the compressor by it, before the optimizer is made."""
+        """Load the host and create the weights whose shapes depend on it, before the optimizer is created."""
         if self.model is not None:
             return
-        self.host = load_host(self.found, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
+        self.host = load_host(self.host_folder, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
         self.model = self.host.model
         width = self.model.config.get_text_config().hidden_size
         self.compressor.materialize(width, family_of(self.model).grid(self.model))
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)
-        self.hparams["params"] = self.compressor.params()  # with the widths, so that export needs no host
-        self.lora = self.begun.tune(self.host, str(self.found.folder))
+        self.hparams["params"] = self.compressor.params()  # includes the widths, so that export needs no host
+        self.lora = self.start.inject_lora(self.host, str(self.host_folder.folder))
         if self.lora is not None:
             self.train(self.training)
 
     def train(self, mode: bool = True) -> CompressorModule:
-        """The compressor and LoRA's dropout change mode, the host stays in eval mode."""
+        """Set the mode of the compressor and of LoRA's dropout; the host stays in eval mode."""
         super().train(mode)
         if self.model is not None:
             self.model.eval()
@@ -141,36 +145,35 @@ class CompressorModule(pl.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        """When the strategy has taken hold of the weights."""
         keep_compressor_gathered(self)
 
-    on_validation_start = on_fit_start  # of 'framefold validate'
+    on_validation_start = on_fit_start  # for 'framefold validate'
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of a batch at this step's budget."""
-        self.compressor.budget = self.draw_budget(self.global_step)
-        asked = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
-        self.tokens_seen += sum(map(len, asked.encoded))
-        drawn = SampleRng(self.compressor, batch.samples, (_seed(), self.global_step))
-        with self._drawn(batch_idx):
-            answered = answer_questions(self.host, drawn, asked)
+        """Return the loss of a batch at the budget of this step."""
+        self.compressor.budget = self.training_budget(self.global_step)
+        encoded = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
+        self.tokens_seen += sum(map(len, encoded.encoded))
+        seeded = SampleRng(self.compressor, batch.samples, (_seed(), self.global_step))
+        with self._lora_rng(batch_idx):
+            answers = answer_questions(self.host, seeded, encoded)
         self.compressor.budget = self.hparams["budget"]
-        parts = loss_parts(self.host, asked, answered, self.weights)
-        factors = shares(asked, answered, parts, self.weights, self._add_up, self.trainer.world_size)
+        parts = compute_losses(self.host, encoded, answers, self.loss_weights)
+        factors = global_mean_factors(answers, parts, self.loss_weights, self._sum_over_ranks, self.trainer.world_size)
         balanced = {name: value * factors.get(name, 1.0) for name, value in parts.items()}
-        total = total_loss(balanced, self.weights) + touch(self)
+        total = total_loss(balanced, self.loss_weights) + zero_times_parameters(self)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
-        self.log("train/visual_tokens", visual_tokens(self.host, answered.prepared), batch_size=len(batch))
+        self.log("train/visual_tokens", mean_visual_tokens(self.host, answers.prepared), batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return total * self._accumulated_twice()
+        return total * self._accumulation_factor()
 
     def on_before_backward(self, loss: Tensor) -> None:
-        """Let DeepSpeed, which counts micro-batches through the end of an epoch, step where Lightning does."""
+        """Let DeepSpeed step when Lightning does; its own count of micro-batches continues across epochs."""
         if (engine := getattr(self.trainer.strategy, "deepspeed_engine", None)) is not None:
             engine.set_gradient_accumulation_boundary(not self.trainer.fit_loop._should_accumulate())
 
     def on_train_batch_end(self, *args: Any) -> None:
-        """Let the compressor bring its statistics together, in step on all ranks."""
+        """Let the compressor synchronise its statistics over the ranks."""
         self.compressor.synchronize()
 
     def _check_budget(self, budget: Any) -> Any:
@@ -179,38 +182,37 @@ class CompressorModule(pl.LightningModule):
         checked, self.compressor.budget = self.compressor.budget, before
         return checked
 
-    def _add_up(self, counts: Tensor) -> Tensor:
-        """Sum over the ranks."""
+    def _sum_over_ranks(self, counts: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(counts, reduce_op="sum")
 
-    def _accumulated_twice(self) -> int:
-        """DeepSpeed divides the loss by the number of accumulated batches, after Lightning has done so."""
+    def _accumulation_factor(self) -> int:
+        """Return the factor that undoes DeepSpeed's division by the accumulated batches, which Lightning has done."""
         deepspeed = getattr(self.trainer.strategy, "deepspeed_engine", None) is not None
         return self.trainer.accumulate_grad_batches if deepspeed else 1
 
-    def draw_budget(self, step: int) -> Budget:
-        """The training budget of a step: the same on every rank and after resuming."""
+    def training_budget(self, step: int) -> TrainingBudget:
+        """Return the budget of a step, the same on every rank and after resuming."""
         return random.Random(step).choice(self.train_budgets)
 
-    def _drawn(self, batch_idx: int) -> AbstractContextManager[None]:
-        """LoRA's dropout is drawn by step and rank alone, so that a resumed run draws as one that went through."""
+    def _lora_rng(self, batch_idx: int) -> AbstractContextManager[None]:
+        """Seed LoRA's dropout by step and rank, so that a resumed run equals an uninterrupted one."""
         key = _seed(), self.global_step, batch_idx, self.global_rank
         return nullcontext() if self.lora is None else seeded_generators(*key)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Loss and accuracy of a batch at every validation budget; videos are encoded once."""
-        asked = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
+        """Log loss and accuracy of a batch at every validation budget; videos are encoded once."""
+        encoded = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
         for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
-            self._validate(asked, budget, accuracy, len(batch))
+            self._validate(encoded, budget, accuracy, len(batch))
         self.compressor.budget = self.hparams["budget"]
 
-    def _validate(self, asked: EncodedBatch, budget: Budget, accuracy: Any, videos: int) -> None:
+    def _validate(self, encoded: EncodedBatch, budget: TrainingBudget, accuracy: Any, videos: int) -> None:
         self.compressor.budget = budget
-        logits, prepared, asked = answer_questions(self.host, self.compressor, asked)
-        accuracy.update(predict(logits, asked.rows) == asked.rows.answers(), asked.types)
+        logits, prepared, batch = answer_questions(self.host, self.compressor, encoded)
+        accuracy.update(predict(logits, batch.rows) == batch.rows.answers(), batch.types)
         common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
-        self.log(f"val/loss@{_at(budget)}", answer_loss(logits, asked.rows), **common)
-        self.log(f"val/visual_tokens@{_at(budget)}", visual_tokens(self.host, prepared), **common)
+        self.log(f"val/loss@{_budget_label(budget)}", answer_loss(logits, batch.rows), **common)
+        self.log(f"val/visual_tokens@{_budget_label(budget)}", mean_visual_tokens(self.host, prepared), **common)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies; ``val/accuracy`` is the mean over types and validation budgets."""
@@ -219,82 +221,71 @@ class CompressorModule(pl.LightningModule):
             scores = accuracy.compute()
             accuracy.reset()
             macro.append(scores.pop("accuracy"))
-            self.log(f"val/accuracy@{_at(budget)}", macro[-1], sync_dist=True)
-            self.log_dict({f"val/{name}@{_at(budget)}": score for name, score in scores.items()}, sync_dist=True)
+            label = _budget_label(budget)
+            self.log(f"val/accuracy@{label}", macro[-1], sync_dist=True)
+            self.log_dict({f"val/{name}@{label}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
 
-    def validated(self) -> list[str]:
-        """Names of all values that validation can log; accuracies are of the types that are asked."""
+    def validation_metrics(self) -> list[str]:
+        """Return the names of all values that validation may log; accuracies only of types that have questions."""
         names = "loss", "visual_tokens", "accuracy", *self.accuracy[0].types
-        return ["val/accuracy", *(f"val/{name}@{_at(budget)}" for budget in self.val_budgets for name in names)]
+        return ["val/accuracy", *(f"val/{name}@{_budget_label(b)}" for b in self.val_budgets for name in names)]
 
     def configure_optimizers(self) -> Any:
-        """AdamW over compressor and LoRA, each with its own rate, and one step-wise warm-up and cosine for both."""
-        groups = self._groups(self.compressor.parameters(), self.hparams["lr"])
+        """Return AdamW over compressor and LoRA, each with its own rate, and one step-wise schedule for both."""
+        groups = self._parameter_groups(self.compressor.parameters(), self.hparams["lr"])
         if self.lora is not None:
-            groups += self._groups(self.lora.parameters, self.lora.settings.lr)
+            groups += self._parameter_groups(self.lora.parameters, self.lora.settings.lr)
         if not groups:
             raise ConfigError(f"{self.compressor.name} has nothing to train: 'framefold validate' measures it")
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _groups(self, parameters: Iterable[Any], lr: float) -> list[dict[str, Any]]:
-        """Groups of an optimizer: weights of two or more dimensions decay, others do not."""
-        trained = [p for p in parameters if p.requires_grad]
-        decayed, others = ([p for p in trained if (p.ndim > 1) == many] for many in (True, False))
-        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": others}]
-        return [{**group, "lr": lr} for group in groups if group["params"]]
+    def _parameter_groups(self, parameters: Iterable[Any], lr: float) -> list[dict[str, Any]]:
+        return parameter_groups(parameters, lr, self.hparams["weight_decay"])
 
-    def _rate(self, step: int) -> float:
-        """Factor on the learning rate; constant after the warm-up where the number of steps is not known."""
-        total = self.trainer.estimated_stepping_batches
-        if not math.isfinite(total):
-            return 1.0
-        rise = max(1, round(self.hparams["warmup"] * total))
-        if step < rise:
-            return (step + 1) / rise
-        end = self.hparams["lr_end"]
-        done = min(1.0, (step - rise) / max(1, total - rise))
-        return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
+    def _lr_factor(self, step: int) -> float:
+        steps = self.trainer.estimated_stepping_batches
+        return warmup_cosine(step, steps, self.hparams["warmup"], self.hparams["lr_end"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the weights of compressor and LoRA only, and note the seed and where the training began."""
-        checkpoint["seed"] = int(os.environ.get("PL_GLOBAL_SEED", 0))  # where seed_everything leaves it
+        """Keep only the weights of compressor and LoRA, and record the seed and the start of the run."""
+        checkpoint["seed"] = int(_seed() or 0)
         checkpoint["start"] = self.hparams["start"]
-        checkpoint["hyper_parameters"]["start"] = None  # these weights need none
+        checkpoint["hyper_parameters"]["start"] = None  # the checkpoint holds all weights
         state = checkpoint["state_dict"].items()
         checkpoint["state_dict"] = {renamed(name): value for name, value in state if is_trained(name)}
         if self.lora is not None:
-            checkpoint["lora"] = self.lora.describe(str(self.found.folder))
+            checkpoint["lora"] = self.lora.describe(str(self.host_folder.folder))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with this compressor and its LoRA, and load the latter.
+        """Compare the checkpoint with this compressor and its LoRA, and load the LoRA.
 
         Raises:
-            AdapterFileError: it holds the weights of others.
+            AdapterFileError: The checkpoint holds other weights.
         """
         self.configure_model()
         if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
             return
-        given, lora = checkpoint["state_dict"], {} if self.lora is None else self.lora.state()
-        found = {k: tuple(v.shape) for k, v in given.items() if k.startswith((PREFIX, LORA_PREFIX))}
-        wanted = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
-        wanted |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
-        if found != wanted:
+        state, lora = checkpoint["state_dict"], {} if self.lora is None else self.lora.state()
+        shapes = {k: tuple(v.shape) for k, v in state.items() if k.startswith((PREFIX, LORA_PREFIX))}
+        expected = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
+        expected |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
+        if shapes != expected:
             saved, own = checkpoint.get("hyper_parameters", {}), self.compressor
             raise AdapterFileError(
                 f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
                 f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}"
             )
-        if self.lora is not None and not is_spread(self.model):  # FSDP2 does it itself
-            self.lora.load({key: given[LORA_PREFIX + key] for key in lora})
+        if self.lora is not None and not is_spread(self.model):  # FSDP2 loads it itself
+            self.lora.load({key: state[LORA_PREFIX + key] for key in lora})
 
 
 def _seed() -> str | None:
-    return os.environ.get("PL_GLOBAL_SEED")  # where seed_everything leaves it
+    return os.environ.get("PL_GLOBAL_SEED")  # set by seed_everything
 
 
-def _at(budget: Budget) -> str:
-    """How a budget is written in the names of metrics."""
+def _budget_label(budget: TrainingBudget) -> str:
+    """Return a budget as it appears in the names of metrics."""
     return budget if isinstance(budget, str) else f"{budget:g}"

@@ -1,4 +1,4 @@
-"""The host on all visual tokens as a teacher: what it answers, and what its questions look at.
+"""The host on all visual tokens as a teacher: its logits, and the attention of its questions.
 
 Dimensions: R question rows, L columns of a row, V vocabulary, N visual tokens of a video.
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.base.build import build
-from framefold.training.frozen_host.ask import EncodedBatch, compress_batch
+from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import prefill
 
@@ -22,12 +22,12 @@ from .lora import without_lora
 
 
 @dataclass(frozen=True)
-class Teacher:
-    """What the host makes of whole videos.
+class TeacherOutputs:
+    """Outputs of the host on uncompressed videos.
 
     Attributes:
         logits: (R, L, V) at the question rows.
-        attention: R tensors (N,), the attention of a question to the grid of its video, fp32; empty if not wanted.
+        attention: R tensors (N,), fp32, attention of a question to the grid of its video; empty if not requested.
     """
 
     logits: Tensor
@@ -35,35 +35,40 @@ class Teacher:
 
 
 @torch.no_grad()
-def teach(host: Host, asked: EncodedBatch, attention: bool = False) -> Teacher:
-    """Ask the host with all visual tokens and without the LoRA that is being trained, one prefill a video.
+def teacher_outputs(host: Host, batch: EncodedBatch, attention: bool = False) -> TeacherOutputs:
+    """Run the host on all visual tokens, without the LoRA in training, with one prefill per video.
 
     Args:
-        attention: also return where the questions look: the mean over layers, heads and columns of the question.
+        host: the frozen host; LoRA that was injected into it is disabled during the call.
+        batch: each video once.
+        attention: also return the attention of each question, a mean over layers of the sum over heads and over the
+            columns of the question.
     """
     with without_lora(host.model):
-        prefix = compress_batch(host, build("identity", 1.0), asked).kwargs
-        rows = prefill(host.model, prefix, asked.rows)
+        prefix = compress_batch(host, build("identity", 1.0), batch).kwargs
+        rows = prefill(host.model, prefix, batch.rows)
         if not attention:
-            return Teacher(host.model(**rows).logits, [])
-        with eager(host.model):
+            return TeacherOutputs(host.model(**rows).logits, [])
+        with eager_attention(host.model):
             out = host.model(**rows, output_attentions=True)
-    columns = asked.rows.attention_mask[:, None, :, None]
+    columns = batch.rows.attention_mask[:, None, :, None]
     weights = torch.stack([(layer.float() * columns).sum((1, 2)) for layer in out.attentions]).mean(0)
-    return Teacher(out.logits, [_on_grid(host, asked, row, weights[row]) for row in range(len(weights))])
+    return TeacherOutputs(
+        out.logits, [_attention_to_grid(host, batch, row, weights[row]) for row in range(len(weights))]
+    )
 
 
-def _on_grid(host: Host, asked: EncodedBatch, row: int, weights: Tensor) -> Tensor:
-    """(N,) of the weights on all columns of a row: those of its video's grid."""
-    video = int(asked.rows.video[row])
-    clip = asked.encoded[video]
-    columns = host.family.placeholders(host.model, asked.inputs)[video].nonzero()[: len(clip), 0]
+def _attention_to_grid(host: Host, batch: EncodedBatch, row: int, weights: Tensor) -> Tensor:
+    """Select the weights (N,) of the grid of the row's video from the weights of all columns."""
+    video = int(batch.rows.video[row])
+    clip = batch.encoded[video]
+    columns = host.family.placeholders(host.model, batch.inputs)[video].nonzero()[: len(clip), 0]
     return weights[columns[clip.on_grid]]
 
 
 @contextlib.contextmanager
-def eager(model: PreTrainedModel) -> Iterator[None]:
-    """Let the language model compute its attention in the one way that shows its weights."""
+def eager_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Use eager attention in the language model, the only implementation that returns its weights."""
     decoder = model.get_decoder()
     before = decoder.config._attn_implementation
     decoder.set_attn_implementation("eager")

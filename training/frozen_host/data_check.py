@@ -1,4 +1,4 @@
-"""Whether a host can be trained on data, found out before training starts."""
+"""Check of data against a host, before training starts."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from framefold.data.shards.index import FEATURES, Index
 
 from .host import Host
 
-Sets = list[Index | None]  # None: videos that are made on the fly
+DataSources = list[Index | None]  # None: synthetic videos, generated during training
 
 
-def check_data(host: Host, sets: Sets) -> None:
-    """Check data against a host; where all of it is features, the vision encoder is dropped.
+def check_data(host: Host, sources: DataSources) -> None:
+    """Check data against a host, and drop the vision encoder if all data are features.
 
     Raises:
-        HostError: features of another host, or videos that this host cannot be shown here.
-        MissingExtraError: videos, and what this host's processor needs is missing.
+        HostError: Features of another host, or videos that this host cannot encode in this environment.
+        MissingExtraError: There are videos, and a package that the processor of this host needs is missing.
     """
-    videos = [index for index in sets if index is None or index.kind != FEATURES]
-    for index in sets:
+    videos = [index for index in sources if index is None or index.kind != FEATURES]
+    for index in sources:
         if index is not None and index.kind == FEATURES and "host" in index.settings:
-            host.check_made(index.settings["host"], index.source)
+            host.check_features_host(index.settings["host"], index.source)
     if videos:
         host.check_videos()
-    elif sets:
+    elif sources:
         host.drop_vision()

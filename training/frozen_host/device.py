@@ -1,4 +1,4 @@
-"""A device by name; cuda where there is one and nothing is said."""
+"""Devices by name, and inputs of a host on its device."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ import torch
 from framefold.errors import ConfigError
 
 
-def device_of(name: str | None) -> torch.device:
-    """A device by name; cuda where there is one and nothing is said."""
+def resolve_device(name: str | None) -> torch.device:
+    """Return a device by name; None selects cuda if it is available, else cpu.
+
+    Raises:
+        ConfigError: There is no such device on this machine.
+    """
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
-        raise ConfigError(f"no device is called {name!r}; cpu or cuda") from error
+        raise ConfigError(f"no device is called {name!r}; use cpu or cuda") from error
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.is_available()):
-        raise ConfigError(f"device {name} is not there; cpu or, with a GPU, cuda")
+        raise ConfigError(f"device {name} is not available; use cpu or, with a GPU, cuda")
     return device
 
 
 def move_inputs(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
-    """Inputs on the device of the model, pixels in its dtype; other numbers, such as seconds a step, keep theirs."""
+    """Move inputs to the device of the model, pixels also to its dtype; other values keep their dtype."""
 
     def moved(name: str, value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -32,8 +36,13 @@ def move_inputs(inputs: dict[str, Any], model: Any) -> dict[str, Any]:
 
 
 def add_video_inputs(inputs: dict[str, Any], times: torch.Tensor) -> dict[str, Any]:
-    """Inputs of a host with a compressor attached, which is told the (G,) seconds of the steps of the token grid."""
-    told: dict[str, Any] = {"times": [times]}
-    if "pixel_values_videos" not in inputs:  # frames are images: all of them are this video, even a single one
-        told["clips"] = [0] * len(times)
-    return inputs | told
+    """Add the inputs that a host with an attached compressor takes besides those of its processor.
+
+    Args:
+        inputs: of a prompt with one video.
+        times: (G,) seconds of the steps of the token grid.
+    """
+    added: dict[str, Any] = {"times": [times]}
+    if "pixel_values_videos" not in inputs:  # the host takes frames as images; all of them belong to this video
+        added["clips"] = [0] * len(times)
+    return inputs | added

@@ -1,4 +1,7 @@
-"""Videos of a shard -> features of a shard. Import this after torchvision has been found, if the host needs it."""
+"""Encoding of shards of videos to shards of features.
+
+If the host needs torchvision, import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
+"""
 
 from __future__ import annotations
 
@@ -9,79 +12,82 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from tqdm import tqdm
 from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.encoded import pack_encoded
 from framefold.data.shards.index import Shard
-from framefold.data.shards.sample import read_notes, unpack_video
-from framefold.data.shards.sources import opened, reason
-from framefold.data.shards.writer import Packed
+from framefold.data.shards.sample import read_metadata, unpack_video
+from framefold.data.shards.sources import error_reason, webdataset_url
+from framefold.data.shards.writer import PackedSample
 from framefold.errors import DataError, InputError, PromptError
+from framefold.progress import progress_bar
 
 from .host import Host
 from .load import load_host
-from .locate import FoundHost
+from .locate import HostFolder
 
 
-class Encoder:
-    """Makes the samples of a shard of features out of a shard of videos.
+class FeatureEncoder:
+    """Encodes the videos of a shard to the samples of a shard of features.
 
     Args:
-        found: the host, which is loaded when the first shard is begun.
+        source: the host; it is loaded with the first shard.
         settings: of the features, see :func:`~framefold.training.frozen_host.write_features.features`.
         device: to encode on.
-        allowed: videos that may be left out.
+        allowed: number of videos that may be skipped.
     """
 
-    def __init__(self, found: FoundHost, settings: dict[str, Any], device: str, allowed: float) -> None:
-        self.found, self.settings, self.device, self.allowed = found, settings, device, allowed
-        self.lost = 0
+    def __init__(self, source: HostFolder, settings: dict[str, Any], device: str, allowed: float) -> None:
+        self.source, self.settings, self.device, self.allowed = source, settings, device, allowed
+        self.skipped = 0
 
     @cached_property
     def host(self) -> Host:
-        """On its device."""
-        host = load_host(self.found, dtype=self.settings["dtype"])
+        """The host, on its device."""
+        host = load_host(self.source, dtype=self.settings["dtype"])
         host.model.to(self.device)
         return host
 
-    def __call__(self, shard: Shard) -> Iterator[Packed]:
-        """The samples of a shard.
+    def __call__(self, shard: Shard) -> Iterator[PackedSample]:
+        """Encode the samples of a shard.
 
         Raises:
-            DataError: more videos had to be left out than are allowed.
+            DataError: More videos had to be skipped than are allowed.
         """
         errors: list[Exception] = []
 
-        def note(error: Exception) -> bool:
+        def collect(error: Exception) -> bool:
             errors.append(error)
             return True
 
         count = 0
-        raws = tarfile_samples([{"url": opened(shard.path)}], handler=note)
-        for raw in tqdm(raws, desc=shard.path, total=shard.samples, unit="video", leave=False, position=1):
+        files = tarfile_samples([{"url": webdataset_url(shard.path)}], handler=collect)
+        bar = progress_bar(files, shard.path, total=shard.samples, unit="video", leave=False)
+        for sample in bar:
             count += 1
             try:
-                yield self._encode(raw["__key__"], raw)
+                yield self._encode(sample["__key__"], sample)
             except (DataError, InputError, PromptError) as error:
-                self._leave_out(1, str(error))
+                self._skip(bar, 1, str(error))
         if count < shard.samples:
-            self._leave_out(shard.samples - count, f"{shard.path} ends early{reason(errors)}")
+            self._skip(bar, shard.samples - count, f"{shard.path} ends early{error_reason(errors)}")
 
-    def _encode(self, key: str, files: dict[str, Any]) -> Packed:
+    def _encode(self, key: str, files: dict[str, Any]) -> PackedSample:
         if missing := {"mp4", "json"} - files.keys():
             raise DataError(f"{key} has no {' and no '.join(sorted(missing))}")
-        notes = read_notes(key, files["json"])
-        sample = unpack_video(key, notes, files["mp4"], self.settings["frames"])
-        own = {"dtype": str(self.host.model.dtype).removeprefix("torch.")}
-        seen = replace(self.host.see(sample, self.settings["attention"]), host=self.settings["host"] | own)
-        told = notes | {"made": {name: value for name, value in self.settings.items() if name != "host"}}
-        if sample.numbers is not None:
-            told["shown"] = list(sample.numbers)  # of the frames of the stored video
-        return Packed(key, pack_encoded(seen, told, getattr(torch, self.settings["store"])), seen.length)
+        metadata = read_metadata(key, files["json"])
+        sample = unpack_video(key, metadata, files["mp4"], self.settings["frames"])
+        encoded = self.host.encode_sample(sample, self.settings["attention"])
+        dtype = str(self.host.model.dtype).removeprefix("torch.")
+        encoded = replace(encoded, host=self.settings["host"] | {"dtype": dtype})
+        metadata = metadata | {"made": {name: value for name, value in self.settings.items() if name != "host"}}
+        if sample.frame_numbers is not None:
+            metadata["shown"] = list(sample.frame_numbers)  # indices into the frames of the stored video
+        packed = pack_encoded(encoded, metadata, getattr(torch, self.settings["store"]))
+        return PackedSample(key, packed, encoded.length)
 
-    def _leave_out(self, count: int, why: str) -> None:
-        self.lost += count
-        tqdm.write(f"left out: {why}", file=sys.stderr)
-        if self.lost > self.allowed:
-            raise DataError(f"{self.lost} videos cannot be encoded, more than max_damaged allows (last: {why})")
+    def _skip(self, bar: Any, count: int, reason: str) -> None:
+        self.skipped += count
+        bar.write(f"skipped: {reason}", file=sys.stderr)
+        if self.skipped > self.allowed:
+            raise DataError(f"{self.skipped} videos cannot be encoded, more than max_damaged allows (last: {reason})")

@@ -1,8 +1,8 @@
-"""Frozen hosts and what they make of a sample.
+"""Frozen hosts, which encode videos and prompts.
 
-What a host makes of a video, and how it wants to be asked, is an
-:class:`~framefold.data.shards.encoded.EncodedSample`: read from shards of features, or made here. The embedded
-host makes it from raw frames, others through their own processor.
+The result is an :class:`~framefold.data.shards.encoded.EncodedSample`: the features of a video and the token ids of its
+prompts. It is read from shards of features or computed here, by a tinyhost from raw frames and by other hosts through
+their processor.
 
 Dimensions: B videos, T frames, S pixels.
 """
@@ -24,12 +24,12 @@ from transformers import PreTrainedTokenizerBase
 
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.prompt.vision import encode
-from framefold.data.evidence import relocate
+from framefold.data.evidence import relocate_evidence
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample, VideoSample
 from framefold.errors import DataError, HostError
 
-from .locate import FoundHost
+from .locate import HostFolder
 from .question_rows import answer_ids, split_prompts
 
 
@@ -38,61 +38,68 @@ class Host:
     """A frozen video-LLM in eval mode.
 
     Attributes:
-        tokenizer: of its text.
-        found: where it came from.
-        frames: most frames of a video that it is shown, taken evenly; None: all.
+        model: the transformers model.
+        tokenizer: of the model.
+        source: the folder that it was loaded from.
+        frames: maximum number of frames of a video that it encodes, evenly spaced; None for all.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
-    found: FoundHost | None = field(default=None, kw_only=True)
+    source: HostFolder | None = field(default=None, kw_only=True)
     frames: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def family(self) -> Family:
-        """What attaching knows about it."""
+        """Its host family."""
         return family_of(self.model)
 
     @property
     def width(self) -> int:
-        """D, the width of its visual tokens where they enter the language model."""
+        """D, width of its visual tokens on input to the language model."""
         return self.model.config.get_text_config().hidden_size
 
-    def see(self, sample: Sample, attention: bool = False) -> EncodedSample:
-        """What this host makes of a sample, on its device and in its dtype.
+    def encode_sample(self, sample: Sample, attention: bool = False) -> EncodedSample:
+        """Encode a video with its prompts, or check stored features; the result has the device and dtype of the host.
 
         Args:
-            attention: with the attention that each token received in the vision encoder.
+            sample: a video or stored features.
+            attention: also return the attention that each token received in the vision encoder.
 
         Raises:
-            DataError: features that do not fit this host, or without the attention that is needed.
-            HostError: features of another host, or no way to encode videos.
+            DataError: Features that do not fit this host, or that lack the requested attention.
+            HostError: Features of another host, or a video that this host cannot encode in this environment.
         """
         if isinstance(sample, EncodedSample):
             self._check(sample, attention)
-            return _placed(sample, self.model.device, self.model.dtype)
-        return self.encode_sample(sample if self.frames is None else sample.thinned(self.frames), attention)
+            return _move_sample(sample, self.model.device, self.model.dtype)
+        return self.encode_video(sample if self.frames is None else sample.subsample(self.frames), attention)
 
-    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
-        """Encode a video; evidence is then in steps of the grid.
+    def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
+        """Encode a video with its prompts; evidence in the result is in steps of the grid.
 
         Raises:
-            HostError: this host cannot be shown videos here; the message says what to do.
+            HostError: This host cannot encode videos in this environment; the message says what to do.
         """
         raise NotImplementedError
 
-    def check_made(self, made: Any, what: str) -> None:
-        """Refuse features of another host; what was looked at once is remembered.
+    def check_features_host(self, record: Any, features: str) -> None:
+        """Refuse features of another host; each record is compared once.
+
+        Args:
+            record: what the features keep of their host, see
+                :meth:`~framefold.training.frozen_host.locate.HostFolder.base_model`.
+            features: name of the features, for the message.
 
         Raises:
-            HostError: another host, or nobody knows which one.
+            HostError: The features are of another or of an unknown host.
         """
-        key = json.dumps(made, sort_keys=True, default=str)
+        key = json.dumps(record, sort_keys=True, default=str)
         if key in self._accepted:
             return
-        if self.found is None or not isinstance(made, dict):
-            raise HostError(f"{what} does not tell which host made it: write it with 'framefold shards features'")
-        self.found.check_made(made, self.width, what)
+        if self.source is None or not isinstance(record, dict):
+            raise HostError(f"{features} does not say which host encoded it: write it with 'framefold shards features'")
+        self.source.check_features_host(record, self.width, features)
         self._accepted.add(key)
 
     @cached_property
@@ -100,20 +107,20 @@ class Host:
         return set()
 
     def check_videos(self) -> None:
-        """Find out whether videos can be encoded.
+        """Check that this host can encode videos in this environment.
 
         Raises:
-            HostError, MissingExtraError: they cannot; the message says what to do.
+            HostError, MissingExtraError: It cannot; the message says what to do.
         """
         if not any(True for _ in self.model.base_model.get_submodule(self.family.vision).parameters()):
-            raise HostError("the vision encoder of this host was dropped, it has been trained on features")
+            raise HostError("the vision encoder of this host was dropped, since it was trained on features")
 
     def drop_vision(self) -> None:
-        """Forget the weights of the vision encoder, where only features will be seen."""
+        """Delete the vision encoder, which features do not need."""
         setattr(self.model.base_model, self.family.vision, nn.Module())
 
     def _check(self, sample: EncodedSample, attention: bool) -> None:
-        self.check_made(sample.host, sample.key)
+        self.check_features_host(sample.host, sample.key)
         ids = [*sample.columns["input_ids"].unique().tolist(), *chain(*sample.prompts, *sample.replies)]
         known = self.model.config.get_text_config().vocab_size
         columns = {name: column[None] for name, column in sample.columns.items()}
@@ -124,7 +131,7 @@ class Host:
         elif int(placeholders.sum()) != len(sample.on_grid) or not bool(placeholders[-1]):
             problem = f"has {len(sample.on_grid)} visual tokens for {int(placeholders.sum())} placeholders"
         elif unknown := sample.columns.keys() - {"input_ids", *self.family.columns}:
-            problem = f"has values of columns that this host does not take: {', '.join(sorted(unknown))}"
+            problem = f"has columns that this host does not take: {', '.join(sorted(unknown))}"
         elif attention and sample.attention is None:
             problem = "lacks the attention of the vision encoder, which this compressor needs: encode the videos with"
             problem += " 'framefold shards features --attention'"
@@ -133,15 +140,31 @@ class Host:
 
 
 @dataclass(frozen=True)
-class EmbeddedHost(Host):
-    """A host that 'framefold tinyhost train' made: its processor does nothing but resize and normalise."""
+class Tinyhost(Host):
+    """A host that 'framefold tinyhost train' wrote; its processor only resizes and normalises.
+
+    Attributes:
+        image_size: height and width of its input, in pixels.
+        mean: of the normalisation, per channel.
+        std: of the normalisation, per channel.
+    """
 
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
     def pixel_values(self, frames: np.ndarray | Sequence[np.ndarray]) -> Tensor:
-        """uint8 frames (T, S, S, 3), or equally long videos of them, to normalised pixels (B, T, 3, size, size)."""
+        """Resize and normalise frames.
+
+        Args:
+            frames: uint8 (T, S, S, 3), or B videos of the same shape.
+
+        Returns:
+            (B, T, 3, image_size, image_size), float32.
+
+        Raises:
+            HostError: The frames have another shape or dtype.
+        """
         videos = torch.from_numpy(np.asarray(frames))
         if videos.ndim == 4:
             videos = videos[None]
@@ -156,20 +179,20 @@ class EmbeddedHost(Host):
         return (pixels - mean) / std
 
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels (B, T, 3, S, S) to the host's own visual tokens (B, T*H*W + 1, D); the last is the newline."""
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """Encode pixels (B, T, 3, S, S) to visual tokens (B, T*H*W + 1, D); the last token is the newline."""
         return self.model.get_video_features(pixels, return_dict=True).pooler_output
 
-    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
+    def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
         device = self.model.device
         pixels = self.pixel_values(sample.frames.numpy()).to(device, self.model.dtype)
         (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention)
         texts = [question.text for question in sample.questions]
         prefix, prompts = split_prompts(self.tokenizer, texts, len(clip), self.model.config.video_token_id)
         questions = sample.questions
-        if sample.numbers is not None:
-            steps = {number: step for step, number in enumerate(sample.numbers)}
-            questions = tuple(replace(one, evidence=relocate(one.evidence, steps)) for one in questions)
+        if sample.frame_numbers is not None:
+            steps = {number: step for step, number in enumerate(sample.frame_numbers)}
+            questions = tuple(replace(q, evidence=relocate_evidence(q.evidence, steps)) for q in questions)
         return EncodedSample(
             sample.key,
             questions,
@@ -186,14 +209,14 @@ class EmbeddedHost(Host):
         )
 
 
-def _placed(sample: EncodedSample, device: torch.device, dtype: torch.dtype) -> EncodedSample:
-    """A sample on a device, its features in a dtype."""
-    wide = {name: getattr(sample, name).to(device, dtype) for name in ("features", "extra")}
-    own = {name: getattr(sample, name).to(device) for name in ("on_grid", "times", "positions")}
+def _move_sample(sample: EncodedSample, device: torch.device, dtype: torch.dtype) -> EncodedSample:
+    """Move a sample to a device, and its features to a dtype."""
+    converted = {name: getattr(sample, name).to(device, dtype) for name in ("features", "extra")}
+    moved = {name: getattr(sample, name).to(device) for name in ("on_grid", "times", "positions")}
     return replace(
         sample,
-        **wide,
-        **own,
+        **converted,
+        **moved,
         columns={name: column.to(device) for name, column in sample.columns.items()},
         deepstack=tuple(layer.to(device, dtype) for layer in sample.deepstack),
         attention=None if sample.attention is None else sample.attention.to(device),

@@ -1,4 +1,4 @@
-"""Hosts on disk: loaded frozen from a folder or from the cache of the Hub."""
+"""Frozen hosts, loaded from a folder or from the cache of the Hub."""
 
 from __future__ import annotations
 
@@ -16,77 +16,79 @@ from transformers.utils import logging as hf_logging
 from framefold.adapters.hosts.base.family import list_families
 from framefold.errors import HostError
 
-from .host import EmbeddedHost, Host
-from .locate import FRAMES, FoundHost, find_host
+from .host import Host, Tinyhost
+from .locate import VIDEO_CONFIG, HostFolder, find_host
 from .processor import first_line
 from .processor_host import ProcessorHost
 
-Precision = Literal["auto", "float32", "bfloat16"]
+HostDtype = Literal["auto", "float32", "bfloat16"]
 
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """A bar for 3 MB of weights would stand in front of what a user waits for."""
-    shown = hf_logging.is_progress_bar_enabled()
+    """Hide the bar that transformers shows while it loads weights."""
+    enabled = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if enabled:
             hf_logging.enable_progress_bar()
 
 
 def load_host(
-    host: str | os.PathLike[str] | FoundHost = "checkpoints/tinyhost",
+    host: str | os.PathLike[str] | HostFolder = "checkpoints/tinyhost",
     revision: str | None = None,
-    dtype: Precision = "auto",
+    dtype: HostDtype = "auto",
     frames: int | None = None,
 ) -> Host:
-    """Load a host, frozen and in eval mode. Nothing is downloaded and no code out of its files is run.
+    """Load a host, frozen and in eval mode. Downloads nothing and runs no code from the host's files.
 
     Args:
-        host: folder, id of a host in the cache of the Hub, or a host that has been found. revision: of an id.
-        dtype: of the weights; "auto" is what they were saved in.
-        frames: most frames of a video that it is shown, taken evenly; None: all.
+        host: folder, Hub id in the local cache, or the result of
+            :func:`~framefold.training.frozen_host.locate.find_host`.
+        revision: of a Hub id.
+        dtype: of the weights; "auto" is the dtype that they are saved in.
+        frames: maximum number of frames of a video that the host encodes, evenly spaced; None for all.
 
     Raises:
-        HostError: it is not there, not whole, or of no family that a compressor can be put into.
+        HostError: The host is missing, incomplete, or of no supported family.
     """
-    found = host if isinstance(host, FoundHost) else find_host(host, revision)
-    if found.kind not in list_families():
-        raise HostError(f"{found.name} holds a {found.kind!r} model; hosts are {', '.join(list_families())}")
+    source = host if isinstance(host, HostFolder) else find_host(host, revision)
+    if source.kind not in list_families():
+        raise HostError(f"{source.name} holds a {source.kind!r} model; hosts are {', '.join(list_families())}")
     try:
-        video = json.loads((found.folder / FRAMES).read_text()) if found.is_embedded else None
+        video = json.loads((source.folder / VIDEO_CONFIG).read_text()) if source.is_tinyhost else None
         with _no_progress_bar():
-            model = AutoModelForImageTextToText.from_pretrained(found.folder, dtype=dtype, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+            model = AutoModelForImageTextToText.from_pretrained(source.folder, dtype=dtype, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        again = "make it again with 'framefold tinyhost train'" if found.is_embedded else "download it again"
-        raise HostError(f"the host in {found.folder} is not whole ({error}); {again}") from error
+        remedy = "create it again with 'framefold tinyhost train'" if source.is_tinyhost else "download it again"
+        raise HostError(f"the host in {source.folder} is damaged or incomplete ({error}); {remedy}") from error
     model.eval().requires_grad_(False)
     if video is None:
-        return ProcessorHost(model, tokenizer, found=found, frames=frames)
+        return ProcessorHost(model, tokenizer, source=source, frames=frames)
     mean, std = tuple(video["image_mean"]), tuple(video["image_std"])
-    return EmbeddedHost(model, tokenizer, video["size"]["height"], mean, std, found=found, frames=frames)
+    return Tinyhost(model, tokenizer, video["size"]["height"], mean, std, source=source, frames=frames)
 
 
-def load_embedded(path: str | os.PathLike[str]) -> EmbeddedHost:
-    """As :func:`load_host`, for what only hosts of 'framefold tinyhost train' can be used for.
+def load_tinyhost(path: str | os.PathLike[str]) -> Tinyhost:
+    """Load a host that 'framefold tinyhost train' wrote.
 
     Raises:
-        HostError: also another host.
+        HostError: As :func:`load_host`, or it is another host.
     """
     host = load_host(path)
-    if not isinstance(host, EmbeddedHost):
-        raise HostError(f"{path} is no host of 'framefold tinyhost train', which this is for")
+    if not isinstance(host, Tinyhost):
+        raise HostError(f"{path} is not a host of 'framefold tinyhost train', which is required here")
     return host
 
 
 def load_model(host: str, dtype: str, device: torch.device) -> Any:
-    """The host's model, frozen and in eval mode.
+    """Load the model of a host, frozen and in eval mode.
 
     Raises:
-        HostError: weights that are not there or do not fit.
+        HostError: The weights are missing or do not load.
     """
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(host, dtype=dtype)

@@ -1,6 +1,6 @@
-"""Where a host is: a folder, or a snapshot in the cache of the Hub. Nothing is loaded, and nothing is downloaded.
+"""Location of a host: a folder, or a snapshot in the cache of the Hub. Loads and downloads nothing.
 
-Nothing here imports transformers, so it can be asked before torchvision has been found.
+This module does not import transformers, so it can be used before torchvision has been found.
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ from framefold.messages import short
 
 CONFIG = "config.json"
 
-FRAMES = "video_preprocessor_config.json"
+VIDEO_CONFIG = "video_preprocessor_config.json"
 
-TURNS = {"user_token": "<user>", "assistant_token": "<assistant>"}  # of the embedded host's tokenizer, and of no other
+TURNS = {"user_token": "<user>", "assistant_token": "<assistant>"}  # only the tokenizer of a tinyhost has these
 
 
 @dataclass(frozen=True)
-class FoundHost:
+class HostFolder:
     """A host on this machine.
 
     Attributes:
-        name: what the user calls it. folder: where its files are. config: what its config.json says.
+        name: folder or Hub id, as the user gave it.
+        folder: folder of its files.
+        config: content of its config.json.
     """
 
     name: str
@@ -45,8 +47,8 @@ class FoundHost:
         return str(self.config.get("model_type"))
 
     @property
-    def is_embedded(self) -> bool:
-        """Whether 'framefold tinyhost train' made it: then raw frames are enough, and no processor is needed."""
+    def is_tinyhost(self) -> bool:
+        """Whether 'framefold tinyhost train' wrote it; such a host takes raw frames and needs no processor."""
         if self.kind != "llava_onevision":
             return False
         try:
@@ -56,77 +58,80 @@ class FoundHost:
         return isinstance(words, dict) and all(words.get(name) == token for name, token in TURNS.items())
 
     def base_model(self, width: int) -> dict[str, Any]:
-        """What features remember of it: id and commit of a host from the Hub, and the digest of its weights.
+        """Return the record that features keep of their host: Hub id and commit, and the digest of its weights.
 
         Args:
-            width: D, of its visual tokens where they enter the language model.
+            width: D, width of its visual tokens on input to the language model.
         """
         name, revision = hub_snapshot(str(self.folder)) or (self.name, None)
         return asdict(BaseModel(name, revision, self.kind, width, weights_digest(self.folder)))
 
-    def check_made(self, made: Mapping[str, Any], width: int, what: str) -> None:
-        """Refuse features that another host has made.
+    def check_features_host(self, record: Mapping[str, Any], width: int, features: str) -> None:
+        """Refuse features of another host.
 
-        Id and commit of the Hub decide where both have them, and otherwise the digest of the weights.
+        Hub id and commit decide if both are known; otherwise the digest of the weights decides.
 
         Args:
-            made: what the features remember, see :meth:`base_model`. width: D of this host. what: their name.
+            record: what the features keep of their host, see :meth:`base_model`.
+            width: D of this host.
+            features: name of the features, for the message.
 
         Raises:
-            HostError: another kind, width or other weights, or nobody knows which.
+            HostError: Another kind, width or other weights, or unknown weights.
         """
         name, revision = hub_snapshot(str(self.folder)) or (self.name, None)
         for field, own in (("kind", self.kind), ("width", width)):
-            if made.get(field) != own:
-                raise HostError(self._other(made, what, f"{field} {made.get(field)!r}, not {own!r}"))
-        if revision is not None and (made.get("name"), made.get("revision")) == (name, revision):
+            if record.get(field) != own:
+                raise HostError(self._mismatch(record, features, f"{field} {record.get(field)!r}, not {own!r}"))
+        if revision is not None and (record.get("name"), record.get("revision")) == (name, revision):
             return
-        if made.get("weights") is None or made["weights"] != weights_digest(self.folder):
-            known = "other weights" if made.get("weights") else "nobody knows which weights"
-            raise HostError(self._other(made, what, known))
+        if record.get("weights") is None or record["weights"] != weights_digest(self.folder):
+            difference = "other weights" if record.get("weights") else "unknown weights"
+            raise HostError(self._mismatch(record, features, difference))
 
-    def _other(self, made: Mapping[str, Any], what: str, difference: str) -> str:
-        theirs, ours = (str(short(made.get(field)))[:200] for field in ("name", "revision")), self.name
-        by = " at ".join(text for text in theirs if text != "None")
+    def _mismatch(self, record: Mapping[str, Any], features: str, difference: str) -> str:
+        known = [short(record[key]) for key in ("name", "revision") if record.get(key) is not None]
+        origin = " at ".join(known)
         return (
-            f"{what} holds features made by {by}, this is {ours} ({difference}): train with that host, or encode the"
-            f" videos again with 'framefold shards features --host {ours}'"
+            f"{features} holds features encoded by {origin}, but this host is {self.name} ({difference}): train with"
+            f" that host, or encode the videos again with 'framefold shards features --host {self.name}'"
         )
 
 
-def find_host(name: str | os.PathLike[str], revision: str | None = None) -> FoundHost:
-    """Find a host.
+def find_host(name: str | os.PathLike[str], revision: str | None = None) -> HostFolder:
+    """Find a host on this machine.
 
     Args:
-        name: folder, or id on the Hub. revision: branch, tag or commit of an id; None: main.
+        name: folder, or id on the Hub.
+        revision: branch, tag or commit of an id; None selects main.
 
     Raises:
-        HostError: it is in neither place, or its config.json cannot be read.
+        HostError: It is neither a folder nor in the cache of the Hub, or its config.json cannot be read.
     """
     name = os.fspath(name)
     folder = Path(name)
     if not (folder / CONFIG).is_file():
-        folder = _snapshot(name, revision)
+        folder = _cached_snapshot(name, revision)
     elif revision is not None:
         raise HostError(f"{name} is a folder and has no revisions: drop revision {revision!r}, or give the Hub id")
     try:
         config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
-        raise HostError(f"the host in {folder} is not whole ({error})") from error
+        raise HostError(f"the host in {folder} is damaged or incomplete ({error})") from error
     if not isinstance(config, dict):
-        raise HostError(f"{folder / CONFIG} describes no host")
-    return FoundHost(name, folder, config)
+        raise HostError(f"{folder / CONFIG} does not describe a host")
+    return HostFolder(name, folder, config)
 
 
-def _snapshot(name: str, revision: str | None) -> Path:
+def _cached_snapshot(name: str, revision: str | None) -> Path:
     try:
-        found = try_to_load_from_cache(name, CONFIG, revision=revision)
+        cached = try_to_load_from_cache(name, CONFIG, revision=revision)
     except HFValidationError:
-        found = None
-    if isinstance(found, str):
-        return Path(found).parent
-    at = f" --revision {revision}" if revision else ""
+        cached = None
+    if isinstance(cached, str):
+        return Path(cached).parent
+    option = f" --revision {revision}" if revision else ""
     raise HostError(
-        f"no host in {name}: make one with 'framefold tinyhost train --out {name}'; an id on the Hub must be in its"
-        f" cache: 'hf download {name}{at}'"
+        f"no host in {name}: create one with 'framefold tinyhost train --out {name}', or download a Hub id into the"
+        f" cache with 'hf download {name}{option}'"
     )

@@ -1,4 +1,4 @@
-"""From frames and a question to the inputs of a host, through the processor that the host's folder brings.
+"""Inputs of a host from frames and a question, through the processor in the host's folder.
 
 Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`. Shapes: T frames, G grid steps.
 """
@@ -13,24 +13,24 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
 from transformers.video_utils import VideoMetadata
 
 from framefold.adapters.hosts.base.family import list_families
-from framefold.data.video.frame_reader import Sample
+from framefold.data.video.frame_reader import SampledFrames
 from framefold.errors import HostError, InputError, MissingExtraError, UnsupportedHostError
 
 CLOCK = 1000  # see _metadata
 
-# Settings of some video processors. A host that drops tokens by itself cannot be compared, and Qwen's own code caps the
-# pixels of a frame; that setting is left alone where the host's folder decides it.
+# Settings of some video processors. A host that drops tokens itself cannot be compared with others. Qwen's own code
+# caps the pixels of a frame, so the cap is the default here if the host's folder does not set it.
 NO_PRUNING = {"use_token_compression": False}
 
-UNDECIDED = {"cap_pixels_per_frame": True}
+DEFAULTS = {"cap_pixels_per_frame": True}
 
 
 def load_config(host: str) -> PreTrainedConfig:
-    """The configuration of a host folder or Hub id.
+    """Load the configuration of a host folder or Hub id.
 
     Raises:
-        HostError: no such host, or a damaged one.
-        UnsupportedHostError: of no family that a compressor can be attached to.
+        HostError: There is no such host, or it is damaged.
+        UnsupportedHostError: The host is of no supported family.
     """
     try:
         config = AutoConfig.from_pretrained(host)
@@ -42,11 +42,11 @@ def load_config(host: str) -> PreTrainedConfig:
 
 
 def load_processor(host: str) -> Any:
-    """The processor of a host folder or Hub id.
+    """Load the processor of a host folder or Hub id.
 
     Raises:
-        HostError: it has none, a damaged one, or one without a video processor or a chat template.
-        MissingExtraError: it needs a package that is not installed.
+        HostError: The processor is missing, damaged, or has no video processor.
+        MissingExtraError: The processor needs a package that is not installed.
     """
     try:
         processor = AutoProcessor.from_pretrained(host)
@@ -55,27 +55,31 @@ def load_processor(host: str) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HostError(f"the processor of {host} does not load: {first_line(error)}") from error
     if getattr(processor, "video_processor", None) is None:
-        raise HostError(f"the processor of {host} ({type(processor).__name__}) takes no video")
+        raise HostError(f"the processor of {host} ({type(processor).__name__}) does not take videos")
     return processor
 
 
-def build_inputs(processor: Any, sample: Sample, question: str) -> dict[str, Any]:
-    """Prompt and pixels as the host's forward takes them, one row, on the CPU; see the two functions that it calls."""
-    return process(processor, sample, write_prompt(processor, question))
+def build_inputs(processor: Any, sample: SampledFrames, question: str) -> dict[str, Any]:
+    """Build the inputs of the host's forward for one question about one video, a batch of one on the CPU.
+
+    Raises:
+        InputError, HostError: See :func:`write_prompt` and :func:`apply_processor`.
+    """
+    return apply_processor(processor, sample, write_prompt(processor, question))
 
 
 def write_prompt(processor: Any, question: str) -> str:
-    """A question about a video as the host's chat template writes it, up to where the answer begins.
+    """Write a question about a video with the host's chat template, up to the start of the answer.
 
     Raises:
-        InputError: an empty question, or one that holds a placeholder of the host.
-        HostError: a processor without a chat template, so that nobody knows how the host wants to be asked.
+        InputError: The question is empty, or holds a placeholder of the host.
+        HostError: The processor has no usable chat template.
     """
     if not question.strip():
         raise InputError("the question is empty")
     for token in (processor.video_token, processor.image_token):
         if token in question:
-            raise InputError(f"the question holds {token!r}, which stands for pictures in the prompts of this host")
+            raise InputError(f"the question holds {token!r}, the placeholder of pictures in the prompts of this host")
     parts = [{"type": "video"}, {"type": "text", "text": question}]
     try:
         return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
@@ -83,25 +87,25 @@ def write_prompt(processor: Any, question: str) -> str:
         raise HostError(f"the host has no usable chat template (chat_template.jinja): {first_line(error)}") from error
 
 
-def process(processor: Any, sample: Sample, prompt: str) -> dict[str, Any]:
-    """Prompt and pixels as the host's forward takes them, one row, on the CPU.
+def apply_processor(processor: Any, sample: SampledFrames, prompt: str) -> dict[str, Any]:
+    """Return prompt and pixels as the host's forward takes them, a batch of one on the CPU.
 
-    The processor samples no frames and drops no tokens; times that it writes into the prompt are those of the frames.
+    The processor neither samples frames nor drops tokens; times that it writes into the prompt are those of the frames.
 
     Raises:
-        InputError: a video that the processor refuses.
+        InputError: The processor refuses the video.
     """
-    decided = {name: value for name, value in UNDECIDED.items() if getattr(processor.video_processor, name, 0) is None}
+    defaults = {name: value for name, value in DEFAULTS.items() if getattr(processor.video_processor, name, 0) is None}
     pruning = {name: value for name, value in NO_PRUNING.items() if hasattr(processor.video_processor, name)}
     try:
         return dict(
             processor(
                 text=[prompt],
-                videos=[[torch.from_numpy(sample.frames).movedim(-1, 1)]],  # a list a prompt: SmolVLM of 5.20 wants it
+                videos=[[torch.from_numpy(sample.frames).movedim(-1, 1)]],  # one list per prompt, for SmolVLM of 5.20
                 video_metadata=[_metadata(sample)],
                 do_sample_frames=False,
                 return_tensors="pt",
-                **decided,
+                **defaults,
                 **pruning,
             )
         )
@@ -110,18 +114,18 @@ def process(processor: Any, sample: Sample, prompt: str) -> dict[str, Any]:
         raise InputError(f"the host's processor refuses {shape} frames: {first_line(error)}") from error
 
 
-def grid_times(processor: Any, sample: Sample) -> Tensor:
-    """(G,) seconds of the steps of the token grid; where it holds several frames a step (Qwen: two), their mean."""
+def grid_times(processor: Any, sample: SampledFrames) -> Tensor:
+    """Return (G,) seconds of the steps of the token grid; for a step of several frames (two in Qwen), their mean."""
     patch = getattr(processor.video_processor, "temporal_patch_size", None) or 1
     times = torch.from_numpy(sample.times)
     filled = torch.cat([times, times[-1:].expand(-len(times) % patch)])  # as processors repeat the last frame
     return filled.view(-1, patch).mean(dim=1)
 
 
-def _metadata(sample: Sample) -> VideoMetadata:
-    """What processors compute times from: number of a frame / frames per second.
+def _metadata(sample: SampledFrames) -> VideoMetadata:
+    """Return the metadata from which processors compute times as frame number / frames per second.
 
-    Numbers are given in milliseconds, at 1000 a second: that is right for files with a variable frame rate too.
+    Frame numbers are milliseconds at 1000 frames per second, which is also exact for files with a variable frame rate.
     """
     length = max(1, round(sample.duration * CLOCK))
     height, width = sample.frames.shape[1:3]
@@ -136,5 +140,5 @@ def _metadata(sample: Sample) -> VideoMetadata:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without the advice that transformers puts below."""
+    """Return the first line of an error, without the advice that transformers adds on later lines."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,10 +1,10 @@
-"""What a host makes of a video, and the prompts of its questions, through the host's own processor.
+"""A host that encodes videos and prompts with its own processor.
 
 Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchvision`.
 
-The processor runs once a video. What it makes of the prompt is overheard where it hands the text to its tokenizer; the
-other questions are put in that text behind the last placeholder. Tokenizers split at special tokens before all else, so
-what follows that placeholder may be tokenized without the thousands before it.
+The processor runs once per video, with the first question. The text that it passes to its tokenizer is recorded, and
+the other questions are inserted there after the last placeholder. Tokenizers split at special tokens first, so the text
+after that placeholder can be tokenized without the thousands of placeholders before it.
 
 Dimensions: F frames, T steps of the grid, L columns of the prefix.
 """
@@ -25,83 +25,83 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
 from framefold.adapters.hosts.prompt.vision import encode
-from framefold.data.evidence import WHOLE, View, relocate
+from framefold.data.evidence import FULL_FRAME, Viewport, relocate_evidence
 from framefold.data.question import Question
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import VideoSample
-from framefold.data.video.frame_reader import Sample as Film
+from framefold.data.video.frame_reader import SampledFrames
 from framefold.errors import HostError, MissingExtraError
 
-from .answer_format import ReplyStyle, reply_style
+from .answer_format import AnswerFormat, infer_answer_format
 from .device import move_inputs
 from .host import Host
-from .processor import process, write_prompt
+from .processor import apply_processor, load_processor, write_prompt
 from .torchvision import check_torchvision
 
 
 @dataclass(frozen=True)
 class ProcessorHost(Host):
-    """Any other host: its own processor makes pixels and prompts of a video."""
+    """A host other than tinyhost; the processor in its folder creates pixels and prompts."""
 
     @cached_property
     def processor(self) -> Any:
-        """Of its folder.
+        """The processor in the host's folder.
 
         Raises:
-            HostError: it has none that takes videos. MissingExtraError: a package is missing; the message installs it.
+            HostError: The folder holds no processor that takes videos.
+            MissingExtraError: A package is missing; the message holds the command that installs it.
         """
-        from .processor import load_processor
-
-        assert self.found is not None
+        assert self.source is not None
         try:
             check_torchvision()
-            return load_processor(str(self.found.folder))
+            return load_processor(str(self.source.folder))
         except MissingExtraError as error:
             raise MissingExtraError(
-                f"{self.found.name} is shown videos through its own processor: {error}. Or encode them elsewhere with"
-                f" 'framefold shards features --host {self.found.name}', and train from these shards"
+                f"{self.source.name} encodes videos with its own processor: {error}. Or encode them on another machine"
+                f" with 'framefold shards features --host {self.source.name}', and train on these shards"
             ) from error
 
     def check_videos(self) -> None:
         super().check_videos()
         _ = self.processor
 
-    def encode_sample(self, sample: VideoSample, attention: bool) -> EncodedSample:
-        pass
-
-        return encode_through_processor(self.model, self.processor, sample, attention)
+    def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
+        return encode_with_processor(self.model, self.processor, sample, attention)
 
 
-def encode_through_processor(model: Any, processor: Any, sample: VideoSample, attention: bool) -> EncodedSample:
-    """Encode a video once and write the prompts of all of its questions.
+def encode_with_processor(model: Any, processor: Any, sample: VideoSample, attention: bool) -> EncodedSample:
+    """Encode a video once and build the prompts of all of its questions.
 
     Args:
-        attention: with the attention that each token received in the vision encoder.
+        model: of the host.
+        processor: of the host.
+        sample: the video with its questions.
+        attention: also return the attention that each token received in the vision encoder.
 
     Returns:
         Tensors on the device of the model, features in its dtype; evidence in steps of the grid.
 
     Raises:
-        InputError: a question or a video that the processor refuses.
-        HostError: a processor or positions that one prefix for all questions cannot serve.
+        InputError: The processor refuses a question or the video.
+        HostError: The questions cannot share one prefix with this processor or with the positions of this host.
     """
-    family, film = family_of(model), film_of(sample)
+    family, frames = family_of(model), processor_frames(sample)
     texts = [write_prompt(processor, question.text) for question in sample.questions]
-    with _overheard(processor) as heard:
-        inputs = process(processor, film, texts[0])
+    with _record_tokenizer(processor) as recorder:
+        inputs = apply_processor(processor, frames, texts[0])
     inputs = move_inputs(inputs, model)
     shared = int(family.placeholders(model, inputs)[0].nonzero()[-1]) + 1
-    tails = _Tails(processor, heard, texts[0], inputs["input_ids"][0], shared)
-    style = reply_style(processor, model)
-    asked = [tails.ids(text, style, q.answer) for text, q in zip(texts, sample.questions, strict=True)]
+    suffixes = _QuestionSuffixes(processor, recorder, texts[0], inputs["input_ids"][0], shared)
+    style = infer_answer_format(processor, model)
+    ids = [suffixes.ids(text, style, q.answer) for text, q in zip(texts, sample.questions, strict=True)]
     positions = family.positions(model, inputs, torch.ones_like(inputs["input_ids"]), False)[..., 0, :]
-    clip = _encode(model, family, inputs, len(film.times), attention)
-    steps, times = _in_time(film, clip.features.shape[0])
+    clip = _encode(model, family, inputs, len(frames.times), attention)
+    steps, times = _grid_steps(frames, clip.features.shape[0])
     return EncodedSample(
         sample.key,
-        _relocated(sample, steps, _view(processor.video_processor, *film.frames.shape[1:3])),
-        tuple(prompt for prompt, _ in asked),
-        tuple(reply for _, reply in asked),
+        _relocated(sample, steps, _viewport(processor.video_processor, *frames.frames.shape[1:3])),
+        tuple(prompt for prompt, _ in ids),
+        tuple(reply for _, reply in ids),
         _start(positions, shared),
         features=clip.features,
         extra=clip.extra,
@@ -114,24 +114,24 @@ def encode_through_processor(model: Any, processor: Any, sample: VideoSample, at
     )
 
 
-def film_of(sample: VideoSample) -> Film:
-    """Frames with times as a processor is told them: from the first frame of the video on."""
+def processor_frames(sample: VideoSample) -> SampledFrames:
+    """Return frames and times as processors take them, with times from the first frame of the video on."""
     times = (sample.times - sample.times[0]).numpy()
     step = float(np.median(np.diff(times))) if len(times) > 1 else 1.0
-    return Film(sample.frames.numpy(), times, len(times), float(times[-1]) + step)
+    return SampledFrames(sample.frames.numpy(), times, len(times), float(times[-1]) + step)
 
 
 def _encode(model: Any, family: Family, inputs: dict[str, Any], frames: int, attention: bool) -> Encoded:
-    if isinstance(family, ImageRuns):  # all of its images are this video, even a single one
+    if isinstance(family, ImageRuns):  # the host takes frames as images; all of them belong to this video
         inputs = {**inputs, CLIPS: [0] * frames}
     clips = encode(model, inputs, attention)
     if len(clips) != 1:
-        raise HostError(f"the processor made {len(clips)} videos of one")
+        raise HostError(f"the processor split one video into {len(clips)}")
     return clips[0]
 
 
 def _columns(family: Family, inputs: dict[str, Any], shared: int) -> dict[str, Tensor]:
-    """What the host takes for each column of the prefix."""
+    """Select the inputs that the host takes for each column, for the columns of the prefix."""
     ids = inputs["input_ids"]
     names = ["input_ids", *(name for name in family.columns if name != "labels")]
     given = {name: inputs[name] for name in names if inputs.get(name) is not None}
@@ -139,37 +139,40 @@ def _columns(family: Family, inputs: dict[str, Any], shared: int) -> dict[str, T
 
 
 def _start(positions: Tensor, shared: int) -> int:
-    """Position of the column behind the prefix; it is not the furthest one plus one: a video may reach further in time.
+    """Return the position of the column after the prefix.
+
+    It need not be the largest position of the prefix plus one, since the time axis of a video may reach further.
 
     Args:
-        positions: (..., L') of a whole prompt.
+        positions: (..., L') of a complete prompt.
+        shared: L, number of columns of the prefix.
     """
-    behind = positions[..., shared:].reshape(-1, positions.shape[-1] - shared)
-    start = int(behind[0, 0])
-    if not bool((behind == start + torch.arange(behind.shape[1], device=behind.device)).all()):
-        raise HostError("the positions behind the video do not go on one by one in this host")
+    after = positions[..., shared:].reshape(-1, positions.shape[-1] - shared)
+    start = int(after[0, 0])
+    if not bool((after == start + torch.arange(after.shape[1], device=after.device)).all()):
+        raise HostError("the positions after the video are not consecutive in this host")
     return start
 
 
-def _in_time(film: Film, steps: int) -> tuple[np.ndarray, Tensor]:
-    """(F,) step of the grid that shows each frame, and (T,) seconds of the steps: means over their frames."""
-    patch = -(-len(film.times) // steps)
-    times = torch.from_numpy(film.times)
+def _grid_steps(frames: SampledFrames, steps: int) -> tuple[np.ndarray, Tensor]:
+    """Return (F,) step of the grid of each frame, and (T,) seconds of the steps: means over their frames."""
+    patch = -(-len(frames.times) // steps)
+    times = torch.from_numpy(frames.times)
     filled = torch.cat([times, times[-1:].expand(steps * patch - len(times))])  # as processors repeat the last frame
     return np.arange(len(times)) // patch, filled.view(steps, patch).mean(dim=1)
 
 
-def _relocated(sample: VideoSample, steps: np.ndarray, view: View) -> tuple[Question, ...]:
-    numbers = range(len(sample.frames)) if sample.numbers is None else sample.numbers
+def _relocated(sample: VideoSample, steps: np.ndarray, view: Viewport) -> tuple[Question, ...]:
+    numbers = range(len(sample.frames)) if sample.frame_numbers is None else sample.frame_numbers
     step_of = dict(zip(numbers, steps.tolist(), strict=True))
-    return tuple(replace(one, evidence=relocate(one.evidence, step_of, view)) for one in sample.questions)
+    return tuple(replace(q, evidence=relocate_evidence(q.evidence, step_of, view)) for q in sample.questions)
 
 
-def _view(video_processor: Any, height: int, width: int) -> View:
-    """The part of a frame that is left by a crop of its middle, in fractions of the frame."""
+def _viewport(video_processor: Any, height: int, width: int) -> Viewport:
+    """Return the part of a frame that the processor's centre crop leaves, in fractions of the frame."""
     crop, size = getattr(video_processor, "crop_size", None), getattr(video_processor, "size", None)
     if not getattr(video_processor, "do_center_crop", None) or crop is None or size is None:
-        return WHOLE
+        return FULL_FRAME
     if getattr(video_processor, "do_resize", True):
         shortest = getattr(size, "shortest_edge", None)
         scale = shortest / min(height, width) if shortest else None
@@ -178,8 +181,8 @@ def _view(video_processor: Any, height: int, width: int) -> View:
     return top, left, 1 - top, 1 - left
 
 
-class _Overheard:
-    """A tokenizer in whose place a processor is listened to."""
+class _TokenizerRecorder:
+    """A tokenizer that records the texts and settings of its last call."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.texts, self.settings = tokenizer, list[str](), dict[str, Any]()
@@ -193,51 +196,54 @@ class _Overheard:
 
 
 @contextmanager
-def _overheard(processor: Any) -> Iterator[_Overheard]:
-    heard = _Overheard(processor.tokenizer)
-    processor.tokenizer = heard
+def _record_tokenizer(processor: Any) -> Iterator[_TokenizerRecorder]:
+    recorder = _TokenizerRecorder(processor.tokenizer)
+    processor.tokenizer = recorder
     try:
-        yield heard
+        yield recorder
     finally:
-        processor.tokenizer = heard.tokenizer
+        processor.tokenizer = recorder.tokenizer
 
 
-class _Tails:
-    """The ids behind the last placeholder of a video, for every question about it.
+class _QuestionSuffixes:
+    """Token ids after the last placeholder of a video, for each question about it.
 
     Args:
-        heard: what the processor gave its tokenizer for the first question. first: the prompt of that question.
-        ids: (L',) what became of it. shared: columns up to the last placeholder.
+        processor: of the host.
+        recorder: the tokenizer call of the processor for the first question.
+        first: the prompt of the first question.
+        ids: (L',) token ids of that prompt.
+        shared: number of columns up to the last placeholder.
 
     Raises:
-        HostError: the processor has changed more of the prompt than the placeholder, or the tokenizer does not split
-            where the last one ends.
+        HostError: The processor changed more of the prompt than the placeholder, or the tokenizer does not split after
+            the last placeholder.
     """
 
-    def __init__(self, processor: Any, heard: _Overheard, first: str, ids: Tensor, shared: int) -> None:
-        self.video, self.heard, self.placeholder = processor.video_token, heard, int(ids[shared - 1])
-        self.mark: str = heard.tokenizer.convert_ids_to_tokens(self.placeholder)
-        self.before, found, after = first.partition(self.video)
-        written = heard.texts[0] if len(heard.texts) == 1 else ""
-        if not found or not written.startswith(self.before) or not written.endswith(after) or self.mark not in written:
-            raise HostError(f"the processor of this host writes no {self.video!r} as it stands in the chat template")
-        self.beside = written[: len(written) - len(after)].rpartition(self.mark)[2]  # what it wrote behind the video
+    def __init__(self, processor: Any, recorder: _TokenizerRecorder, first: str, ids: Tensor, shared: int) -> None:
+        self.video, self.recorder, self.placeholder = processor.video_token, recorder, int(ids[shared - 1])
+        self.mark: str = recorder.tokenizer.convert_ids_to_tokens(self.placeholder)
+        self.before, token, after = first.partition(self.video)
+        text = recorder.texts[0] if len(recorder.texts) == 1 else ""
+        if not token or not text.startswith(self.before) or not text.endswith(after) or self.mark not in text:
+            raise HostError(f"the processor of this host changes more of a prompt than the placeholder {self.video!r}")
+        self.inserted = text[: len(text) - len(after)].rpartition(self.mark)[2]  # the processor's text after the video
         if self._ids(after) != ids[shared:].tolist():
-            raise HostError(f"the tokenizer of this host does not split behind {self.mark!r}")
+            raise HostError(f"the tokenizer of this host does not split after {self.mark!r}")
 
-    def ids(self, text: str, style: ReplyStyle, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Of a prompt behind the video, and of the answer behind that."""
-        before, found, after = text.partition(self.video)
-        if not found or before != self.before or not after:
+    def ids(self, text: str, style: AnswerFormat, answer: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the ids of a prompt after the video, and the ids of the answer after it."""
+        before, token, after = text.partition(self.video)
+        if not token or before != self.before or not after:
             raise HostError("the chat template must put the video before all text that differs between questions")
-        prompt, whole = self._ids(after), self._ids(f"{after}{style.lead}{answer}")
-        if whole[: len(prompt)] == prompt and len(whole) > len(prompt):
-            reply = whole[len(prompt) :]
-        else:  # a token that reaches from the prompt into the answer, which a host that is asked cannot write
-            reply = self.heard.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        prompt, complete = self._ids(after), self._ids(f"{after}{style.lead}{answer}")
+        if complete[: len(prompt)] == prompt and len(complete) > len(prompt):
+            reply = complete[len(prompt) :]
+        else:  # a token spans prompt and answer; the host cannot generate it after the prompt
+            reply = self.recorder.tokenizer(answer, add_special_tokens=False)["input_ids"]
         return tuple(prompt), (*reply, *style.end)
 
     def _ids(self, after: str) -> list[int]:
-        settings = {name: value for name, value in self.heard.settings.items() if name != "return_tensors"}
-        ids = list(self.heard.tokenizer([self.mark + self.beside + after], **settings)["input_ids"][0])
+        settings = {name: value for name, value in self.recorder.settings.items() if name != "return_tensors"}
+        ids = list(self.recorder.tokenizer([self.mark + self.inserted + after], **settings)["input_ids"][0])
         return ids[ids.index(self.placeholder) + 1 :]

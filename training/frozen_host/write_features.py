@@ -1,7 +1,7 @@
-"""The verb ``framefold shards features``: what a host makes of the videos of shards, as shards.
+"""The command ``framefold shards features``: encode the videos of shards with a host, and store the features as shards.
 
-Nothing here may import transformers before torchvision has been found, since transformers looks for it once; not even
-under ``TYPE_CHECKING``, which jsonargparse runs to read the signature.
+This module must not import transformers, which looks for torchvision only once, before torchvision has been found; not
+even under ``TYPE_CHECKING``, which jsonargparse executes to read the signature.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import torch
 
 from framefold import __version__
 from framefold.data.question import SCHEMA_VERSION
-from framefold.data.shards.index import FEATURES, INDEX, VIDEOS, Index, Shard, read_folder
+from framefold.data.shards.index import FEATURES, INDEX, VIDEOS, Index, Shard, read_index
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.shards.writer import ShardFolder
 from framefold.errors import DataError
 
-from .device import device_of
-from .locate import FoundHost, find_host
+from .device import resolve_device
+from .locate import HostFolder, find_host
 from .torchvision import find_torchvision
 
 VERB = "framefold shards features"
@@ -49,101 +49,108 @@ def features(
     max_damaged: float = 0.05,
     index: str | None = None,
 ) -> None:
-    """Encode the videos of shards once with the vision side of a host; training then needs neither it nor a processor.
+    """Encode the videos of shards once with the vision side of a host, so that training needs no vision encoder.
 
-    An interrupted run goes on where it stopped. Any number of processes may run the same command at the same time, on
-    machines that share the folder: each takes the next shard that nobody is at, so 'srun', 'torchrun' or several shells
-    are all that is needed. Videos that are damaged, or that the host refuses, are left out, counted and named.
+    Running the command again resumes an interrupted run. Several processes may run the same command at the same time,
+    on machines that share the folder, for example under 'srun' or 'torchrun': each takes the next shard that no other
+    process is encoding. Videos that are damaged, or that the host refuses, are skipped, counted and named.
 
     Args:
         shards: videos: a folder of 'framefold shards', tar files, globs, brace lists, URLs or ``pipe:`` commands.
         host: folder of a host, or its id in the cache of the Hub.
-        out: folder for the shards of features, one for each of the videos.
-        frames: most frames of a video, taken evenly over its duration; by default all that are stored.
+        out: folder for the shards of features, one per shard of videos.
+        frames: maximum number of frames of a video, evenly spaced over its duration; by default all stored frames.
         revision: of a host from the Hub.
-        dtype: that the host computes in; "auto" is what it was saved in.
+        dtype: of the host's computation; "auto" is the dtype that its weights are saved in.
         store: dtype of the stored features.
-        attention: store the attention that tokens received in the vision encoder as well.
-        device: cpu or cuda (cuda:1 ...); by default cuda where there is one, and that of its local rank where there are
-            several.
-        workers: processes here, each with a host of its own; on several GPUs they take turns.
-        max_damaged: share of the videos that may be left out.
-        index: file or URL of the index of the shards, where none is beside them.
+        attention: also store the attention that tokens received in the vision encoder.
+        device: cpu or cuda (cuda:1 ...); by default cuda if available, and with several GPUs that of the local rank.
+        workers: number of processes on this machine, each with its own host; they are distributed over the GPUs.
+        max_damaged: fraction of the videos that may be skipped.
+        index: file or URL of the index of the shards, if it is not in their folder.
 
     Raises:
-        DataError: no shards of videos, too much damage, a setting out of range, or a folder that holds something else.
-        HostError, UnsupportedHostError: no host that can be used.
-        MissingExtraError: torchvision or what else the host's processor needs; the message installs it.
-        OSError: the disk is full or not writable; finished shards are kept.
+        DataError: No shards of videos, too many damaged videos, a setting out of range, or a folder with other content.
+        HostError, UnsupportedHostError: No usable host.
+        MissingExtraError: A package that the host's processor needs is missing; the message holds its install command.
+        OSError: The disk is full or not writable; finished shards are kept.
     """
     if workers < 1 or not 0 <= max_damaged <= 1 or (frames is not None and frames < 1):
-        told = f"{workers}, {frames} and {max_damaged}"
-        raise DataError(f"workers and frames must be positive, max_damaged a share; got {told}")
+        values = f"{workers}, {frames} and {max_damaged}"
+        raise DataError(f"workers and frames must be positive and max_damaged a fraction, got {values}")
     devices = _devices(device, workers)
-    source, found = resolve_shards(shards, index), find_host(host, revision)
-    if source.kind != VIDEOS:
-        raise DataError(f"{shards} holds features already: give the videos they were made of")
-    if not found.is_embedded:
+    videos, folder = resolve_shards(shards, index), find_host(host, revision)
+    if videos.kind != VIDEOS:
+        raise DataError(f"{shards} already holds features: give the videos that they were encoded from")
+    if not folder.is_tinyhost:
         find_torchvision()
-    settings = _settings(source, found, {"frames": frames, "dtype": dtype, "store": store, "attention": attention})
-    job = _Job(source, found, settings, out, max_damaged * source.samples)
-    with _helpers(job, devices[1:]):
-        job.do(devices[0])
-    _report(out, source, max_damaged)
+    settings = _settings(videos, folder, {"frames": frames, "dtype": dtype, "store": store, "attention": attention})
+    job = _Job(videos, folder, settings, out, max_damaged * videos.samples)
+    with _worker_processes(job, devices[1:]):
+        job.run(devices[0])
+    _report(out, videos, max_damaged)
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What several processes do together; allowed: videos that each of them may leave out."""
+    """The work that several processes share.
 
-    source: Index
-    found: FoundHost
+    Attributes:
+        videos: index of the shards of videos.
+        host: the host to encode with.
+        settings: of the features.
+        out: folder of the features.
+        allowed: number of videos that each process may skip.
+    """
+
+    videos: Index
+    host: HostFolder
     settings: dict[str, Any]
     out: str
     allowed: float
 
-    def do(self, device: str) -> None:
-        """Encode the shards that no other process is at."""
+    def run(self, device: str) -> None:
+        """Encode the shards that no other process is encoding."""
         folder = ShardFolder[Shard](self.out, FEATURES, SCHEMA_VERSION, self.settings, VERB)
         if folder.complete:
             return
-        if not self.found.is_embedded:
+        if not self.host.is_tinyhost:
             find_torchvision()
-        from .feature_encoder import Encoder
+        from .feature_encoder import FeatureEncoder
 
-        folder.write(self.source.shards, Encoder(self.found, self.settings, device, self.allowed))
+        folder.write(self.videos.shards, FeatureEncoder(self.host, self.settings, device, self.allowed))
 
 
-def _settings(source: Index, found: FoundHost, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the bytes of the features, JSON-able."""
+def _settings(videos: Index, host: HostFolder, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return everything that determines the bytes of the features, as JSON-able values."""
     import transformers
 
     from .processor import load_config
 
-    width = load_config(str(found.folder)).get_text_config().hidden_size
+    width = load_config(str(host.folder)).get_text_config().hidden_size
     versions = {"framefold": __version__, "transformers": transformers.__version__}
-    videos = {"shards": source.source, "samples": source.samples, "settings": source.settings}
-    return {"host": found.base_model(width), **chosen, **versions, "source": videos}
+    source = {"shards": videos.source, "samples": videos.samples, "settings": videos.settings}
+    return {"host": host.base_model(width), **options, **versions, "source": source}
 
 
-def _report(out: str, source: Index, max_damaged: float) -> None:
-    """Say what there is now."""
+def _report(out: str, videos: Index, max_damaged: float) -> None:
+    """Print what has been written so far; raise if too many videos were skipped."""
     if not (Path(out) / INDEX).exists():
         print(f"other processes are still writing to {out}; if one was killed, run the same command again")
         return
-    made = read_folder(out)
-    tokens, lost = sum(sum(shard.lengths) for shard in made.shards), source.samples - made.samples
-    print(f"{out} is complete: features of {made.samples} videos, {tokens:,} visual tokens; {lost} videos left out")
-    if lost > max_damaged * source.samples:
+    index = read_index(out)
+    tokens, skipped = sum(sum(shard.lengths) for shard in index.shards), videos.samples - index.samples
+    print(f"{out} is complete: features of {index.samples} videos, {tokens:,} visual tokens; {skipped} videos skipped")
+    if skipped > max_damaged * videos.samples:
         raise DataError(
-            f"{lost} of {source.samples} videos were left out, more than max_damaged allows: 'framefold shards check"
-            f" --shards {source.source}' names what is damaged; a larger --max_damaged takes the others"
+            f"{skipped} of {videos.samples} videos were skipped, more than max_damaged allows: 'framefold shards check"
+            f" --shards {videos.source}' names what is damaged; a larger --max_damaged accepts the other videos"
         )
 
 
 def _devices(name: str | None, workers: int) -> list[str]:
-    """One for each process of this machine."""
-    first = device_of(name)
+    """Return one device for each process of this machine."""
+    first = resolve_device(name)
     count = torch.cuda.device_count() if first.type == "cuda" else 0
     if name is not None or count < 2:
         return [str(first)] * workers
@@ -152,49 +159,50 @@ def _devices(name: str | None, workers: int) -> list[str]:
 
 
 @contextmanager
-def _helpers(job: _Job, devices: list[str]) -> Iterator[None]:
-    """Processes that share the work with the block, one a device; their first error is raised at the end.
+def _worker_processes(job: _Job, devices: list[str]) -> Iterator[None]:
+    """Run the job in one process per device during the block, and wait for them at its end.
 
-    They are spawned, since a fork holds neither CUDA nor threads; where the block fails, they are ended.
+    The first error of a process is raised at the end; if the block fails, the processes are killed. They are spawned,
+    because CUDA and threads do not survive a fork.
     """
     context = multiprocessing.get_context("spawn")
     started = []
     before = os.environ.get(QUIET)
-    os.environ[QUIET] = "1"  # one process shows progress
+    os.environ[QUIET] = "1"  # only the main process shows progress
     try:
         for device in devices:
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_help, args=(theirs, job, device), daemon=True)
+            receiver, sender = context.Pipe(duplex=False)
+            process = context.Process(target=_work, args=(sender, job, device), daemon=True)
             process.start()
-            theirs.close()
-            started.append((process, ours))
+            sender.close()
+            started.append((process, receiver))
     finally:
         os.environ.pop(QUIET)
         os.environ |= {} if before is None else {QUIET: before}
     try:
         yield
-        for process, pipe in started:
-            _check(process, pipe)
+        for process, receiver in started:
+            _join(process, receiver)
     finally:
         for process, _ in started:
             process.kill()
             process.join()
 
 
-def _check(process: Any, pipe: Connection) -> None:
-    """Wait for a process, and raise what it has raised."""
+def _join(process: Any, receiver: Connection) -> None:
+    """Wait for a worker process, and raise the error that it has sent."""
     try:
-        error = pipe.recv()
+        error = receiver.recv()
     except EOFError:
         process.join()
-        raise DataError(f"a helper ended with status {process.exitcode}: run the same command again") from None
+        raise DataError(f"a worker process ended with status {process.exitcode}: run the same command again") from None
     if error is not None:
         raise error
 
 
-def _help(pipe: Connection, job: _Job, device: str) -> None:
+def _work(sender: Connection, job: _Job, device: str) -> None:
     try:
-        job.do(device)
-        pipe.send(None)
+        job.run(device)
+        sender.send(None)
     except Exception as error:
-        pipe.send(error)
+        sender.send(error)

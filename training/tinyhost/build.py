@@ -1,7 +1,7 @@
-"""Building the embedded host: a stock LLaVA-OneVision of tiny size with a word-level tokenizer, and saving it whole.
+"""Creation and saving of a tinyhost: a stock LLaVA-OneVision of tiny size with a word-level tokenizer.
 
-The folder is an ordinary transformers checkpoint (LLaVA-OneVision class, tokenizer, processor files): nothing here is
-needed to use it with transformers alone.
+The folder is an ordinary transformers checkpoint (LLaVA-OneVision class, tokenizer, processor files) that transformers
+loads without Framefold.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerFast
 
 from framefold.data.synthetic.questions import VOCABULARY
+from framefold.files import replace_files
 
 SPECIAL = ("<pad>", "<unk>", "</s>", "<user>", "<assistant>", "<image>", "<video>")
 
-# The video comes first whatever the order of the parts, so that all questions about it share one prefix.
+# The video comes first regardless of the order of the parts, so that all questions about it share one prefix.
 CHAT_TEMPLATE = """
 {%- for message in messages -%}
 {%- set parts = [{'type': 'text', 'text': message.content}] if message.content is string else message.content -%}
@@ -37,7 +40,7 @@ CHAT_TEMPLATE = """
 
 @dataclass(frozen=True)
 class Architecture:
-    """Sizes of a fresh host; image and patch in pixels, the rest in units of transformers' configs."""
+    """Sizes of a new host; image and patch are in pixels, the others as in transformers' configs."""
 
     image: int = 64
     patch: int = 8
@@ -52,7 +55,7 @@ class Architecture:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Word-level tokenizer over the closed vocabulary of the synthetic task."""
+    """Return a word-level tokenizer over the closed vocabulary of the synthetic task."""
     words = {word: i for i, word in enumerate((*SPECIAL, *VOCABULARY))}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -74,10 +77,17 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_host(architecture: Architecture = Architecture(), seed: int = 0) -> LlavaOnevisionForConditionalGeneration:  # noqa: B008
-    """A stock LLaVA-OneVision model of tiny size with random weights."""
-    tokenizer, a = build_tokenizer(), architecture
-    ids = {name: i for i, name in enumerate(SPECIAL)}
-    config = LlavaOnevisionConfig(
+    """Return a stock LLaVA-OneVision model of tiny size with random weights."""
+    config = _config(architecture)
+    torch.manual_seed(seed)
+    model = LlavaOnevisionForConditionalGeneration(config)
+    model.generation_config.pad_token_id = SPECIAL.index("<pad>")
+    model.generation_config.eos_token_id = SPECIAL.index("</s>")
+    return model
+
+
+def _config(a: Architecture) -> LlavaOnevisionConfig:
+    return LlavaOnevisionConfig(
         vision_config={
             "model_type": "siglip_vision_model",
             "hidden_size": a.vision_width,
@@ -90,7 +100,7 @@ def build_host(architecture: Architecture = Architecture(), seed: int = 0) -> Ll
         },
         text_config={
             "model_type": "qwen2",
-            "vocab_size": len(tokenizer),
+            "vocab_size": len(SPECIAL) + len(VOCABULARY),
             "hidden_size": a.text_width,
             "intermediate_size": a.text_ff,
             "num_hidden_layers": a.text_layers,
@@ -98,19 +108,14 @@ def build_host(architecture: Architecture = Architecture(), seed: int = 0) -> Ll
             "num_key_value_heads": a.text_heads,
             "max_position_embeddings": 8192,
             "tie_word_embeddings": True,
-            "pad_token_id": ids["<pad>"],
-            "eos_token_id": ids["</s>"],
+            "pad_token_id": SPECIAL.index("<pad>"),
+            "eos_token_id": SPECIAL.index("</s>"),
         },
-        image_token_index=ids["<image>"],
-        video_token_index=ids["<video>"],
+        image_token_index=SPECIAL.index("<image>"),
+        video_token_index=SPECIAL.index("<video>"),
         image_grid_pinpoints=[[a.image, a.image]],
         tie_word_embeddings=True,
     )
-    torch.manual_seed(seed)
-    model = LlavaOnevisionForConditionalGeneration(config)
-    model.generation_config.pad_token_id = ids["<pad>"]
-    model.generation_config.eos_token_id = ids["</s>"]
-    return model
 
 
 def _processor_files(image: int, patch: int) -> dict[str, dict[str, Any]]:
@@ -147,25 +152,21 @@ def _processor_files(image: int, patch: int) -> dict[str, dict[str, Any]]:
 
 
 def grid_side(model: LlavaOnevisionForConditionalGeneration) -> int:
-    """Rows (and columns) of a frame's visual tokens, after LLaVA-OneVision's 2x2 pooling."""
+    """Return the rows (and columns) of the token grid of a frame, after LLaVA-OneVision's 2x2 pooling."""
     vision: Any = model.config.vision_config
     return math.ceil(vision.image_size // vision.patch_size / 2)
 
 
 def save_host(model: LlavaOnevisionForConditionalGeneration, out: str | os.PathLike[str]) -> Path:
-    """Write a whole host folder; files appear whole or not at all, and other files in the folder stay."""
+    """Write a host folder; no file is replaced before all are written, and other files in the folder remain."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    staging = out / f".saving-{os.getpid()}"
-    try:
+    vision: Any = model.config.vision_config
+    with tempfile.TemporaryDirectory(dir=out, prefix=".saving-") as name:
+        staging = Path(name)
         model.save_pretrained(staging)
         build_tokenizer().save_pretrained(staging)
-        vision: Any = model.config.vision_config
-        for name, content in _processor_files(vision.image_size, vision.patch_size).items():
-            (staging / name).write_text(json.dumps(content, indent=2) + "\n")
-        for file in sorted(staging.iterdir()):
-            file.chmod(0o644)
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        for file, content in _processor_files(vision.image_size, vision.patch_size).items():
+            (staging / file).write_text(json.dumps(content, indent=2) + "\n")
+        replace_files({out / file.name: partial(shutil.copyfile, file) for file in sorted(staging.iterdir())})
     return out

@@ -1,4 +1,4 @@
-"""Measure a host on held-out synthetic videos: the verb `framefold tinyhost eval`."""
+"""The command ``framefold tinyhost eval``: accuracy of a tinyhost on held-out synthetic videos."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from framefold.data.synthetic.generate import Video
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import HostError
-from framefold.training.frozen_host.host import EmbeddedHost
-from framefold.training.frozen_host.load import load_embedded
+from framefold.training.frozen_host.host import Tinyhost
+from framefold.training.frozen_host.load import load_tinyhost
 from framefold.training.frozen_host.question_rows import answer_logits, predict
 
-from .batches import VideoBatch, assemble, prefix_of
+from .batches import build_video_batch, prefix_kwargs
 from .build import grid_side
 from .token_views import reduce_tokens
 
-Mark = tuple[int, bool]
+Mark = tuple[int, bool]  # number of the pair of twin videos, and whether the answer was correct
 
-Show = Callable[[Tensor, Video], tuple[Tensor, Tensor]]
+View = Callable[[Tensor, Video], tuple[Tensor, Tensor]]  # tokens (1, N, D) to kept tokens and their places (1, K)
 
 _STREAM = 15485863
 
@@ -42,94 +42,99 @@ def evaluate_host(
     show: list[str] = ["full"],  # noqa: B006
     threads: int = 1,
 ) -> dict[str, Any]:
-    """Print and return accuracy per question type, with 95 % intervals, and their mean.
+    """Print and return the accuracy per question type with 95 % intervals, and the mean over the headline types.
 
     Args:
         host: folder of the host.
-        frames: lengths to measure.
-        videos: how many of each length and style; every video asks one question of each type that it can carry.
+        frames: lengths of the videos.
+        videos: number of videos per length and style; each asks one question of every type that it can have.
         seed: of the videos.
         split: train, val or test.
-        difficulty: easy, hard, or settings of data.difficulty.Difficulty.
-        style: normal, or held_out: glyphs and textures that no training video shows.
-        show: what the host sees of the tokens: "full", "blind" (features zeroed), "frame" (one random frame), or a
-            reduction with the share it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "evidence:0.1".
+        difficulty: easy, hard, or settings of data.synthetic.difficulty.Difficulty.
+        style: normal, or held_out: glyphs and textures that no training video has.
+        show: tokens that the host sees: "full", "blind" (features of zero), "frame" (one random frame), or a reduction
+            with the ratio that it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "evidence:0.1".
         threads: torch threads.
 
-    Returns {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": questions of these, "types":
-    {type: [accuracy, low, high, n]}}}. Raises HostError for a folder that holds no host, no videos or an unknown
-    `show`, DataError for videos that cannot be.
+    Returns:
+        {"<show>@<frames>/<style>": {"accuracy": mean over the headline types, "n": number of their questions, "types":
+        {type: [accuracy, low, high, n]}}}.
+
+    Raises:
+        HostError: The folder holds no tinyhost, ``videos`` is not positive, or an entry of ``show`` is unknown.
+        DataError: Videos with these settings cannot be generated.
     """
     torch.set_num_threads(threads)
-    loaded = load_embedded(host)
-    ways = {name: _way(name, loaded) for name in show}
+    loaded = load_tinyhost(host)
+    views = {name: named_view(name, loaded) for name in show}
     if videos < 1:
-        raise HostError(f"videos must be at least 1, got {videos}: there is no accuracy of no question")
-    recipes = [Recipe((length, length), seed, split, difficulty, look) for length in frames for look in style]
+        raise HostError(f"videos must be at least 1, got {videos}")
+    recipes = [Recipe((length, length), seed, split, difficulty, one) for length in frames for one in style]
     results = {}
     for recipe in recipes:
-        right = _right(loaded, ways, recipe, videos)
+        marks = _marks(loaded, views, recipe, videos)
         for name in show:
             key = f"{name}@{recipe.frames[0]}/{recipe.style}"
-            results[key] = _summary(right[name])
+            results[key] = _summary(marks[name])
             title = f"{name}, {recipe.frames[0]} frames, {recipe.style} style, {videos} videos"
             print(_table(title, results[key]), flush=True)
     return results
 
 
-def _right(host: EmbeddedHost, ways: dict[str, Show], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
-    """By way to show and by type: the pair of twins a question is of, and whether the answer was right."""
-    right: dict[str, dict[str, list[Mark]]] = {name: defaultdict(list) for name in ways}
+def _marks(host: Tinyhost, views: dict[str, View], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
+    """Return the marks of all questions by view and question type."""
+    marks: dict[str, dict[str, list[Mark]]] = {name: defaultdict(list) for name in views}
     for index in range(videos):
         video = recipe.video(index)
-        tokens = host.encode(host.pixel_values(video.frames))
-        for name, way in ways.items():
-            for kind, ok in zip(*_answer(host, video, tokens, way), strict=True):
-                right[name][kind].append((index // 2, ok))
-    return right
+        tokens = host.encode_pixels(host.pixel_values(video.frames))
+        for name, view in views.items():
+            for kind, correct in zip(*answer_video(host, video, tokens, view), strict=True):
+                marks[name][kind].append((index // 2, correct))
+    return marks
 
 
-def _is_share(text: str) -> bool:
+def _is_ratio(text: str) -> bool:
     try:
         return 0 < float(text) <= 1
     except ValueError:
         return False
 
 
-def _way(name: str, host: EmbeddedHost) -> Show:
-    """How a `show` name turns full tokens (1, N, D) into kept ones and their places."""
-    how, _, share = name.partition(":")
+def named_view(name: str, host: Tinyhost) -> View:
+    """Return the view with this name, an entry of ``show``."""
+    how, _, ratio = name.partition(":")
     side = grid_side(host.model)
     known = ("full", "blind", "frame", "random", "frames", "pooled", "evidence")
-    if how not in known or (share and not _is_share(share)):
+    if how not in known or (ratio and not _is_ratio(ratio)):
         raise HostError(
-            f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, evidence with :SHARE in (0, 1]"
+            f"cannot show {name!r}: use full, blind, frame, or random, frames, pooled, evidence with :RATIO in (0, 1]"
         )
 
-    def way(tokens: Tensor, video: Video) -> tuple[Tensor, Tensor]:
-        count = max(1, round(float(share or 1) * tokens.shape[1]))
-        draws = RandomStream(_STREAM, video.key[2], 0, 0)
+    def view(tokens: Tensor, video: Video) -> tuple[Tensor, Tensor]:
+        count = max(1, round(float(ratio or 1) * tokens.shape[1]))
+        rng = RandomStream(_STREAM, video.key[2], 0, 0)
         if how == "blind":
-            return reduce_tokens(torch.zeros_like(tokens), [video], "full", count, draws, side)
+            return reduce_tokens(torch.zeros_like(tokens), [video], "full", count, rng, side)
         if how == "frame":
-            first = draws.below(len(video.frames)) * side * side
+            first = rng.below(len(video.frames)) * side * side
             return tokens[:, first : first + side * side], torch.arange(first, first + side * side)[None]
-        return reduce_tokens(tokens, [video], how, count, draws, side)
+        return reduce_tokens(tokens, [video], how, count, rng, side)
 
-    return way
+    return view
 
 
 @torch.no_grad()
-def _answer(host: EmbeddedHost, video: Video, tokens: Tensor, way: Show) -> tuple[tuple[str, ...], list[bool]]:
-    kept, index = way(tokens[:, :-1], video)
+def answer_video(host: Tinyhost, video: Video, tokens: Tensor, view: View) -> tuple[tuple[str, ...], list[bool]]:
+    """Return the types of a video's questions, and whether the host answers them correctly."""
+    kept, index = view(tokens[:, :-1], video)
     features = torch.cat([kept, tokens[:, -1:]], dim=1)
-    batch: VideoBatch = assemble(host.model, host.tokenizer, [video.questions], features, index, tokens.shape[1] - 1)
-    predicted = predict(answer_logits(host.model, prefix_of(batch), batch.rows), batch.rows)
+    batch = build_video_batch(host.model, host.tokenizer, [video.questions], features, index, tokens.shape[1] - 1)
+    predicted = predict(answer_logits(host.model, prefix_kwargs(batch), batch.rows), batch.rows)
     return batch.types, (predicted == batch.rows.answers()).tolist()
 
 
-def _summary(right: dict[str, list[Mark]]) -> dict[str, Any]:
-    types = {kind: _share(right[kind]) for kind in QUESTION_TYPES if right[kind]}
+def _summary(marks: dict[str, list[Mark]]) -> dict[str, Any]:
+    types = {kind: _accuracy(marks[kind]) for kind in QUESTION_TYPES if marks[kind]}
     headline = [row[0] for kind, row in types.items() if kind in HEADLINE]
     return {
         "accuracy": sum(headline) / max(1, len(headline)),
@@ -138,23 +143,24 @@ def _summary(right: dict[str, list[Mark]]) -> dict[str, Any]:
     }
 
 
-def _share(marks: list[Mark]) -> list[float]:
-    """Share of right answers, its 95 % interval and the number of answers.
+def _accuracy(marks: list[Mark]) -> list[float]:
+    """Return the accuracy, its 95 % interval and the number of answers.
 
-    Twins are alike, so the interval is that of as many independent answers as tell as much (Kish's design effect).
+    Answers about twins are correlated, so the interval is that of the effective number of independent answers (Kish's
+    design effect).
     """
     n = len(marks)
-    share = sum(ok for _, ok in marks) / n
+    accuracy = sum(correct for _, correct in marks) / n
     excess: dict[int, float] = defaultdict(float)
-    for pair, ok in marks:
-        excess[pair] += ok - share
-    spread = n * share * (1 - share)
-    effect = sum(value**2 for value in excess.values()) / spread if spread else 2.0
-    return [*wilson(share, n / max(1.0, effect)), n]
+    for pair, correct in marks:
+        excess[pair] += correct - accuracy
+    variance = n * accuracy * (1 - accuracy)
+    effect = sum(value**2 for value in excess.values()) / variance if variance else 2.0
+    return [*wilson(accuracy, n / max(1.0, effect)), n]
 
 
 def wilson(share: float, n: float) -> tuple[float, float, float]:
-    """A share of n answers with its 95 % interval (E. B. Wilson, 1927)."""
+    """Return a share of n answers with its 95 % interval (E. B. Wilson, 1927)."""
     z2 = 1.96**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) + z2 / (4 * n)) / n) / (1 + z2 / n)

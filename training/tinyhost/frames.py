@@ -1,4 +1,4 @@
-"""Single frames with dense labels, to teach the vision tower of the embedded host what each of its tokens shows."""
+"""Single frames with a label for each token, for training the vision tower of the tinyhost."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from framefold.data.evidence import evidence_mask
 from framefold.data.random_stream import RandomStream
-from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES, glyph, paint_mask, paint_texture
+from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES, fill_mask, glyph, render_texture
 from framefold.data.synthetic.timeline import DISC, GLYPH, LATTICE
 
 KINDS = ("none", "plain", "flare", "decoy", "mover", "flash")
@@ -22,99 +22,107 @@ PROBES = {
 
 IGNORE = -100
 
-_STREAM = 7919  # key apart from those of videos: (seed, split, index) never has four parts
+_STREAM = 7919  # videos have keys of three parts (seed, split, index), frames of four
 
 _COLORS = tuple(COLORS)
 
-_SHIFT = 12  # pixels (of 64): a whole period of the widest texture
+_SHIFT = 12  # pixels (of 64): one period of the widest texture
 
 
 def frame_batch(
     index: int, *, seed: int, frames: int, size: int = 64, cells: int = 4
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Frames uint8 (N, S, S, 3) of the looks of synthetic videos, with more glyphs, and labels per probe.
+    """Generate frames in the style of synthetic videos, with more glyphs, and labels for each probe.
 
-    Labels are int64 (N, cells * cells) for the tokens of a cells x cells grid: what covers the token, IGNORE where
-    there is nothing to say (no glyph) or too little of a glyph to say it.
+    Args:
+        index: of the batch.
+        seed: of the run.
+        frames: N, number of frames.
+        size: S, height and width in pixels.
+        cells: rows (and columns) of the token grid.
+
+    Returns:
+        Frames, uint8 (N, S, S, 3), and labels by probe, int64 (N, cells * cells): the value of the probe at each token,
+        or IGNORE where it is undefined (no glyph) or where too little of a glyph is visible.
     """
-    draws = RandomStream(seed, _STREAM, index, 0)
+    rng = RandomStream(seed, _STREAM, index, 0)
     pixels = np.empty((frames, size, size, 3), np.uint8)
     labels = {name: np.full((frames, cells, cells), IGNORE) for name in PROBES}
     labels["kind"][:] = 0
     labels["row"][:] = np.arange(cells)[:, None]
     labels["column"][:] = np.arange(cells)
     for i in range(frames):
-        _draw_frame(draws, pixels[i], {name: label[i] for name, label in labels.items()}, size)
-        if draws.below(8) == 0:
-            gain = draws.between(-32, 32)
+        _render_frame(rng, pixels[i], {name: label[i] for name, label in labels.items()}, size)
+        if rng.below(8) == 0:
+            gain = rng.between(-32, 32)
             pixels[i] = np.clip(pixels[i] + np.int16(gain), 12, 243)
-    noise = draws.bytes(pixels.size).reshape(pixels.shape) & 15
-    noise += np.array([draws.between(-4, 4) - 8 for _ in range(frames)]).astype(np.uint8)[:, None, None, None]
+    noise = rng.bytes(pixels.size).reshape(pixels.shape) & 15
+    noise += np.array([rng.between(-4, 4) - 8 for _ in range(frames)]).astype(np.uint8)[:, None, None, None]
     pixels += noise
     return pixels, {name: label.reshape(frames, -1) for name, label in labels.items()}
 
 
-def _draw_frame(draws: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], size: int) -> None:
-    texture = draws.below(len(TEXTURES))
-    canvas = _canvas(draws, texture, size)
-    frame[:] = _window(draws, canvas, size)
+def _render_frame(rng: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], size: int) -> None:
+    texture = rng.below(len(TEXTURES))
+    canvas = _canvas(rng, texture, size)
+    frame[:] = _window(rng, canvas, size)
     labels["texture"][:] = texture
-    chance = draws.below(16)
-    if chance < 5:  # a part that moves against the rest
-        y0, x0 = size * draws.below(3) // 4, size * draws.below(3) // 4
-        frame[y0 : y0 + size // 2, x0 : x0 + size // 2] = _window(draws, canvas, size)[: size - y0, : size - x0][
+    chance = rng.below(16)
+    if chance < 5:  # a part of the frame is shifted, as behind a moving part
+        y0, x0 = size * rng.below(3) // 4, size * rng.below(3) // 4
+        frame[y0 : y0 + size // 2, x0 : x0 + size // 2] = _window(rng, canvas, size)[: size - y0, : size - x0][
             : size // 2, : size // 2
         ]
-    elif chance == 5:  # in a cross-fade: two textures, no answer
-        other = _window(draws, _canvas(draws, draws.below(len(TEXTURES)), size), size)
-        weight = np.uint16(draws.between(1, 4))
+    elif chance == 5:  # a cross-fade of two textures, in which the label is undefined
+        other = _window(rng, _canvas(rng, rng.below(len(TEXTURES)), size), size)
+        weight = np.uint16(rng.between(1, 4))
         frame[:] = (frame * weight + other * (np.uint16(5) - weight)) // np.uint16(5)
         labels["texture"][:] = IGNORE
-    # Painting order is that of videos: what is asked about lies on top.
-    for kind in sorted(draws.pick((1, 1, 2, 3, 4, 5, 5, 5)) for _ in range(draws.below(5))):
-        _draw_glyph(draws, frame, labels, kind, size)
+    # Render in the order of videos: objects that questions ask about are on top.
+    for kind in sorted(rng.pick((1, 1, 2, 3, 4, 5, 5, 5)) for _ in range(rng.below(5))):
+        _render_glyph(rng, frame, labels, kind, size)
 
 
-def _canvas(draws: RandomStream, texture: int, size: int) -> np.ndarray:
-    """A background larger than the frame, so that it can be seen at any shift."""
-    dark = np.array([draws.between(70, 150) for _ in range(3)])
-    light = dark + np.array([draws.between(40, 64) for _ in range(3)])
-    colors = np.stack((light, dark) if draws.below(2) else (dark, light))
+def _canvas(rng: RandomStream, texture: int, size: int) -> np.ndarray:
+    """Return a background that is larger than the frame, for windows at any shift."""
+    dark = np.array([rng.between(70, 150) for _ in range(3)])
+    light = dark + np.array([rng.between(40, 64) for _ in range(3)])
+    colors = np.stack((light, dark) if rng.below(2) else (dark, light))
     side = size + size * _SHIFT // 64
-    return paint_texture(TEXTURES[texture], side, size * draws.pick((8, 10, 12)) // 64, colors)
+    return render_texture(TEXTURES[texture], side, size * rng.pick((8, 10, 12)) // 64, colors)
 
 
-def _window(draws: RandomStream, canvas: np.ndarray, size: int) -> np.ndarray:
-    y, x = (draws.below(len(canvas) - size + 1) for _ in range(2))
+def _window(rng: RandomStream, canvas: np.ndarray, size: int) -> np.ndarray:
+    y, x = (rng.below(len(canvas) - size + 1) for _ in range(2))
     return canvas[y : y + size, x : x + size]
 
 
-def _draw_glyph(draws: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
-    """Discs stand on the lattice; glyphs without one stand anywhere, as those on a drifting background do."""
+def _render_glyph(rng: RandomStream, frame: np.ndarray, labels: dict[str, np.ndarray], kind: int, size: int) -> None:
+    """Render a glyph and its labels; discs lie on the lattice, and glyphs without a disc anywhere, as in the videos."""
     halo = HALO.get(KINDS[kind])
     steps = DISC if halo else GLYPH
     unit = size // LATTICE
     inner, extent = unit * GLYPH, unit * steps
     step = unit if halo else 1
-    y, x = (step * draws.below((size - extent) // step + 1) for _ in range(2))
-    shape, color = draws.below(len(SHAPES)), draws.below(len(COLORS))
+    y, x = (step * rng.below((size - extent) // step + 1) for _ in range(2))
+    shape, color = rng.below(len(SHAPES)), rng.below(len(COLORS))
     empty = KINDS[kind] == "flare"
     if halo:
-        paint_mask(frame, glyph("circle", extent), y, x, halo)
+        fill_mask(frame, glyph("circle", extent), y, x, halo)
     inset = (extent - inner) // 2
     if not empty:
-        paint_mask(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
+        fill_mask(frame, glyph(SHAPES[shape], inner), y + inset, x + inset, COLORS[_COLORS[color]])
     box = (0, y / size, x / size, (y + extent) / size, (x + extent) / size)
     cells = labels["kind"].shape[0]
     held = evidence_mask([box], (1, cells, cells))[0]
-    touched = _touched(box, cells) & ~held
+    overlapped = _overlapped(box, cells) & ~held
     for name, value in (("kind", kind), ("shape", IGNORE if empty else shape), ("color", IGNORE if empty else color)):
         labels[name][held] = value
-        labels[name][touched] = IGNORE
+        labels[name][overlapped] = IGNORE
 
 
-def _touched(box: tuple[int, float, float, float, float], cells: int) -> np.ndarray:
-    """Tokens (cells, cells) that a box covers at all."""
+def _overlapped(box: tuple[int, float, float, float, float], cells: int) -> np.ndarray:
+    """Return (cells, cells), the tokens that a box overlaps."""
     edges = np.arange(cells + 1) / cells
     rows = (box[1] < edges[1:]) & (box[3] > edges[:-1])
     columns = (box[2] < edges[1:]) & (box[4] > edges[:-1])

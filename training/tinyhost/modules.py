@@ -1,4 +1,4 @@
-"""Lightning modules of the host: the vision tower trained on single frames, the language model on videos."""
+"""LightningModules of the tinyhost: the vision tower trains on single frames, the language model on videos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.training.frozen_host.question_rows import answer_loss, packed_logits, predict
 
-from .batches import DrawnVideos, VideoBatch, draw_videos, prefix_of, video_batch
+from .batches import RawBatch, VideoBatch, encode_raw_batch, generate_batch, prefix_kwargs
 from .build import grid_side
 from .frames import IGNORE, PROBES, frame_batch
 from .optimizer import HostOptimizer
@@ -31,37 +31,41 @@ WEIGHTS = {"kind": 1.0, "shape": 1.0, "color": 1.0, "texture": 0.5, "row": 0.5, 
 
 
 class HostTraining(pl.LightningModule):
-    """Batches are made from (seed, stage, step) by `draw`, so that a resumed run sees what an unbroken one would."""
+    """Base of both modules.
+
+    Batches depend only on seed, stage and step, so a resumed run sees the batches of an uninterrupted one.
+    """
 
     def __init__(self, host: LlavaOnevisionForConditionalGeneration, stage: Stage, seed: int) -> None:
         super().__init__()
         self.host, self.stage, self.seed = host, stage, seed
         self.curve: list[dict[str, float]] = []
 
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that this stage trains, with their names."""
         raise NotImplementedError
 
-    def draw(self) -> Callable[[int], Any]:
-        """What makes the batch of a step out of its number, without the host: it may run in another process."""
+    def batch_function(self) -> Callable[[int], Any]:
+        """Return a picklable function from the number of a step to its batch, which does not need the host."""
         raise NotImplementedError
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The step itself moves what it needs."""
+        """Return the batch unchanged; the step moves tensors itself."""
         return batch
 
     def configure_optimizers(self) -> Any:
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
-        for name, parameter in self.trained():
+        for name, parameter in self.trained_parameters():
             parameter.requires_grad_(True)
             inner = parameter.ndim == 2 and not any(part in name for part in ("embed", "probes"))
             (matrices if inner else others).append(parameter)
         optimizer = HostOptimizer(matrices, others, lr=self.stage.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_end(self) -> None:
-        """One row of the training curve; rows travel in the checkpoint, so a resumed run has the whole curve."""
+        """Add a row to the training curve; checkpoints hold the rows, so a resumed run has the complete curve."""
         if len(self.curve) and self.global_step == self._first + 1:
             return  # Lightning ends the epoch of a resumed run after its first step
         means = {k.removeprefix("train/"): round(float(v), 4) for k, v in self.trainer.callback_metrics.items()}
@@ -73,7 +77,7 @@ class HostTraining(pl.LightningModule):
             writer.writerows(self.curve)
 
     def on_train_start(self) -> None:
-        """Process CPU time counts on from the checkpoint's."""
+        """Continue the count of CPU seconds from the checkpoint."""
         self._since, self._first = process_time(), self.global_step
         self._spent = self.curve[-1]["cpu_seconds"] if self.curve else 0.0
 
@@ -84,20 +88,20 @@ class HostTraining(pl.LightningModule):
         self.curve = checkpoint.get("curve", [])
 
     def _log(self, name: str, value: Tensor, count: int) -> None:
-        shown = name in ("loss", "accuracy", "shape")
-        self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=max(1, count))
+        in_bar = name in ("loss", "accuracy", "shape")
+        self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=in_bar, batch_size=max(1, count))
 
-    def _rate(self, step: int) -> float:
+    def _lr_factor(self, step: int) -> float:
         left = 1 - step / self.stage.steps
         return min(1.0, (step + 1) / self.stage.warmup) * max(self.stage.final, left)
 
 
 class VisionTraining(HostTraining):
-    """Tower and projector learn to say, at every token, what it shows and where it is.
+    """Trains tower and projector to encode at every token what it shows and where it is.
 
-    Shape, colour and texture are read out with the language model's own word embeddings, which are learned along: the
-    language model then meets visual tokens that already speak its words. Kind and position have linear probes, thrown
-    away afterwards.
+    Shape, colour and texture are classified with the word embeddings of the language model, which are trained as well,
+    so that visual tokens resemble the embeddings of their words. Kind and position have linear probes, which are
+    discarded after training.
     """
 
     def __init__(
@@ -114,11 +118,11 @@ class VisionTraining(HostTraining):
         for name, words in WORDS.items():
             self.register_buffer(f"{name}_ids", torch.tensor(tokenizer.convert_tokens_to_ids(list(words))))
 
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         kept = ("vision_tower", "multi_modal_projector", "embed_tokens", "probes")
         return [(name, p) for name, p in self.named_parameters() if any(part in name for part in kept)]
 
-    def draw(self) -> Callable[[int], Any]:
+    def batch_function(self) -> Callable[[int], Any]:
         return partial(frame_batch, seed=self.seed, frames=self.stage.batch)
 
     def training_step(self, batch: tuple[np.ndarray, dict[str, np.ndarray]], batch_idx: int) -> Tensor:
@@ -129,14 +133,14 @@ class VisionTraining(HostTraining):
         loss = tokens.new_zeros(())
         for name, label in labels.items():
             target = torch.from_numpy(label).to(self.device).flatten()
-            logits = self._read(name, tokens)
+            logits = self._classify(name, tokens)
             loss = loss + WEIGHTS[name] * F.cross_entropy(logits, target, ignore_index=IGNORE)
-            asked = target != IGNORE
-            self._log(name, (logits.argmax(-1) == target)[asked].float().mean(), int(asked.sum()))
+            labelled = target != IGNORE
+            self._log(name, (logits.argmax(-1) == target)[labelled].float().mean(), int(labelled.sum()))
         self._log("loss", loss.detach(), 1)
         return loss
 
-    def _read(self, name: str, tokens: Tensor) -> Tensor:
+    def _classify(self, name: str, tokens: Tensor) -> Tensor:
         if name not in WORDS:
             return self.probes[name](tokens)
         embeddings = self.host.get_input_embeddings()
@@ -145,7 +149,7 @@ class VisionTraining(HostTraining):
 
 
 class LanguageTraining(HostTraining):
-    """The language model learns to answer from visual tokens of a frozen tower, full or reduced as the stage says."""
+    """Trains the language model to answer from the visual tokens of a frozen tower, reduced by the stage's views."""
 
     def __init__(
         self,
@@ -157,23 +161,23 @@ class LanguageTraining(HostTraining):
         super().__init__(host, stage, seed)
         self.tokenizer = tokenizer
 
-    def trained(self) -> list[tuple[str, nn.Parameter]]:
+    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.named_parameters() if "language_model" in name]
 
-    def draw(self) -> Callable[[int], Any]:
-        return partial(draw_videos, self.stage, self.seed, grid_side(self.host))
+    def batch_function(self) -> Callable[[int], Any]:
+        return partial(generate_batch, self.stage, self.seed, grid_side(self.host))
 
-    def training_step(self, batch: DrawnVideos, batch_idx: int) -> Tensor:
-        shown = video_batch(self.host, self.tokenizer, batch)
-        logits = packed_logits(self.host, prefix_of(shown), shown.rows)
-        loss = answer_loss(logits, shown.rows)
-        self._log_accuracy(shown, predict(logits.detach(), shown.rows))
+    def training_step(self, batch: RawBatch, batch_idx: int) -> Tensor:
+        videos = encode_raw_batch(self.host, self.tokenizer, batch)
+        logits = packed_logits(self.host, prefix_kwargs(videos), videos.rows)
+        loss = answer_loss(logits, videos.rows)
+        self._log_accuracy(videos, predict(logits.detach(), videos.rows))
         self._log("loss", loss.detach(), 1)
         return loss
 
-    def _log_accuracy(self, shown: VideoBatch, predicted: Tensor) -> None:
-        right = (predicted == shown.rows.answers()).float()
-        for kind in sorted(set(shown.types)):
-            mine = [i for i, other in enumerate(shown.types) if other == kind]
-            self._log(kind, right[mine].mean(), len(mine))
-        self._log("accuracy", right.mean(), len(right))
+    def _log_accuracy(self, videos: VideoBatch, predicted: Tensor) -> None:
+        correct = (predicted == videos.rows.answers()).float()
+        for kind in sorted(set(videos.types)):
+            rows = [i for i, other in enumerate(videos.types) if other == kind]
+            self._log(kind, correct[rows].mean(), len(rows))
+        self._log("accuracy", correct.mean(), len(correct))

@@ -1,4 +1,4 @@
-"""One leg of the host's training."""
+"""Stages of the training of the tinyhost."""
 
 from __future__ import annotations
 
@@ -6,20 +6,28 @@ from dataclasses import dataclass
 
 from framefold.data.synthetic.difficulty import Difficulty
 
-from .token_views import Mix
+from .token_views import TokenView
 
 
 @dataclass
 class Stage:
-    """One leg of the host's training.
+    """One stage of the training.
 
-    kind: "vision" (tower and projector on single frames) or "language" (language model on videos, tower frozen).
-    steps: optimizer steps. lr: peak, after `warmup` steps, falling linearly to `final` of it.
-    batch: frames a step (vision). tokens: tokens a step, which sets the number of videos (language).
-    frames: shortest and longest video. mixes: what the language model sees of a video (language).
-    types: question types to ask about; all if empty. questions: how many a video, drawn from all that can be asked.
-    bare: share of the questions with two named choices that are asked without naming them (language).
-    difficulty: presets or settings of the videos, one drawn for each batch (language).
+    Attributes:
+        name: of its logs and resume points.
+        kind: "vision" (tower and projector on single frames) or "language" (language model on videos, tower frozen).
+        steps: optimizer steps.
+        lr: peak learning rate.
+        warmup: steps over which the rate rises; then it falls linearly.
+        final: last learning rate, as a fraction of the peak.
+        batch: frames per step (vision).
+        tokens: approximate number of tokens per step, which determines the number of videos (language).
+        frames: shortest and longest video (language).
+        mixes: what the language model sees of a video; each step selects one at random (language).
+        types: question types to ask about; by default all.
+        questions: maximum number of questions per video (language).
+        bare: fraction of the questions with two named choices that are asked without naming them (language).
+        difficulty: presets or settings of the videos; each step selects one at random (language).
     """
 
     name: str
@@ -31,7 +39,7 @@ class Stage:
     batch: int = 96
     tokens: int = 4096
     frames: tuple[int, int] = (16, 24)
-    mixes: tuple[Mix, ...] = ()
+    mixes: tuple[TokenView, ...] = ()
     types: tuple[str, ...] = ()
     questions: int = 16
     bare: float = 0.0

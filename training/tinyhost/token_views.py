@@ -1,4 +1,4 @@
-"""What the embedded host's language model sees of a video in training, and how full tokens are reduced to it."""
+"""Token views: the part of a video's tokens that the language model of the tinyhost sees in training."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from framefold.data.evidence import evidence_mask
 from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.generate import Video
 
-WAYS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
+VIEWS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
 
 
 @dataclass
-class Mix:
-    """One way to show a video, with its share of the batches.
+class TokenView:
+    """A reduction of the tokens of a video, with its share of the batches.
 
-    keep: least and largest share of tokens kept. types: question types to ask about it; those of the stage if empty.
-
-    how: "full" all tokens; "evidence" those that hold something askable, filled up with random ones; "arrivals" those
-    of the mover's last two frames, filled up likewise; "random" tokens; "frames" evenly spaced whole frames; "pooled"
-    means over equally long runs of frames, at the place of each run's first frame.
+    Attributes:
+        how: "full": all tokens; "evidence": the tokens with evidence of any possible question, filled up with random
+            tokens; "arrivals": the tokens of the mover's last two frames, filled up with random tokens; "random":
+            random tokens; "frames": evenly spaced frames; "pooled": means over runs of frames of equal length, at the
+            place of the first frame of each run.
+        share: relative frequency among the views of a stage.
+        keep: least and largest ratio of tokens kept.
+        types: question types to ask about such a video; by default those of the stage.
     """
 
     how: str
@@ -33,9 +36,21 @@ class Mix:
 
 
 def reduce_tokens(
-    features: Tensor, videos: list[Video], how: str, count: int, draws: RandomStream, side: int
+    features: Tensor, videos: list[Video], how: str, count: int, rng: RandomStream, side: int
 ) -> tuple[Tensor, Tensor]:
-    """Keep about `count` tokens a video: features (B, K, D) and their places (B, K) in the full grid, ascending."""
+    """Reduce each video to about ``count`` tokens.
+
+    Args:
+        features: (B, N, D).
+        videos: the B videos, for their evidence.
+        how: see :class:`TokenView`.
+        count: number of tokens to keep; more if a video has more tokens with evidence.
+        rng: for random tokens.
+        side: rows (and columns) of the token grid of a frame.
+
+    Returns:
+        Features (B, K, D), and their places (B, K) in the full grid, ascending.
+    """
     total = features.shape[1]
     per_frame = side * side
     frames = total // per_frame
@@ -51,7 +66,7 @@ def reduce_tokens(
         return torch.cat(means, dim=1), index
     if how == "full":
         return features, torch.arange(total).expand(len(videos), -1)
-    keys = draws.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
+    keys = rng.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
     if how in ("evidence", "arrivals"):
         held = np.stack([evidence_tokens(video, side, arrivals=how == "arrivals") for video in videos])
         count = min(total, max(count, int(held.sum(axis=1).max())))
@@ -62,7 +77,10 @@ def reduce_tokens(
 
 
 def evidence_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
-    """Tokens (T * side * side,) bool with evidence of anything askable; only the mover's last two frames if asked."""
+    """Return (T * side * side,) bool, the tokens with evidence of any question.
+
+    With ``arrivals``, these are only the tokens of the mover in its last two frames.
+    """
     if arrivals:
         boxes = [box for event in video.events if event.kind == "mover" for box in event.boxes][-2:]
     else:

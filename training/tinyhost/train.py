@@ -1,4 +1,4 @@
-"""Train the embedded host from nothing: the verb `framefold tinyhost train`."""
+"""The command ``framefold tinyhost train``: train a tinyhost from random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
-from framefold.data.synthetic.questions import HELPERS, QUESTION_TYPES
+from framefold.data.synthetic.questions import HELPER_TYPES, QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import HostError
 from framefold.files import replace_file
@@ -26,15 +26,15 @@ from framefold.training.frozen_host.load import load_host
 from .build import Architecture, build_host, build_tokenizer, save_host
 from .modules import HostTraining, LanguageTraining, VisionTraining
 from .stage import Stage
-from .token_views import WAYS
+from .token_views import VIEWS
 
-EPOCH = 50  # steps between rows of the log and points to resume from
+EPOCH = 50  # steps between rows of the training curve, and between resume points
 
-TEACHABLE = (*QUESTION_TYPES, *HELPERS)
+TRAINABLE_TYPES = (*QUESTION_TYPES, *HELPER_TYPES)
 
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
 
-# Measured on one AVX512-BF16 core: bf16 makes the tower 2.4 times as fast, and the language model's backward slower.
+# Measured on one AVX512-BF16 core: bf16 speeds the tower up 2.4 times, and slows the language model's backward down.
 PRECISION = {"cpu": {"vision": "bf16-mixed", "language": "32-true"}}
 
 
@@ -50,21 +50,22 @@ def train(
     accelerator: str = "cpu",
     workers: int = 0,
 ) -> None:
-    """Train a host stage by stage and write it to a folder that transformers loads.
+    """Train a host stage by stage, and write it to a folder that transformers loads.
 
     Args:
-        out: the host's folder; overwritten after every stage, so that a half-trained host is there to use.
-        stages: what to train, in order; see training.host_modules.Stage.
+        out: folder of the host; overwritten after every stage, so that it always holds the latest host.
+        stages: what to train, in order; see training.tinyhost.stage.Stage.
         architecture: sizes of the model.
         seed: of weights and data.
-        resume: go on from what `work` holds; false starts afresh.
-        work: logs and resume points; `OUT.work` by default.
-        start: folder of a host to go on from instead of random weights.
+        resume: continue from the resume points in ``work``; false deletes them.
+        work: folder of logs and resume points; by default ``OUT.work``.
+        start: folder of a host to start from, instead of random weights.
         threads: torch threads.
         accelerator: cpu, gpu or auto; one device.
-        workers: processes that draw videos ahead; 0 draws them in the training process.
+        workers: number of processes that generate videos ahead; 0 generates them in the training process.
 
-    Raises HostError for a stage that cannot be, or an accelerator that is not there.
+    Raises:
+        HostError: A stage is invalid, or the accelerator is not available.
     """
     _check(stages)
     kind = _accelerator(accelerator)
@@ -83,28 +84,28 @@ def train(
         _fit(module, stage, folder / stage.name, kind, workers)
         host.eval()
         save_host(host, out)
-        _write_curve([folder / done.name for done in stages], Path(out) / "training_curve.csv")
+        _write_curves([folder / one.name for one in stages], Path(out) / "training_curve.csv")
 
 
 def _check(stages: list[Stage]) -> None:
-    """Everything that a stage names is there: hours may lie between the start and the last stage."""
+    """Check all stages before the first one, since hours may pass before the last one starts."""
     for stage in stages:
         if stage.kind not in KINDS:
-            raise HostError(f"stage {stage.name!r} is of kind {stage.kind!r}; known: {', '.join(KINDS)}")
+            raise HostError(f"stage {stage.name!r} has kind {stage.kind!r}; known: {', '.join(KINDS)}")
         if stage.kind == "language" and not stage.mixes:
-            raise HostError(f"stage {stage.name!r} needs mixes: what the language model sees of a video")
+            raise HostError(f"stage {stage.name!r} needs mixes, the views of a video that the language model sees")
         if stage.steps < 1:
             raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
         if not stage.difficulty or stage.questions < 1:
             raise HostError(f"stage {stage.name!r} needs a difficulty and at least one question a video")
         for what, names, known in (
-            ("a mix", [mix.how for mix in stage.mixes], WAYS),
-            ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], TEACHABLE),
+            ("a mix", [mix.how for mix in stage.mixes], VIEWS),
+            ("a question type", [*stage.types, *(kind for mix in stage.mixes for kind in mix.types)], TRAINABLE_TYPES),
         ):
             if unknown := [name for name in names if name not in known]:
                 raise HostError(f"stage {stage.name!r} has {what} {unknown[0]!r}; known: {', '.join(known)}")
         for difficulty in stage.difficulty:
-            Recipe(stage.frames, difficulty=difficulty)  # says what is wrong with either
+            Recipe(stage.frames, difficulty=difficulty)  # raises if length or difficulty is invalid
     if len({stage.name for stage in stages}) < len(stages):
         raise HostError("two stages have the same name; their resume points would overwrite each other")
 
@@ -112,12 +113,12 @@ def _check(stages: list[Stage]) -> None:
 def _accelerator(name: str) -> str:
     if name not in ("cpu", "gpu", "auto"):
         raise HostError(f"accelerator must be cpu, gpu or auto, not {name!r}")
-    there = torch.cuda.is_available()
-    if name == "gpu" and not there:
+    available = torch.cuda.is_available()
+    if name == "gpu" and not available:
         raise HostError(
             "accelerator gpu, but torch sees no CUDA device: use --accelerator cpu, or install torch for it"
         )
-    return "gpu" if there and name != "cpu" else "cpu"
+    return "gpu" if available and name != "cpu" else "cpu"
 
 
 def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, workers: int) -> None:
@@ -139,35 +140,43 @@ def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, wor
         enable_progress_bar=os.environ.get("FRAMEFOLD_PROGRESS", "1") != "0",
         num_sanity_val_steps=0,
     )
-    begun = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
+    first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
+    batches = EpochBatches(module.batch_function(), first, stage.steps, workers)
     with interruptible(trainer):
-        trainer.fit(module, Epochs(module.draw(), begun, stage.steps, workers), ckpt_path=last if begun else None)
+        trainer.fit(module, batches, ckpt_path=last if first else None)
 
 
 class _Steps(Dataset[Any]):
-    """Item i is the batch of step i."""
+    """Dataset in which item i is the batch of step i."""
 
-    def __init__(self, draw: Callable[[int], Any], steps: int) -> None:
-        self.draw, self.steps = draw, steps
+    def __init__(self, batch_function: Callable[[int], Any], steps: int) -> None:
+        self.batch_function, self.steps = batch_function, steps
 
     def __len__(self) -> int:
         return self.steps
 
     def __getitem__(self, step: int) -> Any:
-        return self.draw(step)
+        return self.batch_function(step)
 
 
-class Epochs:
-    """The batches of steps begun..steps-1 in order, EPOCH of them at each iteration; workers live through epochs."""
+class EpochBatches:
+    """Iterable over the batches of an epoch; the next iteration continues with the next epoch.
 
-    def __init__(self, draw: Callable[[int], Any], begun: int, steps: int, workers: int) -> None:
+    Args:
+        batch_function: from the number of a step to its batch.
+        first: step of the first batch.
+        steps: of the stage.
+        workers: number of processes that generate batches; they live through epochs.
+    """
+
+    def __init__(self, batch_function: Callable[[int], Any], first: int, steps: int, workers: int) -> None:
         loader: DataLoader[Any] = DataLoader(
-            _Steps(draw, steps),
+            _Steps(batch_function, steps),
             batch_size=None,
-            sampler=range(begun, steps),
+            sampler=range(first, steps),
             num_workers=workers,
-            collate_fn=as_it_is,
-            multiprocessing_context="spawn" if workers else None,  # forking after torch threads began can deadlock
+            collate_fn=return_unchanged,
+            multiprocessing_context="spawn" if workers else None,  # a fork of torch threads can deadlock
         )
         self.batches = iter(loader)
 
@@ -178,16 +187,16 @@ class Epochs:
         return islice(self.batches, EPOCH)
 
 
-def as_it_is(batch: Any) -> Any:
-    """What a worker made is a batch already."""
+def return_unchanged(batch: Any) -> Any:
+    """Return the batch; a picklable ``collate_fn`` for datasets whose items are batches."""
     return batch
 
 
-def _write_curve(folders: list[Path], out: Path) -> None:
-    """All stages' curves as one CSV: stage, step, cpu_seconds, metric, value."""
+def _write_curves(folders: list[Path], out: Path) -> None:
+    """Write the curves of all stages to one CSV file: stage, step, cpu_seconds, metric, value."""
     rows = [("stage", "step", "cpu_seconds", "metric", "value")]
     for curve in (folder / "curve.csv" for folder in folders):
         for row in csv.DictReader(curve.open()) if curve.is_file() else ():
             step, seconds = row.pop("step"), row.pop("cpu_seconds")
             rows += [(curve.parent.name, step, seconds, k, v) for k, v in row.items() if v]
-    replace_file(out, lambda beside: beside.write_text("".join(",".join(row) + "\n" for row in rows)))
+    replace_file(out, lambda path: path.write_text("".join(",".join(row) + "\n" for row in rows)))

@@ -1,0 +1,35 @@
+"""Parameter groups and learning-rate schedule of AdamW in training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from torch.nn import Parameter
+
+
+def parameter_groups(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
+    """Return groups of the trainable parameters; only those of two or more dimensions have weight decay."""
+    trained = [p for p in parameters if p.requires_grad]
+    decayed, others = ([p for p in trained if (p.ndim > 1) == matrix] for matrix in (True, False))
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}, {"params": others}]
+    return [{**group, "lr": lr} for group in groups if group["params"]]
+
+
+def warmup_cosine(step: int, steps: float, warmup: float, end: float) -> float:
+    """Return the factor on the learning rate: a linear warm-up, then a cosine.
+
+    Args:
+        step: from 0.
+        steps: of the run; if not finite, the factor is 1.
+        warmup: fraction of the steps over which the rate rises.
+        end: last factor.
+    """
+    if not math.isfinite(steps):
+        return 1.0
+    rise = max(1, round(warmup * steps))
+    if step < rise:
+        return (step + 1) / rise
+    done = min(1.0, (step - rise) / max(1, steps - rise))
+    return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
