@@ -4,8 +4,8 @@ Usage: attach_distributed.py FOLDER STRATEGY=CASE,CASE,... [STRATEGY=...]
 
 Strategies are ddp, zero_2 and zero_3 (DeepSpeed on the CPU, over gloo); a case is HOST/COMPRESSOR. The script imports
 everything once and forks rank 1, so that all cases share two processes and one process group. The ranks meet over a
-file in FOLDER, so no port is needed. Rank 0 saves the trained weights and the losses of each strategy and case to
-FOLDER/weights.pt.
+file in FOLDER, so no port is needed. After each strategy, rank 0 saves the trained weights and the losses of all cases so
+far to FOLDER/weights.pt.
 """
 
 from __future__ import annotations
@@ -160,8 +160,8 @@ def train(folder: Path, plan: dict[str, list[str]], rank: int) -> None:
         for case in cases:  # printed first, so that the last line names the case that failed
             print(f"rank {rank}: {strategy} {case}", file=sys.stderr, flush=True)
             results[strategy][case] = ddp(case, rank) if strategy == "ddp" else zero(int(strategy[-1]), case, rank)
-    if rank == 0:
-        torch.save(results, folder / "weights.pt")
+        if rank == 0:
+            torch.save(results, folder / "weights.pt")
     torch.distributed.destroy_process_group()
 
 
