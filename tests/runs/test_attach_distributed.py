@@ -95,4 +95,5 @@ def test_two_processes_train_to_the_weights_of_one(strategy: str, run: tuple[Res
         if bad or expected.keys() != weights.keys() or losses != pytest.approx(expected_losses, abs=2e-6):
             wrong.append((case, losses, expected_losses, bad))
     assert not wrong
-    assert strategy != list(results)[-1] or log.startswith("status 0"), log
+    last = [name for name in PLAN if is_installed(name)][-1]
+    assert strategy != last or log.startswith("status 0"), log

@@ -4,8 +4,8 @@ Usage: attach_distributed.py FOLDER STRATEGY=CASE,CASE,... [STRATEGY=...]
 
 Strategies are ddp, zero_2 and zero_3 (DeepSpeed on the CPU, over gloo); a case is HOST/COMPRESSOR. The script imports
 everything once and forks rank 1, so that all cases share two processes and one process group. The ranks meet over a
-file in FOLDER, so no port is needed. After each strategy, rank 0 saves the trained weights and the losses of all cases so
-far to FOLDER/weights.pt.
+file in FOLDER, so no port is needed. After each strategy, rank 0 saves the trained weights and the losses of all cases
+so far to FOLDER/weights.pt.
 """
 
 from __future__ import annotations
