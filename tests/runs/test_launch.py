@@ -159,4 +159,4 @@ def test_several_machines_need_an_address(name: str) -> None:
     script = Path(configs.__file__).parent / TEMPLATES[name]
     env = {"PATH": "/usr/bin:/bin", "NNODES": "2"}
     done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=20)
-    assert done.returncode == 1 and "MASTER_ADDR: the address of" in done.stderr
+    assert done.returncode == 1 and "MASTER_ADDR: the address at which" in done.stderr
