@@ -1,15 +1,15 @@
-"""A script, not a test: many trainings in one process, or in one pair of processes.
+"""Train several compressors under several strategies in one group of ranks, and save the weights of each training.
 
-Usage: distributed_equal.py HOST SHARDS OUT COMPRESSORS STRATEGIES, with RANK and WORLD_SIZE in the environment. For
-each compressor and strategy the trained weights go to OUT/<compressor>-<strategy>.pt.
+Ranks of :mod:`.fork_server` call :func:`train_all`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,18 +19,53 @@ from framefold.training.fit.session import quiet
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import register_strategies
 
-STEPS, LANES, GLOBAL = 20, 2, 2
-PARAMS: dict[str, dict] = {
+STEPS, LANES, GLOBAL_BATCH, ACCUMULATED = 13, 2, 2, 2
+LR = 0.02
+PARAMS: dict[str, dict[str, Any]] = {
     "storm": {"layers": 1, "scan": "temporal", "headdim": 8, "d_state": 8},
     "qtsplus": {"heads": 4, "reencode_layers": 1},
     "fila": {"members": "cluster", "scene_goal": 4},
 }
 LOSSES = {"qtsplus": {"answer": 1.0, "evidence": 1.0, "kl": 0.5}, "fila": {"kl": 1.0}}
-CLIP = {"storm": 0.05, "qtsplus": 0.5, "fila": 0.05}  # below the norms of these gradients
+# About the median norm of these gradients. Adam ignores the scale of gradients; where only some steps are clipped, a
+# gradient that is summed instead of averaged over the ranks changes the weights.
+CLIP = {"storm": 0.013, "qtsplus": 0.6, "fila": 0.0015}
+FAULTS = ("gradients doubled", "one microbatch dropped", "learning rate 1% larger")
 
 
-def whole(parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter that may be spread over the ranks."""
+class SaveWeights(pl.Callback):
+    """Save the trained weights before and after training as ``FOLDER/NAME-start.pt`` and ``FOLDER/NAME.pt``."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, pl_module, f"{self.name}-start.pt")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, pl_module, f"{self.name}.pt")
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule, file: str) -> None:
+        weights = {name: gather(p) for name, p in module.named_parameters() if p.requires_grad}
+        if trainer.is_global_zero:
+            torch.save(weights, self.folder / file)
+
+
+class Faulty(CompressorModule):
+    """A module whose loss is scaled in some microbatches, as a fault in the accumulation of gradients would do."""
+
+    fault = ""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = super().training_step(batch, batch_idx)
+        if self.fault == "gradients doubled":
+            return loss * 2
+        dropped = self.fault == "one microbatch dropped" and (self.global_step, batch_idx) == (2, 4)
+        return loss * 0 if dropped else loss
+
+
+def gather(parameter: torch.Tensor) -> torch.Tensor:
+    """Return a copy of a parameter that may be sharded over the ranks."""
     if hasattr(parameter, "ds_id"):
         import deepspeed
 
@@ -40,36 +75,20 @@ def whole(parameter: torch.Tensor) -> torch.Tensor:
     return value.detach().clone()
 
 
-class Kept(pl.Callback):
-    """Keeps the weights before and after training."""
-
-    def __init__(self, out: Path, name: str) -> None:
-        self.out, self.name = out, name
-
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._keep(trainer, module, f"{self.name}-start.pt")
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self._keep(trainer, module, f"{self.name}.pt")
-
-    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule, file: str) -> None:
-        weights = {name: whole(p) for name, p in module.named_parameters() if p.requires_grad}
-        if trainer.is_global_zero:
-            torch.save(weights, self.out / file)
-
-
-def train(host: str, shards: str, out: Path, compressor: str, strategy: str, world: int) -> None:
+def train(host: str, shards: str, folder: Path, compressor: str, strategy: str, world: int, fault: str = "") -> None:
+    """Train one compressor under one strategy; all ranks call it together."""
     pl.seed_everything(1, verbose=False)
-    data = VideoData(shards=shards, batch_size=GLOBAL // world, lanes=LANES, seed=3, workers=0, val_videos=2)
-    module = CompressorModule(
-        compressor, 8, PARAMS[compressor], host, [8, 0.25], lr=0.02, losses=LOSSES.get(compressor), warmup=0.2
-    )
+    data = VideoData(shards=shards, batch_size=GLOBAL_BATCH // world, lanes=LANES, seed=3, workers=0, val_videos=2)
+    lr = LR * 1.01 if fault == "learning rate 1% larger" else LR
+    losses = LOSSES.get(compressor)
+    module = Faulty(compressor, 8, PARAMS[compressor], host, [8, 0.25], lr=lr, losses=losses, warmup=0.2)
+    module.fault = fault
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=world,
         strategy=strategy,
         max_steps=STEPS,
-        accumulate_grad_batches=2,
+        accumulate_grad_batches=ACCUMULATED,
         gradient_clip_val=CLIP[compressor],
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -77,26 +96,30 @@ def train(host: str, shards: str, out: Path, compressor: str, strategy: str, wor
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[Kept(out, f"{compressor}-{strategy}")],
+        callbacks=[SaveWeights(folder, f"{compressor}-{fault or strategy}")],
     )
     config = getattr(trainer.strategy, "config", None)
     if isinstance(config, dict):
-        config["train_micro_batch_size_per_gpu"] = GLOBAL // world
+        config["train_micro_batch_size_per_gpu"] = GLOBAL_BATCH // world
     trainer.fit(module, datamodule=data)
 
 
-def main() -> None:
-    host, shards, out, compressors, strategies = sys.argv[1:]
+def train_all(
+    host: str, shards: str, folder: str, trainings: Sequence[tuple[str, str]], faults: Mapping[str, str]
+) -> None:
+    """Run the trainings one after the other.
+
+    Args:
+        trainings: pairs of compressor and strategy.
+        faults: members of ``FAULTS`` by compressor; each is a further training.
+    """
     quiet()
     register_strategies()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
-    world = int(os.environ["WORLD_SIZE"])
-    for strategy in strategies.split(","):
-        for compressor in compressors.split(","):
-            os.environ["WORLD_SIZE"] = str(world)  # Lightning clears it after each training
-            train(host, shards, Path(out), compressor, strategy, world)
-            print(f"{compressor} {strategy} done", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    world = os.environ.get("WORLD_SIZE", "1")
+    for compressor, strategy in trainings:
+        for fault in ("", faults.get(compressor)):
+            if fault is not None:
+                os.environ["WORLD_SIZE"] = world  # Lightning clears it after each training
+                train(host, shards, Path(folder), compressor, strategy, int(world), fault)
+                print(f"{compressor} {strategy} {fault} done", flush=True)

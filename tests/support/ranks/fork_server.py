@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).parents[3]
 PRELOADED = ("framefold.training.fit.lightning_cli", "peft")
 
 
@@ -44,6 +45,7 @@ class Ranks:
 
     def __init__(self, *modules: str) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+        env["PYTHONPATH"] = str(ROOT)  # for code that imports tests.support
         command = [sys.executable, __file__, *PRELOADED, *modules]
         self.server = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -117,7 +119,7 @@ def _rank(rank: int, request: dict[str, Any]) -> None:
         exec(request["code"], {"rank": rank})
         from framefold.__main__ import main
 
-        status = main(request["args"])
+        status = main(request["args"]) if request["args"] else 0
     except BaseException:
         traceback.print_exc()
     finally:
