@@ -1,6 +1,7 @@
-"""Compressors for the visual tokens of long video, and the hosts they plug into.
+"""Compressors for the visual tokens of long video.
 
-Every module of this folder is imported, so a compressor is one new file: having a ``name`` registers it.
+Every module of ``compressors/`` is imported here, so that adding a compressor takes one new file. A class registers
+itself by defining ``name``.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from framefold.adapters.core.registry import list_compressors
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.pretrained.config import read_config
 from framefold.adapters.pretrained.folder import load_folder
-from framefold.adapters.pretrained.hub import locate
+from framefold.adapters.pretrained.hub import locate_adapter
 from framefold.errors import FramefoldError
 
 for _module in pkgutil.iter_modules([os.path.join(__path__[0], "compressors")]):
@@ -28,23 +29,24 @@ def load(
 ) -> Compressor:
     """Load the compressor of an adapter written by ``save_pretrained``, ``push_to_hub`` or ``framefold export``.
 
-    An adapter may hold LoRA of the host as well (``lora/``); it is left alone, with a warning.
+    If the adapter also contains LoRA weights of the host (``lora/``), they are not loaded, and a warning says so.
 
     Args:
-        source: folder, or ``user/name`` or ``user/name@revision`` on the Hub; a folder of that name goes first.
+        source: folder, or ``user/name`` or ``user/name@revision`` on the Hub. A local folder of that name takes
+            precedence over the Hub.
         budget: overrides the saved budget.
         revision: branch, tag or commit on the Hub.
 
     Raises:
-        AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not fit.
+        AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not match the config.
         HubError: no such repository or revision, no permission, or no connection.
     """
-    folder = locate(source, revision)
+    folder = locate_adapter(source, revision)
     compressor = load_folder(folder, budget=budget)
     if read_config(folder).get("lora") is True:
         warnings.warn(
-            f"{source} holds LoRA that was trained with this compressor: framefold.load_peft(host, {str(source)!r})"
-            " loads both",
+            f"{source} also contains LoRA weights that were trained with this compressor and are not loaded; "
+            f"framefold.load_peft(host, {str(source)!r}) loads both",
             stacklevel=2,
         )
     return compressor

@@ -1,6 +1,6 @@
-"""framefold: plug-in adapters that shrink the visual tokens of long video.
+"""framefold: plug-in adapters that compress the visual tokens of long video.
 
-Names are imported when they are first used, so that ``import framefold`` and ``framefold --help`` stay quick.
+Public names are imported on first use, so that ``import framefold`` and ``framefold --help`` stay fast.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from framefold import errors
     from framefold.adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
-    from framefold.adapters.hosts import attach, detach
+    from framefold.adapters.base.merger import Merger
+    from framefold.adapters.base.selector import Selector
+    from framefold.adapters.hosts import attach, detach, list_families, register_family
     from framefold.adapters.hosts.hooks.init_from_host import init_from_host
     from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
     from framefold.errors import FramefoldError
@@ -18,11 +21,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOME = {
+_MODULE_OF = {
     **dict.fromkeys(("Compressed", "Compressor", "VideoTokens", "build", "list_compressors", "load"), ".adapters"),
-    **dict.fromkeys(("attach", "detach"), ".adapters.hosts"),
+    **dict.fromkeys(("attach", "detach", "list_families", "register_family"), ".adapters.hosts"),
     **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.lora.save_load"),
     "FramefoldError": ".errors",
+    "Merger": ".adapters.base.merger",
+    "Selector": ".adapters.base.selector",
     "init_from_host": ".adapters.hosts.hooks.init_from_host",
 }
 
@@ -30,23 +35,30 @@ __all__ = [
     "Compressed",
     "Compressor",
     "FramefoldError",
+    "Merger",
+    "Selector",
     "VideoTokens",
     "attach",
     "build",
     "detach",
+    "errors",
     "init_from_host",
     "list_compressors",
+    "list_families",
     "load",
     "load_peft",
+    "register_family",
     "save_peft",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name == "errors":
+        return importlib.import_module(".errors", __name__)
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'framefold' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name], __name__), name)
+    return getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted({*globals(), *__all__})

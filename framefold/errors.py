@@ -1,78 +1,78 @@
-"""Typed errors. Every message names what was wrong and what to do about it.
+"""Typed errors. Each message states what was wrong and how to fix it.
 
-Each error is a :class:`FramefoldError` and the builtin error that fits, such as ``ValueError`` for bad values.
+Each error is a :class:`FramefoldError` and also the builtin error of its kind, such as ``ValueError``.
 """
 
 from __future__ import annotations
 
 
 class FramefoldError(Exception):
-    """Something that the message names was wrong, and the message says what to do; the command line shows one line."""
+    """Base class of all errors that framefold raises on purpose; the command line prints them as one line."""
 
 
 class InputError(FramefoldError, ValueError):
-    """The video or the query cannot be compressed (NaN, empty, wrong rank, missing query ...)."""
+    """A video or query that cannot be compressed: NaN, empty, wrong number of dimensions, missing query and so on."""
 
 
 class BudgetError(FramefoldError, ValueError):
-    """The budget is neither a ratio in (0, 1] nor a positive number of tokens."""
+    """A budget that is neither a ratio in (0, 1] nor a positive number of tokens."""
 
 
 class ConfigError(FramefoldError, ValueError):
-    """A parameter or a configuration file has an unknown field, a wrong type or a value out of range."""
+    """A parameter or configuration file with an unknown field, a value of the wrong type, or a value out of range."""
 
 
 class UnknownCompressorError(FramefoldError, LookupError):
-    """No compressor of that name is registered."""
+    """No compressor is registered under that name."""
 
 
 class ContractError(FramefoldError, RuntimeError):
-    """A compressor broke the contract (wrong count, unsorted anchors ...): a bug in it, not in the input."""
+    """A compressor returned an invalid result, such as a wrong number of tokens: a bug in the compressor."""
 
 
 class UnsupportedHostError(FramefoldError, TypeError):
-    """The model is of no supported host family, or its transformers version is too old."""
+    """The model belongs to no supported host family, or the installed transformers is too old for it."""
 
 
 class AttachError(FramefoldError, RuntimeError):
-    """A compressor is attached already, or none is."""
+    """A compressor is already attached to the host, or none is attached."""
 
 
 class WrongHostError(AttachError):
-    """The adapter was trained in another host; ``allow_other_host=True`` takes it all the same."""
+    """The adapter was trained with another host; pass ``allow_other_host=True`` to use it anyway."""
 
 
 class AdapterFileError(FramefoldError, ValueError):
-    """An adapter folder is missing, damaged, or written by a newer format."""
+    """An adapter folder is missing, damaged, or in a newer format."""
 
 
 class HubError(FramefoldError, RuntimeError):
-    """The Hub has no such adapter, refuses, or cannot be reached; the message says what to do."""
+    """The Hub has no such adapter, refuses access, or cannot be reached."""
 
 
 class MissingExtraError(FramefoldError, ImportError):
-    """An optional dependency is not installed; the message holds the command that installs it."""
+    """An optional dependency is not installed; the message contains the command that installs it."""
 
 
 class DataError(FramefoldError, ValueError):
-    """Data that cannot be made, read or trusted; the message says what to change."""
+    """Data that cannot be generated, read or trusted."""
 
 
 class HostError(FramefoldError, ValueError):
-    """A host folder or host setting that cannot be used; the message says what to do."""
+    """A host folder or host setting that cannot be used."""
 
 
 class PromptError(FramefoldError, ValueError):
-    """Questions or a chat template that one shared prefix cannot serve."""
+    """Questions or a chat template that do not allow one shared prompt prefix."""
 
 
 class CheckpointError(FramefoldError, ValueError):
-    """A checkpoint that is damaged, or that this run cannot go on from; the message says what to do."""
+    """A checkpoint that is damaged or that this run cannot resume from."""
 
 
 class ResultsError(FramefoldError, ValueError):
-    """A results folder is missing, empty or damaged."""
+    """A results folder that is missing, empty or damaged."""
 
 
 class EvalError(FramefoldError, ValueError):
-    """An evaluation cannot be made, or its results cannot be read."""
+    """An evaluation that cannot be run, or results of one that cannot be read."""

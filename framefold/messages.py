@@ -1,4 +1,4 @@
-"""Text for messages: one line, limited in length, with the nearest known names."""
+"""Parts of messages: values on one line, limited in length, and the known names nearest to a misspelt one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 
 def short(value: Any, limit: int = 80) -> str:
-    """``repr`` cut to a length that still makes one line of a message, whatever a downloaded file holds."""
+    """Return the ``repr`` of a value, truncated to ``limit`` characters; a downloaded file may contain anything."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def nearest(word: str, known: Any) -> str:
-    """'; did you mean ...?' with the nearest known words, or the list of all of them."""
+    """Return '; did you mean ...?' with the most similar known words, or the list of all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(str(word)[:200], known, n=3, cutoff=0.5)
     if close:
@@ -22,5 +22,5 @@ def nearest(word: str, known: Any) -> str:
 
 
 def one_line(error: Exception) -> str:
-    """Text of an error as one line that is not too long."""
+    """Return the text of an error as one line of at most 500 characters."""
     return " ".join(str(error).split())[:500]

@@ -18,18 +18,18 @@ def progress_bar(
     unit: str = "it",
     leave: bool = True,
 ) -> Any:
-    """Show how much is done, the rate and the time left on stderr.
+    """Show progress, rate and remaining time on stderr.
 
-    The time left follows the mean rate of all steps so far, since steps may take very unequal times. Without a terminal
-    at most one line a minute is written.
+    The remaining time is estimated from the mean rate of all steps so far, because steps may take very unequal times.
+    If stderr is not a terminal, at most one line per minute is written.
 
     Args:
-        items: what is iterated; None to call ``update()`` by hand.
-        what: description in front of the bar.
-        total: number of steps, where ``items`` has no length.
-        done: number of steps that were done earlier; they do not count for the rate.
+        items: iterable to wrap; None to call ``update()`` by hand.
+        what: description shown before the bar.
+        total: number of steps, if ``items`` has no length.
+        done: number of steps that were completed earlier; they are excluded from the rate.
         unit: name of a step.
-        leave: keep the bar on the screen after its end.
+        leave: keep the bar on screen after the last step.
 
     Returns:
         A ``tqdm`` bar: an iterable and a context manager with ``update`` and ``set_description``.

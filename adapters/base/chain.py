@@ -1,6 +1,6 @@
-"""Chains: compressors one after the other under one budget, such as ``storm+st_simdiff``.
+"""Chains: compressors that run one after the other under one budget, such as ``storm+st_simdiff``.
 
-Dimensions: T frames of P = H*W tokens, N = T*P in, K out, D width; T' frames are left between stages.
+Dimensions: T frames of P = H*W tokens, N = T*P in, K out, D width; T' frames remain between stages.
 """
 
 from __future__ import annotations
@@ -17,99 +17,115 @@ from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens
 from framefold.adapters.core.parameters import check_params, init_params
-from framefold.adapters.core.registry import JOINT, get, make, register_chain_factory
+from framefold.adapters.core.registry import (
+    CHAIN_SEPARATOR,
+    compressor_class,
+    create_compressor,
+    register_chain_factory,
+)
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.segments import segment_sum
 from framefold.errors import InputError, UnknownCompressorError
 from framefold.messages import short
 
-from .chain_stages import Run, Seen, are_frames, compose, encode_stage, frames_for, handed_on, scores_of, stage_budget
+from .chain_stages import (
+    StageInput,
+    StageOutput,
+    compose_assignments,
+    frames_as_video,
+    is_whole_frames,
+    original_scores,
+    run_encoder,
+    stage_budget,
+    target_frames,
+)
 from .compressor import Compressor
 
-MOST_STAGES = 8
+MAX_STAGES = 8
 
 
 class Chain(Compressor):
     """Runs registered compressors in order; the last one meets the budget.
 
-    ``build("storm+st_simdiff", 0.1, storm={"layers": 1})`` makes the class for that name: a keyword for each stage
-    (``pool`` and ``pool_2`` where one occurs twice) with a dict of that stage's own parameters. A chain is trained,
-    saved and loaded as one adapter, and is in no list of registered names. Each stage but the last is either
+    ``build("storm+st_simdiff", 0.1, storm={"layers": 1})`` creates the class for that name. It has a keyword for each
+    stage (``pool`` and ``pool_2`` if one occurs twice) that takes a dict of the parameters of that stage. A chain is
+    trained, saved and loaded as one adapter; it is not listed among the registered names. Each stage but the last is
+    either
 
-    - an encoder (``encodes``): its learned part alone is run, not its reduction; or
-    - a reducer, which must leave whole frames, such as ``uniform``, ``pool``, or ``scene_mean`` and ``fila`` with
-      ``scene_goal=1``. The next stage sees them as a video of fewer frames, at the times of their anchors.
+    - an encoder (``encodes``), of which only the learned encoder is run, not the reduction; or
+    - a reducer that keeps whole frames, such as ``uniform``, ``pool``, or ``scene_mean`` and ``fila`` with
+      ``scene_goal=1``. The next stage receives them as a video of fewer frames, at the times of their anchors.
 
-    With r reducers to come, the last stage included, that reduce n tokens to k, the first of them gets T' = the whole
-    number nearest to (n^(r-1) * k)^(1/r) / P, so that all take equal ratios (a single one: the geometric middle of n
-    and k), but at least ceil(k / P). Received attention of a merged token is the mean over those it stands for, on the
-    scale of the others.
+    If r reducers remain, including the last stage, and must reduce n tokens to k, the first of them keeps T' frames,
+    the integer nearest to (n^(r-1) * k)^(1/r) / P, so that all have equal ratios (for r = 2, the geometric mean of n
+    and k), but at least ceil(k / P). The received attention of a merged token is the mean over the tokens it
+    represents.
 
-    The output is in terms of the original video: ``assign`` goes through all stages, a token that one of them drops is
-    dropped. Losses are named by their stage (``qtsplus/kv``). ``scores`` are those of the stage that scores, each
-    original token with that of its row; None where several stages do, or tokens were dropped before.
+    The output refers to the original video: ``assign`` is composed over all stages. Losses are prefixed with their
+    stage (``qtsplus/kv``). ``scores`` are those of the only stage that scores, expanded to the original tokens; None
+    if several stages score, or if tokens were dropped before.
 
-    At the start of training a chain is its ``counterpart``, to the bit: without its encoders, which start at identity,
-    and with other trained stages replaced by their own.
+    Before training, a chain equals its ``counterpart`` bit by bit: the chain without its encoders, which start as the
+    identity, and with the other trainable stages replaced by their own counterparts.
 
     Args:
-        budget: retention ratio or tokens per video of the whole chain; "auto" where the last stage predicts it.
+        budget: retention ratio or tokens per video of the whole chain; "auto" if the last stage predicts it.
 
     Raises:
         ConfigError: parameters of a stage are unknown, of a wrong type or out of range.
-        InputError: a stage before the last does not leave whole frames, or what the stages themselves raise.
+        InputError: a stage before the last does not keep whole frames; or an error of a stage.
     """
 
-    parts: ClassVar[tuple[type[Compressor], ...]] = ()
-    labels: ClassVar[tuple[str, ...]] = ()  # keyword of each part
+    stage_classes: ClassVar[tuple[type[Compressor], ...]] = ()
+    stage_names: ClassVar[tuple[str, ...]] = ()  # keyword of each stage
 
     def __init__(self, budget: Budget | str = 0.25, **params: dict[str, Any]) -> None:
         super().__init__(budget)
         checked = check_params(type(self), params)
-        budgets = [*[1.0] * (len(self.parts) - 1), self.budget]
-        stages = zip(self.parts, budgets, self.labels, strict=True)
-        self.stages = nn.ModuleList(make(part, own, checked.get(label, {})) for part, own, label in stages)
+        budgets = [*[1.0] * (len(self.stage_classes) - 1), self.budget]
+        stages = zip(self.stage_classes, budgets, self.stage_names, strict=True)
+        self.stages = nn.ModuleList(create_compressor(cls, own, checked.get(name, {})) for cls, own, name in stages)
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
-        seen, runs = self._front(video, k, query)
-        last, dense = self._last, seen.video
+        last_input, outputs = self._run_leading_stages(video, k, query)
+        last, dense = self._last, last_input.video
         last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else stage_budget(last, k, dense)
-        runs.append(Run(self.labels[-1], last(dense, query), seen.assign))
-        tokens = runs[-1].out.tokens
+        outputs.append(StageOutput(self.stage_names[-1], last(dense, query), last_input.assign))
+        tokens = outputs[-1].out.tokens
         out = replace(
             video,
-            features=self._touched(tokens.features),
-            index=seen.index[tokens.index],
+            features=self._with_zero_gradients(tokens.features),
+            index=last_input.index[tokens.index],
             size=segment_sum(dense.size, tokens.assign, len(tokens)),
-            assign=compose(seen.assign, tokens.assign),
+            assign=compose_assignments(last_input.assign, tokens.assign),
         )
-        losses = {f"{run.label}/{name}": loss for run in runs for name, loss in run.out.losses.items()}
-        return Compressed(out, losses, scores_of(runs))
+        losses = {f"{output.label}/{name}": loss for output in outputs for name, loss in output.out.losses.items()}
+        return Compressed(out, losses, original_scores(outputs))
 
     def limit(self, n: int) -> int:
         return self._last.limit(n)
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
         for stage in self._stages:
-            video = encode_stage(stage, video, query)
+            video = run_encoder(stage, video, query)
         return video
 
     def events(self, video: VideoTokens) -> Tensor | None:
-        """(N,) bool, the tokens whose row is an event for the last stage, in the video that it sees.
+        """Return (N,) bool, the tokens whose row in the input of the last stage is an event for that stage.
 
-        None where it does not look, or where the stages before it need more than the video.
+        None if the last stage detects no events, or if a stage needs more than the video.
         """
         if self.query_aware or self.needs_attention:
             return None
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
         self.materialize(video.width, video.grid[1:], video.features.device)
-        seen, _ = self._front(video, k, None)
-        events = self._last.events(seen.video)
-        return None if events is None else torch.cat([events, events.new_zeros(1)])[seen.assign]
+        last_input, _ = self._run_leading_stages(video, k, None)
+        events = self._last.events(last_input.video)
+        return None if events is None else torch.cat([events, events.new_zeros(1)])[last_input.assign]
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        for stage in self._stages:  # frames are left whole, so all see the same (H, W)
+        for stage in self._stages:  # reducers keep whole frames, so all stages have the same (H, W)
             stage.materialize(width, grid, device)
 
     def synchronize(self) -> None:
@@ -118,17 +134,20 @@ class Chain(Compressor):
 
     @classmethod
     def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
-        parts = dict(zip(cls.labels, cls.parts, strict=True))
+        classes = dict(zip(cls.stage_names, cls.stage_classes, strict=True))
         known = {
-            label: parts[label].upgrade_params(own) for label, own in params.items() if _is_stage(label, own, parts)
+            name: classes[name].upgrade_params(own)
+            for name, own in params.items()
+            if name in classes and isinstance(own, Mapping)
         }
         return {**params, **known}
 
     def params(self) -> dict[str, Any]:
-        return {label: stage.params() for label, stage in zip(self.labels, self._stages, strict=True)}
+        return {name: stage.params() for name, stage in zip(self.stage_names, self._stages, strict=True)}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _blank, (self.parts,), self.__dict__  # the class is made on demand: no import finds it by its name
+        # The class is created on demand, so pickle cannot import it by name.
+        return _new_chain, (self.stage_classes,), self.__dict__
 
     @property
     def _stages(self) -> list[Compressor]:
@@ -138,122 +157,126 @@ class Chain(Compressor):
     def _last(self) -> Compressor:
         return cast(Compressor, self.stages[-1])
 
-    def _touched(self, features: Tensor) -> Tensor:
-        """The same features, with gradients for the parameters of encoders' reductions, which are not run."""
+    def _with_zero_gradients(self, features: Tensor) -> Tensor:
+        """Return the same features, with zero gradients for parameters of encoders' reductions, which are not run."""
         for stage in self._stages[:-1]:
             if stage.encodes and torch.is_grad_enabled():
-                features = features + stage.touch()
+                features = features + stage.zero_times_parameters()
         return features
 
-    def _front(self, video: VideoTokens, k: int, query: Tensor | None) -> tuple[Seen, list[Run]]:
-        """Run all stages but the last: what that one sees, and what the reducers returned."""
-        seen, runs = Seen(video, video.index, video.assign), []
-        for i, (label, stage) in enumerate(zip(self.labels[:-1], self._stages[:-1], strict=True)):
+    def _run_leading_stages(
+        self, video: VideoTokens, k: int, query: Tensor | None
+    ) -> tuple[StageInput, list[StageOutput]]:
+        """Run all stages but the last; return the input of the last stage and the outputs of the reducers."""
+        current, outputs = StageInput(video, video.index, video.assign), []
+        for i, (name, stage) in enumerate(zip(self.stage_names[:-1], self._stages[:-1], strict=True)):
             if stage.encodes:
-                seen = replace(seen, video=encode_stage(stage, seen.video, query))
+                current = replace(current, video=run_encoder(stage, current.video, query))
                 continue
-            reducers = 1 + sum(not part.encodes for part in self.parts[i:-1])
-            stage.budget = stage_budget(stage, frames_for(k, seen.video, reducers) * video.per_frame, seen.video)
-            runs.append(Run(label, stage(seen.video, query), seen.assign))
-            tokens = runs[-1].out.tokens
-            if not are_frames(tokens) or len(tokens) < k:
+            reducers = 1 + sum(not cls.encodes for cls in self.stage_classes[i:-1])
+            frames = target_frames(k, current.video, reducers)
+            stage.budget = stage_budget(stage, frames * video.per_frame, current.video)
+            outputs.append(StageOutput(name, stage(current.video, query), current.assign))
+            tokens = outputs[-1].out.tokens
+            if not is_whole_frames(tokens) or len(tokens) < k:
                 raise InputError(
-                    f"{self.name}: {label} left {len(tokens)} tokens, but it must leave whole frames of"
-                    f" {video.per_frame}, and at least the budget of {k}: before the last stage there can be encoders,"
-                    " uniform, pool with spatial=1, or scene_mean and fila with scene_goal=1"
+                    f"{self.name}: {name} kept {len(tokens)} tokens, but it must keep whole frames of"
+                    f" {video.per_frame} tokens, and at least the budget of {k}: use encoders, uniform, pool with"
+                    " spatial=1, or scene_mean and fila with scene_goal=1 before the last stage"
                 )
-            assign = compose(seen.assign, tokens.assign)
-            seen = Seen(handed_on(seen.video, tokens), seen.index[tokens.index], assign)
-        return seen, runs
-
-
-@cache
-def _chain_of(parts: tuple[type[Compressor], ...]) -> type[Chain]:
-    name, last = JOINT.join(part.name for part in parts), parts[-1]
-    places, labels, seen = _counterparts(parts), [], Counter[str]()
-    for part in parts:
-        seen[part.name] += 1
-        labels.append(part.name if seen[part.name] == 1 else f"{part.name}_{seen[part.name]}")
-    fields = {
-        "__doc__": f"The chain {name}, see :class:`Chain`; a dict of parameters for each of {', '.join(labels)}.",
-        "__module__": __name__,
-        "__signature__": _signature(name, labels),
-        "parts": parts,
-        "labels": tuple(labels),
-        "trainable": any(part.trainable for part in parts),
-        "counterpart": None if places is None else JOINT.join(other for _, other in places),
-        "query_aware": any(part.query_aware for part in parts),
-        "needs_attention": any(part.needs_attention for part in parts),
-        "encodes": all(part.encodes for part in parts),
-        "predicts_budget": last.predicts_budget,
-        "exact_budget": last.exact_budget,
-    }
-    made = cast(type[Chain], type(f"Chain[{name}]", (Chain,), fields))
-    made.name = name  # not among the fields, which would register it
-    return made
+            assign = compose_assignments(current.assign, tokens.assign)
+            current = StageInput(frames_as_video(current.video, tokens), current.index[tokens.index], assign)
+        return current, outputs
 
 
 def chain_class(name: str) -> type[Chain]:
-    """The class of a chain: names of registered compressors, joined by "+"; the same one at each call.
+    """Return the class of a chain, given names of registered compressors joined by "+"; the same class on every call.
 
     Raises:
-        UnknownCompressorError: a stage is not registered, there are too many, or their names cannot be keywords.
+        UnknownCompressorError: a stage is not registered, there are too many stages, or a name cannot be a keyword.
     """
-    stages = name.split(JOINT, MOST_STAGES)
-    if len(stages) > MOST_STAGES:
-        raise UnknownCompressorError(f"a chain has at most {MOST_STAGES} stages, {short(name)} has more")
+    stages = name.split(CHAIN_SEPARATOR, MAX_STAGES)
+    if len(stages) > MAX_STAGES:
+        raise UnknownCompressorError(f"a chain has at most {MAX_STAGES} stages, {short(name)} has more")
     try:
-        return _chain_of(tuple(get(stage) for stage in stages))
+        return _chain_of(tuple(compressor_class(stage) for stage in stages))
     except UnknownCompressorError as error:
-        raise UnknownCompressorError(f"{short(name)} is no chain of registered names: {error}") from error
+        raise UnknownCompressorError(f"{short(name)} is not a chain of registered names: {error}") from error
 
 
 def counterpart_params(cls: type[Compressor], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Those parameters of a trained compressor that its training-free counterpart has too; in a chain by stages."""
+    """Return those parameters of a trainable compressor that its training-free counterpart has, too.
+
+    Args:
+        cls: class of the trainable compressor; of a chain, parameters are selected stage by stage.
+        params: parameters of the compressor.
+    """
     if cls.counterpart is None:
         return {}
-    other = get(cls.counterpart)
+    other = compressor_class(cls.counterpart)
     if not issubclass(cls, Chain):
         return {name: value for name, value in params.items() if name in init_params(other)}
-    taken = []
-    for i, _ in _counterparts(cls.parts) or ():
-        part, values = cls.parts[i], params.get(cls.labels[i], {})
-        taken.append(counterpart_params(part, values) if part.trainable else dict(values))
-    return dict(zip(other.labels, taken, strict=True)) if issubclass(other, Chain) else taken[0]
+    selected = []
+    for i, _ in _counterparts(cls.stage_classes) or ():
+        stage, values = cls.stage_classes[i], params.get(cls.stage_names[i], {})
+        selected.append(counterpart_params(stage, values) if stage.trainable else dict(values))
+    return dict(zip(other.stage_names, selected, strict=True)) if issubclass(other, Chain) else selected[0]
 
 
-def _blank(parts: tuple[type[Compressor], ...]) -> Chain:
-    cls = _chain_of(parts)
+@cache
+def _chain_of(classes: tuple[type[Compressor], ...]) -> type[Chain]:
+    name, last = CHAIN_SEPARATOR.join(cls.name for cls in classes), classes[-1]
+    counterparts, names, count = _counterparts(classes), [], Counter[str]()
+    for cls in classes:
+        count[cls.name] += 1
+        names.append(cls.name if count[cls.name] == 1 else f"{cls.name}_{count[cls.name]}")
+    fields = {
+        "__doc__": f"The chain {name}, see :class:`Chain`; a dict of parameters for each of {', '.join(names)}.",
+        "__module__": __name__,
+        "__signature__": _signature(name, names),
+        "stage_classes": classes,
+        "stage_names": tuple(names),
+        "trainable": any(cls.trainable for cls in classes),
+        "counterpart": None if counterparts is None else CHAIN_SEPARATOR.join(other for _, other in counterparts),
+        "query_aware": any(cls.query_aware for cls in classes),
+        "needs_attention": any(cls.needs_attention for cls in classes),
+        "encodes": all(cls.encodes for cls in classes),
+        "predicts_budget": last.predicts_budget,
+        "exact_budget": last.exact_budget,
+    }
+    chain = cast(type[Chain], type(f"Chain[{name}]", (Chain,), fields))
+    chain.name = name  # not in the fields, because defining it in the class body would register the class
+    return chain
+
+
+def _new_chain(classes: tuple[type[Compressor], ...]) -> Chain:
+    """Create an uninitialized chain, for pickle."""
+    cls = _chain_of(classes)
     return cls.__new__(cls)
 
 
-def _signature(name: str, labels: list[str]) -> inspect.Signature:
-    word = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    budget = inspect.Parameter("budget", word, default=0.25, annotation=Budget | str)
+def _signature(name: str, stages: list[str]) -> inspect.Signature:
+    budget = inspect.Parameter("budget", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=0.25, annotation=Budget | str)
     try:
         only = inspect.Parameter.KEYWORD_ONLY
-        return inspect.Signature([budget, *(inspect.Parameter(n, only, default={}, annotation=dict) for n in labels)])
+        return inspect.Signature([budget, *(inspect.Parameter(s, only, default={}, annotation=dict) for s in stages)])
     except ValueError as error:
         raise UnknownCompressorError(f"the stages of {name} cannot be keywords of one call: {error}") from error
 
 
-def _counterparts(parts: tuple[type[Compressor], ...]) -> list[tuple[int, str]] | None:
-    """Which parts the training-free counterpart keeps, and what stands there; None if there is no counterpart."""
-    if not any(part.trainable for part in parts):
+def _counterparts(classes: tuple[type[Compressor], ...]) -> list[tuple[int, str]] | None:
+    """Return position and name of each stage of the training-free counterpart; None if there is no counterpart."""
+    if not any(cls.trainable for cls in classes):
         return None
     kept = []
-    for i, part in enumerate(parts):
-        if not part.trainable:
-            kept.append((i, part.name))
-        elif part.counterpart is None:
+    for i, cls in enumerate(classes):
+        if not cls.trainable:
+            kept.append((i, cls.name))
+        elif cls.counterpart is None:
             return None
-        elif i + 1 == len(parts) or not part.encodes:
-            kept.append((i, part.counterpart))
+        elif i + 1 == len(classes) or not cls.encodes:
+            kept.append((i, cls.counterpart))
     return kept
-
-
-def _is_stage(label: str, params: Any, parts: Mapping[str, type[Compressor]]) -> bool:
-    return label in parts and isinstance(params, Mapping)
 
 
 register_chain_factory(chain_class)

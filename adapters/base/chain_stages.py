@@ -1,6 +1,6 @@
-"""What one stage of a chain hands on to the next: whole frames as a video of their own, and the books between them.
+"""Intermediate results of a chain: the remaining frames as a video, and the index maps between stages.
 
-Dimensions: T frames of P = H*W tokens, N = T*P in the original, N' what a stage sees.
+Dimensions: T frames of P = H*W tokens, N = T*P in the original video, N' in the input of a stage.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ from .compressor import Compressor
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a stage sees: a dense video, (N',) the original anchors of its tokens, (N,) the rows of the originals."""
+class StageInput:
+    """The input of a stage and its relation to the original video.
+
+    Attributes:
+        video: dense video of N' tokens.
+        index: (N',) anchors of these tokens in the original video.
+        assign: (N,) row in ``video`` of each original token, -1 if it was dropped.
+    """
 
     video: VideoTokens
     index: Tensor
@@ -28,43 +34,49 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Run:
-    """What a reducer returned, and (N,) the rows of the original tokens in what it saw."""
+class StageOutput:
+    """The output of a reducing stage.
+
+    Attributes:
+        label: keyword of the stage.
+        out: what the stage returned.
+        assign: (N,) row in the input of the stage of each original token.
+    """
 
     label: str
     out: Compressed
     assign: Tensor
 
 
-def frames_for(k: int, video: VideoTokens, reducers: int) -> int:
-    """T', the number of frames that the first of so many reducers leaves on the way to k tokens."""
+def target_frames(k: int, video: VideoTokens, reducers: int) -> int:
+    """Return T', the number of frames that the first of ``reducers`` stages keeps on the way to k tokens."""
     goal = (len(video) ** (reducers - 1) * k) ** (1 / reducers)
     return max(-(-k // video.per_frame), round(goal / video.per_frame))
 
 
 def stage_budget(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:
-    """A budget of so many tokens; as a ratio for variants that follow a release, which may know nothing else."""
+    """Return a budget of ``tokens``, as a ratio for variants that may accept nothing else."""
     return tokens if stage.exact_budget else tokens / len(video)
 
 
-def encode_stage(stage: Compressor, video: VideoTokens, query: Tensor | None) -> VideoTokens:
-    """A dense video through the encoder of a stage, of which the features alone are taken.
+def run_encoder(stage: Compressor, video: VideoTokens, query: Tensor | None) -> VideoTokens:
+    """Replace the features of a dense video with those that the encoder of a stage returns.
 
     Raises:
-        ContractError: it changed the grid, the number or width of the tokens, or the dtype.
+        ContractError: the encoder changed the grid, the number or width of the tokens, or the dtype.
     """
     out = stage.encode(video, query)
     before, after = video.features, out.features
     if out.grid != video.grid or after.shape != before.shape or after.dtype != before.dtype:
         raise ContractError(
-            f"the encoder of {stage.name} made {out.grid}, {tuple(after.shape)}, {after.dtype} of"
-            f" {video.grid}, {tuple(before.shape)}, {before.dtype}: it must leave them as they are"
+            f"the encoder of {stage.name} returned {out.grid}, {tuple(after.shape)}, {after.dtype} for"
+            f" {video.grid}, {tuple(before.shape)}, {before.dtype}: it must not change them"
         )
     return replace(video, features=after)
 
 
-def are_frames(tokens: VideoTokens) -> bool:
-    """Whether anchors are all places of some frames, in their order."""
+def is_whole_frames(tokens: VideoTokens) -> bool:
+    """Whether the anchors are all positions of some frames, in order."""
     if len(tokens) % tokens.per_frame:
         return False
     rows = tokens.index.reshape(-1, tokens.per_frame)
@@ -72,8 +84,8 @@ def are_frames(tokens: VideoTokens) -> bool:
     return bool((rows % tokens.per_frame == places).all() & (rows - rows[:, :1] == places).all())
 
 
-def handed_on(video: VideoTokens, tokens: VideoTokens) -> VideoTokens:
-    """Whole frames that a reducer left of a dense video, as a dense video of their own."""
+def frames_as_video(video: VideoTokens, tokens: VideoTokens) -> VideoTokens:
+    """Return the whole frames that a reducer kept of a dense video as a dense video of fewer frames."""
     count, cells = len(tokens), video.per_frame
     ids = torch.arange(count, device=tokens.index.device)
     attention = video.attention
@@ -83,21 +95,21 @@ def handed_on(video: VideoTokens, tokens: VideoTokens) -> VideoTokens:
         features=tokens.features,
         grid=(count // cells, *video.grid[1:]),
         index=ids,
-        size=segment_sum(video.size, tokens.assign, count),  # so that mergers behind weigh by what a token stands for
+        size=segment_sum(video.size, tokens.assign, count),  # later mergers weight each token by what it represents
         assign=ids,
         times=video.times[tokens.index[::cells] // cells],
         attention=attention,
     )
 
 
-def compose(first: Tensor, then: Tensor) -> Tensor:
-    """(N,) rows after two assignments; -1 where either drops a token."""
-    return torch.cat([then, then.new_tensor([-1])])[first]  # -1 reads the extra last entry
+def compose_assignments(first: Tensor, then: Tensor) -> Tensor:
+    """Return the (N,) rows after two assignments; -1 if either drops the token."""
+    return torch.cat([then, then.new_tensor([-1])])[first]  # index -1 reads the extra last entry, which is -1
 
 
-def scores_of(runs: list[Run]) -> Tensor | None:
-    """(N,) scores of the one reducer that scores, by original tokens; None: several do, or some tokens have none."""
-    scored = [(run.out.scores, run.assign) for run in runs if run.out.scores is not None]
+def original_scores(outputs: list[StageOutput]) -> Tensor | None:
+    """Return the (N,) scores of the original tokens; None unless one stage scores and no token was dropped before."""
+    scored = [(output.out.scores, output.assign) for output in outputs if output.out.scores is not None]
     if len(scored) != 1 or bool((scored[0][1] < 0).any()):
         return None
     scores, assign = scored[0]

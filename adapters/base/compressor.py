@@ -1,7 +1,9 @@
-"""Rung 1 of the ladder: the contract that every compressor keeps.
+"""Base class of all compressors and the checks of its contract.
 
-Base -> :class:`~framefold.adapters.base.selector.Selector` (implement ``score``) or
-:class:`~framefold.adapters.base.merger.Merger` (implement ``assign``) -> one method a file.
+A method derives from :class:`Compressor` (implement ``compress``), from
+:class:`~framefold.adapters.base.selector.Selector` (implement ``score``), from
+:class:`~framefold.adapters.base.merger.Merger` (implement ``assign``) or from
+:class:`~framefold.adapters.base.frame_pruner.FramePruner` (implement ``select_exact`` and ``select_official``).
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens, check_budget
 from framefold.adapters.core.parameters import read_params
-from framefold.adapters.core.registry import register
+from framefold.adapters.core.registry import register_class
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.ops.gradients import zero_times_parameters
 from framefold.adapters.pretrained.mixin import PretrainedMixin
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError
 
@@ -23,30 +26,32 @@ from framefold.errors import BudgetError, ConfigError, ContractError, InputError
 class Compressor(PretrainedMixin, nn.Module):
     """Reduces the visual tokens of one video to an exact budget.
 
-    A subclass sets ``name`` (which registers it) and implements :meth:`compress`. Constructor parameters other than
-    ``budget`` are keyword-only, annotated, and stored under their own names: that is how they are saved and validated.
+    A subclass defines ``name``, which registers it, and implements :meth:`compress`. Constructor parameters other than
+    ``budget`` must be keyword-only, annotated, and stored as attributes of the same name, so that they can be saved and
+    validated.
 
     Args:
-        budget: retention ratio (float in (0, 1]) or number of tokens per video (int); "auto" where the compressor
-            predicts it (``predicts_budget``).
+        budget: retention ratio (float in (0, 1]) or number of tokens per video (int); "auto" if the compressor
+            predicts the budget (``predicts_budget``).
 
     Raises:
-        BudgetError: budget out of range.
+        BudgetError: the budget is out of range.
     """
 
     name: ClassVar[str]
     trainable: ClassVar[bool] = False  # has parameters to learn
-    counterpart: ClassVar[str | None] = None  # the training-free method at which a trainable one starts, bit for bit
+    counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
+    baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last
     query_aware: ClassVar[bool] = False  # needs the question
     needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
-    encodes: ClassVar[bool] = False  # has a learned encoder in front of its reduction, see encode()
-    predicts_budget: bool = False  # can say itself how many tokens to keep: budget="auto"
-    exact_budget: bool = True  # an instance says False where a variant follows the count of a release
+    encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
+    predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
+    exact_budget: bool = True  # False for an instance whose variant determines the number of tokens itself
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
-            register(cls)
+            register_class(cls)
 
     def __init__(self, budget: Budget | str = 0.25) -> None:
         super().__init__()
@@ -54,40 +59,44 @@ class Compressor(PretrainedMixin, nn.Module):
 
     @property
     def budget(self) -> Any:
-        """Retention ratio, tokens per video, or "auto"; may be changed at any time."""
+        """Retention ratio, number of tokens per video, or "auto"; may be changed at any time."""
         return self._budget
 
     @budget.setter
     def budget(self, value: Budget | str) -> None:
         if value == AUTO and not self.predicts_budget:
-            raise BudgetError(f"{self.name} does not predict its budget: give a ratio or a number of tokens")
+            raise BudgetError(f"{self.name} does not predict its budget: set a ratio or a number of tokens")
         self._budget: Budget | str = AUTO if value == AUTO else check_budget(value)  # type: ignore[arg-type]
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
-        """The method itself: reduce a dense, finite video to exactly k tokens in ascending anchor order.
+        """Reduce a dense, finite video to exactly k tokens in ascending anchor order.
 
         Args:
-            video: dense tokens of one video, N of them.
+            video: the N dense tokens of one video.
             k: number of tokens to return, 1 <= k <= N.
             query: (L, D) input embeddings of the question; never None if ``query_aware``.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement compress()")
 
     def limit(self, n: int) -> int:
-        """The most tokens of n that a compressor with a predicted budget (``predicts_budget``) keeps."""
+        """Return an upper bound on the tokens kept out of n when the budget is predicted (``predicts_budget``)."""
         return n
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
-        """The learned part in front of the reduction, if ``encodes``: a dense video of the same grid.
+        """Apply the learned encoder before the reduction, if ``encodes``.
 
-        Chains call it (``storm+st_simdiff``); so does :meth:`compress` of the compressor itself.
+        It is called by :meth:`compress` of the compressor itself and by chains (``storm+st_simdiff``).
+
+        Returns:
+            A dense video of the same grid.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no encoder in front of its reduction")
+        raise NotImplementedError(f"{type(self).__name__} has no encoder before its reduction")
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        """Create the parameters whose shape depends on the token width D and the (H, W) grid; nothing if they exist.
+        """Create the parameters whose shape depends on the token width D and the (H, W) grid, unless they exist.
 
-        Called before the first forward; call it (or pass the widths to the constructor) before making an optimizer.
+        It is called before the first forward. Call it, or pass the sizes to the constructor, before creating an
+        optimizer.
         """
 
     def forward(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
@@ -95,14 +104,16 @@ class Compressor(PretrainedMixin, nn.Module):
 
         Args:
             video: dense visual tokens of one video, (N, D).
-            query: (L, D) input embeddings of the bare question, for query-aware methods.
+            query: (L, D) input embeddings of the question without prompt template, for query-aware methods.
 
         Returns:
             Compressed with min(N, max(1, round(ratio*N))) or min(N, tokens) tokens in ascending anchor order, in the
             dtype and on the device of the input.
 
         Raises:
-            InputError: NaN or infinite features, a video that is not dense, a missing or misshapen query or attention.
+            InputError: features are NaN or infinite, the video is not dense, or a query or attention is missing or has
+                the wrong shape.
+            ContractError: the compressor returned an invalid result.
         """
         self._check_input(video, query)
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
@@ -113,46 +124,44 @@ class Compressor(PretrainedMixin, nn.Module):
         return self._check_output(out, video, k)
 
     def events(self, video: VideoTokens) -> Tensor | None:
-        """(N,) bool, the tokens of a dense video at which the method sees something happen; None: it does not look."""
+        """Return (N,) bool, the tokens of a dense video with an event; None if the method detects no events."""
         return None
 
-    def touch(self) -> Tensor:
-        """A zero that depends on every trainable parameter.
+    def zero_times_parameters(self) -> Tensor:
+        """Return a scalar zero that depends on every trainable parameter.
 
-        Add it where a branch leaves parameters out: a rank whose parameters get no gradient hangs DDP and aborts ZeRO.
+        Add it to the output of a branch that does not use all parameters. A rank with a parameter that gets no gradient
+        hangs DDP and aborts ZeRO.
         """
-        zero = torch.zeros(())
-        for parameter in self.parameters():
-            if parameter.requires_grad:
-                zero = zero.to(parameter.device) + parameter.sum() * 0.0
-        return zero
+        return zero_times_parameters(self)
 
     def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
-        """Start from the decoder layers of a host (:func:`framefold.init_from_host`).
+        """Initialize parameters from the decoder layers of a host (:func:`framefold.init_from_host`).
 
         Args:
-            layers: of the language model, from the first; see
-                :meth:`~framefold.adapters.layers.cross_attention.LMBlock.copy_layer`.
-            heads, kv_heads: of their attention.
+            layers: tensors of each layer of the language model, first layer first; see
+                :meth:`~framefold.adapters.layers.cross_attention.CrossAttentionBlock.copy_layer`.
+            heads: number of attention heads of the layers.
+            kv_heads: number of their key-value heads.
 
         Returns:
-            Names of the parameters that a layer has a tensor for, and whether it fitted.
+            Names of the parameters for which a layer has a tensor, and whether its shape matched.
 
         Raises:
-            ConfigError: the compressor has nothing to start from a host.
+            ConfigError: the compressor has no parameters that can be initialized from a host.
         """
-        raise ConfigError(f"{self.name} has nothing that could start from the layers of a host")
+        raise ConfigError(f"{self.name} has no parameters that can be initialized from the layers of a host")
 
     def synchronize(self) -> None:
-        """Bring statistics together over ranks; a training loop calls it after each step, on every rank."""
+        """Reduce statistics over all ranks; the training loop calls it after each step, on every rank."""
 
     @classmethod
     def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Translate parameters that an earlier version saved into today's names and values."""
+        """Convert parameters saved by an earlier version to the current names and values."""
         return dict(params)
 
     def params(self) -> dict[str, Any]:
-        """Constructor parameters other than the budget, as JSON-able values."""
+        """Return the constructor parameters other than the budget, as values that JSON can hold."""
         return read_params(self)
 
     def extra_repr(self) -> str:
@@ -161,14 +170,14 @@ class Compressor(PretrainedMixin, nn.Module):
     def _check_input(self, video: VideoTokens, query: Tensor | None) -> None:
         if not isinstance(video, VideoTokens):
             raise InputError(
-                f"{self.name} takes VideoTokens (VideoTokens.from_grid(features)), got {type(video).__name__}"
+                f"{self.name} expects VideoTokens (VideoTokens.from_grid(features)), got {type(video).__name__}"
             )
         if not video.is_dense:
             raise InputError(
-                f"{self.name} takes the dense video, but {len(video)} tokens do not fill the {video.grid} grid"
+                f"{self.name} expects a dense video, but {len(video)} tokens do not fill the {video.grid} grid"
             )
         if not _finite(video.features):
-            raise InputError("the video features hold NaN or infinite values")
+            raise InputError("the video features contain NaN or infinite values")
         if self.needs_attention and video.attention is None:
             raise InputError(f"{self.name} needs VideoTokens.attention, the attention received in the vision encoder")
         if not self.query_aware:
@@ -180,7 +189,7 @@ class Compressor(PretrainedMixin, nn.Module):
         if query.ndim != 2 or query.shape[0] == 0 or query.shape[1] != video.width:
             raise InputError(f"query must be (L >= 1, D = {video.width}), got {tuple(query.shape)}")
         if not _finite(query):
-            raise InputError("the query holds NaN or infinite values")
+            raise InputError("the query contains NaN or infinite values")
 
     def _check_output(self, out: Compressed, video: VideoTokens, k: int) -> Compressed:
         tokens = out.tokens
@@ -194,9 +203,9 @@ class Compressor(PretrainedMixin, nn.Module):
         if not len(tokens.index) == len(tokens.size) == len(tokens):
             raise ContractError(f"{self.name} returned index, size and features of different lengths")
         if tokens.grid != video.grid or tokens.assign.shape != video.assign.shape:
-            raise ContractError(f"{self.name} returned another grid, or assign without one row for each original token")
+            raise ContractError(f"{self.name} changed the grid, or returned assign without a row per original token")
         if bool((tokens.index[1:] <= tokens.index[:-1]).any()):
-            raise ContractError(f"{self.name} returned anchors that do not ascend")
+            raise ContractError(f"{self.name} returned anchors that are not in ascending order")
         return out
 
 

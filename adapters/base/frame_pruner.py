@@ -1,4 +1,4 @@
-"""What EVS and VidCom2 share: two variants, the engines' pruning rate, frames in fp32, and selection in stages.
+"""Base class of EVS and VidCom2: an exact and an official variant, and the pruning rate of serving engines.
 
 Dimensions: T frames of P = H*W tokens, N = T*P, D width.
 """
@@ -18,13 +18,16 @@ from .compressor import Compressor
 
 
 class FramePruner(Compressor):
-    """Base of methods that serving engines run behind a flag q, the fraction pruned. Kept tokens are not changed.
+    """Base class of methods that serving engines configure by q, the fraction of tokens to prune.
+
+    Kept tokens are not changed. Implement :meth:`select_exact` and :meth:`select_official`.
 
     Args:
-        budget: retention ratio or tokens per video; ``official`` takes a ratio r only and gives the engines' rules
-            q = 1 - r, rounded to 12 decimals: a budget of 0.07 is what their users write as 0.93, to the bit.
-        variant: ``exact`` meets any budget by a rule of ours; ``official`` follows the engines, their count included.
-        native: ``official`` in the dtype of the features, as served models run it, instead of fp32.
+        budget: retention ratio or tokens per video. ``official`` accepts only a ratio r and passes q = 1 - r, rounded
+            to 12 decimals, to the engines' rules: a budget of 0.07 is exactly what users of the engines write as 0.93.
+        variant: ``exact`` meets any budget by framefold's own rule; ``official`` follows the engines, including their
+            number of tokens.
+        native: compute ``official`` in the dtype of the features, as served models do, instead of fp32.
 
     Raises:
         ConfigError: an unknown variant, or ``native`` without ``official``.
@@ -38,34 +41,46 @@ class FramePruner(Compressor):
         if variant not in ("exact", "official"):
             raise ConfigError(f"{self.name}: variant must be 'exact' or 'official', got {variant!r}")
         if native and variant == "exact":
-            raise ConfigError(f"{self.name}: native goes with variant='official'; exact always measures in fp32")
+            raise ConfigError(f"{self.name}: native=True needs variant='official'; exact always computes in fp32")
         self.variant, self.native = variant, native
         self.exact_budget = variant == "exact"
         if not self.exact_budget:
-            self.pruned()
+            self.pruning_rate()
 
-    def exact(self, video: VideoTokens, k: int) -> Tensor:
-        """(k,) rows, ascending, by the rule for an exact budget."""
-        raise NotImplementedError(f"{type(self).__name__} must implement exact()")
+    def select_exact(self, video: VideoTokens, k: int) -> Tensor:
+        """Return the (k,) rows to keep, ascending, for an exact budget."""
+        raise NotImplementedError(f"{type(self).__name__} must implement select_exact()")
 
-    def official(self, video: VideoTokens, q: float) -> Tensor:
-        """Rows, ascending, that the engines keep at pruning rate q."""
-        raise NotImplementedError(f"{type(self).__name__} must implement official()")
+    def select_official(self, video: VideoTokens, q: float) -> Tensor:
+        """Return the rows, ascending, that the engines keep at pruning rate q."""
+        raise NotImplementedError(f"{type(self).__name__} must implement select_official()")
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
-            rows = self.exact(video, k) if self.exact_budget else self.official(video, self.pruned())
-        return video.keep(rows)
+            if self.exact_budget:
+                return video.keep(self.select_exact(video, k))
+            return video.keep(self.select_official(video, self.pruning_rate()))
 
-    def pruned(self) -> float:
-        """q = 1 - r to 12 decimals, the fraction that the engines are told to prune; counts depend on its last bit.
+    def pruning_rate(self) -> float:
+        """Return q = 1 - r to 12 decimals; the number of tokens that engines keep depends on its last bit.
 
         Raises:
             BudgetError: the budget is a number of tokens.
         """
         if isinstance(self.budget, int):
             raise BudgetError(
-                f"{self.name}: the engines prune a fraction and know no number of tokens: with variant='official' give "
-                f"the budget as a ratio (float), or use variant='exact'; got {self.budget}"
+                f"{self.name}: variant='official' prunes a fraction of the tokens: give the budget as a ratio (float),"
+                f" or use variant='exact'; got {self.budget} tokens"
             )
         return round(1 - self.budget, 12)
+
+
+def engine_token_count(tokens: int, q: float, at_least: int) -> int:
+    """Return how many of the tokens engines keep at pruning rate q; the order of operations affects the result.
+
+    Args:
+        tokens: number of tokens of the video.
+        q: fraction to prune.
+        at_least: number of tokens that are always kept.
+    """
+    return max(at_least, min(int(tokens * (1 - q)), tokens))

@@ -1,4 +1,4 @@
-"""Rung 2: methods that put tokens into groups and replace each group by its mean."""
+"""Base class of methods that assign tokens to groups and replace each group with its mean."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .compressor import Compressor
 
 
 class Merger(Compressor):
-    """Replaces each group by its size-weighted mean, anchored at its middle member. Implement :meth:`assign`."""
+    """Replaces each group with its size-weighted mean, anchored at its middle member. Implement :meth:`assign`."""
 
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
-        """(N,) int64 group of each token: exactly k non-empty groups 0..k-1 in any order, -1 drops a token."""
+        """Return the (N,) int64 group of each token: k non-empty groups 0..k-1 in any order; -1 drops a token."""
         raise NotImplementedError(f"{type(self).__name__} must implement assign()")
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -25,16 +25,18 @@ class Merger(Compressor):
 
 
 def merge(video: VideoTokens, groups: Tensor, k: int) -> VideoTokens:
-    """Size-weighted means of k groups, ordered by their anchors (the middle member of each).
+    """Merge each of k groups into its size-weighted mean, ordered by anchor (the middle member of the group).
 
     Args:
-        groups: (N,) int64 in [-1, k), every group non-empty.
+        video: N tokens.
+        groups: (N,) int64 group of each token in [-1, k), every group non-empty; -1 drops a token.
+        k: number of groups.
     """
     anchor = segment_median(groups, k)
     order = torch.sort(anchor).indices
     rank = torch.full((k + 1,), -1, dtype=torch.long, device=groups.device)
     rank[order] = torch.arange(k, device=groups.device)
-    groups = rank[groups]  # -1 reads the extra last entry, which is -1
+    groups = rank[groups]  # index -1 reads the extra last entry, which is -1
     padded = torch.cat([groups, groups.new_tensor([-1])])
     return replace(
         video,

@@ -1,4 +1,4 @@
-"""Rung 2: methods that give every token a score and keep the best ones."""
+"""Base class of methods that score every token and keep the ones with the highest scores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .compressor import Compressor
 
 
 class Selector(Compressor):
-    """Keeps the k tokens of highest score, unchanged; ties go to the lower index. Implement :meth:`score`."""
+    """Keeps the k tokens with the highest scores, unchanged; ties go to the lower index. Implement :meth:`score`."""
 
     def score(self, video: VideoTokens, query: Tensor | None) -> Tensor:
-        """(N,) scores of the tokens of a dense video, in fp32 or wider; higher is kept."""
+        """Return (N,) scores of the tokens of a dense video, in fp32 or wider; the highest are kept."""
         raise NotImplementedError(f"{type(self).__name__} must implement score()")
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:

@@ -1,4 +1,4 @@
-"""FiLA-Video's dynamic-weight scene fusion (arXiv 2504.20384)."""
+"""FiLA-Video: scene fusion with learned weights (arXiv 2504.20384)."""
 
 from __future__ import annotations
 
@@ -15,26 +15,30 @@ from .scene_mean import Members, SceneMean, Scenes
 
 
 class FiLA(SceneMean):
-    """Fuses scenes with learned weights: static ones per member and place, plus one read off the content of a token.
+    """Fuses scenes with learned weights: static ones per member and position, plus one computed from the token.
 
-    Scenes, budget and bookkeeping are those of ``scene_mean``. A cell n of the i-th member in time weighs
-    softmax(static[i, n] + <LayerNorm(x), score>), over all cells that share an output token. Both parts start at
-    zero, which is scene_mean to the bit. The static table is resized to other grids (bilinear) and to scenes of
-    another number of members (linear). Reviews of the paper tell of a learned weight per member, place and channel,
-    started at the mean; its "dynamic" part and its numbers of members are not public, so the content score and r = 3
-    are choices of ours.
+    Scenes, budget and assignment are those of ``scene_mean``. Cell n of the i-th member in time has the weight
+    softmax(static[i, n] + <LayerNorm(x), score>), over all cells of the same output token. Both terms start at zero,
+    which equals ``scene_mean`` bit by bit. The static table is resized to other grids (bilinear) and to scenes with
+    another number of members (linear). Reviews of the paper describe a learned weight per member, position and channel,
+    initialized to the mean. Its "dynamic" part and its number of members are not public, so the content score and r = 3
+    are choices of this implementation.
 
     Args:
         budget: retention ratio or tokens per video.
-        members, r, scene_goal, time_weight, unit_norm: as in ``scene_mean``.
-        weight_shape: static weights per place ("n1") or per place and channel ("nd", the paper).
+        members: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
+        r: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
+        scene_goal: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
+        time_weight: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
+        unit_norm: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
+        weight_shape: static weights per position ("n1") or per position and channel ("nd", the paper).
         dynamic: add the content score.
         dim: token width D; None: that of the first video.
         grid: (H, W) of the static table; None: that of the first video.
 
     Raises:
-        ConfigError: a parameter out of range.
-        InputError: the video has another width than the weights.
+        ConfigError: a parameter is out of range.
+        InputError: the width of the video differs from that of the weights.
     """
 
     name = "fila"
@@ -71,7 +75,7 @@ class FiLA(SceneMean):
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
         self.dim, self.grid = self.dim or width, self.grid or grid
         if width != self.dim:
-            raise InputError(f"fila has weights for tokens of width {self.dim}, the video has {width}")
+            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
         if self.static is None:
             channels = self.dim if self.weight_shape == "nd" else 1
             self.static = nn.Parameter(torch.zeros(self.r + 1, channels, *self.grid, device=device))
@@ -82,14 +86,14 @@ class FiLA(SceneMean):
         logits = logits + self._static_logits(video.grid[1:], scenes).to(logits.dtype)
         if self.score is not None:
             wide = video.features.to(logits.dtype)
-            # Not a matmul: under autocast that would be done in bf16.
+            # Not a matrix product, which autocast would compute in bf16.
             content = (nn.functional.layer_norm(wide, wide.shape[1:]) * self.score.to(wide.dtype)).sum(-1)
             logits = logits + content.reshape(-1, video.per_frame, 1)[scenes.frame]
         return logits
 
     def _static_logits(self, grid: tuple[int, int], scenes: Scenes) -> Tensor:
-        """(M, P, 1 | D) rows of the static table at the relative place in time of each member of its scene."""
-        assert self.static is not None  # materialize() comes first
+        """Return (M, P, 1 | D) rows of the static table at the relative time of each member in its scene."""
+        assert self.static is not None  # created by materialize()
         table = self.static.to(torch.promote_types(self.static.dtype, torch.float32))
         if grid != tuple(table.shape[2:]):
             table = nn.functional.interpolate(table, size=grid, mode="bilinear", align_corners=False)
@@ -97,8 +101,8 @@ class FiLA(SceneMean):
         count = torch.bincount(scenes.scene)
         rank = torch.arange(len(scenes.scene), device=table.device) - (count.cumsum(0) - count)[scenes.scene]
         last = (count[scenes.scene] - 1).clamp(min=1)
-        place = torch.where(count[scenes.scene] > 1, rank / last, 0.5) * self.r  # a lone member reads the middle
-        place = place.to(table.dtype)
-        low = place.floor().long()
-        high = place.ceil().long()
-        return torch.lerp(table[low], table[high], (place - low)[:, None, None])
+        position = torch.where(count[scenes.scene] > 1, rank / last, 0.5) * self.r  # a single member is in the middle
+        position = position.to(table.dtype)
+        low = position.floor().long()
+        high = position.ceil().long()
+        return torch.lerp(table[low], table[high], (position - low)[:, None, None])

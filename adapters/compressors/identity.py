@@ -1,4 +1,4 @@
-"""Identity: every token stays."""
+"""Identity: keep every token."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from framefold.adapters.core.tokens import VideoTokens
 
 
 class Identity(Compressor):
-    """Keeps every token, whatever the budget: the reference that attaching must not change.
+    """Keeps every token regardless of the budget; attaching it must not change the output of a host.
 
-    It declares ``exact_budget = False``, so the ablation shows it as the row of full tokens and never at a budget.
+    ``exact_budget`` is False, so the ablation reports it as "all tokens" instead of at a budget.
     """
 
     name = "identity"

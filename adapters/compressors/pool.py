@@ -13,16 +13,19 @@ from framefold.errors import ConfigError
 
 
 class Pool(Merger):
-    """Averages runs of consecutive frames place by place, optionally after averaging p x p cells of each frame.
+    """Averages runs of consecutive frames position by position, optionally after averaging p x p tokens of each frame.
 
-    Rule for an exact budget of k: each frame is cut into C near-square rectangles (all H*W cells where ``spatial`` is
-    1). The video is cut into k // C runs of near-equal length, each giving C tokens. What is left of the budget is one
-    more run, at the end, whose frames are cut into that many larger rectangles. (STORM, arXiv 2503.04130, trains an
-    encoder in front of such pooling.)
+    Rule for an exact budget of k: each frame is split into C near-square rectangles (single tokens if ``spatial`` is
+    1). The video is split into k // C runs of near-equal length, each of which gives C tokens. The rest of the budget
+    is spent on one more run at the end, whose frames are split into as many larger rectangles. STORM (arXiv 2503.04130)
+    trains an encoder before such pooling.
 
     Args:
         budget: retention ratio or tokens per video.
-        spatial: side p of the cells that are averaged, in tokens; 1 pools over time only.
+        spatial: side p of the rectangles that are averaged, in tokens; 1 pools over time only.
+
+    Raises:
+        ConfigError: ``spatial`` is less than 1.
     """
 
     name = "pool"
@@ -37,7 +40,7 @@ class Pool(Merger):
         frames, height, width = video.grid
         device = video.features.device
         cells = -(-height // self.spatial) * -(-width // self.spatial)
-        cells = max(cells, -(-k // frames))  # a generous budget leaves less to pool in space
+        cells = max(cells, -(-k // frames))  # a large budget needs smaller rectangles
         whole, rest = divmod(k, cells)
         run = self.runs(frames, whole + (rest > 0), device)
         groups = run[:, None] * cells + split_cells(height, width, cells, device)
@@ -47,5 +50,5 @@ class Pool(Merger):
         return groups.reshape(-1)
 
     def runs(self, frames: int, count: int, device: torch.device | None = None) -> Tensor:
-        """(T,) int64 run of each frame, in ascending order; -1 for frames that no run averages."""
+        """Return the (T,) int64 run of each frame, in ascending order; -1 for frames that belong to no run."""
         return split_runs(frames, count, device)

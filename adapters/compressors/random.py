@@ -1,4 +1,4 @@
-"""Seeded random tokens: the floor under every selector."""
+"""Seeded random selection, the baseline that every selector should beat."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from framefold.errors import ConfigError
 
 
 class Random(Selector):
-    """Keeps random tokens; the same seed keeps the same places in every video of the same shape.
+    """Keeps random tokens; the same seed keeps the same positions in all videos of the same shape.
 
     Args:
         budget: retention ratio or tokens per video.
-        seed: of the generator, which is made anew on every call (no global random state is read).
+        seed: seed of the generator, which is created on every call; no global random state is used.
     """
 
     name = "random"
+    baseline_rank = 1
 
     def __init__(self, budget: Budget = 0.25, *, seed: int = 0) -> None:
         super().__init__(budget)
@@ -28,5 +29,5 @@ class Random(Selector):
         self.seed = seed
 
     def score(self, video: VideoTokens, query: Tensor | None) -> Tensor:
-        generator = torch.Generator().manual_seed(self.seed)  # on the CPU: equal on every device
+        generator = torch.Generator().manual_seed(self.seed)  # on the CPU, to be equal on every device
         return torch.rand(len(video), generator=generator, dtype=torch.float64).to(video.features.device)

@@ -1,4 +1,4 @@
-"""Scene means: frames clustered into scenes, each fused into one frame of tokens; fila before it has learned."""
+"""Scene means: frames are clustered into scenes, each fused into one frame of tokens; ``fila`` before training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from framefold.errors import ConfigError
 
 @dataclass(frozen=True)
 class Scenes:
-    """S scenes of a video of T frames, ordered by their representative frames.
+    """S scenes of a video of T frames with M memberships, ordered by their representative frames.
 
     Attributes:
         representatives: (S,) int64 frames, strictly ascending.
-        scene: (M,) int64 and frame: (M,) int64, the memberships, sorted by scene and then by time.
-        frame_scene: (T,) int64 scene to which a frame is counted, -1 where it is in none.
+        scene: (M,) int64 scene of each membership; memberships are sorted by scene and then by time.
+        frame: (M,) int64 frame of each membership.
+        frame_scene: (T,) int64 scene to which each frame is assigned, -1 if it belongs to none.
         frames: (S,) int64 number of frames in the cluster of each scene.
     """
 
@@ -37,40 +38,46 @@ class Scenes:
 
 Members = Literal["similar", "similar_in_cluster", "cluster"]
 
-# Beside the representative; fila has a row of weights for each, so a config must not ask for billions.
-MOST_MEMBERS = 4096
+# Members besides the representative. fila has weights for each, so a config could otherwise request any amount of
+# memory.
+MAX_MEMBERS = 4096
 
 
 class SceneMean(Compressor):
-    """Fuses alike frames, wherever they are in the video, into scenes; the training-free twin of ``fila``.
+    """Fuses similar frames from anywhere in the video into scenes; the training-free counterpart of ``fila``.
 
-    Frame means are clustered by deterministic K-means; the frame nearest to a centre represents the scene (FiLA-Video,
-    arXiv 2504.20384, where a scene gives all P = H*W tokens of a frame). Rule for exactly k tokens of T frames: a scene
-    gives C = ceil(k / scene_goal) tokens, at least ceil(k / T) and at most P, one for each near-square rectangle of a
-    frame. There are S = ceil(k / C) scenes; so small budgets lose detail before they lose scenes. That of the fewest
-    frames (the later one of equals) gives only the k - (S - 1) * C tokens that are left, of larger rectangles. A
-    token is the weighted mean of the cells of its rectangle in all members of its scene; here the weights are equal.
+    Frame means are clustered by deterministic k-means, and the frame nearest to a centre represents the scene
+    (FiLA-Video, arXiv 2504.20384, where each scene gives all P = H*W tokens of a frame).
 
-    Members are, by ``members``:
-      ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (cosine of frame
-      means), a frame perhaps in several scenes or in none; r is cut to ceil(T / S) - 1, so that a generous budget is
-      not spent on blurring. ``"similar_in_cluster"``: the same among the frames of the scene's cluster, fewer where it
-      has fewer; a frame in one scene at most. ``"cluster"``: all of these, every frame in exactly one scene.
-    A frame is counted (``assign``, ``size``) to the scene that it represents, or else to the most similar one it is a
-    member of.
+    Rule for exactly k tokens of T frames: a scene gives C = ceil(k / scene_goal) tokens, at least ceil(k / T) and at
+    most P, one for each near-square rectangle of a frame. There are S = ceil(k / C) scenes, so small budgets lose
+    detail before they lose scenes. The scene with the fewest frames (the last one of equals) gives only the remaining k
+    - (S - 1) * C tokens, from larger rectangles. A token is the weighted mean of the cells of its rectangle in all
+    members of its scene; here, all weights are equal.
+
+    The value of ``members`` determines which frames belong to a scene:
+
+    - ``"similar"`` (the paper): the representative and the r frames of the video most similar to it (by the cosine of
+      frame means). A frame may belong to several scenes or to none. r is limited to ceil(T / S) - 1, because more
+      members would only blur the scenes of a large budget.
+    - ``"similar_in_cluster"``: the same, among the frames of the cluster. A frame belongs to at most one scene.
+    - ``"cluster"``: all frames of the cluster. Every frame belongs to exactly one scene.
+
+    A frame is assigned (``assign``, ``size``) to the scene that it represents, or else to the most similar scene of
+    which it is a member.
 
     Args:
         budget: retention ratio or tokens per video.
         members: see above.
-        r: further members of a scene if they are chosen by similarity.
-        scene_goal: number of scenes to aim at before a scene gets all its tokens; None: ceil(T / (r + 1)), the paper's
-            ratio; 1 gives whole frames at every budget.
-        time_weight: weight of the position in time against that of the content when frames are clustered; 0 ignores
-            time as the paper does, large values give scenes of consecutive frames.
-        unit_norm: cluster the directions of frame means, so that frames that differ in strength alone are alike.
+        r: number of further members of a scene if they are selected by similarity.
+        scene_goal: number of scenes to reach before a scene gets all its tokens; None: ceil(T / (r + 1)), the ratio of
+            the paper; 1 gives whole frames at every budget.
+        time_weight: weight of the position in time relative to the content when frames are clustered; 0 ignores time,
+            as the paper does; large values give scenes of consecutive frames.
+        unit_norm: cluster the directions of frame means, so that frames that differ only in magnitude are similar.
 
     Raises:
-        ConfigError: a parameter out of range.
+        ConfigError: a parameter is out of range.
     """
 
     name = "scene_mean"
@@ -88,13 +95,13 @@ class SceneMean(Compressor):
         super().__init__(budget)
         if members not in get_args(Members):
             raise ConfigError(f"{self.name}: members must be one of {get_args(Members)}, got {members!r}")
-        if not 0 <= r <= MOST_MEMBERS or time_weight < 0 or scene_goal is not None and scene_goal < 1:
+        if not 0 <= r <= MAX_MEMBERS or time_weight < 0 or scene_goal is not None and scene_goal < 1:
             raise ConfigError(f"{self.name}: out of range: r={r}, {time_weight=}, {scene_goal=}")
         self.members, self.r, self.scene_goal = members, r, scene_goal
         self.time_weight, self.unit_norm = time_weight, unit_norm
 
     def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
-        """(M, P, 1 | D) logits of the fusing weights of each member's cells, fp32 or wider; here all equal."""
+        """Return (M, P, 1 | D) logits of the fusion weights of the cells of each member; all equal here."""
         wide = torch.promote_types(video.features.dtype, torch.float32)
         return torch.zeros(len(scenes.frame), video.per_frame, 1, dtype=wide, device=video.features.device)
 
@@ -115,7 +122,7 @@ class SceneMean(Compressor):
 
     @torch.no_grad()
     def scenes(self, video: VideoTokens, count: int) -> Scenes:
-        """Find ``count`` scenes; 1 <= count <= T."""
+        """Find ``count`` scenes, 1 <= count <= T."""
         wide = torch.promote_types(video.features.dtype, torch.float32)
         means = torch.stack([frame.to(wide).mean(dim=(0, 1)) for frame in video.as_grid()]).double()
         points = _with_time(_unit(means) if self.unit_norm else means, self.time_weight)
@@ -123,25 +130,27 @@ class SceneMean(Compressor):
         frames = torch.bincount(labels, minlength=count)
         distance = (points - centres[labels]).square().sum(-1)
         order = torch.sort(distance, stable=True).indices
-        order = order[torch.sort(labels[order], stable=True).indices]  # by cluster, the nearest to its centre first
+        order = order[torch.sort(labels[order], stable=True).indices]  # by cluster, then by distance to its centre
         representatives, order = torch.sort(order[frames.cumsum(0) - frames])
-        own = torch.argsort(order)[labels]
+        cluster_scene = torch.argsort(order)[labels]
         similarity = _unit(means[representatives]) @ _unit(means).T
-        similarity[own[representatives], representatives] = torch.inf  # a representative is in its scene first of all
-        member = self._members(similarity, own)
+        # A representative always belongs to its own scene.
+        similarity[cluster_scene[representatives], representatives] = torch.inf
+        member = self._members(similarity, cluster_scene)
         best = torch.where(member, similarity, -torch.inf)
-        counted = torch.where(member.any(0), (best == best.amax(0)).to(torch.uint8).argmax(0), -1)
+        assigned = torch.where(member.any(0), (best == best.amax(0)).to(torch.uint8).argmax(0), -1)
         scene, frame = member.nonzero(as_tuple=True)
-        return Scenes(representatives, scene, frame, counted, frames[order])
+        return Scenes(representatives, scene, frame, assigned, frames[order])
 
-    def _members(self, similarity: Tensor, own: Tensor) -> Tensor:
-        """(S, T) bool: which frames are members of which scenes.
+    def _members(self, similarity: Tensor, cluster_scene: Tensor) -> Tensor:
+        """Return (S, T) bool, whether a frame is a member of a scene.
 
         Args:
-            similarity: (S, T) of the frames to the representatives. own: (T,) scene of each frame's cluster.
+            similarity: (S, T) similarity of the frames to the representatives.
+            cluster_scene: (T,) scene of the cluster of each frame.
         """
         count, frames = similarity.shape
-        inside = own == torch.arange(count, device=own.device)[:, None]
+        inside = cluster_scene == torch.arange(count, device=cluster_scene.device)[:, None]
         if self.members == "cluster":
             return inside
         near = similarity if self.members == "similar" else similarity.masked_fill(~inside, -torch.inf)
@@ -152,7 +161,7 @@ class SceneMean(Compressor):
 
 
 def _with_time(means: Tensor, weight: float) -> Tensor:
-    """Points of frames with the position in time as one more coordinate, of ``weight`` times their own spread."""
+    """Append the position in time as a coordinate whose spread is ``weight`` times that of the points."""
     if weight == 0:
         return means
     spread = (means - means.mean(0)).square().sum(-1).mean().sqrt()
@@ -165,21 +174,21 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _layout(scenes: Scenes, grid: tuple[int, int], cells: int, k: int) -> tuple[Tensor, Tensor]:
-    """Output row of each scene's cells (S, H*W), and the (k,) anchors: places in the representatives' frames."""
+    """Return the (S, H*W) output row of the cells of each scene, and the (k,) anchors in the representative frames."""
     count, device = len(scenes.representatives), scenes.frame.device
     smallest = int((scenes.frames == scenes.frames.min()).nonzero()[-1])
-    given = torch.full((count,), cells, device=device)
-    given[smallest] = rest = k - (count - 1) * cells
+    tokens = torch.full((count,), cells, device=device)  # of each scene
+    tokens[smallest] = rest = k - (count - 1) * cells
     groups = split_cells(*grid, cells, device).repeat(count, 1)
     groups[smallest] = split_cells(*grid, rest, device)
-    rows = groups + (given.cumsum(0) - given)[:, None]
+    rows = groups + (tokens.cumsum(0) - tokens)[:, None]
     middle = segment_median(rows.reshape(-1), k)
-    places = grid[0] * grid[1]
-    return rows, scenes.representatives[middle // places] * places + middle % places
+    per_frame = grid[0] * grid[1]
+    return rows, scenes.representatives[middle // per_frame] * per_frame + middle % per_frame
 
 
 def _fuse(video: VideoTokens, logits: Tensor, scenes: Scenes, rows: Tensor, k: int) -> Tensor:
-    """(k, D): each output row is the softmax-weighted sum of the member cells that belong to it."""
+    """Return (k, D) features: each output row is the softmax-weighted sum of its cells in all members."""
     source = video.features.reshape(*video.grid[:1], video.per_frame, -1)[scenes.frame].flatten(0, 1)
     target = rows[scenes.scene].reshape(-1)
     logits = logits.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""STORM: a Mamba encoder over the whole video in front of plain pooling (arXiv 2503.04130)."""
+"""STORM: a Mamba encoder over the whole video, followed by pooling (arXiv 2503.04130)."""
 
 from __future__ import annotations
 
@@ -11,51 +11,57 @@ from torch import Tensor, nn
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.layers.bidirectional_mamba import Order, ScanLayer, scan_order
+from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer, Order, scan_order
 from framefold.adapters.ops.partition import split_runs
 from framefold.errors import ConfigError, InputError
 
 from .pool import Pool
 
-WIDE = 1024  # from this width on, layers work in a bottleneck of BOTTLENECK channels unless ``inner`` says otherwise
+BOTTLENECK_FROM = 1024  # from this token width on, layers have BOTTLENECK channels unless ``inner`` is set
 
 BOTTLENECK = 512
 
-EPS = 1e-12  # hosts' features differ in scale by orders of magnitude, and the smaller ones are not noise
+EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
 
-MOST = 2**16  # of any size: a config must not ask for billions
+MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class STORM(Pool):
-    """Writes what happens around a token into it with a scan over all tokens, then pools as ``pool`` does.
+    """Adds context to each token with a scan over all tokens, then pools as ``pool`` does.
 
-    Each layer adds a forward and a backward Mamba-2 scan of its normalised input (the paper scans with Mamba; nothing
-    in its claim rests on version 1, and version 2 is matrix products). The last linear before the pooling starts at
-    zero, so untrained it is ``pool`` to the bit; the paper starts at random and repairs that in a first stage.
+    Each layer adds a forward and a backward Mamba-2 scan of its normalized input. The paper scans with Mamba; its
+    claims do not depend on version 1, and version 2 consists of matrix products. The last linear layer before the
+    pooling starts at zero, so that an untrained model equals ``pool`` bit by bit; the paper starts with random weights
+    and corrects them in a first training stage.
 
-    Tokens enter and changes leave in units of each token's RMS, so that one learning rate suits hosts of any scale.
+    Each token is divided by its RMS before the layers, and changes are multiplied by it, so that one learning rate
+    suits hosts of any scale.
 
-    Rule for exactly k tokens: that of ``pool``, which chooses the length of the averaged runs of frames from k and
-    ``spatial``. With ``sample`` = s > 1, which is for inference only, frames are pooled into s times as many runs (as
-    far as there are frames) and every s-th run is kept, from the first on; what a run that is left out showed, the scan
-    has written into its neighbours.
+    The rule for exactly k tokens is that of ``pool``, which chooses the length of the averaged runs of frames from k
+    and ``spatial``. With ``sample`` = s > 1, which is for inference only, frames are pooled into s times as many runs
+    (at most one per frame), and every s-th run is kept, starting with the first. The scan has carried information from
+    the dropped runs into their neighbours.
 
     Args:
         budget: retention ratio or tokens per video.
-        spatial: side p of the cells of a frame that are averaged, in tokens; 1 pools over time only.
+        spatial: see :class:`~framefold.adapters.compressors.pool.Pool`.
         sample: s, see above.
         layers: number of layers.
-        inner: width in which the layers work, between two linears; None: D itself below 1024, 512 from there on.
+        inner: width of the layers, between two linear layers; None: D itself below 1024, otherwise 512.
         scan: order of the tokens: "raster" (the paper), "temporal" or "snake", see
             :func:`~framefold.adapters.layers.bidirectional_mamba.scan_order`.
-        causal: forward scans only, for streams.
-        d_state, d_conv, expand, headdim, ngroups: of the mixers, see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
-        checkpointing: recompute scans in the backward instead of keeping their activations.
+        causal: forward scans only, for streaming.
+        d_state: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
+        d_conv: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
+        expand: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
+        headdim: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
+        ngroups: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
+        checkpointing: recompute scans in the backward pass instead of storing their activations.
         dim: token width D; None: that of the first video.
 
     Raises:
-        ConfigError: a parameter out of range, or sampling while training.
-        InputError: the video has another width than the weights.
+        ConfigError: a parameter is out of range, or ``sample`` is set during training.
+        InputError: the width of the video differs from that of the weights.
     """
 
     name = "storm"
@@ -88,7 +94,7 @@ class STORM(Pool):
         self.d_state, self.d_conv, self.expand, self.headdim, self.ngroups = d_state, d_conv, expand, headdim, ngroups
         self.checkpointing, self.dim = checkpointing, dim
         for key in ("sample", "layers", "inner", "dim", "d_state", "d_conv", "expand", "headdim", "ngroups"):
-            if (value := getattr(self, key)) is not None and not 1 <= value <= MOST:
+            if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE:
                 raise ConfigError(f"storm: {key} is out of range: {value}")
         self.mixing: nn.ModuleList | None = None
         self.down: nn.Linear | None = None
@@ -99,15 +105,15 @@ class STORM(Pool):
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
         self.dim = self.dim or width
         if width != self.dim:
-            raise InputError(f"storm has weights for tokens of width {self.dim}, the video has {width}")
+            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
         if self.mixing is not None:
             return
-        self.inner = self.inner or (width if width < WIDE else BOTTLENECK)
+        self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)
         names = ("d_state", "d_conv", "expand", "ngroups", "checkpointing")
         mixer: dict[str, Any] = {name: getattr(self, name) for name in names}
         mixer["headdim"] = min(self.headdim, self.expand * self.inner)
         narrow = self.inner != width
-        layers = [ScanLayer(self.inner, self.causal, not narrow, **mixer) for _ in range(self.layers)]
+        layers = [BidirectionalMambaLayer(self.inner, self.causal, not narrow, **mixer) for _ in range(self.layers)]
         self.mixing = nn.ModuleList(layers)
         if narrow:
             self.down, self.up = nn.Linear(width, self.inner), nn.Linear(self.inner, width)
@@ -116,7 +122,7 @@ class STORM(Pool):
         self.to(device)
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
-        assert self.mixing is not None  # materialize() comes first
+        assert self.mixing is not None  # created by materialize()
         order = scan_order(video.grid, self.scan, video.features.device)
         wide = video.features[order].to(torch.promote_types(video.features.dtype, torch.float32))
         scale = wide.square().mean(-1, keepdim=True).add(EPS).sqrt()
@@ -131,7 +137,9 @@ class STORM(Pool):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         if self.sample > 1 and self.training:
-            raise ConfigError(f"storm: sample={self.sample} is for inference: train with sample=1, set it afterwards")
+            raise ConfigError(
+                f"storm: sample={self.sample} is for inference only: train with sample=1 and set it afterwards"
+            )
         return merge(self.encode(video), self.assign(video, k, query), k)
 
     def runs(self, frames: int, count: int, device: torch.device | None = None) -> Tensor:

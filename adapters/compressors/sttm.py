@@ -1,4 +1,4 @@
-"""STTM: a quadtree over each frame, merged over time where it persists (arXiv 2507.07990)."""
+"""STTM: a quadtree over each frame whose nodes are merged over time (arXiv 2507.07990)."""
 
 from __future__ import annotations
 
@@ -11,62 +11,64 @@ from torch import Tensor
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.connected_components import components, spanning_forest
+from framefold.adapters.ops.connected_components import connected_components, spanning_forest
 from framefold.adapters.ops.quadtree import (
-    Cells,
-    candidates,
-    halvings,
+    QuadtreeCells,
+    candidate_pairs,
+    coarsest_cells,
     inner_products,
     make_cells,
     number_nodes,
     pair_products,
-    sums,
-    topmost,
+    quadtree_levels,
+    sum_groups,
 )
-from framefold.adapters.ops.similarity import TINY, moderate
-from framefold.adapters.reference.sttm import official
+from framefold.adapters.ops.similarity import TINY, rescale_if_extreme
+from framefold.adapters.reference.sttm import merge_as_released
 from framefold.errors import ConfigError
 
 
 class STTM(Compressor):
-    """Merges what is uniform in space into coarse cells, and those over consecutive frames while they persist.
+    """Merges uniform regions into coarse cells, and cells over consecutive frames if they persist.
 
-    Training-free, and the question is not needed: one prefill of the compressed video serves any number of questions.
-    A pyramid of 2 x 2 cells lies over each frame (the first block of a side of odd length is of one cell).
+    Training-free and independent of the question: one prefill of the compressed video serves any number of questions. A
+    quadtree of 2 x 2 cells covers each frame; along a side of odd length, the first block has one cell.
 
-    ``variant="exact"``: the relaxation r stands for the thresholds 1 - r (1 - tau_s) in space and 1 - r (1 - tau_t) in
-    time. A cell is uniform down to the least cosine similarity of a part with its cell, over itself and all cells in
-    it; cells are sums over their tokens, so that parts count by their size. Rule for exactly k tokens:
+    ``variant="exact"``: a relaxation r stands for the thresholds 1 - r (1 - tau_s) in space and 1 - r (1 - tau_t) in
+    time. The uniformity of a cell is the least cosine similarity of a part with its cell, over the cell and all cells
+    inside it. The feature of a cell is the sum over its tokens, so that parts count by their size. Rule for exactly k
+    tokens:
 
-    1. r is the least that would leave at most k groups if every uniform cell became a node, and nodes were linked with
-       equal cells of the frame before; all r are tried at once, by sorting.
+    1. Find the least r that leaves at most k groups if every uniform cell becomes a node and nodes are linked with
+    equal
+       cells of the previous frame; all r are evaluated at once by sorting.
     2. Cells that are uniform at less than r become nodes.
-    3. Nodes are linked, least relaxation first, until the connected components are k: those of consecutive frames of
-       which one contains the other, by their cosine similarity; and the parts of further cells, by how uniform the cell
-       is, the part most similar to it first.
+    3. Link nodes, least relaxation first, until there are k connected components. Candidates are nodes of consecutive
+       frames of which one contains the other, by their cosine similarity; and the parts of further cells, by the
+       uniformity of the cell, the most similar part first.
 
-    A token of the output is the mean of all tokens of its component, each counted once, at the top-left patch of its
-    earliest node; nothing is dropped. Ties go to the lower index. Similarities are fp32.
+    A token of the output is the mean of all tokens of its component, each counted once, at the top-left token of its
+    earliest node. No token is dropped. Ties go to the lower index. Similarities are fp32.
 
-    ``variant="official"`` gives what the released code gives at the thresholds tau_s, tau_t and root_level, see
-    :func:`~framefold.adapters.reference.sttm.official`: the number of tokens follows from them, and the budget is not
-    read. ``exact`` differs from it in taking the thresholds from the budget, in demanding that the cells within a
-    uniform cell are uniform too, in means over tokens instead of means of means of nodes, in true components where the
-    release stops early, and in having no padding that is compared (odd sides), no root level and no grid on which it
-    fails.
+    ``variant="official"`` gives the result of the released code at the thresholds tau_s, tau_t and root_level, see
+    :func:`~framefold.adapters.reference.sttm.merge_as_released`. The thresholds determine the number of tokens, and the
+    budget is ignored. ``exact`` differs in deriving the thresholds from the budget, in requiring that the cells inside
+    a uniform cell are uniform too, in means over tokens instead of means of means of nodes, and in true connected
+    components where the release stops early. It has no padding that is compared (odd sides), no root level and no grid
+    on which it fails.
 
     Args:
-        budget: retention ratio or tokens per video; ``official`` does not read it.
+        budget: retention ratio or tokens per video; ``official`` ignores it.
         variant: see above.
-        tau_s: cosine similarity of parts with their cell; the scripts of the release have 0.75 ... 0.95.
-        tau_t: cosine similarity of nodes of consecutive frames, 0.5 ... 0.9 in the scripts; ``official`` links none
-            where it is not positive. For ``exact`` only the ratio of 1 - tau_s to 1 - tau_t matters. The defaults are
-            what the scripts have for features before the language model.
-        root_level: coarsest level of ``official``, counted from the one whose shorter side is 2; negative: from the
-            finest. The scripts have 1.
+        tau_s: cosine similarity of parts with their cell; 0.75 ... 0.95 in the scripts of the release.
+        tau_t: cosine similarity of nodes of consecutive frames, 0.5 ... 0.9 in the scripts; ``official`` links none if
+            it is not positive. For ``exact``, only the ratio of 1 - tau_s to 1 - tau_t matters. The defaults are those
+            of the scripts for features before the language model.
+        root_level: coarsest level of ``official``, counted from the level whose shorter side is 2; negative: from the
+            finest. It is 1 in the scripts.
 
     Raises:
-        ConfigError: another variant, or thresholds of 1 and more for ``exact``.
+        ConfigError: an unknown variant, or thresholds of 1 or more for ``exact``.
         InputError: ``official`` on a grid on which the release fails.
     """
 
@@ -85,18 +87,18 @@ class STTM(Compressor):
         if variant not in ("exact", "official"):
             raise ConfigError(f"sttm: variant must be 'exact' or 'official', got {variant!r}")
         if variant == "exact" and not (tau_s < 1 and tau_t < 1):
-            raise ConfigError(f"sttm: exact relaxes both thresholds from 1 downwards: {tau_s=}, {tau_t=}")
+            raise ConfigError(f"sttm: variant='exact' needs thresholds below 1: {tau_s=}, {tau_t=}")
         self.variant, self.tau_s, self.tau_t, self.root_level = variant, tau_s, tau_t, root_level
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         x = video.as_grid().flatten(1, 2)
         if self.variant == "official":
-            merged = official(video.as_grid(), self.tau_s, self.tau_t, self.root_level)
+            merged = merge_as_released(video.as_grid(), self.tau_s, self.tau_t, self.root_level)
             rows, features = merged.rows, merged.final(x)
         else:
             rows = self.groups(video, k)
-            features = sums(x, rows, k).div_(torch.bincount(rows.reshape(-1))[:, None])
+            features = sum_groups(x, rows, k).div_(torch.bincount(rows.reshape(-1))[:, None])
         rows = rows.reshape(-1)
         size = torch.bincount(rows)
         first = torch.full_like(size, len(rows)).scatter_reduce(0, rows, video.index, "amin")
@@ -104,9 +106,9 @@ class STTM(Compressor):
 
     @torch.no_grad()
     def groups(self, video: VideoTokens, k: int) -> Tensor:
-        """(T, P) int64 which of exactly k groups each token of a dense video goes to, numbered by their first nodes."""
-        grid = moderate(video.as_grid())
-        x, cells = grid.flatten(1, 2), make_cells(halvings(*grid.shape[1:3]), grid.device)
+        """Return the (T, P) int64 group of each token of a dense video; k groups, numbered by their first nodes."""
+        grid = rescale_if_extreme(video.as_grid())
+        x, cells = grid.flatten(1, 2), make_cells(quadtree_levels(*grid.shape[1:3]), grid.device)
         products = inner_products(x, cells)
         inverse = torch.where(products.norm > TINY, 1 / products.norm, 0)[..., 0]
         own = products.parent[..., 0] * inverse * inverse[:, cells.parent]
@@ -115,9 +117,9 @@ class STTM(Compressor):
         time[0] = torch.inf
 
         merged = (space < relaxation(space, time, cells, k)) & (cells.parts > 0)
-        cell = topmost(merged, cells)
+        cell = coarsest_cells(merged, cells)
         node, start = number_nodes(cell, cells)
-        pairs, frame, place = candidates(node, start)
+        pairs, frame, place = candidate_pairs(node, start)
         a, b = cell[frame, place], cell[frame + 1, place]
         cosine = pair_products(x, cells, products, cell, frame, place)[:, 0] * inverse[frame, a] * inverse[frame + 1, b]
         links, at = spatial_links(own, space, node, cells)
@@ -125,11 +127,15 @@ class STTM(Compressor):
         return join_links(torch.cat([pairs, links])[order], int(start.sum()), k)[node]
 
 
-def uniformity(own: Tensor, cells: Cells) -> Tensor:
-    """(T, C) the least similarity of a part with its cell, over a cell and all cells in it; 1 on the finest level.
+def uniformity(own: Tensor, cells: QuadtreeCells) -> Tensor:
+    """Return the (T, C) least similarity of a part with its cell, over a cell and all cells inside it.
 
     Args:
         own: (T, C) cosine similarity of each cell with its parent.
+        cells: geometry.
+
+    Returns:
+        (T, C), 1 on the finest level.
     """
     out = torch.ones_like(own)
     for depth in range(len(cells.shapes) - 1):
@@ -139,14 +145,18 @@ def uniformity(own: Tensor, cells: Cells) -> Tensor:
     return out
 
 
-def relaxation(space: Tensor, time: Tensor, cells: Cells, k: int) -> float:
-    """The least relaxation that leaves at most k groups, if nodes are linked with equal cells of the frame before only.
+def relaxation(space: Tensor, time: Tensor, cells: QuadtreeCells, k: int) -> float:
+    """Return the least relaxation that leaves at most k groups if nodes are linked only with equal previous cells.
 
-    A cell begins a group while it is a node, from its own relaxation to that of its parent, and is not linked; so the
-    groups are counted for all relaxations at once. In the end there is one group, since a frame is one cell.
+    A cell starts a group while it is a node, i.e. between its own relaxation and that of its parent, and is not linked.
+    So groups are counted for all relaxations at once. The largest relaxation leaves one group, because a frame is one
+    cell.
 
     Args:
-        space, time: (T, C) relaxation from which a cell is a node, and from which it is linked; inf for never.
+        space: (T, C) relaxation from which a cell is a node.
+        time: (T, C) relaxation from which a cell is linked with the same cell of the previous frame; inf for never.
+        cells: geometry.
+        k: number of groups.
     """
     begin = torch.where(cells.level == 0, -torch.inf, space)
     last = cells.level + 1 == len(cells.shapes)
@@ -158,16 +168,17 @@ def relaxation(space: Tensor, time: Tensor, cells: Cells, k: int) -> float:
     return float(at[settled & (change.cumsum(0) <= k)][0])
 
 
-def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
-    """Pairs of nodes of a frame that connect it: the parts of each cell with its first one.
+def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: QuadtreeCells) -> tuple[Tensor, Tensor]:
+    """Return the pairs of nodes that connect a frame: the parts of each cell with its first part.
 
     Args:
         own: (T, C) similarity of each cell with its parent.
-        space: (T, C) relaxation from which a cell is uniform; for no cell less than for one in it.
+        space: (T, C) relaxation from which a cell is uniform; it never decreases from a cell to its parent.
         node: (T, P) int64 node of each token.
+        cells: geometry.
 
     Returns:
-        links (E, 2) int64, finer cells and then more similar parts first; and relaxation (E,) of their cells.
+        (E, 2) int64 links, finer cells first and then more similar parts first; and the (E,) relaxation of their cells.
     """
     part = (cells.level + 1 < len(cells.shapes)).nonzero()[:, 0]
     parent = cells.parent[part]
@@ -180,14 +191,16 @@ def spatial_links(own: Tensor, space: Tensor, node: Tensor, cells: Cells) -> tup
 
 
 def join_links(links: Tensor, nodes: int, k: int) -> Tensor:
-    """Exactly k groups of connected nodes: links are made in their order, skipping those within a group.
+    """Link nodes in the given order, skipping links within a group, until k groups remain.
 
     Args:
-        links: (E, 2) int64 distinct pairs that connect all nodes in the end; nodes: M >= k.
+        links: (E, 2) int64 distinct pairs that connect all nodes.
+        nodes: number of nodes M, at least k.
+        k: number of groups.
 
     Returns:
         (M,) int64 group of each node, numbered by their first nodes.
     """
     source, target = links.T
-    made = spanning_forest(source, target, nodes)[: nodes - k]
-    return components(source[made], target[made], nodes)
+    used = spanning_forest(source, target, nodes)[: nodes - k]
+    return connected_components(source[used], target[used], nodes)

@@ -11,13 +11,14 @@ from framefold.adapters.ops.partition import even_positions
 
 
 class Uniform(Compressor):
-    """Keeps evenly spaced whole frames; what is left of the budget goes to evenly spaced tokens of one more frame.
+    """Keeps evenly spaced whole frames; the rest of the budget goes to evenly spaced tokens of one more frame.
 
-    With P tokens a frame and a budget of k, k // P + (k % P > 0) frames are taken at the middles of equal stretches of
-    the video; the last of them is the incomplete one.
+    With P tokens per frame and a budget of k, k // P + (k % P > 0) frames are kept, at the middles of equal intervals
+    of the video; the last one may be incomplete.
     """
 
     name = "uniform"
+    baseline_rank = 2
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         cells, device = video.per_frame, video.features.device

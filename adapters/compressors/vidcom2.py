@@ -1,13 +1,13 @@
-"""VidCom2: keeps what is unlike its video and its frame, more of it in frames that stand out (arXiv 2505.14454)."""
+"""VidCom2: keep the tokens least similar to their video and frame, more in distinctive frames (arXiv 2505.14454)."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from framefold.adapters.base.frame_pruner import FramePruner
+from framefold.adapters.base.frame_pruner import FramePruner, engine_token_count
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.selection import rank_in_frame, select
+from framefold.adapters.ops.selection import rank_in_frame, select_by_stage
 from framefold.adapters.ops.similarity import Frames, normalize
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
@@ -16,41 +16,43 @@ TEMPERATURE = 0.01
 
 
 class VidCom2(FramePruner):
-    """Keeps the tokens least like the mean of the video and of their frame; unlike frames get more. Training-free.
+    """Keeps the tokens least similar to the means of video and frame; distinctive frames get more. Training-free.
 
-    1. The half of the channels that vary least over the video, each token normalized.
-    2. Redundancy of a token: its similarity (Gaussian kernels of five widths) with the mean over the video, plus that
-       with the mean over its frame.
-    3. A frame's budget is the retention ratio times P, times 1 + w - 1/T, with w the softmax (temperature 0.01) over
-       frames of minus the mean similarity with the video; rounded, at least 1 and at most P.
-    4. Each frame keeps its least redundant tokens. What is missing of the count comes from the least redundant tokens
-       dropped anywhere; what is too much goes from the most redundant ones kept anywhere.
+    1. Select the half of the channels with the lowest variance over the video, and normalize each token.
+    2. The redundancy of a token is its similarity (Gaussian kernels of five widths) with the mean over the video plus
+       its similarity with the mean over its frame.
+    3. The budget of a frame is the retention ratio times P times (1 + w - 1/T), where w is the softmax (temperature
+       0.01) over frames of the negative mean similarity with the video. It is rounded and limited to 1 ... P.
+    4. Each frame keeps its least redundant tokens. If the total is too low, the least redundant dropped tokens of all
+       frames are added; if it is too high, the most redundant kept tokens of all frames are removed.
 
-    ``official`` keeps max(T, min(trunc(N * (1 - q)), N)) tokens, as the engines do; step 4 may leave a frame with none.
-    The authors' own code has no second half of step 4 (:func:`authors_rows`), and so another count.
+    ``official`` keeps max(T, min(trunc(N * (1 - q)), N)) tokens, as the engines do; step 4 may leave a frame without
+    tokens. The authors' own code omits the second sentence of step 4 (:func:`authors_rows`) and so keeps another
+    number of tokens.
 
-    ``exact`` keeps k tokens, whatever k, at the ratio k / N in step 3, and in step 4 a frame never loses its last
-    token: none vanishes where k >= T. Where k < T, the k frames stay whose least redundant token is the least
-    redundant. Ties go to the lower index; channels that tie at the half, to the lower channel.
+    ``exact`` keeps k tokens for any k. Step 3 uses the ratio k / N, and step 4 never removes the last token of a frame,
+    so every frame keeps one if k >= T. If k < T, the k frames with the least redundant tokens keep one each. Ties go to
+    the lower index; channels of equal variance at the half, to the lower channel.
     """
 
     name = "vidcom2"
 
-    def exact(self, video: VideoTokens, k: int) -> Tensor:
+    def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         similarity = mean_similarities(Frames(video, rescale=True))
         rank = rank_in_frame(similarity.redundancy)
         kept = rank < frame_budgets(similarity.weights, k / len(video), video.per_frame)[:, None]
-        return select(torch.where(rank == 0, 0, torch.where(kept, 1, 2)), similarity.redundancy, k)
+        return select_by_stage(torch.where(rank == 0, 0, torch.where(kept, 1, 2)), similarity.redundancy, k)
 
-    def official(self, video: VideoTokens, q: float) -> Tensor:
+    def select_official(self, video: VideoTokens, q: float) -> Tensor:
         return vidcom2_official_rows(mean_similarities(Frames(video, self.native)), q)
 
 
 class MeanSimilarities:
-    """Similarity of every token with two means, and what follows for its frame.
+    """Similarity of every token with the means of its video and its frame.
 
     Attributes:
-        to_video: (T, P) with the mean of the video; to_frame: (T, P) with the mean of its frame. Each in (0, 5].
+        to_video: (T, P) similarity with the mean of the video, in (0, 5].
+        to_frame: (T, P) similarity with the mean of the frame, in (0, 5].
     """
 
     def __init__(self, to_video: Tensor, to_frame: Tensor) -> None:
@@ -58,18 +60,18 @@ class MeanSimilarities:
 
     @property
     def redundancy(self) -> Tensor:
-        """(T, P), low is kept."""
+        """(T, P) redundancy of each token; tokens with low values are kept."""
         return self.to_video + self.to_frame
 
     @property
     def weights(self) -> Tensor:
-        """(T,) share of each frame in standing out, 1 in all; nearly everything goes to one frame."""
+        """(T,) distinctiveness of each frame, summing to 1; most of it usually falls on one frame."""
         unlike = -self.to_video.mean(1)
         return ((unlike - unlike.max()) / TEMPERATURE).softmax(0)
 
 
 def mean_similarities(frames: Frames) -> MeanSimilarities:
-    """Steps 1 and 2 of :class:`VidCom2`, in the dtype of the frames; sums are wider."""
+    """Compute steps 1 and 2 of :class:`VidCom2` in the dtype of the frames; sums are accumulated in fp32 or wider."""
     channels = steady_channels(channel_variances(frames))
     wide = torch.promote_types(frames.dtype, torch.float32)
     t, p, _ = frames.video.shape
@@ -81,13 +83,13 @@ def mean_similarities(frames: Frames) -> MeanSimilarities:
         total += centre
         to_frame.append(kernel(unit, (centre / p).to(unit.dtype)))
     total /= t * p
-    for frame in frames:  # normalized once more: the units of a whole video in 16 bits would take more than the video
+    for frame in frames:  # normalized again, because storing all normalized frames would need the memory of the video
         to_video.append(kernel(normalize(frame.index_select(1, channels), 1e-12), total.to(frame.dtype)))
     return MeanSimilarities(torch.stack(to_video), torch.stack(to_frame))
 
 
 def channel_variances(frames: Frames) -> Tensor:
-    """(D,) population variance of each channel over all tokens: variance within frames plus that of their means."""
+    """Return the (D,) population variance of each channel: variance within frames plus variance of frame means."""
     wide = torch.promote_types(frames.dtype, torch.float32)
     means, within = [], []
     for frame in frames:
@@ -98,36 +100,32 @@ def channel_variances(frames: Frames) -> Tensor:
 
 
 def steady_channels(variance: Tensor) -> Tensor:
-    """(max(1, D // 2),) numbers, ascending, of the channels of lowest variance; ties to the lower channel."""
+    """Return the max(1, D // 2) channels of lowest variance, ascending; ties go to the lower channel."""
     half = max(1, len(variance) // 2)
     return torch.sort(variance, stable=True).indices[:half].sort().values
 
 
 def kernel(unit: Tensor, centre: Tensor) -> Tensor:
-    """(P,) sum of the Gaussian kernels of each row and a centre (D,)."""
+    """Return the (P,) sums of Gaussian kernels between each row and a centre (D,)."""
     distance = (unit - centre).square_().sum(-1)
     return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(0)
 
 
 def frame_budgets(weights: Tensor, ratio: float, p: int) -> Tensor:
-    """(T,) int64 tokens of each frame at a retention ratio, by step 3 of :class:`VidCom2`."""
+    """Return the (T,) int64 token budget of each frame at a retention ratio: step 3 of :class:`VidCom2`."""
     scale = (ratio * (1 + weights - weights.mean())).clamp(max=1)
     return (scale * p).round().clamp(1, p).long()
 
 
-def vidcom2_official_count(t: int, p: int, q: float) -> int:
-    """Tokens that the engines keep of t frames of p tokens at pruning rate q; the order of operations matters."""
-    return max(t, min(int(t * p * (1 - q)), t * p))
-
-
 def vidcom2_official_rows(similarity: MeanSimilarities, q: float) -> Tensor:
-    """Rows, ascending, that the engines keep at pruning rate q."""
+    """Return the rows, ascending, that the engines keep at pruning rate q."""
     t, p = similarity.to_video.shape
     kept = rank_in_frame(similarity.redundancy) < frame_budgets(similarity.weights, 1 - q, p)[:, None]
-    return select(torch.where(kept, 0, 1), similarity.redundancy, vidcom2_official_count(t, p, q))
+    count = engine_token_count(t * p, q, at_least=t)
+    return select_by_stage(torch.where(kept, 0, 1), similarity.redundancy, count)
 
 
 def authors_rows(similarity: MeanSimilarities, q: float) -> Tensor:
-    """Rows, ascending, that the authors' own code keeps: the frame budgets, whatever their sum."""
+    """Return the rows, ascending, that the authors' own code keeps: the frame budgets, whatever their total."""
     budgets = frame_budgets(similarity.weights, 1 - q, similarity.to_video.shape[1])
     return (rank_in_frame(similarity.redundancy) < budgets[:, None]).reshape(-1).nonzero()[:, 0]

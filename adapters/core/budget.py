@@ -1,4 +1,4 @@
-"""The budget of a compressor: a ratio or a number of tokens, and the tokens that it leaves."""
+"""The budget of a compressor: a retention ratio or a number of tokens per video."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ AUTO = "auto"  # the compressor predicts its budget
 
 
 def check_budget(budget: Budget) -> Budget:
-    """Return the budget if it is a retention ratio (float in (0, 1]) or a number of tokens per video (int >= 1).
+    """Validate a budget: a retention ratio (float in (0, 1]) or a number of tokens per video (int >= 1).
 
     Returns:
-        A Python float or int, also for NumPy's numbers: that is what JSON and equality of settings need.
+        The budget as a Python float or int. NumPy numbers are converted, because settings are saved as JSON.
 
     Raises:
-        BudgetError: anything else, booleans and NaN included.
+        BudgetError: anything else, including booleans and NaN.
     """
     if isinstance(budget, bool) or not isinstance(budget, Real):
         raise BudgetError(f"budget must be a ratio (float) or a number of tokens (int), got {budget!r}")
@@ -41,7 +41,7 @@ def check_budget(budget: Budget) -> Budget:
 
 
 def budget_tokens(budget: Budget, n: int) -> int:
-    """Exact number of tokens that a budget leaves of n: min(n, max(1, round(ratio * n))) or min(n, tokens)."""
+    """Return the number of tokens to keep of n: min(n, max(1, round(ratio * n))) or min(n, tokens)."""
     if isinstance(budget, float):
         return min(n, max(1, round(budget * n)))
     return min(n, budget)

@@ -1,7 +1,7 @@
-"""Constructor parameters as configuration: read them off an object, validate them against the signature.
+"""Constructor parameters as configuration: reading them from an object and validating them against the signature.
 
-The signature is the schema: names, defaults and annotations of ``__init__``. Configurations come from YAML, the command
-line and downloaded folders, so every value is checked before it reaches a constructor.
+The signature of ``__init__`` is the schema: its names, defaults and annotations. Configurations come from YAML, the
+command line and downloaded folders, so every value is checked before it reaches a constructor.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from framefold.messages import nearest, short
 
 
 def init_params(cls: type) -> dict[str, Any]:
-    """Names and defaults of a compressor's constructor parameters, the budget left out."""
+    """Return names and defaults of a compressor's constructor parameters, without the budget."""
     signature = inspect.signature(cls)
     return {name: p.default for name, p in signature.parameters.items() if name != "budget"}
 
 
 def read_params(compressor: Any) -> dict[str, Any]:
-    """Current values of the constructor parameters; tuples become lists, as JSON has them."""
+    """Return current values of the constructor parameters; tuples become lists, as in JSON."""
     values = {name: getattr(compressor, name) for name in init_params(type(compressor))}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -33,7 +33,7 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
     """Validate parameters against the annotations of a constructor.
 
     Returns:
-        The parameters, lists turned into tuples and ints into floats where the annotation says so.
+        The parameters; lists are converted to tuples and ints to floats where the annotation requires it.
 
     Raises:
         ConfigError: an unknown name (with the nearest known one) or a value of another type.
@@ -52,6 +52,7 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert(value: Any, hint: Any) -> tuple[bool, Any]:
+    """Return whether a value fits an annotation, and the value converted to it."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return True, value
@@ -74,7 +75,7 @@ def _convert_number(value: Any, hint: type) -> tuple[bool, Any]:
         return False, value
     try:
         number = hint(value)
-    except (OverflowError, ValueError):  # an int that no float can hold
+    except (OverflowError, ValueError):  # an int too large for a float
         return False, value
     return math.isfinite(number) if hint is float else True, number
 

@@ -1,8 +1,8 @@
-"""The registry: what contract tests, the command line and the ablation iterate.
+"""Registry of compressors by name, used by contract tests, the command line and the ablation.
 
-A compressor registers itself by having a ``name``. Those of other packages are found through the entry point group
-``framefold.compressors``; a configuration of your own may also name one by class path (``my_package.my_module.Mine``).
-Names joined by "+" are a chain, whose class is made when it is asked for.
+A compressor registers itself by defining ``name``. Compressors of other packages are loaded from the entry point group
+``framefold.compressors``. A configuration may also give a class path (``my_package.my_module.MyCompressor``).
+Names joined by "+" denote a chain, whose class is created on demand.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from framefold.messages import nearest, short
 from .parameters import check_params
 
 C = TypeVar("C")
-JOINT = "+"  # between the stages of a chain
+CHAIN_SEPARATOR = "+"
 
-# Values are subclasses of framefold.Compressor; it lies in a folder above this one.
+# Values are subclasses of Compressor, which is defined above this layer.
 _CLASSES: dict[str, type[Any]] = {}
 _chain_factories: list[Callable[[str], type[Any]]] = []
 
 
-def register(cls: type[Any]) -> None:
-    """Add a class under its ``name``.
+def register_class(cls: type[Any]) -> None:
+    """Register a compressor class under its ``name``.
 
     Raises:
-        ConfigError: another class has that name, or it reads as a chain.
+        ConfigError: another class has that name, or the name contains the separator of chains.
     """
-    if JOINT in cls.name:
-        raise ConfigError(f"{cls.name!r} cannot be the name of a compressor: {JOINT!r} joins the stages of a chain")
+    if CHAIN_SEPARATOR in cls.name:
+        raise ConfigError(
+            f"{cls.name!r} cannot be the name of a compressor: {CHAIN_SEPARATOR!r} joins the stages of a chain"
+        )
     other = _CLASSES.get(cls.name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ConfigError(f"two compressors are called {cls.name!r}: {other.__module__} and {cls.__module__}")
@@ -41,38 +43,39 @@ def register(cls: type[Any]) -> None:
 
 
 def register_chain_factory(factory: Callable[[str], type[Any]]) -> None:
-    """Set the function that makes the class of a chain from its name; the latest one counts."""
+    """Set the function that creates the class of a chain from its name, replacing any earlier one."""
     _chain_factories[:] = [factory]
 
 
 def list_compressors(trainable: bool | None = None) -> list[str]:
-    """Names of all registered compressors, sorted.
+    """Return the names of all registered compressors, sorted.
 
     Args:
-        trainable: only those with (True) or without (False) parameters to learn.
+        trainable: restrict to compressors with (True) or without (False) learned parameters.
     """
     _load_plugins()
     return sorted(name for name, cls in _CLASSES.items() if trainable is None or cls.trainable == trainable)
 
 
-def get(name: str) -> type[Any]:
-    """The Compressor class registered under a name; of a chain (``uniform+st_simdiff``), the one made for it.
+def compressor_class(name: str) -> type[Any]:
+    """Return the Compressor class of a registered name or of a chain of names (``uniform+st_simdiff``).
 
     Raises:
-        UnknownCompressorError: no such name; the message holds the nearest ones.
+        UnknownCompressorError: no such name; the message lists the most similar ones.
     """
-    if isinstance(name, str) and JOINT in name:
+    if isinstance(name, str) and CHAIN_SEPARATOR in name:
         return _chain_factories[0](name)
     if name not in list_compressors():
         raise UnknownCompressorError(f"no compressor is called {short(name)}{nearest(name, _CLASSES)}")
     return _CLASSES[name]
 
 
-def make(cls: type[C], budget: float | int | str, params: Mapping[str, Any]) -> C:
-    """Make a compressor of a class; params may have any names, so this is the way for what a file holds.
+def create_compressor(cls: type[C], budget: float | int | str, params: Mapping[str, Any]) -> C:
+    """Create a compressor of a class from parameters that have not been validated, such as those of a file.
 
     Raises:
-        ConfigError, BudgetError: as :func:`build`.
+        ConfigError: a parameter is unknown, of a wrong type or out of range.
+        BudgetError: the budget is out of range.
     """
     return cls(budget=budget, **check_params(cls, params))  # type: ignore[call-arg]
 
@@ -82,5 +85,5 @@ def _load_plugins() -> None:
     for entry in entry_points(group="framefold.compressors"):
         try:
             entry.load()
-        except Exception as error:  # a broken plug-in of somebody else must not take framefold down
+        except Exception as error:  # a broken plug-in of another package must not make framefold unusable
             warnings.warn(f"the compressor plug-in {entry.name!r} ({entry.value}) failed: {error}", stacklevel=2)

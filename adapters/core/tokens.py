@@ -1,7 +1,7 @@
-"""What flows between vision encoder, compressors and language model: the visual tokens of one video.
+"""The visual tokens of one video, exchanged between vision encoder, compressors and language model.
 
-Dimensions: T frames, H W grid, N tokens, D width. One video is one object and a batch is a list of them, so nothing is
-padded and nothing leaks between batch mates; hosts pad at their own door.
+Dimensions: T frames, H x W grid, N tokens, D width. One object holds one video; a batch is a list of them. Nothing is
+padded here, so videos of a batch cannot influence each other; hosts pad their own inputs.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class VideoTokens:
         features: (N, D) token vectors, any floating dtype.
         grid: (T, H, W) of the *uncompressed* video.
         index: (N,) int64 anchor of each token in the flattened T*H*W grid, strictly ascending.
-        size: (N,) int64, how many original tokens each token stands for.
-        assign: (T*H*W,) int64 output row of each original token, -1 where it was dropped.
-        times: (T,) float32 seconds of each frame.
+        size: (N,) int64 number of original tokens that each token represents.
+        assign: (T*H*W,) int64 output row of each original token, -1 if it was dropped.
+        times: (T,) float32 time of each frame in seconds.
         attention: (T*H*W,) attention that each original token received in the vision encoder, or None.
     """
 
@@ -43,13 +43,13 @@ class VideoTokens:
         """Wrap the dense token grid of one video.
 
         Args:
-            features: (T, H, W, D) floating tensor.
-            times: (T,) seconds, ascending; frame numbers where None.
+            features: (T, H, W, D) floating-point tensor.
+            times: (T,) seconds, ascending; None uses frame numbers.
             attention: (T, H, W) or (T*H*W,) received attention, optional.
 
         Raises:
-            InputError: no tensor, wrong rank, empty, not fp16 / bf16 / fp32 / fp64, or times / attention of the wrong
-                shape or not finite.
+            InputError: features are not a tensor, have the wrong number of dimensions, are empty, or are not fp16,
+                bf16, fp32 or fp64; or times or attention have the wrong shape or are not finite.
         """
         if not isinstance(features, Tensor):
             raise InputError(f"features must be a tensor (T, H, W, D), got {type(features).__name__}")
@@ -87,22 +87,22 @@ class VideoTokens:
 
     @property
     def is_dense(self) -> bool:
-        """Whether every original token is still there (as it leaves the vision encoder)."""
+        """Whether every original token is present, as in the output of the vision encoder."""
         t, h, w = self.grid
         return len(self) == t * h * w
 
     def as_grid(self) -> Tensor:
-        """(T, H, W, D) view of a dense video.
+        """Return a (T, H, W, D) view of a dense video.
 
         Raises:
-            InputError: tokens have been dropped or merged, so there is no grid any more.
+            InputError: tokens were dropped or merged, so they do not form a grid.
         """
         if not self.is_dense:
             raise InputError(f"{len(self)} tokens do not fill the {self.grid} grid: compress the dense video first")
         return self.features.reshape(*self.grid, self.width)
 
     def keep(self, rows: Tensor) -> VideoTokens:
-        """Keep the given rows and drop the others; features are not changed.
+        """Keep the given rows, with unchanged features, and drop the others.
 
         Args:
             rows: (K,) int64 row numbers, strictly ascending.
@@ -110,7 +110,7 @@ class VideoTokens:
         Returns:
             K tokens; original tokens of dropped rows get assign -1.
         """
-        if len(rows) == len(self):  # all of them: nothing to copy
+        if len(rows) == len(self):
             return self
         new_row = torch.full((len(self) + 1,), -1, dtype=torch.long, device=rows.device)
         new_row[rows] = torch.arange(len(rows), device=rows.device)
@@ -123,7 +123,7 @@ class VideoTokens:
         )
 
     def to(self, *args, **kwargs) -> VideoTokens:
-        """Move the features to a device or dtype; the bookkeeping follows the device only."""
+        """Convert the features as :meth:`torch.Tensor.to` does; the other tensors change device, never dtype."""
         features = self.features.to(*args, **kwargs)
         moved = {name: getattr(self, name).to(features.device) for name in ("index", "size", "assign", "times")}
         attention = None if self.attention is None else self.attention.to(features.device)
@@ -132,13 +132,13 @@ class VideoTokens:
 
 @dataclass(frozen=True, eq=False)
 class Compressed:
-    """What a compressor returns.
+    """Output of a compressor.
 
     Attributes:
-        tokens: those that stay.
-        losses: named scalar losses of its own, already weighted.
-        scores: (N,) logits of how much each original token matters to the question, with gradients; what distillation
-            teaches. None where the compressor does not score tokens.
+        tokens: the remaining tokens.
+        losses: named scalar losses of the compressor, already weighted.
+        scores: (N,) logits of the relevance of each original token to the question, with gradients; the target of
+            distillation. None if the compressor does not score tokens.
     """
 
     tokens: VideoTokens
@@ -164,10 +164,10 @@ def _attention(attention: Tensor | None, grid: tuple[int, int, int], device: tor
     if attention is None:
         return None
     n = grid[0] * grid[1] * grid[2]
-    # Only these two shapes: another one of as many values would be read in another order.
+    # Other shapes with the same number of values are refused: they would be read in the wrong order.
     if not isinstance(attention, Tensor) or tuple(attention.shape) not in (grid, (n,)):
         shape = tuple(attention.shape) if isinstance(attention, Tensor) else type(attention).__name__
         raise InputError(f"attention must be a tensor {grid} or ({n},), got {shape}")
     if not bool(torch.isfinite(attention).all()):
-        raise InputError("attention holds NaN or infinite values")
+        raise InputError("attention contains NaN or infinite values")
     return attention.reshape(n).to(device)

@@ -1,4 +1,4 @@
-"""STORM's temporal encoder layer: a video's tokens in one sequence, scanned in both directions (arXiv 2503.04130).
+"""Temporal encoder layer of STORM: a bidirectional scan over all tokens of a video (arXiv 2503.04130).
 
 Dimensions: T frames, H W grid, N = T*H*W tokens, D width.
 """
@@ -15,13 +15,13 @@ from .mamba2 import Mamba2
 Order = Literal["raster", "temporal", "snake"]
 
 
-class ScanLayer(nn.Module):
-    """x + forward(LayerNorm(x)) + the same of the reversed sequence, reversed again; (B, N, D) -> (B, N, D).
+class BidirectionalMambaLayer(nn.Module):
+    """Residual layer that adds a forward and a backward Mamba-2 scan of the normalized input, (B, N, D) -> (B, N, D).
 
     Args:
         width: D.
-        causal: no reversed scan, so that a token knows of earlier ones only.
-        identity: start with both output projections at zero, which returns the input to the bit.
+        causal: omit the backward scan, so that a token depends on earlier tokens only.
+        identity: initialize the output projections with zeros, so that the layer returns its input bit by bit.
         mixer: parameters of :class:`~framefold.adapters.layers.mamba2.Mamba2`.
     """
 
@@ -44,20 +44,21 @@ class ScanLayer(nn.Module):
 
 
 def scan_order(grid: tuple[int, int, int], order: Order, device: torch.device | None = None) -> Tensor:
-    """(N,) int64, the token that comes at each place of the sequence.
+    """Return the (N,) int64 token at each position of the sequence.
 
     Args:
         grid: (T, H, W).
-        order: "raster" frame by frame and row by row (the paper); "temporal" the T tokens of a place, then the next
-            place; "snake" as raster, but every other row and every other frame backwards, so that neighbours in the
-            sequence are neighbours in the video.
+        order: "raster" is frame by frame and row by row (the paper). "temporal" is the T tokens of one position, then
+            those of the next. "snake" is raster with every other row and every other frame reversed, so that neighbours
+            in the sequence are neighbours in the video.
+        device: device of the result.
     """
     t, h, w = grid
     ids = torch.arange(t * h * w, device=device).reshape(t, h, w)
     if order == "temporal":
         return ids.movedim(0, -1).reshape(-1)
     if order == "snake":
-        ids[1::2] = ids[1::2].flip(1)  # every other frame from its last row up
+        ids[1::2] = ids[1::2].flip(1)  # every other frame from bottom to top
         rows = ids.reshape(t * h, w)
         rows[1::2] = rows[1::2].flip(1)
         return rows.reshape(-1)

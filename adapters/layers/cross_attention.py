@@ -1,6 +1,7 @@
-"""A decoder layer of a language model without positions, used as cross-attention: QTSplus (arXiv 2511.11910).
+"""Cross-attention of QTSplus: a decoder layer of a language model without positions (arXiv 2511.11910).
 
-Names and shapes are those of a decoder layer, so one can be copied in. Nothing is padded: one video, one question.
+Parameter names and shapes are those of a decoder layer, so that a layer of a host can be copied. One call processes one
+video and one question, without padding.
 Dimensions: L queries, M keys, D width, h heads, g key-value heads, d = D / h.
 """
 
@@ -22,7 +23,7 @@ _NORMS = {
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension, in fp32 or wider, returned in the dtype of x."""
+    """x / rms(x) * weight over the last dimension, computed in fp32 or wider and returned in the dtype of x."""
 
     def __init__(self, width: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -35,19 +36,20 @@ class RMSNorm(nn.Module):
         return (wide * self.weight.to(wide.dtype)).to(x.dtype)
 
 
-class LMBlock(nn.Module):
-    """Pre-norm attention of queries to keys, then a feed-forward of the queries.
+class CrossAttentionBlock(nn.Module):
+    """Pre-norm attention from queries to keys, followed by a feed-forward network on the queries.
 
     Args:
         width: D.
-        heads: h. kv_heads: g; each serves h / g heads.
-        scores_only: only what attention weights need (two norms, q_proj, k_proj): a last scoring block has no use for
-            the rest, which would never get a gradient.
-        identity: start with zero output projections, so that queries come back to the bit.
-        key_bias: give keys a bias as decoder layers have it; softmax ignores what shifts all keys alike.
+        heads: h.
+        kv_heads: g; each of them serves h / g heads.
+        scores_only: create only what attention weights need (two norms, q_proj, k_proj). The last scoring block does
+            not use the rest, which would never get a gradient.
+        identity: initialize the output projections with zeros, so that queries are returned bit by bit.
+        key_bias: give keys a bias, as decoder layers have; it has no effect, because it shifts all logits equally.
 
     Raises:
-        ConfigError: D does not divide into the heads, or these into groups.
+        ConfigError: D is not divisible by the heads, or the heads by the key-value heads.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class LMBlock(nn.Module):
     ) -> None:
         super().__init__()
         if min(width, heads, kv_heads) < 1 or width % heads or heads % kv_heads:
-            raise ConfigError(f"{heads} heads and {kv_heads} key-value heads do not divide a width of {width}")
+            raise ConfigError(f"a width of {width} is not divisible into {heads} heads and {kv_heads} key-value heads")
         self.heads, self.kv_heads = heads, kv_heads
         self.q_norm, self.kv_norm = RMSNorm(width), RMSNorm(width)
         shared = width // heads * kv_heads
@@ -78,15 +80,15 @@ class LMBlock(nn.Module):
 
     @torch.no_grad()
     def copy_layer(self, layer: Mapping[str, Tensor], keep: Collection[str] = ()) -> dict[str, bool]:
-        """Take over attention and norms of a decoder layer; the feed-forward, which has another form, stays.
+        """Copy attention and norms from a decoder layer; the feed-forward network differs in form and is kept.
 
         Args:
-            layer: ``{q,k,v,o}_proj.weight``, ``{q,k,v}_proj.bias`` where there are some (else they become zero),
-                ``input_norm.weight`` (for queries and keys), ``post_attention_norm.weight``.
-            keep: names of parameters to leave alone.
+            layer: ``{q,k,v,o}_proj.weight``, ``{q,k,v}_proj.bias`` (zero if missing), ``input_norm.weight`` (used for
+                queries and keys) and ``post_attention_norm.weight``.
+            keep: names of parameters that are not overwritten.
 
         Returns:
-            Names of the parameters that the layer has a tensor for, and whether it fitted.
+            Names of the parameters for which the layer has a tensor, and whether its shape matched.
         """
         fitted = {}
         for name, parameter in self.named_parameters():
@@ -100,48 +102,50 @@ class LMBlock(nn.Module):
                 parameter.copy_(source)
         return fitted
 
-    def log_attention(self, queries: Tensor, keys: Tensor, place: Tensor | None = None) -> Tensor:
-        """(h, L, M) logarithms of the attention weights, fp32 or wider.
+    def log_attention(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return the (h, L, M) logarithms of the attention weights, in fp32 or wider.
 
         Args:
-            queries: (L, D). keys: (M, D).
-            place: (M, D) added to the normalised keys, such as an encoding of time.
+            queries: (L, D).
+            keys: (M, D).
+            position: (M, D) added to the normalized keys, such as an encoding of time.
         """
         query = self._heads(self.q_proj(self.q_norm(queries)), self.heads)
-        key = self._heads(self.k_proj(self._keys(keys, place)), self.kv_heads)
+        key = self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads)
         key = key.repeat_interleave(self.heads // self.kv_heads, 0)
         wide = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
             logits = query.to(wide) @ key.to(wide).transpose(-1, -2) / query.shape[-1] ** 0.5
         return logits.log_softmax(-1)
 
-    def forward(self, queries: Tensor, keys: Tensor, place: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The queries after attention and feed-forward (L, D), and the logarithms of the attention (h, L, M)."""
-        log_attention = self.log_attention(queries, keys, place)
-        value = self._heads(self.v_proj(self._keys(keys, place)), self.kv_heads)
+    def forward(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the (L, D) updated queries and the (h, L, M) logarithms of the attention weights."""
+        log_attention = self.log_attention(queries, keys, position)
+        value = self._heads(self.v_proj(self._keys(keys, position)), self.kv_heads)
         value = value.repeat_interleave(self.heads // self.kv_heads, 0)
         mixed = log_attention.exp().to(value.dtype) @ value
         return self._out(queries, mixed), log_attention
 
-    def reencode(self, tokens: Tensor, place: Tensor | None = None, log_gate: Tensor | None = None) -> Tensor:
-        """Self-attention of tokens (K, D) -> (K, D).
+    def reencode(self, tokens: Tensor, position: Tensor | None = None, log_gate: Tensor | None = None) -> Tensor:
+        """Apply the block as self-attention, (K, D) -> (K, D).
 
         Args:
-            place: (K, D) added to the normalised tokens.
+            tokens: (K, D).
+            position: (K, D) added to the normalized tokens.
             log_gate: (K,) added to the logits of the attention to each token.
         """
-        placed = self.q_norm(tokens) if place is None else self.q_norm(tokens) + place.to(tokens.dtype)
-        query = self._heads(self.q_proj(placed), self.heads)
-        normed = self._keys(tokens, place)
+        positioned = self.q_norm(tokens) if position is None else self.q_norm(tokens) + position.to(tokens.dtype)
+        query = self._heads(self.q_proj(positioned), self.heads)
+        normed = self._keys(tokens, position)
         key, value = (self._heads(proj(normed), self.kv_heads) for proj in (self.k_proj, self.v_proj))
         key, value = (part.repeat_interleave(self.heads // self.kv_heads, 0) for part in (key, value))
         bias = None if log_gate is None else log_gate.to(query.dtype).expand(1, len(tokens), len(tokens))
         mixed = F.scaled_dot_product_attention(query[None], key[None], value[None], bias)[0]
         return self._out(tokens, mixed)
 
-    def _keys(self, keys: Tensor, place: Tensor | None) -> Tensor:
+    def _keys(self, keys: Tensor, position: Tensor | None) -> Tensor:
         normed = self.kv_norm(keys)
-        return normed if place is None else normed + place.to(normed.dtype)
+        return normed if position is None else normed + position.to(normed.dtype)
 
     def _heads(self, x: Tensor, count: int) -> Tensor:
         return x.unflatten(-1, (count, -1)).transpose(0, 1)

@@ -1,8 +1,8 @@
-"""A Mamba-2 block: state-space duality as matrix products over chunks (Mamba-2, arXiv 2405.21060).
+"""Mamba-2 block in plain PyTorch: state-space duality as matrix products over chunks (arXiv 2405.21060).
 
-Parameters have the names and shapes of ``mamba_ssm.Mamba2`` and of transformers' ``Mamba2Mixer``, so state dicts load
-strictly both ways. On CUDA tensors the scan is mamba-ssm's kernel where it is installed, elsewhere plain torch: the
-tensors decide, since mamba-ssm may be importable on a machine that cannot run it.
+Parameters have the names and shapes of ``mamba_ssm.Mamba2`` and of ``Mamba2Mixer`` in transformers, so that state dicts
+load strictly in both directions. The scan of CUDA tensors uses the kernel of mamba-ssm if it is installed. The device
+of the tensors decides, because mamba-ssm may be importable on a machine that cannot run it.
 
 Dimensions: B batch, L length, D width, h heads of width p, n state, g groups of heads that share B and C, q chunk.
 """
@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from framefold.errors import ConfigError
 
-# What else mamba_ssm.Mamba2 can be told, and the value that changes nothing here.
-ELSEWHERE = {
+# Parameters of mamba_ssm.Mamba2 that are not implemented, and their values that have no effect.
+UNSUPPORTED_DEFAULTS = {
     "d_ssm": None,
     "conv_init": None,
     "process_group": None,
@@ -30,54 +30,57 @@ ELSEWHERE = {
     "layer_idx": None,
 }
 
-CHUNK = 64  # a longer one costs more than it saves on a CPU: 256 takes three times as long
+CHUNK = 64  # on a CPU, longer chunks are slower: 256 takes three times as long
 
 
-def scan(x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int = CHUNK) -> tuple[Tensor, Tensor]:
-    """The state-space scan s_t = exp(dt_t A) s_{t-1} + dt_t b_t x_t', y_t = s_t c_t, chunk by chunk.
+def state_space_scan(
+    x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, chunk: int = CHUNK
+) -> tuple[Tensor, Tensor]:
+    """Compute the state-space scan s_t = exp(dt_t A) s_{t-1} + dt_t b_t x_t', y_t = s_t c_t, chunk by chunk.
 
-    Within a chunk it is attention with decaying weights, between chunks a recurrence over their states.
+    Within a chunk it is attention with decaying weights; between chunks it is a recurrence over their states.
 
     Args:
-        x: (B, L, h, p).
-        dt: (B, L, h), positive steps.
+        x: (B, L, h, p) inputs.
+        dt: (B, L, h) positive steps.
         decay: (h,) negative A.
-        b, c: (B, L, g, n).
+        b: (B, L, g, n) input projections.
+        c: (B, L, g, n) output projections.
         chunk: q; the result does not depend on it.
 
     Returns:
-        (B, L, h, p), and the (B, h, p, n) state after the last step.
+        (B, L, h, p) outputs, and the (B, h, p, n) state after the last step.
     """
     batch, length, heads, width = x.shape
     groups, state = b.shape[2:]
-    pad = -length % chunk  # steps of length 0 change nothing
+    pad = -length % chunk  # padded steps have length 0 and do not change the state
 
     def chunks(value: Tensor, *shape: int) -> Tensor:  # (B, L, ...) -> (B, chunks, ..., q, last)
         value = F.pad(value.flatten(2), (0, 0, 0, pad)).unflatten(1, (-1, chunk)).unflatten(-1, shape)
         return value.movedim(2, -2)
 
     per = heads // groups
-    a = chunks(dt * decay, groups, per, 1)[..., 0].cumsum(-1)  # (B, chunks, g, per, q) log decay since the chunk began
-    fed = chunks(x * dt[..., None], groups, per, width)
+    a = chunks(dt * decay, groups, per, 1)[..., 0].cumsum(-1)  # (B, chunks, g, per, q) log decay since chunk start
+    scaled = chunks(x * dt[..., None], groups, per, width)
     into, out = chunks(b, groups, 1, state), chunks(c, groups, 1, state)
 
     future = torch.ones(chunk, chunk, dtype=torch.bool, device=x.device).triu(1)
     weight = (a[..., :, None] - a[..., None, :]).masked_fill(future, -torch.inf).exp()  # masked before exp: no inf * 0
-    y = (out @ into.transpose(-1, -2) * weight) @ fed
+    y = (out @ into.transpose(-1, -2) * weight) @ scaled
 
-    left = (a[..., -1:] - a).exp()[..., None]  # what is left of a step at the end of its chunk
-    made, whole = (fed * left).transpose(-1, -2) @ into, a[..., -1].exp()[..., None, None]
+    remaining = (a[..., -1:] - a).exp()[..., None]  # weight of each step at the end of its chunk
+    added, chunk_decay = (scaled * remaining).transpose(-1, -2) @ into, a[..., -1].exp()[..., None, None]
     states, current = [], x.new_zeros(batch, groups, per, width, state)
-    for number in range(made.shape[1]):  # hundreds of small steps; a matrix over all chunks costs more
+    for number in range(added.shape[1]):  # hundreds of small steps; one matrix over all chunks would be slower
         states.append(current)
-        current = current * whole[:, number] + made[:, number]
+        current = current * chunk_decay[:, number] + added[:, number]
     y = y + (out @ torch.stack(states, 1).transpose(-1, -2)) * a.exp()[..., None]
     y = y.movedim(-2, 2).flatten(3, 4).flatten(1, 2)
     return y[:, :length], current.flatten(1, 2)
 
 
 class GatedNorm(nn.Module):
-    """RMS norm over each group of channels, multiplied by silu(z) before the norm or after it."""
+    """RMS norm over each group of channels, with multiplication by silu(z) before or after the norm."""
 
     def __init__(self, width: int, groups: int, before_gate: bool, eps: float = 1e-5) -> None:
         super().__init__()
@@ -93,21 +96,31 @@ class GatedNorm(nn.Module):
 
 
 class Mamba2(nn.Module):
-    """One Mamba-2 mixer, (B, L, D) -> (B, L, D), causal along L.
+    """Mamba-2 mixer, (B, L, D) -> (B, L, D), causal along L.
 
     Args:
-        d_model: D; d_state: n; d_conv: taps of the convolution; expand: inner width / D; headdim: p; ngroups: g.
-        A_init_range, dt_min, dt_max, dt_init_floor: ranges that the decays and steps start in.
-        dt_limit: clamps of the steps.
-        bias, conv_bias: biases of the projections and of the convolution.
-        D_has_hdim: a skip weight a channel instead of a head.
-        rmsnorm, norm_before_gate: gated norm in front of the output.
+        d_model: D.
+        d_state: n.
+        d_conv: kernel size of the convolution.
+        expand: inner width / D.
+        headdim: p.
+        ngroups: g.
+        A_init_range: range of the initial decays.
+        D_has_hdim: one skip weight per channel instead of per head.
+        rmsnorm: apply a gated norm before the output projection.
+        norm_before_gate: apply the norm before the gate.
+        dt_min: lower end of the initial steps.
+        dt_max: upper end of the initial steps.
+        dt_init_floor: minimum of the initial steps.
+        dt_limit: limits to which steps are clamped.
+        bias: biases of the projections.
+        conv_bias: bias of the convolution.
         chunk_size: q of the scan.
-        checkpointing: recompute the scan in the backward instead of keeping its activations.
-        elsewhere: what only mamba-ssm has, such as ``d_ssm`` for an MLP beside the scan; refused if it has an effect.
+        checkpointing: recompute the scan in the backward pass instead of storing its activations.
+        unsupported: further parameters of mamba-ssm, such as ``d_ssm``; refused unless their value has no effect.
 
     Raises:
-        ConfigError: widths that do not divide, numbers out of range, or a setting that only mamba-ssm has.
+        ConfigError: widths that do not divide, numbers out of range, or a parameter that only mamba-ssm supports.
     """
 
     def __init__(
@@ -130,22 +143,21 @@ class Mamba2(nn.Module):
         conv_bias: bool = True,
         chunk_size: int = CHUNK,
         checkpointing: bool = False,
-        **elsewhere: Any,
+        **unsupported: Any,
     ) -> None:
         super().__init__()
         inner = expand * d_model
-        for name, value in elsewhere.items():
-            if name not in ELSEWHERE or value != ELSEWHERE[name] and (name, value) != ("d_ssm", inner):
-                raise ConfigError(
-                    f"mamba2: {name}={value!r} is not supported: this block has no part that it would set"
-                )
+        for name, value in unsupported.items():
+            has_no_effect = name in UNSUPPORTED_DEFAULTS and value == UNSUPPORTED_DEFAULTS[name]
+            if not has_no_effect and (name, value) != ("d_ssm", inner):
+                raise ConfigError(f"mamba2: {name}={value!r} is not supported by this implementation")
         if min(d_model, d_state, d_conv, expand, headdim, ngroups, chunk_size) < 1 or inner % headdim:
             raise ConfigError(
-                f"mamba2: expand * d_model = {inner} must be a multiple of headdim {headdim}, all positive"
+                f"mamba2: expand * d_model = {inner} must be a multiple of headdim {headdim}, and all sizes positive"
             )
         heads = inner // headdim
         if heads % ngroups:
-            raise ConfigError(f"mamba2: {heads} heads do not divide into {ngroups} groups")
+            raise ConfigError(f"mamba2: {heads} heads are not divisible into {ngroups} groups")
         self.inner, self.heads, self.state, self.groups = inner, heads, d_state, ngroups
         self.dt_limit, self.chunk_size, self.checkpointing = tuple(dt_limit), chunk_size, checkpointing
         channels = inner + 2 * ngroups * d_state
@@ -153,7 +165,7 @@ class Mamba2(nn.Module):
         self.conv1d = nn.Conv1d(channels, channels, d_conv, groups=channels, padding=d_conv - 1, bias=conv_bias)
         step = torch.exp(torch.rand(heads) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min))
         step = step.clamp(min=dt_init_floor)
-        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # softplus brings it back
+        self.dt_bias = nn.Parameter(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
         self.A_log = nn.Parameter(torch.empty(heads).uniform_(*A_init_range).log())
         self.D = nn.Parameter(torch.ones(inner if D_has_hdim else heads))
         self.norm = GatedNorm(inner, ngroups, norm_before_gate) if rmsnorm else None
@@ -173,7 +185,7 @@ class Mamba2(nn.Module):
         return self.out_proj(y.to(z.dtype))
 
     def _mix(self, x: Tensor, dt: Tensor, b: Tensor, c: Tensor) -> Tensor:
-        """Scan and skip, in fp32 or wider."""
+        """Apply the scan and the skip connection in fp32 or wider."""
         wide = torch.promote_types(x.dtype, torch.float32)
         skip = self.D.to(wide).view(self.heads, -1)
         decay = -self.A_log.to(wide).exp()
@@ -183,16 +195,16 @@ class Mamba2(nn.Module):
             step = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).clamp(*self.dt_limit)
             values = x.to(wide), step, decay, b.to(wide), c.to(wide), self.chunk_size
             if self.checkpointing and torch.is_grad_enabled():
-                y, _ = checkpoint(scan, *values, use_reentrant=False)
+                y, _ = checkpoint(state_space_scan, *values, use_reentrant=False)
             else:
-                y, _ = scan(*values)
+                y, _ = state_space_scan(*values)
             return y + skip * x.to(wide)
 
 
 def _kernel(
     x: Tensor, dt: Tensor, decay: Tensor, b: Tensor, c: Tensor, bias: Tensor, limit: tuple[float, ...], chunk: int
 ) -> Tensor:
-    """mamba-ssm's scan, for CUDA tensors."""
+    """Run the scan kernel of mamba-ssm, for CUDA tensors."""
     from mamba_ssm.ops.triton.ssd_combined import mamba_chunk_scan_combined
 
     return mamba_chunk_scan_combined(x, dt, decay, b, c, chunk, dt_bias=bias, dt_softplus=True, dt_limit=limit)

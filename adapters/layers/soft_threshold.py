@@ -1,7 +1,7 @@
-"""The soft threshold that keeps a given number of tokens in expectation, differentiable (QTSplus, arXiv 2511.11910).
+"""Differentiable threshold that keeps a given number of tokens in expectation (QTSplus, arXiv 2511.11910).
 
-The release iterates Newton's method from the median and differentiates through the iterations; for small temperatures
-it diverges. Here the root is bracketed, so it is always found, and differentiated implicitly.
+The release starts Newton's method at the median and differentiates through its iterations; at small temperatures it
+diverges. Here the root is bracketed, so that it is always found, and differentiated implicitly.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-STEPS = 100  # of bisection alone these halve the bracket to nothing
+MAX_STEPS = 100  # enough for bisection alone to reach the resolution of fp64
 
 
-def threshold(scores: Tensor, count: Tensor, tau: float) -> Tensor:
-    """The t at which sum(sigmoid((scores - t) / tau)) = count; scalar.
+def soft_threshold(scores: Tensor, count: Tensor, tau: float) -> Tensor:
+    """Return the scalar t at which sum(sigmoid((scores - t) / tau)) = count.
 
     Args:
         scores: (N,) finite, fp32 or wider.
-        count: scalar in (0, N), may need a gradient.
+        count: scalar in (0, N); may require a gradient.
         tau: temperature, positive.
     """
-    found: Tensor = _Threshold.apply(scores, count, tau)
-    return found
+    threshold: Tensor = _Threshold.apply(scores, count, tau)
+    return threshold
 
 
 class _Threshold(torch.autograd.Function):
     @staticmethod
     def forward(ctx, scores: Tensor, count: Tensor, tau: float) -> Tensor:
-        wide, wanted = scores.detach().double(), float(count)
-        # With all scores alike the root is score - shift: the two extreme scores give a bracket.
-        shift = tau * (math.log(wanted) - math.log(len(scores) - wanted))
+        wide, target = scores.detach().double(), float(count)
+        # If all scores were equal, the root would be score - shift; the two extreme scores give a bracket.
+        shift = tau * (math.log(target) - math.log(len(scores) - target))
         low, high = float(wide.min()) - shift, float(wide.max()) - shift
         t = (low + high) / 2
-        for _ in range(STEPS):
+        for _ in range(MAX_STEPS):
             gate = torch.sigmoid((wide - t) / tau)
-            excess = float(gate.sum()) - wanted
+            excess = float(gate.sum()) - target
             low, high = (t, high) if excess > 0 else (low, t)
             slope = float((gate * (1 - gate)).sum()) / tau
             newton = t + excess / slope if slope > 0 else math.inf
@@ -53,7 +53,7 @@ class _Threshold(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         scores, t = ctx.saved_tensors
         x = (scores.double() - t) / ctx.tau
-        slope = logsigmoid(x) + logsigmoid(-x)  # log of s (1 - s): no 0 / 0 where all gates are shut
+        slope = logsigmoid(x) + logsigmoid(-x)  # log of s (1 - s), which avoids 0 / 0 if all gates are closed
         by_score = slope.softmax(-1)
         by_count = -ctx.tau * torch.exp(-slope.logsumexp(-1))
         limit = torch.finfo(grad.dtype).max

@@ -1,4 +1,4 @@
-"""When a token was seen, as numbers that a linear layer can read: for methods whose attention has no positions."""
+"""Encoding of the time of each token as sines and cosines, for methods whose attention has no positions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ TIME_FEATURES = 4 * OCTAVES
 
 
 def time_features(video: VideoTokens) -> Tensor:
-    """(N, TIME_FEATURES) float32 sines and cosines of each token's time.
+    """Return (N, TIME_FEATURES) float32 sines and cosines of the time of each token.
 
-    Half of them of the time relative to the video's length (waves of 4 lengths and shorter, so that "early" and "late"
-    are plain directions), half of the seconds (waves of 4, 8, ... 512 s, which hold across videos).
+    Half of them encode the time relative to the length of the video, with periods of 4 lengths and less, so that
+    "early" and "late" are simple directions. The other half encode seconds, with periods of 4, 8, ... 512 s, which mean
+    the same in every video.
     """
     seconds = video.times - video.times[0]
     relative = seconds / seconds[-1].clamp(min=torch.finfo(seconds.dtype).tiny)

@@ -1,4 +1,4 @@
-"""K-means without a random number: the same clusters on every run, machine and device."""
+"""Deterministic k-means: the same clusters on every run, machine and device."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from torch import Tensor
 
 @torch.no_grad()
 def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor]:
-    """Cluster points by Lloyd's algorithm, in fp64, all ties to the lower index.
+    """Cluster points with Lloyd's algorithm, in fp64; all ties go to the lower index.
 
-    Starts from point 0 and then always the point farthest from the centres so far. A cluster that loses all its
-    points takes the one farthest from its own centre, so that exactly k are left even where points coincide. As many
-    clusters as points are the points, in their order.
+    The initial centres are point 0 and then, repeatedly, the point farthest from the centres so far. A cluster that
+    loses all its points gets the point farthest from its own centre, so that there are always exactly k clusters, even
+    if points coincide. If k = T, each point is a cluster, in order.
 
     Args:
-        points: (T, D) finite numbers; k: 1 <= k <= T; iterations: upper bound, it stops when no point moves.
+        points: (T, D) finite numbers.
+        k: number of clusters, 1 <= k <= T.
+        iterations: upper bound; iteration stops when no point changes its cluster.
 
     Returns:
-        labels (T,) int64 in [0, k), every cluster non-empty, and centres (k, D) fp64, the means of their clusters.
+        (T,) int64 labels in [0, k), every cluster non-empty, and (k, D) fp64 centres, the means of the clusters.
     """
     points = points.double()
-    if k == len(points):  # a generous budget asks for it, and finding out takes T * T distances
+    if k == len(points):  # happens at generous budgets; the search would compute T * T distances
         return torch.arange(k, device=points.device), points
     centres = points[_farthest_first(points, k)]
     labels = torch.full((len(points),), -1, device=points.device)
@@ -37,17 +39,17 @@ def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor
 
 
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
-    """(T, k); differences, not the expanded square, so that equal points are at distance 0 exactly."""
+    """Return (T, k) distances from differences, not the expanded square, so that equal points have distance 0."""
     return torch.stack([(points - centre).square().sum(-1) for centre in centres], dim=1)
 
 
 def _first_argmin(distance: Tensor) -> Tensor:
-    """Column of the lowest value of each row; the first of equals on every device."""
+    """Return the column of the lowest value of each row; of equal values the first one, on every device."""
     return (distance == distance.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
 
 
 def _farthest_first(points: Tensor, k: int) -> Tensor:
-    """(k,) rows, distinct unless fewer than k points are; the clusters of repeated ones are then filled."""
+    """Return the (k,) rows of the initial centres; a row repeats only if there are fewer than k distinct points."""
     chosen = torch.zeros(k, dtype=torch.long, device=points.device)
     nearest = (points - points[0]).square().sum(-1)
     for i in range(1, k):
@@ -57,7 +59,7 @@ def _farthest_first(points: Tensor, k: int) -> Tensor:
 
 
 def _fill_empty(labels: Tensor, distance: Tensor, k: int) -> Tensor:
-    """Give each empty cluster the point farthest from its own centre, out of clusters of two and more."""
+    """Give each empty cluster the point farthest from its own centre, taken from clusters of at least two points."""
     counts = torch.bincount(labels, minlength=k)
     for cluster in (counts == 0).nonzero()[:, 0].tolist():
         own = distance.gather(1, labels[:, None])[:, 0]

@@ -1,6 +1,6 @@
-"""Pure tensor maths shared by the compressors: budgets, exact top-k, partitions, segment means, un-merge.
+"""Sums, means and medians over groups of rows, and copying group results back to their members.
 
-Dimensions: N tokens in, K tokens out, D width, P = H*W cells of a frame. Nothing here knows a compressor or a host.
+Dimensions: N tokens in, K tokens out, D width.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from torch import Tensor
 
 
 def segment_sum(values: Tensor, groups: Tensor, k: int) -> Tensor:
-    """Sum the rows of each group, in fp32 or wider; groups of -1 are left out.
+    """Sum the rows of each group, in fp32 or wider; rows of group -1 are ignored.
 
     Args:
         values: (N, ...) numbers.
         groups: (N,) int64 in [-1, k).
+        k: number of groups.
 
     Returns:
-        (k, ...) sums; differentiable in values.
+        (k, ...) sums, differentiable with respect to ``values``.
     """
     if values.is_floating_point():
         values = values.to(torch.promote_types(values.dtype, torch.float32))
@@ -26,10 +27,13 @@ def segment_sum(values: Tensor, groups: Tensor, k: int) -> Tensor:
 
 
 def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> Tensor:
-    """Weighted mean of the rows of each group, computed in fp32 or wider and returned in the input's dtype.
+    """Return the weighted mean of the rows of each group, computed in fp32 or wider, in the dtype of the input.
 
     Args:
-        features: (N, D); weights: (N,) positive; groups: (N,) int64 in [-1, k), every group non-empty.
+        features: (N, D).
+        weights: (N,) positive numbers.
+        groups: (N,) int64 in [-1, k), every group non-empty.
+        k: number of groups.
     """
     wide = features.to(torch.promote_types(features.dtype, torch.float32))
     weights = weights.to(wide.dtype)
@@ -38,25 +42,27 @@ def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> T
 
 
 def segment_median(groups: Tensor, k: int) -> Tensor:
-    """Row number of the middle member (lower median) of each group.
+    """Return the row of the middle member (lower median) of each group.
 
     Args:
         groups: (N,) int64 in [-1, k), every group non-empty.
+        k: number of groups.
 
     Returns:
-        (k,) int64: distinct, since groups are disjoint.
+        (k,) int64, distinct, because groups are disjoint.
     """
-    rows = torch.sort(groups, stable=True).indices  # members of a group are contiguous and ascending; -1 first
+    rows = torch.sort(groups, stable=True).indices  # members of a group are contiguous and ascending; group -1 first
     count = torch.bincount(groups + 1, minlength=k + 1)
     first = count.cumsum(0)[:-1]
     return rows[first + (count[1:] - 1) // 2]
 
 
 def unmerge(features: Tensor, assign: Tensor) -> Tensor:
-    """Copy each output token back to the original places it stands for; dropped places get zeros.
+    """Copy each output token to the original positions that it represents; dropped positions get zeros.
 
     Args:
-        features: (K, D); assign: (N,) int64 in [-1, K).
+        features: (K, D).
+        assign: (N,) int64 in [-1, K).
 
     Returns:
         (N, D).

@@ -1,4 +1,4 @@
-"""k rows: lower stages before higher ones, within a stage the lowest cost first, ties to the lower row."""
+"""Selecting rows by score, and ranking rows; ties always go to the lower row."""
 
 from __future__ import annotations
 
@@ -8,11 +8,32 @@ from torch import Tensor
 from framefold.errors import ContractError
 
 
-def select(stage: Tensor, cost: Tensor, k: int) -> Tensor:
-    """k rows: lower stages before higher ones, within a stage the lowest cost first, ties to the lower row.
+def exact_topk(scores: Tensor, k: int) -> Tensor:
+    """Return the rows of the k highest scores, ascending; ties go to the lower row.
 
     Args:
-        stage: (T, P) integers; cost: (T, P) real.
+        scores: (N,) real numbers.
+        k: number of rows.
+
+    Returns:
+        (k,) int64.
+
+    Raises:
+        ContractError: a score is NaN.
+    """
+    if bool(torch.isnan(scores).any()):
+        raise ContractError("a score is NaN: guard divisions in score()")
+    order = torch.sort(scores, descending=True, stable=True).indices
+    return order[:k].sort().values
+
+
+def select_by_stage(stage: Tensor, cost: Tensor, k: int) -> Tensor:
+    """Return k rows: lower stages first, within a stage the lowest cost first, ties to the lower row.
+
+    Args:
+        stage: (T, P) integers.
+        cost: (T, P) real numbers.
+        k: number of rows.
 
     Returns:
         (k,) int64 rows of the flattened video, ascending.
@@ -23,35 +44,18 @@ def select(stage: Tensor, cost: Tensor, k: int) -> Tensor:
 
 
 def rank_in_frame(cost: Tensor) -> Tensor:
-    """(T, P) rank of each token in its frame: 0 for the lowest cost, ties to the lower place."""
+    """Return the (T, P) rank of each token in its frame: 0 for the lowest cost, ties to the lower position."""
     order = torch.sort(cost, dim=1, stable=True).indices
     ranks = torch.arange(cost.shape[1], device=cost.device).expand_as(order)
     return torch.empty_like(order).scatter_(1, order, ranks)
 
 
-def exact_topk(scores: Tensor, k: int) -> Tensor:
-    """Row numbers of the k highest scores, ascending; ties go to the lower row.
-
-    Args:
-        scores: (N,) real numbers.
-
-    Returns:
-        (k,) int64.
-
-    Raises:
-        ContractError: a score is NaN, which has no rank.
-    """
-    if bool(torch.isnan(scores).any()):
-        raise ContractError("a score is NaN: guard divisions in score()")
-    order = torch.sort(scores, descending=True, stable=True).indices
-    return order[:k].sort().values
-
-
 def rank_in_group(values: Tensor, groups: Tensor) -> Tensor:
-    """Rank of each row among the rows of its group: 0 for the highest value, ties to the lower row.
+    """Return the rank of each row in its group: 0 for the highest value, ties to the lower row.
 
     Args:
-        values: (N,) real; groups: (N,) int64 >= 0.
+        values: (N,) real numbers.
+        groups: (N,) int64 >= 0.
 
     Returns:
         (N,) int64.

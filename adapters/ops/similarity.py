@@ -1,4 +1,4 @@
-"""The frames of a dense video, (P, D) each, one by one and as often as needed: a frame fits the cache."""
+"""Normalized frames of a video and cosine similarities of neighbouring tokens, independent of scale and dtype."""
 
 from __future__ import annotations
 
@@ -11,50 +11,64 @@ from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
 
+TINY = 1e-15  # shorter vectors count as zero, because their squares would underflow in fp32
 
-class Frames:
-    """The frames of a dense video, (P, D) each, one by one and as often as needed: a frame fits the cache.
+
+def rescale_if_extreme(video: Tensor, max_exponent: int = 20) -> Tensor:
+    """Return a video, multiplied by a power of two if squares of its features could overflow or underflow in fp32.
+
+    A power of two changes no digit, so neither the scale of the features nor their dtype affects what is selected.
 
     Args:
-        native: as they are; otherwise in fp32.
-        rescale: times a power of two where the squares would overflow or vanish in fp32. That changes no digit, so
-            that neither the scale of the features nor their dtype decides what is kept.
+        video: (T, ...) finite features of any floating dtype, one row per frame.
+        max_exponent: features whose largest magnitude is between 2^-max_exponent and 2^max_exponent are not rescaled.
+
+    Returns:
+        The video itself, or a copy in fp32 whose largest magnitude is between 1/2 and 1.
+    """
+    low, high = torch.aminmax(video)
+    exponent = math.frexp(max(-float(low), float(high)))[1]
+    if abs(exponent) <= max_exponent:
+        return video
+    half = -exponent // 2  # in two steps, because 2^1074 exceeds the range of fp64
+    out = torch.empty_like(video, dtype=torch.float32)
+    for frame, target in zip(video, out, strict=True):
+        target.copy_(frame.double() * 2.0**half * 2.0 ** (-exponent - half))
+    return out
+
+
+class Frames:
+    """The frames of a dense video, (P, D) each, one at a time: one frame fits the CPU cache, a video does not.
+
+    Args:
+        video: a dense video.
+        native: keep the dtype of the features; otherwise frames are fp32.
+        rescale: apply :func:`rescale_if_extreme`.
     """
 
     def __init__(self, video: VideoTokens, native: bool = False, rescale: bool = False) -> None:
-        self.video = video.features.reshape(video.grid[0], video.per_frame, video.width)
+        features = video.features.reshape(video.grid[0], video.per_frame, video.width)
+        self.video = rescale_if_extreme(features) if rescale else features
         self.dtype = self.video.dtype if native else torch.float32
-        self.exponent = 0
-        if rescale:
-            low, high = torch.aminmax(self.video)
-            exponent = math.frexp(max(-float(low), float(high)))[1]
-            self.exponent = exponent if abs(exponent) > 20 else 0
 
     def __iter__(self) -> Iterator[Tensor]:
-        half = -self.exponent // 2
-        for frame in self.video:
-            if self.exponent:  # in two steps, since 2^1074 is no double
-                frame = frame.double() * 2.0**half * 2.0 ** (-self.exponent - half)
-            yield frame.to(self.dtype)
+        return (frame.to(self.dtype) for frame in self.video)
 
 
 def normalize(x: Tensor, floor: float) -> Tensor:
-    """(P, D) rows of length 1; a norm below ``floor`` counts as ``floor``, so a zero row stays zero."""
-    info = torch.finfo(x.dtype)  # as an fp16 number the floor may be 0, and 0 / 0 has no rank
+    """Return (P, D) rows of length 1; a norm below ``floor`` counts as ``floor``, so a zero row stays zero."""
+    info = torch.finfo(x.dtype)  # in fp16 the floor may round to 0, and 0 / 0 is NaN
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(max(floor, info.tiny * info.eps))
 
 
-TINY = 1e-15  # shorter vectors count as zero: their squares would vanish in fp32
-
-
 @dataclass(frozen=True)
-class Similarities:
-    """Cosine similarity of neighbours; a zero vector has similarity 0 with everything.
+class NeighbourSimilarities:
+    """Cosine similarities of neighbouring tokens; a zero vector has similarity 0 with everything.
 
     Attributes:
-        temporal: (T, H, W) with the same cell of the previous frame; frame 0 holds 1.
-        right: (T, H, W) with the next cell of the row; the last column holds -1.
-        bottom: (T, H, W) with the same cell of the next row; the last row holds -1.
+        temporal: (T, H, W) with the same position in the previous frame; 1 in frame 0.
+        right: (T, H, W) with the next position in the row; -1 in the last column.
+        bottom: (T, H, W) with the same position in the next row; -1 in the last row.
         inverse: (T, H, W) 1 / |x|, and 0 for a zero vector.
     """
 
@@ -64,11 +78,11 @@ class Similarities:
     inverse: Tensor
 
 
-def similarities(video: Tensor) -> Similarities:
-    """Similarities of neighbouring tokens in one pass.
+def neighbour_similarities(video: Tensor) -> NeighbourSimilarities:
+    """Compute the similarities of neighbouring tokens in one pass.
 
     Args:
-        video: (T, H, W, D) features of any floating dtype, as :func:`moderate` returns them.
+        video: (T, H, W, D) features of any floating dtype, as :func:`rescale_if_extreme` returns them.
     """
     t, h, w, _ = video.shape
     temporal, right, bottom = (video.new_empty((t, h, w), dtype=torch.float32) for _ in range(3))
@@ -87,13 +101,4 @@ def similarities(video: Tensor) -> Similarities:
     right[:, :, :-1] *= inverse[:, :, 1:] * inverse[:, :, :-1]
     bottom[:, :-1] *= inverse[:, 1:] * inverse[:, :-1]
     temporal[0], right[:, :, -1], bottom[:, -1] = 1, -1, -1
-    return Similarities(temporal, right, bottom, inverse)
-
-
-def moderate(video: Tensor) -> Tensor:
-    """The video itself, or divided by its largest magnitude where squares in fp32 would overflow or vanish."""
-    low, high = torch.aminmax(video)
-    peak = max(-float(low), float(high))
-    if peak == 0 or 1e-10 <= peak <= 1e10:
-        return video
-    return (video.to(torch.promote_types(video.dtype, torch.float32)) / peak).float()
+    return NeighbourSimilarities(temporal, right, bottom, inverse)

@@ -1,4 +1,4 @@
-"""Which host an adapter was trained in, as far as anybody wrote it down."""
+"""The host that an adapter was trained with, as recorded in its ``config.json``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-_FIELDS = {  # of config.json
+_KEYS = {  # in config.json
     "name": "base_model_name_or_path",
     "revision": "base_model_revision",
     "kind": "host",
@@ -17,13 +17,14 @@ _FIELDS = {  # of config.json
 
 @dataclass(frozen=True)
 class BaseModel:
-    """The host that an adapter was trained in.
+    """The host that an adapter was trained with; unknown attributes are None.
 
     Attributes:
-        name: Hub id, if there is a revision; a folder otherwise.
+        name: Hub id if there is a revision, otherwise a folder.
         revision: commit on the Hub.
-        kind: ``model_type``. width: of its visual tokens.
-        weights: :func:`weights_digest` of its folder.
+        kind: ``model_type``.
+        width: width of the visual tokens.
+        weights: :func:`~framefold.files.weights_digest` of the host folder.
     """
 
     name: str | None = None
@@ -33,17 +34,17 @@ class BaseModel:
     weights: str | None = None
 
     @classmethod
-    def of(cls, config: dict[str, Any]) -> BaseModel:
-        """What a checked ``config.json`` says."""
-        return cls(**{name: config.get(field) for name, field in _FIELDS.items()})
+    def from_config(cls, config: dict[str, Any]) -> BaseModel:
+        """Read the host from a validated ``config.json``."""
+        return cls(**{name: config.get(key) for name, key in _KEYS.items()})
 
-    def fields(self) -> dict[str, Any]:
-        """The same for ``config.json``; what is not known is left out."""
-        return {_FIELDS[name]: value for name, value in asdict(self).items() if value is not None}
+    def to_config(self) -> dict[str, Any]:
+        """Return the fields of ``config.json``, without unknown ones."""
+        return {_KEYS[name]: value for name, value in asdict(self).items() if value is not None}
 
 
 def hub_snapshot(folder: str) -> tuple[str, str] | None:
-    """Hub id and commit of a folder in the cache of huggingface_hub; None for any other folder."""
+    """Return Hub id and commit of a folder in the cache of huggingface_hub; None for any other folder."""
     repository, snapshots, commit = ("", "", "", *Path(folder).absolute().parts)[-3:]
     if snapshots != "snapshots" or not repository.startswith("models--"):
         return None

@@ -1,4 +1,4 @@
-"""The model card of an adapter folder, written out of its config and of measured results: nothing is typed in."""
+"""Model card of an adapter, generated from its config and measured results."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from framefold.adapters.core.registry import get
+from framefold.adapters.core.registry import compressor_class
 from framefold.errors import ConfigError
 from framefold.files import replace_file
 from framefold.messages import short
 
 from .config import CONFIG, read_config
 from .hub import CARD, HUB_ID
-from .weights import WEIGHTS, shapes_of
+from .weights import WEIGHTS, read_shapes
 
 LICENSE = "apache-2.0"
 
-WRITTEN = "<!-- written by framefold: without this line the file is yours, and is left alone -->"
+# Identifies cards that may be overwritten. Existing cards contain this text, so it must not change.
+GENERATED_MARK = "<!-- written by framefold: without this line the file is yours, and is left alone -->"
 
 TASK = "video-text-to-text"
 
@@ -29,18 +30,23 @@ _LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]{0,49}")
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Accuracy of one row of an ablation at one budget, in percent.
+class CardResult:
+    """Accuracy of one method of an ablation at one budget, in percent.
 
     Attributes:
-        row: name in the table. own: whether it is the adapter of the card.
-        budget: ratio or tokens a video; None: all tokens, at every budget.
-        tokens: that were kept of a video. value, low, high: accuracy with its 95 % interval.
-        questions: that were asked. dataset: what was asked about, as fields of huggingface_hub's EvalResult.
+        method: name in the table.
+        is_adapter: whether it is the adapter that the card describes.
+        budget: ratio or tokens per video; None for all tokens, whatever the budget.
+        tokens: mean number of tokens kept per video.
+        value: accuracy.
+        low: lower bound of its 95 % interval.
+        high: upper bound of its 95 % interval.
+        questions: number of questions.
+        dataset: the data set, as fields of ``EvalResult`` in huggingface_hub.
     """
 
-    row: str
-    own: bool
+    method: str
+    is_adapter: bool
     budget: float | int | None
     tokens: float
     value: float
@@ -51,34 +57,42 @@ class Measured:
 
 
 def check_license(text: str) -> None:
-    """Refuse what cannot be a name of a licence on the Hub, such as apache-2.0.
+    """Refuse a text that cannot be the identifier of a licence on the Hub, such as apache-2.0.
 
     Raises:
-        ConfigError: it cannot.
+        ConfigError: the text is not an identifier.
     """
     if not _LICENSE.fullmatch(text):
-        raise ConfigError(f"{short(text)} is no license as the Hub names them (apache-2.0, mit, cc-by-4.0, other ...)")
+        raise ConfigError(
+            f"{short(text)} is not a license identifier of the Hub (apache-2.0, mit, cc-by-4.0, other ...)"
+        )
 
 
 def write_card(
-    folder: Path, source: str, *, tag: str | None = None, license: str = LICENSE, results: Sequence[Measured] = ()
+    folder: Path, source: str, *, tag: str | None = None, license: str = LICENSE, results: Sequence[CardResult] = ()
 ) -> bool:
-    """Write the card of an adapter folder, unless somebody has written one by hand.
+    """Write the model card of an adapter folder, unless the folder has a card that was not generated.
 
-    Args: as of :func:`card_text`, which the folder gives the rest of.
+    Args:
+        folder: the adapter folder.
+        source: see :func:`card_text`.
+        tag: see :func:`card_text`.
+        license: see :func:`card_text`.
+        results: see :func:`card_text`.
 
     Returns:
-        Whether it was written.
+        Whether the card was written.
 
     Raises:
-        AdapterFileError: no adapter folder. OSError: it cannot be written.
+        AdapterFileError: the folder is not an adapter folder.
+        OSError: the card cannot be written.
     """
-    if not is_ours(folder / CARD):
+    if not is_generated(folder / CARD):
         return False
-    shapes = shapes_of(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
+    shapes = read_shapes(folder / WEIGHTS) if (folder / WEIGHTS).is_file() else {}
     parameters = sum(math.prod(shape) for shape in shapes.values())
     text = card_text(read_config(folder), parameters, source, tag=tag, license=license, results=results)
-    replace_file(folder / CARD, lambda beside: beside.write_text(text))
+    replace_file(folder / CARD, lambda temporary: temporary.write_text(text))
     return True
 
 
@@ -89,36 +103,46 @@ def card_text(
     *,
     tag: str | None = None,
     license: str = LICENSE,
-    results: Sequence[Measured] = (),
+    results: Sequence[CardResult] = (),
 ) -> str:
-    """The card of an adapter.
+    """Return the text of a model card.
 
     Args:
-        config: its ``config.json``. parameters: numbers in its weights, LoRA left out.
-        source: what to load it by: a Hub id, or a folder. tag: on the Hub.
-        license: as the Hub names it. results: measured rows, those of other compressors included.
+        config: ``config.json`` of the adapter.
+        parameters: number of parameters in its weights, without LoRA.
+        source: Hub id or folder from which the adapter is loaded.
+        tag: its tag on the Hub.
+        license: identifier of a licence on the Hub.
+        results: measured results, including those of other methods.
     """
     parts = [
         f"---\n{_metadata(config, source, license, results)}\n---\n\n# {Path(source).name}",
-        _what(config),
-        _use(config, source, tag),
-        _made(config, parameters),
-        _numbers(results),
-        _limits(config, results),
-        WRITTEN,
+        _summary(config),
+        _usage(config, source, tag),
+        _provenance(config, parameters),
+        _measurements(results),
+        _limitations(config, results),
+        GENERATED_MARK,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def is_ours(card: Path) -> bool:
-    """Whether a card was written here, or there is none, so that it may be written anew."""
-    return not card.exists() or WRITTEN in card.read_text(errors="replace")
+def is_generated(card: Path) -> bool:
+    """Whether a card may be overwritten: it was generated by framefold, or does not exist."""
+    return not card.exists() or GENERATED_MARK in card.read_text(errors="replace")
 
 
-def _metadata(config: dict[str, Any], source: str, license: str, results: Sequence[Measured]) -> str:
+def budget_text(budget: Any) -> str:
+    """Return a budget in words."""
+    if budget is None:
+        return "all tokens"
+    return f"{100 * budget:.10g} %" if isinstance(budget, float) else f"{budget} tokens" if budget != "auto" else "auto"
+
+
+def _metadata(config: dict[str, Any], source: str, license: str, results: Sequence[CardResult]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
-    name, own = config["compressor"], [one for one in results if one.own]
+    name, own = config["compressor"], [result for result in results if result.is_adapter]
     host = config.get("base_model_name_or_path") or ""
     base: dict[str, Any] = {"base_model": host, "base_model_relation": "adapter"} if HUB_ID.fullmatch(host) else {}
     evaluated = [
@@ -126,17 +150,17 @@ def _metadata(config: dict[str, Any], source: str, license: str, results: Sequen
             task_type=TASK,
             task_name="questions about videos",
             metric_type="accuracy",
-            metric_name=f"accuracy at {at(one.budget)}",
-            metric_value=round(one.value, 2),
+            metric_name=f"accuracy at {budget_text(result.budget)}",
+            metric_value=round(result.value, 2),
             metric_args={
-                "budget": one.budget,
-                "tokens": round(one.tokens, 2),
-                "interval_95": [round(one.low, 2), round(one.high, 2)],
-                "questions": one.questions,
+                "budget": result.budget,
+                "tokens": round(result.tokens, 2),
+                "interval_95": [round(result.low, 2), round(result.high, 2)],
+                "questions": result.questions,
             },
-            **one.dataset,
+            **result.dataset,
         )
-        for one in own
+        for result in own
     ]
     data = ModelCardData(
         library_name="framefold",
@@ -150,29 +174,32 @@ def _metadata(config: dict[str, Any], source: str, license: str, results: Sequen
     return str(data.to_yaml(line_break="\n")).strip()
 
 
-def _what(config: dict[str, Any]) -> str:
+def _summary(config: dict[str, Any]) -> str:
     base, revision = config.get("base_model_name_or_path"), config.get("base_model_revision")
-    behind = f"`{_plain(base)}`" if base else "a video-LLM"
+    host = f"`{_plain(base)}`" if base else "a video-LLM"
     if base and revision:
-        behind = f"[{base}](https://huggingface.co/{base}/tree/{_plain(revision)})"
-    lora = ", with LoRA of the language model that was trained behind it" if config.get("lora") else ""
+        host = f"[{base}](https://huggingface.co/{base}/tree/{_plain(revision)})"
+    lora = ", with LoRA weights of the language model that were trained together with it" if config.get("lora") else ""
     return (
-        f"`{config['compressor']}`, a plug-in of framefold that shrinks the visual tokens of long video between vision "
-        f"encoder and language model of {behind} to an exact budget{lora}. The host itself stays as it is."
+        f"`{config['compressor']}`, an adapter of framefold that compresses the visual tokens of long video between "
+        f"the vision encoder and the language model of {host} to an exact budget{lora}. The host itself is not changed."
     )
 
 
-def _use(config: dict[str, Any], source: str, tag: str | None) -> str:
+def _usage(config: dict[str, Any], source: str, tag: str | None) -> str:
     quoted = json.dumps(source, ensure_ascii=False)
-    place = quoted if tag is None else f'{quoted}, revision="{tag}"'
-    lines = [f"compressor = framefold.load({place})", "framefold.attach(model, compressor)  # model: the host"]
+    arguments = quoted if tag is None else f'{quoted}, revision="{tag}"'
+    lines = [f"compressor = framefold.load({arguments})", "framefold.attach(model, compressor)  # model: the host"]
     if config.get("lora"):
-        lines = [f"model = framefold.load_peft(model, {place})  # model: the host, which gets compressor and LoRA"]
-    budget = f"The budget is {at(config['budget'])}; `budget=` takes another share (0.1) or number of tokens (100)."
+        lines = [f"model = framefold.load_peft(model, {arguments})  # model: the host, which gets compressor and LoRA"]
+    budget = (
+        f"The saved budget is {budget_text(config['budget'])}; `budget=` sets another ratio (0.1) or number of tokens "
+        "per video (100)."
+    )
     return "\n".join(["## Use", "", "```python", *lines, "```", "", budget])
 
 
-def _made(config: dict[str, Any], parameters: int) -> str:
+def _provenance(config: dict[str, Any], parameters: int) -> str:
     training, sampling = config.get("training") or {}, config.get("frame_sampling") or {}
     rows: dict[str, Any] = {"compressor": config["compressor"], **config["params"]}
     rows |= {"trained parameters": f"{parameters:,}"} if parameters else {}
@@ -182,60 +209,56 @@ def _made(config: dict[str, Any], parameters: int) -> str:
     rows |= {text: config[key] for key, text in known.items() if config.get(key) is not None}
     rows |= {"commit of the host": config["base_model_revision"]} if config.get("base_model_revision") else {}
     rows |= {"framefold": config["framefold_version"]} if config.get("framefold_version") else {}
-    head = "## What was trained, and on what" if training else "## What it is"
-    nothing = [] if parameters or training else ["", "Nothing was trained: the method has no parameters."]
+    head = "## Training" if training else "## Settings"
+    untrained = [] if parameters or training else ["", "The method has no parameters and was not trained."]
     table = [f"| {_plain(key)} | {_plain(value)} |" for key, value in rows.items()]
-    return "\n".join([head, *nothing, "", f"Out of `{CONFIG}`:", "", "| | |", "|---|---|", *table])
+    return "\n".join([head, *untrained, "", f"From `{CONFIG}`:", "", "| | |", "|---|---|", *table])
 
 
-def _numbers(results: Sequence[Measured]) -> str:
+def _measurements(results: Sequence[CardResult]) -> str:
     if not results:
-        return "## Measured\n\nNothing: no results were given when this was written."
-    budgets: list[Any] = list(dict.fromkeys(one.budget for one in results if one.budget is not None))
-    kept = {one.budget: one.tokens for one in results}
-    heads = [f"{at(budget)} ({kept[budget]:.0f} tokens)" for budget in budgets] or ["all tokens"]
+        return "## Results\n\nNo results were given when this card was generated."
+    budgets: list[Any] = list(dict.fromkeys(result.budget for result in results if result.budget is not None))
+    kept = {result.budget: result.tokens for result in results}
+    heads = [f"{budget_text(budget)} ({kept[budget]:.0f} tokens)" for budget in budgets] or ["all tokens"]
     lines = [f"| accuracy, % | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for row in dict.fromkeys(one.row for one in results):
-        cells = {one.budget: _interval(one) for one in results if one.row == row}
+    for method in dict.fromkeys(result.method for result in results):
+        cells = {result.budget: _interval(result) for result in results if result.method == method}
         everywhere = cells.get(None, "")
-        lines.append(f"| {row} | {' | '.join(cells.get(budget, everywhere) for budget in budgets or [None])} |")
-    first = next(one for one in results if one.own)
+        lines.append(f"| {method} | {' | '.join(cells.get(budget, everywhere) for budget in budgets or [None])} |")
+    first = next(result for result in results if result.is_adapter)
     text = (
-        f"{first.dataset['dataset_name']}, {first.questions} questions; 95 % bootstrap intervals. These weights, and "
-        "no others, are the row of the adapter. Out of the files of `framefold ablate`."
+        f"{first.dataset['dataset_name']}, {first.questions} questions; 95 % bootstrap intervals. The row of the "
+        "adapter was measured with exactly these weights. From the results of `framefold ablate`."
     )
-    return "\n".join(["## Measured", "", text, "", *lines])
+    return "\n".join(["## Results", "", text, "", *lines])
 
 
-def _limits(config: dict[str, Any], results: Sequence[Measured]) -> str:
+def _limitations(config: dict[str, Any], results: Sequence[CardResult]) -> str:
     source = ((config.get("training") or {}).get("data") or {}).get("source")
     lines = [
-        "It fits hosts of the kind it was made for; `attach` refuses another (`allow_other_host=True` overrules that)."
+        "The adapter fits the host it was trained with; `attach` refuses other hosts unless `allow_other_host=True` is "
+        "passed."
     ]
     if source == "synthetic":
-        lines.append("It has seen nothing but synthetic videos.")
-    if get(config["compressor"]).query_aware:
-        lines.append("It reads the question: another question about the same video is another compression.")
+        lines.append("It was trained on nothing but synthetic videos.")
+    if compressor_class(config["compressor"]).query_aware:
+        lines.append("It depends on the question: a video has to be compressed again for each question.")
     if not results:
-        lines.append("Nobody has measured how much of the host's accuracy it keeps; `framefold ablate` does.")
-    elif all(one.dataset["dataset_type"] == "framefold/synthetic" for one in results):
-        lines.append("It was measured on synthetic videos alone, which says little about real ones.")
-    lines.append("What a compressor drops, the host never sees: it will answer all the same.")
-    return "\n".join(["## Limits", "", *(f"- {line}" for line in lines)])
+        lines.append(
+            "How much of the host's accuracy it preserves has not been measured; `framefold ablate` measures it."
+        )
+    elif all(result.dataset["dataset_type"] == "framefold/synthetic" for result in results):
+        lines.append("It was measured on synthetic videos only, which says little about real ones.")
+    lines.append("The host does not see what the compressor drops, and answers even if the evidence was dropped.")
+    return "\n".join(["## Limitations", "", *(f"- {line}" for line in lines)])
 
 
-def _interval(one: Measured) -> str:
-    return f"{one.value:.1f} [{one.low:.1f}, {one.high:.1f}]"
-
-
-def at(budget: Any) -> str:
-    """How a budget reads."""
-    if budget is None:
-        return "all tokens"
-    return f"{100 * budget:.10g} %" if isinstance(budget, float) else f"{budget} tokens" if budget != "auto" else "auto"
+def _interval(result: CardResult) -> str:
+    return f"{result.value:.1f} [{result.low:.1f}, {result.high:.1f}]"
 
 
 def _plain(value: Any) -> str:
-    """A value of a config for a cell of a table: no markup of somebody else's, and no line of its own."""
+    """Return a config value as the text of a table cell, without line breaks and markup that it may contain."""
     text = value if isinstance(value, str) else short(value, 300)
     return " ".join(re.sub(r"[|`<>\[\]\\]", " " if isinstance(value, str) else r"\\\g<0>", text).split())[:400]

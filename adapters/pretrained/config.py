@@ -1,4 +1,4 @@
-"""``config.json`` of an adapter folder: what it says, read and checked without running anything."""
+"""Reading and validating ``config.json`` of an adapter folder; nothing in it is executed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 from framefold.errors import AdapterFileError
 from framefold.messages import one_line, short
 
-# Raised only when an older framefold would misread a folder; further fields do not. tests/adapters_v1 are folders of 1.
+# Increased only if an older framefold would misread a folder; new fields need no new format. Folders of format 1 are in
+# tests/assets/adapters_v1.
 FORMAT = 1
 
 CONFIG = "config.json"
 
 MAX_CONFIG = 1_000_000  # bytes
 
-LARGEST_WIDTH = 2**24
+MAX_WIDTH = 2**24
 
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "framefold_format": int,
@@ -25,8 +26,9 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "params": dict,
 }
 
-# May be missing or null. Where and how the adapter was made; what else a config holds is kept and not looked at.
-_FURTHER: dict[str, type] = {
+# Optional fields about the origin of the adapter, which may be missing or null. Unknown fields are kept and not
+# checked.
+_OPTIONAL: dict[str, type] = {
     "framefold_version": str,
     "base_model_name_or_path": str,
     "base_model_revision": str,
@@ -43,35 +45,40 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read and validate the config of an adapter folder.
 
     Raises:
-        AdapterFileError: missing, not JSON, a field missing or of a wrong type, or a newer format.
+        AdapterFileError: the file is missing or not JSON, a field is missing or of a wrong type, or the format is
+            newer.
     """
     return check_config(read_adapter_json(path / CONFIG), path / CONFIG)
 
 
 def read_adapter_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object of an adapter folder.
+    """Read a file of an adapter folder that contains a JSON object.
 
     Raises:
-        AdapterFileError: missing, too large for a config, or not a JSON object.
+        AdapterFileError: the file is missing, too large for a config, or not a JSON object.
     """
     try:
         if file.exists() and (not file.is_file() or file.stat().st_size > MAX_CONFIG):
-            raise OSError(f"no file of at most {MAX_CONFIG} bytes")
+            raise OSError(f"not a regular file of at most {MAX_CONFIG} bytes")
         config = json.loads(file.read_bytes().decode())
     except FileNotFoundError as error:
-        raise AdapterFileError(f"{file.parent} is no adapter folder: it has no {file.name}") from error
+        raise AdapterFileError(f"{file.parent} is not an adapter folder: it has no {file.name}") from error
     except (OSError, ValueError, RecursionError) as error:
         raise AdapterFileError(f"{file} cannot be read: {one_line(error)}") from error
     if not isinstance(config, dict):
-        raise AdapterFileError(f"{file} must hold a JSON object")
+        raise AdapterFileError(f"{file} must contain a JSON object")
     return config
 
 
 def check_config(config: dict[str, Any], file: Path | str) -> dict[str, Any]:
-    """The config of a compressor, if its fields have the right types and it is of no newer format.
+    """Return a config unchanged after checking its format and the types of its fields.
+
+    Args:
+        config: content of the file.
+        file: name of the file, for messages.
 
     Raises:
-        AdapterFileError: it is not so; the message names the file.
+        AdapterFileError: a field is missing or of a wrong type, or the format is newer.
     """
     for key, kinds in _FIELDS.items():
         if not isinstance(config.get(key), kinds):
@@ -81,10 +88,10 @@ def check_config(config: dict[str, Any], file: Path | str) -> dict[str, Any]:
     if config["framefold_format"] > FORMAT:
         newer = short(config["framefold_format"])
         raise AdapterFileError(f"{file} has format {newer}, newer than {FORMAT}: upgrade framefold")
-    for key, kind in _FURTHER.items():
+    for key, kind in _OPTIONAL.items():
         value = config.get(key)
         if value is not None and (not isinstance(value, kind) or isinstance(value, bool) and kind is not bool):
             raise AdapterFileError(f"{file}: field {key!r} must be {kind.__name__}, got {short(value)}")
-    if config.get("width") is not None and not 1 <= config["width"] <= LARGEST_WIDTH:
-        raise AdapterFileError(f"{file}: width must be 1 to {LARGEST_WIDTH}, got {short(config['width'])}")
+    if config.get("width") is not None and not 1 <= config["width"] <= MAX_WIDTH:
+        raise AdapterFileError(f"{file}: width must be 1 to {MAX_WIDTH}, got {short(config['width'])}")
     return config

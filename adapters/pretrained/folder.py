@@ -1,7 +1,7 @@
-"""The adapter folder: ``config.json`` and, where there are weights, ``model.safetensors``.
+"""Saving and loading adapter folders: ``config.json`` and, if there are weights, ``model.safetensors``.
 
-Nothing in a folder is executed: the compressor is looked up in the registry by name, its parameters are validated
-against the constructor's signature, and weights are read with safetensors only.
+Nothing in a folder is executed. The compressor is looked up in the registry by name, its parameters are validated
+against the signature of the constructor, and weights are read with safetensors only.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ from typing import Any, ClassVar, Protocol
 import torch
 from safetensors.torch import save_file
 
-from framefold.adapters.core.registry import get, make
+from framefold.adapters.core.registry import compressor_class, create_compressor
 from framefold.errors import AdapterFileError, ConfigError, FramefoldError
 from framefold.files import replace_files
 from framefold.messages import one_line
 
 from .base_model import BaseModel
 from .config import CONFIG, FORMAT, check_config, read_config
-from .weights import WEIGHTS, check_finite, outlining, read_weights
+from .weights import WEIGHTS, check_finite, init_empty_weights, read_weights
 
 
 class SavedCompressor(Protocol):
-    """What saving and loading need of a compressor: its name, its settings and its tensors."""
+    """The part of :class:`~framefold.adapters.base.compressor.Compressor` that saving and loading need."""
 
     name: ClassVar[str]
     budget: Any
     base_model: BaseModel
 
     def params(self) -> dict[str, Any]:
-        """Constructor parameters other than the budget."""
+        """Return the constructor parameters other than the budget."""
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
     def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True, assign: bool = False) -> Any:
-        """As of ``nn.Module``."""
+        """See ``nn.Module``."""
 
 
 def save_folder(
@@ -52,33 +52,38 @@ def save_folder(
     fields: dict[str, Any],
     more: dict[str, Callable[[Path], Any]] | None = None,
 ) -> None:
-    """Write an adapter folder; the files are written beside and renamed when all are there, the config last.
+    """Write an adapter folder atomically: files are renamed after all have been written, the config last.
 
     Args:
-        fields: further JSON-able fields of the config, such as the base model.
-        more: further files of the folder by relative path, and for each what is called with the path to write to.
+        compressor: the compressor to save.
+        folder: destination; created if it does not exist.
+        fields: further fields of the config, such as the base model.
+        more: further files by relative path, each with a function that writes it to a given path.
 
     Raises:
-        ConfigError: the class is not the registered one of its name, so that another one would be loaded; ZeRO-3 has
-            taken the weights apart; or a field that :func:`~framefold.adapters.pretrained.config.check_config` refuses.
+        ConfigError: another class is registered under the name of the compressor, so that loading would return that
+            class; ZeRO-3 has partitioned the weights; or a field is invalid.
+        OSError: a file cannot be written; existing files stay complete.
     """
     if any(getattr(parameter, "ds_numel", 0) > parameter.numel() for parameter in compressor.parameters()):
         raise ConfigError(
-            "the weights are spread over processes (ZeRO-3): save with deepspeed.zero.GatheredParameters("
-            "list(compressor.parameters())) around it"
+            "the weights are partitioned over processes (ZeRO-3): save inside of deepspeed.zero.GatheredParameters("
+            "list(compressor.parameters()))"
         )
-    if get(compressor.name) is not type(compressor):
-        raise ConfigError(f"{type(compressor).__name__} needs a name of its own, {compressor.name!r} is another class")
+    if compressor_class(compressor.name) is not type(compressor):
+        raise ConfigError(
+            f"{type(compressor).__name__} must define its own name: {compressor.name!r} is registered for another class"
+        )
     path = Path(folder)
-    text = json.dumps(fields | describe(compressor), indent=2) + "\n"
+    text = json.dumps(fields | compressor_fields(compressor), indent=2) + "\n"
     try:
         check_config(json.loads(text), CONFIG)
     except AdapterFileError as error:
-        raise ConfigError(f"what is saved could not be loaded again: {error}") from error
+        raise ConfigError(f"the adapter could not be loaded again: {error}") from error
     state = {key: value.detach().contiguous().cpu() for key, value in compressor.state_dict().items()}
-    files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda beside: beside.write_text(text)}
+    files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda temporary: temporary.write_text(text)}
     if state:
-        files = {path / WEIGHTS: lambda beside: save_file(state, beside), **files}
+        files = {path / WEIGHTS: lambda temporary: save_file(state, temporary), **files}
     files = {path / name: write for name, write in (more or {}).items()} | files
     for file in files:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -87,8 +92,8 @@ def save_folder(
         (path / WEIGHTS).unlink(missing_ok=True)
 
 
-def describe(compressor: SavedCompressor) -> dict[str, Any]:
-    """The fields of a config that say which compressor it is."""
+def compressor_fields(compressor: SavedCompressor) -> dict[str, Any]:
+    """Return the fields of a config that describe the compressor."""
     return {
         "framefold_format": FORMAT,
         "compressor": compressor.name,
@@ -98,12 +103,14 @@ def describe(compressor: SavedCompressor) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Outline:
-    """The compressor of a config before there are weights.
+class UnloadedCompressor:
+    """A compressor of a validated config whose weights have not been loaded.
 
     Attributes:
-        model: made on torch's meta device, so that sizes out of a file cost no memory before the weights have them.
-        arguments: class, budget and parameters. config: that it is made from. file: of the config, for messages.
+        model: the compressor on the meta device; sizes in a file cost no memory until the weights confirm them.
+        arguments: class, budget and parameters of the compressor.
+        config: the config.
+        file: name of the config file, for messages.
     """
 
     model: SavedCompressor
@@ -112,51 +119,59 @@ class Outline:
     file: Path | str
 
     @classmethod
-    def of(cls, config: dict[str, Any], file: Path | str, expected: type | None = None, budget: Any = None) -> Outline:
-        """Make the outline of a checked config.
+    def from_config(
+        cls, config: dict[str, Any], file: Path | str, expected: type | None = None, budget: Any = None
+    ) -> UnloadedCompressor:
+        """Create the compressor of a validated config on the meta device.
 
         Args:
-            file: where it comes from. expected, budget: as for :func:`load_folder`.
+            config: the config.
+            file: name of the config file, for messages.
+            expected: see :func:`load_folder`.
+            budget: see :func:`load_folder`.
 
         Raises:
-            AdapterFileError: no such compressor.
+            AdapterFileError: there is no such compressor, or it cannot have these parameters.
         """
         try:
-            kind = get(config["compressor"])
+            kind = compressor_class(config["compressor"])
             if expected is not None and not issubclass(kind, expected):
                 raise AdapterFileError(f"the adapter is a {kind.name!r}, not a {expected.__name__}")
             arguments = kind, config["budget"] if budget is None else budget, kind.upgrade_params(config["params"])
-            with outlining():
-                model = make(*arguments)
+            with init_empty_weights():
+                model = create_compressor(*arguments)
         except AdapterFileError:
             raise
         except FramefoldError as error:
             raise AdapterFileError(f"{file}: {error}") from error
-        except (ArithmeticError, RuntimeError, TypeError, ValueError, MemoryError) as error:  # sizes no tensor can have
-            raise AdapterFileError(f"{file}: no such {config['compressor']}: {one_line(error)}") from error
+        except (ArithmeticError, RuntimeError, TypeError, ValueError, MemoryError) as error:  # impossible tensor sizes
+            raise AdapterFileError(
+                f"{file}: cannot create a {config['compressor']!r} with these parameters: {one_line(error)}"
+            ) from error
         return cls(model, arguments, config, file)
 
-    def fill(self, state: Mapping[str, torch.Tensor], weights_file: Path) -> Any:
-        """The compressor with its weights.
+    def load_weights(self, state: Mapping[str, torch.Tensor], weights_file: Path) -> Any:
+        """Return the compressor with its weights.
 
         Args:
-            state: names and tensors, as they were read from a file.
+            state: names and tensors, as read from a file.
+            weights_file: name of that file, for messages.
 
         Raises:
-            AdapterFileError: they do not fit, or hold NaN or infinite values.
+            AdapterFileError: the tensors do not match the config, or contain NaN or infinite values.
         """
-        wanted = self.model.state_dict()
+        expected = self.model.state_dict()
         try:
             self.model.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
             raise AdapterFileError(f"{weights_file} does not fit {self.file}: {one_line(error)}") from error
         for name, value in state.items():
-            if value.is_floating_point() != wanted[name].is_floating_point():
+            if value.is_floating_point() != expected[name].is_floating_point():
                 raise AdapterFileError(f"{weights_file} does not fit {self.file}: {name} is {value.dtype}")
         check_finite(state, weights_file)
-        compressor = make(*self.arguments)
+        compressor = create_compressor(*self.arguments)
         compressor.load_state_dict(state, strict=True)
-        compressor.base_model = BaseModel.of(self.config)
+        compressor.base_model = BaseModel.from_config(self.config)
         return compressor
 
 
@@ -166,13 +181,14 @@ def load_folder(
     """Load an adapter folder.
 
     Args:
-        expected: class (or base class) that the adapter must have.
+        folder: the adapter folder.
+        expected: class or base class that the adapter must have.
         budget: overrides the saved budget.
 
     Raises:
-        AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not fit the config.
+        AdapterFileError: no such folder, a damaged file, a newer format, or weights that do not match the config.
     """
     path = Path(folder)
-    outline = Outline.of(read_config(path), path / CONFIG, expected, budget)
-    wanted = outline.model.state_dict()
-    return outline.fill(read_weights(path / WEIGHTS, wanted, path / CONFIG), path / WEIGHTS)
+    unloaded = UnloadedCompressor.from_config(read_config(path), path / CONFIG, expected, budget)
+    state = read_weights(path / WEIGHTS, unloaded.model.state_dict(), path / CONFIG)
+    return unloaded.load_weights(state, path / WEIGHTS)

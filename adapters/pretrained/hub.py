@@ -1,6 +1,6 @@
-"""Adapters by name: ``user/name`` on the Hub, at a branch, a tag or a commit, or a folder.
+"""Finding, downloading and pushing adapters on the Hub.
 
-Only the files of an adapter are downloaded, and each of them only if its size is one that such a file can have.
+Only the files of an adapter are transferred. A file is downloaded only if its size is plausible.
 """
 
 from __future__ import annotations
@@ -15,202 +15,211 @@ from framefold.errors import AdapterFileError, ConfigError, HubError
 from framefold.messages import short
 
 from .config import CONFIG, MAX_CONFIG, read_config
-from .folder import Outline
-from .hub_errors import asking_hub, is_unreachable
-from .weights import WEIGHTS, largest_file
+from .folder import UnloadedCompressor
+from .hub_errors import hub_request, is_unreachable
+from .weights import WEIGHTS, max_file_size
 
 CARD = "README.md"
 
 LORA_FILES = LORA_CONFIG, LORA_WEIGHTS = "lora/adapter_config.json", "lora/adapter_model.safetensors"
 
-MARKED = MARKED_CONFIG, MARKED_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"  # PEFT's, see peft_guard
+# Written by PEFT's own ``save_pretrained``, see :mod:`framefold.adapters.hosts.hooks.peft_guard`.
+PEFT_FILES = PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
-FILES = (CONFIG, WEIGHTS, *LORA_FILES, *MARKED)
+ADAPTER_FILES = (CONFIG, WEIGHTS, *LORA_FILES, *PEFT_FILES)
 
-LARGEST_LORA = 2**34  # bytes
+MAX_LORA_SIZE = 2**34  # bytes
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 
 HUB_ID = re.compile(rf"(?P<repository>{_NAME}/{_NAME})(?:@(?P<revision>[^\s@]+))?")
 
 
-def locate(source: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The folder of an adapter, which is downloaded if it is one on the Hub.
+def locate_adapter(source: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """Return the folder of an adapter; an adapter on the Hub is downloaded.
 
-    A text of the form ``user/name`` is the folder of that name, if there is one, and a repository on the Hub if there
-    is none; ``user/name@revision`` is always a repository. Anything else, and every ``Path``, is a folder.
+    A text of the form ``user/name`` is the folder of that name if it exists, otherwise a repository on the Hub;
+    ``user/name@revision`` is always a repository. Everything else, and every ``Path``, is a folder.
 
     Args:
         source: folder or Hub id.
         revision: branch, tag or commit; makes ``user/name`` a repository.
 
     Returns:
-        A folder; whether it holds an adapter is found out by reading it.
+        The folder. Its content is not checked here.
 
     Raises:
-        ConfigError: a revision of a folder, or two revisions.
-        AdapterFileError: no such folder, and a text that looks like a path.
-        HubError: no such repository or revision, no permission, no connection, or files that no adapter has.
+        ConfigError: a revision was given for a folder, or two revisions were given.
+        AdapterFileError: there is no such folder, and the text looks like a path.
+        HubError: no such repository or revision, no permission, no connection, or files of implausible size.
     """
-    found = HUB_ID.fullmatch(source) if isinstance(source, str) else None
-    if found is None:
+    match = HUB_ID.fullmatch(source) if isinstance(source, str) else None
+    if match is None:
         if revision is not None:
-            raise ConfigError(f"{source} is a folder: a revision is for 'user/name' on the Hub")
+            raise ConfigError(f"{source} is a folder: a revision can only be given for 'user/name' on the Hub")
         return Path(source)
-    repository, pinned = found["repository"], found["revision"]
+    repository, pinned = match["repository"], match["revision"]
     if revision is not None and pinned is not None:
-        raise ConfigError(f"{source} names a revision, and so does revision={revision!r}: give one")
+        raise ConfigError(f"{source} contains a revision, and revision={revision!r} was also given: give only one")
     if revision is None and pinned is None:
         if Path(repository).exists():
             return Path(repository)
         if Path(repository).parent.is_dir():
             raise AdapterFileError(
-                f"{repository} is no adapter folder, there is none; on the Hub it would be {repository}@main"
+                f"{repository} is not an adapter folder, it does not exist; for the Hub, write {repository}@main"
             )
-    return fetch(repository, revision or pinned)
+    return download_adapter(repository, revision or pinned)
 
 
 def resolve_adapter(text: str) -> str:
-    """What the command line takes for an adapter or a compressor, a Hub id replaced by the folder it is loaded into.
+    """Replace a Hub id given on the command line with the folder that it is downloaded to.
 
-    Names of compressors and folders stay what they are.
+    Names of compressors and folders are returned unchanged.
 
     Raises:
-        AdapterFileError, HubError: as of :func:`locate`.
+        AdapterFileError: see :func:`locate_adapter`.
+        HubError: see :func:`locate_adapter`.
     """
-    folder = locate(text)
+    folder = locate_adapter(text)
     return text if folder == Path(text) else str(folder)
 
 
-def fetch(repository: str, revision: str | None = None) -> Path:
-    """Download the adapter of a repository into the cache of huggingface_hub, or take it from there.
+def download_adapter(repository: str, revision: str | None = None) -> Path:
+    """Download the adapter of a repository into the cache of huggingface_hub.
 
-    Where the Hub cannot be reached, or ``HF_HUB_OFFLINE`` is set, the cached copy is taken.
+    If the Hub cannot be reached, or ``HF_HUB_OFFLINE`` is set, the cached copy is used.
 
     Raises:
-        HubError: see :func:`locate`. AdapterFileError: a config that is not one.
+        HubError: see :func:`locate_adapter`.
+        AdapterFileError: the config is invalid.
     """
     from huggingface_hub import snapshot_download
 
-    how: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": list(FILES)}
-    with asking_hub(repository, revision):
+    arguments: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": list(ADAPTER_FILES)}
+    with hub_request(repository, revision):
         try:
             commit = _check_sizes(repository, revision)
         except Exception as error:
             if isinstance(error, AdapterFileError | HubError) or not is_unreachable(error):
                 raise
-            folder = Path(snapshot_download(**how, local_files_only=True))
-            _say_cached(repository, folder, error)
+            folder = Path(snapshot_download(**arguments, local_files_only=True))
+            _warn_cached(repository, folder, error)
             return folder
-        folder = Path(snapshot_download(**how))
+        folder = Path(snapshot_download(**arguments))
     if folder.name != commit:
-        raise HubError(f"{repository} was changed while it was loaded: do it again")
+        raise HubError(f"{repository} was changed while it was being loaded: try again")
     return folder
 
 
 def _check_sizes(repository: str, revision: str | None) -> str:
-    """Compare the sizes of the files on the Hub with what the config asks for; returns the commit."""
+    """Check the sizes of the files on the Hub against the config; return the commit."""
     from huggingface_hub import HfApi, hf_hub_download
 
     from .hub_errors import TIMEOUT
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
-    sizes = {one.rfilename: one.size or 0 for one in info.siblings or () if one.rfilename in FILES}
-    if not sizes.keys() & {CONFIG, MARKED_CONFIG}:
-        raise HubError(f"{repository} is no framefold adapter: it has no {CONFIG}")
-    limits = dict.fromkeys((CONFIG, LORA_CONFIG, MARKED_CONFIG), MAX_CONFIG)
-    limits |= dict.fromkeys((LORA_WEIGHTS, MARKED_WEIGHTS), LARGEST_LORA)
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if file.rfilename in ADAPTER_FILES}
+    if not sizes.keys() & {CONFIG, PEFT_CONFIG}:
+        raise HubError(f"{repository} is not a framefold adapter: it has no {CONFIG}")
+    limits = dict.fromkeys((CONFIG, LORA_CONFIG, PEFT_CONFIG), MAX_CONFIG)
+    limits |= dict.fromkeys((LORA_WEIGHTS, PEFT_WEIGHTS), MAX_LORA_SIZE)
     _refuse_larger(repository, sizes, limits)
     if CONFIG in sizes:
         file = Path(hf_hub_download(repository, CONFIG, revision=info.sha))
-        wanted = Outline.of(read_config(file.parent), f"{CONFIG} of {repository}").model.state_dict()
-        if wanted and WEIGHTS not in sizes:
-            raise HubError(f"{repository} has no {WEIGHTS}, which its {CONFIG} asks for: its owner must push it again")
-        _refuse_larger(repository, sizes, {WEIGHTS: largest_file(wanted)})
+        config = read_config(file.parent)
+        tensors = UnloadedCompressor.from_config(config, f"{CONFIG} of {repository}").model.state_dict()
+        if tensors and WEIGHTS not in sizes:
+            raise HubError(f"{repository} has no {WEIGHTS}, which its {CONFIG} requires: its owner must push it again")
+        _refuse_larger(repository, sizes, {WEIGHTS: max_file_size(tensors)})
     return str(info.sha)
 
 
 def _refuse_larger(repository: str, sizes: dict[str, int], limits: dict[str, int]) -> None:
     for name, limit in limits.items():
         if sizes.get(name, 0) > limit:
-            raise HubError(f"{name} of {repository} has {sizes[name]:,} bytes, more than the {limit:,} it could need")
+            raise HubError(f"{name} of {repository} has {sizes[name]:,} bytes, more than its maximum of {limit:,}")
 
 
-def _say_cached(repository: str, folder: Path, error: Exception) -> None:
+def _warn_cached(repository: str, folder: Path, error: Exception) -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error, OfflineModeIsEnabled):
         warnings.warn(
-            f"the Hub cannot be reached ({type(error).__name__}): {repository} is the cached {folder.name[:10]}",
+            f"the Hub cannot be reached ({type(error).__name__}): using {repository} from the cache, commit "
+            f"{folder.name[:10]}",
             stacklevel=5,
         )
 
 
-PUSHED = (CONFIG, WEIGHTS, *LORA_FILES, CARD)
+PUSHED_FILES = (CONFIG, WEIGHTS, *LORA_FILES, CARD)
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def check_target(repository: str, tag: str | None = None) -> None:
-    """Find out before any work that names are no names.
+def check_push_target(repository: str, tag: str | None = None) -> None:
+    """Check the names of a repository and a tag before any work is done.
 
     Raises:
-        ConfigError: not ``user/name``, or no tag.
+        ConfigError: the repository is not ``user/name``, or the tag is invalid.
     """
-    found = HUB_ID.fullmatch(repository)
-    if found is None or found["revision"] is not None:
+    match = HUB_ID.fullmatch(repository)
+    if match is None or match["revision"] is not None:
         raise ConfigError(f"an adapter is pushed to 'user/name', not to {short(repository)}")
     if tag is not None and (not _TAG.fullmatch(tag) or ".." in tag or tag.endswith(".lock")):
-        raise ConfigError(f"{short(tag)} cannot be a tag: letters, digits, dots, dashes and underscores")
+        raise ConfigError(f"{short(tag)} cannot be a tag: use letters, digits, dots, dashes and underscores")
 
 
-def push(folder: Path, repository: str, *, private: bool = False, tag: str | None = None, message: str = "") -> str:
-    """Upload an adapter folder in one commit, and tag it; the repository is made if there is none.
+def push_folder(
+    folder: Path, repository: str, *, private: bool = False, tag: str | None = None, message: str = ""
+) -> str:
+    """Push an adapter folder to the Hub in one commit and tag it; other files are never uploaded.
 
-    Files of an adapter that are in the repository and not in the folder go away in the same commit. Until the commit
-    is there whole, nothing has changed; after an interruption the same call goes on.
+    Files of an adapter that are in the repository but not in the folder are deleted in the same commit. Until the
+    commit is complete, nothing changes; after an interruption, the same call can be repeated.
 
     Args:
-        private: nobody but you and those whom you let in may see it. A public repository is not made private.
-        tag: such as v1; there must be none of that name.
+        folder: the adapter folder.
+        repository: ``user/name``; created if it does not exist.
+        private: create a private repository. A public repository is not made private.
+        tag: new tag of the commit, such as v1.
+        message: commit message.
 
     Returns:
         URL of the commit.
 
     Raises:
-        ConfigError: no such target. HubError: no permission, a tag that exists, a public repository that should be
-            private, or a connection that broke.
+        ConfigError: an invalid name or tag.
+        HubError: no permission, a tag that already exists, a public repository although ``private`` is set, or a lost
+            connection.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-    check_target(repository, tag)
+    check_push_target(repository, tag)
     api: Any = HfApi()
-    with asking_hub(repository, doing="push"):
+    with hub_request(repository, doing="push"):
         api.create_repo(repository, private=private or None, exist_ok=True)
         info = api.model_info(repository)
         if private and not info.private:
-            raise HubError(
-                f"{repository} is public already: make it private on its settings page, or take another name"
-            )
+            raise HubError(f"{repository} is already public: make it private on its settings page, or use another name")
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repository).tags}:
-            raise HubError(f"{repository} has a tag {tag!r} already: take another; nothing was published")
-        here = [name for name in PUSHED if (folder / name).is_file() and not (folder / name).is_symlink()]
-        there = {one.rfilename for one in info.siblings or ()}
-        operations: list[Any] = [CommitOperationAdd(name, str(folder / name)) for name in here]
-        operations += [CommitOperationDelete(name) for name in PUSHED if name in there and name not in here]
-        done = api.create_commit(
+            raise HubError(f"{repository} already has a tag {tag!r}: use another; nothing was published")
+        local = [name for name in PUSHED_FILES if (folder / name).is_file() and not (folder / name).is_symlink()]
+        remote = {file.rfilename for file in info.siblings or ()}
+        operations: list[Any] = [CommitOperationAdd(name, str(folder / name)) for name in local]
+        operations += [CommitOperationDelete(name) for name in PUSHED_FILES if name in remote and name not in local]
+        commit = api.create_commit(
             repository, operations, commit_message=message or "Upload adapter", parent_commit=info.sha
         )
     if tag is not None:
-        _tag(api, repository, tag, done.oid)
-    return str(done.commit_url)
+        _create_tag(api, repository, tag, commit.oid)
+    return str(commit.commit_url)
 
 
-def _tag(api: Any, repository: str, tag: str, commit: str) -> None:
+def _create_tag(api: Any, repository: str, tag: str, commit: str) -> None:
     try:
-        with asking_hub(repository, doing="push"):
+        with hub_request(repository, doing="push"):
             api.create_tag(repository, tag=tag, revision=commit)
     except HubError as error:
         raise HubError(
-            f"{repository} is published as commit {commit[:10]}, but without its tag {tag}: {error}"
+            f"{repository} was published as commit {commit[:10]}, but without its tag {tag}: {error}"
         ) from error

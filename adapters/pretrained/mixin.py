@@ -12,7 +12,7 @@ from framefold.adapters.core.budget import Budget
 from .base_model import BaseModel
 from .card import LICENSE, check_license, write_card
 from .folder import SavedCompressor, load_folder, save_folder
-from .hub import check_target, locate, push
+from .hub import check_push_target, locate_adapter, push_folder
 
 Loaded = TypeVar("Loaded", bound="PretrainedMixin")
 
@@ -20,11 +20,11 @@ Loaded = TypeVar("Loaded", bound="PretrainedMixin")
 class PretrainedMixin:
     """Saving to and loading from adapter folders and the Hub.
 
-    ``huggingface_hub.ModelHubMixin`` has methods of the same names, but it neither replaces files atomically, nor
-    limits the size of what it downloads, nor refuses unknown fields.
+    ``huggingface_hub.ModelHubMixin`` has methods of the same names, but it does not replace files atomically, limit the
+    size of downloads, or refuse unknown fields.
 
     Attributes:
-        base_model: the host that the adapter was trained in, as far as its folder says so.
+        base_model: the host that the adapter was trained with, as far as it is known.
     """
 
     base_model: BaseModel = BaseModel()
@@ -33,13 +33,14 @@ class PretrainedMixin:
         """Write ``config.json`` and, if there are weights, ``model.safetensors``.
 
         Args:
-            folder: made if it does not exist.
+            folder: destination; created if it does not exist.
             fields: further entries of ``config.json``.
 
         Raises:
+            ConfigError: the adapter could not be loaded again.
             OSError: the folder cannot be written; existing files stay complete.
         """
-        save_folder(cast(SavedCompressor, self), folder, self.base_model.fields() | fields)
+        save_folder(cast(SavedCompressor, self), folder, self.base_model.to_config() | fields)
 
     @classmethod
     def from_pretrained(
@@ -49,7 +50,7 @@ class PretrainedMixin:
         *,
         revision: str | None = None,
     ) -> Loaded:
-        """Load an adapter that :meth:`save_pretrained` or :meth:`push_to_hub` wrote. No code in it is run.
+        """Load an adapter written by :meth:`save_pretrained` or :meth:`push_to_hub`; no code in it is executed.
 
         Args:
             source: folder, or ``user/name`` on the Hub.
@@ -57,10 +58,10 @@ class PretrainedMixin:
             revision: branch, tag or commit on the Hub.
 
         Raises:
-            AdapterFileError: no such folder, damaged files, or another compressor than this class.
+            AdapterFileError: no such folder, a damaged file, or a compressor that is not of this class.
             HubError: no such repository or revision, no permission, or no connection.
         """
-        return cast(Loaded, load_folder(locate(source, revision), expected=cls, budget=budget))
+        return cast(Loaded, load_folder(locate_adapter(source, revision), expected=cls, budget=budget))
 
     def push_to_hub(
         self,
@@ -85,11 +86,11 @@ class PretrainedMixin:
 
         Raises:
             ConfigError: an invalid name, tag or licence.
-            HubError: no permission, a tag that exists, or a connection that broke; nothing was published then.
+            HubError: no permission, a tag that already exists, or a lost connection.
         """
-        check_target(repository, tag)
+        check_push_target(repository, tag)
         check_license(license)
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, **fields)
             write_card(Path(folder), repository, tag=tag, license=license)
-            return push(Path(folder), repository, private=private, tag=tag)
+            return push_folder(Path(folder), repository, private=private, tag=tag)

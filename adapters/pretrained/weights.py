@@ -1,4 +1,4 @@
-"""``model.safetensors`` of an adapter folder: compared with what the config asks for before any of it is read."""
+"""Reading ``model.safetensors`` of an adapter folder, after comparing its header with the config."""
 
 from __future__ import annotations
 
@@ -19,79 +19,88 @@ WEIGHTS = "model.safetensors"
 
 MAX_HEADER = 10_000_000  # bytes
 
-MOST_PARTS = 20_000  # parameters and modules of a compressor whose sizes come out of a file
+MAX_PARTS = 20_000  # modules and parameters of a compressor whose config comes from a file
 
-_WIDEST = 8  # bytes of a number
+_MAX_ITEM_SIZE = 8  # bytes per number of the widest dtype
 
 
-def read_weights(file: Path, wanted: Mapping[str, torch.Tensor] | None = None, config: Any = None) -> dict[str, Any]:
-    """The tensors of a safetensors file; none if there is no such file.
+def read_weights(file: Path, expected: Mapping[str, torch.Tensor] | None = None, config: Any = None) -> dict[str, Any]:
+    """Read the tensors of a safetensors file; a file that does not exist contains none.
 
     Args:
-        wanted: tensors, which may be without memory, of the same names and shapes as those of the file must have. The
-            header is compared with them before anything else is read.
-        config: file that asks for them, for the message.
+        file: the file.
+        expected: tensors, possibly on the meta device, whose names and shapes the file must have. The header is
+            compared with them before tensors are read.
+        config: name of the file that determines them, for messages.
 
     Raises:
-        AdapterFileError: damaged, no safetensors file, or with other tensors than the wanted ones.
+        AdapterFileError: the file is damaged, not a safetensors file, or has other tensors than expected.
     """
     if not (file.exists() or file.is_symlink()):
-        if wanted:
-            raise AdapterFileError(f"{file} does not fit {config}: no such file, and {len(wanted)} tensors are wanted")
+        if expected:
+            raise AdapterFileError(
+                f"{file} does not fit {config}: no such file, but {len(expected)} tensors are needed"
+            )
         return {}
     try:
-        found = shapes_of(file)
-        if wanted is not None:
-            compare(found, {name: tuple(value.shape) for name, value in wanted.items()}, file, config)
+        shapes = read_shapes(file)
+        if expected is not None:
+            check_shapes(shapes, {name: tuple(value.shape) for name, value in expected.items()}, file, config)
         return load_file(file)
     except AdapterFileError:
         raise
-    except Exception as error:  # what damaged bytes lead to in the reader is not all SafetensorError
-        raise AdapterFileError(f"{file} is damaged or no safetensors file: {one_line(error)}") from error
+    except Exception as error:  # damaged bytes may raise other errors than SafetensorError
+        raise AdapterFileError(f"{file} is damaged or not a safetensors file: {one_line(error)}") from error
 
 
-def compare(found: Mapping[str, Any], wanted: Mapping[str, Any], file: Path, config: Any) -> None:
-    """Refuse tensors of other names or shapes than the wanted ones.
+def check_shapes(shapes: Mapping[str, Any], expected: Mapping[str, Any], file: Path, config: Any) -> None:
+    """Refuse tensors with other names or shapes than expected.
+
+    Args:
+        shapes: name and shape of each tensor of the file.
+        expected: name and shape of each tensor that the config needs.
+        file: name of the file, for messages.
+        config: name of the config file, for messages.
 
     Raises:
-        AdapterFileError: they are others; the message names the first.
+        AdapterFileError: a tensor differs; the message names the first one.
     """
-    for name in sorted(found.keys() | wanted.keys()):
-        if found.get(name) != wanted.get(name):
-            has, needs = (f"{x[name]}" if name in x else "not there" for x in (found, wanted))
+    for name in sorted(shapes.keys() | expected.keys()):
+        if shapes.get(name) != expected.get(name):
+            has, needs = (f"{x[name]}" if name in x else "missing" for x in (shapes, expected))
             raise AdapterFileError(f"{file} does not fit {config}: {name[:100]!r} is {has[:100]}, must be {needs}")
 
 
 def check_finite(state: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Refuse tensors that hold NaN or infinite values.
+    """Refuse tensors that contain NaN or infinite values.
 
     Raises:
-        AdapterFileError: one does; the message names it.
+        AdapterFileError: a tensor does; the message names it.
     """
     for name, value in state.items():
         if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
-            raise AdapterFileError(f"{file}: {' '.join(name.split())[:200]} holds NaN or infinite values")
+            raise AdapterFileError(f"{file}: {' '.join(name.split())[:200]} contains NaN or infinite values")
 
 
-def largest_file(wanted: Mapping[str, torch.Tensor]) -> int:
-    """Bytes that a file with these tensors has at most, whatever the type of its numbers."""
-    return MAX_HEADER + sum(value.numel() for value in wanted.values()) * _WIDEST
+def max_file_size(tensors: Mapping[str, torch.Tensor]) -> int:
+    """Return the maximum size in bytes of a file with these tensors, in any dtype."""
+    return MAX_HEADER + sum(value.numel() for value in tensors.values()) * _MAX_ITEM_SIZE
 
 
 @contextmanager
-def outlining() -> Iterator[None]:
-    """Make modules without memory, and not too many of them: their sizes and numbers come out of a file.
+def init_empty_weights() -> Iterator[None]:
+    """Create modules on the meta device, and limit their number, because sizes in a file are not trusted.
 
     Raises:
-        ConfigError: more than :data:`MOST_PARTS`.
+        ConfigError: more than :data:`MAX_PARTS` modules and parameters are created.
     """
-    made = 0
+    created = 0
 
     def count(*_: Any) -> None:
-        nonlocal made
-        made += 1
-        if made > MOST_PARTS:
-            raise ConfigError(f"more than {MOST_PARTS} modules and parameters")
+        nonlocal created
+        created += 1
+        if created > MAX_PARTS:
+            raise ConfigError(f"more than {MAX_PARTS} modules and parameters")
 
     hooks = [
         nn_module.register_module_module_registration_hook(count),
@@ -105,17 +114,17 @@ def outlining() -> Iterator[None]:
             hook.remove()
 
 
-def shapes_of(file: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes out of the header; the library compares it with the size of the file.
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read names and shapes from the header of a safetensors file; the library checks it against the file size.
 
     Raises:
-        SafetensorError: no such file.
+        SafetensorError: not a regular file, or a damaged header.
     """
     if not file.is_file():
         raise SafetensorError("not a regular file")
-    with open(file, "rb") as start:
-        header = int.from_bytes(start.read(8), "little")
+    with open(file, "rb") as opened:
+        header = int.from_bytes(opened.read(8), "little")
     if header > min(MAX_HEADER, file.stat().st_size):
-        raise SafetensorError(f"a header of {header} bytes in a file of {file.stat().st_size}")
-    with safe_open(file, framework="pt") as opened:
-        return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
+        raise SafetensorError(f"a header of {header} bytes in a file of {file.stat().st_size} bytes")
+    with safe_open(file, framework="pt") as tensors:
+        return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

@@ -1,8 +1,8 @@
-"""ST-SimDiff as released: which tokens its two stages drop, without an exact budget (arXiv 2605.22158).
+"""The two stages of the released ST-SimDiff, which do not meet an exact budget (arXiv 2605.22158).
 
-Stage 1 thins out the communities of the space-time graph before the language model; stage 2 prunes by attention inside
-of it. The release is described in words in the house's specification; similarities here are fp32 and ties go to the
-lower index, where the release leaves both to the host's dtype and to unstable sorts.
+Stage 1 thins the communities of the space-time graph before the language model; stage 2 prunes by attention inside it.
+Unlike the release, similarities are fp32 instead of the host's dtype, and ties go to the lower index instead of being
+left to unstable sorts.
 Dimensions: N video tokens, C components, L columns of the prompt.
 """
 
@@ -17,19 +17,20 @@ from torch import Tensor
 from framefold.adapters.ops.selection import rank_in_group
 from framefold.errors import BudgetError, InputError
 
-LAYERS = 28  # the release assumes a language model of so many
+LAYERS = 28  # number of layers that the release assumes for the language model
 
 Strategy = Literal[2, 3]
 
 
 def drop_ratio(dropped: Sequence[float], cost: float) -> float:
-    """Fraction to drop next, so that the mean over the layers of the tokens they see comes to ``cost``.
+    """Return the fraction to drop next, so that layers process a fraction ``cost`` of the tokens on average.
 
     Args:
-        dropped: fractions that were dropped already, one a layer from the first.
+        dropped: fractions dropped so far, one for each layer from the first.
+        cost: mean fraction of the tokens that a layer processes.
 
     Raises:
-        BudgetError: the layers that are through have used up the cost already.
+        BudgetError: the layers so far have already exceeded the cost.
     """
     left, used = 1.0, 0.0
     for fraction in dropped:
@@ -38,7 +39,7 @@ def drop_ratio(dropped: Sequence[float], cost: float) -> float:
     rest = LAYERS * cost - used
     if rest < 0:
         raise BudgetError(
-            f"a cost of {cost:g} is too small: the first layers have seen {used:g} layers' worth of tokens"
+            f"a cost of {cost:g} is too small: the first layers have already processed the tokens of {used:g} layers"
         )
     return max(0.0, 1 - rest / ((LAYERS - len(dropped)) * left))
 
@@ -46,18 +47,18 @@ def drop_ratio(dropped: Sequence[float], cost: float) -> float:
 def stage_1(
     labels: Tensor, total: Tensor, centrality: Tensor, event: Tensor, cost: float, strategy: Strategy = 3
 ) -> tuple[Tensor, list[float]]:
-    """Thin out communities, the most alike first, until the next would drop too much.
+    """Thin the communities, most similar ones first, until the next one would drop too many tokens.
 
     Args:
-        labels: (N,) int64 component of each token; a component of one has no edge.
-        total: (C,) sum of the cosines of all pairs of members, each with itself included.
+        labels: (N,) int64 component of each token; a component of one token has no edge.
+        total: (C,) sum of the cosines of all pairs of members, including each member with itself.
         centrality: (N,) mean cosine of each token with its component.
-        event: (N,) bool, tokens that survive whatever their centrality.
-        cost: mean fraction of the tokens that a layer is to see.
-        strategy: order of the components: 3 by mean cosine of different members, 2 by a sum that grows with size.
+        event: (N,) bool, tokens that are kept regardless of their centrality.
+        cost: mean fraction of the tokens that a layer processes.
+        strategy: order of the components; 3 is by mean cosine of different members, 2 by a sum that grows with size.
 
     Returns:
-        (N,) bool, the survivors; and the fractions dropped so far, for :func:`stage_2`: none where there was no edge.
+        (N,) bool, the kept tokens; and the fractions dropped so far, for :func:`stage_2`, empty if there is no edge.
     """
     n = len(labels)
     if cost >= 1:
@@ -73,7 +74,7 @@ def stage_1(
     dropped = torch.bincount(labels[drop], minlength=len(sizes))
     order = torch.sort(torch.where(real, score, -torch.inf), descending=True, stable=True).indices
     before = dropped[order].cumsum(0) - dropped[order]
-    fits = ((before + quota[order]).double() / n <= q).long().cumprod(0).bool()  # the first that does not ends it
+    fits = ((before + quota[order]).double() / n <= q).long().cumprod(0).bool()  # up to the first that does not fit
     thinned = torch.zeros_like(real)
     thinned[order] = fits
     drop &= thinned[labels]
@@ -81,18 +82,19 @@ def stage_1(
 
 
 def stage_2(attention: Tensor, video: Tensor, cost: float, dropped: Sequence[float]) -> Tensor:
-    """Keep the video tokens that the last column of the prompt attends to most, and all of the text.
+    """Keep the video tokens that the last column of the prompt attends to most, and all text.
 
     Args:
-        attention: (heads, L) softmax attention of the last column, over what stage 1 left.
-        video: (L,) bool, which of those columns are video tokens.
-        cost, dropped: as :func:`stage_1` took and returned them.
+        attention: (heads, L) softmax attention of the last column to the columns that stage 1 kept.
+        video: (L,) bool, whether a column is a video token.
+        cost: the argument of :func:`stage_1`.
+        dropped: the fractions that :func:`stage_1` returned.
 
     Returns:
-        (L,) bool, the survivors.
+        (L,) bool, the kept columns.
 
     Raises:
-        InputError: misshapen arguments.
+        InputError: an argument has the wrong shape.
         BudgetError: see :func:`drop_ratio`.
     """
     if attention.ndim != 2 or video.dtype != torch.bool or attention.shape[1:] != video.shape:
