@@ -58,8 +58,10 @@ class FramePruner(Compressor):
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
             if self.exact_budget:
-                return video.keep(self.select_exact(video, k))
-            return video.keep(self.select_official(video, self.pruning_rate()))
+                rows = self.select_exact(video, k)
+            else:
+                rows = self.select_official(video, self.pruning_rate())
+        return video.keep(rows)
 
     def pruning_rate(self) -> float:
         """Return q = 1 - r to 12 decimals; the number of tokens that engines keep depends on its last bit.
