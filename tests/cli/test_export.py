@@ -1,4 +1,4 @@
-"""Checkpoints become adapter folders; what is no checkpoint of ours is refused by name."""
+"""Checkpoints are exported as adapter folders; other files are refused by name."""
 
 import json
 import os
@@ -25,7 +25,7 @@ V1 = ASSETS / "adapters_v1"
 
 
 def checkpoint(file: Path, width: int = 8, **changes: object) -> framefold.Compressor:
-    """Write a checkpoint as the Lightning module does, and return its compressor."""
+    """Write a checkpoint like the Lightning module does, and return its compressor."""
     fila = framefold.build("fila", 0.1, members="cluster")
     fila(framefold.VideoTokens.from_grid(torch.randn(4, 4, 4, width)))
     with torch.no_grad():
@@ -37,7 +37,7 @@ def checkpoint(file: Path, width: int = 8, **changes: object) -> framefold.Compr
     return fila
 
 
-def test_an_exported_adapter_compresses_as_the_trained_one(tmp_path: Path) -> None:
+def test_an_exported_adapter_compresses_like_the_trained_one(tmp_path: Path) -> None:
     fila = checkpoint(tmp_path / "last.ckpt")
     export(str(tmp_path), str(tmp_path / "adapter"))
     video = framefold.VideoTokens.from_grid(torch.randn(6, 4, 4, 8))
@@ -49,7 +49,7 @@ def test_an_exported_adapter_compresses_as_the_trained_one(tmp_path: Path) -> No
     ("content", "text"),
     [(None, "no checkpoint at"), (b"garbage", "is no checkpoint"), ({"params": {"r": "x"}}, "r must be int")],
 )
-def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: object, text: str) -> None:
+def test_other_files_than_checkpoints_are_refused(tmp_path: Path, content: object, text: str) -> None:
     file = tmp_path / "last.ckpt"
     if isinstance(content, bytes):
         file.write_bytes(content)
@@ -80,7 +80,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     assert not (tmp_path / "owned").exists()
 
 
-def test_the_newest_checkpoint_of_a_run_is_taken_and_its_host_is_noted(tmp_path: Path) -> None:
+def test_the_newest_checkpoint_of_a_run_is_exported_with_its_host(tmp_path: Path) -> None:
     for number, seconds in ((0, 2000), (1, 3000), (2, 1000)):
         folder = tmp_path / f"version_{number}"
         folder.mkdir()
@@ -92,7 +92,7 @@ def test_the_newest_checkpoint_of_a_run_is_taken_and_its_host_is_noted(tmp_path:
 
 
 def run(folder: Path, host: Path, **data: object) -> framefold.Compressor:
-    """A run folder as ``framefold fit`` leaves it: a checkpoint, and two folders above it the configuration."""
+    """Write a run folder like ``framefold fit``: a checkpoint, and the configuration two folders above it."""
     (folder / "version_0" / "checkpoints").mkdir(parents=True)
     more = {"host": str(host), "lr": 0.02, "start": None, "train_budgets": [0.1, 0.05], "losses": {"kl": 1.0}}
     fila = checkpoint(folder / "version_0" / "checkpoints" / "last.ckpt", width=32, **more)
@@ -110,12 +110,12 @@ def config_of(folder: Path) -> dict:
 
 
 def card_of(folder: Path) -> tuple[dict, str]:
-    """Metadata and text of a model card."""
+    """Return metadata and text of a model card."""
     _, data, text = (folder / "README.md").read_text().split("---\n", 2)
     return yaml.safe_load(data), text
 
 
-def test_the_config_says_host_recipe_and_frames(tmp_path: Path, random_host: Path) -> None:
+def test_the_config_records_host_recipe_and_frames(tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host)
     config = config_of(export(str(tmp_path / "run"), str(tmp_path / "adapter")))
     assert (config["host"], config["width"]) == ("llava_onevision", 32)
@@ -133,21 +133,21 @@ def test_the_config_says_host_recipe_and_frames(tmp_path: Path, random_host: Pat
 
 
 @pytest.mark.parametrize(
-    ("shards", "said"),
+    ("shards", "published"),
     [("{tmp}/secret/shards", "shards"), ("pipe:curl -H token=1 http://x", "remote"), ("data/x", "data/x")],
 )
-def test_places_on_a_disk_and_keys_are_not_published(shards: str, said: str, tmp_path: Path, random_host: Path) -> None:
+def test_local_paths_and_keys_are_not_published(shards: str, published: str, tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host, shards=shards.format(tmp=tmp_path))
     out = export(str(tmp_path / "run"), str(tmp_path / "adapter"), base_model="some/host@abc")
     config = config_of(out)
-    assert config["training"]["data"]["shards"] == said
+    assert config["training"]["data"]["shards"] == published
     assert (config["base_model_name_or_path"], config["base_model_revision"]) == ("some/host", "abc")
     text = (out / "config.json").read_text()
     assert "secret" not in text and "token" not in text and str(random_host.parent) not in text
     assert card_of(out)[0]["base_model"] == "some/host"
 
 
-def test_a_configuration_of_another_run_is_not_believed(tmp_path: Path, random_host: Path) -> None:
+def test_the_configuration_of_another_run_is_ignored(tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host)
     file = tmp_path / "run" / "version_0" / "config.yaml"
     for text in (
@@ -160,14 +160,14 @@ def test_a_configuration_of_another_run_is_not_believed(tmp_path: Path, random_h
         assert "frame_sampling" not in config and "data" not in config["training"]
 
 
-def test_a_host_that_is_gone_is_left_out_with_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_host_is_left_out_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path / "run", tmp_path / "gone")
     config = config_of(export(str(tmp_path / "run"), str(tmp_path / "adapter")))
     assert config["base_model_name_or_path"] == "gone" and not {"host", "width", "host_weights"} & config.keys()
     assert "is not here now" in capsys.readouterr().err
 
 
-def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path: Path, random_host: Path) -> None:
+def test_the_card_describes_the_adapter_and_how_to_load_it(tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host)
     out = export(str(tmp_path / "run"), str(tmp_path / "adapter"), license="mit", base_model="some/host")
     data, text = card_of(out)
@@ -185,11 +185,11 @@ def test_the_card_says_what_it_is_and_how_to_load_it(tmp_path: Path, random_host
     assert metadata_problems((out / "README.md").read_text()) == []
     lines = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)[0]
     host = load_host(random_host).model
-    exec(lines, {"framefold": framefold, "model": host})  # the two lines of the card
+    exec(lines, {"framefold": framefold, "model": host})  # the two lines of code in the card
     assert host.compressor.name == "fila"
 
 
-def test_a_card_that_was_written_by_hand_stays(tmp_path: Path, random_host: Path) -> None:
+def test_a_handwritten_card_is_not_changed(tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host)
     out = export(str(tmp_path / "run"), str(tmp_path / "adapter"))
     export(str(tmp_path / "run"), str(out), license="mit")
@@ -199,7 +199,7 @@ def test_a_card_that_was_written_by_hand_stays(tmp_path: Path, random_host: Path
     assert (out / "README.md").read_text() == "mine"
 
 
-def test_markup_in_a_config_stays_out_of_the_card(tmp_path: Path) -> None:
+def test_markup_in_a_config_does_not_reach_the_card(tmp_path: Path) -> None:
     evil = "x` | y\n\n# Owned\n---\nlicense: mit\n<script>"
     framefold.build("uniform", 0.1).save_pretrained(tmp_path / "a", base_model_name_or_path=evil, training={evil: evil})
     data, text = card_of(export(str(tmp_path / "a"), str(tmp_path / "b")))
@@ -207,7 +207,7 @@ def test_markup_in_a_config_stays_out_of_the_card(tmp_path: Path) -> None:
     assert "\n# Owned" not in text and "<script>" not in text
 
 
-def test_an_adapter_is_exported_again_as_it_is(tmp_path: Path) -> None:
+def test_an_adapter_is_exported_again_unchanged(tmp_path: Path) -> None:
     out = export(str(V1 / "fila_lora"), str(tmp_path / "again"))
     for name in ("model.safetensors", "lora/adapter_model.safetensors"):
         assert load_file(out / name).keys() == load_file(V1 / "fila_lora" / name).keys()
@@ -215,7 +215,7 @@ def test_an_adapter_is_exported_again_as_it_is(tmp_path: Path) -> None:
     before, after = config_of(V1 / "fila_lora"), config_of(out)
     assert {key: after[key] for key in before} == before
     assert "framefold.load_peft(model" in card_of(out)[1] and "lora" in card_of(out)[0]["tags"]
-    export(str(V1 / "fila"), str(out))  # what belongs to other weights goes away
+    export(str(V1 / "fila"), str(out))  # files of the previous weights are removed
     assert sorted(str(file.relative_to(out)) for file in out.rglob("*") if file.is_file()) == [
         "README.md",
         "config.json",
@@ -236,9 +236,9 @@ def test_a_compressor_without_weights_is_exported_by_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("words", "error", "text"),
     [
-        ({}, ConfigError, "give export a folder"),
-        ({"out": "x", "tag": "v1"}, ConfigError, "are for --push"),
-        ({"out": "x", "private": True}, ConfigError, "are for --push"),
+        ({}, ConfigError, "export needs a folder"),
+        ({"out": "x", "tag": "v1"}, ConfigError, "need --push"),
+        ({"out": "x", "private": True}, ConfigError, "need --push"),
         ({"out": "x", "push": "nobody"}, ConfigError, "'user/name', not to"),
         ({"out": "x", "license": "a b"}, ConfigError, "is not a license identifier"),
         ({"out": "x", "base_model": "/my/host"}, ConfigError, "base_model is a name on the Hub"),
@@ -249,7 +249,7 @@ def test_a_compressor_without_weights_is_exported_by_name(tmp_path: Path) -> Non
         ({"out": "x", "results": "nowhere"}, FramefoldError, "no results in nowhere"),
     ],
 )
-def test_wrong_orders_are_refused_before_anything_is_written(
+def test_wrong_arguments_are_refused_before_anything_is_written(
     words: dict, error: type, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -258,23 +258,23 @@ def test_wrong_orders_are_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_failing_disk_leaves_the_exported_folder_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_leaves_the_previous_folder_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = export(str(V1 / "fila_lora"), str(tmp_path / "out"))
     before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
 
-    def full(source: Path, place: Path) -> None:
-        if "README" in str(place):
+    def full_disk(source: Path, target: Path) -> None:
+        if "README" in str(target):
             raise OSError(28, "No space left on device")
-        shutil.copy(source, place)
+        shutil.copy(source, target)
 
-    monkeypatch.setattr("framefold.training.export.write.shutil.copyfile", full)
+    monkeypatch.setattr("framefold.training.export.write.shutil.copyfile", full_disk)
     with pytest.raises(OSError, match="No space"):
         export("uniform", str(out))
     assert {file: file.read_bytes() for file in out.rglob("*") if file.is_file()} == before
 
 
 def cell(row: str, budget: float, right: int, **changes: object) -> dict:
-    """A cell of an ablation, as far as a card looks into it: 20 questions about 20 videos."""
+    """Return a result of an ablation, as far as a card uses it: 20 questions about 20 videos."""
     data = {"kind": "synthetic", "videos": 20, "frames": 64, "seed": 0, "split": "test", "style": "normal"}
     settings = {"adapter": None, "params": {}, "seed": 0, "exclude": [], "data": {**data, "difficulty": {}}}
     answers = {"draw": list(range(20)), "type": ["needle"] * 20, "correct": [i < right for i in range(20)]}
@@ -282,14 +282,12 @@ def cell(row: str, budget: float, right: int, **changes: object) -> dict:
     return {**one, "settings": settings | changes}
 
 
-def test_the_measured_rows_of_exactly_these_weights_are_on_the_card(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_card_shows_the_results_of_exactly_these_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, other = adapter_digest(V1 / "fila"), "another"
     cells = [cell("fila", 0.1, 16, adapter=mine), cell("fila", 0.05, 12, adapter=mine)]
     cells += [cell("fila", 0.1, 2, adapter=other, seed=1), cell("scene_mean", 0.1, 10), cell("uniform", 0.1, 5)]
     cells += [cell("identity", 1.0, 18)]
-    monkeypatch.setattr("framefold.evaluation.results.card_rows.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.card_results.read_results", lambda folder: cells)
     data, text = card_of(export(str(V1 / "fila"), str(tmp_path / "fila"), results="results"))
     (result,) = data["model-index"][0]["results"]
     assert result["dataset"]["type"] == "framefold/synthetic" and result["task"]["type"] == "video-text-to-text"
@@ -309,11 +307,11 @@ def test_the_measured_rows_of_exactly_these_weights_are_on_the_card(
     assert not (tmp_path / "not").exists()
 
 
-def test_without_weights_the_parameters_decide_which_rows_are_its_own(
+def test_without_weights_the_parameters_decide_which_results_belong_to_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = [cell("random", 0.1, 10), cell("random", 0.1, 20, seed=3), cell("random", 0.1, 1, adapter="x")]
-    monkeypatch.setattr("framefold.evaluation.results.card_rows.read_cells", lambda folder: cells)
+    monkeypatch.setattr("framefold.evaluation.results.card_results.read_results", lambda folder: cells)
     for seed, value in ((0, 50.0), (3, 100.0)):
         data, _ = card_of(export("random", str(tmp_path / "a"), params={"seed": seed}, results="results"))
         assert [one["value"] for one in data["model-index"][0]["results"][0]["metrics"]] == [value]
@@ -321,7 +319,7 @@ def test_without_weights_the_parameters_decide_which_rows_are_its_own(
         export("random", str(tmp_path / "b"), params={"seed": 4}, results="results")
 
 
-def test_the_command_takes_the_source_as_its_first_word(tmp_path: Path) -> None:
+def test_the_command_takes_the_checkpoint_as_its_first_word(tmp_path: Path) -> None:
     from framefold.cli.parser import call
 
     assert call(export, "export", ["st_simdiff", "--budget", "0.1", "--out", str(tmp_path / "a")]) == 0
