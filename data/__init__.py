@@ -1,1 +1,1 @@
-"""Videos with questions and evidence: generated, stored, read and drawn."""
+"""Videos with questions and evidence: generation, storage, loading and rendering."""

@@ -1,4 +1,4 @@
-"""From evidence boxes to the visual tokens that hold them."""
+"""Evidence boxes in the coordinates of a token grid."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ from framefold.errors import DataError
 
 from .question import Box
 
-View = tuple[float, float, float, float]
+Viewport = tuple[float, float, float, float]  # y0, x0, y1, x1 as fractions of the frame
 
-WHOLE: View = (0.0, 0.0, 1.0, 1.0)
+FULL_FRAME: Viewport = (0.0, 0.0, 1.0, 1.0)
 
 
 def evidence_mask(evidence: Sequence[Box], grid: tuple[int, int, int]) -> np.ndarray:
-    """Which tokens of a (T, H, W) grid hold the evidence: bool (T, H, W).
+    """Return a boolean mask (T, H, W) of the tokens that contain evidence.
 
-    A token counts if a box covers a quarter of it, and in any case the token that the box covers most.
-    Raises DataError for a frame outside the grid.
+    A token is marked if a box covers at least a quarter of it. The token that a box covers most is always marked.
+
+    Args:
+        evidence: boxes whose frame number is a step of the grid.
+        grid: (T, H, W).
+
+    Raises:
+        DataError: a box is in a frame outside the grid.
     """
     steps, height, width = grid
     mask = np.zeros(grid, bool)
     for frame, y0, x0, y1, x1 in evidence:
         if not 0 <= frame < steps:
             raise DataError(
-                f"evidence in frame {frame} of a grid with {steps} frames: pass the grid of the whole video"
+                f"evidence in frame {frame} of a grid with {steps} frames: pass the grid of the complete video"
             )
         rows, columns = _overlap(y0, y1, height), _overlap(x0, x1, width)
         covered = rows[:, None] * columns[None, :]
@@ -34,34 +40,36 @@ def evidence_mask(evidence: Sequence[Box], grid: tuple[int, int, int]) -> np.nda
     return mask
 
 
-def relocate(evidence: Sequence[Box], steps: Mapping[int, int], view: View = WHOLE) -> tuple[Box, ...]:
-    """Evidence as a host sees it: in steps of its grid, and in fractions of the part of the frame that it looks at.
+def relocate_evidence(
+    evidence: Sequence[Box], steps: Mapping[int, int], viewport: Viewport = FULL_FRAME
+) -> tuple[Box, ...]:
+    """Convert boxes from frames of the stored video to steps and image coordinates of a host.
 
     Args:
         evidence: boxes in frames of the stored video.
-        steps: step of the grid that shows a frame; frames that the host is not shown are left out.
-        view: (y0, x0, y1, x1) of that part, in fractions of the frame; beyond 0 and 1 where there is a border.
+        steps: maps a frame number to the step of the host's grid; frames that the host does not see are absent.
+        viewport: the part of the frame that the host sees; it exceeds 0 to 1 if the host adds a border.
 
     Returns:
-        What the host sees of them; nothing, if it is shown none of these frames.
+        The visible part of every visible box.
     """
-    top, left, bottom, right = view
-    found = []
+    top, left, bottom, right = viewport
+    visible = []
     for frame, y0, x0, y1, x1 in evidence:
-        rows, columns = _within(y0, y1, top, bottom), _within(x0, x1, left, right)
+        rows, columns = _relative_interval(y0, y1, top, bottom), _relative_interval(x0, x1, left, right)
         if frame in steps and rows[0] < rows[1] and columns[0] < columns[1]:
-            found.append((steps[frame], rows[0], columns[0], rows[1], columns[1]))
-    return tuple(found)
+            visible.append((steps[frame], rows[0], columns[0], rows[1], columns[1]))
+    return tuple(visible)
 
 
-def _within(low: float, high: float, start: float, end: float) -> tuple[float, float]:
-    """A stretch in fractions of another one, as far as it lies in there."""
+def _relative_interval(low: float, high: float, start: float, end: float) -> tuple[float, float]:
+    """Express low..high as fractions of start..end, clipped to 0..1."""
     if (start, end) == (0.0, 1.0):
         return low, high
     return max(0.0, (low - start) / (end - start)), min(1.0, (high - start) / (end - start))
 
 
 def _overlap(low: float, high: float, cells: int) -> np.ndarray:
-    """(cells,) fraction of each cell inside low..high."""
+    """Return the fraction of each of (cells,) equal cells that low..high covers."""
     edges = np.arange(cells + 1) / cells
     return np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) * cells

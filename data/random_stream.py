@@ -1,4 +1,7 @@
-"""Integer draws that no numpy version changes: numpy promises the raw PCG64 stream, not what it makes of it."""
+"""Random integers that are the same in every numpy version.
+
+numpy guarantees the raw PCG64 stream, but not the distributions that it derives from the stream.
+"""
 
 from __future__ import annotations
 
@@ -11,24 +14,24 @@ T = TypeVar("T")
 
 
 class RandomStream:
-    """Integer draws from the raw PCG64 stream of a key."""
+    """Random integers from the raw PCG64 stream of a key."""
 
     def __init__(self, *key: int) -> None:
         self._bits = np.random.PCG64(np.random.SeedSequence(list(key)))
         self._pool: list[int] = []
 
     def below(self, n: int) -> int:
-        """Uniform in 0..n-1 (bias below n / 2**64)."""
+        """Return a uniform integer in 0..n-1 (bias below n / 2**64)."""
         if not self._pool:
             self._pool.extend(self._bits.random_raw(256).tolist())
         return self._pool.pop() % n
 
     def between(self, low: int, high: int) -> int:
-        """Uniform in low..high, both included."""
+        """Return a uniform integer in low..high, both included."""
         return low + self.below(high - low + 1)
 
     def permutation(self, n: int) -> list[int]:
-        """Fisher-Yates."""
+        """Return a uniform permutation of 0..n-1 (Fisher-Yates)."""
         order = list(range(n))
         for i in range(n - 1, 0, -1):
             j = self.below(i + 1)
@@ -36,15 +39,15 @@ class RandomStream:
         return order
 
     def pick(self, options: Sequence[T]) -> T:
-        """One of the options."""
+        """Return one of the options."""
         return options[self.below(len(options))]
 
     def bytes(self, n: int) -> np.ndarray:
-        """n uniform uint8."""
+        """Return n uniform uint8 values."""
         return self._bits.random_raw(-(-n // 8)).astype("<u8", copy=False).view(np.uint8)[:n]
 
-    def starts(self, lengths: Sequence[int], total: int, gap: int) -> list[int]:
-        """Starts of stretches of these lengths, in order, inside `total` frames, at least `gap` frames apart."""
+    def interval_starts(self, lengths: Sequence[int], total: int, gap: int) -> list[int]:
+        """Return the starts of intervals of given lengths within `total` frames, in order and at least `gap` apart."""
         slack = total - sum(lengths) - gap * (len(lengths) - 1)
         offsets = sorted(self.below(slack + 1) for _ in lengths)
         return [offset + sum(lengths[:i]) + gap * i for i, offset in enumerate(offsets)]

@@ -1,1 +1,1 @@
-"""Samples as pictures."""
+"""Rendering a sample as a picture."""

@@ -1,6 +1,6 @@
-"""Drawing a contact sheet: frames in rows, evidence outlined, questions beside them (matplotlib, extra ``report``).
+"""Rendering a contact sheet: frames in rows, outlined evidence, and questions (matplotlib, extra ``report``).
 
-Everything is placed in pixels of the sheet, (0, 0) at its upper left.
+Positions and lengths are in pixels of the sheet; (0, 0) is its upper left corner.
 """
 
 from __future__ import annotations
@@ -17,41 +17,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from framefold.data.question import Box, Question
-from framefold.errors import DataError
 
-from .question_panel import PANEL, USUAL, Panel
-
-MOST = 64  # frames on a sheet, unless evidence lies in more
-
-
-def thinned(count: int, evidence: set[int]) -> list[int]:
-    """Numbers of at most MOST frames of `count`, evenly spaced, besides all that hold evidence.
-
-    Raises:
-        DataError: evidence in a frame that the video does not have.
-    """
-    if evidence and not 0 <= min(evidence) <= max(evidence) < count:
-        raise DataError(f"evidence in frames {min(evidence)} to {max(evidence)} of a video with {count} frames")
-    for step in range(min(count, MOST), 2, -1):
-        chosen = evidence | {round(place) for place in np.linspace(0, count - 1, step)}
-        if len(chosen) <= MOST:
-            return sorted(chosen)
-    return sorted(evidence | {0, count - 1})
-
+from .question_panel import MIN_WIDTH, TYPICAL_HEIGHT, QuestionPanel
 
 DPI = 100
 
-MARGIN, GAP, LABEL, HEAD = 24, 14, 20, 64
+MARGIN, GAP, LABEL, HEADER = 24, 14, 20, 64
 
-BETWEEN = 48  # stacks of questions
+PANEL_GAP = 48  # between two panels of questions
 
-CHIP = 14, 12  # width and height of the mark of a question
+MARK = 14, 12  # width and height of the mark of a question below a frame
 
-SMALLEST, WIDEST = 160, 320  # width of a tile
+MIN_TILE_WIDTH, MAX_TILE_WIDTH = 160, 320
 
 LINE = 2.0  # width of an outline, in points
 
-# Apart from each other and from the six colours of the glyphs where that is possible; dark enough for text on white.
+# As distinct as possible from each other and from the six colours of the glyphs; dark enough for text on white.
 PALETTE = (
     *("#e6194b", "#0a7d33", "#4363d8", "#f26b00", "#911eb4", "#008c95"),
     *("#d81fc4", "#8a5a1c", "#6f7a00", "#b8860b", "#5a4fcf", "#a01c3c"),
@@ -60,15 +41,15 @@ PALETTE = (
 
 @dataclass(frozen=True)
 class ContactSheet:
-    """What is drawn.
+    """Contents of a contact sheet.
 
     Attributes:
         title: one line.
         frames: (T, H, W, 3) uint8.
         times: (T,) seconds.
-        questions: their evidence may lie partly outside the frame.
-        shown: numbers of the frames to draw, ascending.
-        columns: frames in a row.
+        questions: the questions; boxes of their evidence may extend beyond the frame.
+        shown: numbers of the frames to render, ascending.
+        columns: frames per row.
     """
 
     title: str
@@ -80,103 +61,110 @@ class ContactSheet:
 
     @property
     def tile(self) -> tuple[int, int]:
-        """Height and width of a drawn frame: small ones grow by a whole factor, so that their pixels stay squares."""
+        """Height and width of a rendered frame; small frames are enlarged by an integer, so that pixels stay square."""
         height, width = self.frames.shape[1:3]
-        drawn = width * -(-SMALLEST // width) if width < SMALLEST else min(width, WIDEST)
-        return max(1, round(height * drawn / width)), drawn
+        rendered = width * -(-MIN_TILE_WIDTH // width) if width < MIN_TILE_WIDTH else min(width, MAX_TILE_WIDTH)
+        return max(1, round(height * rendered / width)), rendered
 
 
-def color_of(question: int) -> str:
-    """Colour of question number `question`."""
+def question_color(question: int) -> str:
+    """Return the colour of a question, by its number."""
     return PALETTE[question % len(PALETTE)]
 
 
-def draw_contact_sheet(sheet: ContactSheet, file: Path) -> None:
-    """Write a sheet as PNG."""
+def render_contact_sheet(sheet: ContactSheet, file: Path) -> None:
+    """Write a sheet to a PNG file."""
     figure = Figure(dpi=DPI, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.text(MARGIN, MARGIN, sheet.title, fontsize=15, weight="bold", va="top", parse_math=False)
-    width, height = _questions(axes, sheet, *_grid(axes, sheet))
+    width, height = _render_questions(axes, sheet, *_render_frames(axes, sheet))
     axes.set(xlim=(0, width), ylim=(height, 0))
     figure.set_size_inches(width / DPI, height / DPI)
     figure.savefig(file, format="png", dpi=DPI)
 
 
-def _grid(axes: Axes, sheet: ContactSheet) -> tuple[float, float]:
-    """The frames; returns where they end, (x, y)."""
-    high, wide = sheet.tile
+def _render_frames(axes: Axes, sheet: ContactSheet) -> tuple[float, float]:
+    """Add the frames, and return their right and their lower edge."""
+    height, width = sheet.tile
     columns = min(sheet.columns, len(sheet.shown))
-    for at, frame in enumerate(sheet.shown):
-        row, column = divmod(at, columns)
-        left, top = MARGIN + column * (wide + GAP), HEAD + row * (high + LABEL + GAP)
-        if at and frame > sheet.shown[at - 1] + 1:  # frames were left out here
-            axes.plot([left - GAP / 2] * 2, [top, top + high], color="0.6", linestyle=":", linewidth=1.2)
-        _tile(axes, sheet, frame, left, top)
+    for number, frame in enumerate(sheet.shown):
+        row, column = divmod(number, columns)
+        left, top = MARGIN + column * (width + GAP), HEADER + row * (height + LABEL + GAP)
+        if number and frame > sheet.shown[number - 1] + 1:  # mark omitted frames
+            axes.plot([left - GAP / 2] * 2, [top, top + height], color="0.6", linestyle=":", linewidth=1.2)
+        _render_frame(axes, sheet, frame, left, top)
     rows = -(-len(sheet.shown) // columns)
-    return MARGIN + columns * (wide + GAP) - GAP, HEAD + rows * (high + LABEL + GAP) - GAP
+    return MARGIN + columns * (width + GAP) - GAP, HEADER + rows * (height + LABEL + GAP) - GAP
 
 
-def _questions(axes: Axes, sheet: ContactSheet, right: float, bottom: float) -> tuple[float, float]:
-    """The questions: beside frames that end at (right, bottom), or below them where that leaves less empty.
+def _render_questions(axes: Axes, sheet: ContactSheet, right: float, bottom: float) -> tuple[float, float]:
+    """Add the questions to the right of the frames, or below them if that leaves less empty space.
 
-    Returns the size of the sheet.
+    Args:
+        axes: axes of the sheet.
+        sheet: contents of the sheet.
+        right: right edge of the frames.
+        bottom: lower edge of the frames.
+
+    Returns:
+        Width and height of the sheet.
     """
-    stacks = int((right - MARGIN + BETWEEN) // (PANEL + BETWEEN))  # that fit below
-    below = stacks > 0 and HEAD + len(sheet.questions) * USUAL > 1.25 * bottom
+    panels = int((right - MARGIN + PANEL_GAP) // (MIN_WIDTH + PANEL_GAP))  # that fit side by side below the frames
+    below = panels > 0 and HEADER + len(sheet.questions) * TYPICAL_HEIGHT > 1.25 * bottom
     if below:
-        left, top, stride = float(MARGIN), bottom + MARGIN, (right - MARGIN + BETWEEN) / stacks
+        left, top, stride = float(MARGIN), bottom + MARGIN, (right - MARGIN + PANEL_GAP) / panels
     else:
-        left, top, stride, stacks = right + MARGIN, HEAD, PANEL + BETWEEN, 1
-    each = max(1, -(-len(sheet.questions) // stacks))
+        left, top, stride, panels = right + MARGIN, HEADER, MIN_WIDTH + PANEL_GAP, 1
+    per_panel = max(1, -(-len(sheet.questions) // panels))
     ends = [bottom]
-    for first in range(0, len(sheet.questions), each):
-        panel = Panel(axes, left + first // each * stride, top, stride - BETWEEN)
-        for number in range(first, min(first + each, len(sheet.questions))):
-            panel.add(number, sheet.questions[number], color_of(number))
+    for first in range(0, len(sheet.questions), per_panel):
+        panel = QuestionPanel(axes, left + first // per_panel * stride, top, stride - PANEL_GAP)
+        for number in range(first, min(first + per_panel, len(sheet.questions))):
+            panel.add(number, sheet.questions[number], question_color(number))
         ends.append(panel.bottom)
-    return (right if below else left + PANEL) + MARGIN, max(ends) + MARGIN
+    return (right if below else left + MIN_WIDTH) + MARGIN, max(ends) + MARGIN
 
 
-def _tile(axes: Axes, sheet: ContactSheet, frame: int, left: float, top: float) -> None:
-    """One frame with its outlines, its number and time, and a chip for each question it is evidence of."""
-    high, wide = sheet.tile
-    axes.imshow(sheet.frames[frame], extent=(left, left + wide, top + high, top), aspect="auto")
-    asked = [n for n, question in enumerate(sheet.questions) if any(box[0] == frame for box in question.evidence)]
-    for box, numbers in _together(sheet.questions, frame):
-        _outline(axes, box, [color_of(n) for n in numbers], (left, top, wide, high))
-    weight, ink = ("bold", "black") if asked else ("normal", "0.45")
+def _render_frame(axes: Axes, sheet: ContactSheet, frame: int, left: float, top: float) -> None:
+    """Add a frame with outlined evidence, its number and time, and a mark for each question it is evidence for."""
+    height, width = sheet.tile
+    axes.imshow(sheet.frames[frame], extent=(left, left + width, top + height, top), aspect="auto")
+    marked = [n for n, question in enumerate(sheet.questions) if any(box[0] == frame for box in question.evidence)]
+    for box, numbers in _boxes_in(sheet.questions, frame):
+        _outline(axes, box, [question_color(n) for n in numbers], (left, top, width, height))
+    weight, color = ("bold", "black") if marked else ("normal", "0.45")
     label = f"#{frame}  {sheet.times[frame]:.4g} s"
-    axes.text(left, top + high + 3, label, fontsize=9.5, va="top", weight=weight, color=ink)
-    for place, number in enumerate(reversed(asked)):
-        x, y = left + wide - CHIP[0] - (CHIP[0] + 1) * place, top + high + 4
-        axes.add_patch(Rectangle((x, y), *CHIP, color=color_of(number), linewidth=0))
-        middle = (x + CHIP[0] / 2, y + CHIP[1] / 2)
-        look = {"fontsize": 6.5, "color": "white", "weight": "bold", "ha": "center", "va": "center_baseline"}
-        axes.text(*middle, str(number + 1), **look)  # type: ignore[arg-type]
+    axes.text(left, top + height + 3, label, fontsize=9.5, va="top", weight=weight, color=color)
+    for position, number in enumerate(reversed(marked)):
+        x, y = left + width - MARK[0] - (MARK[0] + 1) * position, top + height + 4
+        axes.add_patch(Rectangle((x, y), *MARK, color=question_color(number), linewidth=0))
+        center = (x + MARK[0] / 2, y + MARK[1] / 2)
+        style = {"fontsize": 6.5, "color": "white", "weight": "bold", "ha": "center", "va": "center_baseline"}
+        axes.text(*center, str(number + 1), **style)  # type: ignore[arg-type]
 
 
-def _together(questions: Sequence[Question], frame: int) -> Iterator[tuple[Box, list[int]]]:
-    """Boxes in a frame, each with the numbers of all questions that it is evidence of."""
-    found = sorted({(box, n) for n, question in enumerate(questions) for box in question.evidence if box[0] == frame})
-    for box, pairs in groupby(found, key=lambda pair: pair[0]):
-        yield box, [number for _, number in pairs]
+def _boxes_in(questions: Sequence[Question], frame: int) -> Iterator[tuple[Box, list[int]]]:
+    """Yield the distinct boxes in a frame, each with the numbers of all questions whose evidence contains it."""
+    pairs = sorted({(box, n) for n, question in enumerate(questions) for box in question.evidence if box[0] == frame})
+    for box, group in groupby(pairs, key=lambda pair: pair[0]):
+        yield box, [number for _, number in group]
 
 
 def _outline(axes: Axes, box: Box, colors: Sequence[str], tile: tuple[float, float, float, float]) -> None:
-    """A box on a tile (left, top, width, height); several colours take turns along the line."""
-    left, top, wide, high = tile
-    inset = LINE * DPI / 72 / 2 + 0.5  # the line lies inside its box, so that boxes at the edge of a frame stay whole
+    """Outline a box on a tile (left, top, width, height); several colours alternate as dashes."""
+    left, top, width, height = tile
+    inset = LINE * DPI / 72 / 2 + 0.5  # the line is drawn inside its box, so that it is visible at the edge of a frame
     y0, x0, y1, x1 = (min(max(edge, 0.0), 1.0) for edge in box[1:])
     if y0 >= y1 or x0 >= x1:  # outside the frame
         return
-    corner = (left + x0 * wide + inset, top + y0 * high + inset)
-    size = (max(1.0, (x1 - x0) * wide - 2 * inset), max(1.0, (y1 - y0) * high - 2 * inset))
+    corner = (left + x0 * width + inset, top + y0 * height + inset)
+    size = (max(1.0, (x1 - x0) * width - 2 * inset), max(1.0, (y1 - y0) * height - 2 * inset))
     axes.add_patch(Rectangle(corner, *size, fill=False, edgecolor="white", linewidth=LINE + 1.5))
-    dash = 4.0  # widths of the line
-    for turn, color in enumerate(colors):
-        style = (dash * (len(colors) - turn), (dash, dash * (len(colors) - 1))) if len(colors) > 1 else "solid"
+    dash = 4.0  # in line widths
+    for number, color in enumerate(colors):
+        style = (dash * (len(colors) - number), (dash, dash * (len(colors) - 1))) if len(colors) > 1 else "solid"
         axes.add_patch(
             Rectangle(corner, *size, fill=False, edgecolor=color, linewidth=LINE, linestyle=style, capstyle="butt")
         )

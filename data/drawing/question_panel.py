@@ -1,4 +1,4 @@
-"""The questions of a contact sheet, written below each other in their colours (matplotlib, extra ``report``)."""
+"""The list of questions on a contact sheet (matplotlib, extra ``report``). Lengths are in pixels, fonts in points."""
 
 from __future__ import annotations
 
@@ -11,20 +11,26 @@ from matplotlib.text import Text
 
 from framefold.data.question import Question
 
-PANEL = 700  # least width
+MIN_WIDTH = 700
 
-CHIP, HIGH, LINE, PILL, BETWEEN = 30, 24, 29, 31, 24  # HIGH: of a rounded box; LINE, PILL: from one row to the next
+NUMBER_WIDTH, BOX_HEIGHT, LINE_STEP, BOX_STEP, QUESTION_GAP = 30, 24, 29, 31, 24  # a step is from one row to the next
 
-USUAL = 2 * LINE + PILL + BETWEEN  # height of a question of one line each
+TYPICAL_HEIGHT = 2 * LINE_STEP + BOX_STEP + QUESTION_GAP  # of a question with one line of text and one of choices
 
-LARGE, SMALL = 13.5, 11  # points
+LARGE, SMALL = 13.5, 11  # font sizes
 
 
-class Panel:
-    """Grows downward from a corner of axes that are measured in pixels.
+class QuestionPanel:
+    """A column of questions that grows downward.
+
+    Args:
+        axes: axes in pixels.
+        left: left edge.
+        top: upper edge.
+        width: width of the column.
 
     Attributes:
-        bottom: where the next question begins.
+        bottom: upper edge of the next question.
     """
 
     def __init__(self, axes: Axes, left: float, top: float, width: float) -> None:
@@ -34,39 +40,38 @@ class Panel:
         self._renderer = canvas.get_renderer()
 
     def add(self, number: int, question: Question, color: str) -> None:
-        """Type and frames of the evidence, the text, and the choices with the answer filled."""
-        indent, right = self.left + CHIP + 10, self.right
-        self._pill(self.left, str(number + 1), color, filled=True, width=CHIP)
+        """Add a question: its type, evidence frames, text, and choices, with the answer in a filled box."""
+        indent, right = self.left + NUMBER_WIDTH + 10, self.right
+        self._box(self.left, str(number + 1), color, filled=True, width=NUMBER_WIDTH)
         self._text(indent, question.type, color=color, weight="bold", fontsize=LARGE)
         frames = {box[0] for box in question.evidence}
-        named = f"evidence: frame{'s' * (len(frames) > 1)} {spans(frames)}"
-        where = self._text(right, named, color="0.4", ha="right")
-        self._shorten(where, right - indent - 170)
-        self.bottom += LINE
-        for line in self._wrapped(question.text, right - indent):
+        listed = f"evidence: frame{'s' * (len(frames) > 1)} {format_ranges(frames)}"
+        self._shorten(self._text(right, listed, color="0.4", ha="right"), right - indent - 170)
+        self.bottom += LINE_STEP
+        for line in self._wrap(question.text, right - indent):
             self._text(indent, line, fontsize=LARGE)
-            self.bottom += LINE
+            self.bottom += LINE_STEP
         self._choices(question, color, indent, right)
-        self.bottom += PILL + BETWEEN
+        self.bottom += BOX_STEP + QUESTION_GAP
 
     def _choices(self, question: Question, color: str, indent: float, right: float) -> None:
-        # An answer that is none of the choices is a fault of the data; it is shown, not hidden.
-        stray = () if question.answer in question.choices else (question.answer,)
+        # An answer that is not among the choices is an error in the data; show it anyway.
+        missing = () if question.answer in question.choices else (question.answer,)
         x = indent
-        for choice in (*question.choices, *stray):
+        for choice in (*question.choices, *missing):
             width = self._width(choice) + 18
             if x > indent and x + width > right:
-                x, self.bottom = indent, self.bottom + PILL
-            self._pill(x, choice, color, filled=choice == question.answer, width=width)
+                x, self.bottom = indent, self.bottom + BOX_STEP
+            self._box(x, choice, color, filled=choice == question.answer, width=width)
             x += width + 6
 
-    def _pill(self, x: float, text: str, color: str, filled: bool, width: float) -> None:
-        """A word in a rounded box."""
-        face, edge, ink = (color, color, "white") if filled else ("white", "0.75", "0.35")
+    def _box(self, x: float, text: str, color: str, filled: bool, width: float) -> None:
+        """Draw text in a rounded box."""
+        face, edge, text_color = (color, color, "white") if filled else ("white", "0.75", "0.35")
         patch = FancyBboxPatch(
             (x, self.bottom),
             width,
-            HIGH,
+            BOX_HEIGHT,
             boxstyle="round,pad=0,rounding_size=5",
             facecolor=face,
             edgecolor=edge,
@@ -75,20 +80,21 @@ class Panel:
         self.axes.add_patch(patch)
         weight = "bold" if filled else "normal"
         self.axes.text(
-            x + width / 2, self.bottom + HIGH / 2, text, color=ink, weight=weight, fontsize=SMALL, ha="center",
-            va="center_baseline",
+            x + width / 2, self.bottom + BOX_HEIGHT / 2, text, color=text_color, weight=weight, fontsize=SMALL,
+            ha="center", va="center_baseline",
         )  # fmt: skip
 
     def _text(self, x: float, text: str, **style: object) -> Text:
-        look = {"fontsize": SMALL, "va": "center_baseline", "parse_math": False} | style
-        return self.axes.text(x, self.bottom + HIGH / 2, text, **look)  # type: ignore[arg-type]
+        settings = {"fontsize": SMALL, "va": "center_baseline", "parse_math": False} | style
+        return self.axes.text(x, self.bottom + BOX_HEIGHT / 2, text, **settings)  # type: ignore[arg-type]
 
     def _width(self, text: str, **style: object) -> float:
-        probe = Text(text=text, figure=self.axes.get_figure(root=True), fontsize=SMALL, weight="bold", parse_math=False)
-        probe.update(style)
-        return probe.get_window_extent(self._renderer).width
+        figure = self.axes.get_figure(root=True)
+        measured = Text(text=text, figure=figure, fontsize=SMALL, weight="bold", parse_math=False)
+        measured.update(style)
+        return measured.get_window_extent(self._renderer).width
 
-    def _wrapped(self, text: str, width: float) -> list[str]:
+    def _wrap(self, text: str, width: float) -> list[str]:
         lines: list[str] = []
         for word in text.split():
             longer = f"{lines[-1]} {word}" if lines else word
@@ -99,19 +105,19 @@ class Panel:
         return lines
 
     def _shorten(self, text: Text, width: float) -> None:
-        """Cut a list of frames at a comma until it fits."""
-        whole = text.get_text()
-        while text.get_window_extent(self._renderer).width > width and "," in whole:
-            whole = whole.rpartition(",")[0]
-            text.set_text(f"{whole}, …")
+        """Remove the last entries of a list of frames until it fits."""
+        listed = text.get_text()
+        while text.get_window_extent(self._renderer).width > width and "," in listed:
+            listed = listed.rpartition(",")[0]
+            text.set_text(f"{listed}, …")
 
 
-def spans(frames: Iterable[int]) -> str:
-    """Numbers in ascending order, runs of them as first-last: "3-5, 9"."""
-    runs: list[list[int]] = []
+def format_ranges(frames: Iterable[int]) -> str:
+    """Return frame numbers as text in ascending order, consecutive ones as a range: "3-5, 9"."""
+    ranges: list[list[int]] = []
     for frame in sorted(set(frames)):
-        if runs and frame == runs[-1][-1] + 1:
-            runs[-1][1:] = [frame]
+        if ranges and frame == ranges[-1][-1] + 1:
+            ranges[-1][1:] = [frame]
         else:
-            runs.append([frame])
-    return ", ".join("-".join(map(str, run)) for run in runs)
+            ranges.append([frame])
+    return ", ".join("-".join(map(str, ends)) for ends in ranges)

@@ -1,4 +1,4 @@
-"""Look at one video with its questions and their evidence: the verb ``framefold view``."""
+"""The verb ``framefold view``: one video with its questions and evidence, as a contact sheet or as a video file."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from framefold.data.question import Question
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.generate import generate
 from framefold.errors import DataError
+from framefold.files import replace_file
 
-from .contact_sheet import thinned
+from .frame_selection import select_frames
 
-MOST_COLUMNS = 64
+MAX_COLUMNS = 64
 
-Clip = tuple[str, np.ndarray, np.ndarray, tuple[Question, ...]]  # key, frames, times, questions
+Contents = tuple[str, np.ndarray, np.ndarray, tuple[Question, ...]]  # key, frames, times, questions
 
 
 def view(
@@ -32,103 +33,97 @@ def view(
     style: str = "normal",
     columns: int = 8,
 ) -> Path:
-    """Draw a video with its questions and their evidence as a contact sheet, or write it as a video file.
+    """Render a video with its questions and their evidence as a contact sheet, or write it as a video file.
 
     Args:
-        out: file to write: .png for the sheet, .mp4 for the video, whose questions and answers are then printed.
+        out: file to write: .png for the sheet; .mp4 for the video, with its questions and answers printed.
         index: number of the video, from 0.
-        shards: take the video from this folder of shards; frames, seed, split, difficulty and style then say nothing.
+        shards: take the video from this folder of shards; frames, seed, split, difficulty and style are then ignored.
         frames: length of the video.
-        seed: another seed gives other videos.
+        seed: seed of the generator.
         split: train, val or test.
         difficulty: "easy", "hard", or a mapping of settings.
-        style: of the pictures.
-        columns: frames in a row. Of more than 64 frames, those are drawn that hold evidence, and others evenly.
+        style: normal, or held_out for other glyphs and textures.
+        columns: frames per row. Of more than 64 frames, those with evidence and evenly spaced others are shown.
 
     Returns:
         Path of the file.
 
     Raises:
-        DataError: no such video, a setting out of range, or a place where no file can be written.
+        DataError: the video does not exist, a setting is out of range, or the file cannot be written.
     """
-    if not 1 <= columns <= MOST_COLUMNS:
-        raise DataError(f"columns must be between 1 and {MOST_COLUMNS}, not {columns}")
-    file = _place(out)
-    film = file.suffix.lower() == ".mp4"
-    if film:  # both need an extra, each another one
+    if not 1 <= columns <= MAX_COLUMNS:
+        raise DataError(f"columns must be between 1 and {MAX_COLUMNS}, not {columns}")
+    file = _check_destination(out)
+    as_video = file.suffix.lower() == ".mp4"
+    if as_video:  # imported here, because the two formats need different extras
         from framefold.data.video.codec import encode_video
     else:
-        from .contact_sheet import ContactSheet, draw_contact_sheet
-    clip = _stored(shards, index) if shards else _made(index, frames, seed, split, difficulty, style)
-    key, pixels, times, questions = clip
-    if film:
-        _write(file, lambda beside: beside.write_bytes(encode_video(pixels, times)))
+        from .contact_sheet import ContactSheet, render_contact_sheet
+    contents = _stored(shards, index) if shards else _generated(index, frames, seed, split, difficulty, style)
+    key, pixels, times, questions = contents
+    if as_video:
+        _write(file, lambda temporary: temporary.write_bytes(encode_video(pixels, times)))
         print(f"{key}: {len(pixels)} frames, {len(questions)} questions: {file}")
         print("\n".join(f"  {question.text} {question.answer}" for question in questions))
         return file
-    shown = thinned(len(pixels), {box[0] for question in questions for box in question.evidence})
-    title = _title(clip, len(shown), shards, difficulty, style)
-    _write(
-        file, lambda beside: draw_contact_sheet(ContactSheet(title, pixels, times, questions, shown, columns), beside)
-    )
+    shown = select_frames(len(pixels), {box[0] for question in questions for box in question.evidence})
+    title = _title(contents, len(shown), shards, difficulty, style)
+    sheet = ContactSheet(title, pixels, times, questions, shown, columns)
+    _write(file, lambda temporary: render_contact_sheet(sheet, temporary))
     print(f"{key}: {len(shown)} of {len(pixels)} frames, {len(questions)} questions: {file}")
     return file
 
 
-def _made(index: int, frames: int, seed: int, split: str, difficulty: str | Difficulty, style: str) -> Clip:
+def _generated(index: int, frames: int, seed: int, split: str, difficulty: str | Difficulty, style: str) -> Contents:
     video = generate(index, seed=seed, split=split, frames=frames, difficulty=difficulty, style=style)
     return f"{split}-{seed}-{index:08d}", video.frames, video.times, video.questions
 
 
-def _stored(folder: str, index: int) -> Clip:
-    from webdataset.tariterators import tarfile_samples  # the extra that stored videos need, and torch with it
+def _stored(folder: str, index: int) -> Contents:
+    """Read a video from a folder of shards, by its number in the folder."""
+    from webdataset.tariterators import tarfile_samples  # from an extra that only stored videos need; imports torch
 
     from framefold.data.shards.index import read_index
-    from framefold.data.shards.sample import VideoSample, unpack
+    from framefold.data.shards.sample import VideoSample, unpack_sample
 
-    place = index
-    for shard in read_index(folder):
-        if 0 <= place < shard.samples:
-            samples = tarfile_samples([{"url": shard.path}], handler=lambda error: True)  # what is left is too few
-            raw = next(itertools.islice(samples, place, None), None)
+    position = index
+    for shard in read_index(folder).shards:
+        if 0 <= position < shard.samples:
+            samples = tarfile_samples([{"url": shard.path}], handler=lambda error: True)  # stops at damage
+            raw = next(itertools.islice(samples, position, None), None)
             if raw is None:
-                raise DataError(f"{shard.path} is damaged; 'framefold shards check --shards {folder}' says more")
-            sample = unpack(raw["__key__"], raw)
+                raise DataError(f"{shard.path} is damaged; 'framefold shards check --shards {folder}' gives details")
+            sample = unpack_sample(raw["__key__"], raw)
             if not isinstance(sample, VideoSample):
-                raise DataError(f"{folder} holds features, which cannot be drawn: give the videos they were made of")
+                raise DataError(f"{folder} has features, which cannot be rendered: give the videos they were made of")
             return sample.key, sample.frames.numpy(), sample.times.numpy(), sample.questions
-        place -= shard.samples
-    raise DataError(f"no video {index} in {folder}: it holds 0 to {index - place - 1}")
+        position -= shard.samples
+    raise DataError(f"no video {index} in {folder}: it has videos 0 to {index - position - 1}")
 
 
-def _title(clip: Clip, shown: int, shards: str | None, difficulty: str | Difficulty, style: str) -> str:
-    key, pixels, times, _ = clip
-    made = f"{difficulty if isinstance(difficulty, str) else 'own difficulty'}, {style}"
-    source = f"from {Path(shards).name}" if shards else made
+def _title(contents: Contents, shown: int, shards: str | None, difficulty: str | Difficulty, style: str) -> str:
+    key, pixels, times, _ = contents
+    settings = f"{difficulty if isinstance(difficulty, str) else 'own difficulty'}, {style}"
+    source = f"from {Path(shards).name}" if shards else settings
     count, height, width, _ = pixels.shape
-    left_out = f", {shown} shown" if shown < count else ""
-    return f"{key}  ({source})   {count} frames of {width} x {height}{left_out}, {times[-1]:.4g} s"
+    omitted = f", {shown} shown" if shown < count else ""
+    return f"{key}  ({source})   {count} frames of {width} x {height}{omitted}, {times[-1]:.4g} s"
 
 
-def _place(out: str) -> Path:
-    """The file to write, found fit before any work is done; nothing is made yet."""
+def _check_destination(out: str) -> Path:
+    """Return the file to write, after checking that it can be written; nothing is created yet."""
     file = Path(out)
     if file.suffix.lower() not in (".png", ".mp4"):
         raise DataError(f"out must be a file name that ends in .png or .mp4, not {out!r}")
     folder = next(parent for parent in file.absolute().parents if parent.exists())
-    if file.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
-        raise DataError(f"cannot write {out}: {file if file.is_dir() else folder} is in the way or not writable")
+    if file.is_dir():
+        raise DataError(f"cannot write {out}: {file} is a folder")
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(f"cannot write {out}: {folder} is not a writable folder")
     return file
 
 
 def _write(file: Path, write: Callable[[Path], object]) -> None:
-    """Write beside the place and rename, so that a full disk or a kill leaves an older file whole."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(beside)
-        os.replace(beside, file)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(file)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(file, write)

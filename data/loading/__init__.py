@@ -1,1 +1,1 @@
-"""Samples in a resumable order, over ranks and loader workers."""
+"""Loading samples in a resumable order, over ranks and loader workers."""

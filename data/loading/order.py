@@ -1,9 +1,10 @@
-"""The order of an epoch: a pure function of its layout, so that a position in it is one number.
+"""The order of an epoch, a pure function of its layout: one number describes a position in it.
 
-A *unit* is what is shuffled as one: a sample, or a run of samples of a shard that fill a token budget together. The
-units of an epoch lie in a row. *Lanes* are equal, consecutive parts of the row that are read at the same time: each
-gives its part of every global batch. *Readers* are parts of a lane that take turns from step to step, so that loader
-workers open different shards. Ranks serve lanes, and workers serve steps; their numbers do not change the order.
+A *unit* is shuffled as a whole. It is a sample, or several samples of a shard that fill a token budget together. The
+units of an epoch form a sequence. *Lanes* are equal, consecutive parts of this sequence that are read in parallel; each
+contributes a part of every global batch. *Readers* are parts of a lane that alternate from step to step, so that loader
+workers open different shards. Ranks read lanes and workers read steps; the numbers of ranks and workers do not change
+the order.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from framefold.errors import DataError
 
 @dataclass(frozen=True)
 class Layout:
-    """What the order of an epoch depends on, apart from the seed.
+    """The numbers that determine the order of an epoch, together with the seed.
 
     Attributes:
-        units: in an epoch.
-        per_batch: units that a lane gives to a global batch.
-        lanes: parts of the row that are read at the same time.
-        readers: parts of a lane that take turns.
+        units: number of units in an epoch.
+        per_batch: units that a lane contributes to a global batch.
+        lanes: parts of the sequence that are read in parallel.
+        readers: parts of a lane that alternate.
+
+    Raises:
+        DataError: a number is not positive.
     """
 
     units: int
@@ -36,24 +40,24 @@ class Layout:
 
     @property
     def steps(self) -> int:
-        """Global batches in an epoch."""
+        """Number of global batches in an epoch."""
         return -(-equal_part(self.units, self.lanes, 0)[1] // self.per_batch)
 
     def lane(self, number: int) -> range:
-        """Places in the row (modulo units) that a lane reads: all lanes together read every unit once.
+        """Return the positions in the sequence (modulo units) that a lane reads; together, lanes read every unit once.
 
-        Where batches cannot be made smaller to give a lane as many of them as the others have, it reads on into the
-        next lane: at most one unit a lane comes twice, or more of them if there are fewer units than lanes.
+        A lane that is too short for one unit per step reads into the next lane. This repeats at most one unit per lane,
+        or more if there are fewer units than lanes.
         """
         first, count = equal_part(self.units, self.lanes, number)
         return range(first, first + max(count, self.steps))
 
     def edge(self, lane: range, step: int) -> int:
-        """How many units of a lane come before a step; the last batches are smaller where it does not divide."""
+        """Return the number of units of a lane before a step; the last batches may be smaller than the others."""
         return min(step * self.per_batch, len(lane) - (self.steps - step))
 
     def read_by(self, lane: range, reader: int) -> tuple[range, list[int]]:
-        """Places that a reader of a lane reads, and how many units each of its batches has.
+        """Return the positions that a reader of a lane reads, and the number of units in each of its batches.
 
         Batch k of reader r is the lane's part of step k * readers + r.
         """
@@ -64,59 +68,61 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Seat:
-    """What a rank takes of every global batch: some whole lanes, or a piece of one."""
+class RankShare:
+    """The part of every global batch that a rank reads: one or more complete lanes, or a piece of one lane."""
 
     lanes: range
     piece: int = 0
     pieces: int = 1
 
     def part(self, batch: Sequence[object]) -> slice:
-        """Samples of a lane's batch that this rank takes; never none, so that all ranks take every step."""
+        """Return the slice of a lane's batch for this rank; never empty, so that all ranks take part in every step."""
         first, count = equal_part(len(batch), self.pieces, self.piece)
         return slice(first, first + count) if count else slice(0, 1)
 
 
-def seat(lanes: int, rank: int, world: int) -> Seat:
-    """The seat of a rank.
+def rank_share(lanes: int, rank: int, world: int) -> RankShare:
+    """Return the share of a rank.
 
     Raises:
-        DataError: lanes cannot be dealt evenly to so many ranks.
+        DataError: the lanes cannot be divided evenly among the ranks.
     """
     if lanes % world == 0:
         each = lanes // world
-        return Seat(range(rank * each, (rank + 1) * each))
+        return RankShare(range(rank * each, (rank + 1) * each))
     if world % lanes == 0:
         pieces = world // lanes
-        return Seat(range(rank // pieces, rank // pieces + 1), rank % pieces, pieces)
-    raise DataError(f"{lanes} lanes cannot be dealt evenly to {world} ranks: let one number divide the other")
+        return RankShare(range(rank // pieces, rank // pieces + 1), rank % pieces, pieces)
+    raise DataError(f"{lanes} lanes cannot be divided evenly among {world} ranks: one number must divide the other")
 
 
 def equal_part(total: int, parts: int, part: int) -> tuple[int, int]:
-    """Beginning and length of one of the nearly equal parts that a round of turns gives."""
+    """Return the start and the length of one of several parts whose lengths differ by at most one."""
     even, extra = divmod(total, parts)
     return part * even + min(part, extra), even + (part < extra)
 
 
-def runs(lengths: Sequence[int], max_tokens: int, name: str = "") -> list[int]:
-    """Cut the samples of a shard into runs whose padded size, count times longest, stays within a token budget.
+def group_by_tokens(lengths: Sequence[int], max_tokens: int, name: str = "") -> list[int]:
+    """Group consecutive samples so that their padded size, count times the longest, stays within a token budget.
 
     Args:
-        lengths: tokens of each sample, in order. name: of the shard, for the message.
+        lengths: tokens of each sample, in order.
+        max_tokens: budget of a group.
+        name: name of the shard, for the message.
 
     Returns:
-        How many samples each run has.
+        Number of samples in each group.
 
     Raises:
-        DataError: a single sample is longer than the budget.
+        DataError: a single sample exceeds the budget.
     """
     counts: list[int] = []
     longest = 0
-    for place, length in enumerate(lengths):
+    for number, length in enumerate(lengths):
         if length > max_tokens:
             raise DataError(
-                f"sample {place} of {name} has {length} visual tokens, more than max_tokens = {max_tokens}: raise it, "
-                "or store fewer frames"
+                f"sample {number} of {name} has {length} visual tokens, more than max_tokens = {max_tokens}: increase "
+                "max_tokens, or store fewer frames"
             )
         grown = max(longest, length)
         if counts and (counts[-1] + 1) * grown <= max_tokens:

@@ -1,7 +1,7 @@
-"""Shards -> samples: dealt to ranks and workers, shuffled from a seed, damage counted, and taken up again exactly.
+"""Samples from shards: distributed over ranks and workers, shuffled from a seed, resumable, with damage counted.
 
-webdataset opens the tar files, groups their files to samples and shuffles; what it leaves open (equal steps on every
-rank, a position to go on from, a count of what was lost) is here and in :mod:`.batches`.
+webdataset opens the tar files, groups their files into samples and shuffles them. This module and :mod:`.loader` add
+equal numbers of steps on all ranks, a position from which to resume, and the count of damaged samples.
 """
 
 from __future__ import annotations
@@ -17,37 +17,38 @@ import webdataset as wds
 from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.index import FEATURES, Index, Shard
-from framefold.data.shards.sample import Sample, unpack
-from framefold.data.shards.sources import opened, reason, resolve_shards
+from framefold.data.shards.sample import Sample, unpack_sample
+from framefold.data.shards.sources import error_reason, resolve_shards, webdataset_url
 from framefold.errors import DataError
 
-from .loader import Part, Stream
-from .order import runs
+from .loader import PartialBatch, SampleStream
+from .order import group_by_tokens
 
-Raw = dict[str, Any] | str  # files of a sample by extension, or why it is not there
+RawSample = dict[str, Any] | str  # the files of a sample by extension, or why it is missing
 
-BUFFER = {"videos": 256, FEATURES: 16}  # undecoded samples among which is shuffled; features take megabytes each
+DEFAULT_BUFFER = {"videos": 256, FEATURES: 16}  # undecoded samples; those with features take megabytes each
 
 
-class ShardStream(Stream):
-    """Samples out of webdataset shards.
+class ShardStream(SampleStream):
+    """Samples from webdataset shards.
 
-    The shards of an epoch are put into one row, shuffled anew in every epoch; a reader opens only those that its part
-    lies in. A damaged sample is left out and counted; a batch that would be empty gets the next whole sample, so that
-    every rank keeps its number of steps.
+    The shards form one sequence, which is shuffled in every epoch. A reader opens only the shards that its part covers.
+    A damaged sample is skipped and counted. A batch that would be empty receives the next intact sample instead, so
+    that every rank keeps its number of steps.
 
     Args:
-        shards: folder, tar files, globs, brace lists, URLs or commands, or what :func:`.sources.resolve` made of them.
+        shards: folder, tar files, globs, brace lists, URLs or commands, or their resolved
+            :class:`~framefold.data.shards.index.Index`.
         batch_size: samples in a batch of one rank.
-        max_tokens: in place of a batch size: batches are runs of samples whose padded visual tokens (count times
-            longest) stay within it. The same samples come together in every epoch; their order changes.
-        tokens_per_frame: visual tokens of a video's frame, for max_tokens; features know their own number.
-        shuffle: shuffle shards, and samples in a buffer; False keeps the order.
-        buffer: undecoded samples in that buffer; None: 256 videos, or 16 videos' features.
-        max_damaged: share of a rank's samples of an epoch that may be damaged before it ends with an error.
+        max_tokens: replaces the batch size: a batch is a group of samples whose padded visual tokens (count times the
+            longest) stay within it. The same samples form a batch in every epoch; the order of batches changes.
+        tokens_per_frame: visual tokens of a video frame, required with max_tokens for videos; features store theirs.
+        shuffle: shuffle the shards, and samples within a buffer; False keeps the order.
+        buffer: undecoded samples in that buffer; None means 256 videos, or the features of 16 videos.
+        max_damaged: fraction of a rank's samples of an epoch that may be damaged before an error is raised.
 
     Raises:
-        DataError: no shards there, or a setting out of range.
+        DataError: there are no shards, or a setting is out of range.
     """
 
     def __init__(
@@ -64,122 +65,127 @@ class ShardStream(Stream):
     ) -> None:
         if not 0 <= max_damaged <= 1 or (buffer is not None and buffer < 1) or batch_size < 1:
             settings = f"{max_damaged}, {buffer} and {batch_size}"
-            raise DataError(f"max_damaged must be a share, buffer and batch_size positive, got {settings}")
+            raise DataError(f"max_damaged must be between 0 and 1, buffer and batch_size positive, got {settings}")
         self.index = resolve_shards(shards) if isinstance(shards, str) else shards
-        self.rows = [_Units(shard, self._units(shard, max_tokens, tokens_per_frame)) for shard in self.index.shards]
-        units = sum(len(row.counts) for row in self.rows)
+        self.shards = [
+            _ShardUnits(shard, self._units(shard, max_tokens, tokens_per_frame)) for shard in self.index.shards
+        ]
+        units = sum(len(shard.counts) for shard in self.shards)
         super().__init__(units, 1 if max_tokens else batch_size, **where)
         self.source = shards if isinstance(shards, str) else self.index.source
-        self.shuffle, self.damage_allowed = shuffle, max_damaged * self.index.samples / self.world
-        samples = buffer or BUFFER[self.index.kind]
+        self.shuffle, self.max_damaged_samples = shuffle, max_damaged * self.index.samples / self.world
+        samples = buffer or DEFAULT_BUFFER[self.index.kind]
         self.buffer = max(1, samples * units // self.index.samples)
-        self.described = {"samples": self.index.samples, "max_tokens": max_tokens or 0, "buffer": self.buffer}
+        self.order_settings = {"samples": self.index.samples, "max_tokens": max_tokens or 0, "buffer": self.buffer}
 
     def _units(self, shard: Shard, max_tokens: int | None, tokens_per_frame: int | None) -> list[int]:
-        """How many samples each unit of a shard has."""
+        """Return the number of samples in each unit of a shard."""
         if max_tokens is None:
             return [1] * shard.samples
         features = self.index.kind == FEATURES
         if not features and tokens_per_frame is None:
-            raise DataError("max_tokens needs data.tokens_per_frame, the visual tokens of a frame in this host")
+            raise DataError("max_tokens requires data.tokens_per_frame, the visual tokens of a frame in this host")
         if shard.samples and not shard.lengths:
             raise DataError(
-                f"the index does not tell how long the samples of {shard.path} are, which max_tokens needs: write it "
+                f"the index has no lengths for the samples of {shard.path}, which max_tokens requires: write it "
                 "again with 'framefold shards index'"
             )
-        each = 1 if features else tokens_per_frame or 1
-        return runs([length * each for length in shard.lengths], max_tokens, shard.path)
+        tokens = 1 if features else tokens_per_frame or 1
+        return group_by_tokens([length * tokens for length in shard.lengths], max_tokens, shard.path)
 
-    def parts(self, epoch: int, places: range, sizes: list[int], wanted: Iterable[int]) -> Iterator[Part]:
-        """See :class:`.batches.Stream`. A batch without a whole sample gets the next one, going round."""
-        row = self._row(epoch, places)
+    def partial_batches(
+        self, epoch: int, positions: range, sizes: list[int], numbers: Iterable[int]
+    ) -> Iterator[PartialBatch]:
+        """See :meth:`.SampleStream.partial_batches`; a batch with only damaged samples receives the next intact one."""
+        units = self._units_at(epoch, positions)
         damage: list[str] = []
-        asked, empty = set(wanted), 0  # empty: batches that wait for a whole sample
+        requested, empty = set(numbers), 0  # empty: number of requested batches that have no intact sample yet
         for batch, size in enumerate(sizes):
-            raws = [raw for unit in itertools.islice(row, size) for raw in unit]
-            if batch not in asked and not empty:
+            raws = [raw for unit in itertools.islice(units, size) for raw in unit]
+            if batch not in requested and not empty:
                 continue
-            found = damage if batch in asked else []  # another worker counts it
-            samples = _whole(raws[self.seat.part(raws)], found)
+            messages = damage if batch in requested else []  # damage in other batches is counted by another worker
+            samples = _decode_intact(raws[self.share.part(raws)], messages)
             if not samples:
-                empty += batch in asked
+                empty += batch in requested
                 continue
             for _ in range(empty):
-                yield samples[:1], _taken(damage)
+                yield samples[:1], _take_all(damage)
             empty = 0
-            if batch in asked:
-                yield samples, _taken(damage)
+            if batch in requested:
+                yield samples, _take_all(damage)
         if empty:
-            yield from ((self._any(epoch, places), _taken(damage)) for _ in range(empty))
+            yield from ((self._any_intact_sample(epoch, positions), _take_all(damage)) for _ in range(empty))
 
-    def _any(self, epoch: int, places: range) -> list[Sample]:
-        """The first whole sample of a reader's part, or else of the epoch, alone."""
-        for unit in itertools.chain(self._row(epoch, places), self._row(epoch, range(self.layout.units))):
+    def _any_intact_sample(self, epoch: int, positions: range) -> list[Sample]:
+        """Return a list with the first intact sample of a reader's part, or else of the epoch."""
+        for unit in itertools.chain(self._units_at(epoch, positions), self._units_at(epoch, range(self.layout.units))):
             for raw in unit:
-                if found := _whole([raw], []):
-                    return found
+                if samples := _decode_intact([raw], []):
+                    return samples
         raise DataError(f"no sample in {self.source} could be read; 'framefold shards check' names the damage")
 
-    def _row(self, epoch: int, places: range) -> Iterator[list[Raw]]:
-        """Units at these places, each a list of undecoded samples."""
-        rows = list(self.rows)
+    def _units_at(self, epoch: int, positions: range) -> Iterator[list[RawSample]]:
+        """Yield the units at positions of the sequence, each a list of undecoded samples."""
+        shards = list(self.shards)
         if self.shuffle:
-            random.Random(f"{self.seed}/{epoch}").shuffle(rows)
-        units = self._pieces(rows, places)
+            random.Random(f"{self.seed}/{epoch}").shuffle(shards)
+        units = self._read_units(shards, positions)
         if not self.shuffle:
             return units
         return wds.detshuffle(self.buffer, self.buffer, self.seed * 10007, epoch - 1).run(units)
 
-    def _pieces(self, rows: list[_Units], places: range) -> Iterator[list[Raw]]:
-        ends = list(itertools.accumulate(len(row.counts) for row in rows))
-        place = places.start
-        while place < places.stop:
-            at = bisect.bisect_right(ends, place % self.layout.units)
-            first = place % self.layout.units - (ends[at] - len(rows[at].counts))
-            count = min(len(rows[at].counts) - first, places.stop - place)
-            yield from rows[at].read(first, count)
-            place += count
+    def _read_units(self, shards: list[_ShardUnits], positions: range) -> Iterator[list[RawSample]]:
+        ends = list(itertools.accumulate(len(shard.counts) for shard in shards))
+        position = positions.start
+        while position < positions.stop:
+            number = bisect.bisect_right(ends, position % self.layout.units)
+            counts = shards[number].counts
+            first = position % self.layout.units - (ends[number] - len(counts))
+            count = min(len(counts) - first, positions.stop - position)
+            yield from shards[number].read(first, count)
+            position += count
 
 
 @dataclass(frozen=True)
-class _Units:
-    """A shard cut into units of so many samples each."""
+class _ShardUnits:
+    """A shard and the number of samples in each of its units."""
 
     shard: Shard
     counts: list[int]
 
-    def read(self, first: int, count: int) -> Iterator[list[Raw]]:
-        """Units first .. first + count - 1; samples that cannot be read are messages in their places."""
+    def read(self, first: int, count: int) -> Iterator[list[RawSample]]:
+        """Yield units first to first + count - 1; a sample that cannot be read is replaced by a message."""
         errors: list[Exception] = []
 
-        def note(error: Exception) -> bool:
+        def record(error: Exception) -> bool:
             errors.append(error)
             return True
 
         start, counts = sum(self.counts[:first]), self.counts[first : first + count]
-        raws = tarfile_samples([{"url": opened(self.shard.path)}], handler=note)
-        found: Iterator[Raw] = itertools.islice(raws, start, start + sum(counts))
+        raws = tarfile_samples([{"url": webdataset_url(self.shard.path)}], handler=record)
+        readable: Iterator[RawSample] = itertools.islice(raws, start, start + sum(counts))
         for size in counts:
-            unit = list(itertools.islice(found, size))
-            yield unit + [f"a sample of {self.shard.path} is missing{reason(errors)}"] * (size - len(unit))
+            unit = list(itertools.islice(readable, size))
+            yield unit + [f"a sample of {self.shard.path} is missing{error_reason(errors)}"] * (size - len(unit))
 
 
-def _whole(raws: list[Raw], damage: list[str]) -> list[Sample]:
-    """Decode samples; those that are damaged are left out, and what is wrong with them is added to the damage."""
+def _decode_intact(raws: list[RawSample], damage: list[str]) -> list[Sample]:
+    """Decode samples; skip damaged ones and append a message for each of them to `damage`."""
     samples = []
     for raw in raws:
         if isinstance(raw, str):
             damage.append(raw)
             continue
         try:
-            samples.append(unpack(raw["__key__"], raw))
+            samples.append(unpack_sample(raw["__key__"], raw))
         except DataError as error:
             damage.append(str(error))
     return samples
 
 
-def _taken(damage: list[str]) -> tuple[str, ...]:
-    """What was found damaged since the last call."""
+def _take_all(damage: list[str]) -> tuple[str, ...]:
+    """Return all messages and clear the list."""
     taken = tuple(damage)
     damage.clear()
     return taken

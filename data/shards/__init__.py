@@ -1,1 +1,1 @@
-"""Samples as webdataset shards: written, indexed, checked and read."""
+"""Samples in webdataset shards: writing, indexing, checking and reading."""

@@ -1,4 +1,4 @@
-"""The verb ``framefold shards check``: open everything, and name and count what is wrong."""
+"""The verb ``framefold shards check``: open every sample and report damage."""
 
 from __future__ import annotations
 
@@ -6,64 +6,64 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
 from webdataset.tariterators import tarfile_samples
 
 from framefold.errors import DataError
+from framefold.progress import progress_bar
 
 from .index import Shard
-from .sample import unpack
-from .sources import opened, reason, resolve_shards
+from .sample import unpack_sample
+from .sources import error_reason, resolve_shards, webdataset_url
 
 
 def check_shards(shards: str, index: str | None = None) -> int:
-    """Open everything in shards, and name and count the damage.
+    """Open every sample of shards, and report what is damaged.
 
     Args:
         shards: folder that ``framefold shards`` wrote, tar files, globs, brace lists, URLs or ``pipe:`` commands.
-        index: file or URL of their index, where none is beside them.
+        index: file or URL of their index, if it is not next to them.
 
     Returns:
-        0 if everything is whole, 1 otherwise.
+        0 if all samples are intact, 1 otherwise.
 
     Raises:
-        DataError: nothing there, or no index where one is needed.
+        DataError: there are no shards, or they have no index and need one.
     """
-    found = resolve_shards(shards, index)
-    good, problems, keys = 0, list[str](), Counter[str]()
-    with tqdm(total=found.samples, desc=f"check {shards}", unit="sample") as bar:
-        for shard in found.shards:
-            for key, problem in _look_through(shard):
+    listed = resolve_shards(shards, index)
+    intact, problems, keys = 0, list[str](), Counter[str]()
+    with progress_bar(what=f"check {shards}", total=listed.samples, unit="sample") as bar:
+        for shard in listed.shards:
+            for key, problem in _check_shard(shard):
                 keys[key] += bool(key)
                 problems += filter(None, [problem])
-                good += not problem
+                intact += not problem
                 bar.update(bool(key))
-    problems += [f"{key} comes {count} times" for key, count in keys.items() if count > 1]
-    print("\n".join([*problems, f"{good} of {found.samples} samples are whole"]))
+    problems += [f"the key {key} is used {count} times" for key, count in keys.items() if count > 1]
+    print("\n".join([*problems, f"{intact} of {listed.samples} samples are intact"]))
     return 1 if problems else 0
 
 
-def _look_through(shard: Shard) -> Iterator[tuple[str, str]]:
-    """(key, problem) of each sample, "" where there is none, and in the end of the shard as such."""
+def _check_shard(shard: Shard) -> Iterator[tuple[str, str]]:
+    """Yield (key, problem) for every sample, "" if there is none, and ("", problem) if the shard itself has one."""
     errors: list[Exception] = []
 
-    def note(error: Exception) -> bool:
+    def record(error: Exception) -> bool:
         errors.append(error)
         return True
 
     count = 0
-    for count, raw in enumerate(tarfile_samples([{"url": opened(shard.path)}], handler=note), start=1):
-        yield str(raw["__key__"]), _problem(raw, shard, count - 1)
+    for count, raw in enumerate(tarfile_samples([{"url": webdataset_url(shard.path)}], handler=record), start=1):
+        yield str(raw["__key__"]), _sample_problem(raw, shard, count - 1)
     if errors or count != shard.samples:
-        yield "", f"{shard.path}: {count} of {shard.samples} samples can be read{reason(errors)}"
+        yield "", f"{shard.path}: {count} of {shard.samples} samples can be read{error_reason(errors)}"
 
 
-def _problem(raw: dict[str, Any], shard: Shard, place: int) -> str:
+def _sample_problem(raw: dict[str, Any], shard: Shard, position: int) -> str:
     try:
-        sample = unpack(raw["__key__"], raw)
+        sample = unpack_sample(raw["__key__"], raw)
     except DataError as error:
         return str(error)
-    known = shard.lengths[place] if place < len(shard.lengths) else sample.length
-    if sample.length != known:
-        return f"{sample.key} has length {sample.length}, the index of {shard.path} says {known}"
+    indexed = shard.lengths[position] if position < len(shard.lengths) else sample.length
+    if sample.length != indexed:
+        return f"{sample.key} has length {sample.length}, but the index of {shard.path} says {indexed}"
     return ""

@@ -1,7 +1,7 @@
-"""The index of a shard folder: which tar files it holds, how many samples are in each, and how long every sample is.
+"""The index of a shard folder: its tar files, the number of samples in each, and the length of every sample.
 
-The index is written last, so a folder with one is whole. What comes from an index is validated: file names are plain
-names in its own folder, whatever a downloaded file says.
+The index is written last, so a folder that has one is complete. An index may have been downloaded and is validated: it
+can only name files in its own folder.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ KINDS = VIDEOS, FEATURES = ("videos", "features")
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file.
+    """A tar file with samples.
 
     Attributes:
-        path: file, or a URL or ``pipe:`` command that webdataset opens.
-        samples: how many are in it.
-        lengths: of each sample, in its order: frames of a video, visual tokens of features; empty where not known.
+        path: file, URL or ``pipe:`` command.
+        samples: number of samples in it.
+        lengths: length of each sample, in order: frames of a video or visual tokens of features; empty if unknown.
     """
 
     path: str
@@ -38,12 +38,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """What an index says.
+    """Contents of an index.
 
     Attributes:
-        shards: in order of their names. source: what the user called them.
-        kind: "videos" (mp4) or "features" (what a host made of them).
-        settings: that the shards were written with; for features also which host.
+        shards: the tar files, in order of their names.
+        kind: "videos" (mp4) or "features" (videos encoded by a host).
+        settings: settings of the command that wrote the shards; for features also the host.
+        source: what the user named to get them.
     """
 
     shards: tuple[Shard, ...]
@@ -53,74 +54,71 @@ class Index:
 
     @property
     def samples(self) -> int:
-        """In all shards."""
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
 
 def read_shard_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object of a shard folder.
+    """Read a JSON file of a shard folder.
 
     Raises:
-        DataError: it cannot be read, or is of another format.
+        DataError: the file cannot be read, or has another format.
     """
     try:
         text = path.read_text()
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
-    return parse(text, str(path))
+    return parse_shard_json(text, str(path))
 
 
-def parse(text: str | bytes, name: str) -> dict[str, Any]:
-    """The JSON object of an index, which may come from a server.
+def parse_shard_json(text: str | bytes, name: str) -> dict[str, Any]:
+    """Parse a JSON file of a shard folder, which may come from a server.
+
+    Args:
+        text: contents of the file.
+        name: file or URL, for messages.
 
     Raises:
-        DataError: no JSON object, or of another format.
+        DataError: it is not a JSON object, or has another format.
     """
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} cannot be read: {error}") from error
     if not isinstance(content, dict) or content.get("framefold_shards") != FORMAT:
-        raise DataError(f"{name} is no index of format {FORMAT}; write one with 'framefold shards index'")
+        raise DataError(f"{name} is not an index of format {FORMAT}; write one with 'framefold shards index'")
     return content
 
 
-def read_index(folder: str | os.PathLike[str]) -> list[Shard]:
-    """The shards of a folder, in order of their names.
+def read_index(folder: str | os.PathLike[str]) -> Index:
+    """Read the index of a folder.
 
     Raises:
-        DataError: no such folder, no shards in it, writing has not finished, or a damaged index.
-    """
-    return list(read_folder(folder).shards)
-
-
-def read_folder(folder: str | os.PathLike[str]) -> Index:
-    """The whole index of a folder.
-
-    Raises:
-        DataError: as :func:`read_index`.
+        DataError: the folder does not exist, holds no shards or unfinished ones, or its index is damaged.
     """
     path = Path(folder)
-    make = f"make some with 'framefold shards synth --out {path}'"
+    remedy = f"create some with 'framefold shards synth --out {path}'"
     if not path.is_dir():
-        raise DataError(f"no shard folder {path}: {make}")
+        raise DataError(f"no shard folder {path}: {remedy}")
     if (path / STARTED).exists() and not (path / INDEX).exists():
         raise DataError(f"the shards in {path} are not finished: run the same 'framefold shards' command again")
     if not (path / INDEX).exists():
         if any(path.glob("*.tar")):
-            raise DataError(f"{path} holds tar files and no {INDEX}: run 'framefold shards index --shards {path}'")
-        raise DataError(f"{path} holds no {INDEX}: {make}")
-    return index_of(read_shard_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
+            raise DataError(f"{path} has tar files but no {INDEX}: run 'framefold shards index --shards {path}'")
+        raise DataError(f"{path} has no {INDEX}: {remedy}")
+    return index_from_json(read_shard_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
 
 
-def index_of(content: dict[str, Any], name: str, base: str) -> Index:
-    """Check the fields of an index.
+def index_from_json(content: dict[str, Any], name: str, base: str) -> Index:
+    """Validate the fields of an index.
 
     Args:
-        name: of the file, for messages. base: what comes before the names of its tar files.
+        content: the JSON object.
+        name: file or URL of the index, for messages.
+        base: folder or URL that precedes the names of its tar files, with its final separator.
 
     Raises:
-        DataError: a field is missing or of the wrong type, a name that is not plain, or no samples.
+        DataError: a field is missing or has the wrong type, a file name has a folder in it, or there are no samples.
     """
     try:
         shards = tuple(_shard(entry, base) for entry in content["shards"])
@@ -137,9 +135,9 @@ def index_of(content: dict[str, Any], name: str, base: str) -> Index:
 def _shard(entry: dict[str, Any], base: str) -> Shard:
     name, samples, lengths = entry["file"], entry["samples"], tuple(entry.get("lengths") or ())
     if not isinstance(name, str) or name != PurePosixPath(name).name or name.startswith(".") or ":" in name:
-        raise ValueError(f"{name!r} is no plain file name")
+        raise ValueError(f"{name!r} is not a plain file name")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
         raise ValueError(f"{name} has {samples!r} samples")
     if lengths and (len(lengths) != samples or not all(type(length) is int and length > 0 for length in lengths)):
-        raise ValueError(f"{name} has {len(lengths)} lengths of {samples} samples, or odd ones")
+        raise ValueError(f"{name} needs {samples} positive integer lengths, got {len(lengths)} values")
     return Shard(base + name, samples, lengths)

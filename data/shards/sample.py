@@ -1,4 +1,4 @@
-"""One training sample, made on the fly or read back from a shard, and the schema it is stored in."""
+"""A training sample, and reading it from the files of a shard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from framefold.data.question import SCHEMA_VERSION, Question
-from framefold.data.video.codec import decode, evenly
+from framefold.data.video.codec import decode_video, evenly_spaced
 from framefold.errors import DataError
 
 from .encoded import EncodedSample, unpack_encoded
@@ -23,111 +23,115 @@ class VideoSample:
     Attributes:
         key: name, unique within its data set.
         frames: (T, H, W, 3) uint8.
-        times: (T,) float32 seconds of each frame.
-        questions: at least one; frames in their evidence are those of the stored video.
-        numbers: of these frames in the stored video, where it has more than these.
+        times: (T,) float32 seconds.
+        questions: at least one; frame numbers in their evidence are those of the stored video.
+        frame_numbers: numbers of these frames in the stored video; None if these are all of its frames.
     """
 
     key: str
     frames: Tensor
     times: Tensor
     questions: tuple[Question, ...]
-    numbers: tuple[int, ...] | None = None
+    frame_numbers: tuple[int, ...] | None = None
 
     @property
     def length(self) -> int:
-        """Frames, as the index of its shard counts them."""
+        """Number of frames; the index of its shard records it."""
         return len(self.frames)
 
-    def thinned(self, most: int) -> VideoSample:
-        """At most so many of the frames, evenly over the duration.
+    def subsample(self, max_frames: int) -> VideoSample:
+        """Return this sample with at most `max_frames` of its frames, evenly spaced in time.
 
         Raises:
-            DataError: most < 1.
+            DataError: max_frames < 1.
         """
-        kept = evenly(self.times.numpy(), most)
+        kept = evenly_spaced(self.times.numpy(), max_frames)
         if len(kept) == len(self.frames):
             return self
-        numbers = tuple(range(len(self.frames)) if self.numbers is None else self.numbers)
+        numbers = range(len(self.frames)) if self.frame_numbers is None else self.frame_numbers
         return replace(
-            self, frames=self.frames[kept], times=self.times[kept], numbers=tuple(numbers[place] for place in kept)
+            self, frames=self.frames[kept], times=self.times[kept], frame_numbers=tuple(numbers[i] for i in kept)
         )
 
 
 Sample = VideoSample | EncodedSample
 
 
-def unpack(key: str, files: dict[str, Any]) -> Sample:
-    """Read a sample back: a video, or what a host has made of one.
+def unpack_sample(key: str, files: dict[str, Any]) -> Sample:
+    """Read a sample: a video, or a video encoded by a host.
 
     Args:
+        key: name of the sample.
         files: its files by extension, as webdataset groups them: json, and mp4 or safetensors.
 
     Raises:
-        DataError: a file is missing or damaged, the schema is another one, or the files do not fit each other.
+        DataError: a file is missing or damaged, has an unknown schema, or does not fit the others.
     """
     missing = {"json", "safetensors" if "safetensors" in files else "mp4"} - files.keys()
     if missing:
         raise DataError(f"{key} has no {' and no '.join(sorted(missing))}")
-    notes = read_notes(key, files["json"])
+    metadata = read_metadata(key, files["json"])
     if "safetensors" in files:
-        return unpack_encoded(key, notes, questions_of(key, notes), files["safetensors"])
-    return unpack_video(key, notes, files["mp4"])
+        return unpack_encoded(key, metadata, parse_questions(key, metadata), files["safetensors"])
+    return unpack_video(key, metadata, files["mp4"])
 
 
-def unpack_video(key: str, notes: dict[str, Any], mp4: bytes, most: int | None = None) -> VideoSample:
-    """A sample of a video.
+def unpack_video(key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int | None = None) -> VideoSample:
+    """Decode a video sample.
 
     Args:
-        notes: what its json says. most: frames to keep, evenly over the duration; None: all. The questions stay as
-            they are, with the evidence in frames of the stored video.
+        key: name of the sample.
+        metadata: contents of its json file.
+        mp4: contents of its mp4 file.
+        max_frames: decode at most this many frames, evenly spaced in time; None decodes all. Frame numbers in the
+            evidence of the questions are not changed.
 
     Raises:
-        DataError: no such schema, damaged video, or frames and timestamps that do not match.
+        DataError: the json does not follow the schema, the video is damaged, or frames and times differ in number.
     """
-    questions = questions_of(key, notes)
+    questions = parse_questions(key, metadata)
     try:
-        times = torch.tensor(notes["times"], dtype=torch.float32)
+        times = torch.tensor(metadata["times"], dtype=torch.float32)
         if times.ndim != 1 or not len(times):
             raise ValueError(f"times of shape {tuple(times.shape)}")
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error!r}") from error
-    wanted = None if most is None else evenly(times.numpy(), most)
+    chosen = None if max_frames is None else evenly_spaced(times.numpy(), max_frames)
     try:
-        frames, stamps = decode(mp4, wanted)
+        frames, stamps = decode_video(mp4, chosen)
     except DataError as error:
         raise DataError(f"{key}.mp4: {error}") from error
     if times.shape != stamps.shape:
         raise DataError(f"{key}: {len(stamps)} frames, {tuple(times.shape)} times and {len(questions)} questions")
-    if wanted is None or len(wanted) == len(times):
+    if chosen is None or len(chosen) == len(times):
         return VideoSample(key, torch.from_numpy(frames), times, questions)
-    return VideoSample(key, torch.from_numpy(frames), times[wanted], questions, tuple(wanted))
+    return VideoSample(key, torch.from_numpy(frames), times[chosen], questions, tuple(chosen))
 
 
-def read_notes(key: str, text: bytes) -> dict[str, Any]:
-    """What the json of a sample says.
+def read_metadata(key: str, text: bytes) -> dict[str, Any]:
+    """Parse the json file of a sample.
 
     Raises:
-        DataError: it is damaged, or of another schema.
+        DataError: the file is damaged, or has another schema.
     """
     try:
-        notes = json.loads(text)
+        metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{key}.json is damaged: {error}") from error
-    schema = notes.get("schema") if isinstance(notes, dict) else None
+    schema = metadata.get("schema") if isinstance(metadata, dict) else None
     if schema != SCHEMA_VERSION:
         raise DataError(f"{key}.json has schema {schema!r}, this version reads {SCHEMA_VERSION}")
-    return notes
+    return metadata
 
 
-def questions_of(key: str, notes: dict[str, Any]) -> tuple[Question, ...]:
-    """The questions of a sample, at least one.
+def parse_questions(key: str, metadata: dict[str, Any]) -> tuple[Question, ...]:
+    """Return the questions of a sample.
 
     Raises:
-        DataError: they do not follow the schema.
+        DataError: the questions do not follow the schema, or there are none.
     """
     try:
-        questions = tuple(_question(fields) for fields in notes["questions"])
+        questions = tuple(_question(fields) for fields in metadata["questions"])
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error!r}") from error
     if not questions:

@@ -1,7 +1,7 @@
-"""What a user may name as shards: a folder, tar files, globs, brace lists, ``http(s)://`` URLs and ``pipe:`` commands.
+"""Resolving what a user names as shards: a folder, tar files, globs, brace lists, URLs or ``pipe:`` commands.
 
-Several are joined by ``::``, as in webdataset. Commands come from the user's own call and never out of an index, so an
-index may be downloaded.
+Several sources are joined by ``::``, as in webdataset. Commands are taken from the user's call only, never from an
+index, so it is safe to download an index.
 """
 
 from __future__ import annotations
@@ -19,152 +19,164 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from tqdm import tqdm
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import tarfile_samples
 
 from framefold.errors import DataError
 from framefold.files import write_json
+from framefold.progress import progress_bar
 
-from .index import FEATURES, FORMAT, INDEX, VIDEOS, Index, Shard, index_of, parse, read_folder, read_shard_json
+from .index import (
+    FEATURES,
+    FORMAT,
+    INDEX,
+    VIDEOS,
+    Index,
+    Shard,
+    index_from_json,
+    parse_shard_json,
+    read_index,
+    read_shard_json,
+)
 
 REMOTE = ("http://", "https://")
 
 PIPE = "pipe:"
 
-AFAR = (*REMOTE, PIPE)
+NOT_LOCAL = (*REMOTE, PIPE)
 
-SECONDS = 30  # to wait for a server, and for a transfer that has come to a stop
+TIMEOUT_SECONDS = 30  # for a server to respond, and for a stalled transfer to continue
 
 RETRIES = 3
 
-LARGEST_INDEX = 500_000_000  # bytes
+MAX_INDEX_BYTES = 500_000_000
 
 
 def resolve_shards(shards: str, index: str | None = None) -> Index:
-    """The shards that a user named, with the number of samples in each.
+    """Find the shards that a user named, with the number of samples in each.
 
     Args:
-        shards: a folder that ``framefold shards`` wrote; or tar files, globs, brace lists (``a-{000..127}.tar``), URLs,
+        shards: a folder that ``framefold shards`` wrote; or tar files, globs, brace lists (``a-{000..127}.tar``), URLs
             and ``pipe:`` commands that write a tar file, several of them joined by ``::``.
-        index: file or URL of their index, whose entries are those of the shards in the same order; None: the
-            index.json beside them, and where local files have none, they are looked through.
+        index: file or URL of their index, with one entry per shard in the same order. None reads the index.json next to
+            the shards; local files without one are scanned.
 
     Raises:
-        DataError: nothing there, or no index where one is needed, or a damaged one.
+        DataError: there are no shards, a required index is missing, or an index is damaged.
     """
-    if index is None and not shards.startswith(AFAR) and os.path.isdir(shards):
-        return replace(read_folder(shards), source=shards)
+    if index is None and not shards.startswith(NOT_LOCAL) and os.path.isdir(shards):
+        return replace(read_index(shards), source=shards)
     paths = expand_shards(shards)
     if index is not None:
-        return replace(_by_place(paths, _fetch(index), index), source=shards)
-    found = {base: _beside(base) for base in {_base(path) for path in paths}}
-    kinds = {one.kind for one in found.values() if one is not None} or {VIDEOS}
+        return replace(_match_order(paths, _load_index(index), index), source=shards)
+    indexes = [found for base in {_base(path) for path in paths} if (found := _index_next_to(base)) is not None]
+    kinds = {found.kind for found in indexes} or {VIDEOS}
     if len(kinds) > 1:
-        raise DataError(f"{shards} holds both videos and features: train on one kind at a time")
-    known = {shard.path: shard for one in found.values() if one is not None for shard in one.shards}
-    described, missing = _by_name(paths, known), [path for path in paths if path not in known]
-    settings = next((one.settings for one in found.values() if one is not None), {})
+        raise DataError(f"{shards} contains both videos and features: train on one kind at a time")
+    known = {shard.path: shard for found in indexes for shard in found.shards}
+    described, missing = _match_names(paths, known), [path for path in paths if path not in known]
+    settings = next((found.settings for found in indexes), {})
     kind = kinds.pop() if not missing else _kind_of(missing[0])
     return Index(tuple(described), kind, settings, shards)
 
 
 def expand_shards(shards: str) -> list[str]:
-    """The tar files, URLs and commands behind what a user named, in order.
+    """Return the tar files, URLs and commands that a user named, in order.
 
     Raises:
-        DataError: a pattern that matches nothing, or nothing at all.
+        DataError: a pattern or name matches nothing.
     """
     paths: list[str] = []
     for part in shards.split("::"):
-        if not part.startswith(AFAR) and os.path.isdir(part):
-            paths += [shard.path for shard in read_folder(part).shards]
+        if not part.startswith(NOT_LOCAL) and os.path.isdir(part):
+            paths += [shard.path for shard in read_index(part).shards]
             continue
         try:
-            named = expand_urls(part)
+            names = expand_urls(part)
         except (ValueError, AssertionError) as error:
-            raise DataError(f"{part!r} is no list of shards: {error}") from error
-        for one in named:
-            matches = sorted(glob.glob(one)) if glob.has_magic(one) and not one.startswith(AFAR) else [one]
-            if not matches or not one.startswith(AFAR) and len(named) == 1 and not os.path.exists(matches[0]):
-                raise DataError(f"no shards at {one}: make some with 'framefold shards synth --out FOLDER'")
+            raise DataError(f"{part!r} does not name shards: {error}") from error
+        for name in names:
+            matches = sorted(glob.glob(name)) if glob.has_magic(name) and not name.startswith(NOT_LOCAL) else [name]
+            if not matches or not name.startswith(NOT_LOCAL) and len(names) == 1 and not os.path.exists(matches[0]):
+                raise DataError(f"no shards at {name}: create some with 'framefold shards synth --out FOLDER'")
             paths += matches
     if any(path.startswith(REMOTE) for path in paths) and shutil.which("curl") is None:
-        raise DataError("shards behind http(s):// are read with curl, which is not installed")
+        raise DataError("http(s):// shards are read with curl, which is not installed")
     return paths
 
 
-def index(shards: str, out: str | None = None) -> None:
-    """Look through shards and write their index, so that training knows how many samples are in each.
+def index_shards(shards: str, out: str | None = None) -> None:
+    """Scan shards and write their index, which training needs to know the number of samples in each.
 
     Args:
-        shards: as for training: a folder with tar files, globs, brace lists, URLs, ``pipe:`` commands.
-        out: file to write; by default index.json beside local shards.
+        shards: as for training: a folder with tar files, globs, brace lists, URLs or ``pipe:`` commands.
+        out: file to write; by default index.json next to local shards.
 
     Raises:
-        DataError: nothing there, shards of two kinds, or no --out where there is no folder to write it to.
-        OSError: not writable.
+        DataError: there are no readable samples, or --out is missing and the shards have no common local folder.
+        OSError: the index cannot be written.
     """
-    folder = not shards.startswith(AFAR) and os.path.isdir(shards)
+    folder = not shards.startswith(NOT_LOCAL) and os.path.isdir(shards)
     paths = sorted(map(str, Path(shards).glob("*.tar"))) if folder else expand_shards(shards)
     if not paths:
-        raise DataError(f"{shards} holds no tar files")
+        raise DataError(f"{shards} has no tar files")
     bases = {_base(path) for path in paths}
-    if out is None and (len(bases) > 1 or next(iter(bases)).startswith(AFAR)):
-        raise DataError("these shards have no common folder here to write the index to: give --out index.json")
+    if out is None and (len(bases) > 1 or next(iter(bases)).startswith(NOT_LOCAL)):
+        raise DataError("these shards have no common local folder for the index: give --out index.json")
     target = Path(out) if out is not None else Path(next(iter(bases)) or ".") / INDEX
     target.parent.mkdir(parents=True, exist_ok=True)
-    described = [scan_shard(path) for path in tqdm(paths, desc="index", unit="shard")]
-    kinds = {_kind_of(path) for path in paths[:1]} if described else set()
+    described = [scan_shard(path) for path in progress_bar(paths, "index", unit="shard")]
     entries = [
-        {"file": _file_name(place, shard.path), "samples": shard.samples, "lengths": list(shard.lengths)}
-        for place, shard in enumerate(described)
+        {"file": _file_name(number, shard.path), "samples": shard.samples, "lengths": list(shard.lengths)}
+        for number, shard in enumerate(described)
     ]
     total = sum(shard.samples for shard in described)
     if not total:
-        raise DataError(f"no sample in {shards} could be read: see data/README.md for what a shard holds")
-    head = {"framefold_shards": FORMAT, "kind": next(iter(kinds)), "settings": {}, "samples": total}
+        raise DataError(f"no sample in {shards} could be read: data/README.md describes the format of shards")
+    head = {"framefold_shards": FORMAT, "kind": _kind_of(paths[0]), "settings": {}, "samples": total}
     write_json(target, head | {"shards": entries})
     print(f"{target}: {total} samples in {len(entries)} shards")
 
 
 def scan_shard(path: str) -> Shard:
-    """Count the samples of a shard and read their lengths, which are in its json files; videos are not decoded.
+    """Count the samples of a shard and read their lengths from its json files, without decoding videos.
 
-    What cannot be read is not counted, with a warning.
+    Samples that cannot be read are not counted; a warning names the shard.
     """
     errors: list[Exception] = []
 
-    def note(error: Exception) -> bool:
+    def record(error: Exception) -> bool:
         errors.append(error)
         return True
 
-    lengths = [_length(raw) for raw in tarfile_samples([{"url": opened(path)}], handler=note)]
+    lengths = [_length(raw) for raw in tarfile_samples([{"url": webdataset_url(path)}], handler=record)]
     if errors:
-        warnings.warn(f"{path} is damaged behind its sample {len(lengths)}{reason(errors)}", stacklevel=2)
+        warnings.warn(f"{path} is damaged after sample {len(lengths)}{error_reason(errors)}", stacklevel=2)
     known = all(length > 0 for length in lengths)
     return Shard(path, len(lengths), tuple(lengths) if known else ())
 
 
 def _length(raw: dict[str, bytes]) -> int:
+    """Return the length that the json file of a sample gives, or 0."""
     try:
-        notes = json.loads(raw["json"])
-        length = notes.get("length", len(notes.get("times", ())))
+        metadata = json.loads(raw["json"])
+        length = metadata.get("length", len(metadata.get("times", ())))
         return length if type(length) is int else 0
     except (KeyError, ValueError, AttributeError, TypeError):
         return 0
 
 
-def opened(path: str) -> str:
-    """What webdataset is to open for a shard: URLs go through curl, with limits on how long it may wait."""
+def webdataset_url(path: str) -> str:
+    """Return what webdataset must open for a shard: URLs are read through curl with time limits."""
     if not path.startswith(REMOTE):
         return path
-    limits = f"--connect-timeout {SECONDS} --speed-limit 1 --speed-time {SECONDS} --retry {RETRIES}"
+    timeout = TIMEOUT_SECONDS
+    limits = f"--connect-timeout {timeout} --speed-limit 1 --speed-time {timeout} --retry {RETRIES}"
     return f"{PIPE}curl --fail --silent --location {limits} {shlex.quote(path)}"
 
 
-def reason(errors: list[Exception]) -> str:
-    """What the first error says, behind a colon; "" where there is none."""
+def error_reason(errors: list[Exception]) -> str:
+    """Return the text of the first error after a colon, or "" if there is none."""
     if not errors:
         return ""
     first = errors[0]
@@ -173,18 +185,19 @@ def reason(errors: list[Exception]) -> str:
 
 
 def _kind_of(path: str) -> str:
-    """Kind of a shard, from its first sample."""
-    first: dict[str, Any] = next(tarfile_samples([{"url": opened(path)}], handler=lambda error: True), {})
+    """Return the kind of a shard, from its first sample."""
+    first: dict[str, Any] = next(tarfile_samples([{"url": webdataset_url(path)}], handler=lambda error: True), {})
     return FEATURES if "safetensors" in first else VIDEOS
 
 
-def _by_name(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
+def _match_names(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
+    """Describe shards from the indexes next to them; local ones that no index lists are scanned."""
     shards = []
     for path in paths:
-        if path not in known and path.startswith(AFAR):
+        if path not in known and path.startswith(NOT_LOCAL):
             raise DataError(
-                f"nothing tells how many samples are in {path}: run 'framefold shards index' on these shards once, and "
-                f"put its index.json beside them or give it as data.index"
+                f"the number of samples in {path} is unknown: run 'framefold shards index' on these shards once, then "
+                f"store the index.json next to them or pass it as data.index"
             )
         shards.append(known.get(path) or scan_shard(path))
     if not sum(shard.samples for shard in shards):
@@ -192,15 +205,16 @@ def _by_name(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
     return shards
 
 
-def _by_place(paths: list[str], index: Index, name: str) -> Index:
+def _match_order(paths: list[str], index: Index, name: str) -> Index:
+    """Describe shards from an index that lists them in the same order."""
     if len(paths) != len(index.shards):
-        raise DataError(f"{name} describes {len(index.shards)} shards, the call names {len(paths)}")
+        raise DataError(f"{name} describes {len(index.shards)} shards, but the call names {len(paths)}")
     shards = [Shard(path, shard.samples, shard.lengths) for path, shard in zip(paths, index.shards, strict=True)]
     return Index(tuple(shards), index.kind, index.settings)
 
 
 def _base(path: str) -> str:
-    """What comes before the name of a shard, "pipe:" for a command."""
+    """Return the folder or URL before the file name of a shard, or "pipe:" for a command."""
     if path.startswith(PIPE):
         return PIPE
     if path.startswith(REMOTE):
@@ -209,19 +223,19 @@ def _base(path: str) -> str:
     return path.removesuffix(Path(path).name)
 
 
-def _file_name(place: int, path: str) -> str:
-    return f"shard-{place:06d}.tar" if path.startswith(AFAR) else Path(path).name
+def _file_name(number: int, path: str) -> str:
+    return f"shard-{number:06d}.tar" if path.startswith(NOT_LOCAL) else Path(path).name
 
 
-def _beside(base: str) -> Index | None:
-    """The index beside shards, None where there is none."""
+def _index_next_to(base: str) -> Index | None:
+    """Return the index in the folder of shards, or None if there is none."""
     if base == PIPE:
         return None
     if not base.startswith(REMOTE):
         file = Path(base) / INDEX
-        return index_of(read_shard_json(file), str(file), base) if file.exists() else None
+        return index_from_json(read_shard_json(file), str(file), base) if file.exists() else None
     try:
-        return index_of(parse(_download(base + INDEX), base + INDEX), base + INDEX, base)
+        return index_from_json(parse_shard_json(_download(base + INDEX), base + INDEX), base + INDEX, base)
     except urllib.error.HTTPError as error:
         if error.code in (403, 404, 410):
             return None
@@ -232,15 +246,15 @@ def _beside(base: str) -> Index | None:
         raise DataError(f"{base}{INDEX} cannot be read: {error}") from error
 
 
-def _fetch(name: str) -> Index:
+def _load_index(name: str) -> Index:
     if not name.startswith(REMOTE):
-        return index_of(read_shard_json(Path(name)), name, "")
+        return index_from_json(read_shard_json(Path(name)), name, "")
     try:
-        return index_of(parse(_download(name), name), name, "")
+        return index_from_json(parse_shard_json(_download(name), name), name, "")
     except OSError as error:
         raise DataError(f"{name} cannot be read: {error}") from error
 
 
 def _download(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
-        return answer.read(LARGEST_INDEX)
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+        return response.read(MAX_INDEX_BYTES)

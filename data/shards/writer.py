@@ -1,8 +1,8 @@
-"""Writing shards: whole or not there, the same bytes again, and shared between processes.
+"""Writing shards atomically and reproducibly, from several processes at once.
 
-A shard is written beside its place and renamed, and the index comes last, so an interrupted run leaves no half shard
-and the same command goes on where it stopped. Any number of processes, on any machines that share the folder, may run
-the same command at the same time: each takes the next shard that nobody holds the lock of.
+Every shard is written atomically and the index last, so an interrupted run leaves no partial shard and the same command
+continues where it stopped. Any number of processes, on any machines that share the folder, may run the same command at
+the same time: each writes the next shard whose lock is free.
 """
 
 from __future__ import annotations
@@ -16,18 +16,24 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import webdataset as wds
 from filelock import FileLock, Timeout
-from tqdm import tqdm
 
 from framefold.errors import DataError
-from framefold.files import write_json
+from framefold.files import remove_leftovers, replace_file, write_json
+from framefold.progress import progress_bar
 
-from .index import FORMAT, INDEX, STARTED, Shard, read_folder, read_shard_json
+from .index import FORMAT, INDEX, STARTED, Shard, read_index, read_shard_json
 
 Task = TypeVar("Task")
 
 
-class Packed(NamedTuple):
-    """One sample as it goes into a tar file: its key, its files by extension, and its length (see Shard.lengths)."""
+class PackedSample(NamedTuple):
+    """A sample to be stored in a tar file.
+
+    Attributes:
+        key: name, unique within the data set.
+        files: contents of its files by extension.
+        length: see :attr:`.index.Shard.lengths`.
+    """
 
     key: str
     files: dict[str, bytes]
@@ -35,17 +41,20 @@ class Packed(NamedTuple):
 
 
 class ShardFolder(Generic[Task]):
-    """A folder that shards are being written to.
+    """A folder to which shards are written.
 
     Args:
         out: the folder.
         kind: "videos" or "features".
-        schema: of the samples.
-        settings: JSON-able; what decides the bytes of the shards. Another call may share the folder if it has the same.
+        schema: version of the samples' json files.
+        settings: JSON values that determine the bytes of the shards. Calls with equal settings may share a folder.
         verb: command that the user ran, for messages.
 
+    Attributes:
+        complete: whether the folder already holds all shards.
+
     Raises:
-        DataError: the folder holds something else.
+        DataError: the folder contains something else.
     """
 
     def __init__(self, out: str, kind: str, schema: int, settings: dict[str, Any], verb: str) -> None:
@@ -54,118 +63,110 @@ class ShardFolder(Generic[Task]):
         self.complete = not self._begin()
 
     def _begin(self) -> bool:
-        """Whether anything is left to write; the settings are noted down before the first shard."""
+        """Return whether anything is left to write; store the settings before the first shard is written."""
         for name in (INDEX, STARTED):
             file = self.folder / name
             if file.exists():
-                found = read_shard_json(file).get("settings")
-                if found != self.settings:
+                stored = read_shard_json(file).get("settings")
+                if stored != self.settings:
                     raise DataError(
-                        f"{self.folder} holds shards of other settings ({_differences(found or {}, self.settings)}): "
+                        f"{self.folder} has shards of other settings ({_differences(stored or {}, self.settings)}): "
                         "choose another --out or delete it"
                     )
                 if name == STARTED:
                     return True
-                return any(not Path(shard.path).is_file() for shard in read_folder(self.folder).shards)
+                return any(not Path(shard.path).is_file() for shard in read_index(self.folder).shards)
         if any(not entry.name.startswith(".") for entry in self.folder.iterdir()):
-            raise DataError(f"{self.folder} is not empty and holds no shards of '{self.verb}': choose another --out")
+            raise DataError(f"{self.folder} is not empty and has no shards of '{self.verb}': choose another --out")
         write_json(self.folder / STARTED, {"framefold_shards": FORMAT, "settings": self.settings})
         return True
 
-    def write(self, tasks: Sequence[Task], samples: Callable[[Task], Iterable[Packed]], workers: int = 1) -> bool:
-        """Write ``shard-000000.tar`` and so on, one a task, then the index; what is already there stays.
+    def write(self, tasks: Sequence[Task], samples: Callable[[Task], Iterable[PackedSample]], workers: int = 1) -> bool:
+        """Write ``shard-000000.tar`` and so on, one per task, then the index; finished shards are not written again.
 
         Args:
-            tasks: what to make each shard of; picklable if there are several workers, as is `samples`.
-            samples: makes the samples of a shard, always the same for equal tasks.
+            tasks: one per shard; picklable if there are several workers.
+            samples: returns the samples of a shard, always the same for equal tasks; picklable like the tasks.
             workers: processes that write shards at the same time.
 
         Returns:
-            Whether the folder is complete: other processes may still be writing some of the shards.
+            Whether the folder is complete; if not, other processes are still writing some of the shards.
 
         Raises:
             OSError: the disk is full or not writable; finished shards are kept.
         """
-        names = [f"shard-{i:06d}.tar" for i in range(len(tasks))]
-        todo = [(self.folder / name, task, samples) for name, task in zip(names, tasks, strict=True)]
-        for _ in tqdm(_written(todo, workers), total=len(todo), desc=f"shards {self.folder}", unit="shard"):
+        paths = [self.folder / f"shard-{number:06d}.tar" for number in range(len(tasks))]
+        jobs = [(path, task, samples) for path, task in zip(paths, tasks, strict=True)]
+        for _ in progress_bar(_run(jobs, workers), f"shards {self.folder}", total=len(jobs), unit="shard"):
             pass
-        shards = [self._described(self.folder / name) for name in names]
+        shards = [self._describe(path) for path in paths]
         if any(shard is None for shard in shards):
             return False
         head = {"framefold_shards": FORMAT, "schema": self.schema, "kind": self.kind, "settings": self.settings}
         write_json(self.folder / INDEX, head | {"samples": sum(s["samples"] for s in shards if s), "shards": shards})
-        (self.folder / STARTED).unlink(missing_ok=True)
-        for name in names:
-            _note(self.folder / name).unlink(missing_ok=True)
-            _lock(self.folder / name).unlink(missing_ok=True)
+        for file in (self.folder / STARTED, *map(_sidecar, paths), *map(_lock, paths)):
+            file.unlink(missing_ok=True)
         return True
 
-    def _described(self, path: Path) -> dict[str, Any] | None:
-        """What the index says of a shard, None while it is not there."""
+    def _describe(self, path: Path) -> dict[str, Any] | None:
+        """Return the index entry of a shard, or None if the shard is not finished."""
         if not path.exists():
             return None
         entry: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size}
         try:
-            return entry | read_shard_json(_note(path))["shard"]
-        except DataError:
-            known = {
-                shard.path: shard for shard in _indexed(self.folder)
-            }  # written by an earlier run, or a quicker one
-            found = known.get(str(path))
-            return None if found is None else entry | {"samples": found.samples, "lengths": list(found.lengths)}
+            return entry | read_shard_json(_sidecar(path))["shard"]
+        except DataError:  # its sidecar was removed by an earlier run, or by another process that finished first
+            indexed = {shard.path: shard for shard in _indexed_shards(self.folder)}.get(str(path))
+            return None if indexed is None else entry | {"samples": indexed.samples, "lengths": list(indexed.lengths)}
 
 
-def _written(todo: list[Any], workers: int) -> Iterator[Any]:
-    """The tasks, in order, as they get ready."""
+def _run(jobs: list[Any], workers: int) -> Iterator[Any]:
+    """Write the shards of all jobs; yield once per finished job, in order."""
     if workers == 1:
-        yield from map(_write_shard, todo)
+        yield from map(_write_shard, jobs)
         return
     pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
-        yield from pool.map(_write_shard, todo)
-    finally:  # Ctrl-C: what is being written gets finished (seconds), the rest is not begun
+        yield from pool.map(_write_shard, jobs)
+    finally:  # on Ctrl-C, shards in progress are finished (seconds) and the others are not started
         pool.shutdown(cancel_futures=True)
 
 
-def _write_shard(job: tuple[Path, Any, Callable[[Any], Iterable[Packed]]]) -> None:
-    """Write one shard, unless it is there or another process is at it."""
+def _write_shard(job: tuple[Path, Any, Callable[[Any], Iterable[PackedSample]]]) -> None:
+    """Write one shard, unless it exists or another process is writing it."""
     path, task, samples = job
     try:
         with FileLock(_lock(path), timeout=0):
-            if path.exists() and (_note(path).exists() or (path.parent / INDEX).exists()):
+            if path.exists() and (_sidecar(path).exists() or (path.parent / INDEX).exists()):
                 return
-            _write_tar(path, samples(task))
+            for file in (path, _sidecar(path)):
+                remove_leftovers(file)
+            lengths: list[int] = []
+            replace_file(path, lambda temporary: _write_tar(temporary, samples(task), lengths))
+            shard = {"samples": len(lengths), "lengths": lengths}
+            write_json(_sidecar(path), {"framefold_shards": FORMAT, "shard": shard})
     except Timeout:
         return
 
 
-def _write_tar(path: Path, samples: Iterable[Packed]) -> None:
-    """Write the tar file and then its note, which says how many samples of which lengths are in it."""
-    beside, lengths = path.with_name(f".{path.name}.part"), []
-    try:
-        with open(beside, "wb") as file:
-            # No time and no user in the tar headers: the same settings give the same bytes.
-            with wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
-                for key, files, length in samples:
-                    tar.write({"__key__": key, **files})
-                    lengths.append(length)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-        shard = {"samples": len(lengths), "lengths": lengths}
-        write_json(_note(path), {"framefold_shards": FORMAT, "shard": shard})
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path.parent)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+def _write_tar(path: Path, samples: Iterable[PackedSample], lengths: list[int]) -> None:
+    """Write samples to a tar file, and append their lengths to a list."""
+    with open(path, "wb") as file:
+        # The tar headers contain no time and no user, so that equal settings give equal bytes.
+        with wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+            for key, files, length in samples:
+                tar.write({"__key__": key, **files})
+                lengths.append(length)
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _indexed(folder: Path) -> tuple[Shard, ...]:
-    return read_folder(folder).shards if (folder / INDEX).exists() else ()
+def _indexed_shards(folder: Path) -> tuple[Shard, ...]:
+    return read_index(folder).shards if (folder / INDEX).exists() else ()
 
 
-def _note(path: Path) -> Path:
+def _sidecar(path: Path) -> Path:
+    """Return the file with the number and the lengths of the samples in a shard; it exists until the index does."""
     return path.with_name(f".{path.name}.json")
 
 
@@ -173,5 +174,5 @@ def _lock(path: Path) -> Path:
     return path.with_name(f".{path.name}.lock")
 
 
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={found.get(key)}" for key, value in wanted.items() if found.get(key) != value)
+def _differences(stored: dict[str, Any], settings: dict[str, Any]) -> str:
+    return ", ".join(f"{key}={stored.get(key)}" for key, value in settings.items() if stored.get(key) != value)

@@ -1,1 +1,1 @@
-"""Long videos spliced from short annotated clips."""
+"""Long videos spliced from short annotated clips, with questions and known evidence."""

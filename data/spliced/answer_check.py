@@ -1,6 +1,7 @@
-"""Answers to questions about spliced videos, found anew: from the words of a question and the annotations alone.
+"""Independent answers to questions about spliced videos, from the text of a question and the metadata of the video.
 
-Shares nothing with what made the question but the sentences, so that each checks the other.
+Apart from the wording of questions this module shares nothing with the generation of questions, so each checks the
+other.
 """
 
 from __future__ import annotations
@@ -11,32 +12,32 @@ from typing import Any
 
 from framefold.data.question import Question
 
-from .clips import alike, normal
+from .clips import normalize_caption, similar_captions
 
-Notes = dict[str, Any]
+Metadata = dict[str, Any]
 
 
-def right_answers(question: Question, notes: Notes) -> list[str]:
-    """All answers that the annotations of a video allow.
+def correct_answers(question: Question, metadata: Metadata) -> list[str]:
+    """Return all answers that the metadata of a video permits.
 
     Args:
-        question: its type and text are read, its answer is not.
-        notes: "captions", "times".
+        question: only its type and text are used.
+        metadata: json of the video; only "captions" and "times" are used.
 
     Returns:
-        One answer if the question is a good one; more, or none, if it is not.
+        One answer if the question is well-defined; otherwise several or none.
     """
-    return _FINDERS[question.type](question.text, notes)
+    return _SOLVERS[question.type](question.text, metadata)
 
 
 def _quoted(text: str) -> str:
-    """What stands between the first and the last quotation mark of the first line."""
+    """Return the text between the first and the last quotation mark of the first line."""
     found = re.search(r'"(.*)"\?$', text.partition("\n")[0])
     return found[1] if found else ""
 
 
 def _options(text: str) -> dict[str, str]:
-    """The options at the end of a question, by letter."""
+    """Return the options at the end of a question by letter."""
     found: dict[str, str] = {}
     for line in reversed(text.split("\n")):
         option = re.match(r"([A-Z])\. (.*)", line)
@@ -46,75 +47,78 @@ def _options(text: str) -> dict[str, str]:
     return found
 
 
-def _places(text: str, notes: Notes) -> list[int]:
-    """Where in the row of clips a caption stands, or one that may mean the same."""
-    return [place for place, caption in enumerate(notes["captions"]) if alike(caption["text"], text)]
+def _positions(text: str, metadata: Metadata) -> list[int]:
+    """Return the positions in the video of all captions that are similar to a text."""
+    return [i for i, caption in enumerate(metadata["captions"]) if similar_captions(caption["text"], text)]
 
 
-def _place(text: str, notes: Notes) -> int | None:
-    found = _places(text, notes)
+def _position(text: str, metadata: Metadata) -> int | None:
+    """Return the only position of a caption, or None if there are none or several."""
+    found = _positions(text, metadata)
     return found[0] if len(found) == 1 else None
 
 
-def _letters(text: str, is_right: Callable[[str], bool]) -> list[str]:
-    return sorted(letter for letter, option in _options(text).items() if is_right(option))
+def _letters(text: str, is_correct: Callable[[str], bool]) -> list[str]:
+    """Return the letters of the correct options."""
+    return sorted(letter for letter, option in _options(text).items() if is_correct(option))
 
 
-def _order(text: str, notes: Notes) -> list[str]:
+def _caption_order(text: str, metadata: Metadata) -> list[str]:
     items = re.findall(r"^\((\d)\) (.*)$", text, re.MULTILINE)
-    places = {number: _place(item, notes) for number, item in items}
-    if None in places.values() or len(places) < 2:
+    positions = {number: _position(item, metadata) for number, item in items}
+    if None in positions.values() or len(positions) < 2:
         return []
-    right = sorted(places, key=lambda number: places[number] or 0)
-    return _letters(text, lambda option: re.findall(r"\d", option) == right)
+    correct = sorted(positions, key=lambda number: positions[number] or 0)
+    return _letters(text, lambda option: re.findall(r"\d", option) == correct)
 
 
-def _neighbour(text: str, notes: Notes) -> list[str]:
-    place = _place(_quoted(text), notes)
-    if place is None:
+def _before_after(text: str, metadata: Metadata) -> list[str]:
+    position = _position(_quoted(text), metadata)
+    if position is None:
         return []
-    at = place + (1 if " right after this: " in text else -1)
-    if not 0 <= at < len(notes["captions"]):
+    neighbour = position + (1 if " right after this: " in text else -1)
+    if not 0 <= neighbour < len(metadata["captions"]):
         return []
-    return _letters(text, lambda option: alike(option, notes["captions"][at]["text"]))
+    return _letters(text, lambda option: similar_captions(option, metadata["captions"][neighbour]["text"]))
 
 
-def _count(text: str, notes: Notes) -> list[str]:
-    what = _quoted(text)
+def _count_clip(text: str, metadata: Metadata) -> list[str]:
+    counted = normalize_caption(_quoted(text))
     if text.startswith("How many clips"):
-        return [str(sum(normal(caption["label"]) == normal(what) for caption in notes["captions"]))]
-    same, found = [normal(caption["text"]) == normal(what) for caption in notes["captions"]], _places(what, notes)
-    return [str(sum(same))] if len(found) == sum(same) else []
+        return [str(sum(normalize_caption(caption["label"]) == counted for caption in metadata["captions"]))]
+    equal = sum(normalize_caption(caption["text"]) == counted for caption in metadata["captions"])
+    return [str(equal)] if len(_positions(_quoted(text), metadata)) == equal else []
 
 
-def _needle(text: str, notes: Notes) -> list[str]:
-    return _letters(text, lambda option: bool(_places(option, notes)))
+def _needle(text: str, metadata: Metadata) -> list[str]:
+    return _letters(text, lambda option: bool(_positions(option, metadata)))
 
 
-def _moment(text: str, notes: Notes) -> list[str]:
-    place, frames = _place(_quoted(text), notes), len(notes["times"])
-    if place is None:
+def _moment(text: str, metadata: Metadata) -> list[str]:
+    position, frames = _position(_quoted(text), metadata), len(metadata["times"])
+    if position is None:
         return []
-    first, end = notes["captions"][place]["frames"]
+    first, end = metadata["captions"][position]["frames"]
     inside = [first * 3 >= third * frames and end * 3 <= (third + 1) * frames for third in range(3)]
     names = ("first", "middle", "last")
     return _letters(text, lambda option: any(name in option for name, yes in zip(names, inside, strict=True) if yes))
 
 
-def _exists(text: str, notes: Notes) -> list[str]:
-    what = _quoted(text)
-    same = any(normal(caption["text"]) == normal(what) for caption in notes["captions"])
-    return ["yes"] if same else [] if _places(what, notes) else ["no"]
+def _exists(text: str, metadata: Metadata) -> list[str]:
+    caption = _quoted(text)
+    if any(normalize_caption(other["text"]) == normalize_caption(caption) for other in metadata["captions"]):
+        return ["yes"]
+    return [] if _positions(caption, metadata) else ["no"]
 
 
-def _own(text: str, notes: Notes) -> list[str]:
+def _clip_qa(text: str, metadata: Metadata) -> list[str]:
     head = re.match(r"From (\S+) to (\S+) seconds of the video: (.*)", text)
     if head is None:
         return []
     span = [float(head[1]), float(head[2])]
     answers = {
         own["answer"]
-        for caption in notes["captions"]
+        for caption in metadata["captions"]
         if all(abs(a - b) < 0.01 for a, b in zip(caption["seconds"], span, strict=True))
         for own in caption["qa"]
         if own["question"] == head[3]
@@ -124,12 +128,12 @@ def _own(text: str, notes: Notes) -> list[str]:
     return _letters(text, lambda option: option in answers)
 
 
-_FINDERS: dict[str, Callable[[str, Notes], list[str]]] = {
-    "caption_order": _order,
-    "before_after": _neighbour,
-    "count_clip": _count,
+_SOLVERS: dict[str, Callable[[str, Metadata], list[str]]] = {
+    "caption_order": _caption_order,
+    "before_after": _before_after,
+    "count_clip": _count_clip,
     "needle": _needle,
     "moment": _moment,
     "exists": _exists,
-    "clip_qa": _own,
+    "clip_qa": _clip_qa,
 }

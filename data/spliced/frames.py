@@ -1,4 +1,4 @@
-"""Frames of clips as they are stored: taken at the middles of equal stretches, whole, on a canvas of one size."""
+"""Reading the frames of clips that are stored in a spliced video."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from framefold.data.video.frame_reader import frames_at
 from framefold.errors import DataError
 
 from .clips import Clip
-from .probe import Look, stamp_of
+from .probe import ClipSampling, file_stamp
 
-HELD = 256_000_000  # bytes of frames that a process keeps, in case a clip comes again soon
+CACHE_BYTES = 256_000_000  # of frames that a process keeps for clips that appear again soon
 
 
-def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A frame on a black canvas, as large as it gets with nothing cut off.
+def letterbox(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Scale a frame to fit on a black canvas without cropping.
 
     Args:
         pixels: (H, W, 3) uint8.
@@ -38,43 +38,49 @@ def fit(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return canvas
 
 
-class ClipFrames:
-    """Gives the frames of clips, and keeps those last used, up to :data:`HELD` bytes."""
+class ClipFrameReader:
+    """Reads the frames of clips, and caches those used last, up to :data:`CACHE_BYTES`.
 
-    def __init__(self, folder: Path, look: Look, size: tuple[int, int]) -> None:
-        self.folder, self.look, self.size = folder, look, size
-        self._held: OrderedDict[str, np.ndarray] = OrderedDict()
+    Args:
+        folder: folder of clips.
+        sampling: times at which frames are taken.
+        size: height and width of the stored frames.
+    """
 
-    def of(self, clip: Clip) -> np.ndarray:
-        """(length, H, W, 3) uint8.
+    def __init__(self, folder: Path, sampling: ClipSampling, size: tuple[int, int]) -> None:
+        self.folder, self.sampling, self.size = folder, sampling, size
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
+
+    def read(self, clip: Clip) -> np.ndarray:
+        """Return the frames of a clip, (length, H, W, 3) uint8.
 
         Raises:
-            DataError: the file is not the one that was looked at, or cannot be decoded.
+            DataError: the file has changed since it was probed, or cannot be decoded.
         """
-        if clip.id not in self._held:
-            self._held[clip.id] = self._read(clip)
-        self._held.move_to_end(clip.id)
-        while len(self._held) > 1 and sum(frames.nbytes for frames in self._held.values()) > HELD:
-            self._held.popitem(last=False)
-        return self._held[clip.id]
+        if clip.id not in self._cache:
+            self._cache[clip.id] = self._decode(clip)
+        self._cache.move_to_end(clip.id)
+        while len(self._cache) > 1 and sum(frames.nbytes for frames in self._cache.values()) > CACHE_BYTES:
+            self._cache.popitem(last=False)
+        return self._cache[clip.id]
 
-    def row(self, clips: Sequence[Clip]) -> np.ndarray:
-        """(T, H, W, 3) uint8, the frames of one clip after the other."""
+    def concatenate(self, clips: Sequence[Clip]) -> np.ndarray:
+        """Return the frames of clips in order, (T, H, W, 3) uint8."""
         frames = np.empty((sum(clip.length for clip in clips), *self.size, 3), np.uint8)
-        at = 0
+        start = 0
         for clip in clips:
-            frames[at : at + clip.length] = self.of(clip)
-            at += clip.length
+            frames[start : start + clip.length] = self.read(clip)
+            start += clip.length
         return frames
 
-    def _read(self, clip: Clip) -> np.ndarray:
+    def _decode(self, clip: Clip) -> np.ndarray:
         path, frames = self.folder / clip.file, np.empty((clip.length, *self.size, 3), np.uint8)
         count = 0
-        if not path.is_file() or stamp_of(path) != clip.stamp:
-            raise DataError(f"{path} was changed after it was looked at: run the command again, into another --out")
-        for pixels in frames_at(path, lambda duration: self.look.times(clip)):
-            frames[count] = fit(pixels, self.size)
+        if not path.is_file() or file_stamp(path) != clip.stamp:
+            raise DataError(f"{path} has changed since it was probed: run the command again, with another --out")
+        for pixels in frames_at(path, lambda duration: self.sampling.frame_times(clip)):
+            frames[count] = letterbox(pixels, self.size)
             count += 1
         if count != clip.length:
-            raise DataError(f"{path} gives {count} of {clip.length} frames of {clip.id}")
+            raise DataError(f"only {count} of {clip.length} frames of {clip.id} could be read from {path}")
         return frames

@@ -1,13 +1,12 @@
-"""Looking at every clip before it is used: is it there, can all of it be decoded, how long is it, what is in the file.
+"""Probing clips before they are used: existence, complete decoding, duration, and the SHA-256 of the file.
 
-Hashes and lengths are kept beside the shards, under the stamp of the file that they are of, so that a run that goes on
-does not read everything again. What a clip cannot be used for is not kept: the next run looks again.
+Digests and durations are cached next to the shards under the stamp of their file, so that a later run does not read
+unchanged files again. Failures are not cached.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import json
 import os
@@ -20,130 +19,143 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from framefold.data.video.frame_reader import frames_at
 from framefold.errors import DataError
-from framefold.files import write_json
+from framefold.files import file_digest, write_json
+from framefold.progress import progress_bar
 
-from .annotations import Damaged
+from .annotations import UnusableClip
 from .clips import Clip, Problems
 
-NOTES, FORMAT = ".clips.json", 1
+CACHE_FILE, FORMAT = ".clips.json", 1
 
-SAVE_EVERY = 30.0  # seconds
+SAVE_INTERVAL = 30.0  # seconds
 
-OVERHANG = 0.5  # seconds by which annotations may end behind their file: they are often rounded
+END_TOLERANCE = 0.5  # seconds by which annotated times may exceed the file, because they are often rounded
 
 MATROSKA = b"\x1a\x45\xdf\xa3"
 
-ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # what an mp4 or mov file begins with
+ATOMS = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # first atoms of mp4 and mov files
 
 
-class Unsuitable(Exception):
-    """A clip is whole, and too short or too long."""
+class WrongClipLength(Exception):
+    """A clip is intact, but too short or too long."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was asked of a clip: frames stored a second, and the seconds it must last at least and at most."""
+class ClipSampling:
+    """How frames are taken from clips, and which durations are permitted.
+
+    Attributes:
+        fps: stored frames per second.
+        shortest: shortest clip in seconds.
+        longest: longest clip in seconds.
+    """
 
     fps: float
     shortest: float
     longest: float
 
-    def times(self, clip: Clip) -> list[float]:
-        """Seconds of its file at which its frames are taken: middles of the stretches that they stand for."""
+    def frame_times(self, clip: Clip) -> list[float]:
+        """Return the seconds of the file at which frames of a clip are taken: midpoints of equal intervals."""
         return [clip.start + (i + 0.5) / self.fps for i in range(clip.length)]
 
-    def measured(self, clip: Clip, duration: float) -> Clip:
-        """The clip with its end and length, after it is known how long its file is.
+    def measure(self, clip: Clip, duration: float) -> Clip:
+        """Return a clip with its end and length, given the duration of its file in seconds.
 
         Raises:
-            Damaged: it does not lie in the file. Unsuitable: it is too short or too long.
+            UnusableClip: the clip, or a question about it, exceeds the file.
+            WrongClipLength: the clip is too short or too long.
         """
-        if clip.start >= duration or (clip.end != float("inf") and clip.end > duration + OVERHANG):
-            raise Damaged(f"{clip.file}: {clip.start:g} to {clip.end:g} s of a file that ends at {duration:g} s")
+        if clip.start >= duration or (clip.end != float("inf") and clip.end > duration + END_TOLERANCE):
+            raise UnusableClip(f"{clip.file}: {clip.start:g} to {clip.end:g} s of a file that ends at {duration:g} s")
         end = min(clip.end, duration)
         for question in clip.questions:
-            if (question.start or 0.0) >= end or (question.end or 0.0) > end + OVERHANG:
+            if (question.start or 0.0) >= end or (question.end or 0.0) > end + END_TOLERANCE:
                 about = f"{question.start} to {question.end} s"
-                raise Damaged(f"{clip.file} ends at {end:g} s, the question {question.text!r:.40} is about {about}")
+                raise UnusableClip(
+                    f"{clip.file} ends at {end:g} s, but the question {question.text!r:.40} is about {about}"
+                )
         length = int((end - clip.start) * self.fps + 1e-6)
         if not length or not self.shortest <= length / self.fps <= self.longest:
-            raise Unsuitable(f"{clip.file} lasts {end - clip.start:g} s")
+            raise WrongClipLength(f"{clip.file} lasts {end - clip.start:g} s")
         return replace(clip, end=end, length=length)
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What was found.
+class ProbeResult:
+    """Result of probing clips.
 
     Attributes:
-        clips: those that can be used, with lengths, hashes and stamps, in the order in which they were given.
-        sources: SHA-256 by file, of all files that can be read.
-        unsuitable: clips that are too short or too long.
+        clips: usable clips with lengths, digests and stamps, in the given order.
+        sources: SHA-256 of all files that can be read, by file.
+        wrong_length: number of clips that are too short or too long.
     """
 
     clips: list[Clip]
     sources: dict[str, str]
-    unsuitable: int
+    wrong_length: int
 
 
-def probe(folder: Path, clips: Sequence[Clip], look: Look, out: Path, workers: int, problems: Problems) -> Probed:
-    """Open every clip and decode what will be stored of it.
+def probe_clips(
+    folder: Path, clips: Sequence[Clip], sampling: ClipSampling, out: Path, workers: int, problems: Problems
+) -> ProbeResult:
+    """Open every clip and decode the frames that will be stored.
 
     Args:
-        out: folder for the notes on what was found.
-        problems: damaged clips are added to these.
+        folder: folder of clips.
+        clips: clips whose annotations are valid.
+        sampling: how frames are taken.
+        out: folder for the cache of results.
+        workers: number of processes.
+        problems: receives a message for every clip that cannot be used.
 
     Raises:
-        DataError: a process that was killed.
+        DataError: a worker process was killed.
     """
-    folder = folder.resolve()  # so that notes are found again from another working folder
-    notes, found, saved = _Notes(out / NOTES), dict[str, Clip](), time.monotonic()
-    files = [(file, list(some)) for file, some in itertools.groupby(sorted(clips, key=_file), key=_file)]
-    jobs = [(some, notes.known(folder / file)) for file, some in files]
-    sources, unsuitable = dict[str, str](), 0
-    bar = tqdm(total=len(clips), desc="clips", unit="clip")
+    folder = folder.resolve()  # so that the cache does not depend on the working directory
+    cache = _ProbeCache(out / CACHE_FILE)
+    usable, sources, wrong_length = dict[str, Clip](), dict[str, str](), 0
+    files = [(file, list(group)) for file, group in itertools.groupby(sorted(clips, key=_file), key=_file)]
+    jobs = [(group, cache.entry(folder / file)) for file, group in files]
+    bar = progress_bar(what="clips", total=len(clips), unit="clip")
     try:
-        for (file, some), (known, results) in zip(files, _looked(folder, look, jobs, workers), strict=True):
-            for clip, result in zip(some, results, strict=True):
+        for (file, group), (entry, results) in zip(files, _run(folder, sampling, jobs, workers), strict=True):
+            for clip, result in zip(group, results, strict=True):
                 if isinstance(result, Clip):
-                    found[clip.id] = result
+                    usable[clip.id] = result
                 elif result:
                     problems.texts.append(f"{clip.where}: {result}")
-                unsuitable += result == ""
-            if known:
-                sources[file] = known["source"]
-                notes.files[os.fspath(folder / file)] = known
-            if time.monotonic() > saved + SAVE_EVERY:
-                notes.save()
-                saved = time.monotonic()
-            bar.update(len(some))
+                wrong_length += result == ""
+            if entry:
+                sources[file] = entry["source"]
+                cache.add(folder / file, entry)
+            bar.update(len(group))
     except BrokenProcessPool as error:
         raise DataError(
-            "a process that looked at clips was killed (no memory left, or a file that crashes the decoder): try fewer "
-            "--workers, or --workers 1 and see at which clip it stops"
+            "a process that probed clips was killed (no memory left, or a file that crashes the decoder): try fewer "
+            "--workers, or --workers 1 to see at which clip it stops"
         ) from error
     finally:
         bar.close()
-        notes.save()
-    return Probed([found[clip.id] for clip in clips if clip.id in found], sources, unsuitable)
+        cache.save()
+    return ProbeResult([usable[clip.id] for clip in clips if clip.id in usable], sources, wrong_length)
 
 
 def _file(clip: Clip) -> str:
     return clip.file
 
 
-Result = Clip | str  # a clip that can be used, why it cannot be, or "" if it is only too short or too long
+Result = Clip | str  # a usable clip, the reason why a clip is not usable, or "" if its length is wrong
 
-Job = tuple[list[Clip], dict[str, Any]]
+Job = tuple[list[Clip], dict[str, Any]]  # the clips of a file, and the cache entry of the file or {}
 
 
-def _looked(folder: Path, look: Look, jobs: list[Job], workers: int) -> Iterator[tuple[dict[str, Any], list[Result]]]:
-    """Results of the jobs, in order, as they get ready."""
-    work = functools.partial(_look_at, folder, look)
+def _run(
+    folder: Path, sampling: ClipSampling, jobs: list[Job], workers: int
+) -> Iterator[tuple[dict[str, Any], list[Result]]]:
+    """Yield the results of all jobs in order."""
+    work = functools.partial(_probe_file, folder, sampling)
     if workers == 1:
         yield from map(work, jobs)
         return
@@ -154,85 +166,91 @@ def _looked(folder: Path, look: Look, jobs: list[Job], workers: int) -> Iterator
         pool.shutdown(cancel_futures=True)
 
 
-def _look_at(folder: Path, look: Look, job: Job) -> tuple[dict[str, Any], list[Result]]:
-    """All clips of one file; and what to note of it."""
-    clips, known = job
+def _probe_file(folder: Path, sampling: ClipSampling, job: Job) -> tuple[dict[str, Any], list[Result]]:
+    """Probe all clips of a file; return the new cache entry of the file and the results."""
+    clips, cached = job
     path = folder / clips[0].file
     try:
-        stamp = stamp_of(path)
-        source = known.get("source") or _hash(path)
-        if stamp_of(path) != stamp:
-            raise Damaged(f"{path} changes while it is read")
-    except (OSError, Damaged) as error:
+        stamp = file_stamp(path)
+        source = cached.get("source") or _video_digest(path)
+        if file_stamp(path) != stamp:
+            raise UnusableClip(f"{path} changed while it was read")
+    except (OSError, UnusableClip) as error:
         return {}, [f"{clips[0].file} cannot be read: {error}"] * len(clips)
-    spans, results = dict(known.get("spans", {})), list[Result]()
+    durations, results = dict(cached.get("spans", {})), list[Result]()
     for clip in clips:
-        name = f"{clip.start!r} {clip.end!r} {look.fps!r}"
+        name = f"{clip.start!r} {clip.end!r} {sampling.fps!r}"
         try:
-            if name in spans:
-                duration = spans[name]
-                measured = look.measured(clip, duration)
+            if name in durations:
+                measured = sampling.measure(clip, durations[name])
             else:
-                measured, spans[name] = _decoded(path, look, clip)
+                measured, durations[name] = _decode_clip(path, sampling, clip)
             results.append(replace(measured, source=source, stamp=stamp))
-        except Unsuitable:
+        except WrongClipLength:
             results.append("")
-        except (Damaged, DataError) as error:
+        except (UnusableClip, DataError) as error:
             results.append(str(error))
-    return {"stamp": list(stamp), "source": source, "spans": spans}, results
+    return {"stamp": list(stamp), "source": source, "spans": durations}, results
 
 
-def _decoded(path: Path, look: Look, clip: Clip) -> tuple[Clip, float]:
-    """The clip as it was measured, after all frames that are wanted of it were decoded; and how long its file is."""
-    seen = list[tuple[Clip, float]]()
+def _decode_clip(path: Path, sampling: ClipSampling, clip: Clip) -> tuple[Clip, float]:
+    """Decode all frames of a clip that will be stored; return the measured clip and the duration of its file."""
+    measured = list[tuple[Clip, float]]()
 
-    def wanted(duration: float) -> list[float]:
-        seen[:] = [(look.measured(clip, duration), duration)]
-        return look.times(seen[0][0])
+    def frame_times(duration: float) -> list[float]:
+        measured[:] = [(sampling.measure(clip, duration), duration)]
+        return sampling.frame_times(measured[0][0])
 
-    count = sum(1 for _ in frames_at(path, wanted))
-    measured, duration = seen[0]
-    if count != measured.length:
-        raise Damaged(f"{clip.file} gives {count} of {measured.length} frames")
-    return measured, duration
+    count = sum(1 for _ in frames_at(path, frame_times))
+    result, duration = measured[0]
+    if count != result.length:
+        raise UnusableClip(f"only {count} of {result.length} frames of {clip.file} can be decoded")
+    return result, duration
 
 
-def _hash(path: Path) -> str:
+def _video_digest(path: Path) -> str:
+    """Return the SHA-256 of a video file, after checking that its first bytes are those of a video container."""
     with open(path, "rb") as file:
         head = file.read(8)
-        if not head.startswith(MATROSKA) and head[4:] not in ATOMS:
-            raise Damaged("its first bytes are not those of mp4, mov, mkv or webm")
-        file.seek(0)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if not head.startswith(MATROSKA) and head[4:] not in ATOMS:
+        raise UnusableClip("its first bytes are not those of mp4, mov, mkv or webm")
+    return file_digest(path)
 
 
-def stamp_of(path: Path) -> tuple[int, ...]:
-    """What the system says of a file and no writer can leave as it was: its size, when it was changed, which it is."""
+def file_stamp(path: Path) -> tuple[int, ...]:
+    """Return size, modification time, change time and inode of a file; a writer cannot leave all of them unchanged."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-class _Notes:
-    """What is known of files from before."""
+class _ProbeCache:
+    """Digests and durations of files, stored as JSON."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path, self._saved = path, time.monotonic()
         self.files: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(path.read_text())
             self.files = content["files"] if content["framefold_clips"] == FORMAT else {}
         except (OSError, ValueError, KeyError, TypeError):
-            return  # none yet, or not ours: look again
+            return  # missing, damaged or of another format: probe all files again
 
-    def known(self, path: Path) -> dict[str, Any]:
-        """What is known of a file, nothing if it has another stamp now."""
+    def entry(self, path: Path) -> dict[str, Any]:
+        """Return the entry of a file, or {} if the file is unknown or has changed."""
         entry = self.files.get(os.fspath(path), {})
         try:
-            return entry if tuple(entry["stamp"]) == stamp_of(path) else {}
+            return entry if tuple(entry["stamp"]) == file_stamp(path) else {}
         except (KeyError, TypeError, OSError):
             return {}
 
+    def add(self, path: Path, entry: dict[str, Any]) -> None:
+        """Set the entry of a file, and save the cache from time to time."""
+        self.files[os.fspath(path)] = entry
+        if time.monotonic() > self._saved + SAVE_INTERVAL:
+            self.save()
+
     def save(self) -> None:
-        """Write them down."""
+        """Write the cache."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_json(self.path, {"framefold_clips": FORMAT, "files": self.files})
+        self._saved = time.monotonic()

@@ -1,10 +1,13 @@
-"""Questions about a spliced video, made of the captions of its clips.
+"""Questions about a spliced video, derived from the captions of its clips.
 
-A choice is answered with its letter. What the text alone could tell was taken out:
-- right choices stand at every place equally often;
-- of two twins, one shows what the other does not, and both are asked: no caption is there more often than not;
-- wrong answers of order, before and after are captions of the same video.
-Where captions are alike (see :func:`.clips.alike`) nothing is asked that would have two answers.
+A choice is answered with its letter. The text of a question does not reveal its answer:
+
+- Correct options are equally frequent at every position.
+- One of two twins shows what the other does not, and both get the question, so every caption is present as often as
+  absent.
+- Wrong options of order, before and after are captions of the same video.
+
+No question is asked that would have two answers because captions are similar (see :func:`.clips.similar_captions`).
 """
 
 from __future__ import annotations
@@ -19,9 +22,9 @@ from framefold.data.question import Box, Question
 from framefold.data.random_stream import RandomStream
 from framefold.data.splits import SPLITS
 
-from .answer_check import right_answers
-from .clips import alike, normal
-from .plan import MOST_COUNTED, Plan
+from .answer_check import correct_answers
+from .clips import normalize_caption, similar_captions
+from .plan import MAX_COUNTED, VideoPlan
 
 LETTERS = string.ascii_uppercase
 
@@ -29,7 +32,7 @@ TYPES = ("caption_order", "before_after", "count_clip", "needle", "moment", "exi
 
 PARTS = ("in the first third", "in the middle third", "in the last third")
 
-NUMBERS = tuple(str(number) for number in range(1, MOST_COUNTED + 1))
+NUMBERS = tuple(str(number) for number in range(1, MAX_COUNTED + 1))
 
 TEXT = {
     "caption_order": "Put in the order in which they happen in the video:",
@@ -42,129 +45,132 @@ TEXT = {
     "clip_qa": "From {start:g} to {end:g} seconds of the video: {question}",
 }
 
-_ASK = 12  # part of the RNG key
+_QUESTIONS = 12  # part of the random key
 
 
-def ask_about_clips(plan: Plan, notes: dict[str, Any], most: int) -> list[Question]:
-    """Questions about a planned video, those of a clip's own annotation last.
+def ask_about_clips(plan: VideoPlan, metadata: dict[str, Any], max_per_type: int) -> list[Question]:
+    """Return questions about a planned video; those from annotations of clips are last.
 
     Args:
-        notes: its annotations (see :func:`.splice_notes.annotate`).
-        most: of each type; of the clips' own questions all are asked.
+        plan: clips of the video.
+        metadata: json of the video (see :func:`.metadata.build_metadata`).
+        max_per_type: largest number of questions of each type; questions from annotations are not limited.
 
     Returns:
-        Those that the annotations answer in one way, which is theirs.
+        The questions to which the metadata gives exactly one answer, the intended one.
     """
-    asker = _Asker(plan, notes)
-    some = [
-        islice(asker.orders(), most),
-        islice(asker.neighbours(), most),
-        islice(asker.counts(), most),
-        islice(asker.needles(), most),
-        islice(asker.moments(), most),
-        asker.exist(most),
-        asker.own(),
+    maker = _QuestionMaker(plan, metadata)
+    questions = [
+        islice(maker.orders(), max_per_type),
+        islice(maker.neighbours(), max_per_type),
+        islice(maker.counts(), max_per_type),
+        islice(maker.needles(), max_per_type),
+        islice(maker.moments(), max_per_type),
+        maker.existence(max_per_type),
+        maker.clip_questions(),
     ]
-    return [question for question in chain(*some) if right_answers(question, notes) == [question.answer]]
+    return [question for question in chain(*questions) if correct_answers(question, metadata) == [question.answer]]
 
 
-class _Asker:
-    """Makes questions of each type, in a drawn order."""
+class _QuestionMaker:
+    """Generates questions of each type in a random order."""
 
-    def __init__(self, plan: Plan, notes: dict[str, Any]) -> None:
-        self.plan, self.captions = plan, notes["captions"]
+    def __init__(self, plan: VideoPlan, metadata: dict[str, Any]) -> None:
+        self.plan, self.captions = plan, metadata["captions"]
         seed, split, index = plan.key
-        self.draws = RandomStream(seed, SPLITS[split], index, _ASK)
-        self.index, self.frames = index, len(notes["times"])
+        self.stream = RandomStream(seed, SPLITS[split], index, _QUESTIONS)
+        self.index, self.frames = index, len(metadata["times"])
 
     @functools.cached_property
-    def alone(self) -> list[int]:
-        """Places of the captions that no other of the video is like."""
+    def distinct(self) -> list[int]:
+        """Positions of the captions that are similar to no other caption of the video."""
         texts = [caption["text"] for caption in self.captions]
         return [
-            place
-            for place, text in enumerate(texts)
-            if not any(alike(text, other) for at, other in enumerate(texts) if at != place)
+            position
+            for position, text in enumerate(texts)
+            if not any(similar_captions(text, other) for i, other in enumerate(texts) if i != position)
         ]
 
     def orders(self) -> Iterator[Question]:
-        """Three or four captions to put in order."""
-        places = self._drawn(self.alone)
-        size = min(4, len(places))
-        for first in range(0, len(places) - size + 1, size) if size >= 3 else ():
-            chosen = places[first : first + size]
-            items = [f"({number}) {self._text(place)}" for number, place in enumerate(chosen, start=1)]
-            right = tuple(chosen.index(place) + 1 for place in sorted(chosen))
-            wrong = [order for order in permutations(range(1, size + 1)) if order != right]
-            orders = [", ".join(f"({number})" for number in order) for order in (right, *self._drawn(wrong)[:3])]
+        """Yield questions that ask to order three or four captions."""
+        positions = self._shuffle(self.distinct)
+        size = min(4, len(positions))
+        for first in range(0, len(positions) - size + 1, size) if size >= 3 else ():
+            chosen = positions[first : first + size]
+            items = [f"({number}) {self._text(position)}" for number, position in enumerate(chosen, start=1)]
+            correct = tuple(chosen.index(position) + 1 for position in sorted(chosen))
+            wrong = [order for order in permutations(range(1, size + 1)) if order != correct]
+            orders = [", ".join(f"({number})" for number in order) for order in (correct, *self._shuffle(wrong)[:3])]
             yield self._choice("caption_order", [TEXT["caption_order"], *items], orders, self._boxes(chosen))
 
     def neighbours(self) -> Iterator[Question]:
-        """What comes right before or after a clip; the clip on its other side is among the wrong answers."""
-        for place in self._drawn(self.alone):
-            step = 1 if self.draws.below(2) else -1
-            right, other = place + step, place - step
-            wrong = self._drawn([at for at in self.alone if at not in (place, right, other)])
-            wrong = [*([other] if other in self.alone else []), *wrong][:3]
-            if right not in self.alone or not wrong:
+        """Yield questions about the clip right before or after a clip; the other neighbour is a wrong option."""
+        for position in self._shuffle(self.distinct):
+            step = 1 if self.stream.below(2) else -1
+            correct, other = position + step, position - step
+            wrong = self._shuffle([i for i in self.distinct if i not in (position, correct, other)])
+            wrong = [*([other] if other in self.distinct else []), *wrong][:3]
+            if correct not in self.distinct or not wrong:
                 continue
             where = "after" if step == 1 else "before"
-            head = TEXT["before_after"].format(where=where, caption=self._text(place))
-            options = [self._text(at) for at in (right, *wrong)]
-            yield self._choice("before_after", [head], options, self._boxes([place, right]))
+            head = TEXT["before_after"].format(where=where, caption=self._text(position))
+            options = [self._text(i) for i in (correct, *wrong)]
+            yield self._choice("before_after", [head], options, self._boxes([position, correct]))
 
     def counts(self) -> Iterator[Question]:
-        """How many clips have the counted label, or how often the recurring clip comes."""
+        """Yield the question how many clips have the counted label, or how often the recurring clip is shown."""
+        clips = self.plan.clips
         if self.plan.counted:
-            places = [at for at, clip in enumerate(self.plan.clips) if normal(clip.label) == self.plan.counted]
-            kind, text = "count_label", self.plan.clips[places[0]].label
+            positions = [i for i, clip in enumerate(clips) if normalize_caption(clip.label) == self.plan.counted]
+            kind, text = "count_label", clips[positions[0]].label
         elif self.plan.recurring:
-            places = [at for at, clip in enumerate(self.plan.clips) if clip.id == self.plan.recurring]
-            kind, text = "count_times", self._text(places[0])
+            positions = [i for i, clip in enumerate(clips) if clip.id == self.plan.recurring]
+            kind, text = "count_times", self._text(positions[0])
         else:
             return
-        answer = NUMBERS[len(places) - 1]
-        yield Question("count_clip", TEXT[kind].format(caption=text), answer, NUMBERS, tuple(self._boxes(places)))
+        answer = NUMBERS[len(positions) - 1]
+        yield Question("count_clip", TEXT[kind].format(caption=text), answer, NUMBERS, tuple(self._boxes(positions)))
 
     def needles(self) -> Iterator[Question]:
-        """One caption of the video among captions of its twin."""
-        for clip in self._drawn(self.plan.present):
+        """Yield questions with one caption of the video among captions of its twin."""
+        for clip in self._shuffle(self.plan.present):
             options = [clip.caption, *(other.caption for other in self.plan.absent)]
-            yield self._choice("needle", [TEXT["needle"]], options, self._boxes([self.plan.clips.index(clip)]))
+            boxes = self._boxes([self.plan.clips.index(clip)])
+            yield self._choice("needle", [TEXT["needle"]], options, boxes)
 
     def moments(self) -> Iterator[Question]:
-        """In which third of the video a clip lies that lies in one."""
+        """Yield questions about the third of the video in which a clip is shown; clips across a border are excluded."""
         thirds: list[list[int]] = [[], [], []]
-        for place in self._drawn(self.alone):
-            first, end = self.captions[place]["frames"]
+        for position in self._shuffle(self.distinct):
+            first, end = self.captions[position]["frames"]
             third = first * 3 // self.frames
             if end * 3 <= (third + 1) * self.frames:
-                thirds[third].append(place)
-        for third in self._drawn([number for number, some in enumerate(thirds) if some]):
-            place = thirds[third][0]
-            options = [PARTS[third], *self._drawn([part for part in PARTS if part != PARTS[third]])]
-            head = TEXT["moment"].format(caption=self._text(place))
-            yield self._choice("moment", [head], options, self._boxes([place]))
+                thirds[third].append(position)
+        for third in self._shuffle([number for number, positions in enumerate(thirds) if positions]):
+            position = thirds[third][0]
+            options = [PARTS[third], *self._shuffle([part for part in PARTS if part != PARTS[third]])]
+            head = TEXT["moment"].format(caption=self._text(position))
+            yield self._choice("moment", [head], options, self._boxes([position]))
 
-    def exist(self, most: int) -> Iterator[Question]:
-        """Twins are asked the same and answer differently."""
+    def existence(self, count: int) -> Iterator[Question]:
+        """Yield questions whether a caption is in the video; twins get the same ones, with opposite answers."""
         sides = (self.plan.present, self.plan.absent) if self.index % 2 else (self.plan.absent, self.plan.present)
-        everything = tuple(_box(frame) for frame in range(self.frames))  # what it takes to say no
-        for clip in islice(chain(*zip(*sides, strict=True)), most):
+        all_frames = tuple(_box(frame) for frame in range(self.frames))  # the evidence of a "no"
+        for clip in islice(chain(*zip(*sides, strict=True)), count):
             text = TEXT["exists"].format(caption=clip.caption)
-            there = clip in self.plan.present
-            boxes = tuple(self._boxes([self.plan.clips.index(clip)])) if there else everything
-            yield Question("exists", text, "yes" if there else "no", ("yes", "no"), boxes)
+            present = clip in self.plan.present
+            boxes = tuple(self._boxes([self.plan.clips.index(clip)])) if present else all_frames
+            yield Question("exists", text, "yes" if present else "no", ("yes", "no"), boxes)
 
-    def own(self) -> Iterator[Question]:
-        """The clips' own questions, which say where to look; of a clip that comes again, once."""
+    def clip_questions(self) -> Iterator[Question]:
+        """Yield the questions in the annotations of clips, with the time of the clip; repeated clips only once."""
         seen = set[str]()
         for caption in self.captions:
             for own in caption["qa"] if caption["clip"] not in seen else ():
                 start, end = (round(second, 2) for second in caption["seconds"])
                 head = TEXT["clip_qa"].format(start=start, end=end, question=own["question"])
                 boxes = [_box(frame) for frame in range(*own["frames"])]
-                wrong = self._drawn([choice for choice in own["choices"] if choice != own["answer"]])
+                wrong = self._shuffle([choice for choice in own["choices"] if choice != own["answer"]])
                 if wrong:
                     yield self._choice("clip_qa", [head], [own["answer"], *wrong], boxes)
                 else:
@@ -172,20 +178,21 @@ class _Asker:
             seen.add(caption["clip"])
 
     def _choice(self, kind: str, head: Sequence[str], options: Sequence[str], boxes: Iterable[Box]) -> Question:
-        """A question with lettered options, of which the first given is right; they stand in a drawn order."""
-        order = self.draws.permutation(len(options))
-        lines = [f"{LETTERS[at]}. {options[option]}" for at, option in enumerate(order)]
+        """Return a question with lettered options in random order; the first given option is the correct one."""
+        order = self.stream.permutation(len(options))
+        lines = [f"{LETTERS[position]}. {options[option]}" for position, option in enumerate(order)]
         letters = tuple(LETTERS[: len(options)])
         return Question(kind, "\n".join([*head, *lines]), letters[order.index(0)], letters, tuple(boxes))
 
-    def _drawn(self, some: Sequence[Any]) -> list[Any]:
-        return [some[place] for place in self.draws.permutation(len(some))]
+    def _shuffle(self, items: Sequence[Any]) -> list[Any]:
+        return [items[position] for position in self.stream.permutation(len(items))]
 
-    def _text(self, place: int) -> str:
-        return self.captions[place]["text"]
+    def _text(self, position: int) -> str:
+        return self.captions[position]["text"]
 
-    def _boxes(self, places: Iterable[int]) -> list[Box]:
-        return [_box(frame) for place in sorted(places) for frame in range(*self.captions[place]["frames"])]
+    def _boxes(self, positions: Iterable[int]) -> list[Box]:
+        """Return boxes of the complete frames of the clips at some positions."""
+        return [_box(frame) for position in sorted(positions) for frame in range(*self.captions[position]["frames"])]
 
 
 def _box(frame: int) -> Box:

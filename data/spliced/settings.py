@@ -1,4 +1,4 @@
-"""How spliced videos look: the settings of ``framefold shards splice``, checked."""
+"""Settings of spliced videos, validated."""
 
 from __future__ import annotations
 
@@ -8,14 +8,26 @@ from dataclasses import dataclass
 
 from framefold.errors import DataError
 
-from .probe import Look
+from .probe import ClipSampling
 
-MOST_BYTES = 4_000_000_000  # of the longest video's frames, which a worker holds
+MAX_VIDEO_BYTES = 4_000_000_000  # of the frames of the longest video, which a worker keeps in memory
 
 
 @dataclass(frozen=True)
-class Setup:
-    """What decides the bytes of spliced videos, beside the clips; as on the command line."""
+class SpliceSettings:
+    """Settings that determine spliced videos together with the clips.
+
+    Attributes:
+        minutes: shortest and longest video.
+        fps: stored frames per second.
+        size: height and width of the stored frames.
+        clip_seconds: shortest and longest clip.
+        questions: largest number of questions of each type per video.
+        crf: H.264 quality.
+
+    Raises:
+        DataError: a setting is out of range.
+    """
 
     minutes: tuple[float, float]
     fps: float
@@ -37,32 +49,32 @@ class Setup:
         if self.questions < 1 or not 0 <= self.crf <= 51:
             raise DataError(f"questions must be positive, crf 0 to 51, got {self.questions} and {self.crf}")
         if self.frames[0] > self.frames[1]:
-            raise DataError(f"there is no whole frame between {low:g} and {high:g} minutes at {self.fps:g} a second")
-        heaviest = self.frames[1] * self.size[0] * self.size[1] * 3
-        if heaviest > MOST_BYTES:
+            raise DataError(f"no number of frames lasts {low:g} to {high:g} minutes at {self.fps:g} frames per second")
+        largest = self.frames[1] * self.size[0] * self.size[1] * 3
+        if largest > MAX_VIDEO_BYTES:
             raise DataError(
-                f"the frames of a video of {high:g} minutes would take {heaviest / 1e9:.1f} GB of memory a worker, "
-                f"more than {MOST_BYTES / 1e9:g}: choose fewer minutes or a smaller size or fps"
+                f"the frames of a video of {high:g} minutes need {largest / 1e9:.1f} GB of memory per worker, "
+                f"more than {MAX_VIDEO_BYTES / 1e9:g}: choose fewer minutes or a smaller size or fps"
             )
 
     @property
     def frames(self) -> tuple[int, int]:
-        """Frames of the shortest and of the longest video."""
+        """Number of frames of the shortest and of the longest video."""
         low, high = (minutes * 60 * self.fps for minutes in self.minutes)
         return max(1, math.ceil(low - 1e-6)), math.floor(high + 1e-6)
 
     @property
-    def look(self) -> Look:
-        """What is asked of a clip."""
-        return Look(self.fps, *self.clip_seconds)
+    def sampling(self) -> ClipSampling:
+        """How frames are taken from a clip."""
+        return ClipSampling(self.fps, *self.clip_seconds)
 
 
-def pair(name: str, values: Sequence[float]) -> tuple[float, float]:
-    """One number twice, or two; as floats, so that 1 and 1.0 make the same index.
+def as_pair(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """Return two numbers as floats, so that 1 and 1.0 give the same index; a single number is used for both.
 
     Raises:
-        DataError: neither.
+        DataError: there are neither one nor two numbers.
     """
     if len(values) not in (1, 2):
-        raise DataError(f"{name} takes one number or two, got {list(values)}")
+        raise DataError(f"{name} must be one number or two, got {list(values)}")
     return float(values[0]), float(values[-1])

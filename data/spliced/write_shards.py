@@ -1,11 +1,11 @@
-"""The verb ``framefold shards splice``: short annotated clips become long videos with questions, as webdataset shards.
+"""The verb ``framefold shards splice``: long videos with questions from short annotated clips, as webdataset shards.
 
-The idea is FiLA-Video's (arXiv 2504.20384), whose data and code are not public; this is our own way of doing it.
+The idea is that of FiLA-Video (arXiv 2504.20384), whose data and code are not public; this is an independent
+implementation.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator
@@ -13,25 +13,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import INDEX, STARTED, VIDEOS
-from framefold.data.shards.writer import Packed, ShardFolder
+from framefold.data.shards.writer import PackedSample, ShardFolder
 from framefold.data.splits import SPLITS
 from framefold.data.video.codec import encode_video
 from framefold.errors import DataError
+from framefold.files import text_digest
+from framefold.progress import progress_bar
 
 from .annotations import find_annotations, read_annotations
-from .clips import Clip, Problems, read_clips, splits, unknown_columns
-from .frames import ClipFrames
-from .notes import annotate
-from .plan import ClipPool, Plan
-from .probe import Probed, probe
+from .clips import Clip, Problems, assign_splits, read_clips, unknown_columns
+from .frames import ClipFrameReader
+from .metadata import build_metadata
+from .plan import ClipPool, VideoPlan
+from .probe import ProbeResult, probe_clips
 from .questions import ask_about_clips
-from .settings import Setup, pair
+from .settings import SpliceSettings, as_pair
 
-VERSION = 1  # of how clips become videos; part of the settings
+VERSION = 1  # of the construction of videos; part of the settings
 
 
 def splice(
@@ -51,108 +51,123 @@ def splice(
     crf: int = 18,
     workers: int = 1,
 ) -> None:
-    """Splice short annotated clips to long videos with questions, and write them as webdataset shards.
+    """Splice short annotated clips into long videos with questions, and write them as webdataset shards.
 
     Args:
-        clips: folder of mp4, mkv, webm or mov files, in folders below it too. See data/README.md for their annotations.
+        clips: folder of mp4, mkv, webm or mov files, with subfolders. data/README.md describes their annotations.
         out: folder for the shards and their index.
         annotations: json, jsonl or csv file; by default the only one directly in the folder of clips.
-        videos: how many.
+        videos: number of videos.
         minutes: shortest and longest video; clips are not cut to fit.
-        fps: frames a second that are stored.
-        size: height and width of the stored frames; one number for a square. Frames are made to fit, with black bars.
-        clip_seconds: clips shorter or longer than these are left out.
-        questions: at most so many of each type a video; of the clips' own questions all are asked.
-        seed: another seed gives other videos.
+        fps: stored frames per second.
+        size: height and width of the stored frames; one number for a square. Frames are scaled to fit, with black bars.
+        clip_seconds: shortest and longest clip; other clips are left out.
+        questions: largest number of questions of each type per video; those in annotations of clips are not limited.
+        seed: seed of the random choices.
         split: train, val or test (8, 1 and 1 of 10 clips, by their ids), which never share a clip.
-        max_damaged: share of the annotations that may be unusable; they are named and left out.
+        max_damaged: fraction of the annotations that may be unusable; a warning lists them.
         shard_size: videos per shard.
-        crf: H.264 quality, 1 (best) to 51; 0 stores the frames without loss.
-        workers: processes that look at clips and write shards at the same time.
+        crf: H.264 quality, 1 (best) to 51; 0 is lossless.
+        workers: processes that probe clips and write shards at the same time.
 
     Raises:
-        DataError: a setting out of range, annotations or clips that cannot be used, too few clips for a video, or a
-            folder that holds something else.
+        DataError: a setting is out of range, too many annotations or clips are unusable, there are too few clips for a
+            video, or the folder contains something else.
         OSError: the disk is full or not writable; finished shards are kept.
     """
-    height, width = pair("size", size)
-    lengths = pair("minutes", minutes), pair("clip_seconds", clip_seconds)
-    setup = Setup(lengths[0], float(fps), (int(height), int(width)), lengths[1], questions, crf)
+    height, width = as_pair("size", size)
+    lengths = as_pair("minutes", minutes), as_pair("clip_seconds", clip_seconds)
+    settings = SpliceSettings(lengths[0], float(fps), (int(height), int(width)), lengths[1], questions, crf)
     _check(videos, seed, split, max_damaged, shard_size, workers)
     folder, target = Path(clips), Path(out)
     if not folder.is_dir():
-        raise DataError(f"no folder of clips {folder}")
+        raise DataError(f"there is no folder of clips {folder}")
     _check_target(target)
-    pool = ClipPool(_usable(folder, annotations, setup, target, split, max_damaged, workers), split, *setup.frames, fps)
+    usable = _usable_clips(folder, annotations, settings, target, split, max_damaged, workers)
+    pool = ClipPool(usable, split, *settings.frames, fps)
     plans = pool.plans(seed, videos)
-    settings = {"splice": VERSION, **json.loads(json.dumps(asdict(setup))), "seed": seed, "split": split}
-    settings |= {"videos": videos, "shard_size": shard_size, "clips": _digest(pool.clips)}
-    for plan in tqdm(plans, desc="questions", unit="video"):
-        if not ask_about_clips(plan, annotate(plan, setup, settings), questions):
-            raise DataError(f"nothing can be asked about video {plan.key[2]}: the captions of its clips are all alike")
-    shards = ShardFolder[_Task](out, VIDEOS, SCHEMA_VERSION, settings, "framefold shards splice")
+    recorded = {"splice": VERSION, **json.loads(json.dumps(asdict(settings))), "seed": seed, "split": split}
+    recorded |= {"videos": videos, "shard_size": shard_size, "clips": _clips_digest(pool.clips)}
+    for plan in progress_bar(plans, "questions", unit="video"):
+        if not ask_about_clips(plan, build_metadata(plan, settings, recorded), questions):
+            raise DataError(f"no question is possible about video {plan.key[2]}: the captions of its clips are similar")
+    shards = ShardFolder[_Task](out, VIDEOS, SCHEMA_VERSION, recorded, "framefold shards splice")
     if shards.complete:
         print(f"{out} is complete: {videos} videos in {-(-videos // shard_size)} shards")
         return
     spans = [plans[first : first + shard_size] for first in range(0, videos, shard_size)]
-    if not shards.write([_Task(folder, setup, settings, span) for span in spans], _videos, workers):
-        print(f"other processes are still writing to {out}; the last one writes its index")
+    if not shards.write([_Task(folder, settings, recorded, span) for span in spans], _videos, workers):
+        print(f"other processes are still writing to {out}; the last one to finish writes the index")
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A shard to write."""
+    """The videos of one shard.
+
+    Attributes:
+        folder: folder of clips.
+        settings: settings of all videos.
+        recorded: the settings as they are stored with every video.
+        plans: the videos.
+    """
 
     folder: Path
-    setup: Setup
-    settings: dict[str, Any]
-    plans: list[Plan]
+    settings: SpliceSettings
+    recorded: dict[str, Any]
+    plans: list[VideoPlan]
 
 
-def _videos(task: _Task) -> Iterator[Packed]:
-    frames = ClipFrames(task.folder, task.setup.look, task.setup.size)
+def _videos(task: _Task) -> Iterator[PackedSample]:
+    reader = ClipFrameReader(task.folder, task.settings.sampling, task.settings.size)
     for plan in task.plans:
-        notes = annotate(plan, task.setup, task.settings)
-        notes["questions"] = [asdict(question) for question in ask_about_clips(plan, notes, task.setup.questions)]
-        mp4 = encode_video(frames.row(plan.clips), notes["times"], task.setup.crf)
-        text = json.dumps(notes, separators=(",", ":"))
+        metadata = build_metadata(plan, task.settings, task.recorded)
+        questions = ask_about_clips(plan, metadata, task.settings.questions)
+        metadata["questions"] = [asdict(question) for question in questions]
+        mp4 = encode_video(reader.concatenate(plan.clips), metadata["times"], task.settings.crf)
+        files = {"mp4": mp4, "json": json.dumps(metadata, separators=(",", ":")).encode()}
         seed, split, index = plan.key
-        yield Packed(f"splice-{split}-{seed}-{index:08d}", {"mp4": mp4, "json": text.encode()}, len(notes["times"]))
+        yield PackedSample(f"splice-{split}-{seed}-{index:08d}", files, len(metadata["times"]))
 
 
-def _usable(
-    folder: Path, annotations: str | None, setup: Setup, out: Path, split: str, max_damaged: float, workers: int
+def _usable_clips(
+    folder: Path,
+    annotations: str | None,
+    settings: SpliceSettings,
+    out: Path,
+    split: str,
+    max_damaged: float,
+    workers: int,
 ) -> list[Clip]:
-    """The clips of a split that can be used, all of them looked at; the others are named."""
+    """Probe all clips and return the usable ones of a split; warn about the others."""
     rows = read_annotations(find_annotations(folder, annotations))
     problems = Problems(max_damaged, len(rows))
     unknown = unknown_columns(rows)
     if unknown:
-        warnings.warn(f"nothing is done with the columns {', '.join(unknown)} of the annotations", stacklevel=3)
+        warnings.warn(f"the columns {', '.join(unknown)} of the annotations are not used", stacklevel=3)
     clips = read_clips(folder, rows, problems)
     problems.check()
-    found = probe(folder, clips, setup.look, out, workers, problems)
+    result = probe_clips(folder, clips, settings.sampling, out, workers, problems)
     problems.check()
     if problems.texts:
         lines = "\n  ".join(problems.texts)
         warnings.warn(f"{len(problems.texts)} of {len(rows)} annotations are left out:\n  {lines}", stacklevel=3)
-    of = splits(clips, found.sources)
-    mine = [clip for clip in found.clips if of[clip.id] == split]
-    print(_summary(found, mine, split, setup))
-    return mine
+    split_of = assign_splits(clips, result.sources)
+    chosen = [clip for clip in result.clips if split_of[clip.id] == split]
+    print(_summary(result, chosen, split, settings))
+    return chosen
 
 
-def _summary(found: Probed, mine: list[Clip], split: str, setup: Setup) -> str:
-    hours = sum(clip.length for clip in mine) / setup.fps / 3600
-    low, high = setup.clip_seconds
-    left = f", {found.unsuitable} are not {low:g} to {high:g} seconds long" if found.unsuitable else ""
-    return f"{len(found.clips)} clips can be used{left}; {len(mine)} of them ({hours:.2f} hours) are of split {split}"
+def _summary(result: ProbeResult, chosen: list[Clip], split: str, settings: SpliceSettings) -> str:
+    hours = sum(clip.length for clip in chosen) / settings.fps / 3600
+    low, high = settings.clip_seconds
+    wrong = f", {result.wrong_length} are not {low:g} to {high:g} seconds long" if result.wrong_length else ""
+    return f"{len(result.clips)} usable clips{wrong}; {len(chosen)} of them ({hours:.2f} hours) are in split {split}"
 
 
-def _digest(clips: list[Clip]) -> str:
-    """Changes with anything about the clips that the videos are made of."""
-    plain = [{**asdict(clip), "where": "", "stamp": ()} for clip in clips]
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+def _clips_digest(clips: list[Clip]) -> str:
+    """Return a digest of all properties of the clips that influence the videos."""
+    fields = [{**asdict(clip), "where": "", "stamp": ()} for clip in clips]
+    return text_digest(json.dumps(fields, sort_keys=True))
 
 
 def _check(videos: int, seed: int, split: str, max_damaged: float, shard_size: int, workers: int) -> None:
@@ -162,13 +177,13 @@ def _check(videos: int, seed: int, split: str, max_damaged: float, shard_size: i
     if split not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if not 0 <= max_damaged <= 1:
-        raise DataError(f"max_damaged must be a share between 0 and 1, not {max_damaged:g}")
+        raise DataError(f"max_damaged must be a fraction between 0 and 1, not {max_damaged:g}")
 
 
 def _check_target(out: Path) -> None:
-    """Nothing of other people's is written to; the rest of the check is ShardFolder's, once the settings are known."""
+    """Raise an error if a folder has other contents; ShardFolder compares the settings once they are known."""
     if out.is_dir() and any(not entry.name.startswith(".") for entry in out.iterdir()):
         if not any((out / name).exists() for name in (INDEX, STARTED)):
-            raise DataError(f"{out} is not empty and holds no shards: choose another --out")
+            raise DataError(f"{out} is not empty and has no shards: choose another --out")
     elif out.exists() and not out.is_dir():
-        raise DataError(f"{out} is no folder")
+        raise DataError(f"{out} is not a folder")

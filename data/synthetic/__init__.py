@@ -1,1 +1,1 @@
-"""Long videos generated from a seed, with known evidence."""
+"""Long procedural videos, generated from a seed, with questions and known evidence."""

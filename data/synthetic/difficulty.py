@@ -1,4 +1,4 @@
-"""How hard a synthetic video is: what moves, flickers and repeats beside the events that are asked about."""
+"""Difficulty of synthetic videos: what moves, flickers and repeats besides the events that questions are about."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ class Difficulty:
     """Settings of the generator; the defaults are the preset "easy".
 
     Attributes:
-        flashes: fewest and most brief look-alike events (fewer in videos too short for them).
-        clutter: irrelevant one-frame glyphs per frame. flares: white discs without a glyph, per frame. decoys: glyphs
-            on discs of another colour, per frame; flares and decoys stand out as much as what is asked about.
-        jitter: camera shake, up to so many pixels (of 64) a frame. pan: pixels (of 64) a camera may drift in a scene.
-        motion: share of scenes in which a part of the background moves all the time.
-        pulses: sudden changes of brightness, of two to four frames, per frame of video.
-        fades: share of scene changes that are cross-fades and not cuts.
-        returns: share of scenes, from the third on, that show an earlier one again.
-        quiet: share of the video in one stretch in which nothing happens and the camera stands still.
+        flashes: fewest and most flashes; videos that are too short for them have fewer.
+        clutter: irrelevant glyphs per frame, each visible for one frame.
+        flares: white discs without a glyph, per frame; as conspicuous as a flash.
+        decoys: glyphs on discs of another colour, per frame; as conspicuous as a flash.
+        jitter: largest camera shake per frame, in pixels of a 64-pixel frame.
+        pan: largest camera drift within a scene, in pixels of a 64-pixel frame.
+        motion: fraction of scenes in which a part of the background moves continuously.
+        pulses: sudden changes of brightness per frame of video; each lasts two to four frames.
+        fades: fraction of scene changes that are cross-fades instead of cuts.
+        returns: fraction of scenes, from the third on, that repeat an earlier scene.
+        quiet: fraction of the video that forms one interval without events and without camera motion.
 
     Raises:
-        DataError: a setting out of range.
+        DataError: a setting is out of range.
     """
 
     flashes: tuple[int, int] = (4, 6)
@@ -49,8 +51,8 @@ class Difficulty:
             if not 0 <= value <= limit:
                 raise DataError(f"{name} must be between 0 and {limit}, not {value}")
 
-    def plain(self) -> dict[str, Any]:
-        """The settings as JSON values."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON values."""
         return asdict(self) | {"flashes": list(self.flashes)}
 
 
@@ -77,11 +79,11 @@ PRESETS = {
 }
 
 
-def difficulty_of(value: str | Difficulty) -> Difficulty:
-    """A preset by its name, or the settings themselves.
+def resolve_difficulty(value: str | Difficulty) -> Difficulty:
+    """Return the preset of a name; settings are returned unchanged.
 
     Raises:
-        DataError: there is no such preset.
+        DataError: the preset is unknown.
     """
     if isinstance(value, Difficulty):
         return value
@@ -91,5 +93,5 @@ def difficulty_of(value: str | Difficulty) -> Difficulty:
 
 
 def preset_name(settings: Mapping[str, Any]) -> str:
-    """The preset that has these plain settings, or "custom"."""
-    return next((name for name, preset in PRESETS.items() if preset.plain() == settings), "custom")
+    """Return the name of the preset with these settings, or "custom"."""
+    return next((name for name, preset in PRESETS.items() if preset.to_dict() == settings), "custom")

@@ -1,4 +1,4 @@
-"""How synthetic videos are made; video i of equal recipes is the same everywhere."""
+"""Recipes of synthetic videos, and synthetic videos as training samples."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ from framefold.data.splits import SPLITS
 from framefold.data.video.codec import encode_video
 from framefold.errors import DataError
 
-from .difficulty import Difficulty, difficulty_of
+from .difficulty import Difficulty, resolve_difficulty
 from .generate import MIN_FRAMES, Video, generate
 from .render import STYLES
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How synthetic videos are made; video i of equal recipes is the same everywhere.
+    """Settings of a set of synthetic videos; video i of equal recipes is the same on every machine.
 
     Attributes:
-        frames: shortest and longest length; every length between them is equally likely.
-        seed: another seed gives other videos.
-        split: train, val or test; they never share a video.
-        difficulty: a preset or settings of the generator. style: "normal" or "held_out" glyphs and textures.
+        frames: shortest and longest length; all lengths between them are equally likely.
+        seed: seed of the generator.
+        split: train, val or test; splits never share a video.
+        difficulty: a preset or settings of the generator.
+        style: glyphs and textures, "normal" or "held_out".
 
     Raises:
-        DataError: a setting out of range.
+        DataError: a setting is out of range.
     """
 
     frames: tuple[int, int] = (32, 64)
@@ -49,10 +50,10 @@ class Recipe:
             raise DataError(f"seed must not be negative, got {self.seed}")
         if self.style not in STYLES:
             raise DataError(f"style must be one of {', '.join(STYLES)}, not {self.style!r}")
-        difficulty_of(self.difficulty)
+        resolve_difficulty(self.difficulty)
 
     def video(self, index: int) -> Video:
-        """Video number `index`, of a length that its number decides (the same for twins)."""
+        """Generate video number `index`; the number determines its length, which is the same for twins."""
         low, high = self.frames
         word = int(np.random.SeedSequence([self.seed, SPLITS[self.split], index // 2]).generate_state(1)[0])
         frames = low + word % (high - low + 1)
@@ -61,27 +62,27 @@ class Recipe:
         )
 
     def sample(self, index: int) -> VideoSample:
-        """Video number `index` as a sample, without the way through a codec."""
-        return self.sample_of(self.video(index))
+        """Generate video number `index` as a sample; the frames are not encoded."""
+        return self.to_sample(self.video(index))
 
-    def sample_of(self, video: Video) -> VideoSample:
-        """A video of this recipe as a sample."""
+    def to_sample(self, video: Video) -> VideoSample:
+        """Convert a video of this recipe to a sample."""
         name = f"{self.split}-{self.seed}-{video.key[2]:08d}"
         return VideoSample(name, torch.from_numpy(video.frames), torch.from_numpy(video.times), video.questions)
 
 
 def length_range(frames: Sequence[int]) -> tuple[int, int]:
-    """One length or the shortest and the longest, as a pair.
+    """Return the shortest and the longest length; a single length is used for both.
 
     Raises:
-        DataError: neither one nor two numbers.
+        DataError: there are neither one nor two numbers.
     """
     if len(frames) not in (1, 2):
-        raise DataError(f"frames takes one length, or the shortest and the longest, got {list(frames)}")
+        raise DataError(f"frames must be one length, or the shortest and the longest, got {list(frames)}")
     return frames[0], frames[-1]
 
 
 def pack_sample(video: Video, crf: int) -> dict[str, bytes]:
-    """The files of one sample: mp4 (frames, timestamps) and json (everything else)."""
+    """Return the files of a sample by extension: mp4 (frames and timestamps) and json (everything else)."""
     text = json.dumps(video.annotations(), separators=(",", ":"))
     return {"mp4": encode_video(video.frames, video.times, crf), "json": text.encode()}

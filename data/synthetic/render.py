@@ -1,6 +1,6 @@
-"""Integer-only drawing on uint8 frames: the same bytes on every machine.
+"""Rendering of glyphs and textures in integer arithmetic, so that every machine produces the same bytes.
 
-Glyphs are boolean masks, textures are two-colour patterns; nothing here is random and nothing is a float.
+Glyphs are boolean masks, and textures are patterns of two colours. Nothing in this module is random.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SHAPES = ("circle", "square", "triangle", "cross", "ring", "bowtie")
 
 TEXTURES = ("plain", "stripes", "columns", "checks", "dots", "diagonal")
 
-# Every value stays 24 away from 0 and 255: noise and brightness are then added without a clip (see synthetic.py).
+# All values are at least 24 away from 0 and 255, so that noise and brightness can be added without clipping.
 COLORS = {
     "red": (220, 40, 40),
     "green": (40, 190, 50),
@@ -25,7 +25,7 @@ COLORS = {
     "cyan": (40, 205, 215),
 }
 
-# Discs under glyphs, by kind of event.
+# Colours of the discs behind glyphs, by kind of event.
 HALO = {"flash": (230, 230, 230), "flare": (230, 230, 230), "mover": (25, 25, 25), "decoy": (228, 130, 30)}
 
 STYLES = ("normal", "held_out")
@@ -33,10 +33,10 @@ STYLES = ("normal", "held_out")
 
 @lru_cache(maxsize=256)
 def glyph(shape: str, size: int, style: str = "normal") -> np.ndarray:
-    """Boolean mask (size, size) of a shape that fills its box; "held_out" draws the same shape another way."""
+    """Return a boolean mask (size, size) of a shape that fills its box; style "held_out" is another form of it."""
     if shape not in SHAPES:
         raise DataError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
-    # Doubled coordinates centred on the box: integers for odd and even sizes alike.
+    # Doubled coordinates with the origin at the centre of the box are integers for odd and even sizes.
     y, x = np.meshgrid(*[2 * np.arange(size) - (size - 1)] * 2, indexing="ij")
     return (_normal_glyph if style == "normal" else _held_out_glyph)(shape, size, y, x)
 
@@ -62,18 +62,18 @@ def _held_out_glyph(shape: str, size: int, y: np.ndarray, x: np.ndarray) -> np.n
         return x * x + 2 * y * y <= size * size
     if shape == "square":  # a broad rectangle
         return 4 * abs(y) <= 3 * size
-    if shape == "triangle":  # lies on its side
+    if shape == "triangle":  # on its side
         return 2 * abs(y) <= x + size
     if shape == "cross":  # thin arms
         return (6 * abs(x) <= size) | (6 * abs(y) <= size)
-    if shape == "ring":  # a thin one
+    if shape == "ring":  # thin
         return (r2 <= size * size) & (2 * r2 >= size * size)
     return abs(x) <= abs(y)  # bowtie, upright
 
 
 @lru_cache(maxsize=64)
 def texture(name: str, size: int, period: int, style: str = "normal") -> np.ndarray:
-    """Boolean pattern (size, size), True where the second colour goes; period in pixels."""
+    """Return a boolean pattern (size, size), True for the second colour; period in pixels."""
     if name not in TEXTURES:
         raise DataError(f"unknown texture {name!r}; known: {', '.join(TEXTURES)}")
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
@@ -99,15 +99,15 @@ def _held_out_texture(name: str, period: int, y: np.ndarray, x: np.ndarray) -> n
     third = max(1, period // 3)
     if name == "plain":
         return np.ones(y.shape, bool)
-    if name == "stripes":  # thin ones
+    if name == "stripes":  # thin
         return y % period < third
     if name == "columns":
         return x % period < third
-    if name == "checks":  # of broad tiles
+    if name == "checks":  # wide tiles
         return (y % period < period // 2) ^ (x % (2 * period) < period)
     if name == "dots":  # every other row shifted
         return _disc(y % period, (x + y // period % 2 * (period // 2)) % period, period)
-    return (y - x) % period < third  # diagonal, the other way
+    return (y - x) % period < third  # diagonal in the other direction
 
 
 def _disc(y: np.ndarray, x: np.ndarray, period: int) -> np.ndarray:
@@ -115,15 +115,20 @@ def _disc(y: np.ndarray, x: np.ndarray, period: int) -> np.ndarray:
     return 4 * (dy * dy + dx * dx) <= period * period
 
 
-def paint_texture(name: str, size: int, period: int, colors: np.ndarray, style: str = "normal") -> np.ndarray:
-    """Background (size, size, 3) uint8 from two colours (2, 3)."""
+def render_texture(name: str, size: int, period: int, colors: np.ndarray, style: str = "normal") -> np.ndarray:
+    """Return a background (size, size, 3) uint8 in two colours (2, 3)."""
     return colors.astype(np.uint8)[texture(name, size, period, style).astype(np.intp)]
 
 
-def paint_mask(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
-    """Paint a mask (h, w) with its upper left corner at (y, x), in place.
+def fill_mask(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
+    """Fill a mask with a colour, in place.
 
-    frames: (..., S, S, 3); the box lies inside.
+    Args:
+        frames: (..., S, S, 3) uint8.
+        mask: (h, w) bool.
+        y: upper edge of the mask in the frame; the mask must lie inside the frame.
+        x: left edge of the mask in the frame.
+        color: red, green and blue.
     """
     h, w = mask.shape
     frames[..., y : y + h, x : x + w, :][..., mask, :] = color

@@ -1,4 +1,4 @@
-"""The backgrounds of a synthetic video: scenes, the camera that drifts and shakes over them, and how they are drawn."""
+"""Backgrounds of a synthetic video: scenes, camera motion, and their rendering."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from framefold.data.question import Box
 from framefold.data.random_stream import RandomStream
 
 from .difficulty import Difficulty
-from .render import COLORS, SHAPES, TEXTURES, glyph, paint_mask, paint_texture
-from .timeline import GLYPH, LATTICE, Event, Stretch, overlapping
+from .render import COLORS, SHAPES, TEXTURES, fill_mask, glyph, render_texture
+from .timeline import GLYPH, LATTICE, Event, QuietPeriod, overlapping
 
-MOST = 4
+MAX_SCENES = 4
 
-MOVING = 8  # pixels (of 64) that a moving part of the background travels before it starts again
+MOTION_PERIOD = 8  # pixels (of 64) that a moving part of the background travels before it jumps back
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Frames first..last (inclusive) over one background.
+    """Consecutive frames with one background.
 
-    view: a box in which it is seen bare. fade: frames at its start, and as many before it, that are a cross-fade.
+    Attributes:
+        first: first frame.
+        last: last frame, inclusive.
+        texture: name of the texture of the background.
+        view: a box that shows the background with few or no events in it.
+        fade: number of frames before `first`, and after it, that are a cross-fade from the previous scene.
     """
 
     first: int
@@ -33,7 +38,7 @@ class Scene:
     fade: int = 0
 
     def reversed(self, frames: int, fade: int) -> Scene:
-        """The same scene in a video of so many frames that runs backwards; fade: of the scene after it."""
+        """Return the scene in the reversed video of `frames` frames; fade: that of the scene after it."""
         frame, *corners = self.view
         view: Box = (frames - 1 - frame, *corners)  # type: ignore[assignment]
         return replace(self, first=frames - 1 - self.last, last=frames - 1 - self.first, view=view, fade=fade)
@@ -41,10 +46,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Backdrop:
-    """What a camera sees of a scene: canvas (S + 2 M, S + 2 M, 3), where it points, and a part that moves.
+    """The background of a scene and the motion of the camera over it.
 
-    offsets: (T, 2) upper left corner of the picture on the canvas in pixels, for every frame of the video.
-    moving: (y0, x0, y1, x1) pixels of the picture, or None. bare: the canvas without glyphs. travel: (T,) pixels.
+    S is the size of a frame and M the margin around it.
+
+    Attributes:
+        canvas: (S + 2 M, S + 2 M, 3) background with static glyphs.
+        bare: the canvas without glyphs.
+        offsets: (T, 2) upper left corner of the frame on the canvas in pixels, for every frame of the video.
+        moving: (y0, x0, y1, x1) of a moving part in pixels of the frame, or None.
+        travel: (T,) displacement of the moving part in pixels.
     """
 
     canvas: np.ndarray
@@ -53,8 +64,8 @@ class Backdrop:
     moving: tuple[int, int, int, int] | None
     travel: np.ndarray
 
-    def draw(self, frame: int, out: np.ndarray) -> None:
-        """Write the picture (S, S, 3) of that frame into `out`."""
+    def render(self, frame: int, out: np.ndarray) -> None:
+        """Write the pixels (S, S, 3) of a frame into `out`."""
         size = len(out)
         y, x = self.offsets[frame]
         out[:] = self.canvas[y : y + size, x : x + size]
@@ -64,30 +75,32 @@ class Backdrop:
             out[y0:y1, x0:x1] = self.bare[y0 + shift : y1 + shift, x0 + shift : x1 + shift]
 
 
-def draw_scenes(draws: RandomStream, events: Sequence[Event], frames: int, difficulty: Difficulty) -> tuple[Scene, ...]:
-    """One to four scenes; neighbours differ in texture, and a later one may show an earlier one again."""
-    count = draws.between(1, MOST)
+def sample_scenes(
+    stream: RandomStream, events: Sequence[Event], frames: int, difficulty: Difficulty
+) -> tuple[Scene, ...]:
+    """Sample one to four scenes; neighbours differ in texture, and a later scene may repeat an earlier one."""
+    count = stream.between(1, MAX_SCENES)
     shortest = max(4, frames // 8)
     fade = 2 if shortest >= 6 else 1
     slack = frames - shortest * count
-    ends = sorted(draws.below(slack + 1) for _ in range(count - 1))
+    ends = sorted(stream.below(slack + 1) for _ in range(count - 1))
     cuts = [0, *(at + shortest * (i + 1) for i, at in enumerate(ends)), frames]
-    names = [TEXTURES[i] for i in draws.permutation(len(TEXTURES))]
+    names = [TEXTURES[i] for i in stream.permutation(len(TEXTURES))]
     scenes: list[Scene] = []
     for i, (first, end) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
         earlier = [scene.texture for scene in scenes[:-1] if scene.texture != scenes[-1].texture]
-        texture = draws.pick(earlier) if earlier and _happens(draws, difficulty.returns) else names[i]
-        faded = fade if i and _happens(draws, difficulty.fades) else 0
+        texture = stream.pick(earlier) if earlier and _happens(stream, difficulty.returns) else names[i]
+        faded = fade if i and _happens(stream, difficulty.fades) else 0
         scenes.append(Scene(first, end - 1, texture, _clear_view(events, (first + end - 1) // 2), faded))
     return tuple(scenes)
 
 
-def _happens(draws: RandomStream, share: float) -> bool:
-    return draws.below(1000) < round(share * 1000)
+def _happens(stream: RandomStream, share: float) -> bool:
+    return stream.below(1000) < round(share * 1000)
 
 
 def _clear_view(events: Sequence[Event], frame: int) -> Box:
-    """The quarter of a frame that its events cover least (the first of equals)."""
+    """Return the quarter of a frame that its events cover least; of equal ones, the first."""
     boxes = [event.box(frame) for event in overlapping(events, frame, frame)]
 
     def covered(y: float, x: float) -> float:
@@ -100,75 +113,86 @@ def _clear_view(events: Sequence[Event], frame: int) -> Box:
 
 
 def build_backdrops(
-    draws: RandomStream,
+    stream: RandomStream,
     scenes: Sequence[Scene],
-    quiet: Stretch,
+    quiet: QuietPeriod,
     difficulty: Difficulty,
     shade: int,
     frames: int,
     size: int,
     style: str,
 ) -> tuple[list[Backdrop], list[Event]]:
-    """A backdrop for every scene, and the static glyphs on them.
+    """Create a backdrop for every scene.
 
-    shade: remainder by three of every dark background colour; no two splits share a colour.
+    Args:
+        stream: source of random numbers.
+        scenes: scenes of the video.
+        quiet: period without camera motion.
+        difficulty: settings of the generator.
+        shade: remainder modulo three of all dark background colours, so that no two splits share a colour.
+        frames: number of frames of the video.
+        size: height and width of a frame in pixels.
+        style: style of textures and glyphs.
+
+    Returns:
+        The backdrops, and the static glyphs on them as events.
     """
     unit = size / 64
-    margin = round(max(difficulty.pan + difficulty.jitter, MOVING if difficulty.motion else 0) * unit)
-    shake = draws.bytes(2 * frames).reshape(frames, 2) % (2 * difficulty.jitter + 1) - np.int64(difficulty.jitter)
+    margin = round(max(difficulty.pan + difficulty.jitter, MOTION_PERIOD if difficulty.motion else 0) * unit)
+    shake = stream.bytes(2 * frames).reshape(frames, 2) % (2 * difficulty.jitter + 1) - np.int64(difficulty.jitter)
     shake[quiet.first : quiet.end] = shake[quiet.first] if quiet.first < frames else 0
     clock = np.array([quiet.moving_time(frame) for frame in range(frames)])
-    looks: dict[str, tuple[np.ndarray, int]] = {}
+    appearance: dict[str, tuple[np.ndarray, int]] = {}
     backdrops, statics = [], []
     for scene in scenes:
-        colors, period = looks.setdefault(scene.texture, _look(draws, shade))
-        canvas = paint_texture(scene.texture, size + 2 * margin, size * period // 64, colors, style)
-        offsets = margin + _camera(draws, scene, clock, shake, difficulty, unit)
-        moving = _moving_part(draws, unit) if _happens(draws, difficulty.motion) else None
+        colors, period = appearance.setdefault(scene.texture, _colors_and_period(stream, shade))
+        canvas = render_texture(scene.texture, size + 2 * margin, size * period // 64, colors, style)
+        offsets = margin + _camera(stream, scene, clock, shake, difficulty, unit)
+        moving = _moving_part(stream, unit) if _happens(stream, difficulty.motion) else None
         bare = canvas.copy()
-        for _ in range(draws.below(3)):
-            statics.append(_paint_static(draws, canvas, scene, offsets, margin, size, style))
-        travel = clock * 3 % max(1, round(MOVING * unit))
+        for _ in range(stream.below(3)):
+            statics.append(_add_static_glyph(stream, canvas, scene, offsets, margin, size, style))
+        travel = clock * 3 % max(1, round(MOTION_PERIOD * unit))
         backdrops.append(Backdrop(canvas, bare, offsets, moving, travel))
     return backdrops, statics
 
 
-def _look(draws: RandomStream, shade: int) -> tuple[np.ndarray, int]:
-    """Two colours (2, 3) and a period in pixels (of 64)."""
-    dark = np.array([3 * draws.between(24, 49) + shade for _ in range(3)])
-    light = dark + np.array([draws.between(40, 64) for _ in range(3)])
-    return np.stack((light, dark) if draws.below(2) else (dark, light)), draws.pick((8, 10, 12))
+def _colors_and_period(stream: RandomStream, shade: int) -> tuple[np.ndarray, int]:
+    """Sample two colours (2, 3) and the period of a texture in pixels (of 64)."""
+    dark = np.array([3 * stream.between(24, 49) + shade for _ in range(3)])
+    light = dark + np.array([stream.between(40, 64) for _ in range(3)])
+    return np.stack((light, dark) if stream.below(2) else (dark, light)), stream.pick((8, 10, 12))
 
 
 def _camera(
-    draws: RandomStream, scene: Scene, clock: np.ndarray, shake: np.ndarray, difficulty: Difficulty, unit: float
+    stream: RandomStream, scene: Scene, clock: np.ndarray, shake: np.ndarray, difficulty: Difficulty, unit: float
 ) -> np.ndarray:
-    """(T, 2) pixels off the middle of the canvas: a slow drift along one axis, and a shake."""
-    drift = draws.between(-difficulty.pan, difficulty.pan)
-    axis = draws.below(2)
+    """Return offsets (T, 2) from the centre of the canvas in pixels: a slow drift along one axis, and a shake."""
+    drift = stream.between(-difficulty.pan, difficulty.pan)
+    axis = stream.below(2)
     length = max(1, scene.last - scene.first)
-    at = np.clip(clock - clock[scene.first], 0, length)
+    elapsed = np.clip(clock - clock[scene.first], 0, length)
     offsets = shake.copy()
-    offsets[:, axis] += drift * at // length
+    offsets[:, axis] += drift * elapsed // length
     return np.trunc(offsets * unit).astype(np.int64)
 
 
-def _moving_part(draws: RandomStream, unit: float) -> tuple[int, int, int, int]:
-    height, width = draws.between(4, 8), draws.between(6, 10)
-    y, x = draws.below(LATTICE - height + 1), draws.below(LATTICE - width + 1)
+def _moving_part(stream: RandomStream, unit: float) -> tuple[int, int, int, int]:
+    height, width = stream.between(4, 8), stream.between(6, 10)
+    y, x = stream.below(LATTICE - height + 1), stream.below(LATTICE - width + 1)
     step = 4 * unit
     return tuple(round(step * edge) for edge in (y, x, y + height, x + width))  # type: ignore[return-value]
 
 
-def _paint_static(
-    draws: RandomStream, canvas: np.ndarray, scene: Scene, offsets: np.ndarray, margin: int, size: int, style: str
+def _add_static_glyph(
+    stream: RandomStream, canvas: np.ndarray, scene: Scene, offsets: np.ndarray, margin: int, size: int, style: str
 ) -> Event:
-    """A glyph that belongs to the scene: it moves with the camera, and may leave the picture."""
-    shape, color, inner = draws.pick(SHAPES), draws.pick(tuple(COLORS)), size * GLYPH // LATTICE
+    """Add a glyph to a canvas; it moves with the background and may leave the frame."""
+    shape, color, inner = stream.pick(SHAPES), stream.pick(tuple(COLORS)), size * GLYPH // LATTICE
     room = LATTICE - GLYPH + 1
-    y, x = (margin + draws.below(room) * size // LATTICE for _ in range(2))
-    paint_mask(canvas, glyph(shape, inner, style), y, x, COLORS[color])
-    seen = offsets[scene.first : scene.last + 1]
-    path = [((y - int(oy)) / size, (x - int(ox)) / size) for oy, ox in seen]
+    y, x = (margin + stream.below(room) * size // LATTICE for _ in range(2))
+    fill_mask(canvas, glyph(shape, inner, style), y, x, COLORS[color])
+    visible = offsets[scene.first : scene.last + 1]
+    path = [((y - int(oy)) / size, (x - int(ox)) / size) for oy, ox in visible]
     path = path[:1] if len(set(path)) == 1 else path
     return Event("static", shape, color, "", scene.first, scene.last, tuple(path), GLYPH / LATTICE)

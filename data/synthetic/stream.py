@@ -1,26 +1,37 @@
-"""Synthetic videos made while they are needed, new ones in every epoch unless `fresh` is False."""
+"""A stream of synthetic videos, generated while they are read."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from framefold.data.loading.loader import Part, Stream, batch_ends
+from framefold.data.loading.loader import PartialBatch, SampleStream
 
 from .recipe import Recipe
 
 
-class SyntheticStream(Stream):
-    """Synthetic videos made while they are needed, new ones in every epoch unless `fresh` is False."""
+class SyntheticStream(SampleStream):
+    """Synthetic videos, generated while they are read.
+
+    Args:
+        recipe: how videos are generated.
+        samples: videos per epoch.
+        batch_size: videos in a batch of one rank.
+        fresh: generate new videos in every epoch; False repeats those of the first.
+        where: further arguments of :class:`~framefold.data.loading.loader.SampleStream`.
+    """
 
     def __init__(self, recipe: Recipe, samples: int, batch_size: int, fresh: bool = True, **where: Any) -> None:
         super().__init__(samples, batch_size, **where)
         self.recipe, self.fresh = recipe, fresh
 
-    def parts(self, epoch: int, places: range, sizes: list[int], wanted: Iterable[int]) -> Iterator[Part]:
+    def partial_batches(
+        self, epoch: int, positions: range, sizes: list[int], numbers: Iterable[int]
+    ) -> Iterator[PartialBatch]:
         offset = epoch * self.layout.units if self.fresh else 0
-        ends = batch_ends(sizes)
-        for batch in wanted:
-            row = places[ends[batch] - sizes[batch] : ends[batch]]
-            own = row[self.seat.part(row)]
-            yield [self.recipe.sample(offset + place % self.layout.units) for place in own], ()
+        ends = list(itertools.accumulate(sizes))
+        for number in numbers:
+            batch = positions[ends[number] - sizes[number] : ends[number]]
+            share = batch[self.share.part(batch)]
+            yield [self.recipe.sample(offset + position % self.layout.units) for position in share], ()

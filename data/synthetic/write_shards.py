@@ -1,4 +1,4 @@
-"""The verb ``framefold shards synth``: webdataset shards of synthetic videos."""
+"""The verb ``framefold shards synth``: synthetic videos as webdataset shards."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import asdict
 
 from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import VIDEOS
-from framefold.data.shards.writer import Packed, ShardFolder
+from framefold.data.shards.writer import PackedSample, ShardFolder
 from framefold.errors import DataError
 
-from .difficulty import Difficulty, difficulty_of
+from .difficulty import Difficulty, resolve_difficulty
 from .recipe import Recipe, length_range, pack_sample
 
-Span = tuple[Recipe, range, int]  # videos of a recipe, and the quality they are stored in
+Span = tuple[Recipe, range, int]  # recipe, numbers of the videos, and crf
 
 
 def synth(
@@ -32,18 +32,18 @@ def synth(
 
     Args:
         out: folder for the shards and their index.
-        videos: how many.
+        videos: number of videos.
         frames: shortest and longest video; one number for a single length.
-        seed: another seed gives other videos.
-        split: train, val or test; videos of different splits are never the same.
-        difficulty: easy, hard, or settings of data.difficulty.Difficulty.
+        seed: seed of the generator.
+        split: train, val or test; splits never share a video.
+        difficulty: easy, hard, or settings of framefold.data.synthetic.difficulty.Difficulty.
         style: normal, or held_out for other glyphs and textures.
         shard_size: videos per shard.
-        crf: H.264 quality, 1 (best) to 51; 0 stores the frames without loss.
+        crf: H.264 quality, 1 (best) to 51; 0 is lossless.
         workers: processes that write shards at the same time.
 
     Raises:
-        DataError: a setting out of range, or a folder that holds something else.
+        DataError: a setting is out of range, or the folder contains something else.
         OSError: the disk is full or not writable; finished shards are kept.
     """
     recipe = Recipe(length_range(frames), seed, split, difficulty, style)
@@ -51,19 +51,19 @@ def synth(
         raise DataError(f"videos, shard_size and workers must be positive, got {videos}, {shard_size}, {workers}")
     if not 0 <= crf <= 51:
         raise DataError(f"crf must be between 0 (lossless) and 51, not {crf}")
-    plain = {"frames": list(recipe.frames), "difficulty": difficulty_of(difficulty).plain()}
-    settings = asdict(recipe) | plain | {"videos": videos, "shard_size": shard_size, "crf": crf}
+    resolved = {"frames": list(recipe.frames), "difficulty": resolve_difficulty(difficulty).to_dict()}
+    settings = asdict(recipe) | resolved | {"videos": videos, "shard_size": shard_size, "crf": crf}
     folder = ShardFolder[Span](out, VIDEOS, SCHEMA_VERSION, settings, "framefold shards synth")
     if folder.complete:
         print(f"{out} is complete: {videos} videos in {-(-videos // shard_size)} shards")
         return
     spans = [range(first, min(first + shard_size, videos)) for first in range(0, videos, shard_size)]
     if not folder.write([(recipe, span, crf) for span in spans], _videos, workers):
-        print(f"other processes are still writing to {out}; the last one writes its index")
+        print(f"other processes are still writing to {out}; the last one to finish writes the index")
 
 
-def _videos(span: Span) -> Iterator[Packed]:
+def _videos(span: Span) -> Iterator[PackedSample]:
     recipe, numbers, crf = span
     for index in numbers:
         video = recipe.video(index)
-        yield Packed(f"{recipe.split}-{recipe.seed}-{index:08d}", pack_sample(video, crf), len(video.frames))
+        yield PackedSample(f"{recipe.split}-{recipe.seed}-{index:08d}", pack_sample(video, crf), len(video.frames))

@@ -1,1 +1,1 @@
-"""Between a video file and frames with times."""
+"""Reading and writing video files."""

@@ -1,6 +1,6 @@
-"""Frames and timestamps to mp4 bytes and back, through PyAV (which brings its own FFmpeg; no system library is needed).
+"""Encoding frames and timestamps to mp4, and decoding them (PyAV, which includes FFmpeg).
 
-Shapes: T frames, H W pixels.
+Shapes: T frames of H W pixels.
 """
 
 from __future__ import annotations
@@ -18,21 +18,26 @@ from framefold.errors import DataError
 
 CLOCK = Fraction(1, 1000)  # timestamps are stored in milliseconds
 
-# With B-frames x264 writes one of several files for the same frames, a different one now and then (measured).
+# With B-frames, x264 occasionally writes different bytes for the same frames (measured).
 LOSSY = {"preset": "veryfast", "bf": "0"}
 
 LOSSLESS = {"preset": "ultrafast", "qp": "0"}
 
-BITEXACT = 1 << 23  # AV_CODEC_FLAG_BITEXACT: no version or date goes into the file, so equal frames give equal bytes
+BITEXACT = 1 << 23  # AV_CODEC_FLAG_BITEXACT: the file holds no version and no date, so equal frames give equal bytes
 
 
 def encode_video(frames: np.ndarray, times: np.ndarray, crf: int = 18) -> bytes:
-    """H.264 in mp4, the same bytes for the same input.
+    """Encode frames as H.264 in mp4; equal input gives equal bytes.
+
+    Chroma is stored at full resolution (4:4:4), because subsampled chroma blurs small shapes.
 
     Args:
         frames: (T, H, W, 3) uint8.
         times: (T,) seconds, ascending, at least a millisecond apart.
-        crf: quality of x264, 1 (best) to 51; 0 is lossless RGB. 4:4:4 throughout: halved chroma smears small shapes.
+        crf: quality of x264, from 1 (best) to 51; 0 stores lossless RGB.
+
+    Returns:
+        The bytes of the mp4 file.
 
     Raises:
         DataError: wrong shapes or dtype, times that do not ascend, crf out of range, or an FFmpeg without x264.
@@ -44,46 +49,50 @@ def encode_video(frames: np.ndarray, times: np.ndarray, crf: int = 18) -> bytes:
     ticks = np.round(np.asarray(times, np.float64) / float(CLOCK)).astype(np.int64)
     if ticks.shape != frames.shape[:1] or (np.diff(ticks) <= 0).any():
         raise DataError(f"times must be {len(frames)} ascending seconds, at least a millisecond apart")
-    buffer = io.BytesIO()
     try:
-        with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-            stream = container.add_stream("libx264" if crf else "libx264rgb", rate=_rate(ticks))
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv444p" if crf else "rgb24"
-            stream.options = {**LOSSY, "crf": str(crf)} if crf else {**LOSSLESS}
-            stream.codec_context.thread_count = 1  # several threads may split the bits differently
-            stream.codec_context.flags |= BITEXACT
-            stream.codec_context.time_base = CLOCK
-            for pixels, tick in zip(frames, ticks, strict=True):
-                frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
-                frame.pts, frame.time_base = int(tick), CLOCK
-                container.mux(stream.encode(frame))
-            container.mux(stream.encode())
+        return _encode_mp4(frames, ticks, crf)
     except (av.FFmpegError, ValueError) as error:
         raise DataError(f"cannot encode {frames.shape} frames: {error}") from error
+
+
+def _encode_mp4(frames: np.ndarray, ticks: np.ndarray, crf: int) -> bytes:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
+        stream = container.add_stream("libx264" if crf else "libx264rgb", rate=_rate(ticks))
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv444p" if crf else "rgb24"
+        stream.options = {**LOSSY, "crf": str(crf)} if crf else {**LOSSLESS}
+        stream.codec_context.thread_count = 1  # the bytes may depend on the number of threads
+        stream.codec_context.flags |= BITEXACT
+        stream.codec_context.time_base = CLOCK
+        for pixels, tick in zip(frames, ticks, strict=True):
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = int(tick), CLOCK
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
     return buffer.getvalue()
 
 
 def _rate(ticks: np.ndarray) -> Fraction:
-    """Frames per second; only x264's rate control looks at it, the timestamps are what counts."""
+    """Return frames per second; only the rate control of x264 uses it, playback follows the timestamps."""
     step = int(np.median(np.diff(ticks))) if len(ticks) > 1 else 1000
     return 1 / (step * CLOCK)
 
 
-def decode(
-    source: bytes | str | os.PathLike[str], wanted: Sequence[int] | None = None
+def decode_video(
+    source: bytes | str | os.PathLike[str], frame_numbers: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frames of a video, in order of time.
+    """Decode the frames of a video in temporal order.
 
     Args:
         source: the bytes of a file, or its path.
-        wanted: numbers of the frames to return, so that only those are held; None: all.
+        frame_numbers: numbers of the frames to return; only these are kept in memory. None returns all frames.
 
     Returns:
-        frames (T, H, W, 3) uint8, and the times in seconds, float32, of all frames of the file.
+        Frames (T, H, W, 3) uint8, and the times of all frames of the file in seconds, float32.
 
     Raises:
-        DataError: missing, damaged, or without a video stream.
+        DataError: the file is missing or damaged, or has no video stream.
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
     try:
@@ -91,10 +100,10 @@ def decode(
             if not container.streams.video:
                 raise DataError(f"no video stream in {name}")
             stream = container.streams.video[0]
-            stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # workers are the parallelism
-            to_rgb = VideoReformatter()  # one for all frames: making one per frame takes half of the decoding time
+            stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # loader workers already run in parallel
+            to_rgb = VideoReformatter()  # shared: creating one per frame takes half of the decoding time
             frames, times = [], []
-            chosen = None if wanted is None else frozenset(wanted)
+            chosen = None if frame_numbers is None else frozenset(frame_numbers)
             for number, frame in enumerate(container.decode(stream)):
                 if chosen is None or number in chosen:
                     frames.append(to_rgb.reformat(frame, format="rgb24").to_ndarray())
@@ -108,23 +117,24 @@ def decode(
     return np.stack(frames), np.array(times, np.float32)
 
 
-def evenly(times: np.ndarray, most: int) -> list[int]:
-    """Numbers of the frames that are on screen at the middles of `most` equal stretches of a video.
+def evenly_spaced(times: np.ndarray, count: int) -> list[int]:
+    """Return the numbers of the frames on screen at the midpoints of `count` equal intervals of a video.
 
-    A video of no more frames than that gives all of them. A frame that stays for several middles comes once.
+    A frame that is on screen at several midpoints is returned once. A video of at most `count` frames gives them all.
 
     Args:
-        times: (T,) seconds of its frames, ascending.
+        times: (T,) seconds of the frames, ascending.
+        count: number of intervals.
 
     Raises:
-        DataError: most < 1.
+        DataError: count < 1.
     """
-    if most < 1:
-        raise DataError(f"frames must be at least 1, not {most}")
-    if len(times) <= most:
+    if count < 1:
+        raise DataError(f"frames must be at least 1, not {count}")
+    if len(times) <= count:
         return list(range(len(times)))
-    # Whole numbers, so that no rounding decides.
+    # Integer arithmetic, so that the choice does not depend on rounding.
     ticks = np.round((np.asarray(times, np.float64) - float(times[0])) / float(CLOCK)).astype(np.int64)
     span = int(ticks[-1]) + int(np.median(np.diff(ticks)))
-    middles = (2 * np.arange(most) + 1) * span
-    return np.unique(np.searchsorted(2 * most * ticks, middles, side="right") - 1).tolist()
+    midpoints = (2 * np.arange(count) + 1) * span
+    return np.unique(np.searchsorted(2 * count * ticks, midpoints, side="right") - 1).tolist()
