@@ -3,10 +3,8 @@
 13 steps with accumulated gradients, some of them clipped, past two ends of epochs at which the accumulated batches are
 incomplete. The losses are means over questions, of which the ranks have different numbers, and qtsplus draws noise.
 
-The difference between two trainings is measured relative to how far training moved the same weights. An absolute bound
-would be no measure: Adam moves a weight by the learning rate even where the gradient is as small as its rounding error,
-so that the absolute difference depends on the processor. Relative to the movement, rounding changes no tensor by more
-than 5e-6, and the smallest of the deliberate faults changes all tensors by 7e-3. The bound lies between them.
+Rounding changes no tensor by more than 5e-6 of its movement. The smallest of the deliberate faults changes the tensors
+by 7e-3 of their movement. The bound is between the two.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import torch
 
 from tests.support.ranks.distributed_equal import FAULTS, PARAMS
 from tests.support.ranks.fork_server import Ranks
+from tests.support.weights import relative_differences
 
 TOGETHER = {
     "ddp": tuple(PARAMS),
@@ -30,7 +29,6 @@ TOGETHER = {
 BOUND = 1e-4  # of the difference between trainings, relative to the movement
 LIMIT = 420  # seconds, then the ranks are killed; about 60 on two idle cores
 CODE = "from tests.support.ranks.distributed_equal import train_all; train_all({!r}, {!r}, {!r}, {!r}, {!r})"
-Weights = dict[str, torch.Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -54,29 +52,17 @@ def trained(random_host: Path, shards: Path, tmp_path_factory: pytest.TempPathFa
     return out
 
 
-def read(trained: Path, compressor: str, training: str) -> Weights:
-    return torch.load(trained / f"{compressor}-{training}.pt", weights_only=True)
-
-
-def difference(trained: Path, compressor: str, training: str) -> dict[str, float]:
-    """Distance to the weights of a single process, relative to the movement; for each tensor, and "all" of them."""
-    start, alone, other = (read(trained, compressor, name) for name in ("auto-start", "auto", training))
-    assert start.keys() == alone.keys() == other.keys() and len(alone) >= 2
-
-    def distance(one: Weights, two: Weights) -> dict[str, float]:
-        tensors = {name: float(torch.dist(one[name].double(), two[name].double())) for name in one}
-        return tensors | {"all": sum(value**2 for value in tensors.values()) ** 0.5}
-
-    moved, apart = distance(start, alone), distance(alone, other)
-    assert min(moved.values()) > 0.1, f"{compressor}: hardly moved {min(moved, key=moved.__getitem__)}"
-    return {name: apart[name] / moved[name] for name in moved}
+def differences(trained: Path, compressor: str, training: str) -> dict[str, float]:
+    """Return the differences between one of the trainings and that of a single process."""
+    names = ("auto-start", "auto", training)
+    return relative_differences(*(torch.load(trained / f"{compressor}-{name}.pt", weights_only=True) for name in names))
 
 
 @pytest.mark.timeout(2 * LIMIT + 60)
 @pytest.mark.parametrize("strategy", TOGETHER)
 def test_two_ranks_train_the_weights_of_a_single_process(trained: Path, strategy: str) -> None:
     for compressor in TOGETHER[strategy]:
-        found = difference(trained, compressor, strategy)
+        found = differences(trained, compressor, strategy)
         wrong = {name: value for name, value in found.items() if not value < BOUND}
         assert not wrong, f"{compressor}: {wrong}"
 
@@ -84,5 +70,5 @@ def test_two_ranks_train_the_weights_of_a_single_process(trained: Path, strategy
 @pytest.mark.timeout(2 * LIMIT + 60)
 def test_the_bound_lies_far_below_the_effect_of_a_fault(trained: Path) -> None:
     for compressor, fault in zip(PARAMS, FAULTS, strict=True):
-        found = difference(trained, compressor, fault)
+        found = differences(trained, compressor, fault)
         assert found["all"] > 50 * BOUND, f"{compressor}, {fault}: {found}"

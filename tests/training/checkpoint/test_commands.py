@@ -27,6 +27,7 @@ from framefold.training.checkpoint.resume import fits
 from framefold.training.strategies.deepspeed import DeepSpeedOnCPU
 from tests.support import paths
 from tests.support.ranks.fork_server import Ranks, Run
+from tests.support.weights import relative_differences
 
 STEPS = 7  # a checkpoint is written after the 4th and after the last
 ROOT = str(paths.ROOT)
@@ -102,9 +103,10 @@ def test_another_number_of_ranks_goes_on_exactly(
     assert found["steps"] == whole["steps"] == [4.0]
     assert found["groups"] == whole["groups"] and found["schedule"] == whole["schedule"]
     assert found["schedule"]["last_epoch"] == 4 and 0 < found["groups"][0]["lr"] < found["schedule"]["base_lrs"][0]
-    for name, value in whole["end"].items():
-        torch.testing.assert_close(found["end"][name], value, atol=1e-5, rtol=0)
-        assert (value - whole["weights"][name]["fp32"]).abs().max() > 1e-4 or name == "compressor.alone"
+    differences = relative_differences(
+        {name: w["fp32"] for name, w in whole["weights"].items()}, whole["end"], found["end"]
+    )
+    assert max(differences.values()) < 1e-4, differences
     assert find_checkpoints(tmp_path / "run")[0].step == STEPS
 
 
