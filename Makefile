@@ -1,15 +1,15 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# On a fresh machine, `make demo` and `make test` do everything.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test oracle lmms lint clean
+.PHONY: setup demo test quick oracle lmms lint clean
 
 setup: $(READY)
 
-# torch first: DeepSpeed looks for it while it is built. Extras that need CUDA are tried only where there is a GPU.
+# torch first, because building DeepSpeed needs it. Extras that need CUDA are installed only if there is a GPU.
 $(READY): pyproject.toml constraints.txt
 	@echo "setup: creating $(VENV) (a few minutes the first time)"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framefold needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
@@ -18,12 +18,12 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
 	@echo "setup: framefold and its extras (train, lora, report, dev)"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
-	@echo "setup: torchvision, out of the way of CPU torch (framefold answer and show look there)"
+	@echo "setup: torchvision, in a folder of its own because of the CPU build of torch (framefold answer and show look there)"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
-	@echo "setup: the oldest supported transformers, out of the way too (tests/conformance/test_oldest_transformers.py looks there)"
+	@echo "setup: the oldest supported transformers, in a folder of its own (for tests/conformance/test_oldest_transformers.py)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/transformers-oldest transformers==5.20.0
 	@if nvidia-smi >/dev/null 2>&1; then \
-	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm did not build; its CUDA kernels will be missing"; fi
+	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm could not be built; its CUDA kernels are not available"; fi
 	@touch $(READY)
 	@echo "setup: done"
 
@@ -33,10 +33,10 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
-# mamba-ssm's Triton kernels in Triton's interpreter. Never in site-packages: transformers would take them for usable.
+# mamba-ssm's Triton kernels in Triton's interpreter. Not in site-packages, where transformers would try to use them.
 ORACLE := $(VENV)/triton-oracle
 $(ORACLE)/.ready: $(READY)
-	@echo "oracle: triton, einops and mamba-ssm's sources, out of the way (1 GB)"
+	@echo "oracle: triton, einops and the sources of mamba-ssm, in a folder of their own (1 GB)"
 	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(PIP) --no-deps --no-build-isolation --upgrade \
 	  --target $(ORACLE) triton==3.9.0 einops==0.8.2 mamba-ssm==2.3.2.post1
 	@touch $@
@@ -44,10 +44,10 @@ $(ORACLE)/.ready: $(READY)
 oracle: $(ORACLE)/.ready
 	@FRAMEFOLD_TRITON_ORACLE=1 $(BIN)/python -m pytest -q -rA tests/adapters/layers/test_mamba2_triton.py
 
-# lmms-eval for `framefold eval`. Never in site-packages: its own pins would bring another torch and another PyAV.
+# lmms-eval for `framefold eval`. Not in site-packages, because its pins would install another torch and another PyAV.
 LMMS := $(VENV)/lmms-eval
 $(LMMS)/.ready: $(READY) constraints-lmms.txt
-	@echo "lmms: lmms-eval and what it needs, out of the way (half a GB)"
+	@echo "lmms: lmms-eval and its requirements, in a folder of their own (half a GB)"
 	@rm -rf $(LMMS)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target $(LMMS) -r constraints-lmms.txt
 	@touch $@

@@ -1,33 +1,47 @@
-"""What pyproject.toml promises is what is on disk."""
+"""pyproject.toml lists what is on disk."""
 
+import fnmatch
 import tomllib
 
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = PROJECT["tool"]["setuptools"]
+FOLDERS = ("adapters", "configs", "data", "evaluation", "training", "framefold/cli")
+NOT_PACKAGED = {"data/README.md"}
 
 
 def test_every_package_on_disk_is_listed_and_mapped() -> None:
     on_disk = {
         ".".join(("framefold", *init.parent.relative_to(ROOT).parts)).replace("framefold.framefold", "framefold")
-        for folder in ("adapters", "training", "evaluation", "data", "configs", "framefold/cli")
+        for folder in FOLDERS
         for init in (ROOT / folder).rglob("__init__.py")
     } | {"framefold"}
-    setuptools = PROJECT["tool"]["setuptools"]
-    assert set(setuptools["packages"]) == on_disk
-    for package, folder in setuptools["package-dir"].items():
+    assert set(SETUPTOOLS["packages"]) == on_disk
+    for package, folder in SETUPTOOLS["package-dir"].items():
         assert (ROOT / folder / "__init__.py").is_file(), package
         assert package == "framefold" or folder == "/".join(package.split(".")[1:])
 
 
-def test_every_configuration_and_template_is_in_the_wheel() -> None:
-    patterns = PROJECT["tool"]["setuptools"]["package-data"]["framefold.configs"]
-    packed = {file for pattern in patterns for file in (ROOT / "configs").glob(pattern)}
-    there = {file for file in (ROOT / "configs").rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
-    assert packed == there and {"slurm.sbatch", "torchrun.sh", "mpirun.sh"} <= {file.name for file in packed}
+def test_every_other_file_of_a_package_is_in_the_wheel() -> None:
+    packaged = {
+        file.relative_to(ROOT).as_posix()
+        for package, patterns in SETUPTOOLS["package-data"].items()
+        for pattern in patterns
+        for file in (ROOT / ("/".join(package.split(".")[1:]) or "framefold")).glob(pattern)
+    }
+    on_disk = {
+        file.relative_to(ROOT).as_posix()
+        for folder in FOLDERS
+        for file in (ROOT / folder).rglob("*")
+        if file.is_file() and not fnmatch.fnmatch(file.name, "*.py*")
+    }
+    assert packaged - {"framefold/py.typed"} == on_disk - NOT_PACKAGED
+    assert {"configs/launch/slurm.sbatch", "framefold/py.typed"} <= packaged
+    assert any(file.startswith("evaluation/report/assets/") for file in packaged)
 
 
-def test_the_base_install_stays_light() -> None:
+def test_the_base_install_has_few_requirements() -> None:
     names = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
     assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy", "typing_extensions"}
 
@@ -38,14 +52,14 @@ def test_constraints_pin_every_requirement() -> None:
         return {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
 
     groups = PROJECT["project"]["optional-dependencies"]
-    for extra, wanted in {"": PROJECT["project"]["dependencies"], **groups}.items():
-        file = "constraints-lmms.txt" if extra == "lmms" else "constraints.txt"  # it goes beside the environment
-        for requirement in wanted if extra != "mamba" else []:
+    for extra, requirements in {"": PROJECT["project"]["dependencies"], **groups}.items():
+        file = "constraints-lmms.txt" if extra == "lmms" else "constraints.txt"  # installed in a folder of its own
+        for requirement in requirements if extra != "mamba" else []:
             name = requirement.split(">")[0].split("[")[0].lower().replace("_", "-")
             assert name in pinned(file), f"{name} is not pinned in {file}"
 
 
-def test_every_extra_that_a_message_names_exists() -> None:
+def test_every_extra_named_in_messages_exists() -> None:
     from framefold.__main__ import EXTRA_OF
 
     assert set(EXTRA_OF.values()) <= set(PROJECT["project"]["optional-dependencies"])

@@ -42,17 +42,14 @@ def test_the_python_of_the_readme_runs(sandbox: GuideSandbox) -> None:
     sandbox.run_python(code, "README.md:python")
 
 
-def test_the_compressor_of_the_contributing_guide_is_a_complete_method(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    import framefold
-    from framefold.adapters.core import registry
-
-    monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
-    code = next(block for block in blocks("CONTRIBUTING.md", "python") if "SmallNorm" in block)
-    exec(compile(code, "CONTRIBUTING.md", "exec"), {"__name__": "framefold.adapters.compressors.small_norm"})
-    video = framefold.VideoTokens.from_grid(torch.arange(1.0, 9).reshape(2, 2, 2, 1))
-    assert framefold.build("small_norm", 3)(video).tokens.index.tolist() == [0, 1, 2]
+def test_the_python_of_the_contributing_guide_is_a_complete_method_and_a_complete_family(sandbox: GuideSandbox) -> None:
+    check = """
+import framefold, torch
+video = framefold.VideoTokens.from_grid(torch.arange(1.0, 9).reshape(2, 2, 2, 1))
+assert framefold.build("small_norm", 3)(video).tokens.index.tolist() == [0, 1, 2]
+assert "my_vl" in framefold.list_families()
+"""
+    sandbox.run_python("\n".join([*blocks("CONTRIBUTING.md", "python"), check]), "CONTRIBUTING.md:python")
 
 
 def test_every_registered_compressor_has_a_row_in_the_readme() -> None:

@@ -1,4 +1,4 @@
-"""The scripts of framefold launch start training as they say, on clusters that are imitated on this machine."""
+"""The scripts of framefold launch start training as documented, on a simulated cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from framefold import configs
 from framefold.__main__ import main
 from framefold.cli.launch import TEMPLATES
-
 from tests.support.ranks.clusters import STEPS, Cluster, free_port
 
 SLURM = {
@@ -30,29 +29,29 @@ TWO = {"NNODES": "2", "NPROC": "1", "MASTER_ADDR": "127.0.0.1"}
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory, random_host: Path, shards: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path_factory.mktemp("cluster") / "shared", random_host, shards)
-    yield made
-    made.kill()
+    cluster = Cluster(tmp_path_factory.mktemp("cluster") / "shared", random_host, shards)
+    yield cluster
+    cluster.close()
 
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster) -> dict[str, torch.Tensor]:
-    """Weights at the end of a run by mpirun, in a SLURM allocation, whose variables speak of one task."""
+    """Final weights of a run with mpirun in a SLURM allocation, whose variables describe a single task."""
     cluster.start("mpirun", out="mpi", MASTER_PORT=free_port(), **TWO, **SLURM, SLURM_PROCID="0", SLURM_LOCALID="0")
     assert cluster.wait() == [0], cluster.log("mpi")
     return cluster.last("mpi")["state_dict"]
 
 
-def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
     return ours.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in ours.items())
 
 
 @pytest.mark.timeout(300)
-def test_mpirun_trains_on_two_machines_as_one_process_does(cluster, undisturbed, monkeypatch) -> None:
+def test_mpirun_on_two_machines_trains_like_one_process(cluster, undisturbed, monkeypatch) -> None:
     for rank in (0, 1):
-        (told,) = cluster.told("mpi", rank)
-        assert told["rank"] == [rank, 0, rank, 2] and told["environment"] == "TorchElasticEnvironment"
-        assert told["strategy"] == "DDPStrategy" and told["step"] == 0
+        (record,) = cluster.records("mpi", rank)
+        assert record["rank"] == [rank, 0, rank, 2] and record["environment"] == "TorchElasticEnvironment"
+        assert record["strategy"] == "DDPStrategy" and record["step"] == 0
     monkeypatch.setattr(sys, "argv", ["framefold"])
     args = cluster.arguments("--data.batch_size", "2", "--trainer.default_root_dir", str(cluster.folder / "one"))
     assert main(["fit", *args]) == 0
@@ -62,55 +61,55 @@ def test_mpirun_trains_on_two_machines_as_one_process_does(cluster, undisturbed,
 
 
 @pytest.mark.timeout(400)
-def test_torchrun_starts_again_after_a_kill_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
-    there = {**TWO, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 6 KILL"}
+def test_torchrun_restarts_after_a_kill_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
+    environment = {**TWO, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 6 KILL"}
     for node in ("0", "1"):
-        cluster.start("torchrun", "--last.every", "4", out="torchrun", NODE_RANK=node, **there)
+        cluster.start("torchrun", "--last.every", "4", out="torchrun", NODE_RANK=node, **environment)
     assert cluster.wait() == [0, 0], cluster.log("torchrun")
     for rank in (0, 1):
-        first, second = cluster.told("torchrun", rank)
+        first, second = cluster.records("torchrun", rank)
         assert (first["step"], second["step"]) == (0, 4)
         assert first["rank"] == second["rank"] == [rank, 0, rank, 2]
         assert first["environment"] == "TorchElasticEnvironment"
     last = cluster.last("torchrun")
-    assert last["global_step"] == STEPS and same(last["state_dict"], undisturbed)
+    assert last["global_step"] == STEPS and equal(last["state_dict"], undisturbed)
 
 
 @pytest.mark.timeout(400)
-def test_a_slurm_job_is_saved_requeued_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
-    rare = ["--last.every", "1000"]  # so that the only checkpoint is the one that the signal asks for
+def test_a_slurm_job_is_saved_and_requeued_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
+    rare = ["--last.every", "1000"]  # so that the signal causes the only checkpoint
     job = {**SLURM, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 5 USR1"}
     cluster.start("slurm", *rare, out="slurm", **job)
     assert cluster.wait() == [1], cluster.log("slurm")
-    assert (cluster.folder / "slurm" / "told" / "scontrol").read_text() == "requeue 4242\n"
+    assert (cluster.folder / "slurm" / "records" / "scontrol").read_text() == "requeue 4242\n"
     assert cluster.last("slurm")["global_step"] == 6
     cluster.start("slurm", *rare, out="slurm", SLURM_RESTART_COUNT="1", **job)
     assert cluster.wait() == [0], cluster.log("slurm")
     for rank in (0, 1):
-        first, second = cluster.told("slurm", rank)
+        first, second = cluster.records("slurm", rank)
         assert first["environment"] == second["environment"] == "SLURMEnvironment"
         assert first["rank"] == second["rank"] == [rank, 0, rank, 2]
         assert (first["step"], second["step"]) == (0, 6)
     last = cluster.last("slurm")
-    assert last["global_step"] == STEPS and same(last["state_dict"], undisturbed)
-    assert not list((cluster.folder / "slurm").glob("hpc_ckpt*"))  # Lightning's, from the middle of a step
+    assert last["global_step"] == STEPS and equal(last["state_dict"], undisturbed)
+    assert not list((cluster.folder / "slurm").glob("hpc_ckpt*"))  # Lightning writes it in the middle of a step
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_is_written_out_and_never_over_a_file(name: str, tmp_path: Path, capsys, monkeypatch) -> None:
-    place = tmp_path / "mine"
-    assert main(["launch", name, "--out", str(place)]) == 0
+def test_a_template_is_written_but_overwrites_no_file(name: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    file = tmp_path / "mine"
+    assert main(["launch", name, "--out", str(file)]) == 0
     packaged = Path(configs.__file__).parent / TEMPLATES[name]
-    assert place.read_text() == packaged.read_text() and place.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(place)], timeout=20).returncode == 0
+    assert file.read_text() == packaged.read_text() and file.stat().st_mode & 0o111
+    assert subprocess.run(["bash", "-n", str(file)], timeout=20).returncode == 0
     capsys.readouterr()
     assert main(["launch", name]) == 0
     assert capsys.readouterr().out == packaged.read_text()
-    place.write_text("adapted")
-    assert main(["launch", name, "--out", str(place)]) == 2
-    assert "--overwrite" in capsys.readouterr().err and place.read_text() == "adapted"
-    assert main(["launch", name, "--out", str(place), "--overwrite"]) == 0
-    assert place.read_text() == packaged.read_text()
+    file.write_text("adapted")
+    assert main(["launch", name, "--out", str(file)]) == 2
+    assert "--overwrite" in capsys.readouterr().err and file.read_text() == "adapted"
+    assert main(["launch", name, "--out", str(file), "--overwrite"]) == 0
+    assert file.read_text() == packaged.read_text()
     assert main(["launch", name, "--out", str(tmp_path)]) == 2
     assert main(["launch", name, "--out", str(tmp_path / "none" / "x")]) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine"]
@@ -118,7 +117,9 @@ def test_a_template_is_written_out_and_never_over_a_file(name: str, tmp_path: Pa
 
 def test_sbatch_reads_every_option_of_the_job() -> None:
     lines = (Path(configs.__file__).parent / TEMPLATES["slurm"]).read_text().splitlines()
-    first = next(i for i, line in enumerate(lines) if line.strip() and not line.startswith("#"))  # it reads no further
+    first = next(
+        i for i, line in enumerate(lines) if line.strip() and not line.startswith("#")
+    )  # sbatch reads no further
     options = [line.removeprefix("#SBATCH ") for line in lines[:first] if line.startswith("#SBATCH ")]
     assert len(options) == sum("#SBATCH" in line for line in lines)
     assert {"--signal=SIGUSR1@90", "--requeue", "--open-mode=append", "--ntasks-per-node=8"} <= set(options)
@@ -143,7 +144,7 @@ def test_sbatch_reads_every_option_of_the_job() -> None:
         ),
     ],
 )
-def test_ranks_of_open_mpi_and_mpich_are_ranks_of_torch(variables: dict[str, str], text: str) -> None:
+def test_ranks_of_open_mpi_and_mpich_become_ranks_of_torch(variables: dict[str, str], text: str) -> None:
     script = Path(configs.__file__).parent / TEMPLATES["mpirun"]
     names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"]
     show = "echo " + " ".join(f"{name}=${name}" for name in names)

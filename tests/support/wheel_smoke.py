@@ -1,5 +1,7 @@
-"""Run by the Python of a clean environment that holds only the wheel: compress, save, load, and clear messages."""
+"""Smoke test of a wheel, run in an environment that contains only the base install: packages, adapters, messages."""
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 import tempfile
@@ -27,9 +29,17 @@ def main() -> None:
     assert "verbs:" in subprocess.run([*command, "--help"], capture_output=True, text=True, check=True).stdout
     done = subprocess.run([*command, "fit", "--help"], capture_output=True, text=True)
     assert done.returncode == 2 and "pip install 'framefold[train]'" in done.stderr, done.stderr
-    from framefold.configs import config_names
+    packages = [name for _, name, is_package in pkgutil.walk_packages(framefold.__path__, "framefold.") if is_package]
+    for name in packages:
+        importlib.import_module(name)
+    assert {"framefold.adapters.compressors", "framefold.evaluation.report", "framefold.cli.doctor"} <= {*packages}
+    from framefold import configs
+    from framefold.evaluation import report
 
-    assert "trainer/cpu" in config_names(), config_names()
+    assert "trainer/cpu" in configs.config_names(), configs.config_names()
+    assert (Path(configs.__file__).parent / "launch" / "slurm.sbatch").is_file()
+    assets = {file.suffix for file in (Path(report.__file__).parent / "assets").iterdir()}
+    assert assets == {".html", ".css", ".js"}, assets
     print("wheel: ok")
 
 

@@ -44,7 +44,7 @@ SMALLER = {
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
     "bench attach": "--frames 2 --side 2 --repeats 1",
 }
-FEWER_TESTS = ("-k", "llava_next_video and sdpa and identical")  # all of them run as part of the suite
+FEWER_TESTS = ("-k", "llava_next_video and identical")  # all of them run as part of the suite
 ON_CPU = "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.precision 32-true"
 STRATEGY = {"trainer/deepspeed": "deepspeed_cpu_stage_2", "trainer/deepspeed_zero3": "deepspeed_cpu_stage_3"}
 TESTED_ELSEWHERE = (["framefold", "doctor"],)  # 16 s of CPU; tests/cli/doctor/test_doctor.py runs it on this machine
