@@ -11,16 +11,14 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.compressors.evs import evs_official_count
-from framefold.adapters.compressors.vidcom2 import vidcom2_official_count
+from framefold.adapters.base.frame_pruner import engine_token_count
 from framefold.adapters.ops.selection import rank_in_frame, select_by_stage
 from framefold.adapters.ops.similarity import Frames, normalize
 from framefold.errors import BudgetError, ConfigError
 from framefold.evaluation.metrics.memory import peak_tensor_bytes
 from tests.support.yardstick import median_ratio
 
-OFFICIAL_COUNT = {"evs": evs_official_count, "vidcom2": vidcom2_official_count}
-NAMES = [*OFFICIAL_COUNT]
+NAMES = ["evs", "vidcom2"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.float64]
 
 each = pytest.mark.parametrize("name", NAMES)
@@ -94,11 +92,19 @@ def test_official_takes_every_dtype(name: str, dtype: torch.dtype, native: bool,
 
 @each
 def test_a_budget_of_official_is_one_minus_the_literal_rate(name: str) -> None:
-    count, video = OFFICIAL_COUNT[name], VideoTokens.from_grid(made((10, 2, 5)))
+    video = VideoTokens.from_grid(made((10, 2, 5)))  # all tokens of frame 0, or one of each frame: 10 in both methods
     for percent in range(1, 100):
         compressor = framefold.build(name, percent / 100, variant="official")
         assert compressor.pruning_rate() == (100 - percent) / 100
-        assert len(compressor(video).tokens) == count(10, 10, (100 - percent) / 100)
+        assert len(compressor(video).tokens) == engine_token_count(100, (100 - percent) / 100, 10)
+
+
+def test_engine_token_count_is_computed_in_fp64_in_the_order_of_the_engines() -> None:
+    for tokens, q, at_least, expected in [
+        (160, 0.8, 20, 31), (160, 0.8, 8, 31), (80, 0.75, 20, 20), (20, 0.5, 20, 20), (180, 0.999, 20, 20),
+        (160, 0.99, 8, 8), (20, 0.999, 1, 1), (160, 0.0, 20, 160), (160, 0.0, 8, 160),
+    ]:  # fmt: skip
+        assert engine_token_count(tokens, q, at_least) == expected, (tokens, q, at_least)
 
 
 @each

@@ -10,7 +10,8 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.compressors import evs, vidcom2
+from framefold.adapters.base.frame_pruner import engine_token_count
+from framefold.adapters.compressors import evs
 
 TIE = 1e-6  # a smaller gap at the cut is decided by rounding: scores of about 1 in fp32
 
@@ -40,17 +41,17 @@ def check_run(
     same = np.array_equal(ours.reshape(score.shape).float(), score)
     for q in params["q"]:
         mask, rows = data[f"{masks}{q}"], evs.evs_official_rows(ours, q).numpy()
-        assert len(rows) == mask.sum() == evs.evs_official_count(*ours.shape, q)
+        assert len(rows) == mask.sum() == engine_token_count(ours.numel(), q, ours.shape[1])
         if same or (not native and params["cut_gap"][str(q)] >= TIE):
             np.testing.assert_array_equal(rows, mask.reshape(-1).nonzero()[0])
         kept = np.sort(score.reshape(-1)[rows])
         np.testing.assert_allclose(kept, np.sort(score[mask]), atol=2**-7 if native else 1e-5)
         compressor = framefold.build("evs", 1 - q, variant="official", native=native)
-        if compressor.pruned() == q:  # otherwise q has more than 12 decimals, and no ratio stands for it
+        if compressor.pruning_rate() == q:  # otherwise q has more than 12 decimals, and no ratio stands for it
             np.testing.assert_array_equal(compressor(video).tokens.index, rows)
 
 
 def check_counts(data: Any) -> None:
     rows = zip(data["num_frames"].tolist(), data["tokens_per_frame"].tolist(), data["q"].tolist(), strict=True)
-    counts = np.array([(evs.evs_official_count(*row), vidcom2.vidcom2_official_count(*row)) for row in rows])
+    counts = np.array([(engine_token_count(t * p, q, p), engine_token_count(t * p, q, t)) for t, p, q in rows])
     np.testing.assert_array_equal(counts, np.stack([data["evs"], data["vidcom2"]], axis=1))

@@ -47,7 +47,7 @@ def _check_pipeline(arrays: Arrays) -> None:
 def _check_inference(model: QTSplus, arrays: Arrays) -> None:
     config, found = _config(arrays), {}
     with torch.no_grad():
-        scored = [release.score(model.scoring, x, q) for x, q in _videos(arrays)]
+        scored = [release.score_tokens(model.scoring, x, q) for x, q in _videos(arrays)]
         ratios = torch.stack([_ratio(model, q, s.r) for (_, q), s in zip(_videos(arrays), scored, strict=True)])
         for i in range(config["n_scoring"]):
             found[f"sc.attn_{i}"] = torch.stack([s.attention[i] for s in scored])
@@ -84,11 +84,11 @@ def _check_training(model: QTSplus, arrays: Arrays) -> None:
     config, found = _config(arrays), {}
     model.zero_grad()
     videos = [(x.requires_grad_(), q) for x, q in _videos(arrays)]
-    scored = [release.score(model.scoring, x, q).r for x, q in videos]
+    scored = [release.score_tokens(model.scoring, x, q).r for x, q in videos]
     ratios = torch.stack([_ratio(model, q, r) for (_, q), r in zip(videos, scored, strict=True)])
     noise = torch.from_numpy(arrays["tr.gumbel"])
-    gates = [release.draw_gate(r, ratios[b] * config["M"], model.tau, noise[b]) for b, r in enumerate(scored)]
-    kept = [release.gather(x, gate) for (x, _), gate in zip(videos, gates, strict=True)]
+    gates = [release.sample_gate(r, ratios[b] * config["M"], model.tau, noise[b]) for b, r in enumerate(scored)]
+    kept = [release.gate_tokens(x, gate) for (x, _), gate in zip(videos, gates, strict=True)]
     z = release.reencode(model.reencode, kept)
     for b, gate in enumerate(gates):
         found |= {f"tr.indices_{b}": gate.rows, f"tr.Z_{b}": z[b]}
@@ -139,8 +139,8 @@ def _check_sequence(arrays: Arrays) -> None:
     for i, (x, question) in enumerate(zip(arrays["X_v"], arrays["Q_t"], strict=True)):
         video = VideoTokens.from_grid(torch.from_numpy(x[0])[:, None, None])
         words = torch.from_numpy(question[0])
-        ratio = _ratio(model, words, release.score(model.scoring, video.features, words).r)
-        smooth = release.costs(ratio[None], len(video), model.n_max, mean.add(ratio[None]))["smooth"]
+        ratio = _ratio(model, words, release.score_tokens(model.scoring, video.features, words).r)
+        smooth = release.budget_costs(ratio[None], len(video), model.n_max, mean.add(ratio[None]))["smooth"]
         loss = model.eval()(video, words).losses["smooth"] if i % 2 else model.train()(video, words).losses["smooth"]
         np.testing.assert_allclose(ratio.detach(), arrays["rho"][i, 0], rtol=0, atol=ATOL)
         np.testing.assert_allclose(mean.total, arrays["rho_sum"][i], rtol=0, atol=ATOL)
@@ -153,12 +153,12 @@ def _check_fallback(arrays: Arrays) -> None:
     model = _model(arrays)
     x, question = torch.from_numpy(arrays["X_v"]), torch.from_numpy(arrays["Q_t"])
     never = torch.tensor([-1e4, 1e4]).expand(x.shape[1], 2)
-    r = torch.stack([release.score(model.scoring, *video).r for video in zip(x, question, strict=True)])
+    r = torch.stack([release.score_tokens(model.scoring, *video).r for video in zip(x, question, strict=True)])
     np.testing.assert_allclose(r.detach(), arrays["r"], rtol=0, atol=ATOL)
     np.testing.assert_array_equal(r.argmax(-1), arrays["argmax"])
     counts = [_ratio(model, q, row) * x.shape[1] for q, row in zip(question, r, strict=True)]
-    gates = [release.draw_gate(row, count, model.tau, never) for row, count in zip(r, counts, strict=True)]
-    z = release.reencode(model.reencode, [release.gather(*pair) for pair in zip(x, gates, strict=True)])
+    gates = [release.sample_gate(row, count, model.tau, never) for row, count in zip(r, counts, strict=True)]
+    z = release.reencode(model.reencode, [release.gate_tokens(*pair) for pair in zip(x, gates, strict=True)])
     for b, gate in enumerate(gates):
         np.testing.assert_array_equal(gate.rows, arrays["indices"][b])
         np.testing.assert_allclose(z[b].detach(), arrays[f"Z_{b}"], rtol=0, atol=ATOL)
@@ -240,7 +240,7 @@ def _ratio(model: QTSplus, question: Tensor, r: Tensor) -> Tensor:
 def _costs(model: QTSplus, ratios: Tensor, config: dict[str, int], prefix: str) -> Arrays:
     mean = release.RunningMean().add(ratios.detach())
     weights = {"flops": model.cost_flops, "kv": model.cost_kv, "smooth": model.cost_smooth}
-    costs = release.costs(ratios, config["M"], model.n_max, mean)
+    costs = release.budget_costs(ratios, config["M"], model.n_max, mean)
     return {f"{prefix}.loss_{name}": weights[name] * cost for name, cost in costs.items()}
 
 

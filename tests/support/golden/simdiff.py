@@ -12,7 +12,7 @@ import torch
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.st_simdiff import STSimDiff
-from framefold.adapters.ops.similarity import similarities
+from framefold.adapters.ops.similarity import neighbour_similarities
 from framefold.adapters.reference.st_simdiff import stage_2
 from framefold.errors import BudgetError
 
@@ -23,7 +23,7 @@ def check(data: Any) -> None:
     """Similarities, components, events, and both stages: every index, or counts where rounding decides."""
     params = json.loads(str(data["params"]))
     x = torch.from_numpy(data["features"])
-    sim = similarities(x)
+    sim = neighbour_similarities(x)
     np.testing.assert_allclose(sim.temporal[1:], data["temporal_sim"][1:], atol=2e-6)
     np.testing.assert_allclose(sim.right[:, :, :-1], data["right_sim"][:, :, :-1], atol=2e-6)
     np.testing.assert_allclose(sim.bottom[:, :-1], data["bottom_sim"][:, :-1], atol=2e-6)
@@ -70,7 +70,7 @@ def _check_stages(compressor: STSimDiff, video: VideoTokens, params: dict[str, A
     if "error_stage1" in params:  # the release fails at a cost of one; ours keeps everything
         assert len(compressor(video).tokens) == len(video)
         return
-    kept, dropped = compressor.release(video, params["cost"])
+    kept, dropped = compressor.official_stage_1(video, params["cost"])
     assert torch.equal(compressor(video).tokens.index, kept.nonzero()[:, 0])
     np.testing.assert_allclose(dropped, data["sparsity_list"], atol=1e-12)
     length, first = int(data["L"]), params["n_pre"]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from framefold.adapters.layers.bidirectional_mamba import ScanLayer
+from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer
 
 
 def check(data: Any) -> None:
@@ -19,7 +19,7 @@ def check(data: Any) -> None:
     weights = {key.removeprefix("w."): torch.from_numpy(data[key]) for key in data if key.startswith("w.")}
     depth = 1 + max(int(key.split(".")[1]) for key in weights)
     width = config.pop("d_model")
-    stack = nn.ModuleDict({"layers": nn.ModuleList([ScanLayer(width, **config) for _ in range(depth)])})
+    stack = nn.ModuleDict({"layers": nn.ModuleList([BidirectionalMambaLayer(width, **config) for _ in range(depth)])})
     stack.load_state_dict(weights)
     x = torch.from_numpy(data["x"])
     y = x.flatten(1, 2)

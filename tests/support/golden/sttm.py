@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from framefold.adapters.reference.sttm import Merged, official
+from framefold.adapters.reference.sttm import ReleasedMerge, merge_as_released
 from framefold.errors import InputError
 
 ATOL = 2e-6
@@ -27,9 +27,9 @@ def check(data: Any) -> None:
     settings = {name: params[name] for name in names if name in params}
     if "error" in params:
         with pytest.raises(InputError, match="sttm"):
-            official(x, **settings)
+            merge_as_released(x, **settings)
         return
-    merged, weighted = official(x, **settings), bool(params.get("weighted_avg"))
+    merged, weighted = merge_as_released(x, **settings), bool(params.get("weighted_avg"))
     margins = [m for m in params.get("margins", {}).values() if m is not None]
     if min(margins, default=1.0) < TIE:
         assert int(torch.bincount(merged.rows.reshape(-1)).sum()) == x.shape[:3].numel()
@@ -48,7 +48,7 @@ def check(data: Any) -> None:
             np.testing.assert_array_equal(values.numpy(), data[name], err_msg=name)
 
 
-def _spatial(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
+def _spatial(merged: ReleasedMerge, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
     return {
         "spatial_features": merged.spatial(x.flatten(1, 2), weighted),
         "spatial_tlbr": _boxes(merged),
@@ -59,7 +59,7 @@ def _spatial(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch
     }
 
 
-def _final(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
+def _final(merged: ReleasedMerge, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
     kept = merged.representative.unique()
     return {
         "features_out": merged.final(x.flatten(1, 2), weighted),
@@ -69,7 +69,7 @@ def _final(merged: Merged, x: torch.Tensor, weighted: bool) -> dict[str, torch.T
     }
 
 
-def _boxes(merged: Merged) -> torch.Tensor:
+def _boxes(merged: ReleasedMerge) -> torch.Tensor:
     """(M, 5) frame and box of each node."""
     frame, place = merged.corner // merged.node.shape[1], merged.corner % merged.node.shape[1]
     return torch.cat([frame[:, None], merged.cells.box[merged.cell[frame, place]]], dim=1)

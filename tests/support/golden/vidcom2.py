@@ -10,6 +10,7 @@ import torch
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters.base.frame_pruner import engine_token_count
 from framefold.adapters.compressors import vidcom2
 from framefold.adapters.ops.similarity import Frames
 
@@ -41,7 +42,7 @@ def check_rate(data: Any, params: dict[str, Any], video: VideoTokens, similarity
     assert (
         len(rows)
         == len(kept)
-        == vidcom2.vidcom2_official_count(*similarity.to_video.shape, q)
+        == engine_token_count(len(video), q, video.grid[0])
         == params["count"][str(q)]
     )
     assert len(reference) == len(authors) == budgets.sum()
@@ -58,5 +59,5 @@ def check_rate(data: Any, params: dict[str, Any], video: VideoTokens, similarity
         for ours, theirs in ((rows, kept), (reference, authors)):
             np.testing.assert_allclose(np.sort(redundancy[ours]), np.sort(redundancy[theirs]), atol=1e-5)
     compressor = framefold.build("vidcom2", 1 - q, variant="official")
-    if compressor.pruned() == q:  # otherwise q has more than 12 decimals, and no ratio stands for it
+    if compressor.pruning_rate() == q:  # otherwise q has more than 12 decimals, and no ratio stands for it
         np.testing.assert_array_equal(compressor(video).tokens.index, rows)
