@@ -39,7 +39,7 @@ def evaluate_questions(
 
     Returns:
         One record per answer; one record of kept tokens per video, or per question if the compressor is query-aware
-        (for both see :mod:`framefold.evaluation.results.cells`); and two costs: ``answering_ms``, the median over
+        (both as in :mod:`framefold.evaluation.results.result_files`); and two costs: ``answering_ms``, the median over
         batches of the milliseconds per video without the compressor, and ``tokens_entered``, the mean number of visual
         tokens in the prompt of the language model, including those that the host adds to the grid, such as a newline.
     """

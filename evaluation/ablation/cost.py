@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from framefold.adapters.base.build import build
-from framefold.evaluation.metrics.flops import counted_flops, prefill_flops
+from framefold.evaluation.metrics.flops import count_flops, prefill_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.settings import FULL
@@ -81,7 +81,7 @@ class CostMeter:
         peak = self._peak(timed, first)
         if lora_key not in self._full_peaks:
             self._full_peaks[lora_key] = self._peak(self.full, first)
-        operations = counted_flops(lambda: self._compress(timed, first))
+        operations = count_flops(lambda: self._compress(timed, first))
         self._time_prefill(timed, first)  # warm-up
         pairs = []
         for number, video in enumerate(self.videos):

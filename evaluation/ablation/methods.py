@@ -24,7 +24,7 @@ from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
-from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, ORACLE, WITH_LORA, Settings
+from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
 from framefold.training.lora import adapter_lora
@@ -57,7 +57,7 @@ class Method:
     @property
     def name(self) -> str:
         """Name of the method in tables."""
-        return self.compressor + (WITH_LORA if self.lora else "")
+        return self.compressor + (LORA_SUFFIX if self.lora else "")
 
     @property
     def all_params(self) -> dict[str, Any]:

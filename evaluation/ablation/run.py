@@ -9,8 +9,8 @@ from itertools import product
 
 from framefold.errors import ConfigError
 from framefold.evaluation.report.report import report
-from framefold.evaluation.results.cells import FOLDER, stored_cells
 from framefold.evaluation.results.provenance import host_digest
+from framefold.evaluation.results.result_files import FOLDER, stored_results
 from framefold.evaluation.results.settings import ORACLE, REPORT, Settings, check_comparable
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
@@ -40,8 +40,8 @@ def run_ablation(config: AblationConfig) -> None:
         for method in methods
         for settings in method.result_settings(config.budgets, config.seeds, base)
     ]
-    others = stored_cells(config.out, without={trial.settings.file for trial in trials})
-    every = [trial.settings.plain() for trial in trials] + [result["settings"] for result in others]
+    others = stored_results(config.out, without={trial.settings.file for trial in trials})
+    every = [trial.settings.to_dict() for trial in trials] + [result["settings"] for result in others]
     check_comparable(every, config.out / FOLDER)
     key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": source_digest()}
     attention = any(method.needs_attention for method in methods)

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
-from framefold.evaluation.results.cells import FOLDER, Outcome, read_cell, write_cell
 from framefold.evaluation.results.provenance import now
+from framefold.evaluation.results.result_files import FOLDER, Outcome, read_result, write_result
 from framefold.evaluation.results.settings import REPORT, Settings
 from framefold.files import remove_leftovers
 from framefold.progress import progress_bar
@@ -104,7 +104,7 @@ class AblationRunner:
         return self.out / LOCKS / name
 
     def _is_done(self, name: str) -> bool:
-        if name not in self._done and read_cell(self.out, self.trials[name].settings, self.kept_videos) is not None:
+        if name not in self._done and read_result(self.out, self.trials[name].settings, self.kept_videos) is not None:
             self._done.add(name)
         return name in self._done
 
@@ -131,7 +131,7 @@ class AblationRunner:
             cost |= self._cost_meter.measure(compressor, trial.method.lora_key)
         damaged = len(self.features.damaged)
         outcome = Outcome(answers, cost, kept, self.kept_videos, started, damaged, device)
-        write_cell(self.out, trial.settings, outcome)
+        write_result(self.out, trial.settings, outcome)
         self._done.add(name)
 
     def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:

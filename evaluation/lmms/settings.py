@@ -15,7 +15,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.pretrained.config import CONFIG
 from framefold.errors import ConfigError, EvalError
 from framefold.evaluation.results.provenance import HOST_FILES
-from framefold.evaluation.results.settings import WITH_LORA
+from framefold.evaluation.results.settings import LORA_SUFFIX
 from framefold.files import bytes_digest, text_digest, write_json
 from framefold.messages import short
 
@@ -104,7 +104,7 @@ def resolve_settings(
         "budget": compressor.budget,
         "params": json_value(compressor.params()),
         "adapter": adapter,
-        "row": compressor.name + (WITH_LORA if lora else ""),
+        "row": compressor.name + (LORA_SUFFIX if lora else ""),
         "host_revision": host_revision(settings.host),
         "tasks": tasks_digest(include_path),
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from framefold.evaluation.inspection.answer_table import ALL_TOKENS
-from framefold.evaluation.report.markdown import table
+from framefold.evaluation.report.markdown import format_table
 from framefold.evaluation.results.formats import number
 from framefold.evaluation.results.settings import FULL
 
@@ -41,7 +41,7 @@ def markdown_table(folders: Sequence[str | Path]) -> str:
         for metric in sorted(same, key=lambda metric: metric.value, reverse=same[0].better != "lower"):
             title = _name(metric) if len(hosts) == 1 else f"{_name(metric)} in {metric.host}"
             lines.append([task, name, title, *_figures(metric)])
-    return table([*HEAD[:2], "by", *HEAD[2:]], lines) if lines else ""
+    return format_table([*HEAD[:2], "by", *HEAD[2:]], lines) if lines else ""
 
 
 def _name(metric: TaskMetric) -> str:

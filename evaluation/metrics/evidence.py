@@ -1,9 +1,9 @@
-"""What became of the visual tokens of a video, and of the evidence among them.
+"""Which visual tokens survived compression, and how much evidence they hold.
 
-Evidence recall of a question is the share of the visual tokens with its evidence that went into a kept one, as
-``VideoTokens.assign`` says: a token that was merged into another counts as kept, wherever the anchor is. Evidence
-purity tells how much of it is left there: the mean, over the same tokens, of the share of the originals of the kept
-token that are evidence, 0 for what was dropped. The two are equal where tokens are only pruned.
+The evidence recall of a question is the share of the visual tokens with its evidence that went into a kept token
+(``VideoTokens.assign``). A token that was merged into another counts as kept, wherever the anchor of that token is. The
+evidence purity says how diluted the evidence is there: the mean, over the same tokens, of the share of the originals of
+the kept token that are evidence, and 0 for dropped tokens. The two are equal if tokens are only pruned.
 
 Dimensions: N visual tokens of a video, K kept ones.
 """
@@ -19,7 +19,13 @@ from framefold.adapters.core.tokens import VideoTokens
 
 @dataclass(frozen=True)
 class KeptEvidence:
-    """What became of the tokens of a video: (N,) row of each, -1 if dropped; (K,) originals of each row."""
+    """Assignment of the visual tokens of a video to the kept tokens.
+
+    Attributes:
+        assign: (N,) index of the kept token that each token went into; -1 if it was dropped.
+        count: (K,) number of originals of each kept token.
+        tokens: K.
+    """
 
     assign: np.ndarray
     count: np.ndarray
@@ -27,17 +33,25 @@ class KeptEvidence:
 
     @classmethod
     def of(cls, tokens: VideoTokens) -> KeptEvidence:
+        """Return the assignment of a compressed video."""
         assign = tokens.assign.cpu().numpy()
         return cls(assign, np.bincount(assign[assign >= 0], minlength=len(tokens)), len(tokens))
 
     def recall(self, evidence: np.ndarray) -> float | None:
-        """Share of (N,) evidence that went into a kept token; None if there is no evidence."""
+        """Return the share of the evidence, an (N,) bool mask, that went into a kept token; None for an empty mask."""
         return float((self.assign[evidence] >= 0).mean()) if evidence.any() else None
 
     def purity(self, evidence: np.ndarray) -> float | None:
-        """Mean over the evidence of the share of the originals of its kept token that are evidence, too."""
+        """Return the mean, over the evidence, of the share of evidence among the originals of its kept token.
+
+        Args:
+            evidence: (N,) bool mask.
+
+        Returns:
+            None for an empty mask.
+        """
         if not evidence.any():
             return None
-        rows = self.assign[evidence]
-        found = np.bincount(rows[rows >= 0], minlength=self.tokens)
-        return float((found * found / np.maximum(self.count, 1)).sum() / len(rows))
+        kept = self.assign[evidence]
+        found = np.bincount(kept[kept >= 0], minlength=self.tokens)
+        return float((found * found / np.maximum(self.count, 1)).sum() / len(kept))

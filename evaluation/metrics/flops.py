@@ -1,7 +1,8 @@
-"""Floating-point operations: of a prefill by formula, of a compressor as torch's counter sees them.
+"""Floating-point operations: of a prefill by formula, and of a call as counted by torch.
 
-A multiplication and an addition are two operations. Attention is counted in full, as torch's counter does, though a
-kernel that knows of causality does half of it. What is no matrix product (norms, activations, sorting) is not counted.
+A multiplication and an addition are two operations. Attention is counted in full, as torch's counter does, although a
+causal kernel computes only half of it. Norms, activations and sorting are not counted, because they are no matrix
+products.
 
 Dimensions: L tokens of a prompt, D width, F width of the feed-forward part.
 """
@@ -16,13 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
 def prefill_flops(config: Any, tokens: float) -> float | None:
-    """Operations of a language model that reads a prompt and gives the logits behind its last token.
+    """Return the operations of a language model that reads a prompt and computes the logits after its last token.
 
     Args:
-        config: of the host or of its language model. tokens: L; may be a mean.
+        config: configuration of the host or of its language model.
+        tokens: L, or a mean of several L.
 
     Returns:
-        None for a language model of another build than attention and a gated feed-forward part (or experts) a layer.
+        None if a layer is anything but full attention and a gated feed-forward part (or experts).
     """
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     try:
@@ -38,13 +40,13 @@ def prefill_flops(config: Any, tokens: float) -> float | None:
 
 
 def _weights(text: Any, layer: int) -> int:
-    """Weights of a layer that each token meets."""
+    """Return the number of weights of a layer that each token is multiplied with."""
     width, head = text.hidden_size, _head_width(text)
     heads = text.num_attention_heads
     keys = getattr(text, "num_key_value_heads", None) or heads
     attention = width * head * (2 * heads + 2 * keys)
     experts = getattr(text, "num_experts", None) or 0
-    if not experts or layer in (getattr(text, "mlp_only_layers", None) or ()) or (layer + 1) % _step(text):
+    if not experts or layer in (getattr(text, "mlp_only_layers", None) or ()) or (layer + 1) % _sparse_step(text):
         return attention + 3 * width * text.intermediate_size
     return attention + width * experts + 3 * width * text.moe_intermediate_size * text.num_experts_per_tok
 
@@ -53,17 +55,22 @@ def _head_width(text: Any) -> int:
     return getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
 
 
-def _step(text: Any) -> int:
+def _sparse_step(text: Any) -> int:
     return getattr(text, "decoder_sparse_step", None) or 1
 
 
-def counted_flops(run: Callable[[], Any]) -> int:
-    """Operations of the matrix products, convolutions and attention of a call; kernels of others are not seen."""
-    mapping = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}  # torch's own list lacks it
+def count_flops(run: Callable[[], Any]) -> int:
+    """Count the operations of the matrix products, convolutions and attention of a call.
+
+    Custom kernels, which torch does not know, are not counted.
+    """
+    mapping = {
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops
+    }  # torch's own list lacks it
     with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
         run()
     return counter.get_total_flops()
 
 
-def _attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return sdpa_flop_count(query, key, value)

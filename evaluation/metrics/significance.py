@@ -1,10 +1,11 @@
-"""Is a difference more than chance? Tests of two methods that answered the same questions, and Holm's correction.
+"""Significance tests of two methods that answered the same questions, and Holm's correction for several tests.
 
-Two tests, because McNemar's, which readers know, takes questions for independent. They are not: those about one video
-stand and fall together, so its p is too small. The sign-flip test treats a draw (a video, or a pair of twins) as one
-observation; under the null hypothesis the two methods could as well be exchanged in it. Marks of significance are its.
+McNemar's test, which papers report, assumes independent questions. Questions about one video are not independent, so
+its p is too small. The sign-flip test treats a cluster (all questions about one video, or about a pair of twin videos)
+as one observation, and assumes only that the two methods are exchangeable in each cluster under the null hypothesis.
+Marks of significance are based on the sign-flip test.
 
-Dimensions: V draws, Y question types, Q questions, M comparisons, R resamples.
+Dimensions: V clusters, Y question types, Q questions, M comparisons.
 """
 
 from __future__ import annotations
@@ -19,20 +20,26 @@ from .statistics import Answers, Interval, same_questions
 
 FLIPS = 20_000
 
-CHUNK = 1000  # flips at a time, so that memory stays small
+CHUNK = 1000  # sign patterns that are evaluated at a time, which bounds the memory
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row against the baseline at one budget, on the mean over question types or on one type.
+    """Comparison of a method with the baseline at one budget, on the mean over question types or on one type.
 
     Attributes:
-        difference: in accuracy, with its interval.
-        better, worse: questions that the row answers better and worse than the baseline.
-        mcnemar, flip: p of the two tests; with ``_holm`` after Holm's correction in the family.
+        method: name of the method.
+        budget: label of the budget.
+        difference: accuracy minus that of the baseline, with its interval.
+        better: number of questions that the method answers better than the baseline.
+        worse: number of questions that it answers worse.
+        mcnemar: p of McNemar's test.
+        mcnemar_holm: p of McNemar's test after Holm's correction in its family.
+        flip: p of the sign-flip test.
+        flip_holm: p of the sign-flip test after Holm's correction in its family.
     """
 
-    row: str
+    method: str
     budget: str
     difference: Interval
     better: int
@@ -43,8 +50,8 @@ class Comparison:
     flip_holm: float
 
 
-def parts_of(a: Answers, b: Answers) -> np.ndarray:
-    """(V, Y + 1) what each draw adds to the difference of a and b: in each type, and in the mean over types (last).
+def contributions(a: Answers, b: Answers) -> np.ndarray:
+    """Return (V, Y + 1) contributions of the clusters to the difference of a and b: by type, and to the mean (last).
 
     Raises:
         ValueError: a and b were not asked the same questions.
@@ -56,57 +63,60 @@ def parts_of(a: Answers, b: Answers) -> np.ndarray:
 
 
 def sign_flip(parts: np.ndarray, flips: int = FLIPS, seed: int = 0) -> np.ndarray:
-    """Two-sided p of differences that are sums over draws, each of which could as well have the other sign.
+    """Return the two-sided p of differences that are sums of contributions whose signs are arbitrary if H0 is true.
 
-    All sign patterns are tried if they are no more than ``flips``; otherwise that many random ones, and the observed
-    pattern counts as one more, so that p is never 0.
+    All sign patterns are tried if there are at most ``flips``. Otherwise that many random ones are tried, and the
+    observed pattern counts as one more, so that p is never 0.
 
     Args:
-        parts: (V, M) what each draw adds to each of M differences.
+        parts: (V, M) contribution of each cluster to each of M differences.
+        flips: largest number of sign patterns.
+        seed: seed of the random patterns.
 
     Returns:
         (M,) p.
     """
     observed = np.abs(parts.sum(0))
-    least = observed - 1e-9 * np.abs(parts).sum(0)  # sums in another order differ in their last digits
-    draws = len(parts)
-    exact = draws < 62 and 2**draws <= flips
-    total = 2**draws if exact else flips
+    threshold = observed - 1e-9 * np.abs(parts).sum(0)  # sums in another order differ in their last digits
+    clusters = len(parts)
+    exact = clusters < 62 and 2**clusters <= flips
+    total = 2**clusters if exact else flips
     extreme, rng = np.zeros(parts.shape[1], dtype=np.int64), np.random.default_rng(seed)
     for first in range(0, total, CHUNK):
         count = min(CHUNK, total - first)
         if exact:
-            bits = (np.arange(first, first + count)[:, None] >> np.arange(draws)) & 1
+            bits = (np.arange(first, first + count)[:, None] >> np.arange(clusters)) & 1
         else:
-            bits = rng.integers(0, 2, (count, draws), dtype=np.int8)
-        extreme += (np.abs((1.0 - 2.0 * bits) @ parts) >= least).sum(0)
+            bits = rng.integers(0, 2, (count, clusters), dtype=np.int8)
+        extreme += (np.abs((1.0 - 2.0 * bits) @ parts) >= threshold).sum(0)
     return extreme / total if exact else (extreme + 1) / (total + 1)
 
 
 def discordant(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
-    """Questions that a answers better than b, and the other way round.
+    """Return the numbers of questions that a answers better than b and worse than b.
 
     Args:
-        a, b: (Q,) right or wrong of each question; with several seeds the share of them that is right.
+        a: (Q,) 1 for a right and 0 for a wrong answer of a; with several seeds the share of right ones.
+        b: (Q,) the same of b.
     """
     return int((a > b).sum()), int((a < b).sum())
 
 
 def mcnemar(better: int, worse: int) -> float:
-    """McNemar's exact two-sided p of the discordant questions; 1 where there are none."""
+    """Return McNemar's exact two-sided p of discordant questions; 1 if there are none."""
     return float(stats.binomtest(better, better + worse, 0.5).pvalue) if better + worse else 1.0
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values of a family after Holm's correction (step down), in the given order."""
-    order = sorted(range(len(p)), key=lambda place: p[place])
+    """Return the p values of a family after Holm's step-down correction, in the given order."""
+    order = sorted(range(len(p)), key=lambda number: p[number])
     adjusted, highest = [0.0] * len(p), 0.0
-    for rank, place in enumerate(order):
-        highest = max(highest, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = highest
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(p) - rank) * p[number]))
+        adjusted[number] = highest
     return adjusted
 
 
 def stars(p: float) -> str:
-    """The usual marks: * below 0.05, ** below 0.01, *** below 0.001."""
+    """Return the usual marks: * below 0.05, ** below 0.01, *** below 0.001."""
     return "*" * sum(p < limit for limit in (0.05, 0.01, 0.001))

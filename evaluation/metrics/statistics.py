@@ -1,14 +1,15 @@
-"""How sure we are: bootstrap intervals of accuracies, and of paired differences. Tests are in :mod:`.significance`.
+"""Bootstrap intervals of accuracies and of paired differences of accuracies. Tests are in :mod:`.significance`.
 
-Questions about one video are not independent, so videos are resampled, not questions. Paired differences use the same
-resamples for both methods: both answered the same questions about the same videos.
+Questions about one video are not independent, so clusters of questions are resampled, not questions. A cluster holds
+all questions about one video, or about a pair of twin videos. A paired difference uses the same resamples for both
+methods, which answered the same questions about the same videos.
 
-Dimensions: V draws (videos, or pairs of twins, which count as one), Y question types, R resamples.
+Dimensions: V clusters, Y question types, R resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -29,30 +30,49 @@ class Interval:
 
 @dataclass(frozen=True)
 class Answers:
-    """Correct answers and questions asked, counted by draw and type: two (V, Y) int64 arrays, and the Y type names."""
+    """Numbers of right answers and of questions, by cluster and question type.
+
+    Attributes:
+        hits: (V, Y) int64 number of right answers.
+        asked: (V, Y) int64 number of questions.
+        types: names of the Y question types.
+    """
 
     hits: np.ndarray
     asked: np.ndarray
     types: tuple[str, ...]
 
     @classmethod
-    def count(cls, rows: Sequence[Mapping[str, object]], exclude: Sequence[str] = ()) -> Answers:
-        """Count answer rows ``{"draw": int, "type": str, "correct": bool}``; excluded types are left out.
+    def count(
+        cls, clusters: Sequence[Hashable], types: Sequence[str], correct: Sequence[bool], exclude: Iterable[str] = ()
+    ) -> Answers:
+        """Count the answers to Q questions.
+
+        Args:
+            clusters: (Q,) cluster of each question.
+            types: (Q,) type of each question.
+            correct: (Q,) whether the answer is right.
+            exclude: types to leave out.
 
         Raises:
-            ValueError: no row is left.
+            ValueError: no question is left.
         """
-        rows = [row for row in rows if row["type"] not in exclude]
-        if not rows:
+        left_out = set(exclude)
+        counted = [one for one in zip(clusters, types, correct, strict=True) if one[1] not in left_out]
+        if not counted:
             raise ValueError("no answered question of a counted type")
-        types = tuple(sorted({str(row["type"]) for row in rows}))
-        draws = {draw: i for i, draw in enumerate(dict.fromkeys(row["draw"] for row in rows))}
-        hits, asked = np.zeros((2, len(draws), len(types)), dtype=np.int64)
-        for row in rows:
-            place = draws[row["draw"]], types.index(str(row["type"]))
+        columns = {name: number for number, name in enumerate(sorted({str(kind) for _, kind, _ in counted}))}
+        rows = {cluster: number for number, cluster in enumerate(dict.fromkeys(cluster for cluster, _, _ in counted))}
+        hits, asked = np.zeros((2, len(rows), len(columns)), dtype=np.int64)
+        for cluster, kind, right in counted:
+            place = rows[cluster], columns[str(kind)]
             asked[place] += 1
-            hits[place] += bool(row["correct"])
-        return cls(hits, asked, types)
+            hits[place] += bool(right)
+        return cls(hits, asked, tuple(columns))
+
+    def __add__(self, other: Answers) -> Answers:
+        """Add up the answers of two runs on the same questions, such as with two seeds."""
+        return Answers(self.hits + other.hits, self.asked + other.asked, self.types)
 
     @property
     def by_type(self) -> dict[str, float]:
@@ -66,89 +86,89 @@ class Answers:
 
     @property
     def micro(self) -> float:
-        """Share of all questions answered correctly, 0 to 1."""
+        """Share of all questions that were answered right, 0 to 1."""
         return float(self.hits.sum() / self.asked.sum())
 
     def only(self, kind: str) -> Answers:
-        """The answers to questions of one type, all draws staying in their places."""
-        place = self.types.index(kind)
-        return Answers(self.hits[:, place : place + 1], self.asked[:, place : place + 1], (kind,))
+        """Return the answers to questions of one type; all clusters are kept."""
+        column = self.types.index(kind)
+        return Answers(self.hits[:, column : column + 1], self.asked[:, column : column + 1], (kind,))
 
 
 def macro_interval(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Macro accuracy with its 95 % interval."""
-    draws = _macro(_resampled(answers, resamples, seed))
-    return Interval(answers.macro, *_middle(draws))
+    """Return the mean accuracy over types with its 95 % interval."""
+    return Interval(answers.macro, *_percentiles(_macro(_resample(answers, resamples, seed))))
 
 
 def type_intervals(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
-    """Accuracy of each type with its 95 % interval.
+    """Return the accuracy of each type with its 95 % interval.
 
-    Where every answer, or none, is right, resampling sees nothing vary. Then the interval is that of Clopper and
-    Pearson for as many independent answers as there are draws with a question of the type.
+    If all answers to a type are right, or all are wrong, they do not vary over resamples. The interval is then that of
+    Clopper and Pearson for as many independent answers as there are clusters with a question of the type.
     """
-    resampled = _resampled(answers, resamples, seed)
+    resampled = _resample(answers, resamples, seed)
     intervals = {}
-    for place, (kind, value) in enumerate(answers.by_type.items()):
-        low, high = _middle(resampled[:, place])
+    for column, (kind, value) in enumerate(answers.by_type.items()):
+        low, high = _percentiles(resampled[:, column])
         if value in (0.0, 1.0):
-            draws = int((answers.asked[:, place] > 0).sum())
-            low, high = _clopper_pearson(round(value * draws), draws)
+            clusters = int((answers.asked[:, column] > 0).sum())
+            low, high = _clopper_pearson(round(value * clusters), clusters)
         intervals[kind] = Interval(value, low, high)
     return intervals
 
 
 def paired_difference(a: Answers, b: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """Macro accuracy of a minus that of b on the same questions, with the 95 % interval of the paired difference.
+    """Return the mean accuracy over types of a minus that of b, with the 95 % interval of the paired difference.
 
-    One of them may have been asked several times (seeds), if that holds for every question alike.
+    One of the two may have been asked every question several times, for example with several seeds.
 
     Raises:
         ValueError: a and b were not asked the same questions.
     """
     if not same_questions(a, b):
         raise ValueError("a paired difference needs two methods that were asked the same questions")
-    draws = _macro(_resampled(a, resamples, seed)) - _macro(_resampled(b, resamples, seed))
-    return Interval(a.macro - b.macro, *_middle(draws))
+    differences = _macro(_resample(a, resamples, seed)) - _macro(_resample(b, resamples, seed))
+    return Interval(a.macro - b.macro, *_percentiles(differences))
 
 
 def same_questions(a: Answers, b: Answers) -> bool:
-    """Whether a and b were asked as many questions of each type about each video, up to a common number of repeats."""
+    """Whether a and b were asked the same number of questions by cluster and type, up to a common factor."""
     if a.types != b.types or a.asked.shape != b.asked.shape:
         return False
     return np.array_equal(a.asked * b.asked.sum(), b.asked * a.asked.sum())
 
 
-def _resampled(answers: Answers, resamples: int, seed: int) -> np.ndarray:
-    """(R, Y) accuracies of draws that were drawn with replacement; NaN for a type that a resample does not hold."""
+def _resample(answers: Answers, resamples: int, seed: int) -> np.ndarray:
+    """Return (R, Y) accuracies on resampled clusters; NaN for a type of which a resample has no question."""
     weights = _weights(len(answers.asked), resamples, seed)
     hits, asked = weights @ answers.hits.astype(np.float64), weights @ answers.asked.astype(np.float64)
     return np.divide(hits, asked, out=np.full(asked.shape, np.nan), where=asked > 0)
 
 
 @lru_cache(maxsize=2)
-def _weights(draws: int, resamples: int, seed: int) -> np.ndarray:
-    """(R, V) how often a resample holds a draw; depends on the numbers alone, so that resamples of two methods pair.
+def _weights(clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """Return (R, V) how often each resample contains each cluster.
 
-    Whole numbers, as floats for the sake of the matrix product, which is exact.
+    The result depends on the arguments alone, so that the resamples of two methods are paired. The counts are floats
+    for the sake of the matrix product, which is exact for them.
     """
-    counts = np.random.default_rng(seed).multinomial(draws, np.full(draws, 1 / draws), size=resamples)
+    counts = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=resamples)
     return counts.astype(np.float64)
 
 
 def _macro(accuracies: np.ndarray) -> np.ndarray:
-    """(R,) means over types; one that a resample does not hold is left out, and NaN where it holds none."""
-    held = ~np.isnan(accuracies)
-    if held.all():
+    """Return (R,) means over the types of which a resample has a question; NaN if it has none."""
+    known = ~np.isnan(accuracies)
+    if known.all():
         return accuracies.mean(axis=1)
-    counts = held.sum(axis=1)
-    total = np.where(held, accuracies, 0.0).sum(axis=1)
+    counts = known.sum(axis=1)
+    total = np.where(known, accuracies, 0.0).sum(axis=1)
     return np.divide(total, counts, out=np.full(len(counts), np.nan), where=counts > 0)
 
 
-def _middle(draws: np.ndarray) -> tuple[float, float]:
-    """The percentiles between which 95 % of the resamples lie, of those that hold a question."""
-    low, high = np.percentile(draws[~np.isnan(draws)], [2.5, 97.5]).tolist()
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    """Return the 2.5 and 97.5 % percentiles of (R,) values that are not NaN."""
+    low, high = np.percentile(values[~np.isnan(values)], [2.5, 97.5]).tolist()
     return low, high
 
 

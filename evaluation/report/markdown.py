@@ -1,20 +1,15 @@
-"""Pieces of Markdown that the report is made of."""
+"""Elements of Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join([line(*head), line(*["---"] * len(head)), *(line(*row) for row in rows)])
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
 
 
-def line(*values: str) -> str:
-    """A line of a Markdown table."""
-    return f"| {' | '.join(values)} |"
-
-
-def details(title: str, *blocks: str) -> str:
-    """What is folded away until somebody wants to see it."""
+def collapsible(title: str, *blocks: str) -> str:
+    """Return blocks that are hidden until the reader opens them."""
     return "\n\n".join([f"<details><summary>{title}</summary>", *blocks, "</details>"])

@@ -1,4 +1,4 @@
-"""Markdown tables of an ablation. Nothing here is typed in: every number comes from the cells."""
+"""Sections of ``report.md`` with Markdown tables; every number is derived from the result files."""
 
 from __future__ import annotations
 
@@ -7,150 +7,160 @@ from framefold.evaluation.metrics.significance import Comparison, stars
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.measures import ACCURACY, measures_of_table, type_measure
-from framefold.evaluation.results.settings import EVENT_ORACLE, ORACLE, SYNTHETIC, WITH_LORA
+from framefold.evaluation.results.settings import EVENT_ORACLE, LORA_SUFFIX, ORACLE, SYNTHETIC
 
-from .markdown import details, table
-from .table import Table, baselines, class_of
+from .markdown import collapsible, format_table
+from .table import ResultTable, baselines, class_of
 
 
-def setting(results: Table) -> str:
-    """One paragraph: what was asked of which host."""
-    s, cell = results.sample["settings"], results.sample
-    data, left_out = s["data"], f" Left out of the headline: {', '.join(s['exclude'])}." if s["exclude"] else ""
+def setting_paragraph(table: ResultTable) -> str:
+    """Return a paragraph that says which questions about which videos were asked of which host."""
+    settings, sample = table.sample["settings"], table.sample
+    data, exclude = settings["data"], settings["exclude"]
     if data["kind"] == SYNTHETIC:
-        kind = f"({preset_name(data['difficulty'])}, {data['style']} style)"
-        what = f"held-out synthetic videos of {data['frames']} frames {kind}"
-        drawn = "pairs of twins"
+        preset = f"({preset_name(data['difficulty'])}, {data['style']} style)"
+        videos = f"held-out synthetic videos of {data['frames']} frames {preset}"
     else:
-        what, drawn = f"videos of `{data['shards']}`", "videos"
-    damaged = f" ({cell['damaged']} more were damaged)" if cell["damaged"] else ""
+        videos = f"videos of `{data['shards']}`"
+    damaged = f" ({sample['damaged']} more were damaged)" if sample["damaged"] else ""
+    excluded = f" Left out of the headline: {', '.join(exclude)}." if exclude else ""
     return (
-        f"{cell['n']} questions about {data['videos'] - cell['damaged']} {what}{damaged}, host `{s['host']}` in "
-        f"{s['dtype']}. Accuracy is the mean over question types, in percent, with the 95 % bootstrap interval over "
-        f"{drawn}.{left_out} The rows of a column hold exactly equal numbers of visual tokens."
+        f"{sample['n']} questions about {data['videos'] - sample['damaged']} {videos}{damaged}, host "
+        f"`{settings['host']}` in {settings['dtype']}. Accuracy is the mean over question types, in percent, with the "
+        f"95 % bootstrap interval over {_clusters(table)}.{excluded} The rows of a column hold exactly equal numbers "
+        "of visual tokens."
     )
 
 
-def accuracy(results: Table) -> str:
-    """Accuracy of each row at each budget."""
-    head = [f"{b} ({'/'.join(map(str, results.tokens(b)))} tokens)" for b in results.budgets] or ["no budget"]
-    rows = []
-    for name in results.rows:
-        rows.append([name, *(ACCURACY.text(results.readings(name, budget)) for budget in results.budgets)])
-    if results.full is not None:
-        rows.append(["all tokens", f"{100 * results.full:.1f} (every column)", *[""] * (len(head) - 1)])
-    return table(["compressor", *head], rows)
+def _clusters(table: ResultTable) -> str:
+    return "pairs of twins" if table.sample["settings"]["data"]["kind"] == SYNTHETIC else "videos"
 
 
-def differences(results: Table) -> str:
-    """Paired differences in points: the usual baseline to floor, trained to baselines, and the room to win.
-
-    The room is from the oracle to keeping every event, and to the best training-free row of a column.
-    """
-    strongest, *floors = baselines()
-    pairs = [*((strongest, floor) for floor in floors), *_trained(results), (ORACLE, EVENT_ORACLE)]
-    budgets = results.budgets
-    rows = [(f"{a} - {b}", [results.difference(a, b, budget) for budget in budgets]) for a, b in pairs]
-    free = {budget: results.best(budget, lambda cls: not cls.trainable) for budget in budgets}
-    trained = {budget: results.best(budget, lambda cls: cls.trainable) for budget in budgets}
-    rows.append(("best trained - best training-free", [results.difference(trained[b], free[b], b) for b in budgets]))
-    rows.append(("oracle - best training-free", [results.difference(ORACLE, free[b], b) for b in budgets]))
-    shown = [[title, *(percent(one, sign=True) for one in values)] for title, values in rows if any(values)]
-    return table(["paired difference", *budgets], shown)
-
-
-def _trained(results: Table) -> list[tuple[str, str]]:
-    """Pair trained rows with the same without LoRA, their start or the weaker baselines, and the strongest one."""
-    strongest, *floors = baselines()
-    pairs = []
-    for name in results.rows:
-        cls = class_of(name)
-        if cls is not None and cls.trainable:
-            start = [cls.counterpart] if cls.counterpart else floors[::-1]
-            others = (name.removesuffix(WITH_LORA), *start, strongest)
-            pairs += [(name, other) for other in others if other != name]
-    return [pair for pair in dict.fromkeys(pairs) if pair[1] in results.by_row]
-
-
-def compared(results: Table) -> str:
-    """Every row against the baseline, with marks of significance; the p of both tests folded away."""
-    found = results.comparisons([None], results.budgets)
-    if not found:
-        return ""
-    base, names = results.baseline, [name for name in results.rows if name != results.baseline]
-    rows = [[name, *[_marked(found.get((name, b, None))) for b in results.budgets]] for name in names]
-    head = ["row", "budget", "better", "worse", "McNemar p", "Holm", "sign-flip p", "Holm"]
-    ps = [
-        [c.row, c.budget, str(c.better), str(c.worse), *map(p_value, (c.mcnemar, c.mcnemar_holm, c.flip, c.flip_holm))]
-        for c in found.values()
+def accuracy_table(table: ResultTable) -> str:
+    """Return the table of accuracies of the methods at the budgets."""
+    head = [f"{b} ({'/'.join(map(str, table.tokens(b)))} tokens)" for b in table.budgets] or ["no budget"]
+    rows = [
+        [method, *(ACCURACY.text(table.readings(method, budget)) for budget in table.budgets)]
+        for method in table.methods
     ]
+    if table.full_accuracy is not None:
+        rows.append(["all tokens", f"{100 * table.full_accuracy:.1f} (every column)", *[""] * (len(head) - 1)])
+    return format_table(["compressor", *head], rows)
+
+
+def difference_table(table: ResultTable) -> str:
+    """Return the table of paired differences that answer the usual questions, in points.
+
+    They compare the strongest baseline with weaker ones, trained methods with their counterparts and with baselines,
+    the two oracles, and the best training-free method with the best trained one and with the oracle.
+    """
+    strongest, *weaker = baselines()
+    pairs = [*((strongest, other) for other in weaker), *_trained_pairs(table), (ORACLE, EVENT_ORACLE)]
+    budgets = table.budgets
+    rows = [(f"{a} - {b}", [table.difference(a, b, budget) for budget in budgets]) for a, b in pairs]
+    free = {budget: table.best(budget, lambda cls: not cls.trainable) for budget in budgets}
+    trained = {budget: table.best(budget, lambda cls: cls.trainable) for budget in budgets}
+    rows.append(("best trained - best training-free", [table.difference(trained[b], free[b], b) for b in budgets]))
+    rows.append(("oracle - best training-free", [table.difference(ORACLE, free[b], b) for b in budgets]))
+    shown = [[title, *(percent(one, sign=True) for one in values)] for title, values in rows if any(values)]
+    return format_table(["paired difference", *budgets], shown)
+
+
+def _trained_pairs(table: ResultTable) -> list[tuple[str, str]]:
+    """Pair each trained method with itself without LoRA, its counterpart or weaker baselines, and the strongest one."""
+    strongest, *weaker = baselines()
+    pairs = []
+    for method in table.methods:
+        cls = class_of(method)
+        if cls is not None and cls.trainable:
+            start = [cls.counterpart] if cls.counterpart else weaker[::-1]
+            others = (method.removesuffix(LORA_SUFFIX), *start, strongest)
+            pairs += [(method, other) for other in others if other != method]
+    return [pair for pair in dict.fromkeys(pairs) if pair[1] in table.by_method]
+
+
+def comparison_section(table: ResultTable) -> str:
+    """Return the section that compares every method with the baseline; "" if there is nothing to compare."""
+    comparisons = table.comparisons([None], table.budgets)
+    if not comparisons:
+        return ""
+    baseline, methods = table.baseline, [method for method in table.methods if method != table.baseline]
+    rows = [[method, *(_marked(comparisons.get((method, b, None))) for b in table.budgets)] for method in methods]
+    text = (
+        f"Paired differences to `{baseline}` at the same budget, in points. \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* "
+        f"p < 0.001: sign-flip test over {_clusters(table)}, two-sided, after Holm's correction for the "
+        f"{len(comparisons)} tests of this table (all rows at all budgets)."
+    )
+    tests = _tests(table, list(comparisons.values()))
     return "\n\n".join(
-        [
-            f"## Compared with {base}",
-            f"Paired differences to `{base}` at the same budget, in points. \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* "
-            f"p < 0.001: sign-flip test over {_drawn(results)}, two-sided, after Holm's correction for the "
-            f"{len(found)} tests of this table (all rows at all budgets).",
-            table([f"row - {base}", *results.budgets], rows),
-            details(
-                f"p of the {len(found)} tests",
-                f"`better` and `worse` count the questions that only one of the two gets right (of several seeds: more "
-                "often right). McNemar's exact test takes questions for independent; those about one video are not, so "
-                f"its p is too small. The sign-flip test takes {_drawn(results)} for independent, and it is the one "
-                "that is marked.",
-                table(head, ps),
-            ),
-        ]
+        [f"## Compared with {baseline}", text, format_table([f"row - {baseline}", *table.budgets], rows), tests]
     )
 
 
-def _drawn(results: Table) -> str:
-    return "pairs of twins" if results.sample["settings"]["data"]["kind"] == SYNTHETIC else "videos"
+def _tests(table: ResultTable, comparisons: list[Comparison]) -> str:
+    """Return the p values of both tests, collapsed."""
+    text = (
+        "`better` and `worse` count the questions that only one of the two gets right (of several seeds: more "
+        "often right). McNemar's exact test takes questions for independent; those about one video are not, so "
+        f"its p is too small. The sign-flip test takes {_clusters(table)} for independent, and it is the one "
+        "that is marked."
+    )
+    head = ["row", "budget", "better", "worse", "McNemar p", "Holm", "sign-flip p", "Holm"]
+    rows = [
+        [
+            *(one.method, one.budget, str(one.better), str(one.worse)),
+            *map(p_value, (one.mcnemar, one.mcnemar_holm, one.flip, one.flip_holm)),
+        ]
+        for one in comparisons
+    ]
+    return collapsible(f"p of the {len(comparisons)} tests", text, format_table(head, rows))
 
 
 def _marked(comparison: Comparison | None) -> str:
     if comparison is None:
         return ""
-    return f"{percent(comparison.difference, sign=True)} {_escaped(stars(comparison.flip_holm))}".rstrip()
+    return f"{percent(comparison.difference, sign=True)} {_marks(comparison)}".rstrip()
 
 
-def _escaped(marks: str) -> str:
-    return marks.replace("*", "\\*")
+def _marks(comparison: Comparison | None) -> str:
+    return "" if comparison is None else stars(comparison.flip_holm).replace("*", "\\*")
 
 
-def by_type(results: Table) -> str:
-    """Accuracy per question type at every budget, folded away."""
-    return "\n\n".join(["## Per question type", *(_types_at(results, budget) for budget in results.budgets)])
+def type_section(table: ResultTable) -> str:
+    """Return the section with accuracies per question type, collapsed budget by budget."""
+    return "\n\n".join(["## Per question type", *(_types_at(table, budget) for budget in table.budgets)])
 
 
-def _types_at(results: Table, budget: str) -> str:
-    shown = {kind: type_measure(kind) for kind in results.types}
-    found = results.comparisons([*shown], [budget])
+def _types_at(table: ResultTable, budget: str) -> str:
+    measures = {kind: type_measure(kind) for kind in table.types}
+    comparisons = table.comparisons([*measures], [budget])
     rows = []
-    for name in results.rows:
-        if results.answers(name, budget) is None:
-            continue
-        marks = [stars(one.flip_holm) if (one := found.get((name, budget, kind))) else "" for kind in shown]
-        values = [measure.brief_text(results.readings(name, budget)) for measure in shown.values()]
-        rows.append([name, *(f"{value} {_escaped(mark)}".rstrip() for value, mark in zip(values, marks, strict=True))])
-    if full := results.full_readings():
-        rows.append(["all tokens", *(measure.brief_text(full) for measure in shown.values())])
+    for method in table.methods:
+        if table.results_of(method, budget):
+            readings = table.readings(method, budget)
+            marks = (_marks(comparisons.get((method, budget, kind))) for kind in measures)
+            values = (measure.brief_text(readings) for measure in measures.values())
+            rows.append([method, *(f"{value} {mark}".rstrip() for value, mark in zip(values, marks, strict=True))])
+    if full := table.full_readings():
+        rows.append(["all tokens", *(measure.brief_text(full) for measure in measures.values())])
     text = (
-        f"Percent with 95 % intervals. Marks: more or less accurate than `{results.baseline}`, sign-flip test after "
-        f"Holm's correction for the {len(found)} tests of this table."
+        f"Percent with 95 % intervals. Marks: more or less accurate than `{table.baseline}`, sign-flip test after "
+        f"Holm's correction for the {len(comparisons)} tests of this table."
     )
-    return details(f"at {budget}", *([text] if found else []), table([f"at {budget}", *shown], rows))
+    content = format_table([f"at {budget}", *measures], rows)
+    return collapsible(f"at {budget}", *([text] if comparisons else []), content)
 
 
-def evidence(results: Table) -> str:
-    """Share of the annotated evidence that was kept, and how much of it is left in what was kept."""
-    shown = measures_of_table("evidence")
+def evidence_section(table: ResultTable) -> str:
+    """Return the section on the kept share of the annotated evidence and its purity; "" without annotations."""
+    measures = measures_of_table("evidence")
     rows = []
-    for name in results.rows:
+    for method in table.methods:
         values = []
-        for budget in results.budgets:
-            texts = [measure.brief_text(results.readings(name, budget)) for measure in shown]
+        for budget in table.budgets:
+            texts = [measure.brief_text(table.readings(method, budget)) for measure in measures]
             values.append(" / ".join(text or "-" for text in texts) if any(texts) else "")
-        rows.append([name, *values])
+        rows.append([method, *values])
     if not any(any(row[1:]) for row in rows):
         return ""
     text = (
@@ -158,37 +168,37 @@ def evidence(results: Table) -> str:
         "the mean share of the originals of that token that are evidence (0 where dropped), in percent. Where tokens "
         "are pruned the two are equal; merging keeps evidence, and dilutes it."
     )
-    title = " / ".join(measure.title for measure in shown)
-    return "\n\n".join(["## Evidence kept", text, table([title, *results.budgets], rows)])
+    title = " / ".join(measure.title for measure in measures)
+    return "\n\n".join(["## Evidence kept", text, format_table([title, *table.budgets], rows)])
 
 
-def cost(results: Table) -> str:
-    """What each row costs at each budget, folded away but for the smallest but one."""
-    cell = results.sample
-    machine, memory = cell["machine"], cell["cost"]["memory_of"]
+def cost_section(table: ResultTable) -> str:
+    """Return the section with the costs of the methods; only those at the second smallest budget are not collapsed."""
+    sample = table.sample
+    machine, memory = sample["machine"], sample["cost"]["memory_of"]
     text = (
-        f"Medians of {cell['cost']['videos']} videos, one at a time, on {machine['gpu'] or machine['processor']} "
+        f"Medians of {sample['cost']['videos']} videos, one at a time, on {machine['gpu'] or machine['processor']} "
         f"({machine['threads']} threads). Each was prefilled with all tokens beside it, in the same process: "
         "`speed-up` is by how much that takes longer than compressor and prefill together. A row that knows the "
         "question prefills once a question. Operations of the prefill are by formula, those of the compressor its "
         f"matrix products. Memory is the peak beside weights and features ({memory})."
     )
-    shown = [_cost_at(results, budget) for budget in results.budgets if budget == results.middle]
-    folded = [details(f"at {b}", _cost_at(results, b)) for b in results.budgets if b != results.middle]
+    shown = [_cost_at(table, budget) for budget in table.budgets if budget == table.second_smallest]
+    folded = [collapsible(f"at {b}", _cost_at(table, b)) for b in table.budgets if b != table.second_smallest]
     return "\n\n".join(["## Cost", text, *shown, *folded])
 
 
-def _cost_at(results: Table, budget: str) -> str:
-    shown = measures_of_table("cost")
+def _cost_at(table: ResultTable, budget: str) -> str:
+    measures = measures_of_table("cost")
     rows = []
-    for name in results.rows:
-        if results.cells_of(name, budget):
-            readings = results.readings(name, budget)
-            rows.append([name, *(measure.text(readings) + _share(measure, readings) for measure in shown)])
-    return table([f"at {budget}", *(measure.title for measure in shown)], rows)
+    for method in table.methods:
+        if table.results_of(method, budget):
+            readings = table.readings(method, budget)
+            rows.append([method, *(measure.text(readings) + _share(measure, readings) for measure in measures)])
+    return format_table([f"at {budget}", *(measure.title for measure in measures)], rows)
 
 
 def _share(measure: Measure, readings: Readings) -> str:
     """Return the share of the value with all tokens as text, for measures that store it."""
-    value, whole = measure.value(readings), readings.stored(measure.reference) if measure.reference else None
-    return f" ({100 * value / whole:.0f} %)" if isinstance(value, (int, float)) and whole else ""
+    value, full = measure.value(readings), readings.stored(measure.reference) if measure.reference else None
+    return f" ({100 * value / full:.0f} %)" if isinstance(value, (int, float)) and full else ""

@@ -1,9 +1,8 @@
-"""The page of an ablation: one HTML file with everything in it, which loads nothing and runs no script but its own."""
+"""The page of an ablation: one HTML file that loads nothing and runs no script but its own."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import html
 import json
 import re
@@ -12,81 +11,82 @@ from pathlib import Path
 from typing import Any
 
 from framefold.errors import ResultsError
-from framefold.files import replace_file
+from framefold.files import replace_file, text_digest
 
-from .page_data import drill_data, page_data
-from .table import Table
+from .page_data import page_data, question_data
+from .table import ResultTable
 
 PAGE = "report.html"
 
-# In this order they are one script.
+# Concatenated in this order they are one script.
 SCRIPTS = ("core", "table", "plot", "plots", "frames", "drill", "page")
 
-MOST = 5_000_000  # bytes of a page; videos are left out of the drill-down until it fits
+MAX_BYTES = 5_000_000  # of a page; the number of videos whose questions are shown is halved until it fits
 
-_SPECIAL = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
-def write_page(results: Table, out: Path) -> Path:
-    """Write ``report.html`` into the folder of the results, beside and renamed.
+def write_page(table: ResultTable, out: Path) -> Path:
+    """Write ``report.html`` atomically.
 
     Args:
-        results: the table. out: folder.
+        table: results.
+        out: folder to write into.
 
     Returns:
         Path of the page.
 
     Raises:
-        ResultsError: what a cell says of its answers or kept tokens is damaged; an older page stays.
-        OSError: it cannot be written.
+        ResultsError: the answers or kept tokens of a result are damaged; an older page is not replaced.
+        OSError: the page cannot be written.
     """
-    data = page_data(results, out.resolve().name)
-    videos = max((cell["drill"] for cell in results.cells), default=0)
-    page = render_page(data | drill_data(results, videos))
-    while len(page) > MOST and videos > 1:
+    data = page_data(table, out.resolve().name)
+    videos = max((result["drill"] for result in table.results), default=0)
+    page = render_page(data | question_data(table, videos))
+    while len(page) > MAX_BYTES and videos > 1:
         videos //= 2
-        page = render_page(data | drill_data(results, videos))
-    replace_file(out / PAGE, lambda beside: beside.write_bytes(page))
+        page = render_page(data | question_data(table, videos))
+    replace_file(out / PAGE, lambda temporary: temporary.write_bytes(page))
     return out / PAGE
 
 
 def render_page(data: dict[str, Any]) -> bytes:
-    """The page.
+    """Return the page with its data.
 
-    Texts in the data may be anything, also what somebody else's results hold: they reach the page as JSON without a
-    character that is special in HTML, and its script makes text nodes of them.
+    Texts of the data may be anything, because results may come from an untrusted source. They are embedded as JSON
+    without characters that are special in HTML, and the script inserts them into the page as text nodes only.
     """
-    style, script = _read("page.css"), _script()
-    title = html.escape(data["title"]).encode("ascii", "xmlcharrefreplace").decode()  # also of half surrogates
+    style, script = _read_asset("page.css"), _script()
+    title = html.escape(data["title"]).encode("ascii", "xmlcharrefreplace").decode()  # also of lone surrogates
     policy = (
-        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    parts = {"policy": policy, "title": title, "style": style, "script": script, "data": inert(data)}
-    return re.sub(r"\{\{(\w+)\}\}", lambda found: parts[found[1]], _read("page.html")).encode()
+    parts = {"policy": policy, "title": title, "style": style, "script": script, "data": inert_json(data)}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read_asset("page.html")).encode()
 
 
-def inert(data: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element or begins another, and it is ASCII.
+def inert_json(data: Any) -> str:
+    """Return JSON for a script element: ASCII, and without characters that could end the element or begin another one.
 
     Raises:
-        ResultsError: it holds infinity or what is no number.
+        ResultsError: the data contains infinity or NaN.
     """
     try:
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
         raise ResultsError(f"the cells hold a number that is none ({error}): delete them and run again") from error
-    return re.sub("[<>&]", lambda found: _SPECIAL[found[0]], text)
+    return re.sub("[<>&]", lambda match: _ESCAPES[match[0]], text)
 
 
 def _script() -> str:
-    return '(() => {\n"use strict";\n' + "".join(_read(f"{name}.js") for name in SCRIPTS) + "})();\n"
+    return '(() => {\n"use strict";\n' + "".join(_read_asset(f"{name}.js") for name in SCRIPTS) + "})();\n"
 
 
-def _read(name: str) -> str:
+def _read_asset(name: str) -> str:
     return files(__package__).joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _hash(text: str) -> str:
-    """For the content security policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+def _csp_hash(text: str) -> str:
+    """Return the hash by which the content security policy permits an inline script or style."""
+    return "sha256-" + base64.b64encode(bytes.fromhex(text_digest(text))).decode()

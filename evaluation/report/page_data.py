@@ -1,6 +1,6 @@
-"""From the table of an ablation to what its page shows: plain JSON values, with every number as text too.
+"""Data of the page of an ablation: JSON values, in which every number is accompanied by its text.
 
-The page prints texts that were made here, by the functions that make those of report.md, so that the two cannot differ.
+The texts are written by the same functions as those of ``report.md``, so that page and report cannot differ.
 """
 
 from __future__ import annotations
@@ -17,135 +17,138 @@ from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import page_measures
 from framefold.evaluation.results.settings import ORACLES, SYNTHETIC
 
-from .markdown_tables import setting
+from .markdown_tables import setting_paragraph
 from .page_provenance import provenance_groups
-from .page_questions import Drill, packed
-from .table import Table
+from .page_questions import PageQuestions, pack_bits
+from .table import ResultTable
 
-Value = list[Any]  # number, low and high end of its interval or None, text
+PageValue = list[Any]  # number, both ends of its interval or None, text
 
 
-def page_data(results: Table, title: str) -> dict[str, Any]:
-    """All that the page shows, but for what it shows question by question.
+def page_data(table: ResultTable, title: str) -> dict[str, Any]:
+    """Return everything that the page shows, except for single questions.
 
     Args:
-        title: of the page.
+        table: results.
+        title: title of the page.
     """
-    found = {(one.row, one.budget): one for one in results.comparisons([None], results.budgets).values()}
+    comparisons = table.comparisons([None], table.budgets)
     points = [
-        [_point(results, name, budget, found.get((name, budget))) for budget in results.budgets]
-        for name in results.rows
+        [_point(table, method, budget, comparisons.get((method, budget, None))) for budget in table.budgets]
+        for method in table.methods
     ]
-    full = _full(results)
-    seen = {key for point in [full, *chain(*points)] if point for key in point["values"]}
+    full = _full(table)
+    keys = {key for point in [full, *chain(*points)] if point for key in point["values"]}
     return {
         "title": title,
-        "about": setting(results).replace("`", ""),
-        "rows": [{"name": name, "kind": _kind(results, name)} for name in results.rows],
-        "budgets": [_budget(results, budget) for budget in results.budgets],
-        "baseline": results.baseline,
-        "measures": _menu(results, seen, len(found)),
+        "about": setting_paragraph(table).replace("`", ""),
+        "rows": [{"name": method, "kind": _kind(table, method)} for method in table.methods],
+        "budgets": [_budget(table, budget) for budget in table.budgets],
+        "baseline": table.baseline,
+        "measures": _menu(table, keys, len(comparisons)),
         "points": points,
         "full": full,
-        "types": [{"name": kind, "chance": _chance(results, kind)} for kind in results.types],
-        "origin": provenance_groups(results),
+        "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
+        "origin": provenance_groups(table),
     }
 
 
-def drill_data(results: Table, videos: int) -> dict[str, Any]:
-    """What the page shows question by question.
+def question_data(table: ResultTable, max_videos: int) -> dict[str, Any]:
+    """Return what the page shows about single questions.
 
     Args:
-        videos: at most so many are shown, the first ones.
+        table: results.
+        max_videos: largest number of videos to show, from the first.
     """
-    drill = Drill(results.cells, videos)
-    kinds = sorted(set(results.sample["answers"]["type"]))
-    runs = list(_runs(results, drill))
-    shown = drill.plain(kinds) | {"words": list(drill.words)}
-    return {"kinds": kinds, "asked": results.sample["n"], "runs": runs, "drill": shown}
+    questions = PageQuestions(table.results, max_videos)
+    types = sorted(set(table.sample["answers"]["type"]))
+    runs = list(_runs(table, questions))
+    shown = questions.to_page(types) | {"words": list(questions.answer_texts)}
+    return {"kinds": types, "asked": table.sample["n"], "runs": runs, "drill": shown}
 
 
-def _kind(results: Table, name: str) -> str:
-    if name in ORACLES:
+def _kind(table: ResultTable, method: str) -> str:
+    if method in ORACLES:
         return "oracle"
-    cells = next(iter(results.by_row[name].values()))
-    return "training-free" if cells[0]["settings"]["adapter"] is None else "trained"
+    results = next(iter(table.by_method[method].values()))
+    return "training-free" if results[0]["settings"]["adapter"] is None else "trained"
 
 
-def _budget(results: Table, budget: str) -> dict[str, Any]:
-    tokens = results.tokens(budget)
-    note = f"{'/'.join(map(str, tokens))} tokens"
+def _budget(table: ResultTable, budget: str) -> dict[str, Any]:
+    note = f"{'/'.join(map(str, table.tokens(budget)))} tokens"
     return {"label": budget, "note": "" if note == budget else note}
 
 
-def _chance(results: Table, kind: str) -> float | None:
-    return CHANCE.get(kind) if results.sample["settings"]["data"]["kind"] == SYNTHETIC else None
+def _chance(table: ResultTable, kind: str) -> float | None:
+    return CHANCE.get(kind) if table.sample["settings"]["data"]["kind"] == SYNTHETIC else None
 
 
-def _point(results: Table, name: str, budget: str, against: Comparison | None) -> dict[str, Any] | None:
-    """Return the values of every measure of a row at a budget; None where it was not run."""
-    cells = results.cells_of(name, budget)
-    if not cells:
+def _point(table: ResultTable, method: str, budget: str, comparison: Comparison | None) -> dict[str, Any] | None:
+    """Return the values of a method at a budget; None if it was not run."""
+    results = table.results_of(method, budget)
+    if not results:
         return None
-    return {"tokens": cells[0]["tokens"], "values": _values(results, results.readings(name, budget, against))}
+    return {"tokens": results[0]["tokens"], "values": _values(table, table.readings(method, budget, comparison))}
 
 
-def _full(results: Table) -> dict[str, Any] | None:
-    readings = results.full_readings()
-    return None if readings is None else {"name": "all tokens", "values": _values(results, readings)}
+def _full(table: ResultTable) -> dict[str, Any] | None:
+    readings = table.full_readings()
+    return None if readings is None else {"name": "all tokens", "values": _values(table, readings)}
 
 
-def _values(results: Table, readings: Readings) -> dict[str, Value]:
-    """Return value, interval and text of every measure that has a value, by key."""
-    values: dict[str, Value] = {}
-    for measure in page_measures(results.types):
+def _values(table: ResultTable, readings: Readings) -> dict[str, PageValue]:
+    """Return the values of all measures that have one, by key."""
+    values: dict[str, PageValue] = {}
+    for measure in page_measures(table.types):
         value = measure.value(readings)
         if isinstance(value, Interval):
-            ends = (round(x, 6) for x in (value.value, value.low, value.high))
-            values[measure.key] = [*ends, measure.text(readings)]
+            numbers = (round(x, 6) for x in (value.value, value.low, value.high))
+            values[measure.key] = [*numbers, measure.text(readings)]
         elif value is not None and math.isfinite(value):
             values[measure.key] = [value, None, None, measure.text(readings)]
     return values
 
 
-def _menu(results: Table, shown: set[str], tests: int) -> list[dict[str, Any]]:
-    """Return the declarations of the measures that have a value somewhere, in the order of the menu.
+def _menu(table: ResultTable, keys: set[str], tests: int) -> list[dict[str, Any]]:
+    """Return the declarations of measures, in the order of the menu.
 
     Args:
-        tests: in the family that p is corrected for.
+        table: results.
+        keys: keys of the measures that have a value somewhere.
+        tests: number of tests that p is corrected for.
     """
 
-    def filled(text: str) -> str:
-        return text.format(baseline=results.baseline, tests=tests)
+    def fill(text: str) -> str:
+        return text.format(baseline=table.baseline, tests=tests)
 
     return [
         {
             "key": measure.key,
-            "label": filled(measure.label),
-            "long": filled(measure.description),
+            "label": fill(measure.label),
+            "long": fill(measure.description),
             "group": measure.group,
             "better": measure.better,
-            "note": filled(measure.note),
+            "note": fill(measure.note),
             "hint": measure.hint,
             "axis": measure.axis,
             "against": measure.compares,
         }
-        for measure in page_measures(results.types)
-        if measure.key in shown
+        for measure in page_measures(table.types)
+        if measure.key in keys
     ]
 
 
-def _runs(results: Table, drill: Drill) -> Iterator[dict[str, Any]]:
-    """Every cell but that of all tokens: which questions it answers right, and what it kept."""
-    for row, name in enumerate(results.rows):
-        for column, budget in enumerate(results.budgets):
-            cells = results.cells_of(name, budget)
-            for cell in cells:
+def _runs(table: ResultTable, questions: PageQuestions) -> Iterator[dict[str, Any]]:
+    """Yield what each result, except for those of all tokens, answered and kept."""
+    for row, method in enumerate(table.methods):
+        for column, budget in enumerate(table.budgets):
+            results = table.results_of(method, budget)
+            for result in results:
                 yield {
                     "row": row,
                     "budget": column,
-                    "seed": cell["seed"],
-                    "seeds": len(cells),
-                    "right": packed(cell["answers"]["correct"]),
-                    "drill": drill.run(cell),
+                    "seed": result["seed"],
+                    "seeds": len(results),
+                    "right": pack_bits(result["answers"]["correct"]),
+                    "drill": questions.answers_of(result),
                 }

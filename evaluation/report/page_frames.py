@@ -1,7 +1,7 @@
-"""The frames of the first videos of an ablation, small, a sheet of them for each video.
+"""Frames of the first videos of an ablation, as one small mosaic per video.
 
-Synthetic videos are made anew from the settings of the cells; others are read from their shards, if those still are
-local files. Nothing is downloaded and no command is run: results may come from somebody else.
+Synthetic videos are generated again from the settings of the results. Others are read from their shards, if those are
+still local files. Nothing is downloaded and no command is run, because results may come from an untrusted source.
 
 Dimensions: F frames, T steps of the token grid.
 """
@@ -12,7 +12,7 @@ import base64
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +29,25 @@ from framefold.errors import DataError, FramefoldError
 from framefold.evaluation.results.settings import SYNTHETIC
 from framefold.training.frozen_host.locate import VIDEO_CONFIG, find_host
 
-ACROSS = 8  # frames in a row of a sheet
+COLUMNS = 8  # frames in a row of a mosaic
 
-# Longest side of a frame and quality, the first of which all sheets together stay within BYTES.
+# Longest side of a frame in pixels and WebP quality; the first pair is used with which all mosaics fit into MAX_BYTES.
 SIZES = ((112, 90), (96, 80), (64, 75), (48, 60))
 
-BYTES = 2_800_000
+MAX_BYTES = 2_800_000
 
-GONE = "The frames of these videos are not shown: "
+UNAVAILABLE = "The frames of these videos are not shown: "
 
 
 @dataclass(frozen=True, eq=False)
 class VideoFrames:
-    """What the host was shown of a video, a frame a step of the grid.
+    """Frames of a video as the host saw them, one per step of the token grid.
 
     Attributes:
-        frames: (T, height, width, 3) uint8. times: (T,) seconds.
-        evidence: of each question, boxes in steps and fractions of these frames. texts: of the questions.
+        frames: (T, height, width, 3) uint8.
+        times: T seconds.
+        evidence: boxes of each question, in steps and fractions of these frames.
+        texts: text of each question.
     """
 
     frames: np.ndarray
@@ -54,43 +56,44 @@ class VideoFrames:
     texts: list[str]
 
 
-def films(settings: dict[str, Any], grids: dict[int, tuple[int, int, int]]) -> dict[int, VideoFrames]:
-    """The videos of some numbers.
+def load_frames(settings: dict[str, Any], grids: dict[int, tuple[int, int, int]]) -> dict[int, VideoFrames]:
+    """Return the frames of videos by the numbers of the videos.
 
     Args:
-        settings: of a cell. grids: (T, H, W) of the videos, by number.
+        settings: settings of a result.
+        grids: (T, H, W) of the videos, by number.
 
     Raises:
-        DataError: the frames cannot be had any more; the message says why.
+        DataError: the frames are not available any more; the message says why.
     """
     if not grids:
         return {}
     try:
-        source = _made if settings["data"]["kind"] == SYNTHETIC else _stored
-        crops = _crops(settings["host"])
-        samples = dict(source(settings["data"], sorted(grids)))
-        return {number: _film(sample, grids[number][0], crops) for number, sample in samples.items()}
+        read = _generate if settings["data"]["kind"] == SYNTHETIC else _read_shards
+        crops = _crops_to_centre(settings["host"])
+        samples = dict(read(settings["data"], sorted(grids)))
+        return {number: _select(sample, grids[number][0], crops) for number, sample in samples.items()}
     except (FramefoldError, OSError) as error:
-        raise DataError(f"{GONE}{error}.") from error
+        raise DataError(f"{UNAVAILABLE}{error}.") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{GONE}the settings of the cells make no videos ({error!r}).") from error
+        raise DataError(f"{UNAVAILABLE}the settings of the cells make no videos ({error!r}).") from error
 
 
-def _made(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
+def _generate(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
     difficulty = Difficulty(**{**data["difficulty"], "flashes": tuple(data["difficulty"]["flashes"])})
     recipe = Recipe((data["frames"], data["frames"]), data["seed"], data["split"], difficulty, data["style"])
     for number in numbers:
         yield number, recipe.sample(number)
 
 
-def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
+def _read_shards(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
     from webdataset.tariterators import tarfile_samples
 
     from framefold.data.shards.sources import expand_shards
 
     files = expand_shards(data["shards"])
-    if strange := [file for file in files if ":" in file or not Path(file).is_file()]:
-        raise DataError(f"{strange[0]} is no local file")
+    if not_local := [file for file in files if ":" in file or not Path(file).is_file()]:
+        raise DataError(f"{not_local[0]} is no local file")
     wanted, last = set(numbers), max(numbers)
     for number, raw in enumerate(tarfile_samples([{"url": file} for file in files], handler=lambda error: True)):
         if number in wanted:
@@ -102,12 +105,19 @@ def _stored(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int,
             return
 
 
-def _film(sample: VideoSample, steps: int, crops: bool) -> VideoFrames:
+def _select(sample: VideoSample, steps: int, crops: bool) -> VideoFrames:
+    """Return the first frame of each step.
+
+    Args:
+        sample: video with its questions.
+        steps: T.
+        crops: whether the host sees only the centre of the frames.
+    """
     frames, times = sample.frames.numpy(), sample.times.numpy()
-    patch = -(-len(frames) // steps)  # frames in a step
+    patch = -(-len(frames) // steps)  # frames per step
     view = FULL_FRAME
     if crops:
-        frames, view = _middle(frames)
+        frames, view = _centre(frames)
     numbers = range(len(times)) if sample.frame_numbers is None else sample.frame_numbers
     step_of = {number: place // patch for place, number in enumerate(numbers)}
     evidence = [relocate_evidence(question.evidence, step_of, view) for question in sample.questions]
@@ -115,8 +125,8 @@ def _film(sample: VideoSample, steps: int, crops: bool) -> VideoFrames:
     return VideoFrames(frames[::patch], [round(float(time), 3) for time in times[::patch]], evidence, texts)
 
 
-def _middle(frames: np.ndarray) -> tuple[np.ndarray, Viewport]:
-    """The middle of the frames, as wide as it is high, and where it lies."""
+def _centre(frames: np.ndarray) -> tuple[np.ndarray, Viewport]:
+    """Return the largest square at the centre of (F, height, width, 3) frames, and its position."""
     height, width = frames.shape[1:3]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -124,8 +134,8 @@ def _middle(frames: np.ndarray) -> tuple[np.ndarray, Viewport]:
     return frames[:, top : top + side, left : left + side], view
 
 
-def _crops(host: str) -> bool:
-    """Whether the processor of a host shows it the middle of frames only, as far as its folder is here to say so."""
+def _crops_to_centre(host: str) -> bool:
+    """Whether the processor of a host crops frames to their centre; False if its folder is not on this machine."""
     try:
         folder = find_host(host).folder
     except (FramefoldError, OSError):
@@ -142,47 +152,55 @@ def _crops(host: str) -> bool:
 
 @dataclass(frozen=True)
 class FrameMosaic:
-    """Frames of a video in one picture.
+    """Frames of a video in one image.
 
     Attributes:
-        shown: the steps that are in it, row by row. tile: width and height of a frame. picture: WebP.
+        shown: steps of the frames in the image, row by row.
+        tile: width and height of a frame in pixels.
+        image: WebP.
     """
 
     shown: list[int]
     tile: tuple[int, int]
-    picture: bytes
+    image: bytes
 
-    def plain(self) -> dict[str, Any]:
-        """As the page takes it."""
-        source = "data:image/webp;base64," + base64.b64encode(self.picture).decode()
-        return {"src": source, "shown": self.shown, "tile": list(self.tile), "columns": ACROSS}
+    def to_page(self) -> dict[str, Any]:
+        """Return the mosaic as data of the page."""
+        source = "data:image/webp;base64," + base64.b64encode(self.image).decode()
+        return {"src": source, "shown": self.shown, "tile": list(self.tile), "columns": COLUMNS}
 
 
-def sheets(films: Iterable[VideoFrames]) -> list[FrameMosaic]:
-    """A sheet for each video; of long ones not every step, but those with evidence. All together stay small."""
-    some = [_some(film) for film in films]
-    made: list[FrameMosaic] = []
+def frame_mosaics(videos: Iterable[VideoFrames]) -> list[FrameMosaic]:
+    """Return a mosaic for each video; long videos are reduced to frames with evidence and evenly spaced others."""
+    selected = []
+    for video in videos:
+        shown = select_frames(len(video.frames), {box[0] for boxes in video.evidence for box in boxes})
+        selected.append((video.frames[shown], shown))
+    mosaics: list[FrameMosaic] = []
     for side, quality in SIZES:
-        made = [_sheet(film.frames, shown, side, quality) for film, shown in some]
-        if sum(len(sheet.picture) for sheet in made) <= BYTES:
+        mosaics = [_mosaic(frames, shown, side, quality) for frames, shown in selected]
+        if sum(len(mosaic.image) for mosaic in mosaics) <= MAX_BYTES:
             break
-    return made
+    return mosaics
 
 
-def _some(film: VideoFrames) -> tuple[VideoFrames, list[int]]:
-    shown = select_frames(len(film.frames), {box[0] for boxes in film.evidence for box in boxes})
-    return replace(film, frames=film.frames[shown]), shown
+def _mosaic(frames: np.ndarray, shown: list[int], side: int, quality: int) -> FrameMosaic:
+    """Return the mosaic of (F, height, width, 3) frames.
 
-
-def _sheet(frames: np.ndarray, shown: list[int], side: int, quality: int) -> FrameMosaic:
+    Args:
+        frames: frames to show.
+        shown: their steps.
+        side: longest side of a frame in the mosaic, in pixels.
+        quality: quality of the WebP image, 0 to 100.
+    """
     height, width = frames.shape[1:3]
     scale = min(1.0, side / max(height, width))
     tile = max(1, round(width * scale)), max(1, round(height * scale))
-    sheet = Image.new("RGB", (ACROSS * tile[0], -(-len(frames) // ACROSS) * tile[1]))
-    for place, frame in enumerate(frames):
-        picture = Image.fromarray(frame)
-        picture = picture if picture.size == tile else picture.resize(tile, Image.Resampling.LANCZOS)
-        sheet.paste(picture, (place % ACROSS * tile[0], place // ACROSS * tile[1]))
+    mosaic = Image.new("RGB", (COLUMNS * tile[0], -(-len(frames) // COLUMNS) * tile[1]))
+    for number, frame in enumerate(frames):
+        image = Image.fromarray(frame)
+        image = image if image.size == tile else image.resize(tile, Image.Resampling.LANCZOS)
+        mosaic.paste(image, (number % COLUMNS * tile[0], number // COLUMNS * tile[1]))
     content = io.BytesIO()
-    sheet.save(content, "WEBP", quality=quality, method=4)
+    mosaic.save(content, "WEBP", quality=quality, method=4)
     return FrameMosaic(shown, tile, content.getvalue())

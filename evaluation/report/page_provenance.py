@@ -1,33 +1,34 @@
-"""Where the numbers of an ablation's page come from: what its cells say of themselves."""
+"""Provenance of the numbers on the page: settings, versions, git state and machines of the results."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from framefold.evaluation.results.result_files import Result
 from framefold.evaluation.results.settings import Settings
 
-from .table import Cell, Table
+from .table import ResultTable
 
-_ROW = {"compressor", "adapter", "budget", "seed", "code"}  # settings that differ between the cells of a table
+_DIFFERENT = {"compressor", "adapter", "budget", "seed", "code"}  # settings that differ between results of one folder
 
 _GROUPS = (("Versions", "versions"), ("Git", "git"), ("Machines", "machine"))
 
 
-def provenance_groups(results: Table) -> list[dict[str, Any]]:
-    """Settings, versions, git state and machines of the cells, in groups of pairs of name and text."""
-    cells = results.cells
-    shared = [(name, value) for name, value in _flat(cells[0]["settings"]) if name not in _ROW]
+def provenance_groups(table: ResultTable) -> list[dict[str, Any]]:
+    """Return groups of pairs of name and text."""
+    results = table.results
+    shared = [(name, value) for name, value in _flatten(results[0]["settings"]) if name not in _DIFFERENT]
     groups = [("Settings of all cells", [(name, _text(value)) for name, value in shared])]
-    groups += [(title, _counted([cell[name] or {} for cell in cells])) for title, name in _GROUPS]
-    by_row = {cell["compressor"]: cell["settings"] for cell in cells}
-    params = [(name, _text(one["params"]) if one["params"] else "defaults") for name, one in by_row.items()]
-    files = [(Settings(**cell["settings"]).file, _cell(cell)) for cell in cells]
-    groups += [("Parameters of the rows", params), (f"{len(cells)} cells", files)]
+    groups += [(title, _count_values([result[name] or {} for result in results])) for title, name in _GROUPS]
+    settings_of = {result["compressor"]: result["settings"] for result in results}
+    params = [(method, _text(one["params"]) if one["params"] else "defaults") for method, one in settings_of.items()]
+    files = [(Settings(**result["settings"]).file, _describe(result)) for result in results]
+    groups += [("Parameters of the rows", params), (f"{len(results)} cells", files)]
     return [{"title": title, "facts": facts or [("", "unknown")]} for title, facts in groups]
 
 
-def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _flatten(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if name == "data":
             yield from ((f"data: {key}", one) for key, one in value.items())
@@ -35,20 +36,21 @@ def _flat(settings: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def _counted(groups: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    """Each name with its value, or its values and in how many cells each is."""
+def _count_values(groups: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return each name with its value, or with all its values and how many results have each."""
     facts = []
     for name in dict.fromkeys(name for group in groups for name in group):
         texts = [_text(group.get(name)) for group in groups]
-        each = {text: texts.count(text) for text in texts}
-        facts.append((name, ", ".join(each if len(each) == 1 else (f"{text} ({n} cells)" for text, n in each.items()))))
+        counts = {text: texts.count(text) for text in texts}
+        values = counts if len(counts) == 1 else (f"{text} ({n} cells)" for text, n in counts.items())
+        facts.append((name, ", ".join(values)))
     return facts
 
 
-def _cell(cell: Cell) -> str:
-    adapter = cell["settings"]["adapter"]
+def _describe(result: Result) -> str:
+    adapter = result["settings"]["adapter"]
     weights = f", weights {adapter[:12]}" if adapter else ""
-    return f"{cell['n']} answers, finished {cell['finished']}, code {cell['settings']['code'][:12]}{weights}"
+    return f"{result['n']} answers, finished {result['finished']}, code {result['settings']['code'][:12]}{weights}"
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,4 @@
-"""What the page shows question by question: frames, and the tokens that each compressor kept of them.
-
-Dimensions: Q questions of all videos, N places of a video's token grid.
-"""
+"""Data of the page question by question: frames, answers, and the tokens that each method kept."""
 
 from __future__ import annotations
 
@@ -14,157 +11,166 @@ from typing import Any
 import numpy as np
 
 from framefold.errors import DataError, ResultsError
+from framefold.evaluation.results.result_files import Result
 from framefold.evaluation.results.settings import Settings
 
-from .page_frames import VideoFrames, films, sheets
-from .table import Cell
+from .page_frames import FrameMosaic, VideoFrames, frame_mosaics, load_frames
 
-LARGEST = 2**24  # places of a grid
+LARGEST_GRID = 2**24  # tokens
 
-NOTHING = "These results do not say which tokens were kept: run 'framefold ablate' with --drill N for N videos."
+NOTHING_KEPT = "These results do not say which tokens were kept: run 'framefold ablate' with --drill N for N videos."
 
 
-class Drill:
-    """The questions about the first videos, and what was kept for them.
+class PageQuestions:
+    """Questions about the first videos, and the tokens that were kept for them.
 
     Args:
-        cells: of one table. most: videos at most.
+        results: results of one table.
+        max_videos: largest number of videos to show.
+
+    Raises:
+        ResultsError: the answers or kept tokens of a result are damaged.
     """
 
-    def __init__(self, cells: Sequence[Cell], most: int) -> None:
-        for cell in cells:
-            _check(cell)
-        self.settings, self.columns = cells[0]["settings"], cells[0]["answers"]
+    def __init__(self, results: Sequence[Result], max_videos: int) -> None:
+        for result in results:
+            _check(result)
+        self.settings, self.columns = results[0]["settings"], results[0]["answers"]
         self.grids: dict[int, tuple[int, int, int]] = {}
-        for cell in cells:
-            for one in cell["kept"]:
-                self.grids.setdefault(one["video"], tuple(one["grid"]))
-        self.videos = sorted(self.grids)[:most]
-        self.places = [place for place, video in enumerate(self.columns["video"]) if video in self.videos]
-        self.words: dict[str, int] = {}
+        for result in results:
+            for kept in result["kept"]:
+                self.grids.setdefault(kept["video"], tuple(kept["grid"]))
+        self.videos = sorted(self.grids)[:max_videos]
+        self.numbers = [number for number, video in enumerate(self.columns["video"]) if video in self.videos]
+        self.answer_texts: dict[str, int] = {}
 
-    def plain(self, types: list[str]) -> dict[str, Any]:
-        """As the page takes it: videos and questions.
+    def to_page(self, types: list[str]) -> dict[str, Any]:
+        """Return videos and questions as data of the page.
 
         Args:
-            types: of questions, in the page's order.
+            types: question types in the order of the page.
         """
         if not self.videos:
-            return {"why": NOTHING}
-        found, why = self._films()
-        made = dict(zip(found, sheets(found.values()), strict=True))
-        videos = [self._video(number, found.get(number), made.get(number), why) for number in self.videos]
-        questions, order = [], dict.fromkeys(self.videos, 0)
-        for place in self.places:
-            number = self.columns["video"][place]
-            questions.append(self._question(place, found.get(number), order[number], types))
-            order[number] += 1
+            return {"why": NOTHING_KEPT}
+        frames, reason = self._load_frames()
+        mosaics = dict(zip(frames, frame_mosaics(frames.values()), strict=True))
+        videos = [self._video(video, frames.get(video), mosaics.get(video), reason) for video in self.videos]
+        questions, asked = [], dict.fromkeys(self.videos, 0)
+        for number in self.numbers:
+            video = self.columns["video"][number]
+            boxes = frames[video].evidence[asked[video]] if video in frames else ()
+            questions.append(
+                {
+                    "place": number,
+                    "video": self.videos.index(video),
+                    "type": types.index(self.columns["type"][number]),
+                    "text": self.columns["question"][number],
+                    "answer": self.columns["answer"][number],
+                    "boxes": [[box[0], *(round(edge, 4) for edge in box[1:])] for box in boxes],
+                }
+            )
+            asked[video] += 1
         return {"videos": videos, "questions": questions}
 
-    def _films(self) -> tuple[dict[int, VideoFrames], str]:
-        """The videos by number, and why they are not there."""
+    def _load_frames(self) -> tuple[dict[int, VideoFrames], str]:
+        """Return the frames of the videos by number, and the reason for which those of others are missing."""
         try:
-            found = films(self.settings, {number: self.grids[number] for number in self.videos})
+            frames = load_frames(self.settings, {video: self.grids[video] for video in self.videos})
         except DataError as error:
             return {}, str(error)
-        for number, film in found.items():
-            asked = [self.columns["question"][p] for p in self.places if self.columns["video"][p] == number]
-            if film.texts != asked or len(film.frames) != self.grids[number][0]:
+        for video, one in frames.items():
+            texts = [self.columns["question"][n] for n in self.numbers if self.columns["video"][n] == video]
+            if one.texts != texts or len(one.frames) != self.grids[video][0]:
                 return {}, "The frames are not shown: the videos that are there now are not those of these results."
-        return found, "The frames are not shown: this video is not there any more."
+        return frames, "The frames are not shown: this video is not there any more."
 
-    def _video(self, number: int, film: VideoFrames | None, sheet: Any, why: str) -> dict[str, Any]:
-        grid = self.grids[number]
-        notes = []
-        if film is None:
-            notes.append(why)
-        elif len(sheet.shown) < grid[0]:
-            notes.append(f"{len(sheet.shown)} of {grid[0]} frames are drawn: those with evidence, and others evenly.")
+    def _video(self, video: int, frames: VideoFrames | None, mosaic: FrameMosaic | None, reason: str) -> dict[str, Any]:
+        grid, note = self.grids[video], ""
+        if mosaic is None:
+            note = reason
+        elif len(mosaic.shown) < grid[0]:
+            note = f"{len(mosaic.shown)} of {grid[0]} frames are drawn: those with evidence, and others evenly."
         return {
-            "name": f"video {number}",
+            "name": f"video {video}",
             "grid": list(grid),
-            "times": [] if film is None else film.times,
-            "sheet": None if film is None else sheet.plain(),
-            "note": " ".join(notes),
+            "times": [] if frames is None else frames.times,
+            "sheet": None if mosaic is None else mosaic.to_page(),
+            "note": note,
         }
 
-    def _question(self, place: int, film: VideoFrames | None, order: int, types: list[str]) -> dict[str, Any]:
-        boxes = [] if film is None else film.evidence[order]
-        return {
-            "place": place,
-            "video": self.videos.index(self.columns["video"][place]),
-            "type": types.index(self.columns["type"][place]),
-            "text": self.columns["question"][place],
-            "answer": self.columns["answer"][place],
-            "boxes": [[box[0], *(round(edge, 4) for edge in box[1:])] for box in boxes],
-        }
-
-    def run(self, cell: Cell) -> dict[str, Any] | None:
-        """What a cell says about these questions, None if it does not say what was kept."""
-        if not cell["kept"]:
+    def answers_of(self, result: Result) -> dict[str, Any] | None:
+        """Return the answers and kept tokens of a result for these questions; None if it has no kept tokens."""
+        if not result["kept"]:
             return None
-        columns = cell["answers"]
+        columns = result["answers"]
         sets: list[dict[str, Any]] = []
-        kept: dict[tuple[int, int | None], int] = {}
-        for one in cell["kept"]:
-            if one["video"] in self.grids and tuple(one["grid"]) == self.grids[one["video"]]:
-                kept[one["video"], one["row"]] = len(sets)
-                sets.append(pack_kept(one["index"], one["size"], one["grid"]))
-        known = [kept.get((columns["video"][p], p), kept.get((columns["video"][p], None), -1)) for p in self.places]
-        recall = [columns["recall"][place] for place in self.places]
+        set_of: dict[tuple[int, int | None], int] = {}
+        for kept in result["kept"]:
+            if kept["video"] in self.grids and tuple(kept["grid"]) == self.grids[kept["video"]]:
+                set_of[kept["video"], kept["row"]] = len(sets)
+                sets.append(pack_kept(kept["index"], kept["size"], kept["grid"]))
+        videos = [columns["video"][number] for number in self.numbers]
+        recall = [columns["recall"][number] for number in self.numbers]
         return {
-            "said": [self.words.setdefault(columns["said"][place], len(self.words)) for place in self.places],
+            "said": [self._text_number(columns["said"][number]) for number in self.numbers],
             "recall": None if all(share is None for share in recall) else recall,
-            "kept": known,
+            "kept": [
+                set_of.get((video, number), set_of.get((video, None), -1))
+                for number, video in zip(self.numbers, videos, strict=True)
+            ],
             "sets": sets,
         }
 
+    def _text_number(self, text: str) -> int:
+        return self.answer_texts.setdefault(text, len(self.answer_texts))
 
-def _check(cell: Cell) -> None:
-    """Raises ResultsError for a cell whose answers or kept tokens are not what they should be."""
+
+def _check(result: Result) -> None:
+    """Raise ResultsError if the answers or kept tokens of a result are not what they should be."""
     for name in ("type", "question", "answer", "said"):
-        if not all(isinstance(text, str) for text in cell["answers"][name]):
-            raise _damaged(cell, f"{name} holds something that is no text")
-    if not all(
-        share is None or isinstance(share, (int, float)) and 0 <= share <= 1 for share in cell["answers"]["recall"]
-    ):
-        raise _damaged(cell, "recall holds something that is no share")
-    for one in cell["kept"]:
+        if not all(isinstance(text, str) for text in result["answers"][name]):
+            raise _damaged(result, f"{name} holds something that is no text")
+    shares = [share for share in result["answers"]["recall"] if share is not None]
+    if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
+        raise _damaged(result, "recall holds something that is no share")
+    for kept in result["kept"]:
         try:
-            grid, index, size = one["grid"], one["index"], one["size"]
-            whole = [*grid, *index, *(size or ()), one["video"], one["row"] or 0]
-            fits = all(type(number) is int and number >= 0 for number in whole) and len(grid) == 3
-            ascends = all(a < b for a, b in pairwise([-1, *index, prod(grid)]))
-            if not (fits and ascends and prod(grid) <= LARGEST and len(size or index) == len(index)):
+            grid, index, size = kept["grid"], kept["index"], kept["size"]
+            integers = [*grid, *index, *(size or ()), kept["video"], kept["row"] or 0]
+            valid = all(type(number) is int and number >= 0 for number in integers) and len(grid) == 3
+            ascending = all(a < b for a, b in pairwise([-1, *index, prod(grid)]))
+            if not (valid and ascending and prod(grid) <= LARGEST_GRID and len(size or index) == len(index)):
                 raise ValueError(f"no tokens of a grid {grid}")
         except (KeyError, TypeError, ValueError) as error:
-            raise _damaged(cell, f"kept: {error}") from error
+            raise _damaged(result, f"kept: {error}") from error
 
 
-def _damaged(cell: Cell, why: str) -> ResultsError:
-    file = Settings(**cell["settings"]).file
-    return ResultsError(f"{file} is damaged ({why}): delete it and run 'framefold ablate' again")
+def _damaged(result: Result, reason: str) -> ResultsError:
+    file = Settings(**result["settings"]).file
+    return ResultsError(f"{file} is damaged ({reason}): delete it and run 'framefold ablate' again")
 
 
 def pack_kept(index: Sequence[int], size: Sequence[int] | None, grid: Sequence[int]) -> dict[str, Any]:
-    """What was kept, short: a bit a place of the grid, and where tokens were merged how many each stands for.
+    """Return kept tokens in compact form: a bit per token of the grid and, if tokens were merged, their sizes.
 
     Args:
-        index: anchors in the flattened (T, H, W) grid, ascending. size: originals of each; None: one.
+        index: anchors in the flattened (T, H, W) grid, ascending.
+        size: number of originals of each kept token; None if all are 1.
+        grid: (T, H, W).
     """
     mask = np.zeros(prod(grid), bool)
     mask[list(index)] = True
     sizes = None if size is None else base64.b64encode(b"".join(map(_varint, size))).decode()
-    return {"mask": packed(mask), "sizes": sizes, "count": len(index)}
+    return {"mask": pack_bits(mask), "sizes": sizes, "count": len(index)}
 
 
-def packed(bits: Any) -> str:
-    """Bits as base64, the highest of a byte first."""
+def pack_bits(bits: Any) -> str:
+    """Return bits as base64 text; the first bit is the highest of the first byte."""
     return base64.b64encode(np.packbits(np.asarray(bits, bool)).tobytes()).decode()
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the highest bit of a byte says that more follow."""
+    """Encode a number in groups of seven bits, the lowest first; the highest bit of a byte says that more follow."""
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)

@@ -1,25 +1,25 @@
-"""What a reader wants to know first, in sentences: which row at which budget, whether training paid, what is lost."""
+"""Summary of an ablation in sentences: the best method at each budget, whether training helped, and what is lost."""
 
 from __future__ import annotations
 
 from framefold.adapters.base.compressor import Compressor
-from framefold.evaluation.metrics.significance import holm, parts_of, sign_flip
+from framefold.evaluation.metrics.significance import contributions, holm, sign_flip
 from framefold.evaluation.metrics.statistics import paired_difference, same_questions
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measures import ACCURACY, summary_measures
 from framefold.evaluation.results.settings import ORACLES
 
-from .markdown import table
-from .table import Table, class_of
+from .markdown import format_table
+from .table import ResultTable, class_of
 
-WORST = 3  # question types to name
+WORST_TYPES = 3  # number of question types that the table of losses names
 
 
-def summary(results: Table) -> str:
-    """A paragraph for each budget."""
-    if not results.best(results.budgets[0] if results.budgets else ""):
+def summary(table: ResultTable) -> str:
+    """Return a section with a paragraph for each budget; "" if there is no compressor."""
+    if not table.best(table.budgets[0] if table.budgets else ""):
         return ""
-    points = [f"- **{budget}**: {_at(results, budget)}" for budget in results.budgets]
+    points = [f"- **{budget}**: {_sentences(table, budget)}" for budget in table.budgets]
     caution = (
         "The best rows were chosen by these very answers, so what they win by is a little too good. p is of the "
         "sign-flip test over videos, after Holm's correction where several rows are compared."
@@ -27,31 +27,30 @@ def summary(results: Table) -> str:
     return "\n\n".join(["## In short", "\n".join(points), caution])
 
 
-def _at(results: Table, budget: str) -> str:
-    best, free = results.best(budget), results.best(budget, lambda cls: not cls.trainable)
-    trained, blind = (
-        results.best(budget, lambda cls: cls.trainable),
-        results.best(budget, lambda cls: not cls.query_aware),
-    )
-    said = [f"{_told(results, best, budget)} is the most accurate{_against_full(results)}."]
-    if equal := _not_worse(results, best, budget):
-        said.append(f"Not to be told from it (p >= 0.05): {', '.join(equal)}.")
+def _sentences(table: ResultTable, budget: str) -> str:
+    best, free = table.best(budget), table.best(budget, lambda cls: not cls.trainable)
+    trained = table.best(budget, lambda cls: cls.trainable)
+    blind = table.best(budget, lambda cls: not cls.query_aware)
+    sentences = [f"{_describe(table, best, budget)} is the most accurate{_full_accuracy(table)}."]
+    if equal := _not_worse(table, best, budget):
+        sentences.append(f"Not to be told from it (p >= 0.05): {', '.join(equal)}.")
     if blind and blind != best:
-        said.append(f"Of those that do not know the question it is {_told(results, blind, budget)}.")
+        sentences.append(f"Of those that do not know the question it is {_describe(table, blind, budget)}.")
     if free and free not in (best, blind):
-        said.append(f"Of those without training it is {_told(results, free, budget)}.")
-    if trained and free and (gain := results.difference(trained, free, budget)):
-        p = _p(results, trained, [free], budget)[0]
-        paid = "Whether training paid is not certain" if p >= 0.05 else "Training paid"
-        paid = "Training did not pay" if p < 0.05 and gain.value < 0 else paid
-        said.append(f"{paid}: `{trained}` - `{free}` is {percent(gain, sign=True)} points (p = {p_value(p)}).")
-    return " ".join(said)
+        sentences.append(f"Of those without training it is {_describe(table, free, budget)}.")
+    if trained and free and (gain := table.difference(trained, free, budget)):
+        (p,) = _p_values(table, trained, [free], budget)
+        verdict = "Whether training paid is not certain" if p >= 0.05 else "Training paid"
+        verdict = "Training did not pay" if p < 0.05 and gain.value < 0 else verdict
+        sentences.append(f"{verdict}: `{trained}` - `{free}` is {percent(gain, sign=True)} points (p = {p_value(p)}).")
+    return " ".join(sentences)
 
 
-def _told(results: Table, name: str, budget: str) -> str:
-    readings = results.readings(name, budget)
+def _describe(table: ResultTable, method: str, budget: str) -> str:
+    """Return a method's name with its kind, accuracy and the measures that the summary mentions."""
+    readings = table.readings(method, budget)
     costs = [one.phrase.format(value) for one in summary_measures() if (value := one.value(readings)) is not None]
-    return f"`{name}` ({_kind(class_of(name))}{', '.join([ACCURACY.text(readings), *costs])})"
+    return f"`{method}` ({_kind(class_of(method))}{', '.join([ACCURACY.text(readings), *costs])})"
 
 
 def _kind(cls: type[Compressor] | None) -> str:
@@ -60,40 +59,45 @@ def _kind(cls: type[Compressor] | None) -> str:
     return "trained, knows the question: " if cls.query_aware else "trained: "
 
 
-def _against_full(results: Table) -> str:
-    return "" if results.full is None else f"; all tokens have {100 * results.full:.1f}"
+def _full_accuracy(table: ResultTable) -> str:
+    return "" if table.full_accuracy is None else f"; all tokens have {100 * table.full_accuracy:.1f}"
 
 
-def _not_worse(results: Table, best: str, budget: str) -> list[str]:
-    """Rows whose distance to the best one may be chance."""
-    others = [name for name in results.rows if name != best and name not in ORACLES and results.answers(name, budget)]
-    return [f"`{name}`" for name, p in zip(others, holm(_p(results, best, others, budget)), strict=True) if p >= 0.05]
+def _not_worse(table: ResultTable, best: str, budget: str) -> list[str]:
+    """Return the methods whose difference to the best one is not significant."""
+    others = [one for one in table.methods if one != best and one not in ORACLES and table.answers(one, budget)]
+    p_values = holm(_p_values(table, best, others, budget))
+    return [f"`{method}`" for method, p in zip(others, p_values, strict=True) if p >= 0.05]
 
 
-def _p(results: Table, name: str, others: list[str], budget: str) -> list[float]:
-    one, found = results.answers(name, budget), []
+def _p_values(table: ResultTable, method: str, others: list[str], budget: str) -> list[float]:
+    """Return p of the sign-flip test of a method against each of the others; 1 if the questions were not the same."""
+    answers, p_values = table.answers(method, budget), []
     for other in others:
-        answers = results.answers(other, budget)
-        if one is None or answers is None or not same_questions(one, answers):
-            found.append(1.0)
+        theirs = table.answers(other, budget)
+        if answers is None or theirs is None or not same_questions(answers, theirs):
+            p_values.append(1.0)
         else:
-            found.append(float(sign_flip(parts_of(one, answers)[:, -1:])[0]))
-    return found
+            p_values.append(float(sign_flip(contributions(answers, theirs)[:, -1:])[0]))
+    return p_values
 
 
-def losses(results: Table) -> str:
-    """What each row loses to all tokens at the smallest budget but one, and on which question types most."""
-    full, budget = results.full_answers, results.middle
+def losses(table: ResultTable) -> str:
+    """Return a section with each method's loss against all tokens at the second smallest budget, and where it is worst.
+
+    It is "" if all tokens were not run.
+    """
+    full, budget = table.full_answers, table.second_smallest
     if full is None or not budget:
         return ""
     rows = []
-    for name in results.rows:
-        answers = results.answers(name, budget)
+    for method in table.methods:
+        answers = table.answers(method, budget)
         if answers is None or not same_questions(answers, full):
             continue
-        gaps = {kind: 100 * (answers.by_type[kind] - full.by_type[kind]) for kind in results.types}
-        worst = sorted(gaps, key=lambda kind: gaps[kind])[:WORST]
-        named = ", ".join(f"{kind} {gaps[kind]:+.0f}" for kind in worst)
-        rows.append([name, percent(paired_difference(answers, full), sign=True), named])
+        gaps = {kind: 100 * (answers.by_type[kind] - full.by_type[kind]) for kind in table.types}
+        worst = sorted(gaps, key=lambda kind: gaps[kind])[:WORST_TYPES]
+        most = ", ".join(f"{kind} {gaps[kind]:+.0f}" for kind in worst)
+        rows.append([method, percent(paired_difference(answers, full), sign=True), most])
     text = f"Accuracy at {budget} minus that of all tokens, in points, and the question types that lose most."
-    return "\n\n".join(["## What is lost", text, table([f"lost at {budget}", "on average", "most"], rows)])
+    return "\n\n".join(["## What is lost", text, format_table([f"lost at {budget}", "on average", "most"], rows)])

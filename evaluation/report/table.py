@@ -1,18 +1,18 @@
-"""Cells arranged as rows (compressors) by columns (budgets), with what can be said of each and how sure it is."""
+"""Results of an ablation by method and budget, with intervals and comparisons."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.registry import compressor_class, list_compressors
+from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ResultsError, UnknownCompressorError
-from framefold.evaluation.metrics.significance import Comparison, discordant, holm, mcnemar, parts_of, sign_flip
+from framefold.evaluation.metrics.significance import Comparison, contributions, discordant, holm, mcnemar, sign_flip
 from framefold.evaluation.metrics.statistics import (
     Answers,
     Interval,
@@ -21,117 +21,127 @@ from framefold.evaluation.metrics.statistics import (
     same_questions,
     type_intervals,
 )
-from framefold.evaluation.results.cells import answers_of, mean_of, stored_number
 from framefold.evaluation.results.measure import Measure, Readings
-from framefold.evaluation.results.settings import FULL, ORACLES, WITH_LORA
+from framefold.evaluation.results.result_files import Result, count_answers, mean_of_known, stored_number
+from framefold.evaluation.results.settings import FULL, LORA_SUFFIX, ORACLES
 from framefold.messages import nearest
 
-Cell = dict[str, Any]
+Curve = list[tuple[float, float, float, float]]  # (x, accuracy, low, high), accuracies 0 to 1
 
 
-class Table:
-    """Cells arranged as rows (compressors) by columns (budgets).
+class ResultTable:
+    """Results of an ablation by method and budget.
 
     Args:
-        cells: that can stand in one table. baseline: row that the others are compared with; None: the usual one.
+        results: results that can be compared.
+        baseline: method that the others are compared with; None for the strongest baseline that there is.
+
+    Attributes:
+        results: all results.
+        by_method: method -> label of the budget -> results, one per seed.
+        methods: names of the methods, oracles first, then by descending accuracy at the smallest budget; without that
+            of all tokens.
+        budgets: labels of the budgets, the largest first.
+        second_smallest: label of the second smallest budget, or of the only one; "" if there is none.
+        baseline: method that the others are compared with; None if no baseline was run.
+        sample: the first result, for what all results have in common.
 
     Raises:
-        ResultsError: there is no row of that name.
+        ResultsError: there is no method of that name.
     """
 
-    def __init__(self, cells: list[Cell], baseline: str | None = None) -> None:
-        self.cells = cells
-        self.by_row: dict[str, dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    def __init__(self, results: list[Result], baseline: str | None = None) -> None:
+        self.results, self.sample = results, results[0]
+        by_method: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
         tokens: dict[str, float] = {}
-        for cell in cells:
-            self.by_row[cell["compressor"]][label(cell["budget"])].append(cell)
-            if cell["compressor"] != FULL:
-                tokens[label(cell["budget"])] = cell["tokens"]
-        self.by_row = {name: dict(columns) for name, columns in self.by_row.items()}
+        for result in results:
+            by_method[result["compressor"]][budget_text(result["budget"])].append(result)
+            if result["compressor"] != FULL:
+                tokens[budget_text(result["budget"])] = result["tokens"]
+        self.by_method = {method: dict(budgets) for method, budgets in by_method.items()}
         self._answers: dict[tuple[str, str], Answers | None] = {}
         self._intervals: dict[tuple[str, str], dict[str | None, Interval]] = {}
         self.budgets = sorted(tokens, key=lambda budget: tokens[budget], reverse=True)
-        self.middle = self.budgets[max(0, len(self.budgets) - 2)] if self.budgets else ""
-        self.rows = sorted((name for name in self.by_row if name != FULL), key=self._rank, reverse=True)
-        self.sample = cells[0]
-        if baseline is not None and baseline not in self.rows:
-            raise ResultsError(f"no row {baseline!r} to compare with{nearest(baseline, self.rows)}")
-        self.baseline = baseline or next((name for name in baselines() if name in self.rows), None)
+        self.second_smallest = self.budgets[max(0, len(self.budgets) - 2)] if self.budgets else ""
+        self.methods = sorted((name for name in self.by_method if name != FULL), key=self._rank, reverse=True)
+        if baseline is not None and baseline not in self.methods:
+            raise ResultsError(f"no method {baseline!r} to compare with{nearest(baseline, self.methods)}")
+        self.baseline = baseline or next((name for name in baselines() if name in self.methods), None)
+
+    def _rank(self, method: str) -> tuple[bool, float]:
+        smallest = self.answers(method, self.budgets[-1])
+        return method in ORACLES, -1.0 if smallest is None else smallest.macro
 
     @cached_property
-    def full_cells(self) -> list[Cell]:
-        """Those of all tokens."""
-        return [cell for group in self.by_row.get(FULL, {}).values() for cell in group]
+    def full_results(self) -> list[Result]:
+        """Results of all tokens."""
+        return [result for results in self.by_method.get(FULL, {}).values() for result in results]
 
     @cached_property
     def full_answers(self) -> Answers | None:
-        """Answers with all tokens."""
-        return answers_of(self.full_cells) if self.full_cells else None
+        """Answers with all tokens; None if they were not run."""
+        return count_answers(self.full_results) if self.full_results else None
 
     @property
-    def full(self) -> float | None:
-        """Accuracy with all tokens."""
+    def full_accuracy(self) -> float | None:
+        """Accuracy with all tokens, 0 to 1; None if they were not run."""
         return self.full_answers.macro if self.full_answers is not None else None
 
     @cached_property
     def types(self) -> tuple[str, ...]:
         """Question types of the headline."""
-        return answers_of(self.cells[:1]).types
+        return count_answers(self.results[:1]).types
 
-    def _rank(self, name: str) -> tuple[bool, float]:
-        smallest = self.answers(name, self.budgets[-1])
-        return name in ORACLES, -1.0 if smallest is None else smallest.macro
+    def results_of(self, method: str, budget: str) -> list[Result]:
+        """Return the results of a method at a budget, one per seed; none if it was not run."""
+        return self.by_method.get(method, {}).get(budget, [])
 
-    def cells_of(self, name: str, budget: str) -> list[Cell]:
-        """The cells of a row at a budget, one a seed."""
-        return self.by_row.get(name, {}).get(budget, [])
+    def answers(self, method: str, budget: str) -> Answers | None:
+        """Return the answers of a method at a budget; None if it was not run."""
+        if (method, budget) not in self._answers:
+            results = self.results_of(method, budget)
+            self._answers[method, budget] = count_answers(results) if results else None
+        return self._answers[method, budget]
 
-    def answers(self, name: str, budget: str) -> Answers | None:
-        """Answers of a row at a budget, None where it was not run."""
-        if (name, budget) not in self._answers:
-            cells = self.cells_of(name, budget)
-            self._answers[name, budget] = answers_of(cells) if cells else None
-        return self._answers[name, budget]
+    def interval(self, method: str, budget: str, kind: str | None = None) -> Interval | None:
+        """Return the accuracy of a method at a budget; None if it was not run.
 
-    def interval(self, name: str, budget: str, kind: str | None = None) -> Interval | None:
-        """Accuracy of a row at a budget, of the headline or of one type; None where it was not run."""
-        answers, key = self.answers(name, budget), (name, budget)
+        Args:
+            method: name of the method.
+            budget: label of the budget.
+            kind: question type; None for the mean over types.
+        """
+        answers, key = self.answers(method, budget), (method, budget)
         if answers is None:
             return None
         if key not in self._intervals:
-            found: dict[str | None, Interval] = {None: macro_interval(answers)}
-            found.update(type_intervals(answers).items())
-            self._intervals[key] = found
+            intervals: dict[str | None, Interval] = {None: macro_interval(answers)}
+            self._intervals[key] = intervals | dict(type_intervals(answers).items())
         return self._intervals[key][kind]
 
-    def shares(self, name: str, budget: str, kind: str | None = None) -> np.ndarray:
-        """(Q,) share of the seeds of a row that answer each question right; of the headline, or of one type."""
-        cells = self.cells_of(name, budget)
-        types = {kind} if kind is not None else set(self.types)
-        counted = [one in types for one in cells[0]["answers"]["type"]]
-        return np.mean([np.array(cell["answers"]["correct"], float)[counted] for cell in cells], axis=0)
-
     def tokens(self, budget: str) -> list[int]:
-        """Kept tokens per video in a column; one number where budgets are exact and videos equally long."""
-        return sorted({round(cell["tokens"]) for name in self.rows for cell in self.cells_of(name, budget)})
+        """Return the different numbers of kept tokens per video at a budget: one, if all videos are equally long."""
+        return sorted({round(one["tokens"]) for method in self.methods for one in self.results_of(method, budget)})
 
-    def stored(self, name: str, budget: str, key: str) -> float | None:
-        """Return a number of the result files of a row at a budget, the mean over its seeds; None if none has it."""
-        return mean_of(stored_number(cell, key) for cell in self.cells_of(name, budget))
+    def stored(self, method: str, budget: str, key: str) -> float | None:
+        """Return the mean over seeds of a number of the result files; None if no file has it."""
+        return mean_of_known(stored_number(result, key) for result in self.results_of(method, budget))
 
-    def readings(self, name: str, budget: str, comparison: Comparison | None = None) -> Readings:
-        """Return what is known of a row at a budget where it was run.
+    def readings(self, method: str, budget: str, comparison: Comparison | None = None) -> Readings:
+        """Return what is known of a method at a budget.
 
         Args:
-            comparison: with the baseline.
+            method: name of the method.
+            budget: label of the budget.
+            comparison: comparison with the baseline, if it is known.
         """
-        kinds = {kind: self.interval(name, budget, kind) for kind in self.types}
+        by_type = {kind: self.interval(method, budget, kind) for kind in self.types}
         return Readings(
-            stored=lambda key: self.stored(name, budget, key),
-            accuracy=self.interval(name, budget),
-            by_type={kind: interval for kind, interval in kinds.items() if interval is not None},
+            stored=lambda key: self.stored(method, budget, key),
+            accuracy=self.interval(method, budget),
+            by_type={kind: interval for kind, interval in by_type.items() if interval is not None},
             comparison=comparison,
-            is_oracle=name in ORACLES,
+            is_oracle=method in ORACLES,
         )
 
     def full_readings(self) -> Readings | None:
@@ -139,71 +149,106 @@ class Table:
         if self.full_answers is None:
             return None
         return Readings(
-            stored=lambda key: mean_of(cell["cost"].get(key) for cell in self.full_cells),
+            stored=lambda key: mean_of_known(result["cost"].get(key) for result in self.full_results),
             accuracy=macro_interval(self.full_answers),
             by_type=type_intervals(self.full_answers),
         )
 
-    def cost(self, measure: Measure, name: str, budget: str) -> float | None:
+    def cost(self, measure: Measure, method: str, budget: str) -> float | None:
         """Return the value of a measure that is read from stored numbers; None if there is none."""
-        value = measure.value(Readings(lambda key: self.stored(name, budget, key), is_oracle=name in ORACLES))
+        value = measure.value(Readings(lambda key: self.stored(method, budget, key), is_oracle=method in ORACLES))
         assert not isinstance(value, Interval)
         return value
 
-    def curves(self, x: Callable[[str, str], float | None], kind: str | None = None) -> dict[str, list[Any]]:
-        """Row -> [(x, accuracy, low, high)] in ascending x, for plots; of the headline, or of one type."""
-        curves = {}
-        for name in self.rows:
-            points = []
-            for budget in self.by_row[name]:
-                one, place = self.interval(name, budget, kind), x(name, budget)
-                if one is not None and place is not None:
-                    points.append((place, one.value, one.low, one.high))
-            curves[name] = sorted(points)
+    def curves(self, x: Callable[[str, str], float | None], kind: str | None = None) -> dict[str, Curve]:
+        """Return the accuracy of each method against a number.
+
+        Args:
+            x: function that returns the number of a method at a budget; None leaves the point out.
+            kind: question type; None for the mean over types.
+
+        Returns:
+            Method -> points in ascending x.
+        """
+        curves: dict[str, Curve] = {}
+        for method in self.methods:
+            points: Curve = []
+            for budget in self.by_method[method]:
+                interval, position = self.interval(method, budget, kind), x(method, budget)
+                if interval is not None and position is not None:
+                    points.append((position, interval.value, interval.low, interval.high))
+            curves[method] = sorted(points)
         return curves
 
     def difference(self, a: str, b: str, budget: str) -> Interval | None:
-        """Paired difference of two rows at a budget; None where they were not asked the same."""
-        one, other = self.answers(a, budget), self.answers(b, budget)
-        if one is None or other is None or not same_questions(one, other):
+        """Return the paired difference of two methods at a budget; None if they were not asked the same questions."""
+        if not self._same_questions(a, b, budget):
             return None
-        return paired_difference(one, other)
+        ours, theirs = self.answers(a, budget), self.answers(b, budget)
+        assert ours is not None and theirs is not None
+        return paired_difference(ours, theirs)
 
-    def comparisons(self, kinds: list[str | None], budgets: list[str]) -> dict[tuple[str, str, str | None], Comparison]:
-        """Every row against the baseline: one family of tests, corrected together.
+    def _same_questions(self, a: str, b: str | None, budget: str) -> bool:
+        """Whether two methods were run at a budget and asked the same questions."""
+        ours, theirs = self.answers(a, budget), self.answers(b, budget) if b is not None else None
+        return ours is not None and theirs is not None and same_questions(ours, theirs)
+
+    def comparisons(
+        self, kinds: Sequence[str | None], budgets: Sequence[str]
+    ) -> dict[tuple[str, str, str | None], Comparison]:
+        """Compare every method with the baseline; the tests are one family, for which p is corrected.
 
         Args:
-            kinds: question types, None for the mean over them. budgets: columns.
+            kinds: question types; None for the mean over types.
+            budgets: labels of the budgets.
 
         Returns:
-            By row, budget and kind.
+            (method, budget, kind) -> comparison, without methods that were not asked the same questions.
         """
-        keys, parts, found = [], [], []
-        for budget in budgets:
-            other = self.answers(self.baseline, budget) if self.baseline else None
-            for name in self.rows:
-                one = self.answers(name, budget)
-                if other is None or one is None or name == self.baseline or not same_questions(one, other):
-                    continue
-                assert self.baseline is not None
-                columns = parts_of(one, other)
-                for kind in kinds:
-                    keys.append((name, budget, kind))
-                    parts.append(columns[:, -1 if kind is None else one.types.index(kind)])
-                    halves = (one, other) if kind is None else (one.only(kind), other.only(kind))
-                    counts = discordant(*(self.shares(row, budget, kind) for row in (name, self.baseline)))
-                    found.append((paired_difference(*halves), *counts, mcnemar(*counts)))
-        flips = sign_flip(np.column_stack(parts)).tolist() if parts else []
-        corrected = zip(holm([one[3] for one in found]), flips, holm(flips), strict=True)
+        keys = [
+            (method, budget, kind)
+            for budget in budgets
+            for method in self.methods
+            if method != self.baseline and self._same_questions(method, self.baseline, budget)
+            for kind in kinds
+        ]
+        observed = [self._observe(*key) for key in keys]
+        flips = sign_flip(np.column_stack([one[0] for one in observed])).tolist() if observed else []
+        mcnemars = [mcnemar(better, worse) for _, _, better, worse in observed]
+        p_values = zip(mcnemars, holm(mcnemars), flips, holm(flips), strict=True)
         return {
-            key: Comparison(key[0], key[1], *one, *more) for key, one, more in zip(keys, found, corrected, strict=True)
+            (method, budget, kind): Comparison(method, budget, difference, better, worse, *p)
+            for (method, budget, kind), (_, difference, better, worse), p in zip(keys, observed, p_values, strict=True)
         }
 
-    def best(self, budget: str, wanted: Callable[[type[Compressor]], bool] = lambda cls: True) -> str:
-        """The most accurate row of a column among compressors that are wanted, "" if there is none."""
-        some = [name for name in self.rows if (cls := class_of(name)) and wanted(cls)]
-        scores = {name: answers.macro for name in some if (answers := self.answers(name, budget))}
-        return max(scores, key=lambda name: scores[name], default="")
+    def _observe(self, method: str, budget: str, kind: str | None) -> tuple[np.ndarray, Interval, int, int]:
+        """Compare a method with the baseline, which was asked the same questions.
+
+        Returns:
+            Contributions of the clusters to the difference, the difference, and the numbers of questions that the
+            method answers better and worse.
+        """
+        baseline = str(self.baseline)
+        ours, theirs = self.answers(method, budget), self.answers(baseline, budget)
+        assert ours is not None and theirs is not None
+        parts = contributions(ours, theirs)[:, -1 if kind is None else ours.types.index(kind)]
+        if kind is not None:
+            ours, theirs = ours.only(kind), theirs.only(kind)
+        counts = discordant(*(self._right_shares(one, budget, kind) for one in (method, baseline)))
+        return parts, paired_difference(ours, theirs), *counts
+
+    def _right_shares(self, method: str, budget: str, kind: str | None) -> np.ndarray:
+        """Return (Q,) share of the seeds with which a method answers each question right."""
+        results = self.results_of(method, budget)
+        types = {kind} if kind is not None else set(self.types)
+        counted = [one in types for one in results[0]["answers"]["type"]]
+        return np.mean([np.array(result["answers"]["correct"], float)[counted] for result in results], axis=0)
+
+    def best(self, budget: str, condition: Callable[[type[Compressor]], bool] = lambda cls: True) -> str:
+        """Return the most accurate method at a budget whose class fulfils a condition; "" if there is none."""
+        candidates = [method for method in self.methods if (cls := class_of(method)) and condition(cls)]
+        scores = {method: answers.macro for method in candidates if (answers := self.answers(method, budget))}
+        return max(scores, key=lambda method: scores[method], default="")
 
 
 def baselines() -> list[str]:
@@ -214,14 +259,9 @@ def baselines() -> list[str]:
 
 
 @cache
-def class_of(row: str) -> type[Compressor] | None:
-    """The compressor of a row; None for oracles, and for what this installation does not know."""
+def class_of(method: str) -> type[Compressor] | None:
+    """Return the compressor class of a method; None for oracles and for compressors that are not installed."""
     try:
-        return compressor_class(row.removesuffix(WITH_LORA))
+        return compressor_class(method.removesuffix(LORA_SUFFIX))
     except UnknownCompressorError:
         return None
-
-
-def label(budget: float | int) -> str:
-    """Name of a column; 1 token and 1.0 of the tokens are two."""
-    return f"{100 * budget:.10g} %" if isinstance(budget, float) else f"{budget} tokens"

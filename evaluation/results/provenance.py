@@ -1,11 +1,10 @@
-"""Where a result comes from: digests of what it depends on, versions, git state, machine.
+"""Provenance of a result: digests of what it depends on, versions, git state and machine.
 
-A result is reused only while none of its digests has changed.
+A result is reused only as long as none of its digests has changed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -22,30 +21,33 @@ import psutil
 import torch
 
 from framefold import __version__
-from framefold.files import file_digest
+from framefold.adapters.base.chain import Chain
+from framefold.files import file_digest, text_digest
 
 PACKAGES = ("torch", "transformers", "numpy")
-SECONDS = 20  # that git may take; on a slow disk status reads the whole tree
-CPUS = Path("/proc/cpuinfo")
+GIT_SECONDS = 20  # time limit of a git command; "git status" reads the complete tree, which may be on a slow disk
+CPU_INFO = Path("/proc/cpuinfo")
 SOURCE = Path(__file__).resolve().parents[1]
 HOST_FILES = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
 
 
 def host_digest(folder: Path) -> str:
-    """SHA-256 of a host's weights (in however many files), configuration and tokenizer."""
-    return _joined(file for file in folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
+    """Return the SHA-256 of a host's weights (in any number of files), configuration and tokenizer."""
+    return _files_digest(file for file in folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
 
 
 def code_digest(module: str, compressor: type | None = None) -> str:
-    """SHA-256 of the source that a result depends on.
+    """Return the SHA-256 of the source that a result depends on.
 
     Args:
-        module: dotted name of a loaded module; it and all of framefold that it uses is digested.
-        compressor: a class, digested with what it is built from.
+        module: dotted name of a loaded module; it and all modules of framefold that it uses are included.
+        compressor: class of the compressor; its bases and the modules that it uses are included.
     """
-    stages = getattr(compressor, "parts", ())  # of a chain; they may come from other packages than the chain
+    stages: tuple[type, ...] = ()
+    if compressor is not None and issubclass(compressor, Chain):
+        stages = compressor.stage_classes  # they may be of other packages than the chain
     digests = [_code_digest(module, one) for one in (compressor, *stages)]
-    return hashlib.sha256("\n".join(digests).encode()).hexdigest() if stages else digests[0]
+    return text_digest("\n".join(digests)) if stages else digests[0]
 
 
 def _code_digest(module: str, compressor: type | None) -> str:
@@ -61,20 +63,19 @@ def _code_digest(module: str, compressor: type | None) -> str:
         todo += {
             user for user in users if isinstance(user, str) and user.startswith(("framefold.", _package(compressor)))
         }
-    return _joined(Path(file) for name in seen if (file := getattr(sys.modules[name], "__file__", None)))
+    return _files_digest(Path(file) for name in seen if (file := getattr(sys.modules[name], "__file__", None)))
 
 
 def _package(compressor: type | None) -> str:
     return (compressor.__module__ if compressor is not None else __name__).partition(".")[0]
 
 
-def _joined(files: Iterable[Path]) -> str:
-    lines = sorted(f"{file.name} {file_digest(file)}" for file in files)
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def _files_digest(files: Iterable[Path]) -> str:
+    return text_digest("\n".join(sorted(f"{file.name} {file_digest(file)}" for file in files)))
 
 
 def versions() -> dict[str, str | None]:
-    """Of framefold, Python and the packages that compute."""
+    """Return the versions of framefold, Python and the packages that compute."""
     return {
         "framefold": __version__,
         "python": platform.python_version(),
@@ -91,14 +92,14 @@ def _version(package: str) -> str | None:
 
 @cache
 def git_state(folder: Path = SOURCE) -> dict[str, Any] | None:
-    """Commit of the checkout that a source folder belongs to, and whether files in it were changed since.
+    """Return the commit of the checkout that a source folder belongs to, and whether tracked files were changed.
 
     Args:
-        folder: of source files.
+        folder: folder of source files.
 
     Returns:
-        ``{"commit": str, "dirty": bool}``; None outside of git, and where git does not track the folder, as that of an
-        environment inside somebody's repository.
+        ``{"commit": str, "dirty": bool}``; None outside of git, or if git does not track the folder, such as that of an
+        environment within another project's repository.
     """
     if not _git(folder, "ls-files", "."):
         return None
@@ -109,14 +110,14 @@ def git_state(folder: Path = SOURCE) -> dict[str, Any] | None:
 def _git(folder: Path, *words: str) -> str | None:
     call = ["git", "-C", str(folder), *words]
     try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=SECONDS, stdin=subprocess.DEVNULL)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=GIT_SECONDS, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What computed: processor, cores that this process may use, threads, memory, and the GPU if it was one."""
+    """Return the processor, the cores that this process may use, threads, memory, and the GPU if the device is one."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "processor": _processor(),
@@ -131,12 +132,12 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 def _processor() -> str:
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", CPUS.read_text(), flags=re.MULTILINE)
+        found = re.search(r"^model name\s*:\s*(.+)$", CPU_INFO.read_text(), flags=re.MULTILINE)
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
 
 
 def now() -> str:
-    """This moment in UTC, to the second."""
+    """Return the current time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

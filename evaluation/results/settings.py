@@ -1,4 +1,4 @@
-"""What identifies a cell of the ablation, and which cells can stand in one table."""
+"""Settings that identify a result of the ablation, and the check that results can be compared."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from typing import Any
 from framefold.errors import ResultsError
 from framefold.messages import short
 
-FULL = "identity"
+REPORT = "report.md"
 
-WITH_LORA = " (LoRA)"  # behind the name of a row whose host runs with the adapter's LoRA
+FULL = "identity"  # method that keeps all tokens
 
-# Keeps the evidence of the question asked; keeps that of all events, whatever is asked.
+LORA_SUFFIX = " (LoRA)"  # of the name of a method whose host runs with the adapter's LoRA
+
+# The first keeps the evidence of the question asked, the second that of all events.
 ORACLES = ORACLE, EVENT_ORACLE = "oracle", "oracle_events"
 
-# What the cells of one table have in common, beside their data.
-COMMON = ("host_weights", "dtype", "exclude")
+SHARED = ("host_weights", "dtype", "exclude")  # settings that the results of a folder share, besides those of the data
 
-NAMES = ("host", "shards")  # where something lies; what it is has a digest
+LOCATIONS = ("host", "shards")  # settings that say where a thing is; digests say what it is
 
 SYNTHETIC, SHARDS = "synthetic", "shards"  # kinds of data
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the answers of a cell; two cells with equal settings have equal answers.
+    """Everything that determines the answers of a result; results with equal settings have equal answers.
 
     Attributes:
-        compressor: name of the row.
-        params: its constructor parameters; adapter: SHA-256 of its weights, None without.
-        budget: retention ratio or tokens per video; seed: of methods that draw, or of an adapter's training.
-        host: folder or Hub id of the host; host_weights: SHA-256 of its weights and configuration.
-        dtype: that the host ran in.
-        data: the held-out videos. ``kind`` is "synthetic" (with ``videos``, ``frames``, ``seed``, ``split``,
-            ``difficulty``, ``style``) or "shards" (``shards`` as they were named, ``digest`` of their samples,
-            ``videos``, and ``frames`` that the host is shown at most).
-        exclude: question types that are left out of the headline.
-        code: SHA-256 of the source that makes the videos, compresses them and asks.
+        compressor: name of the method.
+        params: constructor parameters of the compressor.
+        adapter: SHA-256 of its weights; None if it has none.
+        budget: retention ratio or number of tokens per video.
+        seed: seed of a method that is random, or of the training of its adapter.
+        host: folder or Hub id of the host.
+        host_weights: SHA-256 of its weights and configuration.
+        dtype: dtype in which it ran.
+        data: held-out videos. ``kind`` is "synthetic" (with ``videos``, ``frames``, ``seed``, ``split``,
+            ``difficulty``, ``style``) or "shards" (with ``shards`` as they were named, ``digest`` of their samples,
+            ``videos``, and ``frames``, the largest number that the host is shown).
+        exclude: question types that are not part of the headline.
+        code: SHA-256 of the source that generates, compresses and asks.
     """
 
     compressor: str
@@ -57,57 +61,58 @@ class Settings:
 
     @property
     def file(self) -> str:
-        """Name of the cell's file: 1 token and 1.0 of the tokens differ, and so do 0.1 and 0.10000001."""
+        """Name of the result file; it distinguishes 1 token from 1.0 of the tokens, and 0.1 from 0.10000001."""
         return f"{self.compressor}-b{self.budget!r}-s{self.seed}.json"
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON gives them back."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as values that JSON can represent."""
         return json.loads(json.dumps(asdict(self)))
 
-    def same_as(self, found: Any) -> bool:
-        """Whether a file's settings are these; the same host or shards may lie elsewhere by now."""
-        if not isinstance(found, dict) or not isinstance(found.get("data"), dict):
+    def matches(self, stored: Any) -> bool:
+        """Whether the settings of a file are equal to these, apart from the locations of host and shards."""
+        if not isinstance(stored, dict) or not isinstance(stored.get("data"), dict):
             return False
-        return _without_names(found) == _without_names(self.plain())
+        return _without_locations(stored) == _without_locations(self.to_dict())
 
 
-def _without_names(settings: Mapping[str, Any]) -> dict[str, Any]:
-    data = {name: value for name, value in settings["data"].items() if name not in NAMES}
-    return {name: value for name, value in settings.items() if name not in NAMES} | {"data": data}
+def _without_locations(settings: Mapping[str, Any]) -> dict[str, Any]:
+    data = {name: value for name, value in settings["data"].items() if name not in LOCATIONS}
+    return {name: value for name, value in settings.items() if name not in LOCATIONS} | {"data": data}
 
 
 def check_comparable(settings: Sequence[Mapping[str, Any]], out: Path) -> None:
-    """A table holds answers about the same videos by the same host, a row the same parameters, a seed one adapter.
+    """Check that results can stand in one table.
+
+    All must be about the same videos and the same host, those of one method must have the same parameters, and those of
+    one method and seed the same adapter.
 
     Args:
-        settings: of cells, as dictionaries. out: their folder, for the message.
+        settings: settings of the results, as dictionaries.
+        out: folder of the results, for the message.
 
     Raises:
-        ResultsError: they differ; the message names two cells and in what.
+        ResultsError: two results differ; the message names both and the difference.
     """
-    rows: dict[Any, Mapping[str, Any]] = {}
+    firsts: dict[Any, Mapping[str, Any]] = {}
     for one in settings:
-        row = rows.setdefault(one["compressor"], one)
-        same = rows.setdefault((one["compressor"], one["seed"]), one)
-        differences = [(settings[0], *difference) for difference in _uncommon(settings[0], one)]
+        method = firsts.setdefault(one["compressor"], one)
+        trained = firsts.setdefault((one["compressor"], one["seed"]), one)
+        differences = [(settings[0], *difference) for difference in _shared(settings[0], one)]
         differences += [
-            (row, "params", row["params"], one["params"]),
-            (same, "adapter", same["adapter"], one["adapter"]),
+            (method, "params", method["params"], one["params"]),
+            (trained, "adapter", trained["adapter"], one["adapter"]),
         ]
         for other, name, theirs, ours in differences:
             if theirs != ours:
                 files = " and ".join(Settings(**s).file for s in (other, one))
                 raise ResultsError(
                     f"{out}: {files} differ in {name} ({short(theirs)}, {short(ours)}): "
-                    "give each ablation an --out of its own, or delete the old cells"
+                    "give each ablation its own --out, or delete the old results"
                 )
 
 
-def _uncommon(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names and both values of all that cells of one table must have in common."""
-    yield from ((name, one[name], other[name]) for name in COMMON)
-    names = [name for name in {**one["data"], **other["data"]} if name not in NAMES]
+def _shared(one: Mapping[str, Any], other: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the names and both values of all settings that the results of a folder must share."""
+    yield from ((name, one[name], other[name]) for name in SHARED)
+    names = [name for name in {**one["data"], **other["data"]} if name not in LOCATIONS]
     yield from ((name, one["data"].get(name), other["data"].get(name)) for name in names)
-
-
-REPORT = "report.md"

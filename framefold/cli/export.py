@@ -13,8 +13,8 @@ from framefold.adapters.hosts.lora.digest import adapter_digest
 from framefold.adapters.pretrained.card import LICENSE, CardResult, check_license, is_generated, write_card
 from framefold.adapters.pretrained.hub import CARD, check_push_target, push_folder
 from framefold.errors import ConfigError
-from framefold.evaluation.results.card_rows import measured
-from framefold.training.export.from_checkpoint import adapter_from
+from framefold.evaluation.results.card_results import card_results
+from framefold.training.export.from_checkpoint import load_for_export
 from framefold.training.export.write import Adapter, copy_adapter
 
 
@@ -65,7 +65,7 @@ def export(
     if push is not None:
         check_push_target(push, tag)
     check_license(license)
-    adapter = adapter_from(checkpoint, base_model, budget, params)
+    adapter = load_for_export(checkpoint, base_model, budget, params)
     return publish(adapter, out, push, private=private, tag=tag, results=results, license=license)
 
 
@@ -95,7 +95,7 @@ def publish(
         weights = adapter_digest(stage) or None
         rows: Sequence[CardResult] = ()
         if results:
-            rows = measured(results, adapter.compressor, weights, adapter.lora is not None)
+            rows = card_results(results, adapter.compressor, weights, adapter.lora is not None)
         if out is not None and not is_generated(Path(out) / CARD):
             shutil.copyfile(Path(out) / CARD, stage / CARD)
             print(f"the card {Path(out) / CARD} was not written by framefold and is not changed")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from framefold.evaluation.metrics.significance import discordant, holm, mcnemar, parts_of, sign_flip, stars
+from framefold.evaluation.metrics.significance import contributions, discordant, holm, mcnemar, sign_flip, stars
 from framefold.evaluation.metrics.statistics import Answers, macro_interval, paired_difference, type_intervals
 
 
@@ -17,18 +17,14 @@ def answers(correct: np.ndarray) -> Answers:
     )
 
 
-def test_counts_add_up_and_excluded_types_are_left_out() -> None:
-    rows = [
-        {"draw": 7, "type": "needle", "correct": True},
-        {"draw": 7, "type": "needle", "correct": False},
-        {"draw": 9, "type": "count", "correct": True},
-    ]
-    counted = Answers.count(rows)
+def test_answers_are_counted_by_cluster_and_type_without_excluded_types() -> None:
+    columns = [7, 7, 9], ["needle", "needle", "count"], [True, False, True]
+    counted = Answers.count(*columns)
     assert counted.by_type == {"count": 1.0, "needle": 0.5}
     assert counted.macro == 0.75 and counted.micro == pytest.approx(2 / 3)
-    assert Answers.count(rows, exclude=["count"]).macro == 0.5
+    assert Answers.count(*columns, exclude=["count"]).macro == 0.5
     with pytest.raises(ValueError, match="no answered question"):
-        Answers.count(rows, exclude=["count", "needle"])
+        Answers.count(*columns, exclude=["count", "needle"])
 
 
 def test_the_interval_agrees_with_the_normal_one_on_a_known_case() -> None:
@@ -166,7 +162,7 @@ def test_the_sign_flip_test_errs_as_often_as_it_says_where_questions_cluster_and
     for _ in range(runs):
         luck = rng.random((40, 1)) < 0.5  # all questions about a video go to one of two equal methods
         a, b = answers(np.repeat(luck, 5, axis=1)), answers(np.repeat(~luck, 5, axis=1))
-        flips += bool(sign_flip(parts_of(a, b)[:, -1:], flips=999)[0] < 0.05)
+        flips += bool(sign_flip(contributions(a, b)[:, -1:], flips=999)[0] < 0.05)
         mcnemars += mcnemar(*discordant(a.hits.ravel(), b.hits.ravel())) < 0.05
     assert flips / runs <= 0.08
     assert mcnemars / runs > 0.25, "questions about one video are not independent"
@@ -177,11 +173,11 @@ def test_the_parts_of_a_difference_add_up_to_it() -> None:
     a, b = answers(rng.random((30, 4)) < 0.6), answers(rng.random((30, 4)) < 0.5)
     twice = Answers(2 * b.hits, 2 * b.asked, b.types)
     for other in (b, twice):
-        total = parts_of(a, other).sum(0)
+        total = contributions(a, other).sum(0)
         assert total[-1] == pytest.approx(a.macro - b.macro)
         assert total[:-1].tolist() == pytest.approx([a.by_type[kind] - b.by_type[kind] for kind in a.types])
     with pytest.raises(ValueError, match="same questions"):
-        parts_of(a, answers(np.ones((3, 4), bool)))
+        contributions(a, answers(np.ones((3, 4), bool)))
 
 
 def test_marks_of_significance() -> None:

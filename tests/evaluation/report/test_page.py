@@ -22,11 +22,11 @@ from webdataset.tariterators import tarfile_samples
 from framefold.data.shards.sample import read_metadata, unpack_video
 from framefold.errors import ResultsError
 from framefold.evaluation.report import page
-from framefold.evaluation.report.markdown_tables import accuracy, compared
-from framefold.evaluation.report.page import PAGE, inert, write_page
+from framefold.evaluation.report.markdown_tables import accuracy_table, comparison_section
+from framefold.evaluation.report.page import PAGE, inert_json, write_page
 from framefold.evaluation.report.page_questions import pack_kept
-from framefold.evaluation.report.table import Table
-from framefold.evaluation.results.cells import read_cells, write_cell
+from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.result_files import read_results, write_result
 from tests.support.pages.results_folders import DRILL, GRID, RECIPE, ROWS, VIDEOS, change, fill, outcome, settings
 from tests.support.paths import ROOT
 
@@ -70,7 +70,7 @@ class Reader(HTMLParser):
 
 def read(out: Path) -> tuple[Reader, dict[str, Any]]:
     """Write the page of a folder; its parts, and the data in it."""
-    reader = Reader(write_page(Table(read_cells(out)), out).read_text())
+    reader = Reader(write_page(ResultTable(read_results(out)), out).read_text())
     (data,) = [text for attrs, text in reader.of("script") if attrs.get("id") == "data"]
     return reader, json.loads(data)
 
@@ -92,14 +92,15 @@ def data(folder: Path) -> dict[str, Any]:
 
 
 def test_the_numbers_are_those_of_the_tables(folder: Path, data: dict[str, Any]) -> None:
-    results = Table(read_cells(folder))
-    head, *rows = markdown(accuracy(results))
+    results = ResultTable(read_results(folder))
+    head, *rows = markdown(accuracy_table(results))
     assert [row[0] for row in rows] == [row["name"] for row in data["rows"]] + ["all tokens"]
     assert head[1:] == [f"{one['label']} ({one['note']})" for one in data["budgets"]]
     for row, points in zip(rows, data["points"], strict=False):
         assert row[1:] == [point["values"]["accuracy"][3] for point in points]
     assert rows[-1][1].split()[0] == data["full"]["values"]["accuracy"][3].split()[0]
-    differences = {row[0]: row[1:] for row in markdown(compared(results).replace("\\*", "*").split("<details>")[0])[1:]}
+    section = comparison_section(results).replace("\\*", "*").split("<details>")[0]
+    differences = {row[0]: row[1:] for row in markdown(section)[1:]}
     assert set(differences) == set(ROWS) - {"st_simdiff"} and differences["uniform"][0].endswith(" **")
     for name, points in zip(ROWS, data["points"], strict=True):
         if name != "st_simdiff":
@@ -127,7 +128,7 @@ def test_an_oracle_has_no_time_of_its_own(data: dict[str, Any]) -> None:
 
 
 def test_what_was_kept_and_answered_is_that_of_the_cells(folder: Path, data: dict[str, Any]) -> None:
-    cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_cells(folder)}
+    cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_results(folder)}
     budgets = {f"{100 * budget:.10g} %": budget for _, budget, _ in cells}
     questions, words = data["drill"]["questions"], data["drill"]["words"]
     assert len(data["runs"]) == len(cells) - 1, "all but all tokens"
@@ -187,7 +188,7 @@ TEXTS = st.text(st.characters(codec=None)) | st.sampled_from(HOSTILE)  # half su
     st.recursive(TEXTS | st.integers() | st.none(), lambda x: st.lists(x) | st.dictionaries(TEXTS, x), max_leaves=20)
 )
 def test_no_text_leaves_its_script_element(data: Any) -> None:
-    text = inert(data)
+    text = inert_json(data)
     assert json.loads(text) == data
     assert text.isascii() and not set(text) & set("<>&\u2028\x00")
 
@@ -240,8 +241,8 @@ def test_only_its_own_style_and_script_may_run_and_nothing_is_loaded(folder: Pat
 
 def test_a_page_of_many_long_videos_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = fill(tmp_path)
-    whole = write_page(Table(read_cells(out)), out).stat().st_size
-    monkeypatch.setattr(page, "MOST", whole - 1)
+    whole = write_page(ResultTable(read_results(out)), out).stat().st_size
+    monkeypatch.setattr(page, "MAX_BYTES", whole - 1)
     _, data = read(out)
     assert len(data["drill"]["videos"]) == DRILL // 2
     assert {question["video"] for question in data["drill"]["questions"]} == set(range(DRILL // 2))
@@ -269,7 +270,7 @@ def _gone(cell: dict[str, Any]) -> None:
 def test_frames_that_cannot_be_had_are_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], None], text: str
 ) -> None:
-    monkeypatch.setattr("framefold.evaluation.report.page_data.setting", lambda results: "")  # needs complete data
+    monkeypatch.setattr("framefold.evaluation.report.page_data.setting_paragraph", lambda table: "")
     _, data = read(change(fill(tmp_path), edit))
     assert all(video["sheet"] is None and text in video["note"] for video in data["drill"]["videos"])
     assert data["drill"]["questions"] and data["runs"][0]["drill"]["sets"]
@@ -293,11 +294,11 @@ def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> No
     for number, sample in enumerate(videos):
         kept.append(one.kept[number] | {"key": sample.key})
         rows += [
-            one.rows[0] | {"video": number, "draw": number, "type": q.type, "question": q.text, "answer": q.answer}
+            one.answers[0] | {"video": number, "draw": number, "type": q.type, "question": q.text, "answer": q.answer}
             for q in sample.questions
         ]
     named = {"kind": "shards", "shards": str(shards), "digest": "", "videos": 3, "frames": 16}
-    write_cell(tmp_path, settings("uniform", 0.25, data=named), type(one)(rows, one.cost, kept, 3, one.started))
+    write_result(tmp_path, settings("uniform", 0.25, data=named), type(one)(rows, one.cost, kept, 3, one.started))
     _, data = read(tmp_path)
     for sample, shown in zip(videos, data["drill"]["videos"], strict=True):
         assert not shown["note"], shown["note"]
@@ -321,10 +322,10 @@ def _no_grid(cell: dict[str, Any]) -> None:
 def test_damaged_results_leave_the_old_page_and_no_other_file(
     tmp_path: Path, edit: Callable[[dict[str, Any]], None]
 ) -> None:
-    before = write_page(Table(read_cells(fill(tmp_path))), tmp_path).read_bytes()
+    before = write_page(ResultTable(read_results(fill(tmp_path))), tmp_path).read_bytes()
     files = sorted(tmp_path.iterdir())
     with pytest.raises(ResultsError, match="uniform-b0.1-s0|damaged"):
-        write_page(Table(read_cells(change(tmp_path, edit))), tmp_path)
+        write_page(ResultTable(read_results(change(tmp_path, edit))), tmp_path)
     assert (tmp_path / PAGE).read_bytes() == before and sorted(tmp_path.iterdir()) == files
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.report.page import write_page
-from framefold.evaluation.report.table import Table
-from framefold.evaluation.results.cells import read_cells
+from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.result_files import read_results
 from tests.evaluation.report.test_page import HOSTILE, hostile, read
 from tests.support.pages.browser import Browser, needs_chromium
 from tests.support.pages.results_folders import GRID, ROWS, change, fill
@@ -183,7 +183,7 @@ def text_of(page: Browser, name: str) -> str:
 def test_two_compressors_side_by_side_show_what_each_kept(
     page: Browser, folder: Path, data: dict[str, Any], names: tuple[str, str]
 ) -> None:
-    cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_cells(folder)}
+    cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_results(folder)}
     compare(page, *names)
     for number in (0, 5, len(data["drill"]["questions"]) - 1):
         ask(page, number)
@@ -221,7 +221,7 @@ def around(boxes: list[list[float]]) -> set[int]:
 
 
 def test_merged_tokens_say_of_how_many(page: Browser, folder: Path) -> None:
-    (cell,) = [c for c in read_cells(folder) if (c["compressor"], c["budget"]) == ("pool", 0.1)]
+    (cell,) = [c for c in read_results(folder) if (c["compressor"], c["budget"]) == ("pool", 0.1)]
     page.choose("#drill-budget", 1)
     compare(page, "pool")
     ask(page, 0)
@@ -240,7 +240,7 @@ def test_questions_are_filtered_by_outcome_and_type(page: Browser, folder: Path,
     (a, b) = (page.js(f"document.querySelector('#side-{side}').selectedOptions[0].textContent") for side in "AB")
     assert (a, b) == ("fila, seed 0", "st_simdiff"), "the best against the baseline"
     at = budget_of(page)
-    cells = {c["compressor"]: c["answers"] for c in read_cells(folder) if c["budget"] == at and c["seed"] == 0}
+    cells = {c["compressor"]: c["answers"] for c in read_results(folder) if c["budget"] == at and c["seed"] == 0}
     right = [cells[name]["correct"] for name in ("fila", "st_simdiff")]
     tally = page.js("document.querySelector('#tally').textContent")
     only = [sum(x and not y for x, y in zip(*pair, strict=True)) for pair in (right, right[::-1])]
@@ -339,7 +339,7 @@ def test_nothing_is_wider_than_the_window_and_nothing_jumps(
 
 def test_hostile_results_are_shown_as_they_are_written(browser: Browser, tmp_path: Path) -> None:
     out = change(fill(tmp_path), hostile)
-    browser.open(write_page(Table(read_cells(out)), out), width=400)
+    browser.open(write_page(ResultTable(read_results(out)), out), width=400)
     drawn(browser)
     assert browser.js("window.pwned") is None and browser.errors == []
     assert len(browser.js("[...document.querySelectorAll('script, img, b')].map(one => one.id)")) == 2
@@ -357,7 +357,7 @@ def test_results_of_all_tokens_alone_are_a_page(browser: Browser, tmp_path: Path
     for file in (out / "cells").glob("*.json"):
         if not file.name.startswith("identity"):
             file.unlink()
-    browser.open(write_page(Table(read_cells(out)), out))
+    browser.open(write_page(ResultTable(read_results(out)), out))
     assert browser.errors == [] and "all tokens" in browser.js("document.querySelector('#table').innerText")
 
 
@@ -366,7 +366,7 @@ def test_results_of_a_real_ablation_are_shown(browser: Browser, random_host: Pat
     browser.open(tmp_path / "report.html")
     drawn(browser)
     assert browser.errors == [] and browser.js(QUIET)
-    cells = {cell["compressor"]: cell for cell in read_cells(tmp_path)}
+    cells = {cell["compressor"]: cell for cell in read_results(tmp_path)}
     questions = browser.js("[...document.querySelectorAll('#questions input')].map(one => Number(one.value))")
     assert len(questions) == cells["uniform"]["answers"]["video"].count(0), "those of the first video"
     for name in ("uniform", "pool", "oracle"):

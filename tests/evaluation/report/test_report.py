@@ -11,9 +11,9 @@ import pytest
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.significance import holm, mcnemar
 from framefold.evaluation.report.report import report
-from framefold.evaluation.report.table import Table
-from framefold.evaluation.results import cells as results
-from framefold.evaluation.results.cells import FOLDER, Outcome, answers_of, read_cell, read_cells
+from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results import result_files
+from framefold.evaluation.results.result_files import FOLDER, Outcome, count_answers, read_result, read_results
 from framefold.evaluation.results.settings import Settings
 
 DATA = {
@@ -26,7 +26,7 @@ DATA = {
     "style": "normal",
 }
 SETTINGS = Settings("uniform", {}, None, 0.1, 0, "host", "abc", "float32", DATA, [])
-COST: dict[str, Any] = dict.fromkeys(results.COSTS, 2.0) | {"compressor_ms": 1.0, "tokens_entered": 11.0}
+COST: dict[str, Any] = dict.fromkeys(result_files.REQUIRED_COSTS, 2.0) | {"compressor_ms": 1.0, "tokens_entered": 11.0}
 COST |= {"videos": 5, "memory_of": "tensors"}
 
 
@@ -51,7 +51,7 @@ def rows(accuracy: float, tokens: int, seed: int = 0) -> list[dict]:
 
 
 def write_cell(out: Path, settings: Settings, answers: list[dict], cost: dict[str, Any] = COST) -> dict[str, Any]:
-    return results.write_cell(out, settings, Outcome(answers, cost, [], 0, "2026-01-01T00:00:00+00:00"))
+    return result_files.write_result(out, settings, Outcome(answers, cost, [], 0, "2026-01-01T00:00:00+00:00"))
 
 
 def fill(out: Path) -> None:
@@ -74,24 +74,24 @@ def test_the_table_and_the_plot_come_from_the_files(tmp_path: Path) -> None:
         assert f"| {name} |" in text
     assert "| st_simdiff - uniform |" in text and "| fila - scene_mean |" in text
     assert "| fila - st_simdiff |" in text
-    cells = [c for c in read_cells(tmp_path) if c["compressor"] == "fila" and c["budget"] == 0.05]
-    assert f"{100 * answers_of(cells).macro:.1f} [" in text
+    cells = [c for c in read_results(tmp_path) if c["compressor"] == "fila" and c["budget"] == 0.05]
+    assert f"{100 * count_answers(cells).macro:.1f} [" in text
     assert "10 % (102 tokens)" in text
     assert (tmp_path / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_cell_is_reused_only_for_the_same_settings(tmp_path: Path) -> None:
     write_cell(tmp_path, SETTINGS, rows(0.5, 10), COST)
-    assert read_cell(tmp_path, SETTINGS) is not None
-    assert read_cell(tmp_path, replace(SETTINGS, host_weights="other")) is None
+    assert read_result(tmp_path, SETTINGS) is not None
+    assert read_result(tmp_path, replace(SETTINGS, host_weights="other")) is None
     (tmp_path / FOLDER / SETTINGS.file).write_text("{")
-    assert read_cell(tmp_path, SETTINGS) is None
+    assert read_result(tmp_path, SETTINGS) is None
 
 
 def test_seeds_of_a_row_are_counted_together(tmp_path: Path) -> None:
     for seed in (0, 1):
         write_cell(tmp_path, replace(SETTINGS, seed=seed), rows(0.5, 10, seed), COST)
-    together = answers_of(read_cells(tmp_path))
+    together = count_answers(read_results(tmp_path))
     assert together.asked.sum() == 160
 
 
@@ -144,7 +144,7 @@ def test_columns_are_ordered_by_tokens_and_one_token_is_not_all_of_them(tmp_path
 def test_a_single_cell_is_a_report(tmp_path: Path, compressor: str) -> None:
     write_cell(tmp_path, replace(SETTINGS, compressor=compressor), rows(0.5, 10), COST)
     name = "all tokens" if compressor == "identity" else compressor
-    assert f"| {name} | {100 * answers_of(read_cells(tmp_path)).macro:.1f} " in report(str(tmp_path)).read_text()
+    assert f"| {name} | {100 * count_answers(read_results(tmp_path)).macro:.1f} " in report(str(tmp_path)).read_text()
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_a_cell_of_another_shape_is_named_and_redone(tmp_path: Path, text: str) 
     (tmp_path / FOLDER / SETTINGS.file).write_text(text)
     with pytest.raises(ResultsError, match=SETTINGS.file):
         report(str(tmp_path))
-    assert read_cell(tmp_path, SETTINGS) is None
+    assert read_result(tmp_path, SETTINGS) is None
 
 
 def test_the_best_row_stands_first_and_the_oracle_above_it(tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_room_to_win_is_measured_against_the_best_training_free_row_of_a_column(
             write_cell(
                 tmp_path, replace(SETTINGS, compressor=name, budget=budget), rows(accuracy, round(1000 * budget)), COST
             )
-    cells = {(c["compressor"], c["budget"]): answers_of([c]).macro for c in read_cells(tmp_path)}
+    cells = {(c["compressor"], c["budget"]): count_answers([c]).macro for c in read_results(tmp_path)}
     room = next(
         line for line in report(str(tmp_path)).read_text().splitlines() if "oracle - best training-free" in line
     )
@@ -198,7 +198,7 @@ def test_every_row_is_compared_with_the_named_baseline_and_the_family_is_correct
     usual, named = report(str(tmp_path)).read_text(), report(str(tmp_path), "random").read_text()
     assert "## Compared with st_simdiff" in usual and "## Compared with random" in named
     assert "for the 8 tests of this table" in usual, "four other rows at two budgets"
-    table = Table(read_cells(tmp_path), "random")
+    table = ResultTable(read_results(tmp_path), "random")
     found = table.comparisons([None], table.budgets)
     assert [round(one.mcnemar_holm, 9) for one in found.values()] == [
         round(p, 9) for p in holm([one.mcnemar for one in found.values()])
@@ -215,13 +215,13 @@ def test_every_row_is_compared_with_the_named_baseline_and_the_family_is_correct
 
 
 def cells_at(out: Path, *names: str, budget: float) -> list[dict]:
-    cells = {cell["compressor"]: cell for cell in read_cells(out) if cell["budget"] == budget}
+    cells = {cell["compressor"]: cell for cell in read_results(out) if cell["budget"] == budget}
     return [cells[name] for name in names]
 
 
 def test_types_are_compared_in_a_family_of_their_own(tmp_path: Path) -> None:
     fill(tmp_path)
-    table = Table(read_cells(tmp_path))
+    table = ResultTable(read_results(tmp_path))
     found = table.comparisons(["needle", "count"], ["5 %"])
     assert len(found) == 4 * 2
     a, b = cells_at(tmp_path, "fila", "st_simdiff", budget=0.05)
@@ -255,9 +255,9 @@ def test_a_cell_is_found_again_where_host_and_shards_lie_elsewhere(tmp_path: Pat
     shards = {"kind": "shards", "shards": "here", "digest": "abc", "videos": 3, "frames": 8}
     write_cell(tmp_path, replace(SETTINGS, data=shards), rows(0.5, 10))
     moved = replace(SETTINGS, host="/elsewhere/host", data={**shards, "shards": "there"})
-    assert read_cell(tmp_path, moved) is not None
-    assert read_cell(tmp_path, replace(moved, data={**shards, "digest": "abd"})) is None
-    assert read_cell(tmp_path, moved, drill=1) is None, "it does not show what was kept of a video"
+    assert read_result(tmp_path, moved) is not None
+    assert read_result(tmp_path, replace(moved, data={**shards, "digest": "abd"})) is None
+    assert read_result(tmp_path, moved, kept_videos=1) is None, "it does not show what was kept of a video"
 
 
 def test_a_cell_says_where_it_comes_from(tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_without_annotated_evidence_there_is_no_table_of_it(tmp_path: Path) -> N
 def test_a_report_of_shards_names_them_and_counts_videos_not_twins(tmp_path: Path) -> None:
     shards = {"kind": "shards", "shards": "runs/clips", "digest": "abc", "videos": 42, "frames": 8}
     outcome = Outcome(rows(0.5, 10), COST, [], 0, "2026-01-01T00:00:00+00:00", damaged=2)
-    results.write_cell(tmp_path, replace(SETTINGS, data=shards), outcome)
+    result_files.write_result(tmp_path, replace(SETTINGS, data=shards), outcome)
     text = report(str(tmp_path)).read_text()
     assert "80 questions about 40 videos of `runs/clips` (2 more were damaged)" in text
     assert "bootstrap interval over videos" in text and "twins" not in text

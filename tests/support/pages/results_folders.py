@@ -12,13 +12,13 @@ import numpy as np
 from framefold.data.question import Question
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe
-from framefold.evaluation.results.cells import COSTS, Outcome, write_cell
+from framefold.evaluation.results.result_files import REQUIRED_COSTS, Outcome, write_result
 from framefold.evaluation.results.settings import Settings
 
 VIDEOS, DRILL, FRAMES, GRID = 24, 6, 16, (16, 4, 4)
 RECIPE = Recipe((FRAMES, FRAMES), 0, "test", "easy")
 DATA = {"kind": "synthetic", "videos": VIDEOS, "frames": FRAMES, "seed": 0, "split": "test", "style": "normal"}
-DATA |= {"difficulty": Difficulty().plain()}
+DATA |= {"difficulty": Difficulty().to_dict()}
 BUDGETS = {0.25: 64, 0.1: 26}
 # name -> how often it is right, seeds, whether it is trained
 ROWS = {
@@ -52,7 +52,7 @@ def outcome(name: str, right: float, tokens: int, seed: int = 0, drill: int = DR
         if video < drill:
             places = range(first, len(rows)) if name == "oracle" else [None]
             kept += [_kept(rng, video, place, tokens, name == "pool") for place in places]
-    cost = dict.fromkeys(COSTS, 0.0) | {"memory_of": "tensors", "videos": 5}
+    cost = dict.fromkeys(REQUIRED_COSTS, 0.0) | {"memory_of": "tensors", "videos": 5}
     cost |= {"compressor_ms": 1 + rng.random(), "prefill_ms": tokens / 10, "speedup": 1 + 10 * rng.random()}
     cost |= {"tokens_entered": tokens + 1.0, "prefill_flops": 1e6 * tokens, "peak_bytes": 2000.0 * tokens}
     return Outcome(rows, cost, kept, drill, "2026-01-01T00:00:00+00:00")
@@ -75,13 +75,13 @@ def fill(out: Path, drill: int = DRILL, **more: Any) -> Path:
     Args:
         drill: of how many videos is noted what was kept. more: settings.
     """
-    write_cell(out, settings("identity", 1.0, **more), outcome("identity", 0.9, 256, drill=drill))
+    write_result(out, settings("identity", 1.0, **more), outcome("identity", 0.9, 256, drill=drill))
     for name, (right, seeds, trained) in ROWS.items():
         for budget, tokens in BUDGETS.items():
             for seed in range(seeds):
                 own = {"adapter": f"{seed:064x}"} if trained else {}
                 one = settings(name, budget, seed, **own, **more)
-                write_cell(out, one, outcome(name, right, tokens, seed, drill))
+                write_result(out, one, outcome(name, right, tokens, seed, drill))
     return out
 
 
