@@ -16,11 +16,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
-from framefold.data.shards.index import read_folder
+from framefold.data.shards.index import read_index
 from framefold.errors import MissingExtraError
 from framefold.training.fit.main import _needs_torchvision
-from framefold.training.frozen_host.answer_format import ReplyStyle, reply_style
-from framefold.training.frozen_host.ask import encode_batch
+from framefold.training.frozen_host.answer_format import AnswerFormat, infer_answer_format
+from framefold.training.frozen_host.batch import encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.processor_host import ProcessorHost
 from tests.support.hosts.fit_families import KEPT, LENGTHS, WAYS, samples, train
@@ -62,7 +62,7 @@ def test_so_do_those_made_with_the_oldest_supported_transformers(tmp_path: Path)
     done = python("-c", f"{first} main(Path({str(tmp_path)!r}), *{names})")
     assert done.returncode == 0, done.stderr[-3000:]
     results = json.loads((tmp_path / "results.json").read_text())
-    made = read_folder(tmp_path / "features" / "smolvlm").settings
+    made = read_index(tmp_path / "features" / "smolvlm").settings
     assert made["transformers"].startswith(f"{OLDEST_TRANSFORMERS}.")
     for name in names:
         result = results[name]
@@ -101,7 +101,7 @@ def test_samples_hold_the_grid_and_what_stands_beside_it(name: str, results: Any
 def test_training_on_features_needs_no_processor_and_equals_training_on_videos(
     name: str, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ProcessorHost, "encode_sample", lambda *args: pytest.fail("a video was encoded"))
+    monkeypatch.setattr(ProcessorHost, "encode_video", lambda *args: pytest.fail("a video was encoded"))
     module, before = train(made / "hosts" / name, made / "features" / name, "fila")
     after = module.compressor.state_dict()
     videos = load_file(made / "trained" / f"{name}.safetensors")
@@ -176,7 +176,7 @@ def test_the_host_is_found_in_the_arguments(words: list[str], needed: bool, made
 @needs_torchvision
 def test_features_of_prompts_of_unequal_length_are_asked_as_alone(made: Path) -> None:
     from framefold.adapters import build
-    from framefold.training.frozen_host.ask import answer_questions
+    from framefold.training.frozen_host.batch import answer_questions
 
     for name in ("glm4v", "qwen2_5_vl", "smolvlm"):
         host, stored = load_host(made / "hosts" / name), samples(made / "features" / name)
@@ -209,15 +209,19 @@ SILENT = """{% for m in messages %}{% if m.role != 'user' %}{{ raise_exception('
 @pytest.mark.parametrize(
     ("template", "stops", "style"),
     [
-        (LLAVA, None, ReplyStyle(" ", (2,))),
-        (QWEN, [2, 5], ReplyStyle("", (5,))),  # as the template ends an answer
-        (QWEN, 2, ReplyStyle("", (2,))),  # the host does not stop at that
-        (THINKS, [5], ReplyStyle("", (5,))),  # a prompt that no conversation repeats, and which ends in a special token
-        (SILENT, None, ReplyStyle(" ", (2,))),
+        (LLAVA, None, AnswerFormat(" ", (2,))),
+        (QWEN, [2, 5], AnswerFormat("", (5,))),  # as the template ends an answer
+        (QWEN, 2, AnswerFormat("", (2,))),  # the host does not stop at that
+        (
+            THINKS,
+            [5],
+            AnswerFormat("", (5,)),
+        ),  # a prompt that no conversation repeats, and which ends in a special token
+        (SILENT, None, AnswerFormat(" ", (2,))),
     ],
     ids=["llava", "qwen", "other-end", "thinks", "silent"],
 )
-def test_answers_are_written_as_the_chat_template_writes_them(template: str, stops: Any, style: ReplyStyle) -> None:
+def test_answers_are_written_as_the_chat_template_writes_them(template: str, stops: Any, style: AnswerFormat) -> None:
     words = ["<pad>", "<unk>", "</s>", "<video>", "<im>", "<end>", "<think>"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -232,4 +236,4 @@ def test_answers_are_written_as_the_chat_template_writes_them(template: str, sto
         apply_chat_template=lambda messages, **how: fast.apply_chat_template(messages, tokenize=False, **how),
     )
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=stops))
-    assert reply_style(processor, model) == style
+    assert infer_answer_format(processor, model) == style

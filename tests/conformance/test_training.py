@@ -1,4 +1,4 @@
-"""Every family: gradients, labels and losses through an attached host."""
+"""Every family: gradients, labels and losses of an attached host."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from torch import Tensor
 
 import framefold
 from framefold.adapters.hosts import prepare
-from tests.support.hosts.bare_hosts import MATRIX, Batch, Host, build, compressors, stir
+from tests.support.hosts.bare_hosts import AboveMean, Batch, Host, ScaledMerge, build, perturb
 from tests.support.hosts.tiny_families import HOSTS
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # the vision side, which is frozen
-    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),  # the name that all versions know
+    pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad"),  # the frozen vision side
+    pytest.mark.filterwarnings("ignore:.gradient_checkpointing:FutureWarning"),  # the name that all versions accept
 ]
 EXACT = {"rtol": 1e-5, "atol": 1e-6}
 
 
-@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
+@pytest.fixture(scope="module", params=HOSTS)
 def host(request: pytest.FixtureRequest) -> Host:
-    return build(*request.param)
+    return build(request.param)
 
 
 @contextmanager
 def training(host: Host, compressor: Any) -> Iterator[Any]:
-    """The attached host in training mode, the compressor moved away from where it starts."""
+    """Attach the compressor, perturb its parameters, and put the host into training mode."""
     with framefold.attach(host.model, compressor):
-        stir(compressor)
+        perturb(compressor)
         host.model.train()
         try:
             yield compressor
@@ -47,50 +47,50 @@ CHECKPOINTING: dict[str, dict[str, Any] | None] = {
 }
 
 
-@pytest.mark.parametrize("name", ["fila", "top_norm"])
-def test_gradients_reach_the_compressor_with_and_without_checkpointing(host: Host, name: str) -> None:
+def test_gradients_reach_the_compressor_with_and_without_checkpointing(host: Host) -> None:
     batch = host.batch([5, -6, 6], [9, -4, 3])
     gradients: dict[str, list[Tensor]] = {}
-    with training(host, compressors()[name]()) as compressor:
+    with training(host, ScaledMerge()) as compressor:
         for kind, arguments in CHECKPOINTING.items():
             if arguments is not None:
                 host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
             runs: list[Any] = []
             hook = host.language.layers[0].self_attn.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
             compressor.zero_grad()
-            host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+            host.model(**batch.attached_inputs, labels=batch.labels()).loss.backward()
             hook.remove()
             assert len(runs) == (1 if arguments is None else 2)  # so checkpointing was on
             gradients[kind] = [p.grad.clone() for p in compressor.parameters()]
     assert gradients["off"] and all(g.abs().sum() > 0 for g in gradients["off"])
     for kind in CHECKPOINTING:
-        assert all(map(torch.equal, gradients[kind], gradients["off"]))
-    assert all(p.grad is None for p in host.model.parameters())  # the host is frozen, and the compressor is off again
+        assert all(map(torch.equal, gradients[kind], gradients["off"])), kind
+    assert all(p.grad is None for p in host.model.parameters())  # the host is frozen, the compressor detached
 
 
-@pytest.mark.parametrize("name", ["fila", "top_norm"])
 @pytest.mark.parametrize("family", ["qwen3_vl", "internvl", "video_llava"])
-def test_gradients_are_finite_differences(family: str, name: str) -> None:
+def test_gradients_are_finite_differences(family: str) -> None:
     host = build(family)
     batch = host.batch([5, -6, 6], [9, -4, 3])
-    with training(host, compressors()[name]()) as compressor:
-        host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+    arguments = batch.attached_inputs | {"labels": batch.labels()}
+    with training(host, ScaledMerge()) as compressor:
+        host.model(**arguments).loss.backward()
         for parameter in compressor.parameters():
             slope, size = parameter.grad.norm(), 1e-2
             step = size * parameter.grad / slope
             with torch.no_grad():
                 parameter += step
-                above = host.model(**batch.plugged, labels=batch.labels()).loss
+                above = host.model(**arguments).loss
                 parameter -= 2 * step
-                below = host.model(**batch.plugged, labels=batch.labels()).loss
+                below = host.model(**arguments).loss
                 parameter += step
             assert abs((above - below) / (2 * size * slope) - 1) < 0.03
 
 
-def test_a_vision_side_that_is_trained_gets_gradients(host: Host) -> None:
+def test_a_trained_vision_side_gets_gradients(host: Host) -> None:
     batch = host.batch([5, -6, 6])
-    mine = {f"{name}." for name, module in host.model.named_modules() if module in (host.language, host.model.lm_head)}
-    vision = {n: p for n, p in host.model.named_parameters() if not n.startswith(tuple(mine))}
+    modules = (host.language, host.model.lm_head)
+    outside = {f"{name}." for name, module in host.model.named_modules() if module in modules}
+    vision = {n: p for n, p in host.model.named_parameters() if not n.startswith(tuple(outside))}
     for parameter in vision.values():
         parameter.requires_grad_(True)
     try:
@@ -98,7 +98,7 @@ def test_a_vision_side_that_is_trained_gets_gradients(host: Host) -> None:
         bare = {name for name, p in vision.items() if p.grad is not None and p.grad.abs().sum() > 0}
         host.model.zero_grad()
         with framefold.attach(host.model, framefold.build("uniform", 0.25)):
-            host.model(**batch.plugged, labels=batch.labels()).loss.backward()
+            host.model(**batch.attached_inputs, labels=batch.labels()).loss.backward()
         found = {name for name, p in vision.items() if p.grad is not None and p.grad.abs().sum() > 0}
     finally:
         host.model.zero_grad()
@@ -107,12 +107,12 @@ def test_a_vision_side_that_is_trained_gets_gradients(host: Host) -> None:
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over the labels, each with the logits in front of it."""
+    """Return the mean loss over the labels, each predicted by the logits of the column before."""
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
 
 
 def labels_on_words(batch: Batch) -> Tensor:
-    """Every word of the prompts but the first of each row, which padding would have to predict."""
+    """Return labels on every word except the first of each row, which padding would have to predict."""
     ids, mask = batch.inputs["input_ids"], batch.inputs["attention_mask"]
     return ids.masked_fill((ids == batch.host.tiny.placeholder) | (mask == 0) | (mask.cumsum(-1) < 2), -100)
 
@@ -121,9 +121,9 @@ def labels_on_words(batch: Batch) -> Tensor:
 def test_labels_move_with_their_columns(host: Host, side: str) -> None:
     batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
     labels = labels_on_words(batch)
-    with framefold.attach(host.model, compressors()["above_mean"]()) as handle, torch.no_grad():
-        kwargs = prepare(host.model, batch.plugged | {"labels": labels}, handle.model.compressor).kwargs
-        out = host.model(**batch.plugged, labels=labels)
+    with framefold.attach(host.model, AboveMean()) as handle, torch.no_grad():
+        kwargs = prepare(host.model, batch.attached_inputs | {"labels": labels}, handle.model.compressor).kwargs
+        out = host.model(**batch.attached_inputs, labels=labels)
     moved = kwargs["labels"]
     assert moved.shape == out.logits.shape[:2] and moved.shape[1] < labels.shape[1]
     assert ((moved == -100) | (moved == kwargs["input_ids"])).all()
@@ -135,25 +135,26 @@ def test_labels_move_with_their_columns(host: Host, side: str) -> None:
 def test_the_loss_of_a_batch_is_the_mean_over_the_labels_of_its_rows(host: Host, side: str) -> None:
     batch = host.batch([5, -6, 6], [9, -4, 3], [14], side=side)
     labels = labels_on_words(batch)
-    with framefold.attach(host.model, compressors()["above_mean"]()), torch.no_grad():
-        together = host.model(**batch.plugged, labels=labels).loss
+    with framefold.attach(host.model, AboveMean()), torch.no_grad():
+        together = host.model(**batch.attached_inputs, labels=labels).loss
         weighted = []
-        for row in batch.singles:
-            mine = labels_on_words(row)
-            count = (mine != -100).sum()
-            weighted.append(torch.stack([host.model(**row.plugged, labels=mine).loss * count, count.float()]))
+        for row in batch.rows_alone:
+            row_labels = labels_on_words(row)
+            count = (row_labels != -100).sum()
+            loss = host.model(**row.attached_inputs, labels=row_labels).loss
+            weighted.append(torch.stack([loss * count, count.float()]))
     total, count = torch.stack(weighted).sum(0)
     assert count == (labels != -100).sum()
     assert torch.allclose(together, total / count, **EXACT)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_full_outputs_meet_the_callers_labels(host: Host, side: str) -> None:
+def test_full_outputs_match_the_callers_labels(host: Host, side: str) -> None:
     batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
-    inputs, labels = batch.plugged, labels_on_words(batch)
-    with framefold.attach(host.model, compressors()["above_mean"]()), torch.no_grad():
+    inputs, labels = batch.attached_inputs, labels_on_words(batch)
+    with framefold.attach(host.model, AboveMean()), torch.no_grad():
         compact = host.model(**inputs, labels=labels)
-    with framefold.attach(host.model, compressors()["above_mean"](), outputs="full"), torch.no_grad():
+    with framefold.attach(host.model, AboveMean(), outputs="full"), torch.no_grad():
         full = host.model(**inputs, labels=labels)
         assert full.logits.shape[:2] == labels.shape and torch.equal(full.loss, compact.loss)
         assert torch.allclose(cross_entropy(full.logits, labels), full.loss, **EXACT)
@@ -163,14 +164,12 @@ def test_full_outputs_meet_the_callers_labels(host: Host, side: str) -> None:
         assert host.model.generate(**inputs, max_new_tokens=2).shape[1] == labels.shape[1] + 2
 
 
-@pytest.mark.parametrize("name", HOSTS)
-def test_full_outputs_repeat_the_logits_of_the_last_kept_column(name: str) -> None:
-    host = build(name)
+def test_full_outputs_repeat_the_logits_of_the_last_kept_column(host: Host) -> None:
     batch, uniform = host.batch([5, -6, 6]), framefold.build("uniform", 0.25)
     with framefold.attach(host.model, uniform), torch.no_grad():
-        compact = host.model(**batch.plugged).logits[0]
-        kept = prepare(host.model, batch.plugged, uniform).compaction.src[0].tolist()
+        compact = host.model(**batch.attached_inputs).logits[0]
+        kept = prepare(host.model, batch.attached_inputs, uniform).compaction.src[0].tolist()
     with framefold.attach(host.model, uniform, outputs="full"), torch.no_grad():
-        full = host.model(**batch.plugged).logits[0]
-    latest = [max(new for new, old in enumerate(kept) if old <= column) for column in range(len(full))]
-    assert len(kept) == len(compact) < len(full) and torch.equal(full, compact[latest])
+        full = host.model(**batch.attached_inputs).logits[0]
+    last_kept = [max(new for new, old in enumerate(kept) if old <= column) for column in range(len(full))]
+    assert len(kept) == len(compact) < len(full) and torch.equal(full, compact[last_kept])

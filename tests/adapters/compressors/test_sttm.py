@@ -16,30 +16,21 @@ from framefold import VideoTokens
 from framefold.adapters.compressors import sttm
 from framefold.adapters.compressors.sttm import join_links, relaxation
 from framefold.adapters.core.budget import budget_tokens
-from framefold.adapters.ops.connected_components import grow_forest, propagate
+from framefold.adapters.ops.connected_components import boruvka_forest, components_by_propagation
 from framefold.adapters.ops.quadtree import (
-    candidates,
-    halvings,
-    inner_products,
     make_cells,
-    number_nodes,
-    pair_products,
-    pooled,
-    topmost,
+    quadtree_levels,
 )
-from framefold.adapters.reference.sttm import official, representatives, unlike_previous
+from framefold.adapters.reference.sttm import merge_as_released, representatives, unlike_previous
 from framefold.errors import ConfigError, InputError
 from tests.support.hosts.bare_hosts import build
+from tests.support.videos import noise
 from tests.support.yardstick import median_ratio
 
 quick = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 grids = st.tuples(st.integers(1, 6), st.integers(1, 9), st.integers(1, 9))
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 Box = tuple[int, int, int, int]
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def blobs(grid: tuple[int, int, int], width: int = 12, seed: int = 0) -> torch.Tensor:
@@ -200,7 +191,7 @@ def test_relaxation_is_the_least_that_leaves_k_groups(grid, seed, ratio, ties) -
         torch.tensor([[values[t, c] for c in slow.cells] for t in range(slow.t)], dtype=torch.float64)
         for values in (slow.space, slow.time)
     )
-    assert max(relaxation(space, time, make_cells(halvings(*slow.grid)), k), -1) == slow.relaxation(k)
+    assert max(relaxation(space, time, make_cells(quadtree_levels(*slow.grid)), k), -1) == slow.relaxation(k)
 
 
 @quick
@@ -340,7 +331,7 @@ def test_official_refuses_grids_on_which_the_release_fails() -> None:
         with pytest.raises(InputError, match="sttm"):
             compress(noise(2, *side, 8), 1, variant="official", root_level=root)
     with pytest.raises(InputError, match="odd"):
-        official(noise(2, 5, 6, 8), 0.8, 0.6, 0, weighted_avg=True)
+        merge_as_released(noise(2, 5, 6, 8), 0.8, 0.6, 0, weighted_avg=True)
 
 
 def test_official_never_pools_a_single_column() -> None:
@@ -359,48 +350,6 @@ def test_official_merges_nothing_at_thresholds_above_one() -> None:
     assert len(compress(torch.ones(3, 4, 4, 8), 1, variant="official", tau_s=1.1, tau_t=1.1)) == 48
 
 
-def test_cells_tile_every_level() -> None:
-    for h, w in [(1, 1), (1, 6), (5, 3), (14, 9)]:
-        cells = make_cells(halvings(h, w))
-        for level, above in enumerate(cells.above):
-            boxes = cells.box[cells.level == level]
-            assert int(((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sum()) == h * w
-            y, x = torch.arange(h * w) // w, torch.arange(h * w) % w
-            y0, x0, y1, x1 = cells.box[above].T
-            assert bool(((y0 <= y) & (y < y1) & (x0 <= x) & (x < x1)).all())
-
-
-def test_features_of_cells_are_sums_or_means_of_means() -> None:
-    frame = torch.arange(9.0).view(9, 1)
-    cells = make_cells(halvings(3, 3))
-    found = [pooled(frame, cells, mean, torch.empty(14, 1))[9:, 0].tolist() for mean in (False, True)]
-    assert found == [[0, 3, 9, 24, 36], [0, 1.5, 4.5, 6, 3]]
-
-
-@quick
-@given(grid=grids, seed=st.integers(0, 1000), head_dim=st.sampled_from([None, 3]), mean=st.booleans())
-def test_pairs_and_their_products_against_loops(grid, seed, head_dim, mean) -> None:
-    (t, h, w), video = grid, noise(grid[0], grid[1] * grid[2], 6, seed=seed)
-    cells = make_cells(halvings(h, w))
-    chosen = torch.rand(t, len(cells.parts), generator=torch.Generator().manual_seed(seed)) < 0.3
-    chosen[::2] &= seed % 2 == 0  # and frames of which none has a coarse cell
-    cell = topmost(chosen, cells)
-    node, start = number_nodes(cell, cells)
-    x = torch.stack([pooled(frame, cells, mean, torch.empty(len(cells.parts), 6)) for frame in video])
-    expected = {}
-    for i in range(t - 1):
-        for p in range(h * w):
-            a, b = cell[i, p], cell[i + 1, p]
-            heads = (x[i, a] * x[i + 1, b]).view(-1, head_dim or 6).sum(-1)
-            expected[int(node[i, p]), int(node[i + 1, p])] = heads
-    pairs, frame, place = candidates(node, start)
-    products = inner_products(video, cells, mean, head_dim)
-    assert pairs.tolist() == [list(pair) for pair in sorted(expected)]
-    found = pair_products(video, cells, products, cell, frame, place, mean)
-    for row, pair in zip(found, sorted(expected), strict=True):
-        torch.testing.assert_close(row, expected[pair])
-
-
 def test_one_prefill_of_the_video_serves_many_questions() -> None:
     """The same logits and answers as runs of prompt and question together; the compressor runs once."""
     host = build("qwen2_vl", "sdpa")
@@ -408,7 +357,7 @@ def test_one_prefill_of_the_video_serves_many_questions() -> None:
     compressor.register_forward_hook(lambda *_: runs.append(1))
     prompt = host.batch([5, -6, 2])
     with framefold.attach(host.model, compressor), torch.no_grad():
-        prefill = host.model(**prompt.plugged, use_cache=True).past_key_values
+        prefill = host.model(**prompt.attached_inputs, use_cache=True).past_key_values
         first = []
         for question in ([7, 8, 9], [30], [12, 40, 21, 5]):
             cache, asked, ids = copy.deepcopy(prefill), prompt, torch.tensor([question])
@@ -417,7 +366,7 @@ def test_one_prefill_of_the_video_serves_many_questions() -> None:
                 before = len(runs)
                 logits = host.model(input_ids=ids, past_key_values=cache).logits[:, -1]
                 assert len(runs) == before
-                assert (logits - host.model(**asked.plugged).logits[:, -1]).abs().max() < 2e-5
+                assert (logits - host.model(**asked.attached_inputs).logits[:, -1]).abs().max() < 2e-5
                 ids = logits.argmax(-1, keepdim=True)
                 first += [logits] if step == 0 else []
     assert all((a - b).abs().max() > 0.01 for a, b in combinations(first, 2))  # the question does matter
@@ -438,7 +387,7 @@ def test_groups_found_without_leaving_the_device_are_the_same(monkeypatch: pytes
     ]
     compressor = framefold.build("sttm", 13)
     expected = [compressor(video).tokens.assign for video in videos]
-    monkeypatch.setattr(sttm, "spanning_forest", grow_forest)
-    monkeypatch.setattr(sttm, "components", propagate)
+    monkeypatch.setattr(sttm, "spanning_forest", boruvka_forest)
+    monkeypatch.setattr(sttm, "connected_components", components_by_propagation)
     for video, assign in zip(videos, expected, strict=True):
         assert torch.equal(compressor(video).tokens.assign, assign)

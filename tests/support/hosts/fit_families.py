@@ -30,10 +30,10 @@ def write_videos(folder: Path) -> Path:
     """Two shards of two videos of 16 x 24 pixels, with uneven times."""
     from framefold.data.question import SCHEMA_VERSION
     from framefold.data.shards.index import VIDEOS
-    from framefold.data.shards.writer import Packed, ShardFolder
+    from framefold.data.shards.writer import PackedSample, ShardFolder
 
     shards = ShardFolder[int](str(folder), VIDEOS, SCHEMA_VERSION, {"made": "by hand"}, "a test")
-    shards.write([0, 2], lambda first: (Packed(*video(first + i)) for i in range(2)))
+    shards.write([0, 2], lambda first: (PackedSample(*video(first + i)) for i in range(2)))
     return folder
 
 
@@ -57,7 +57,7 @@ def video(number: int) -> tuple[str, dict[str, bytes], int]:
 def trial(name: str, folder: Path) -> dict[str, Any]:
     """Features of one family, compared with what the host itself makes of its full prompts."""
     from framefold.adapters import build
-    from framefold.training.frozen_host.ask import answer_questions, encode_batch
+    from framefold.training.frozen_host.batch import answer_questions, encode_batch
     from framefold.training.frozen_host.load import load_host
     from framefold.training.frozen_host.write_features import features
     from tests.support.hosts.tiny_processors import save_host
@@ -66,7 +66,7 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
     features(str(folder / "videos"), str(place), str(folder / "features" / name), store="float32")
     host: Any = load_host(place)
     videos, stored = samples(folder / "videos"), samples(folder / "features" / name)
-    seen = [host.see(sample) for sample in videos]
+    seen = [host.encode_sample(sample) for sample in videos]
     same = all(
         torch.equal(tensor, two.tensors()[key]) and (one.prompts, one.replies, one.start) == parts(two)
         for one, two in zip(seen, stored, strict=True)
@@ -101,7 +101,7 @@ def trial(name: str, folder: Path) -> dict[str, Any]:
         "layers": len(first.deepstack),
         "times": [videos[3].times.tolist(), stored[3].times.tolist()],
         "columns": {key: value.tolist() for key, value in asked.inputs.items() if key.endswith("type_ids")},
-        "attention": list(host.see(videos[0], attention=True).attention.shape),
+        "attention": list(host.encode_sample(videos[0], attention=True).attention.shape),
     }
 
 
@@ -134,11 +134,11 @@ def samples(folder: Path) -> list[Any]:
     """All samples of a folder of shards."""
     from webdataset.tariterators import tarfile_samples
 
-    from framefold.data.shards.index import read_folder
-    from framefold.data.shards.sample import unpack
+    from framefold.data.shards.index import read_index
+    from framefold.data.shards.sample import unpack_sample
 
-    raws = (raw for shard in read_folder(folder).shards for raw in tarfile_samples([{"url": shard.path}]))
-    return [unpack(raw["__key__"], raw) for raw in raws]
+    raws = (raw for shard in read_index(folder).shards for raw in tarfile_samples([{"url": shard.path}]))
+    return [unpack_sample(raw["__key__"], raw) for raw in raws]
 
 
 def by_itself(
@@ -152,9 +152,9 @@ def by_itself(
     from framefold.adapters.hosts import attach
     from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.processor import build_inputs
-    from framefold.training.frozen_host.processor_host import film_of
+    from framefold.training.frozen_host.processor_host import processor_frames
 
-    inputs = move_inputs(build_inputs(host.processor, film_of(sample), question), host.model)
+    inputs = move_inputs(build_inputs(host.processor, processor_frames(sample), question), host.model)
     told: dict[str, Any] = {"times": [times]}
     if "pixel_values_videos" not in inputs:
         told["clips"] = [0] * len(sample.frames)

@@ -1,8 +1,9 @@
-"""Every family: images beside a video stay whole, times reach the compressor, and third parties add families."""
+"""Every family: images next to a video are kept, times reach the compressor, and third parties can add families."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from framefold.adapters.hosts import encode, list_families, register_family
 from framefold.adapters.hosts.base import family
 from framefold.adapters.hosts.base.image_runs import guess_clips
 from framefold.errors import InputError, UnsupportedHostError
-from tests.support.hosts.bare_hosts import CLIP_HOSTS, MATRIX, MROPE, Batch, Host, build, compressors
-from tests.support.hosts.oracles import TOLERANCE, WIDE, run_masked, shorten, shorten_row, worst
+from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Batch, Host, build
+from tests.support.hosts.oracles import CONTROL, TOLERANCE, max_difference, run_masked, shorten, shorten_row
+from tests.support.hosts.refusals import wrongly_handled
 from tests.support.hosts.tiny_families import HOSTS, IMAGE
 from tests.support.hosts.tiny_hosts import Positive
 
@@ -26,32 +28,32 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
 
-def flat_image(width: int, **more: Any) -> dict[str, Any]:
-    """An image of 4 x 4 patches; the frames of videos have 4 x 6."""
+def patch_image(width: int, **more: Any) -> dict[str, Any]:
+    """Return an image of 4 x 4 patches; the frames of videos have 4 x 6."""
     return {"pixel_values": noise(16, width), "image_grid_thw": torch.tensor([[1, 4, 4]]), **more}
 
 
-def still(host: Host) -> dict[str, Any]:
-    """The arguments of one image, by the names of the host's processor."""
+def image_arguments(host: Host) -> dict[str, Any]:
+    """Return the arguments of one image, by the names of the host's processor."""
     if host.name == "video_llama_3":
-        return flat_image(48, image_merge_sizes=torch.tensor([2]))
-    if host.name in MROPE:
-        return flat_image(96)
+        return patch_image(48, image_merge_sizes=torch.tensor([2]))
+    if host.name in MROPE_HOSTS:
+        return patch_image(96)
     if host.name == "video_llava":
         return {"pixel_values_images": noise(1, 3, 16, 16)}
     return {"pixel_values": noise(1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
 
 
 def image_and_video(host: Host) -> Batch:
-    """A prompt with an image, then a video."""
-    image = still(host)
+    """Return a prompt with an image, then a video."""
+    image = image_arguments(host)
     features = family.features_of(host.model, "image", image).pooler_output
     count = sum(part.shape[:-1].numel() for part in features)
-    return with_placeholders(host, [5, -FRAMES, 6], count, image)
+    return with_image(host, [5, -FRAMES, 6], count, image)
 
 
-def with_placeholders(host: Host, row: list[int], count: int, image: dict[str, Any], stills: int = 0) -> Batch:
-    """The prompt of a row with an image's placeholders behind its second word."""
+def with_image(host: Host, row: list[int], count: int, image: dict[str, Any], stills: int = 0) -> Batch:
+    """Insert the placeholders of an image after the second word of a prompt."""
     inputs = dict(host.batch(row).inputs)
     ids = inputs["input_ids"]
     inputs["input_ids"] = torch.cat([ids[:, :2], torch.full((1, count), IMAGE), ids[:, 2:]], dim=1)
@@ -62,93 +64,91 @@ def with_placeholders(host: Host, row: list[int], count: int, image: dict[str, A
 
 
 def still_and_clip(host: Host) -> Batch:
-    """A prompt with a still, then a clip, where both are images."""
+    """Return a prompt with a still, then a clip, for hosts that take both as images."""
     pixels = noise(FRAMES + 1, 3, 16, 16)
     image = {"pixel_values": pixels[None] if host.name == "smolvlm" else pixels}
-    return with_placeholders(host, [5, -FRAMES, 6], host.tiny.tokens, image, stills=host.tiny.tokens)
+    return with_image(host, [5, -FRAMES, 6], host.tiny.tokens, image, stills=host.tiny.tokens)
 
 
-def check_image_stays(host: Host, batch: Batch, inputs: dict[str, Any]) -> None:
-    """Identity is bit-identical, and pruning is masking the video's columns."""
+def check_image_is_kept(host: Host, batch: Batch, inputs: dict[str, Any]) -> None:
+    """Check that identity is bit-identical, and that dropping equals masking columns of the video."""
 
     def run(inputs: dict[str, Any]) -> list[torch.Tensor]:
         return [host.model(**inputs).logits, host.model.generate(**inputs, max_new_tokens=3)]
 
     bare = run(batch.inputs)
-    with framefold.attach(host.model, framefold.build("identity")):
+    with framefold.attach(host.model, KEEPING()):
         assert all(map(torch.equal, run(inputs), bare))
-    for name in ("uniform", "above_mean"):
-        compressor = compressors()[name]()
+    for make in DROPPING.values():
+        compressor = make()
         short = shorten_row(batch, compressor)
         with framefold.attach(host.model, compressor):
             found, tokens = run(inputs)
             again = host.model(**inputs).logits[:, -1].argmax(-1)
-        assert worst(list(found), run_masked(batch, [short])) < TOLERANCE
-        assert tokens[0, -3] == again and (found[0, -1] - bare[0][0, -1]).abs().max() > WIDE
+        assert max_difference(list(found), run_masked(batch, [short])) < TOLERANCE
+        assert tokens[0, -3] == again and (found[0, -1] - bare[0][0, -1]).abs().max() > CONTROL
 
 
-@pytest.fixture(scope="module", params=MATRIX, ids="-".join)
-def host(request: pytest.FixtureRequest) -> Host:
-    return build(*request.param)
-
-
-def test_an_image_beside_the_video_stays_whole(host: Host) -> None:
-    """glm4v hosts fill images and videos by one id, and their own forward takes no image beside an encoded video."""
-    if host.name == "glm4v":
-        batch = host.batch([5, -FRAMES, 6])
-        with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match="no image besi"):
-            host.model(**batch.inputs | still(host))
-    elif host.name in CLIP_HOSTS:
+@pytest.mark.parametrize("name", HOSTS)
+def test_an_image_next_to_the_video_is_kept(name: str) -> None:
+    """glm4v hosts use one placeholder for images and videos, and accept no image next to an encoded video."""
+    host = build(name)
+    if name == "glm4v":
+        inputs = host.batch([5, -FRAMES, 6]).inputs | image_arguments(host)
+        with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match="images toget"):
+            host.model(**inputs)
+    elif name in IMAGE_RUN_HOSTS:
         batch = still_and_clip(host)
-        check_image_stays(host, batch, batch.inputs)  # a lone image is a still by the guess
-        check_image_stays(host, batch, batch.inputs | {"clips": [-1, *[0] * FRAMES]})
+        check_image_is_kept(host, batch, batch.inputs)  # a single image is assumed to be a still
+        check_image_is_kept(host, batch, batch.inputs | {"clips": [-1, *[0] * FRAMES]})
     else:
         batch = image_and_video(host)
-        check_image_stays(host, batch, batch.inputs)
+        check_image_is_kept(host, batch, batch.inputs)
 
 
-@pytest.mark.parametrize("name", CLIP_HOSTS)
-def test_the_callers_clips_overrule_the_guess(name: str) -> None:
+@pytest.mark.parametrize("name", IMAGE_RUN_HOSTS)
+def test_clips_of_the_caller_override_the_guess(name: str) -> None:
     host = build(name)
     inputs, uniform = host.batch([5, -6, 6]).inputs, framefold.build("uniform", 1)
     with framefold.attach(host.model, uniform):
         for clips, kept in (([0] * 6, 1), ([0, 0, 0, 1, 1, 1], 2), ([-1, -1, 0, 0, 0, 0], 9), ([-1] * 6, 24)):
             columns = host.model(**inputs, clips=clips).logits.shape[1]
-            assert columns == inputs["input_ids"].shape[1] - 24 + kept
+            assert columns == inputs["input_ids"].shape[1] - 24 + kept, clips
 
 
-@pytest.mark.parametrize("name", CLIP_HOSTS)
-@pytest.mark.parametrize(
-    ("clips", "message"),
-    [([0] * 5, "one number for each of the 6"), ([0, 1, 0, 1, 1, 1], "follow each other"), ([0] * 6, "in one row")],
-)
-def test_clips_that_cannot_be_are_refused(name: str, clips: list[int], message: str) -> None:
+@pytest.mark.parametrize("name", IMAGE_RUN_HOSTS)
+def test_impossible_clips_are_refused(name: str) -> None:
     host = build(name)
-    batch = host.batch([5, -3, 6], [2, -3, 1])
-    with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match=message):
-        host.model(**batch.inputs, clips=clips)
+    run = partial(host.model, **host.batch([5, -3, 6], [2, -3, 1]).inputs)
+    cases = {
+        "too few": (partial(run, clips=[0] * 5), "one number for each of the 6"),
+        "interleaved": (partial(run, clips=[0, 1, 0, 1, 1, 1]), "follow each other"),
+        "across rows": (partial(run, clips=[0] * 6), "in one row"),
+    }
+    with framefold.attach(host.model, framefold.build("uniform")):
+        assert not wrongly_handled(InputError, cases)
 
 
-def test_runs_of_images_are_told_apart_by_row_by_gaps_and_by_what_stands_in_front() -> None:
-    first, second = 58, 57  # tokens in front of images
+def test_clips_are_guessed_from_rows_gaps_and_the_token_before() -> None:
+    first, second = 58, 57  # tokens before images
     row = [1, first, IMAGE, IMAGE, 2, first, IMAGE, IMAGE, 3, second, IMAGE, IMAGE, IMAGE, IMAGE, second, IMAGE, IMAGE]
     ids = torch.tensor([row, row])
     starts = torch.tensor([[r, c] for r in range(2) for c in (2, 6, 10, 12, 15)])
-    # two frames, then two tiles of one picture, which touch, then one image alone
+    # two frames, then two adjacent tiles of one picture, then a single image
     clips = guess_clips(ids, starts, 2)
     assert clips[0] == clips[1] != clips[5] == clips[6] and min(clips[0], clips[5]) >= 0
     assert [clips[i] for i in (2, 3, 4, 7, 8, 9)] == [-1] * 6
-    # one image alone, then two tiles behind the same token
+    # a single image, then two tiles after the same token
     row = [1, first, IMAGE, IMAGE, 3, first, IMAGE, IMAGE, IMAGE, IMAGE, 4]
     assert guess_clips(torch.tensor([row]), torch.tensor([[0, 2], [0, 6], [0, 8]]), 2) == [-1, -1, -1]
 
 
 def test_seconds_between_frames_reach_the_compressor() -> None:
-    host, seen = build("qwen2_5_vl"), []
+    host, times = build("qwen2_5_vl"), []
 
     class Spy(Positive):
         def compress(self, video: Any, k: int, query: Any) -> Any:
-            seen.append(video.times.tolist())
+            times.append(video.times.tolist())
             return video.keep(torch.arange(3))
 
     inputs = host.batch([5, -3, 6], [4, -2, 3]).inputs
@@ -157,26 +157,26 @@ def test_seconds_between_frames_reach_the_compressor() -> None:
         host.model(**inputs)
         host.model.generate(**inputs, max_new_tokens=1)
         host.model(**inputs, times=[torch.arange(3) * 2.0, None])
-    assert seen == [[0, 0.5, 1], [0, 1.5]] * 2 + [[0, 2, 4], [0, 1.5]]
+    assert times == [[0, 0.5, 1], [0, 1.5]] * 2 + [[0, 2, 4], [0, 1.5]]
     with framefold.attach(host.model, Spy()), pytest.raises(InputError, match="second_per_grid_ts has 1 entries"):
         host.model(**inputs | {"second_per_grid_ts": torch.ones(1)})
 
 
-def test_every_video_may_have_a_merge_size_of_its_own() -> None:
+def test_every_video_may_have_its_own_merge_size() -> None:
     host = build("video_llama_3")
     ids = torch.tensor([[5, 6, *[host.tiny.placeholder] * (3 * 24), 7, *[host.tiny.placeholder] * (3 * 6), 8, 9]])
     inputs = host.batch([5, -3, 3, -3, 2]).inputs | {"input_ids": ids, "video_merge_sizes": torch.tensor([1, 2])}
     inputs["attention_mask"] = torch.ones_like(ids)
     bare = host.model(**inputs).logits
     assert [tuple(video.features.shape[:3]) for video in encode(host.model, inputs)] == [(3, 4, 6), (3, 2, 3)]
-    with framefold.attach(host.model, framefold.build("identity")):
+    with framefold.attach(host.model, KEEPING()):
         assert torch.equal(host.model(**inputs).logits, bare)
     with framefold.attach(host.model, framefold.build("uniform", 1 / 3)):
         assert host.model(**inputs).logits.shape[1] == ids.shape[1] - 2 * 24 - 2 * 6
 
 
 def third_party() -> tuple[Callable[[], Any], Any]:
-    """A family that this package does not know: a host of another class and model_type, and what attaching needs."""
+    """Return a builder of a host of an unknown class and model_type, and a family for it."""
     known = family._FAMILIES["qwen2_vl"]
 
     class TheirConfig(transformers.Qwen2VLConfig):
@@ -197,7 +197,7 @@ def third_party() -> tuple[Callable[[], Any], Any]:
     return make, Their()
 
 
-def test_a_third_party_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_third_party_can_add_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(family, "_FAMILIES", dict(family._FAMILIES))
     make, theirs = third_party()
     host = Host("qwen2_vl", HOSTS["qwen2_vl"], make())
@@ -208,4 +208,4 @@ def test_a_third_party_adds_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "their_vl" in list_families()
     with framefold.attach(host.model, compressor), torch.no_grad():
         found = host.model(**batch.inputs).logits
-    assert worst(list(found), run_masked(batch, shorten(batch, compressor))) < TOLERANCE
+    assert max_difference(list(found), run_masked(batch, shorten(batch, compressor))) < TOLERANCE
