@@ -188,7 +188,7 @@ def total_loss(parts: Mapping[str, Tensor], weights: Mapping[str, float]) -> Ten
 
 def document_losses(documented: Documented) -> Documented:
     """Replace ``{losses}`` in the docstring of a class by the names and descriptions of the declared losses."""
-    lines = "; ".join(f'"{loss.name}": {loss.description}' for loss in LOSSES.values())
+    lines = ". ".join(f'"{loss.name}": {loss.description}' for loss in LOSSES.values())
     documented.__doc__ = (documented.__doc__ or "").replace("{losses}", lines)
     return documented
 

@@ -1,4 +1,4 @@
-"""The LightningModule: what is trained, what is frozen, budgets, losses, batches of different lengths."""
+"""The LightningModule: trained and frozen weights, budgets, losses, batches of different lengths, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framefold.data.loading.loader import Batch, ResumableLoader
 from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.stream import SyntheticStream
 from framefold.errors import BudgetError, ConfigError, HostError, UnknownCompressorError
-from framefold.training.frozen_host.ask import answer_questions, encode_batch, visual_tokens
+from framefold.training.frozen_host.batch import answer_questions, encode_batch, mean_visual_tokens
 from framefold.training.frozen_host.question_rows import answer_loss
 from framefold.training.losses import total_loss
 from framefold.training.metrics import TypeAccuracy
@@ -29,12 +29,12 @@ def batch(*lengths: int) -> Batch:
 
 
 @pytest.fixture
-def one_of_two(monkeypatch) -> str:
-    """Registers, for a test, a compressor that uses one of its two parameters in turns and has a loss of its own."""
+def alternating(monkeypatch) -> str:
+    """Register a compressor that alternates between its two parameters and returns a loss."""
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
 
-    class OneOfTwo(Compressor):
-        name = "test_one_of_two"
+    class Alternating(Compressor):
+        name = "test_alternating"
         trainable: ClassVar[bool] = True
 
         def __init__(self, budget=0.25) -> None:
@@ -47,7 +47,7 @@ def one_of_two(monkeypatch) -> str:
             kept = video.keep(exact_topk(torch.arange(len(video)).float(), k))
             return Compressed(type(kept)(**{**kept.__dict__, "features": kept.features * used}), {"own": used.square()})
 
-    return OneOfTwo.name
+    return Alternating.name
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def loader(videos: int = 8, batch_size: int = 2) -> ResumableLoader:
     return ResumableLoader(SyntheticStream(Recipe((16, 20)), videos, batch_size))
 
 
-def test_training_changes_the_compressor_and_nothing_else(make, tmp_path):
+def test_training_changes_only_the_compressor(make, tmp_path):
     module = make(lr=0.1)
     host = {name: value.clone() for name, value in module.model.state_dict().items()}
     trainer(tmp_path, max_steps=3).fit(module, loader())
@@ -81,23 +81,23 @@ def test_training_changes_the_compressor_and_nothing_else(make, tmp_path):
     assert optimized == {id(p) for p in module.compressor.parameters()}
 
 
-def test_every_parameter_gets_a_gradient_even_if_the_compressor_leaves_it_out(make, one_of_two, tmp_path):
-    module = make(one_of_two)
-    seen = []
+def test_unused_parameters_get_a_gradient(make, alternating, tmp_path):
+    module = make(alternating)
+    gradients = []
 
-    def watch(*args, **kwargs):
-        seen.append([p.grad is not None for p in module.compressor.parameters()])
+    def record(*args, **kwargs):
+        gradients.append([p.grad is not None for p in module.compressor.parameters()])
 
-    module.on_after_backward = watch
+    module.on_after_backward = record
     trainer(tmp_path, max_steps=3).fit(module, loader(batch_size=1))
-    assert seen == [[True, True]] * 3
+    assert gradients == [[True, True]] * 3
 
 
-def test_videos_of_different_length_in_a_batch_are_answered_as_alone(make):
+def test_batch_of_different_lengths_equals_single_videos(make):
     module = make(budget=0.2)
     together = batch(16, 24, 20)
-    asked = encode_batch(module.host, together.samples)
-    logits, prepared, _ = answer_questions(module.host, module.compressor, asked)
+    encoded = encode_batch(module.host, together.samples)
+    logits, prepared, _ = answer_questions(module.host, module.compressor, encoded)
     first = 0
     for sample, tokens in zip(together.samples, prepared.tokens, strict=True):
         alone = encode_batch(module.host, [sample])
@@ -106,22 +106,22 @@ def test_videos_of_different_length_in_a_batch_are_answered_as_alone(make):
         rows = slice(first, first + len(sample.questions))
         torch.testing.assert_close(logits[rows, : expected.shape[1]], expected, atol=2e-5, rtol=1e-4)
         first += len(sample.questions)
-    assert visual_tokens(module.host, prepared) == sum(round(0.2 * t * 16) + 1 for t in (16, 24, 20)) / 3
+    assert mean_visual_tokens(module.host, prepared) == sum(round(0.2 * t * 16) + 1 for t in (16, 24, 20)) / 3
 
 
-def test_budgets_are_drawn_by_step_alone(make):
+def test_training_budget_depends_only_on_the_step(make):
     module = make(train_budgets=[0.5, 0.1, 8])
-    drawn = [module.draw_budget(step) for step in range(60)]
+    budgets = [module.training_budget(step) for step in range(60)]
     again = make(train_budgets=[0.5, 0.1, 8])
-    assert drawn == [again.draw_budget(step) for step in range(60)]
-    assert set(drawn) == {0.5, 0.1, 8}
-    assert make().draw_budget(0) == 0.1
+    assert budgets == [again.training_budget(step) for step in range(60)]
+    assert set(budgets) == {0.5, 0.1, 8}
+    assert make().training_budget(0) == 0.1
 
 
-def test_the_budget_of_the_step_is_used_and_the_own_one_comes_back(make, tmp_path):
+def test_each_step_uses_its_budget_and_restores_the_default(make, tmp_path):
     module = make(budget=0.1, train_budgets=[4], val_budgets=[2, 0.5])
     fitted = trainer(tmp_path, max_epochs=1, limit_train_batches=1)
-    fitted.fit(module, loader(), ResumableLoader(SyntheticStream(Recipe((16, 16)), 2, 2, fresh=False), same=True))
+    fitted.fit(module, loader(), ResumableLoader(SyntheticStream(Recipe((16, 16)), 2, 2, fresh=False), restart=True))
     metrics = fitted.callback_metrics
     assert metrics["train/visual_tokens"] == 5 and metrics["val/visual_tokens@2"] == 3  # and the host's newline token
     assert metrics["val/visual_tokens@0.5"] == 129 and module.compressor.budget == 0.1
@@ -130,24 +130,24 @@ def test_the_budget_of_the_step_is_used_and_the_own_one_comes_back(make, tmp_pat
     assert {"val/needle@2", "val/direction@0.5", "val/loss@2"} <= set(metrics)
 
 
-def test_the_first_step_is_that_of_the_training_free_counterpart(make):
+def test_untrained_compressor_equals_its_training_free_counterpart(make):
     videos = batch(20, 24)
     trained, free = make("fila", params={"members": "cluster"}), make("scene_mean", params={"members": "cluster"})
     logits = [answer_questions(m.host, m.compressor, encode_batch(m.host, videos.samples))[0] for m in (trained, free)]
     assert logits[0].equal(logits[1])
 
 
-def test_losses_of_the_compressor_are_weighted_and_logged(make, one_of_two, tmp_path):
-    module = make(one_of_two, losses={"own": 3.0, "answer": 0.0})
+def test_losses_of_the_compressor_are_weighted_and_logged(make, alternating, tmp_path):
+    module = make(alternating, losses={"own": 3.0, "answer": 0.0})
     fitted = trainer(tmp_path, max_steps=1)
     fitted.fit(module, loader())
     assert fitted.callback_metrics["train/own"] == 1.0 and fitted.callback_metrics["train/loss"] == 3.0
     assert fitted.callback_metrics["train/answer"] > 0
-    with pytest.raises(ConfigError, match="own"):
+    with pytest.raises(ConfigError, match="no loss of this compressor is called .anwser.; did you mean .answer."):
         total_loss({"answer": torch.ones(()), "own": torch.ones(())}, {"anwser": 1.0})
 
 
-def test_the_rate_rises_and_falls(make, tmp_path):
+def test_learning_rate_warms_up_and_decays(make, tmp_path):
     module = make(lr=1.0, warmup=0.25, lr_end=0.1)
     rates = []
     module.on_before_optimizer_step = lambda optimizer: rates.append(optimizer.param_groups[0]["lr"])
@@ -161,7 +161,7 @@ def test_bf16_mixed_precision_trains(make, tmp_path):
     assert all(p.dtype == torch.float32 and bool((p != 0).any()) for p in module.compressor.parameters())
 
 
-def test_a_checkpoint_holds_the_adapter_and_loads_by_itself(make, tmp_path):
+def test_checkpoint_holds_only_the_compressor_and_loads_alone(make, tmp_path):
     module = make(lr=0.1, train_budgets=[0.1, 6])
     fitted = trainer(tmp_path, max_steps=2)
     fitted.fit(module, loader())
@@ -173,14 +173,14 @@ def test_a_checkpoint_holds_the_adapter_and_loads_by_itself(make, tmp_path):
         assert value.equal(again.compressor.state_dict()[name])
 
 
-def test_accuracy_by_type():
+def test_accuracy_by_type_is_accumulated():
     metric = TypeAccuracy()
     metric.update(torch.tensor([True, False, True]), ["needle", "needle", "mine"])
     metric.update(torch.tensor([True, True]), ["needle", "needle"])
     assert {k: float(v) for k, v in metric.compute().items()} == {"accuracy": 0.875, "needle": 0.75, "other": 1.0}
 
 
-def test_wrong_settings_are_typed_errors_before_the_host_is_loaded(random_host):
+def test_wrong_settings_are_refused_before_the_host_is_loaded(random_host):
     for settings, error in (
         (dict(compressor="fla"), UnknownCompressorError),
         (dict(params={"memebrs": 1}), ConfigError),
@@ -197,11 +197,12 @@ def test_wrong_settings_are_typed_errors_before_the_host_is_loaded(random_host):
         module.configure_optimizers()
 
 
-def test_the_loss_of_a_batch_is_that_of_its_questions(make):
+def test_answer_loss_is_the_cross_entropy_of_the_answers(make):
     module = make()
-    asked = encode_batch(module.host, batch(16, 16).samples)
-    logits = answer_questions(module.host, module.compressor, asked).logits
-    labels = asked.rows.answers()
-    at = (asked.rows.labels != -100).int().argmax(1) - 1
+    encoded = encode_batch(module.host, batch(16, 16).samples)
+    logits = answer_questions(module.host, module.compressor, encoded).logits
+    rows = encoded.rows
+    labels = rows.answers()
+    at = (rows.labels != -100).int().argmax(1) - 1
     chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]
-    torch.testing.assert_close(answer_loss(logits, asked.rows), -chosen.mean())
+    torch.testing.assert_close(answer_loss(logits, rows), -chosen.mean())

@@ -1,4 +1,4 @@
-"""Stages of a training: what it starts from, LoRA on the host, what is kept of both, and how both are used."""
+"""Stages of training: the start of a run, LoRA in the host, checkpoints and exported folders with LoRA."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from framefold.evaluation.ablation import ask as heldout
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.inspection.answer_run import Task, lora_of
 from framefold.evaluation.inspection.answer_run import run_answers as run_answer
-from framefold.evaluation.results.cells import read_cells
-from framefold.training.frozen_host.ask import answer_questions, encode_batch
+from framefold.evaluation.results.result_files import read_results
+from framefold.training.frozen_host.batch import answer_questions, encode_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
-from framefold.training.lora import tuned
+from framefold.training.lora import adapter_lora
 from framefold.training.lora_settings import LoraSettings
 from framefold.training.module import CompressorModule
-from framefold.training.teacher import teach
+from framefold.training.teacher import teacher_outputs
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
@@ -49,29 +49,29 @@ def batch() -> Batch:
 
 
 def module(host: Path, lora: Any = None, **settings: Any) -> CompressorModule:
-    """With a host, in the smallest size."""
-    made = CompressorModule("fila", host=str(host), lora=lora, **settings)
-    made.configure_model()
-    return made
+    """A module with its host loaded."""
+    trained = CompressorModule("fila", host=str(host), lora=lora, **settings)
+    trained.configure_model()
+    return trained
 
 
-def fit(made: CompressorModule, folder: Path, steps: int = 2) -> pl.Trainer:
+def fit(trained: CompressorModule, folder: Path, steps: int = 2) -> pl.Trainer:
     quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_steps=steps, num_sanity_val_steps=0, default_root_dir=folder, **quiet
     )
-    trainer.fit(made, ResumableLoader(SyntheticStream(Recipe((16, 20)), 8, 2)))
+    trainer.fit(trained, ResumableLoader(SyntheticStream(Recipe((16, 20)), 8, 2)))
     return trainer
 
 
-def scrambled(made: CompressorModule) -> CompressorModule:
-    """As if trained for long: everything that is trained gets values of its own."""
+def scrambled(trained: CompressorModule) -> CompressorModule:
+    """Give all trainable parameters random values, as after long training."""
     torch.manual_seed(5)
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in trained.parameters():
             if parameter.requires_grad:
                 parameter.copy_(torch.randn_like(parameter) * 0.3)
-    return made.eval()
+    return trained.eval()
 
 
 def logits(host: Host, compressor: Any) -> Tensor:
@@ -89,153 +89,152 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def aligned(random_host: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter folder of the first stage; do not change it."""
+    """An adapter folder of the first stage; tests must not change it."""
     folder = tmp_path_factory.mktemp("aligned")
     scrambled(module(random_host, params=CLUSTER)).compressor.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def tuned_run(random_host: Path, aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
-    """A module of the second stage and the adapter folder that became of its checkpoint; do not change them."""
-    folder = tmp_path_factory.mktemp("tuned")
-    made = module(random_host, {"r": 2, "targets": ["q_proj", "v_proj"]}, start=str(aligned))
-    trainer = fit(made, folder, steps=1)
-    scrambled(made)
+def sft_run(random_host: Path, aligned: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
+    """A module of the second stage and the adapter folder exported from its checkpoint; tests must not change them."""
+    folder = tmp_path_factory.mktemp("sft")
+    trained = module(random_host, {"r": 2, "targets": ["q_proj", "v_proj"]}, start=str(aligned))
+    trainer = fit(trained, folder, steps=1)
+    scrambled(trained)
     trainer.save_checkpoint(folder / "last.ckpt")
-    return made, export(str(folder / "last.ckpt"), str(folder / "adapter"))
+    return trained, export(str(folder / "last.ckpt"), str(folder / "adapter"))
 
 
 @pytest.fixture
-def ours(tuned_run: tuple[Any, Path], tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tuned_run[1], tmp_path / "ours"))
+def adapter(sft_run: tuple[Any, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sft_run[1], tmp_path / "adapter"))
 
 
-def test_a_training_starts_with_the_weights_and_params_of_its_start(random_host: Path, aligned: Path) -> None:
-    made = module(random_host, start=str(aligned), budget=7)
+def test_run_starts_with_the_weights_and_params_of_its_start(random_host: Path, aligned: Path) -> None:
+    trained = module(random_host, start=str(aligned), budget=7)
     before = framefold.load(aligned)
-    assert made.compressor.params() == before.params() and made.hparams["params"]["members"] == "cluster"
-    assert same(dict(made.compressor.state_dict()), dict(before.state_dict())) and made.compressor.budget == 7
-    assert made.lora is None
+    assert trained.compressor.params() == before.params() and trained.hparams["params"]["members"] == "cluster"
+    assert same(dict(trained.compressor.state_dict()), dict(before.state_dict())) and trained.compressor.budget == 7
+    assert trained.lora is None
 
 
 @pytest.mark.parametrize(
     ("settings", "error", "text"),
     [
-        ({"compressor": "storm"}, ConfigError, "holds fila, the training is of storm"),
+        ({"compressor": "storm"}, ConfigError, "holds fila, not storm"),
         ({"params": {"members": "similar"}}, ConfigError, "members is 'cluster', not 'similar'"),
         ({"params": {"memebrs": "cluster"}}, ConfigError, "members"),
-        ({"start": "/no/adapter"}, AdapterFileError, "no adapter folder"),
+        ({"start": "/no/adapter"}, AdapterFileError, "not an adapter folder"),
         ({"lora": {"r": 3}}, ConfigError, "r is 3, that of the start is 2"),
         ({"lora": {"alpha": 1.0}}, ConfigError, "alpha is 1.0, that of the start is 4"),
         ({"lora": {"targets": ["o_proj"]}}, ConfigError, "targets is .*o_proj.*, that of the start is"),
         ({"lora": {"rank": 3}}, ConfigError, "rank"),
         ({"lora": {"r": 0}}, ConfigError, "r must be 1 to"),
         ({"lora": {"dropout": 1.0}}, ConfigError, "dropout in"),
-        ({"lora": {"targets": "(q_proj"}, "start": None}, ConfigError, "no regular expression"),
+        ({"lora": {"targets": "(q_proj"}, "start": None}, ConfigError, "not a regular expression"),
     ],
 )
-def test_a_start_that_does_not_go_with_the_settings_is_refused_before_the_host_is_loaded(
-    settings: dict, error: type, text: str, random_host: Path, ours: Path, monkeypatch: pytest.MonkeyPatch
+def test_settings_that_contradict_the_start_are_refused_before_the_host_is_loaded(
+    settings: dict, error: type, text: str, random_host: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "framefold.training.frozen_host.load.load_host", lambda host: pytest.fail("the host was loaded")
-    )
+    monkeypatch.setattr("framefold.training.module.load_host", lambda host: pytest.fail("the host was loaded"))
     with pytest.raises(error, match=text):
-        CompressorModule(**{"compressor": "fila", "host": str(random_host), "start": str(ours), **settings})
+        CompressorModule(**{"compressor": "fila", "host": str(random_host), "start": str(adapter), **settings})
 
 
 @pytest.mark.parametrize(
     ("targets", "text"),
-    [(["k_proj_"], "No modules|not found"), (r".*vision_tower.*q_proj", "outside of the language model")],
+    [(["k_proj_"], "No modules|not found"), (r".*vision_tower.*q_proj", "outside the language model")],
 )
-def test_targets_outside_of_the_language_model_are_refused(random_host: Path, targets: Any, text: str) -> None:
+def test_targets_outside_the_language_model_are_refused(random_host: Path, targets: Any, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         module(random_host, {"targets": targets})
 
 
-def test_sft_trains_the_compressor_and_lora_and_nothing_else(random_host: Path, aligned: Path, tmp_path: Path) -> None:
-    made = module(random_host, {"r": 2, "lr": 0.1}, start=str(aligned), lr=0.02, warmup=0.5, weight_decay=0.1)
-    assert made.lora is not None
-    before = state(made)
+def test_sft_trains_only_the_compressor_and_lora(random_host: Path, aligned: Path, tmp_path: Path) -> None:
+    trained = module(random_host, {"r": 2, "lr": 0.1}, start=str(aligned), lr=0.02, warmup=0.5, weight_decay=0.1)
+    assert trained.lora is not None
+    before = state(trained)
     rates: list[list[float]] = []
-    made.on_before_optimizer_step = lambda optimizer: rates.append([g["lr"] for g in optimizer.param_groups])
-    trainer = fit(made, tmp_path, steps=4)
-    changed = {name for name, value in state(made).items() if not torch.equal(value, before[name])}
-    named = {n for n, p in made.named_parameters() if n.startswith("compressor.") or "lora_" in n}
-    assert changed == named == {n for n, p in made.named_parameters() if p.requires_grad}
+    trained.on_before_optimizer_step = lambda optimizer: rates.append([g["lr"] for g in optimizer.param_groups])
+    trainer = fit(trained, tmp_path, steps=4)
+    changed = {name for name, value in state(trained).items() if not torch.equal(value, before[name])}
+    named = {n for n, p in trained.named_parameters() if n.startswith("compressor.") or "lora_" in n}
+    assert changed == named == {n for n, p in trained.named_parameters() if p.requires_grad}
     assert all("language_model" in name for name in named if "lora_" in name)
     groups = trainer.optimizers[0].param_groups
-    matrices = {id(p) for p in made.lora.parameters}
+    matrices = {id(p) for p in trained.lora.parameters}
     for group in groups:
         assert group["initial_lr"] == (0.1 if {id(p) for p in group["params"]} <= matrices else 0.02)
         assert all((p.ndim > 1) == (group["weight_decay"] == 0.1) for p in group["params"])
     optimized = [id(p) for group in groups for p in group["params"]]
-    assert sorted(optimized) == sorted(matrices | {id(p) for p in made.compressor.parameters()})
+    assert sorted(optimized) == sorted(matrices | {id(p) for p in trained.compressor.parameters()})
     for rate, factor in zip(rates, (0.5, 1.0, 1.0), strict=False):  # one schedule for all groups
         assert rate == [group["initial_lr"] * factor for group in groups]
 
 
-def test_every_matrix_gets_a_gradient_even_if_the_loss_leaves_the_host_out(
+def test_lora_gets_a_gradient_if_the_loss_does_not_use_the_host(
     random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = module(random_host, {"r": 2})
-    own = {"answer": made.compressor.static.square().sum()}
-    monkeypatch.setattr("framefold.training.losses.loss_parts", lambda *_: own)
+    trained = module(random_host, {"r": 2})
+    own = {"answer": trained.compressor.static.square().sum()}
+    monkeypatch.setattr("framefold.training.module.compute_losses", lambda *_: own)
     seen: list[bool] = []
-    made.on_after_backward = lambda: seen.extend(p.grad is not None for p in made.parameters() if p.requires_grad)
-    fit(made, tmp_path, steps=1)
+    trained.on_after_backward = lambda: seen.extend(p.grad is not None for p in trained.parameters() if p.requires_grad)
+    fit(trained, tmp_path, steps=1)
     assert len(seen) == 2 + 4 and all(seen)
 
 
-def test_of_the_host_only_loras_dropout_changes_its_mode(random_host: Path) -> None:
-    made = module(random_host, {"dropout": 0.5})
+def test_only_the_dropout_of_lora_changes_its_mode(random_host: Path) -> None:
+    trained = module(random_host, {"dropout": 0.5})
 
     def on() -> set[str]:
-        return {name.rpartition(".")[2] for name, part in made.model.named_modules() if part.training}
+        return {name.rpartition(".")[2] for name, part in trained.model.named_modules() if part.training}
 
-    assert on() == {"default"} and made.training  # the name that PEFT gives the adapter, of each dropout
-    assert all("lora_dropout" in name for name, part in made.model.named_modules() if part.training)
-    made.eval()
+    assert on() == {"default"} and trained.training  # the name that PEFT gives the adapter, of each dropout
+    assert all("lora_dropout" in name for name, part in trained.model.named_modules() if part.training)
+    trained.eval()
     assert on() == set()
-    made.train()
+    trained.train()
     assert on() == {"default"}
 
 
-def test_fresh_lora_changes_no_answer(random_host: Path) -> None:
+def test_initial_lora_changes_no_answer(random_host: Path) -> None:
     bare = module(random_host).eval()
-    made = module(random_host, {"targets": r".*language_model.*(proj)"}).eval()
-    assert torch.equal(logits(made.host, made.compressor), logits(bare.host, bare.compressor))
+    trained = module(random_host, {"targets": r".*language_model.*(proj)"}).eval()
+    assert torch.equal(logits(trained.host, trained.compressor), logits(bare.host, bare.compressor))
 
 
 @pytest.mark.parametrize("attention", [False, True])
-def test_the_teacher_is_the_host_without_lora(random_host: Path, attention: bool) -> None:
-    made, bare = scrambled(module(random_host, {"r": 2})), load_host(random_host)
-    assert not torch.equal(logits(made.host, made.compressor), logits(bare, made.compressor))
-    made.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
-    flags = [parameter.requires_grad for parameter in made.parameters()]
-    ours, theirs = (teach(host, encode_batch(host, batch().samples), attention) for host in (made.host, bare))
+def test_teacher_is_the_host_without_lora(random_host: Path, attention: bool) -> None:
+    trained, bare = scrambled(module(random_host, {"r": 2})), load_host(random_host)
+    assert not torch.equal(logits(trained.host, trained.compressor), logits(bare, trained.compressor))
+    trained.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
+    flags = [parameter.requires_grad for parameter in trained.parameters()]
+    samples = encode_batch(trained.host, batch().samples)
+    ours, theirs = (teacher_outputs(host, samples, attention) for host in (trained.host, bare))
     assert torch.equal(ours.logits, theirs.logits)
     assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))
-    assert [parameter.requires_grad for parameter in made.parameters()] == flags
-    assert not torch.equal(logits(made.host, made.compressor), logits(bare, made.compressor))
+    assert [parameter.requires_grad for parameter in trained.parameters()] == flags
+    assert not torch.equal(logits(trained.host, trained.compressor), logits(bare, trained.compressor))
 
 
-def test_a_checkpoint_holds_compressor_and_lora_alone_and_loads_without_the_start(
-    random_host: Path, ours: Path, tmp_path: Path
+def test_checkpoint_holds_only_compressor_and_lora_and_loads_without_the_start(
+    random_host: Path, adapter: Path, tmp_path: Path
 ) -> None:
-    made = module(random_host, {"dropout": 0.3}, start=str(ours), lr=0.1)
-    trainer = fit(made, tmp_path)
+    trained = module(random_host, {"dropout": 0.3}, start=str(adapter), lr=0.1)
+    trainer = fit(trained, tmp_path)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    shutil.rmtree(ours)
+    shutil.rmtree(adapter)
     saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
     keys = set(saved["state_dict"])
     assert {key.partition(".")[0] for key in keys} == {"compressor", "lora"}
-    assert len(keys) == 2 + len(made.lora.parameters)  # type: ignore[union-attr]
+    assert len(keys) == 2 + len(trained.lora.parameters)  # type: ignore[union-attr]
     assert len(saved["optimizer_states"][0]["state"]) == len(keys)
-    assert saved["start"] == str(ours)
+    assert saved["start"] == str(adapter)
     again = CompressorModule.load_from_checkpoint(tmp_path / "a.ckpt")
-    assert same(state(again), state(made)) and again.hparams["lora"] == made.hparams["lora"]
+    assert same(state(again), state(trained)) and again.hparams["lora"] == trained.hparams["lora"]
     assert again.hparams["lora"]["r"] == 2 and again.hparams["lora"]["dropout"] == 0.3
     for lora in (None, {"r": 3}, {"r": 2, "targets": ["q_proj"]}):
         with pytest.raises(AdapterFileError, match="does not fit"):
@@ -245,23 +244,22 @@ def test_a_checkpoint_holds_compressor_and_lora_alone_and_loads_without_the_star
         module(random_host, {"r": 2}, params=CLUSTER).on_load_checkpoint({**saved, "state_dict": without})
 
 
-@pytest.mark.parametrize("extra", [[], ["--trainer.accumulate_grad_batches", "2"]])
-def test_an_interrupted_sft_ends_with_the_same_weights(
-    random_host: Path, shards: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, extra: list[str]
+def test_resumed_sft_equals_an_uninterrupted_run(
+    random_host: Path, shards: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["framefold"])
     words = ["--config", "compressor/fila", "--config", "data/shards", "--config", "trainer/cpu", "--config"]
     words += ["stage/sft", "--model.params", "null", "--model.start", str(aligned), "--model.host", str(random_host)]
     words += ["--data.shards", str(shards), "--data.batch_size", "2", "--trainer.limit_val_batches", "0"]
     words += ["--trainer.enable_progress_bar", "false", "--model.lora.dropout", "0.4", "--last.every", "3"]
-    words += ["--trainer.max_steps", "7", *extra]
+    words += ["--trainer.max_steps", "7", "--trainer.accumulate_grad_batches", "2"]
 
     def run(name: str, *more: str) -> dict[str, Any]:
         where = ["--trainer.default_root_dir", str(tmp_path / name)]
         assert main(["fit", *words, *where, *more]) == 0
         return torch.load(tmp_path / name / "version_0/checkpoints/last.ckpt", weights_only=True)
 
-    whole = run("whole")
+    uninterrupted = run("whole")
     real = CompressorModule.training_step
 
     def interrupted(self: CompressorModule, batch: Batch, batch_idx: int) -> Tensor:
@@ -272,29 +270,30 @@ def test_an_interrupted_sft_ends_with_the_same_weights(
     with monkeypatch.context() as patch:
         patch.setattr(CompressorModule, "training_step", interrupted)
         assert main(["fit", *words, "--trainer.default_root_dir", str(tmp_path / "half")]) == 130
-    again = run("again", "--ckpt_path", str(tmp_path / "half/version_0/checkpoints/last.ckpt"))
-    assert same(again["state_dict"], whole["state_dict"]) and again["global_step"] == whole["global_step"] == 7
-    assert any("lora_B" in key and bool(value.any()) for key, value in whole["state_dict"].items())
+    resumed = run("again", "--ckpt_path", str(tmp_path / "half/version_0/checkpoints/last.ckpt"))
+    assert same(resumed["state_dict"], uninterrupted["state_dict"])
+    assert resumed["global_step"] == uninterrupted["global_step"] == 7
+    assert any("lora_B" in key and bool(value.any()) for key, value in resumed["state_dict"].items())
 
 
-def test_the_next_stage_goes_on_with_lora_of_its_start(random_host: Path, tuned_run: tuple[Any, Path]) -> None:
-    made, folder = tuned_run
+def test_next_stage_continues_with_the_lora_of_its_start(random_host: Path, sft_run: tuple[Any, Path]) -> None:
+    trained, folder = sft_run
     following = module(random_host, {"lr": 1e-5, "dropout": 0.0}, start=str(folder))
     assert following.lora is not None and following.lora.settings.r == 2 and following.lora.settings.lr == 1e-5
-    assert same(dict(following.lora.state()), dict(made.lora.state()))
-    assert torch.equal(logits(following.host, following.compressor), logits(made.host, made.compressor))
+    assert same(dict(following.lora.state()), dict(trained.lora.state()))
+    assert torch.equal(logits(following.host, following.compressor), logits(trained.host, trained.compressor))
     inherited = module(random_host, start=str(folder))
-    assert inherited.lora is not None and len(inherited.lora.parameters) == len(made.lora.parameters) == 4
+    assert inherited.lora is not None and len(inherited.lora.parameters) == len(trained.lora.parameters) == 4
 
 
-def test_an_exported_folder_is_the_trained_host_everywhere(random_host: Path, tuned_run: tuple[Any, Path]) -> None:
-    made, folder = tuned_run
-    wanted = logits(made.host, made.compressor)
+def test_exported_folder_gives_the_trained_host_however_loaded(random_host: Path, sft_run: tuple[Any, Path]) -> None:
+    trained, folder = sft_run
+    wanted = logits(trained.host, trained.compressor)
     host = load_host(random_host)
     with pytest.warns(UserWarning, match="framefold.load_peft"):
         compressor = framefold.load(folder).eval()
     assert not torch.equal(logits(host, compressor), wanted)
-    with tuned(host, folder, random_host):  # what the ablation does
+    with adapter_lora(host, folder, random_host):  # what the ablation does
         assert torch.equal(logits(host, compressor), wanted)
     stock = peft.PeftModel.from_pretrained(load_host(random_host).model, folder / "lora")
     assert torch.equal(logits(replace(host, model=stock.get_base_model()), compressor), wanted)
@@ -305,32 +304,32 @@ def test_an_exported_folder_is_the_trained_host_everywhere(random_host: Path, tu
     assert config["lora"] is True and config["training"]["lora"]["r"] == 2 and config["training"]["start"]
 
 
-def test_an_exported_folder_is_loaded_and_saved_by_load_peft_and_save_peft(
-    random_host: Path, tuned_run: tuple[Any, Path], tmp_path: Path
+def test_load_peft_and_save_peft_keep_an_exported_folder(
+    random_host: Path, sft_run: tuple[Any, Path], tmp_path: Path
 ) -> None:
-    folder = tuned_run[1]
+    folder = sft_run[1]
     model = framefold.load_peft(load_host(random_host).model, folder)
     framefold.save_peft(model, tmp_path / "again")
     for file in ("model.safetensors", "lora/adapter_model.safetensors"):
         assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
     again = module(random_host, start=str(tmp_path / "again"))
-    assert again.lora is not None and again.lora.settings.targets == tuned_run[0].lora.settings.targets
+    assert again.lora is not None and again.lora.settings.targets == sft_run[0].lora.settings.targets
 
 
-def test_an_export_without_lora_leaves_none_of_an_earlier_one(random_host: Path, ours: Path, tmp_path: Path) -> None:
-    made = module(random_host)
-    fit(made, tmp_path, steps=1).save_checkpoint(tmp_path / "last.ckpt")
-    export(str(tmp_path / "last.ckpt"), str(ours))
-    assert not list((ours / "lora").iterdir())
-    assert module(random_host, start=str(ours)).lora is None
+def test_export_without_lora_removes_earlier_lora(random_host: Path, adapter: Path, tmp_path: Path) -> None:
+    trained = module(random_host)
+    fit(trained, tmp_path, steps=1).save_checkpoint(tmp_path / "last.ckpt")
+    export(str(tmp_path / "last.ckpt"), str(adapter))
+    assert not list((adapter / "lora").iterdir())
+    assert module(random_host, start=str(adapter)).lora is None
 
 
-def test_a_host_is_what_it_was_after_lora(random_host: Path, ours: Path) -> None:
+def test_host_is_restored_after_lora(random_host: Path, adapter: Path) -> None:
     host = load_host(random_host)
     host.model.lm_head.requires_grad_(True)
     before, names = state(host.model), set(host.model.__dict__)
     modules = {name: (id(part), part.training) for name, part in host.model.named_modules()}
-    with pytest.raises(KeyboardInterrupt), tuned(host, ours, random_host):
+    with pytest.raises(KeyboardInterrupt), adapter_lora(host, adapter, random_host):
         assert not same(state(host.model), before)
         raise KeyboardInterrupt
     assert same(state(host.model), before) and set(host.model.__dict__) == names
@@ -340,61 +339,74 @@ def test_a_host_is_what_it_was_after_lora(random_host: Path, ours: Path) -> None
     ]
 
 
-def test_lora_of_an_adapter_is_in_the_host_for_its_own_cells_only(
-    random_host: Path, aligned: Path, ours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    few: dict[str, Any] = {"host": str(random_host), "videos": 2, "frames": 16, "budgets": [0.25], "oracle": False}
-    few["compressors"] = ["uniform", "scene_mean"]
-    ablate(str(tmp_path / "bare"), adapters=[str(aligned)], **few)
-    ablate(str(tmp_path / "out"), adapters=[str(ours), str(aligned)], **few)
-    cells = {cell["compressor"]: cell for cell in read_cells(tmp_path / "out")}
-    for cell in read_cells(tmp_path / "bare"):
-        assert cells[cell["compressor"]]["answers"] == cell["answers"]
-        assert cells[cell["compressor"]]["settings"] == cell["settings"]
-    assert set(cells) == {"fila", "fila (LoRA)", "uniform", "scene_mean", "identity"}
-    report = (tmp_path / "out" / "report.md").read_text()
-    assert "| fila (LoRA) - fila |" in report and "| fila (LoRA) - scene_mean |" in report
-    mine = cells["fila (LoRA)"]["settings"]
-    assert mine["adapter"] == adapter_digest(ours) != cells["fila"]["settings"]["adapter"]
-    assert mine["params"]["lora"]["r"] == 2 and mine["params"]["members"] == "cluster"
-    assert cells["scene_mean"]["settings"]["params"]["members"] == "cluster"
+FEW: dict[str, Any] = {"videos": 2, "frames": 16, "budgets": [0.25], "oracle": False}
 
-    file = ours / "lora" / "adapter_model.safetensors"
+
+@pytest.fixture(scope="module")
+def ablations(
+    random_host: Path, aligned: Path, sft_run: tuple[Any, Path], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[Tensor]]:
+    """Results of an adapter without LoRA in ``bare``, and with one that has LoRA in ``both``; logits of the latter."""
+    folder, recorded = tmp_path_factory.mktemp("ablations"), list[Tensor]()
+    few = FEW | {"host": str(random_host), "compressors": ["uniform", "scene_mean"]}
+    real = heldout.evaluate_questions
+
+    def record(host: Host, compressor: Any, *more: Any) -> Any:
+        recorded.append(logits(host, compressor))
+        return real(host, compressor, *more)
+
+    ablate(str(folder / "bare"), adapters=[str(aligned)], **few)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("framefold.evaluation.ablation.runner.evaluate_questions", record)
+        ablate(str(folder / "both"), adapters=[str(sft_run[1]), str(aligned)], **few)
+    return folder, recorded
+
+
+def test_ablation_uses_the_lora_of_an_adapter_only_for_its_own_results(
+    ablations: tuple[Path, list[Tensor]], aligned: Path, sft_run: tuple[Any, Path]
+) -> None:
+    folder = ablations[0]
+    results = {result["compressor"]: result for result in read_results(folder / "both")}
+    for result in read_results(folder / "bare"):
+        assert results[result["compressor"]]["answers"] == result["answers"]
+        assert results[result["compressor"]]["settings"] == result["settings"]
+    assert set(results) == {"fila", "fila (LoRA)", "uniform", "scene_mean", "identity"}
+    report = (folder / "both" / "report.md").read_text()
+    assert "| fila (LoRA) - fila |" in report and "| fila (LoRA) - scene_mean |" in report
+    settings = results["fila (LoRA)"]["settings"]
+    assert settings["adapter"] == adapter_digest(sft_run[1]) != results["fila"]["settings"]["adapter"]
+    assert settings["params"]["lora"]["r"] == 2 and settings["params"]["members"] == "cluster"
+    assert results["scene_mean"]["settings"]["params"]["members"] == "cluster"
+
+
+def test_ablation_with_lora_gives_the_logits_of_the_trained_host(
+    ablations: tuple[Path, list[Tensor]], random_host: Path, sft_run: tuple[Any, Path]
+) -> None:
+    recorded, host = ablations[1], load_host(random_host)
+    compressor = framefold.load(sft_run[1], budget=0.25).eval()
+    with adapter_lora(host, sft_run[1], random_host):
+        expected = logits(host, compressor)
+    assert [place for place, value in enumerate(recorded) if torch.equal(value, expected)] == [0]
+    assert any(torch.equal(value, logits(host, framefold.build("uniform", 0.25))) for value in recorded[1:])
+
+
+def test_ablation_with_other_lora_computes_only_its_result(
+    ablations: tuple[Path, list[Tensor]], random_host: Path, aligned: Path, adapter: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    few = FEW | {"host": str(random_host), "compressors": ["uniform", "scene_mean"]}
+    out = Path(shutil.copytree(ablations[0] / "both", tmp_path / "out"))
+    file = adapter / "lora" / "adapter_model.safetensors"
     save_file({name: value * 2 for name, value in load_file(file).items()}, file)
-    capsys.readouterr()
-    ablate(str(tmp_path / "out"), adapters=[str(ours), str(aligned)], **few)
-    assert "5 cells, 4 already there" in capsys.readouterr().out, "other LoRA is another cell"
-    other = Path(shutil.copytree(ours, tmp_path / "other"))
+    ablate(str(out), adapters=[str(adapter), str(aligned)], **few)
+    assert "5 results, 4 of them exist already" in capsys.readouterr().out
+    other = Path(shutil.copytree(adapter, tmp_path / "other"))
     _json("config.json", training={"seed": 1})(other)
     _json("lora/adapter_config.json", lora_alpha=9)(other)
     with pytest.raises(ConfigError, match=r"adapter of fila \(LoRA\) have different parameters"):
-        ablate(str(tmp_path / "no"), adapters=[str(ours), str(other)], **few)
+        ablate(str(tmp_path / "no"), adapters=[str(adapter), str(other)], **few)
     with pytest.raises(ConfigError, match=r"both fila \(LoRA\) trained with seed"):
-        ablate(str(tmp_path / "no"), adapters=[str(ours), str(ours)], **few)
-
-
-def test_the_cells_of_lora_are_the_answers_of_the_trained_host(
-    random_host: Path, tuned_run: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    made, folder = tuned_run
-    seen: list[Tensor] = []
-
-    def put(host: Host, compressor: Any, batches: Any, drill: int) -> Any:
-        seen.append(logits(host, compressor))
-        return real(host, compressor, batches, drill)
-
-    real = heldout.evaluate_questions
-    monkeypatch.setattr("framefold.evaluation.ablation.ask.evaluate_questions", put)
-    made.compressor.budget = 0.25
-    small: dict[str, Any] = {"videos": 2, "frames": 16, "budgets": [0.25], "oracle": False, "compressors": ["uniform"]}
-    ablate(str(tmp_path), str(random_host), adapters=[str(folder)], **small)
-    made.compressor.budget = made.hparams["budget"]
-    bare = load_host(random_host)
-    made_alone = framefold.load(folder, budget=0.25).eval()
-    with tuned(bare, folder, random_host):
-        wanted = logits(bare, made_alone)
-    assert torch.equal(seen[0], wanted)
-    assert torch.equal(seen[1], logits(bare, framefold.build("uniform", 0.25)))
+        ablate(str(tmp_path / "no"), adapters=[str(adapter), str(adapter)], **few)
 
 
 def _json(file: str, **fields: Any) -> Callable[[Path], None]:
@@ -424,7 +436,7 @@ VISION = r".*vision_tower.*(q_proj|v_proj)"
 PEFT_FILE = "lora/adapter_config.json"
 HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle only": (_pickled, "missing or empty"),
-    "no lora": (lambda folder: shutil.rmtree(folder / "lora"), "no adapter folder"),
+    "no lora": (lambda folder: shutil.rmtree(folder / "lora"), "not an adapter folder"),
     "other targets": (_json(PEFT_FILE, target_modules=["o_proj"]), "does not fit|o_proj"),
     "all layers": (_json(PEFT_FILE, target_modules="all-linear"), "does not fit|targets"),
     "a module of the host": (_json(PEFT_FILE, modules_to_save=["lm_head"]), "lm_head"),
@@ -438,38 +450,38 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize(("damage", "text"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_or_foreign_lora_folder_is_refused_and_nothing_of_it_run(
-    damage: Callable[[Path], Any], text: str, random_host: Path, ours: Path, tmp_path: Path,
+def test_hostile_or_foreign_lora_folder_is_refused(
+    damage: Callable[[Path], Any], text: str, random_host: Path, adapter: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    damage(ours)
+    damage(adapter)
     with pytest.raises(FramefoldError, match=text):
-        module(random_host, start=str(ours))
+        module(random_host, start=str(adapter))
     monkeypatch.setattr(
-        "framefold.evaluation.ablation.runner.Grid.run", lambda self: pytest.fail("videos were encoded")
+        "framefold.evaluation.ablation.runner.AblationRunner.run", lambda self: pytest.fail("videos were encoded")
     )
     few: dict[str, Any] = {"host": str(random_host), "videos": 2, "frames": 16, "compressors": ["uniform"]}
     with pytest.raises(AdapterFileError, match=text):
-        ablate(str(tmp_path / "out"), adapters=[str(ours)], **few)
-    assert not (ours / "owned").exists() and not (tmp_path / "out").exists()
+        ablate(str(tmp_path / "out"), adapters=[str(adapter)], **few)
+    assert not (adapter / "owned").exists() and not (tmp_path / "out").exists()
 
 
-def test_lora_in_the_vision_encoder_is_refused(random_host: Path, ours: Path) -> None:
+def test_lora_in_the_vision_encoder_is_refused(random_host: Path, adapter: Path) -> None:
     host = load_host(random_host)
     model = peft.get_peft_model(host.model, peft.LoraConfig(r=2, target_modules=VISION))
-    shutil.rmtree(ours / "lora")
-    model.save_pretrained(ours / "lora")
-    with pytest.raises(ConfigError, match="outside of the language model"):
-        module(random_host, start=str(ours))
+    shutil.rmtree(adapter / "lora")
+    model.save_pretrained(adapter / "lora")
+    with pytest.raises(ConfigError, match="outside the language model"):
+        module(random_host, start=str(adapter))
     host = load_host(random_host)
     before = state(host.model)
-    with pytest.raises(AdapterFileError, match="outside of the language model"), tuned(host, ours, random_host):
+    with pytest.raises(AdapterFileError, match="outside the language model"), adapter_lora(host, adapter, random_host):
         pass
     assert same(state(host.model), before)
 
 
-def test_answer_runs_the_host_with_lora_and_all_tokens_without(random_host: Path, ours: Path) -> None:
-    assert lora_of("fila") is None and lora_of(str(ours)) is not None
+def test_answer_compares_lora_with_the_host_without_it(random_host: Path, adapter: Path) -> None:
+    assert lora_of("fila") is None and lora_of(str(adapter)) is not None
     host = load_host(random_host)
     seen: list[bool] = []
     hook = host.model.model.language_model.register_forward_pre_hook(
@@ -485,13 +497,13 @@ def test_answer_runs_the_host_with_lora_and_all_tokens_without(random_host: Path
         tokenizer = host.tokenizer
 
     before = state(host.model)
-    task = Task(host.model, Processor(), inputs, asked.times[0], "preserve", 1, lora_of(str(ours)))
+    task = Task(host.model, Processor(), inputs, asked.times[0], "preserve", 1, lora_of(str(adapter)))
     result = run_answer(task, framefold.build("uniform", 0.25), compare=True, repeats=1)
     hook.remove()
     assert result.compressed.name == "uniform, budget 0.25 (LoRA)" and result.full and result.full.name == "all tokens"
     assert {*seen} == {True, False} and seen[0] is True and same(state(host.model), before)
 
 
-def test_settings_of_lora_can_be_given_as_an_object(random_host: Path) -> None:
-    made = module(random_host, LoraSettings(r=1, alpha=3.0, targets=["o_proj"]))
-    assert made.hparams["lora"]["r"] == 1 and len(made.lora.parameters) == 2  # type: ignore[union-attr]
+def test_lora_settings_may_be_an_object(random_host: Path) -> None:
+    trained = module(random_host, LoraSettings(r=1, alpha=3.0, targets=["o_proj"]))
+    assert trained.hparams["lora"]["r"] == 1 and len(trained.lora.parameters) == 2  # type: ignore[union-attr]

@@ -20,23 +20,23 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from framefold.configs import expand_names
-from framefold.configs.arguments import join_lists
+from framefold.configs import expand_config_names
+from framefold.configs.arguments import normalize_options
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import BestCheckpoint, LastCheckpoint
-from framefold.training.checkpoint.read import content
-from framefold.training.checkpoint.resume import CHOICE, Resume, choose_checkpoint, same_run, whole
+from framefold.training.checkpoint.read import read_run_state
+from framefold.training.checkpoint.resume import CHOICE_VARIABLE, Resume, resolve_resume, check_same_run, require_complete
 from framefold.training.checkpoint.strategy_name import strategy_name
-from framefold.training.checkpoint.write import AtomicCheckpointIO, Trainer
+from framefold.training.checkpoint.write import AtomicCheckpointIO, AtomicTrainer
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_deepspeed, register_strategies
 
-from .callbacks import Announce, EarlyStop, Speed
-from .loggers import CSV, ROOT, TensorBoard, set_log_folders
+from .callbacks import RunSummary, EarlyStop, ThroughputLogger
+from .loggers import CSV, DEFAULT_ROOT, TensorBoard, assign_run_folder
 from .progress import progress_display
-from .session import interruptible, quiet
-from .slurm_requeue import Requeue
+from .session import interruptible, filter_warnings
+from .slurm_requeue import SlurmRequeue
 
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -44,7 +44,7 @@ VERBS = {
 }
 
 
-class Parser(LightningArgumentParser):
+class OneLineErrorParser(LightningArgumentParser):
     """Ends with one line instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -53,7 +53,7 @@ class Parser(LightningArgumentParser):
         raise SystemExit(f"{text} (options: {self.prog.replace('[options] ', '')} --help)")
 
 
-class CLI(LightningCLI):
+class FitCLI(LightningCLI):
     """LightningCLI of one verb."""
 
     def __init__(self, verb: str) -> None:
@@ -61,8 +61,8 @@ class CLI(LightningCLI):
         super().__init__(
             CompressorModule,
             VideoData,
-            trainer_class=Trainer,
-            parser_class=Parser,
+            trainer_class=AtomicTrainer,
+            parser_class=OneLineErrorParser,
             parser_kwargs={"allow_abbrev": False, "prog": "framefold"},
             save_config_callback=SaveConfigCallback if verb == "fit" else None,
             save_config_kwargs={"overwrite": True},
@@ -98,8 +98,8 @@ class CLI(LightningCLI):
             return
         checkpoint = Path(settings["ckpt_path"])
         if not settings.get("resume"):
-            whole(checkpoint)
-        saved = content(checkpoint)["hyper_parameters"]
+            require_complete(checkpoint)
+        saved = read_run_state(checkpoint)["hyper_parameters"]
         given = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
         model = {name: value for name, value in saved.items() if name not in given and name != "_instantiator"}
         self.config = self.parser.parse_object({self.verb: {"model": model}}, self.config)
@@ -110,9 +110,9 @@ class CLI(LightningCLI):
     def _resume(self, settings: Any) -> None:
         if settings.get("ckpt_path"):
             raise SystemExit("--resume and --ckpt_path both say what to go on from: give one of them")
-        found = choose_checkpoint(settings["resume"], Path(settings["trainer"]["default_root_dir"] or ROOT))
+        found = resolve_resume(settings["resume"], Path(settings["trainer"]["default_root_dir"] or DEFAULT_ROOT))
         if found is not None:
-            same_run(found, settings["model"])
+            check_same_run(found, settings["model"])
         settings["ckpt_path"] = str(found) if found else None
 
     def instantiate_classes(self) -> None:
@@ -133,20 +133,20 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
         settings = self._get(self.config_init, "trainer")
-        root = settings["default_root_dir"] or ROOT
+        root = settings["default_root_dir"] or DEFAULT_ROOT
         chosen = self.config[self.verb].get("ckpt_path")
         kwargs["logger"] = self._loggers(settings["logger"], root)
         bars = [progress_display()] if settings["enable_progress_bar"] in (None, True) else []
-        speed = [LearningRateMonitor("step"), Speed()] if kwargs["logger"] and self.verb == "fit" else []
+        speed = [LearningRateMonitor("step"), ThroughputLogger()] if kwargs["logger"] and self.verb == "fit" else []
         resume = Resume(Path(chosen) if chosen else None)
-        settings["callbacks"] = [*bars, Announce(), resume, Requeue(), *speed, *(settings["callbacks"] or [])]
+        settings["callbacks"] = [*bars, RunSummary(), resume, SlurmRequeue(), *speed, *(settings["callbacks"] or [])]
         self._drop_callbacks(settings)
         try:
             trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
         except MisconfigurationException as error:
             raise ConfigError(str(error)) from error
         _check_device(trainer.strategy)
-        configure_deepspeed(trainer.strategy, self.datamodule.train_set["batch_size"])
+        configure_deepspeed(trainer.strategy, self.datamodule.train_options["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
@@ -157,7 +157,7 @@ class CLI(LightningCLI):
             given = [TensorBoard(), CSV()] if self.verb == "fit" else []
         settings = self.config[self.verb]
         before = Path(settings["ckpt_path"]).parent.parent if settings.get("resume") and settings["ckpt_path"] else None
-        return set_log_folders(given if isinstance(given, list) else [given], root, before) if given else False
+        return assign_run_folder(given if isinstance(given, list) else [given], root, before) if given else False
 
     def _drop_callbacks(self, settings: Any) -> None:
         """Those that are switched off."""
@@ -188,16 +188,16 @@ def main() -> None:
         FramefoldError, DataError, HostError, ConfigNotFoundError, OSError, KeyboardInterrupt: see their messages.
     """
     verb, rest = sys.argv[1], sys.argv[2:]
-    sys.argv[2:] = expand_names(join_lists(VideoData, join_lists(CompressorModule, rest, "model."), "data."))
-    quiet()
+    sys.argv[2:] = expand_config_names(normalize_options(VideoData, normalize_options(CompressorModule, rest, "model."), "data."))
+    filter_warnings()
     register_strategies()
     if any(
         DeepSpeedOnCPU.name_prefix in word for word in sys.argv
     ):  # before anything imports deepspeed, as parsing a configuration may
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     try:
-        CLI(verb)
+        FitCLI(verb)
     finally:
-        os.environ.pop(CHOICE, None)
+        os.environ.pop(CHOICE_VARIABLE, None)
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()

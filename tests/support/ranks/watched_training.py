@@ -34,7 +34,7 @@ def arm(rank: int, alone: bool = False) -> None:
         if rank == 0:
             torch.save(seen, os.environ["WATCH"])
 
-    real = CompressorModule._groups
+    real = CompressorModule._parameter_groups
 
     def groups(self: Any, parameters: Any, lr: float) -> list[dict[str, Any]]:
         found = real(self, parameters, lr)
@@ -44,7 +44,7 @@ def arm(rank: int, alone: bool = False) -> None:
         return found
 
     if alone:
-        CompressorModule._groups = groups  # type: ignore[method-assign]
+        CompressorModule._parameter_groups = groups  # type: ignore[method-assign]
     CompressorModule.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
     CompressorModule.on_train_end = on_train_end  # type: ignore[method-assign]
 
