@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 import framefold
 from tests.support.contract import (
     COUNTS,
-    DTYPES,
     GRIDS,
     KINDS,
     RATIOS,
@@ -22,12 +21,12 @@ from tests.support.contract import (
     expected_count,
     features,
     make,
-    noise,
     question,
     run,
     same,
     wrap,
 )
+from tests.support.videos import DTYPES, noise
 
 NAMES = framefold.list_compressors()
 TRAINABLE = framefold.list_compressors(trainable=True)

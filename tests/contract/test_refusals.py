@@ -12,7 +12,15 @@ import framefold
 from framefold import Compressor, VideoTokens
 from framefold.adapters.core import registry
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError, UnknownCompressorError
-from tests.support.contract import WIDTH, features, make, noise, question, run, wrap
+from tests.support.contract import (
+    WIDTH,
+    features,
+    make,
+    question,
+    run,
+    wrap,
+)
+from tests.support.videos import noise
 
 GRID = (6, 3, 4)
 

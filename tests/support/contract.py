@@ -8,6 +8,7 @@ import torch
 
 import framefold
 from framefold import Compressor, VideoTokens
+from tests.support.videos import noise
 
 WIDTH = 16
 RATIOS = [0.001, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25]
@@ -15,11 +16,6 @@ RATIOS += [0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.75, 0.9, 0.99, 1.0]
 COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 24, 31, 48, 60, 107, 143, 144, 10_000]
 GRIDS = [(1, 1, 1), (2, 1, 1), (1, 3, 3), (9, 1, 4), (5, 4, 1), (4, 3, 5), (3, 7, 2), (12, 3, 4)]
 KINDS = ["drift", "random", "constant", "zeros"]
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def features(grid: tuple[int, int, int], kind: str = "drift", seed: int = 0) -> torch.Tensor:

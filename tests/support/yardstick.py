@@ -1,4 +1,4 @@
-"""Time of a compressor as a multiple of one plain pass over the features, for the tests that bound it."""
+"""Time of a compressor as a multiple of one plain pass over the features, for the tests that limit it."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 from framefold.evaluation.bench.compressors import yardstick
 
 
-def median_ratio(run: Callable[[], Any], x: torch.Tensor, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Median over three turns on one thread; they alternate, so that a busy neighbour slows both.
+def median_ratio(run: Callable[[], Any], x: torch.Tensor) -> float:
+    """Median ratio of processor times over three alternating runs on one thread; other processes do not count.
 
     Args:
+        run: the compressor, applied to the video of ``x``.
         x: (T, H, W, D) features.
-        clock: seconds; ``time.process_time`` where the machine may be busy.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         ratios = []
         for _ in range(3):
-            start = clock()
+            start = time.process_time()
             yardstick(x)
-            middle = clock()
+            middle = time.process_time()
             run()
-            ratios.append((clock() - middle) / (middle - start))
+            ratios.append((time.process_time() - middle) / (middle - start))
     finally:
         torch.set_num_threads(threads)
     return statistics.median(ratios)

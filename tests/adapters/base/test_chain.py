@@ -33,7 +33,6 @@ from framefold.evaluation.ablation.methods import source_digest
 from framefold.evaluation.bench.compressors import bench_compress
 from tests.support.contract import (
     COUNTS,
-    DTYPES,
     GRIDS,
     KINDS,
     RATIOS,
@@ -41,13 +40,13 @@ from tests.support.contract import (
     expected_count,
     features,
     make,
-    noise,
     question,
     run,
     same,
     wrap,
 )
 from tests.support.hosts import tiny_hosts as tiny
+from tests.support.videos import DTYPES, noise
 
 # Chains that drop, merge, do both, repeat a stage, encode, need the question, and have parameters of each kind.
 TRAINED = ["uniform+fila", "pool+qtsplus", "storm+uniform+sttm", "storm+storm"]

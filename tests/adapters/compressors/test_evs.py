@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.compressors.evs import changes, dissimilarities, evs_official_count, evs_official_rows
-from tests.adapters.base.test_frame_pruner import DTYPES, kept, made
+from framefold.adapters.compressors.evs import changes, dissimilarities, evs_official_rows
+from tests.support.videos import DTYPES, kept_rows, synthetic
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 6))
 examples = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -39,14 +39,14 @@ def by_the_rule(change: list[list[float]], k: int) -> list[int]:
     grid=grids, kind=st.sampled_from(["drift", "noise", "constant"]), seed=st.integers(0, 999), k=st.integers(1, 270)
 )
 def test_exact_against_the_reference(grid, kind, seed, k) -> None:
-    x = made(grid, kind, seed)
+    x = synthetic(grid, kind, seed)
     change = changes(VideoTokens.from_grid(x))
     k = min(k, change.numel())
-    assert kept("evs", x, k) == by_the_rule(change.tolist(), k)
+    assert kept_rows("evs", x, k) == by_the_rule(change.tolist(), k)
 
 
 def test_change_is_one_minus_the_cosine_and_nothing_for_what_stays() -> None:
-    x = made((6, 3, 4))
+    x = synthetic((6, 3, 4))
     x[3] = x[2] * 2.0
     x[4:, 0, 0] = 0
     change = changes(VideoTokens.from_grid(x)).reshape(6, 3, 4)
@@ -65,40 +65,34 @@ def test_small_changes_are_told_apart() -> None:
 
 def test_a_small_budget_is_not_all_frame_0() -> None:
     """The engines keep frame 0 alone; exact keeps a quarter of the budget for it and the brief event."""
-    x = made((20, 4, 5), "still")
+    x = synthetic((20, 4, 5), "still")
     x[12, 2, 3] = x[0, 0, 0] + 1
-    exact, official = kept("evs", x, 0.05), kept("evs", x, 0.05, variant="official")
+    exact, official = kept_rows("evs", x, 0.05), kept_rows("evs", x, 0.05, variant="official")
     assert official == list(range(20)) and len(exact) == 20
     assert 12 * 20 + 13 in exact and frame_counts(exact, 20, 20) == [1] * 20
-    assert frame_counts(kept("evs", x, 0.1), 20, 20)[0] == 10  # round(40 / 4)
-    assert frame_counts(kept("evs", x, 0.25), 20, 20)[0] == 20
+    assert frame_counts(kept_rows("evs", x, 0.1), 20, 20)[0] == 10  # round(40 / 4)
+    assert frame_counts(kept_rows("evs", x, 0.25), 20, 20)[0] == 20
 
 
 def test_frame_0_keeps_the_places_where_something_happens() -> None:
     x = torch.ones(10, 2, 4, 4)
     x[5:, 1, 1:3, 0] = -1
-    assert [row for row in kept("evs", x, 12) if row < 8] == [0, 5, 6]
-    assert [row for row in kept("evs", x, 11) if row < 8] == [5, 6]
+    assert [row for row in kept_rows("evs", x, 12) if row < 8] == [0, 5, 6]
+    assert [row for row in kept_rows("evs", x, 11) if row < 8] == [5, 6]
 
 
 def test_frames_with_the_sharpest_changes_come_first_where_not_all_can() -> None:
     x = torch.ones(10, 2, 2, 2)
     x[4, 0, 0, 0], x[7, 1, 1, 0] = -1, 0
-    assert {row // 4 for row in kept("evs", x, 4)} >= {0, 4, 5}
-    assert {row // 4 for row in kept("evs", x, 5)} == {0, 4, 5, 7, 8}
-
-
-def test_official_count_is_in_doubles_in_the_engines_order() -> None:
-    assert evs_official_count(8, 20, 0.8) == 31
-    assert evs_official_count(4, 20, 0.75) == evs_official_count(1, 20, 0.5) == evs_official_count(9, 20, 0.999) == 20
-    assert evs_official_count(8, 20, 0.0) == 160
+    assert {row // 4 for row in kept_rows("evs", x, 4)} >= {0, 4, 5}
+    assert {row // 4 for row in kept_rows("evs", x, 5)} == {0, 4, 5, 7, 8}
 
 
 @examples
 @given(grid=grids, seed=st.integers(0, 999), q=st.floats(0, 0.99), dtype=st.sampled_from(DTYPES), native=st.booleans())
 def test_official_against_torch(grid, seed, q, dtype, native) -> None:
     """To the bit in the dtype of the features too: the mask of a served model."""
-    x = made(grid, "drift", seed).to(dtype)
+    x = synthetic(grid, "drift", seed).to(dtype)
     video = VideoTokens.from_grid(x)
     y = x if native else x.float()
     cosine = torch.cosine_similarity(y[1:], y[:-1], dim=-1)
@@ -113,7 +107,7 @@ def test_official_against_torch(grid, seed, q, dtype, native) -> None:
 
 
 def test_official_counts_short_vectors_as_the_engines_do() -> None:
-    x = made((4, 2, 3)) * 1e-9
+    x = synthetic((4, 2, 3)) * 1e-9
     cosine = torch.cosine_similarity(x[1:], x[:-1], dim=-1)
     assert torch.equal(dissimilarities(VideoTokens.from_grid(x))[1:], (1 - cosine).flatten(1)) and cosine.max() < 0.5
 

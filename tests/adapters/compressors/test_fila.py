@@ -1,28 +1,23 @@
-"""fila, its training-free twin scene_mean, and the k-means under both."""
+"""fila and its training-free counterpart scene_mean."""
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.scene_mean import Scenes
-from framefold.adapters.ops import kmeans as clustering
-from framefold.adapters.ops.kmeans import kmeans
 from framefold.adapters.ops.partition import split_cells
 from framefold.errors import ConfigError, InputError
+from tests.support.contract import same
+from tests.support.videos import DTYPES, noise
 
 BOTH = pytest.mark.parametrize("members", ["similar", "cluster"])
 ALL = pytest.mark.parametrize("members", ["similar", "similar_in_cluster", "cluster"])
-
-
-def noise(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def scenes_video(lengths: tuple[int, ...], height: int = 2, width: int = 3, dim: int = 8) -> VideoTokens:
@@ -34,120 +29,36 @@ def scenes_video(lengths: tuple[int, ...], height: int = 2, width: int = 3, dim:
     return VideoTokens.from_grid(torch.cat(frames))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(count=st.integers(1, 25), seed=st.integers(0, 999), copies=st.booleans(), data=st.data())
-def test_kmeans_reaches_a_fixed_point(count: int, seed: int, copies: bool, data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, count))
-    points = noise(count, 3, seed=seed).double()
-    if copies:
-        points = points[torch.arange(count) // 4]
-    labels, centres = kmeans(points, k)
-    assert sorted(set(labels.tolist())) == list(range(k))
-    for cluster in range(k):
-        torch.testing.assert_close(centres[cluster], points[labels == cluster].mean(0))
-    if not copies:  # where points coincide, clusters of copies are equally near
-        assert torch.equal(torch.cdist(points, centres).argmin(1), labels)
-    assert torch.equal(kmeans(points.float(), k)[0], kmeans(points.float(), k)[0])
-
-
-def test_kmeans_finds_what_is_plain_to_see() -> None:
-    points = torch.tensor([[0.0], [10.0], [0.1], [5.0], [10.1], [5.1], [0.2]])
-    assert kmeans(points, 3)[0].tolist() == [0, 1, 0, 2, 1, 2, 0]
-    assert kmeans(torch.zeros(5, 2), 3)[0].bincount().tolist() == [3, 1, 1]
-    assert kmeans(torch.tensor([[1.0], [2.0]]), 2)[0].tolist() == [0, 1]
-
-
-def lloyd(points: list[list[float]], k: int, iterations: int) -> list[int]:
-    """Labels by the words of the docstring, one point after the other."""
-
-    def distance(a: list[float], b: list[float]) -> float:
-        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
-
-    def first(values: list[float], best: float) -> int:
-        return values.index(best)
-
-    centres = [points[0]]
-    while len(centres) < k:
-        near = [min(distance(point, centre) for centre in centres) for point in points]
-        centres.append(points[first(near, max(near))])
-    labels: list[int] = []
-    for _ in range(iterations):
-        table = [[distance(point, centre) for centre in centres] for point in points]
-        new = [first(row, min(row)) for row in table]
-        for cluster in range(k):
-            if cluster not in new:
-                own = [row[label] if new.count(label) > 1 else -1 for row, label in zip(table, new, strict=True)]
-                new[first(own, max(own))] = cluster
-        if new == labels:
-            break
-        labels = new
-        groups = [[point for point, label in zip(points, labels, strict=True) if label == c] for c in range(k)]
-        centres = [[sum(column) / len(group) for column in zip(*group, strict=True)] for group in groups]
-    return labels
-
-
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
-@given(
-    points=st.lists(st.lists(st.integers(-6, 6), min_size=2, max_size=2), min_size=2, max_size=14),
-    iterations=st.sampled_from([1, 2, 50]), data=st.data(),
-)  # fmt: skip
-def test_kmeans_against_the_reference(points: list[list[int]], iterations: int, data: st.DataObject) -> None:
-    k = data.draw(st.integers(1, len(points) - 1))  # coordinates of a coarse grid tie often
-    labels, _ = kmeans(torch.tensor(points), k, iterations)
-    assert labels.tolist() == lloyd([[float(x) for x in point] for point in points], k, iterations)
-
-
-def test_kmeans_stops_at_the_upper_bound_of_iterations() -> None:
-    points = torch.tensor([[9.0], [1.0], [18.0], [11.0], [16.0], [0.0], [12.0]])  # moves a point in three iterations
-    found = [kmeans(points, 2, iterations) for iterations in (1, 2, 3, 50)]
-    assert len({tuple(labels.tolist()) for labels, _ in found}) == 4
-    for labels, centres in found:
-        torch.testing.assert_close(centres[0], points[labels == 0].double().mean(0))
-
-
-def test_an_emptied_cluster_takes_the_point_farthest_from_its_own_centre() -> None:
-    """Out of clusters of two and more; it takes more luck than a test has to make Lloyd's algorithm lose a cluster."""
-    own = [5.0, 9.0, 2.0, 7.0, 7.0, 1.0]
-    labels = torch.tensor([0, 2, 0, 0, 0, 3])
-    distance = torch.full((6, 5), 20.0).scatter_(1, labels[:, None], torch.tensor(own)[:, None])
-    assert clustering._fill_empty(labels, distance, 5).tolist() == [0, 2, 0, 1, 4, 3]
-
-
-def test_as_many_clusters_as_points_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clustering, "_farthest_first", lambda *_: pytest.fail("searched"))
-    for points in (noise(5, 3), torch.zeros(5, 3)):
-        labels, centres = kmeans(points, 5)
-        assert labels.tolist() == list(range(5)) and torch.equal(centres, points.double())
-
-
 @ALL
-@pytest.mark.parametrize("count", [1, 3, 7, 24])
-def test_scenes_as_the_docstring_says(members: str, count: int) -> None:
-    strength = torch.linspace(1, 4, 24).roll(9)[:, None, None, None]  # so that cosines are no dot products
+def test_scenes_are_those_of_the_docstring(members: str) -> None:
+    strength = torch.linspace(1, 4, 24).roll(9)[:, None, None, None]  # so that cosines differ from dot products
     video = VideoTokens.from_grid((noise(24, 2, 3, 8) + noise(8, seed=1)) * strength)
-    clusters = framefold.build("scene_mean", members="cluster").scenes(video, count).frame_scene.tolist()
-    found = framefold.build("scene_mean", members=members, r=4).scenes(video, count)
-    means = video.as_grid().double().mean((1, 2))
-    alike = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
-    middle = [means[[c == scene for c in clusters]].mean(0) for scene in range(count)]
-    assert sorted(set(clusters)) == list(range(count)) and found.frames.tolist() == [*map(clusters.count, range(count))]
-    for scene, representative in enumerate(found.representatives.tolist()):
-        own = [frame for frame in range(24) if clusters[frame] == scene]
-        nearest = min(own, key=lambda frame: float((means[frame] - middle[scene]).norm()))
-        assert representative == nearest
-        choice = list(range(24)) if members == "similar" else own
-        choice.sort(key=lambda frame: -float(alike[representative, frame]))
-        r = len(own) if members == "cluster" else min(4, math.ceil(24 / count) - 1)
-        assert found.frame[found.scene == scene].tolist() == sorted(choice[: r + 1])  # by time
-    assert found.representatives.tolist() == sorted(found.representatives.tolist())
+    for count in (1, 3, 7, 24):
+        clusters = framefold.build("scene_mean", members="cluster").scenes(video, count).frame_scene.tolist()
+        found = framefold.build("scene_mean", members=members, r=4).scenes(video, count)
+        means = video.as_grid().double().mean((1, 2))
+        alike = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
+        middle = [means[[c == scene for c in clusters]].mean(0) for scene in range(count)]
+        assert sorted(set(clusters)) == list(range(count)) and found.frames.tolist() == [
+            *map(clusters.count, range(count))
+        ]
+        for scene, representative in enumerate(found.representatives.tolist()):
+            own = [frame for frame in range(24) if clusters[frame] == scene]
+            nearest = min(own, key=lambda frame: float((means[frame] - middle[scene]).norm()))
+            assert representative == nearest
+            choice = list(range(24)) if members == "similar" else own
+            choice.sort(key=lambda frame: -float(alike[representative, frame]))
+            r = len(own) if members == "cluster" else min(4, math.ceil(24 / count) - 1)
+            assert found.frame[found.scene == scene].tolist() == sorted(choice[: r + 1])  # by time
+        assert found.representatives.tolist() == sorted(found.representatives.tolist())
 
 
-def test_short_scenes_have_fewer_members_when_those_of_others_do_not_count() -> None:
+def test_small_clusters_have_fewer_members_if_members_are_limited_to_the_cluster() -> None:
     video = scenes_video((7, 1, 4))
     own, free = (framefold.build("scene_mean", members=m).scenes(video, 3) for m in ("similar_in_cluster", "similar"))
     assert torch.bincount(own.scene).tolist() == [4, 1, 4] and torch.bincount(free.scene).tolist() == [4, 4, 4]
     out = framefold.build("scene_mean", 18, members="similar_in_cluster", scene_goal=1)(video).tokens
-    assert torch.equal(out.features[6:12], video.features[7 * 6 : 8 * 6])  # the lone frame comes through as it is
+    assert torch.equal(out.features[6:12], video.features[7 * 6 : 8 * 6])  # a single frame is unchanged
     assert out.size.tolist() == [4] * 6 + [1] * 6 + [4] * 6
 
 
@@ -160,7 +71,7 @@ def test_unit_norm_clusters_by_direction_instead_of_strength() -> None:
 
 
 @BOTH
-def test_scenes_are_found_wherever_they_are(members: str) -> None:
+def test_separate_scenes_are_found(members: str) -> None:
     video = scenes_video((7, 4, 5))
     compressor = framefold.build("scene_mean", 3 * 6, members=members)
     found = compressor.scenes(video, 3)
@@ -175,7 +86,7 @@ def test_scenes_are_found_wherever_they_are(members: str) -> None:
 
 
 def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int, per_scene: int) -> torch.Tensor:
-    """Output tokens one by one, as the docstrings say."""
+    """Output tokens one by one, by the rules of the docstrings."""
     _, height, width = video.grid
     cells, count = height * width, len(scenes.representatives)
     rest = k - (count - 1) * per_scene
@@ -195,45 +106,42 @@ def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int, 
 
 
 @BOTH
-@pytest.mark.parametrize("shape", ["n1", "nd"])
-@pytest.mark.parametrize("goal", [None, 1, 7])
-@pytest.mark.parametrize("k", [1, 5, 6, 7, 16, 18, 40, 95, 96])
-def test_fusing_against_the_reference(members: str, shape: str, goal: int | None, k: int) -> None:
+def test_fusion_against_the_reference(members: str) -> None:
     video = scenes_video((7, 4, 5))
-    compressor = framefold.build("fila", k, members=members, weight_shape=shape, scene_goal=goal, dim=8, grid=(2, 3))
-    compressor.static.data += noise(*compressor.static.shape, seed=1)
-    compressor.score.data += noise(8, seed=2)
-    out = compressor(video).tokens
-    per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
-    scenes = compressor.scenes(video, -(-k // per_scene))
-    with torch.no_grad():
-        expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
-    torch.testing.assert_close(out.features.detach().double(), expected, atol=1e-5, rtol=1e-5)
-    frames = out.index // 6
-    assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors lie in representatives
+    for shape, goal, k in itertools.product(["n1", "nd"], [None, 1, 7], [1, 5, 6, 7, 16, 18, 40, 95, 96]):
+        compressor = framefold.build(
+            "fila", k, members=members, weight_shape=shape, scene_goal=goal, dim=8, grid=(2, 3)
+        )
+        compressor.static.data += noise(*compressor.static.shape, seed=1)
+        compressor.score.data += noise(8, seed=2)
+        out = compressor(video).tokens
+        per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
+        scenes = compressor.scenes(video, -(-k // per_scene))
+        with torch.no_grad():
+            expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
+        torch.testing.assert_close(
+            out.features.detach().double(),
+            expected,
+            atol=1e-5,
+            rtol=1e-5,
+            msg=lambda m, c=(shape, goal, k): f"{c}: {m}",
+        )
+        frames = out.index // 6
+        assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors are in representatives
 
 
 @ALL
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize(
-    "more",
-    [
-        {},
-        {"weight_shape": "nd"},
-        {"dynamic": False},
-        {"time_weight": 0.5, "unit_norm": True},
-        {"r": 0},
-        {"scene_goal": 1},
-    ],
-)
-def test_fila_starts_at_scene_mean_to_the_bit(members: str, dtype: torch.dtype, more: dict) -> None:
-    video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
-    twin = {key: value for key, value in more.items() if key not in ("weight_shape", "dynamic")}
-    for budget in (1, 0.02, 0.1, 0.25, 0.5, 0.77, 1.0):
-        fresh = framefold.build("fila", budget, members=members, **more)(video).tokens
-        plain = framefold.build("scene_mean", budget, members=members, **twin)(video).tokens
-        for key in ("features", "index", "size", "assign"):
-            assert torch.equal(getattr(fresh, key), getattr(plain, key)), key
+def test_fresh_fila_equals_scene_mean_bit_by_bit(members: str) -> None:
+    settings_of_both = [{}, {"time_weight": 0.5, "unit_norm": True}, {"r": 0}, {"scene_goal": 1}]
+    own = [{"weight_shape": "nd"}, {"dynamic": False}]
+    cases = [(params, {}, torch.float32) for params in settings_of_both]
+    cases += [({}, params, dtype) for params in [{}, *own] for dtype in DTYPES]
+    for both, only_fila, dtype in cases:
+        video = VideoTokens.from_grid(noise(13, 3, 4, 8).to(dtype))
+        for budget in (1, 0.02, 0.1, 0.25, 0.5, 0.77, 1.0):
+            fresh = framefold.build("fila", budget, members=members, **both, **only_fila)(video).tokens
+            plain = framefold.build("scene_mean", budget, members=members, **both)(video).tokens
+            assert same(fresh, plain), (both, only_fila, dtype, budget)
 
 
 def test_scene_mean_is_a_mean() -> None:
@@ -252,15 +160,15 @@ def test_a_full_budget_is_the_identity(members: str) -> None:
     assert torch.equal(out.features, video.features) and torch.equal(out.assign, video.assign)
 
 
-@pytest.mark.parametrize("k, scenes", [(1, 1), (3, 3), (20, 10), (48, 16), (49, 13), (96, 16), (300, 50), (384, 64)])
-def test_small_budgets_lose_detail_before_scenes(k: int, scenes: int) -> None:
-    """64 frames of 6 tokens aim at 16 scenes, of one token each at least and six at most."""
+def test_small_budgets_lose_detail_before_scenes() -> None:
+    """Of 64 frames of 6 tokens, the goal is 16 scenes, each of at least one token and at most six."""
     video = VideoTokens.from_grid(noise(64, 2, 3, 8))
-    out = framefold.build("scene_mean", k, members="cluster")(video).tokens
-    assert len(out) == k and len(set((out.index // 6).tolist())) == scenes
+    for k, scenes in [(1, 1), (3, 3), (20, 10), (48, 16), (49, 13), (96, 16), (300, 50), (384, 64)]:
+        out = framefold.build("scene_mean", k, members="cluster")(video).tokens
+        assert len(out) == k and len(set((out.index // 6).tolist())) == scenes, k
 
 
-def test_static_weights_can_pick_a_member() -> None:
+def test_static_weights_can_select_a_member() -> None:
     video = scenes_video((4, 4))
     compressor = framefold.build("fila", 12, members="cluster", scene_goal=1, dim=8, grid=(2, 3))
     for rank in range(4):
@@ -269,21 +177,21 @@ def test_static_weights_can_pick_a_member() -> None:
         torch.testing.assert_close(out, torch.cat([video.as_grid()[i].flatten(0, 1) for i in (rank, rank + 4)]))
 
 
-def test_static_table_stretches_over_members_and_grids() -> None:
+def test_the_static_table_is_resized_to_members_and_grids() -> None:
     video = scenes_video((7,), height=4, width=6)
     compressor = framefold.build("fila", 24, members="cluster", r=3, scene_goal=1, dim=8, grid=(2, 3))
     compressor.static.data[:] = torch.arange(4.0)[:, None, None, None] + torch.arange(3.0)
     scenes = compressor.scenes(video, 1)
     table = (compressor.logits(video, scenes)).detach().reshape(7, 4, 6)
-    torch.testing.assert_close(table[:, 0, 0], torch.arange(7) / 2)  # ranks 0..6 read places 0, 0.5 ... 3
+    torch.testing.assert_close(table[:, 0, 0], torch.arange(7) / 2)  # ranks 0..6 are at positions 0, 0.5 ... 3
     torch.testing.assert_close(table[0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.0]))  # bilinear over columns
-    lone = scenes_video((1,))
-    one = compressor.logits(lone, compressor.scenes(lone, 1)).detach()
-    torch.testing.assert_close(one[0, :, 0], torch.tensor([1.5, 2.5, 3.5] * 2))  # the middle of the table
+    single = scenes_video((1,))
+    logits = compressor.logits(single, compressor.scenes(single, 1)).detach()
+    torch.testing.assert_close(logits[0, :, 0], torch.tensor([1.5, 2.5, 3.5] * 2))  # the middle of the table
 
 
-def test_content_can_win_its_cell() -> None:
-    """A one-frame event in a long scene comes through once the score knows its look."""
+def test_the_content_score_can_select_a_token() -> None:
+    """An event of one frame in a long scene dominates its cell if the score is aligned with its features."""
     video = scenes_video((20,))
     event = noise(8, seed=7)
     video.features[9 * 6 + 4] = event
@@ -294,9 +202,9 @@ def test_content_can_win_its_cell() -> None:
     assert torch.cosine_similarity(clear, event, dim=0) > 0.99 > 0.5 > torch.cosine_similarity(blurred, event, dim=0)
 
 
-def test_training_brings_an_event_through() -> None:
-    """A few steps of gradient descent from scene_mean on 'say what the event looked like' cut the error."""
-    looks = noise(3, 8, seed=1) + 3 * noise(8, seed=2)  # events have something in common
+def test_training_preserves_an_event() -> None:
+    """A few optimizer steps from scene_mean towards the features of the event reduce the error."""
+    looks = noise(3, 8, seed=1) + 3 * noise(8, seed=2)  # events have a common component
     compressor = framefold.build("fila", 6, members="cluster", scene_goal=1, dim=8, grid=(2, 3))
     optimizer = torch.optim.Adam(compressor.parameters(), lr=0.1)
     losses = []
@@ -312,7 +220,7 @@ def test_training_brings_an_event_through() -> None:
     assert sum(losses[-6:]) < 0.3 * sum(losses[:6])
 
 
-def test_time_weight_makes_scenes_of_consecutive_frames() -> None:
+def test_time_weight_gives_scenes_of_consecutive_frames() -> None:
     x = scenes_video((4, 4)).as_grid()
     video = VideoTokens.from_grid(torch.cat([x, x]))  # A B A B
     by_look = framefold.build("scene_mean", 12, members="cluster").scenes(video, 2).frame_scene
@@ -321,7 +229,7 @@ def test_time_weight_makes_scenes_of_consecutive_frames() -> None:
     assert by_time.tolist() == [0] * 8 + [1] * 8
 
 
-def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
+def test_frames_of_no_scene_are_dropped_and_others_are_assigned_once() -> None:
     video = VideoTokens.from_grid(noise(40, 2, 3, 8))
     out = framefold.build("scene_mean", 0.1, scene_goal=1)(video).tokens  # 4 scenes of 4 members at most
     used = (out.assign >= 0).reshape(40, 6).all(1)
@@ -329,15 +237,15 @@ def test_frames_in_no_scene_are_dropped_and_counted_once_otherwise() -> None:
     assert len(out) == 24 and int(out.size.sum()) == 6 * int(used.sum())
 
 
-def test_a_representative_belongs_to_its_own_scene_whatever_it_is_like() -> None:
-    """Equal frames are equally similar, and black ones similar to nothing, themselves included."""
+def test_a_representative_belongs_to_its_own_scene() -> None:
+    """Also if all frames are equal, or zero and therefore similar to nothing, not even to themselves."""
     for x in (torch.ones(12, 2, 3, 8), torch.zeros(12, 2, 3, 8)):
         video = VideoTokens.from_grid(x)
         found = framefold.build("scene_mean").scenes(video, 5)
         assert found.frame_scene[found.representatives].tolist() == list(range(5))
 
 
-def test_autocast_leaves_the_weights_in_fp32() -> None:
+def test_fusion_weights_stay_in_fp32_under_autocast() -> None:
     video = scenes_video((7, 4, 5))
     compressor = framefold.build("fila", 18, members="cluster", dim=8, grid=(2, 3))
     compressor.score.data = noise(8, seed=2)
@@ -346,14 +254,14 @@ def test_autocast_leaves_the_weights_in_fp32() -> None:
     assert torch.equal(mixed, compressor(video).tokens.features)
 
 
-def test_refusals() -> None:
+def test_invalid_parameters_are_refused() -> None:
     for wrong in ({"r": -1}, {"time_weight": -0.5}, {"spatial": 0}):
         with pytest.raises(ConfigError, match="scene_mean"):
             framefold.build("scene_mean", **wrong)
     for wrong in ({"dim": 0}, {"grid": (0, 3)}, {"members": "all"}, {"weight_shape": "d"}):
         with pytest.raises(ConfigError, match="fila"):
             framefold.build("fila", **wrong)
-    with pytest.raises(InputError, match="width 8, the video has 9"):
+    with pytest.raises(InputError, match="width 8, but the video has width 9"):
         framefold.build("fila", dim=8, grid=(2, 3))(VideoTokens.from_grid(noise(3, 2, 3, 9)))
 
 

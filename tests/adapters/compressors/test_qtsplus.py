@@ -20,12 +20,9 @@ from framefold.adapters.compressors.qtsplus import QTSplus
 from framefold.adapters.layers.cross_attention import RMSNorm
 from framefold.adapters.reference import qtsplus as release
 from framefold.errors import BudgetError
+from tests.support.videos import noise
 
 WIDTH = 16
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
 def video(frames: int = 12, seed: int = 0) -> VideoTokens:
@@ -69,7 +66,7 @@ def test_selection_follows_the_scores_in_training_however_long_the_video(m: int)
         ours = torch.zeros(m).index_fill(0, rows, 1)
         assert correlation(ours, log_r) > 0.3
         for tau in (0.1, 0.5):
-            theirs = release.draw_gate(log_r.exp(), torch.tensor(0.2 * m), tau).hard
+            theirs = release.sample_gate(log_r.exp(), torch.tensor(0.2 * m), tau).hard
             assert m < 4096 or abs(correlation(theirs, log_r.exp())) < 0.06
 
 

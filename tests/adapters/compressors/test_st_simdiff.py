@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.ops.grid_graph import centrality, communities
 from framefold.adapters.ops.selection import rank_in_group
-from framefold.adapters.ops.similarity import similarities
+from framefold.adapters.ops.similarity import neighbour_similarities
 from framefold.errors import ConfigError
 from tests.support.yardstick import median_ratio
 
@@ -108,26 +107,6 @@ def test_against_the_reference(grid, seed, share, edges, ratio) -> None:
         events = min(max(events, 1), k - 1)
     assert out.index.tolist() == slow.select(k, events)
     assert torch.equal(out.features, x.flatten(0, 2)[out.index])
-
-
-def test_graph_maths_against_pairwise_matrices() -> None:
-    x = drifting((6, 3, 4), seed=3)
-    sim = similarities(x)
-    unit = torch.nn.functional.normalize(x, dim=-1)
-    torch.testing.assert_close(sim.temporal[1:], (unit[1:] * unit[:-1]).sum(-1))
-    torch.testing.assert_close(sim.right[:, :, :-1], (unit[:, :, 1:] * unit[:, :, :-1]).sum(-1))
-    torch.testing.assert_close(sim.bottom[:, :-1], (unit[:, 1:] * unit[:, :-1]).sum(-1))
-    labels = communities(sim.temporal >= 0.8, sim.right >= 0.8, sim.bottom >= 0.8)
-    together = labels[:, None] == labels
-    matrix = (unit.flatten(0, 2) @ unit.flatten(0, 2).T) * together
-    large = torch.bincount(labels)[labels] > 2
-    expected = matrix.sum(1) / together.sum(1)
-    torch.testing.assert_close(centrality(x, sim.inverse, labels)[large], expected[large])
-
-
-def test_rank_in_group() -> None:
-    values, groups = torch.tensor([1.0, 5.0, 3.0, 5.0, 2.0]), torch.tensor([1, 0, 1, 0, 1])
-    assert rank_in_group(values, groups).tolist() == [2, 0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8])
@@ -238,7 +217,7 @@ def test_a_video_played_backwards_has_the_mirrored_graph(grid: tuple[int, int, i
     x = kinds[which] + 0.3 * torch.randn(*grid, 8, generator=torch.Generator().manual_seed(seed + 2))
     compressor = framefold.build("st_simdiff", tau_sim=0.7)
     there, back = (compressor.graph(VideoTokens.from_grid(video)) for video in (x, x.flip(0)))  # type: ignore[operator]
-    sim, mirrored = similarities(x), similarities(x.flip(0).contiguous())
+    sim, mirrored = neighbour_similarities(x), neighbour_similarities(x.flip(0).contiguous())
     torch.testing.assert_close(mirrored.temporal[1:], sim.temporal[1:].flip(0))
     torch.testing.assert_close(mirrored.right, sim.right.flip(0))
     torch.testing.assert_close(mirrored.bottom, sim.bottom.flip(0))

@@ -13,7 +13,7 @@ import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors import vidcom2
 from framefold.adapters.ops.similarity import Frames
-from tests.adapters.base.test_frame_pruner import kept, made
+from tests.support.videos import kept_rows, synthetic
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 6))
 examples = settings(max_examples=60, deadline=None, derandomize=True, database=None)
@@ -55,7 +55,7 @@ def by_the_rule(r: list[list[float]], budgets: list[int], k: int, protect: bool)
 @examples
 @given(grid=grids, kind=st.sampled_from(["drift", "noise", "still"]), seed=st.integers(0, 999), width=st.integers(1, 9))
 def test_steps_one_and_two_in_fp64(grid, kind, seed, width) -> None:
-    x = made(grid, kind, seed, width) + 0.1
+    x = synthetic(grid, kind, seed, width) + 0.1
     channels, to_video, to_frame = plain(x.double())
     variance = vidcom2.channel_variances(Frames(VideoTokens.from_grid(x)))
     torch.testing.assert_close(variance.double(), x.double().flatten(0, 2).var(0, correction=0), atol=1e-9, rtol=1e-4)
@@ -71,18 +71,18 @@ def test_steps_one_and_two_in_fp64(grid, kind, seed, width) -> None:
 @examples
 @given(grid=grids, seed=st.integers(0, 999), ratio=st.floats(0.01, 1.0))
 def test_selection_against_the_reference(grid, seed, ratio) -> None:
-    x = made(grid, "drift", seed)
+    x = synthetic(grid, "drift", seed)
     similarity, n, p = similarities_of(x), math.prod(grid), grid[1] * grid[2]
     redundancy = (similarity.to_video + similarity.to_frame).tolist()
     q = 1 - ratio
     budgets = vidcom2.frame_budgets(similarity.weights, 1 - q, p).tolist()
     count = max(grid[0], min(int(n * (1 - q)), n))
-    assert kept("vidcom2", x, ratio, variant="official") == by_the_rule(redundancy, budgets, count, protect=False)
+    assert kept_rows("vidcom2", x, ratio, variant="official") == by_the_rule(redundancy, budgets, count, protect=False)
     authors = by_the_rule(redundancy, budgets, sum(budgets), protect=False)
     assert vidcom2.authors_rows(similarity, q).tolist() == authors
     k = min(n, max(1, round(ratio * n)))
     budgets = vidcom2.frame_budgets(similarity.weights, k / n, p).tolist()
-    assert kept("vidcom2", x, ratio) == by_the_rule(redundancy, budgets, k, protect=True)
+    assert kept_rows("vidcom2", x, ratio) == by_the_rule(redundancy, budgets, k, protect=True)
 
 
 def test_frame_budgets() -> None:
@@ -96,13 +96,13 @@ def test_frame_budgets() -> None:
 
 
 def test_weights_go_to_the_frame_unlike_the_video() -> None:
-    x = made((8, 3, 4), "constant") + 0.1 * made((8, 3, 4), "noise")
-    x[5] -= 2 * made((1, 3, 4), "constant")[0]
+    x = synthetic((8, 3, 4), "constant") + 0.1 * synthetic((8, 3, 4), "noise")
+    x[5] -= 2 * synthetic((1, 3, 4), "constant")[0]
     weights = similarities_of(x).weights
     assert weights.argmax() == 5 and weights[5] > 0.99 and float(weights.sum()) == pytest.approx(1)
     similarity = vidcom2.MeanSimilarities(torch.tensor([[1.0], [1.01]]), torch.zeros(2, 1))
     torch.testing.assert_close(similarity.weights[0] / similarity.weights[1], torch.tensor(math.e), rtol=1e-4, atol=0)
-    rows = kept("vidcom2", x, 0.25)
+    rows = kept_rows("vidcom2", x, 0.25)
     per_frame = torch.bincount(torch.tensor(rows) // 12, minlength=8)
     assert per_frame.argmax() == 5 and per_frame[5] == 6  # round(0.25 * (2 - 1/8) * 12)
 
@@ -110,30 +110,24 @@ def test_weights_go_to_the_frame_unlike_the_video() -> None:
 def test_official_may_empty_a_frame_and_exact_never_does() -> None:
     emptied = 0
     for seed in range(30):
-        x = made((9, 4, 9), "noise", seed)
-        official = torch.tensor(kept("vidcom2", x, 0.05, variant="official"))
+        x = synthetic((9, 4, 9), "noise", seed)
+        official = torch.tensor(kept_rows("vidcom2", x, 0.05, variant="official"))
         emptied += len(set((official // 36).tolist())) < 9
         assert len(official) == 16
-        assert len({row // 36 for row in kept("vidcom2", x, 16)}) == 9
+        assert len({row // 36 for row in kept_rows("vidcom2", x, 16)}) == 9
     assert emptied
-
-
-def test_official_count_is_in_doubles_in_the_engines_order() -> None:
-    assert vidcom2.vidcom2_official_count(8, 20, 0.8) == 31
-    assert vidcom2.vidcom2_official_count(8, 20, 0.99) == 8 and vidcom2.vidcom2_official_count(1, 20, 0.999) == 1
-    assert vidcom2.vidcom2_official_count(8, 20, 0.0) == 160
 
 
 def test_ties_go_to_the_lower_place_of_each_frame() -> None:
     x = torch.ones(4, 2, 3, 8)
     for variant in ("exact", "official"):
-        assert kept("vidcom2", x, 0.5, variant=variant) == [6 * t + place for t in range(4) for place in range(3)]
-    assert kept("vidcom2", x, 9) == [0, 1, 2, 6, 7, 12, 13, 18, 19]
-    assert kept("vidcom2", x, 2) == [0, 6]
+        assert kept_rows("vidcom2", x, 0.5, variant=variant) == [6 * t + place for t in range(4) for place in range(3)]
+    assert kept_rows("vidcom2", x, 9) == [0, 1, 2, 6, 7, 12, 13, 18, 19]
+    assert kept_rows("vidcom2", x, 2) == [0, 6]
 
 
 def test_native_is_the_engines_arithmetic_in_the_dtype_of_the_features() -> None:
-    x = made((6, 3, 4), "noise", width=32)
+    x = synthetic((6, 3, 4), "noise", width=32)
     for dtype, tolerance in ((torch.bfloat16, 0.06), (torch.float16, 0.01), (torch.float64, 1e-12)):
         ours = similarities_of(x.to(dtype), native=True)
         _, to_video, to_frame = plain(x.to(dtype))
@@ -143,7 +137,7 @@ def test_native_is_the_engines_arithmetic_in_the_dtype_of_the_features() -> None
 
 
 def test_zero_vectors_are_finite() -> None:
-    x = made((4, 2, 3))
+    x = synthetic((4, 2, 3))
     x[1], x[2, 0, 0] = 0, 0
     for dtype in (torch.float16, torch.float32):
         similarity = similarities_of(x.to(dtype), native=True)
@@ -151,6 +145,6 @@ def test_zero_vectors_are_finite() -> None:
 
 
 def test_tokens_unlike_their_frame_are_kept() -> None:
-    x = made((6, 4, 4), "still")
-    x[3, 1, 2, :] = made((1, 1, 1), "noise", seed=3)[0, 0, 0]
+    x = synthetic((6, 4, 4), "still")
+    x[3, 1, 2, :] = synthetic((1, 1, 1), "noise", seed=3)[0, 0, 0]
     assert 3 * 16 + 6 in framefold.build("vidcom2", 6)(VideoTokens.from_grid(x)).tokens.index

@@ -73,7 +73,7 @@ def test_a_query_aware_method_gets_its_query_or_raises(clean_registry) -> None:
         compressor(video())
 
 
-def test_touch_gives_gradients_to_parameters_of_a_branch_not_taken(clean_registry) -> None:
+def test_zero_times_parameters_gives_unused_parameters_zero_gradients(clean_registry) -> None:
     class Branching(Selector):
         name = "branching_of_a_test"
         trainable = True
@@ -84,7 +84,7 @@ def test_touch_gives_gradients_to_parameters_of_a_branch_not_taken(clean_registr
 
         def compress(self, video: VideoTokens, k: int, query: torch.Tensor | None) -> VideoTokens:
             out = video.keep(torch.arange(k))
-            return replace(out, features=out.features + self.touch())
+            return replace(out, features=out.features + self.zero_times_parameters())
 
     compressor = framefold.build("branching_of_a_test", 3)
     out = compressor(video()).tokens.features

@@ -7,7 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters.ops.connected_components import components, grow_forest, propagate, spanning_forest
+from framefold.adapters.ops.connected_components import (
+    boruvka_forest,
+    components_by_propagation,
+    connected_components,
+    spanning_forest,
+)
 
 
 def walk(edges: list[tuple[int, int]], n: int) -> list[int]:
@@ -36,7 +41,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[tuple[int, int]], int]:
     return draw(st.lists(st.tuples(node, node), max_size=45)), n
 
 
-@pytest.mark.parametrize("find", [components, propagate])
+@pytest.mark.parametrize("find", [connected_components, components_by_propagation])
 @given(graph=graphs())
 @settings(max_examples=150, deadline=None)
 def test_nodes_that_a_path_joins_share_a_number_and_the_lowest_node_orders_them(find, graph) -> None:
@@ -45,7 +50,7 @@ def test_nodes_that_a_path_joins_share_a_number_and_the_lowest_node_orders_them(
     assert find(ends[:, 0], ends[:, 1], n).tolist() == walk(edges, n)
 
 
-@pytest.mark.parametrize("grow", [spanning_forest, grow_forest])
+@pytest.mark.parametrize("grow", [spanning_forest, boruvka_forest])
 @given(graph=graphs())
 @settings(max_examples=150, deadline=None)
 def test_the_forest_has_the_edges_that_join_what_no_earlier_edge_joins(grow, graph) -> None:
@@ -65,11 +70,11 @@ def test_a_long_path_is_found_in_few_rounds(order: str, monkeypatch: pytest.Monk
     looks = []
     equal = torch.equal
     monkeypatch.setattr(torch, "equal", lambda a, b: looks.append(1) or equal(a, b))
-    assert propagate(nodes[:-1], nodes[1:], n).max() == 0
+    assert components_by_propagation(nodes[:-1], nodes[1:], n).max() == 0
     assert len(looks) < 120  # and not 20,000: each is one wait for a device
 
 
 def test_no_edges_leave_every_node_alone() -> None:
     none = torch.zeros(0, dtype=torch.long)
-    for find in (components, propagate):
+    for find in (connected_components, components_by_propagation):
         assert find(none, none, 4).tolist() == [0, 1, 2, 3]
