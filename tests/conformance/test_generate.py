@@ -50,19 +50,24 @@ BATCHES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOSTS)
-def test_identity_generates_the_same_tokens_and_scores_as_the_bare_host(name: str) -> None:
-    """With eager attention only two batches: the implementation changes nothing but the masks."""
-    for attention, cases in (("sdpa", list(BATCHES)), ("eager", ["one row without a mask", "padding on the left"])):
-        host = build(name, attention)
-        for case in cases:
-            batch = host.batch(*BATCHES[case]["rows"], **without(BATCHES[case], "rows"))
-            beams = 1 if name in BEAMS_FAIL or case != "padding on the left" else 3
-            bare = tokens_and_scores(host, batch.inputs, beams)
-            host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts count on from the last video they have seen
-            with framefold.attach(host.model, KEEPING()):
-                found = tokens_and_scores(host, batch.attached_inputs, beams)
-            assert all(map(torch.equal, found, bare)), (attention, case)
+def test_identity_generates_the_same_tokens_and_scores_as_the_bare_host(host: Host) -> None:
+    check_identity(host, list(BATCHES))
+
+
+def test_eager_attention_gives_the_same_guarantee(host: Host) -> None:
+    """Its masks differ from those of sdpa; nothing else in this suite depends on the implementation."""
+    check_identity(build(host.name, "eager"), ["one row without a mask", "padding on the left"])
+
+
+def check_identity(host: Host, cases: list[str]) -> None:
+    for case in cases:
+        batch = host.batch(*BATCHES[case]["rows"], **without(BATCHES[case], "rows"))
+        beams = 1 if host.name in BEAMS_FAIL or case != "padding on the left" else 3
+        bare = tokens_and_scores(host, batch.inputs, beams)
+        host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts count on from the last video they have seen
+        with framefold.attach(host.model, KEEPING()):
+            found = tokens_and_scores(host, batch.attached_inputs, beams)
+        assert all(map(torch.equal, found, bare)), case
 
 
 def tokens_and_scores(host: Host, inputs: dict[str, Any], beams: int) -> list[Tensor]:

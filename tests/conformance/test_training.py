@@ -117,51 +117,51 @@ def labels_on_words(batch: Batch) -> Tensor:
     return ids.masked_fill((ids == batch.host.tiny.placeholder) | (mask == 0) | (mask.cumsum(-1) < 2), -100)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_labels_move_with_their_columns(host: Host, side: str) -> None:
-    batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
-    labels = labels_on_words(batch)
-    with framefold.attach(host.model, AboveMean()) as handle, torch.no_grad():
-        kwargs = prepare(host.model, batch.attached_inputs | {"labels": labels}, handle.model.compressor).kwargs
-        out = host.model(**batch.attached_inputs, labels=labels)
-    moved = kwargs["labels"]
-    assert moved.shape == out.logits.shape[:2] and moved.shape[1] < labels.shape[1]
-    assert ((moved == -100) | (moved == kwargs["input_ids"])).all()
-    assert [row[row != -100].tolist() for row in moved] == [row[row != -100].tolist() for row in labels]
-    assert torch.allclose(out.loss, cross_entropy(out.logits, moved), **EXACT)
+def test_labels_move_with_their_columns(host: Host) -> None:
+    for side in ("left", "right"):
+        batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
+        labels = labels_on_words(batch)
+        with framefold.attach(host.model, AboveMean()) as handle, torch.no_grad():
+            kwargs = prepare(host.model, batch.attached_inputs | {"labels": labels}, handle.model.compressor).kwargs
+            out = host.model(**batch.attached_inputs, labels=labels)
+        moved = kwargs["labels"]
+        assert moved.shape == out.logits.shape[:2] and moved.shape[1] < labels.shape[1], side
+        assert ((moved == -100) | (moved == kwargs["input_ids"])).all(), side
+        assert [row[row != -100].tolist() for row in moved] == [row[row != -100].tolist() for row in labels], side
+        assert torch.allclose(out.loss, cross_entropy(out.logits, moved), **EXACT), side
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_loss_of_a_batch_is_the_mean_over_the_labels_of_its_rows(host: Host, side: str) -> None:
-    batch = host.batch([5, -6, 6], [9, -4, 3], [14], side=side)
-    labels = labels_on_words(batch)
-    with framefold.attach(host.model, AboveMean()), torch.no_grad():
-        together = host.model(**batch.attached_inputs, labels=labels).loss
-        weighted = []
-        for row in batch.rows_alone:
-            row_labels = labels_on_words(row)
-            count = (row_labels != -100).sum()
-            loss = host.model(**row.attached_inputs, labels=row_labels).loss
-            weighted.append(torch.stack([loss * count, count.float()]))
-    total, count = torch.stack(weighted).sum(0)
-    assert count == (labels != -100).sum()
-    assert torch.allclose(together, total / count, **EXACT)
+def test_the_loss_of_a_batch_is_the_mean_over_the_labels_of_its_rows(host: Host) -> None:
+    for side in ("left", "right"):
+        batch = host.batch([5, -6, 6], [9, -4, 3], [14], side=side)
+        labels = labels_on_words(batch)
+        with framefold.attach(host.model, AboveMean()), torch.no_grad():
+            together = host.model(**batch.attached_inputs, labels=labels).loss
+            weighted = []
+            for row in batch.rows_alone:
+                row_labels = labels_on_words(row)
+                count = (row_labels != -100).sum()
+                loss = host.model(**row.attached_inputs, labels=row_labels).loss
+                weighted.append(torch.stack([loss * count, count.float()]))
+        total, count = torch.stack(weighted).sum(0)
+        assert count == (labels != -100).sum(), side
+        assert torch.allclose(together, total / count, **EXACT), side
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_full_outputs_match_the_callers_labels(host: Host, side: str) -> None:
-    batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
-    inputs, labels = batch.attached_inputs, labels_on_words(batch)
-    with framefold.attach(host.model, AboveMean()), torch.no_grad():
-        compact = host.model(**inputs, labels=labels)
-    with framefold.attach(host.model, AboveMean(), outputs="full"), torch.no_grad():
-        full = host.model(**inputs, labels=labels)
-        assert full.logits.shape[:2] == labels.shape and torch.equal(full.loss, compact.loss)
-        assert torch.allclose(cross_entropy(full.logits, labels), full.loss, **EXACT)
-        assert torch.equal(host.model(**inputs, logits_to_keep=4).logits, full.logits[:, -4:])
-        loss, logits = host.model(**inputs, labels=labels, return_dict=False)[:2]
-        assert torch.equal(loss, full.loss) and torch.equal(logits, full.logits)
-        assert host.model.generate(**inputs, max_new_tokens=2).shape[1] == labels.shape[1] + 2
+def test_full_outputs_match_the_callers_labels(host: Host) -> None:
+    for side in ("left", "right"):
+        batch = host.batch([5, -6, 6], [9, -4, 3], side=side)
+        inputs, labels = batch.attached_inputs, labels_on_words(batch)
+        with framefold.attach(host.model, AboveMean()), torch.no_grad():
+            compact = host.model(**inputs, labels=labels)
+        with framefold.attach(host.model, AboveMean(), outputs="full"), torch.no_grad():
+            full = host.model(**inputs, labels=labels)
+            assert full.logits.shape[:2] == labels.shape and torch.equal(full.loss, compact.loss), side
+            assert torch.allclose(cross_entropy(full.logits, labels), full.loss, **EXACT), side
+            assert torch.equal(host.model(**inputs, logits_to_keep=4).logits, full.logits[:, -4:]), side
+            loss, logits = host.model(**inputs, labels=labels, return_dict=False)[:2]
+            assert torch.equal(loss, full.loss) and torch.equal(logits, full.logits), side
+            assert host.model.generate(**inputs, max_new_tokens=2).shape[1] == labels.shape[1] + 2, side
 
 
 def test_full_outputs_repeat_the_logits_of_the_last_kept_column(host: Host) -> None:
