@@ -1,4 +1,4 @@
-"""One prefill and many questions equals one full prompt per question."""
+"""Many questions on one prefill equal one full prompt per question."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from framefold.errors import PromptError
 from framefold.training.frozen_host.question_rows import (
     IGNORE,
-    QARows,
+    QuestionRows,
     answer_logits,
     answer_loss,
     build_prompt,
@@ -39,17 +39,17 @@ def prompt(host, questions=QUESTIONS, answers=ANSWERS, **kwargs):
 
 
 def separate(model, tokenizer, pixels, question, answer):
-    """Logits of the whole prompt for one question, by the stock forward, at the last token before the answer."""
+    """Return the logits of a stock forward over a full prompt at the last token before the answer, and the answer."""
     messages = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     ids = tokenizer(text.replace("<video>", "<video>" * N) + " " + answer, return_tensors="pt").input_ids
     return model(input_ids=ids, pixel_values_videos=pixels).logits[0, -2], ids[0, -1]
 
 
-def test_rows_on_one_prefill_equal_a_full_prompt_per_question(host):
+def test_rows_equal_a_full_prompt_per_question(host):
     model, tokenizer, pixels = host
     prefix, rows = prompt(host)
-    both = QARows.concat([rows, rows])
+    both = QuestionRows.concat([rows, rows])
     ids = prefix.expand(2, -1)
     given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
     logits = answer_logits(model, given, both)
@@ -64,7 +64,7 @@ def test_rows_on_one_prefill_equal_a_full_prompt_per_question(host):
     assert predict(logits, both).tolist() == [int(e[0].argmax()) for e in expected]
 
 
-def test_loss_is_the_cross_entropy_of_the_answers(host):
+def test_answer_loss_is_the_mean_cross_entropy(host):
     model, tokenizer, pixels = host
     prefix, rows = prompt(host)
     given = {"input_ids": prefix[None], "attention_mask": torch.ones(1, len(prefix)), "pixel_values_videos": pixels[:1]}
@@ -75,7 +75,7 @@ def test_loss_is_the_cross_entropy_of_the_answers(host):
     torch.testing.assert_close(loss, torch.stack(parts).mean(), atol=1e-5, rtol=0)
 
 
-def test_pruned_prefix_at_preserved_positions_equals_the_full_one_with_the_dropped_columns_masked(host):
+def test_pruned_prefix_equals_the_full_prefix_with_masked_columns(host):
     model, _, pixels = host
     prefix, rows = prompt(host)
     features = model.get_video_features(pixels[:1], return_dict=True).pooler_output
@@ -115,20 +115,20 @@ def test_gradients_reach_the_prefix_features(host):
 
 
 def two_videos(host, kind: str):
-    """A prefix of two videos and two rows, of different lengths, for each."""
+    """Return a prefix of two videos, and two rows of different lengths for each of them."""
     model, _, pixels = host
     prefix, one = prompt(host, QUESTIONS[:2], ANSWERS[:2], end=True)
     _, other = prompt(host, QUESTIONS[1:], ANSWERS[1:], end=True)
     features = model.get_video_features(pixels, return_dict=True).pooler_output.clone().requires_grad_()
     columns, kept = torch.arange(len(prefix)).expand(2, -1), features
-    if kind == "pruned":  # other tokens of either video, at the places they had
+    if kind == "pruned":  # other tokens of each video, at their original positions
         keep = torch.tensor([[0, 1, 4, 5, 9, 12], [2, 3, 6, 7, 8, 12]])
         head = int((prefix == model.config.video_token_id).int().argmax())
         assert head + N == len(prefix)
         columns = torch.cat([columns[:, :head], head + keep], dim=1)
         kept = features.gather(1, keep[..., None].expand(-1, -1, features.shape[-1]))
     mask = torch.ones_like(columns)
-    if kind == "masked":  # as left padding is
+    if kind == "masked":  # like left padding
         mask[1, :3] = 0
     given = {
         "input_ids": prefix[columns],
@@ -136,12 +136,12 @@ def two_videos(host, kind: str):
         "position_ids": columns,
         "mm_encoder_outputs": {"video": BaseModelOutputWithPooling(pooler_output=kept)},
     }
-    return given, QARows.concat([one, other]), features
+    return given, QuestionRows.concat([one, other]), features
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", ["whole", "pruned", "masked"])
-def test_packed_rows_equal_rows_with_a_cache_each_and_so_do_their_gradients(host, kind, attention):
+def test_packed_rows_equal_separate_rows_in_logits_and_gradients(host, kind, attention):
     model = host[0]
     weight = model.get_input_embeddings().weight.requires_grad_()
     before = model.config._attn_implementation
@@ -168,10 +168,10 @@ def test_rows_that_cannot_be_packed_are_refused(host):
     fields = {name: getattr(rows, name) for name in rows.__dataclass_fields__}
     for order in ([0, 1, 2], [0, 2, 1, 3], [0, 0, 0, 2]):  # unequally many, not next to each other, both
         with pytest.raises(PromptError, match="equally many"):
-            packed_logits(host[0], given, QARows(**{name: value[order] for name, value in fields.items()}))
+            packed_logits(host[0], given, QuestionRows(**{name: value[order] for name, value in fields.items()}))
 
 
-def test_prefix_holds_the_whole_video_and_every_row_a_token_before_its_answer(host):
+def test_prefix_ends_with_the_video_and_rows_start_after_it(host):
     model, tokenizer, _ = host
     for questions in (QUESTIONS, QUESTIONS[:1], ["which shape flashed first ?", "which shape flashed last ?"]):
         prefix, rows = prompt(host, questions, ["ring"] * len(questions))
@@ -181,7 +181,7 @@ def test_prefix_holds_the_whole_video_and_every_row_a_token_before_its_answer(ho
         assert (rows.labels[rows.labels != IGNORE] == tokenizer.convert_tokens_to_ids("ring")).all()
 
 
-def test_end_token_is_labelled_only_on_request_and_rows_without_answers_predict_after_their_last_token(host):
+def test_end_token_is_labelled_on_request_and_unlabelled_rows_are_predicted(host):
     _, tokenizer, _ = host
     assert (prompt(host, end=True)[1].labels == tokenizer.eos_token_id).sum() == len(QUESTIONS)
     bare, full = prompt(host, answers=None)[1], prompt(host)[1]
@@ -190,7 +190,7 @@ def test_end_token_is_labelled_only_on_request_and_rows_without_answers_predict_
     assert predict(logits, bare).tolist() == predict(logits, full).tolist()
 
 
-def test_unusable_prompts_are_refused_with_a_reason(host):
+def test_unusable_prompts_are_refused(host):
     model, tokenizer, _ = host
     with pytest.raises(PromptError, match="0 questions"):
         prompt(host, [], [])

@@ -1,52 +1,101 @@
-"""torchvision is found where it is, made to import, and where it is missing the command that installs it is named."""
+"""torchvision is found and made importable; if it is missing, the error names the command that installs it.
+
+transformers looks for torchvision only once, so this needs a process in which it has not been imported yet. The same
+process checks that transformers loads and applies the processor files of tinyhost.
+"""
 
 from __future__ import annotations
 
 import re
 from importlib.util import find_spec
+from subprocess import CompletedProcess
 
 import pytest
 import torch
 
+from framefold.data.synthetic.questions import VOCABULARY
 from framefold.errors import MissingExtraError
-from framefold.training.frozen_host import torchvision as find_torchvision
-from tests.support.processes import BESIDE, python
+from framefold.training.frozen_host import torchvision
+from tests.support.processes import BESIDE, needs_torchvision, python
 
-CALL = ["answer", "--host", "checkpoints/tinyhost", "--video", "x.mp4", "--question", "x", "--compressor", "uniform"]
-ABSENT = """
-import sys
+COMMAND = ["answer", "--host", "checkpoints/tinyhost", "--video", "x.mp4", "--question", "x", "--compressor", "uniform"]
+
+SCRIPT = """
+import os, sys
 prefix, sys.prefix = sys.prefix, "/nowhere"
 from framefold.__main__ import main
 words = sys.argv[1:]
-print(main(words), "transformers" in sys.modules)
-import transformers
+print("missing", main(words), "transformers" in sys.modules, flush=True)
 sys.prefix = prefix
-print(main(words))
+if not os.fork():
+    import transformers
+    print("late", main(words), flush=True)
+    os._exit(0)
+os.wait()
+from framefold.training.frozen_host.torchvision import find_torchvision
+find_torchvision()
+import torch
+from transformers import AutoProcessor, LlavaOnevisionForConditionalGeneration
+from framefold.data.synthetic.generate import generate
+from framefold.training.frozen_host.load import load_host
+
+processor = AutoProcessor.from_pretrained("checkpoints/tinyhost")
+model = LlavaOnevisionForConditionalGeneration.from_pretrained("checkpoints/tinyhost").eval()
+video = generate(0, split="test", frames=16)
+parts = [{"type": "video"}, {"type": "text", "text": video.questions[0].text}]
+prompt = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+inputs = processor(text=[prompt], videos=[torch.from_numpy(video.frames).movedim(-1, 1)], return_tensors="pt")
+ours = load_host("checkpoints/tinyhost").pixel_values(video.frames)
+print("pixels", float((inputs["pixel_values_videos"] - ours).abs().max()))
+print("placeholders", int((inputs["input_ids"] == model.config.video_token_id).sum()))
+new = model.generate(**inputs, max_new_tokens=1)[0, inputs["input_ids"].shape[1] :]
+print("answer", processor.decode(new))
 """
 
 
+@pytest.fixture(scope="module")
+def finished() -> CompletedProcess[str]:
+    return python("-c", SCRIPT, *COMMAND)
+
+
+@pytest.fixture
+def printed(finished: CompletedProcess[str]) -> dict[str, str]:
+    return dict(line.split(maxsplit=1) for line in finished.stdout.splitlines() if " " in line)
+
+
 @pytest.mark.skipif(find_spec("torchvision") is not None, reason="torchvision is installed")
-def test_without_torchvision_the_command_that_installs_it_is_named() -> None:
-    done = python("-c", ABSENT, *CALL)
-    before, *after = done.stderr.splitlines()
-    assert done.stdout.splitlines()[0] == "2 False", done.stderr  # and nothing was loaded
+def test_missing_torchvision_is_reported_with_its_install_command(
+    finished: CompletedProcess[str], printed: dict[str, str]
+) -> None:
+    errors = [line for line in finished.stderr.splitlines() if line.startswith("framefold:")]
+    assert printed["missing"] == "2 False", finished.stderr  # transformers was not imported
     where = "" if torch.version.cuda or torch.version.hip else "--no-deps --target /nowhere/torchvision "
-    assert "torchvision is not installed" in before and f"pip install {where}'torchvision==0." in before
-    if BESIDE.is_dir():  # found too late
-        assert done.stdout.splitlines()[1] == "2"
-        assert len(after) == 1 and "before importing transformers" in after[0]
+    assert "torchvision is not installed" in errors[0] and f"pip install {where}'torchvision==0." in errors[0]
+    if BESIDE.is_dir():
+        assert printed["late"] == "2"
+        assert len(errors) == 2 and "before importing transformers" in errors[1]
 
 
-def test_the_version_that_is_named_belongs_to_this_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = re.search(r"torchvision==(\d+\.\d+)\.\*", find_torchvision._advice())
+@needs_torchvision
+def test_transformers_loads_the_processor_of_tinyhost_and_agrees_with_ours(
+    finished: CompletedProcess[str], printed: dict[str, str]
+) -> None:
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert float(printed["pixels"]) < 1e-5
+    assert int(printed["placeholders"]) == 16 * 16 + 1
+    assert printed["answer"].strip() in VOCABULARY
+
+
+def test_named_version_fits_this_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = re.search(r"torchvision==(\d+\.\d+)\.\*", torchvision._advice())
     assert named is not None
     installed = [path.name for path in BESIDE.glob("torchvision-*.dist-info")]
     assert all(name.startswith(f"torchvision-{named[1]}.") for name in installed)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    assert find_torchvision._advice() == f"pip install 'torchvision=={named[1]}.*'"
+    assert torchvision._advice() == f"pip install 'torchvision=={named[1]}.*'"
 
 
-def test_without_pillow_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(find_torchvision, "_importable", lambda name: name != "PIL")
+def test_missing_pillow_is_reported_with_its_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision, "_importable", lambda name: name != "PIL")
     with pytest.raises(MissingExtraError, match="pip install pillow"):
-        find_torchvision.find_torchvision()
+        torchvision.find_torchvision()

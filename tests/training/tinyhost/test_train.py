@@ -1,4 +1,4 @@
-"""The embedded host: a stock checkpoint, trainable from nothing, resumable, and as good as its card says."""
+"""The tinyhost: a stock checkpoint, its training from random weights, resuming, and its parts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import csv
 import errno
 import json
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,22 +19,21 @@ from framefold.data.synthetic.render import HALO
 from framefold.errors import HostError
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import answer_logits
-from framefold.training.tinyhost.batches import assemble, prefix_of
+from framefold.training.tinyhost.batches import build_video_batch, prefix_kwargs
 from framefold.training.tinyhost.build import Architecture
 from framefold.training.tinyhost.evaluate import wilson
 from framefold.training.tinyhost.frames import IGNORE, KINDS, PROBES, frame_batch
 from framefold.training.tinyhost.modules import LanguageTraining
 from framefold.training.tinyhost.optimizer import HostOptimizer, orthogonalize
 from framefold.training.tinyhost.stage import Stage
-from framefold.training.tinyhost.token_views import Mix, evidence_tokens, reduce_tokens
+from framefold.training.tinyhost.token_views import TokenView, evidence_tokens, reduce_tokens
 from framefold.training.tinyhost.train import EPOCH, train
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, TINYHOST
 
-TINYHOST = ROOT / "checkpoints" / "tinyhost"
 SMALL = Architecture(vision_width=16, vision_ff=32, vision_layers=1, text_width=32, text_ff=64, text_layers=1)
 STAGES = [
     Stage("tower", "vision", steps=3, batch=4),
-    Stage("words", "language", steps=8, tokens=64, frames=(16, 16), mixes=(Mix("evidence", keep=(0.02, 0.05)),)),
+    Stage("words", "language", steps=8, tokens=64, frames=(16, 16), mixes=(TokenView("evidence", keep=(0.02, 0.05)),)),
 ]
 
 
@@ -45,7 +43,7 @@ def tinyhost():
     return load_host(TINYHOST)
 
 
-def test_tinyhost_is_a_stock_checkpoint_of_less_than_ten_megabytes(tinyhost):
+def test_tinyhost_is_a_small_stock_checkpoint(tinyhost):
     assert type(tinyhost.model) is LlavaOnevisionForConditionalGeneration
     assert sum(file.stat().st_size for file in TINYHOST.iterdir()) < 10e6
     assert AutoTokenizer.from_pretrained(TINYHOST).video_token_id == tinyhost.model.config.video_token_id
@@ -55,10 +53,10 @@ def test_tinyhost_is_a_stock_checkpoint_of_less_than_ten_megabytes(tinyhost):
 def test_stock_forward_from_pixels_equals_the_training_path(tinyhost):
     video = generate(1, split="test", frames=16)
     pixels = tinyhost.pixel_values(video.frames)
-    tokens = tinyhost.encode(pixels)
+    tokens = tinyhost.encode_pixels(pixels)
     index = torch.arange(tokens.shape[1] - 1)[None]
-    batch = assemble(tinyhost.model, tinyhost.tokenizer, [video.questions], tokens, index, tokens.shape[1] - 1)
-    logits = answer_logits(tinyhost.model, prefix_of(batch), batch.rows)
+    batch = build_video_batch(tinyhost.model, tinyhost.tokenizer, [video.questions], tokens, index, tokens.shape[1] - 1)
+    logits = answer_logits(tinyhost.model, prefix_kwargs(batch), batch.rows)
     for row, question in enumerate(video.questions):
         content = [{"type": "video"}, {"type": "text", "text": question.text}]
         chat = [{"role": "user", "content": content}]
@@ -90,18 +88,18 @@ def test_pixel_values_resize_and_normalise(tinyhost):
         tinyhost.pixel_values(frames.astype(np.float32))
 
 
-def test_unusable_host_folders_are_refused_with_the_remedy(tmp_path):
+def test_unusable_host_folders_are_refused_with_a_remedy(tmp_path):
     with pytest.raises(HostError, match="framefold tinyhost train"):
         load_host(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(HostError, match="'llama'"):
         load_host(tmp_path)
     (tmp_path / "config.json").write_text((TINYHOST / "config.json").read_text())
-    with pytest.raises(HostError, match="not whole"):
+    with pytest.raises(HostError, match="damaged or incomplete"):
         load_host(tmp_path)
 
 
-def test_an_interrupt_of_host_training_is_seen_as_one(tmp_path, monkeypatch):
+def test_interrupt_ends_training_as_an_interrupt(tmp_path, monkeypatch):
     def interrupted(self, batch, batch_idx):
         raise KeyboardInterrupt
 
@@ -110,7 +108,7 @@ def test_an_interrupt_of_host_training_is_seen_as_one(tmp_path, monkeypatch):
         train(str(tmp_path / "host"), STAGES, SMALL, seed=1)
 
 
-def test_a_full_disk_leaves_the_last_resume_point_whole(tmp_path, monkeypatch):
+def test_full_disk_leaves_the_last_resume_point_intact(tmp_path, monkeypatch):
     monkeypatch.setattr("framefold.training.tinyhost.train.EPOCH", 2)
     save, calls = torch.save, []
 
@@ -129,9 +127,9 @@ def test_a_full_disk_leaves_the_last_resume_point_whole(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.part")) == []
 
 
-def test_resumed_training_equals_unbroken_training(tmp_path, monkeypatch):
+def test_resumed_training_equals_uninterrupted_training(tmp_path, monkeypatch):
     monkeypatch.setattr("framefold.training.tinyhost.train.EPOCH", 4)
-    train(str(tmp_path / "whole"), STAGES, SMALL, seed=1)
+    train(str(tmp_path / "uninterrupted"), STAGES, SMALL, seed=1)
     step = LanguageTraining.training_step
 
     def break_off(self, batch, batch_idx):
@@ -141,49 +139,36 @@ def test_resumed_training_equals_unbroken_training(tmp_path, monkeypatch):
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(InterruptedError):
         patch.setattr(LanguageTraining, "training_step", break_off)
-        train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
-    first = torch.load(tmp_path / "half.work" / "words" / "last.ckpt", weights_only=True)
+        train(str(tmp_path / "resumed"), STAGES, SMALL, seed=1)
+    first = torch.load(tmp_path / "resumed.work" / "words" / "last.ckpt", weights_only=True)
     assert first["global_step"] == 4
-    train(str(tmp_path / "half"), STAGES, SMALL, seed=1)
-    whole, half = load_host(tmp_path / "whole").model, load_host(tmp_path / "half").model
-    for (name, one), other in zip(whole.named_parameters(), half.parameters(), strict=True):
+    train(str(tmp_path / "resumed"), STAGES, SMALL, seed=1)
+    uninterrupted, resumed = load_host(tmp_path / "uninterrupted").model, load_host(tmp_path / "resumed").model
+    for (name, one), other in zip(uninterrupted.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other), name
-    rows = list(csv.DictReader((tmp_path / "half" / "training_curve.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "resumed" / "training_curve.csv").open()))
     assert {row["step"] for row in rows if row["stage"] == "words"} == {"4", "8"}
-    assert not list((tmp_path / "half").glob(".saving*"))
+    assert not list((tmp_path / "resumed").glob(".saving*"))
 
 
-@pytest.mark.parametrize(
-    ("stages", "reason"),
-    [
-        ([replace(STAGES[0], kind="audio")], "audio"),
-        ([replace(STAGES[1], mixes=())], "mixes"),
-        ([STAGES[0], STAGES[0]], "same name"),
-    ],
-)
-def test_unusable_stages_are_refused_before_training(tmp_path, stages, reason):
-    with pytest.raises(HostError, match=reason):
-        train(str(tmp_path), stages, SMALL)
-
-
-@pytest.mark.parametrize("how", ["full", "random", "frames", "pooled", "evidence"])
-def test_reductions_keep_features_at_their_places(how):
+def test_reduced_tokens_keep_their_places():
     videos = [generate(i, frames=16) for i in range(2)]
     features = torch.arange(2 * 256, dtype=torch.float32).view(2, 256, 1)
-    kept, index = reduce_tokens(features, videos, how, 64, RandomStream(1), side=4)
-    assert kept.shape[:2] == index.shape and (index.diff(dim=1) > 0).all()
-    if how == "pooled":
-        torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
-    else:
-        torch.testing.assert_close(kept[..., 0], features[..., 0].gather(1, index))
-    if how == "evidence":
-        held = [set(np.flatnonzero(evidence_tokens(video, 4))) for video in videos]
-        assert all(want <= set(got.tolist()) for want, got in zip(held, index, strict=True))
-    elif how != "full":
-        assert kept.shape[1] == 64
+    for how in ("full", "random", "frames", "pooled", "evidence"):
+        kept, index = reduce_tokens(features, videos, how, 64, RandomStream(1), side=4)
+        assert kept.shape[:2] == index.shape and (index.diff(dim=1) > 0).all(), how
+        if how == "pooled":
+            torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
+        else:
+            torch.testing.assert_close(kept[..., 0], features[..., 0].gather(1, index))
+        if how == "evidence":
+            evidence = [set(np.flatnonzero(evidence_tokens(video, 4))) for video in videos]
+            assert all(expected <= set(got.tolist()) for expected, got in zip(evidence, index, strict=True))
+        elif how != "full":
+            assert kept.shape[1] == 64, how
 
 
-def test_frame_labels_say_what_a_token_shows():
+def test_frame_labels_match_the_pixels_of_a_token():
     frames, labels = frame_batch(0, seed=0, frames=80)
     assert frames.shape == (80, 64, 64, 3) and set(labels) == set(PROBES)
     cells = frames.reshape(80, 4, 16, 4, 16, 3).swapaxes(2, 3).reshape(80, 16, 256, 3).astype(int)
@@ -196,7 +181,7 @@ def test_frame_labels_say_what_a_token_shows():
         assert (label[flash] != IGNORE).all()
 
 
-def test_host_optimizer_orthogonalises_matrices_and_descends():
+def test_optimizer_orthogonalises_matrices_and_descends():
     torch.manual_seed(0)
     values = torch.linalg.svdvals(orthogonalize(torch.randn(24, 16)))
     assert values.min() > 0.6 and values.max() < 1.3
@@ -213,20 +198,20 @@ def test_host_optimizer_orthogonalises_matrices_and_descends():
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_wilson_interval_holds_the_share_and_shrinks():
+def test_wilson_interval_contains_the_share_and_shrinks():
     share, low, high = wilson(0.9, 100)
     assert share == 0.9 and 0.82 < low < share < high < 0.95
     assert wilson(0.9, 1000)[1] > low and wilson(0.0, 10)[1] == 0.0
 
 
-@pytest.mark.parametrize("recipe", ["cpu.yaml", "gpu.yaml"])
-def test_packaged_recipe_parses_against_the_signature_of_train(recipe):
+def test_packaged_recipes_match_the_signature_of_train():
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(train)
-    given = parser.parse_args(["--config", str(ROOT / "configs" / "tinyhost" / recipe), "--out", "x"])
-    stages = parser.instantiate_classes(given).stages
-    assert [stage.kind for stage in stages][:2] == ["vision", "language"]
-    assert all(stage.steps % EPOCH == 0 for stage in stages)
-    assert stages[-1].frames[0] <= 64 <= stages[-1].frames[1]
-    assert max(stages[-1].mixes, key=lambda mix: mix.share).how == "full"
+    for recipe in ("cpu.yaml", "gpu.yaml"):
+        given = parser.parse_args(["--config", str(ROOT / "configs" / "tinyhost" / recipe), "--out", "x"])
+        stages = parser.instantiate_classes(given).stages
+        assert [stage.kind for stage in stages][:2] == ["vision", "language"]
+        assert all(stage.steps % EPOCH == 0 for stage in stages)
+        assert stages[-1].frames[0] <= 64 <= stages[-1].frames[1]
+        assert max(stages[-1].mixes, key=lambda mix: mix.share).how == "full"
