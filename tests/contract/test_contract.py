@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import framefold
+from tests.support.cases import case
 from tests.support.contract import (
     COUNTS,
     GRIDS,
@@ -53,10 +54,11 @@ def test_budget_is_exact(name: str) -> None:
     compressor, grid = make(name), (12, 3, 4)
     x = features(grid)
     for budget in [*RATIOS, *COUNTS]:
-        compressor.budget = budget
-        out = run(compressor, x)
-        assert len(out) == expected_count(compressor, 144, budget), budget
-        check_tokens(out, grid)
+        with case(budget):
+            compressor.budget = budget
+            out = run(compressor, x)
+            assert len(out) == expected_count(compressor, 144, budget)
+            check_tokens(out, grid)
     compressor.budget = 1.0
     out = run(compressor, x)
     assert torch.equal(out.index, torch.arange(144)) and torch.equal(out.size, torch.ones_like(out.index))
@@ -68,10 +70,11 @@ def test_small_grids_and_degenerate_videos(name: str) -> None:
     for grid in GRIDS:
         n, compressor = math.prod(grid), make(name, grid=grid[1:])
         for kind, budget in itertools.product(KINDS, sorted({1, 2, n // 3 + 1, n - 1 or 1, n})):
-            compressor.budget = budget
-            out = run(compressor, features(grid, kind))
-            assert len(out) == expected_count(compressor, n, budget), (grid, kind, budget)
-            check_tokens(out, grid)
+            with case(grid, kind, budget):
+                compressor.budget = budget
+                out = run(compressor, features(grid, kind))
+                assert len(out) == expected_count(compressor, n, budget)
+                check_tokens(out, grid)
 
 
 @each
@@ -98,9 +101,10 @@ def test_dtype_and_autocast_do_not_change_the_selection(name: str) -> None:
     grid, compressor = (6, 3, 4), make(name)
     x = features(grid)
     for dtype in DTYPES:
-        out = run(compressor, x.to(dtype))
-        assert out.features.dtype == dtype
-        assert {out.features.device, out.index.device, out.size.device, out.assign.device} == {x.device}
+        with case(dtype):
+            out = run(compressor, x.to(dtype))
+            assert out.features.dtype == dtype
+            assert {out.features.device, out.index.device, out.size.device, out.assign.device} == {x.device}
     assert torch.equal(run(compressor, x.half()).index, run(compressor, x.half().float()).index)
     with torch.autocast("cpu", torch.bfloat16):
         mixed = run(compressor, x)
@@ -142,11 +146,12 @@ def test_weights_may_have_another_dtype_than_the_features(name: str) -> None:
     """As with bf16-true and DeepSpeed; the output keeps the dtype of the input."""
     for dtype in (torch.bfloat16, torch.float16, torch.float64):
         for x in (features((6, 3, 4)), features((6, 3, 4)).to(dtype)):
-            compressor = make(name, trained=False).to(dtype)
-            out = run(compressor, x)
-            assert out.features.dtype == x.dtype
-            out.features.sum().backward()
-            assert all(p.grad is not None and p.grad.dtype == dtype for p in compressor.parameters()), dtype
+            with case(dtype, x):
+                compressor = make(name, trained=False).to(dtype)
+                out = run(compressor, x)
+                assert out.features.dtype == x.dtype
+                out.features.sum().backward()
+                assert all(p.grad is not None and p.grad.dtype == dtype for p in compressor.parameters()), dtype
 
 
 @each_trainable

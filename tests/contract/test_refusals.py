@@ -12,6 +12,7 @@ import framefold
 from framefold import Compressor, VideoTokens
 from framefold.adapters.core import registry
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError, UnknownCompressorError
+from tests.support.cases import case
 from tests.support.contract import (
     WIDTH,
     features,
@@ -102,6 +103,7 @@ def broken() -> Iterator[Any]:
 def test_invalid_results_are_detected(broken: Any) -> None:
     assert len(run(broken, features(GRID))) == 5
     for fault in ("count", "dtype", "lengths", "assign", "order"):
-        broken.fault = fault
-        with pytest.raises(ContractError, match="broken_on_purpose"):
-            run(broken, features(GRID))
+        with case(fault):
+            broken.fault = fault
+            with pytest.raises(ContractError, match="broken_on_purpose"):
+                run(broken, features(GRID))

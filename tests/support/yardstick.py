@@ -9,16 +9,18 @@ from typing import Any
 
 import torch
 
+from framefold import VideoTokens
 from framefold.evaluation.bench.compressors import yardstick
 
 
-def median_ratio(run: Callable[[], Any], x: torch.Tensor) -> float:
+def median_ratio(compressor: Callable[[VideoTokens], Any], x: torch.Tensor) -> float:
     """Median ratio of processor times over three alternating runs on one thread; other processes do not count.
 
     Args:
-        run: the compressor, applied to the video of ``x``.
-        x: (T, H, W, D) features.
+        compressor: called with the video.
+        x: (T, H, W, D) features of the video.
     """
+    video = VideoTokens.from_grid(x)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -27,7 +29,7 @@ def median_ratio(run: Callable[[], Any], x: torch.Tensor) -> float:
             start = time.process_time()
             yardstick(x)
             middle = time.process_time()
-            run()
+            compressor(video)
             ratios.append((time.process_time() - middle) / (middle - start))
     finally:
         torch.set_num_threads(threads)

@@ -31,6 +31,7 @@ from framefold.errors import (
 )
 from framefold.evaluation.ablation.methods import source_digest
 from framefold.evaluation.bench.compressors import bench_compress
+from tests.support.cases import case
 from tests.support.contract import (
     COUNTS,
     GRIDS,
@@ -85,10 +86,11 @@ def test_budget_is_exact(name: str) -> None:
     x = features((12, 3, 4))
     compressor = make(name)
     for budget in [*RATIOS, *COUNTS]:
-        compressor.budget = budget
-        out = run(compressor, x)
-        assert len(out) == expected_count(compressor, 144, budget), budget
-        check_tokens(out, (12, 3, 4))
+        with case(budget):
+            compressor.budget = budget
+            out = run(compressor, x)
+            assert len(out) == expected_count(compressor, 144, budget)
+            check_tokens(out, (12, 3, 4))
     compressor.budget = 1.0
     out = run(compressor, x)
     assert torch.equal(out.index, torch.arange(144)) and torch.equal(out.size, torch.ones_like(out.index))
@@ -100,10 +102,11 @@ def test_small_grids_and_degenerate_videos(name: str) -> None:
     for grid in GRIDS:
         n, compressor = math.prod(grid), make(name, grid=grid[1:])
         for kind, budget in zip(KINDS, (1, 2, n // 3 + 1, n - 1 or 1), strict=True):
-            compressor.budget = budget
-            out = run(compressor, features(grid, kind))
-            assert len(out) == min(n, budget), (grid, kind, budget)
-            check_tokens(out, grid)
+            with case(grid, kind, budget):
+                compressor.budget = budget
+                out = run(compressor, features(grid, kind))
+                assert len(out) == min(n, budget)
+                check_tokens(out, grid)
 
 
 @each
@@ -137,16 +140,17 @@ def test_calls_are_deterministic_and_independent(name: str) -> None:
 def test_gradients_reach_every_parameter_and_the_features(name: str) -> None:
     grids = [((6, 3, 4), 1), ((6, 3, 4), 36), ((6, 3, 4), 72), ((1, 3, 4), 6), ((5, 1, 1), 2)]
     for trained, (grid, budget) in itertools.product((False, True), grids):
-        compressor = make(name, budget, grid[1:], trained).train()
-        x = features(grid).requires_grad_()
-        result = compressor(wrap(x), question(compressor))
-        (result.tokens.features.square().sum() + sum(result.losses.values())).backward()
-        missing = [
-            key for key, p in compressor.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
-        ]
-        assert not missing and list(compressor.parameters()), (trained, grid, budget, missing)
-        assert budget > 1 or any(bool((p.grad != 0).any()) for p in compressor.parameters())
-        assert bool((x.grad != 0).any())
+        with case(trained, grid, budget):
+            compressor = make(name, budget, grid[1:], trained).train()
+            x = features(grid).requires_grad_()
+            result = compressor(wrap(x), question(compressor))
+            (result.tokens.features.square().sum() + sum(result.losses.values())).backward()
+            missing = [
+                key for key, p in compressor.named_parameters() if p.grad is None or not torch.isfinite(p.grad).all()
+            ]
+            assert not missing and list(compressor.parameters()), (trained, grid, budget, missing)
+            assert budget > 1 or any(bool((p.grad != 0).any()) for p in compressor.parameters())
+            assert bool((x.grad != 0).any())
 
 
 @each
@@ -253,7 +257,7 @@ def test_wrong_parameters_name_the_stage() -> None:
         ({"pool": {"spatial": 0}}, "spatial must be at least 1"),
     ]
     for params, message in cases:
-        with pytest.raises(ConfigError, match=message):
+        with case(params, message), pytest.raises(ConfigError, match=message):
             framefold.build("pool+sttm", 0.1, **params)
 
 
@@ -272,22 +276,24 @@ HOSTILE = [
 
 def test_invalid_names_are_refused_in_short_messages(tmp_path: Path) -> None:
     for name, message in HOSTILE:
-        for create in (registry.compressor_class, framefold.build):
-            with pytest.raises(UnknownCompressorError, match=message) as raised:
-                create(name)
-            assert len(str(raised.value)) < 500
-        config = {"framefold_format": 1, "compressor": name, "budget": 0.1, "params": {}}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(AdapterFileError, match=message):
-            framefold.load(tmp_path)
+        with case(name, message):
+            for create in (registry.compressor_class, framefold.build):
+                with pytest.raises(UnknownCompressorError, match=message) as raised:
+                    create(name)
+                assert len(str(raised.value)) < 500
+            config = {"framefold_format": 1, "compressor": name, "budget": 0.1, "params": {}}
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            with pytest.raises(AdapterFileError, match=message):
+                framefold.load(tmp_path)
 
 
 def test_invalid_parameters_in_a_folder_are_refused(tmp_path: Path) -> None:
     for params in ({"pool": 3}, {"pool": [1]}, {"pool": {"spatial": "2"}}, {"more": {}}, {"fila": {"r": 10**9}}):
-        config = {"framefold_format": 1, "compressor": "pool+fila", "budget": 0.1, "params": params}
-        (tmp_path / "config.json").write_text(json.dumps(config))
-        with pytest.raises(AdapterFileError, match=r"config\.json"):
-            framefold.load(tmp_path)
+        with case(params):
+            config = {"framefold_format": 1, "compressor": "pool+fila", "budget": 0.1, "params": params}
+            (tmp_path / "config.json").write_text(json.dumps(config))
+            with pytest.raises(AdapterFileError, match=r"config\.json"):
+                framefold.load(tmp_path)
 
 
 def test_eight_stages_run() -> None:
@@ -386,7 +392,8 @@ def test_a_stage_that_does_not_keep_whole_frames_is_named() -> None:
         ("scene_mean+random", {}, "scene_mean"),
     ]
     for name, params, label in cases:
-        with pytest.raises(InputError, match=rf"{label} kept .* must keep whole frames of 12.* scene_goal=1"):
+        message = rf"{label} kept .* must keep whole frames of 12.* scene_goal=1"
+        with case(name, params), pytest.raises(InputError, match=message):
             run(framefold.build(name, 5, **params), features((12, 3, 4)))
 
 
@@ -466,10 +473,11 @@ def test_an_encoder_may_change_only_the_values(clean_registry) -> None:
         "tokens": lambda video: video.keep(torch.arange(12)),
     }
     for what, change in changes.items():
-        encode = lambda self, video, query=None, change=change: change(video)  # noqa: E731
-        type("Off", (Encoder,), {"name": f"off_{what}_of_a_test", "encode": encode})
-        with pytest.raises(ContractError, match=f"encoder of off_{what}_of_a_test"):
-            run(framefold.build(f"off_{what}_of_a_test+evs", 0.1), features((6, 3, 4)))
+        with case(what, change):
+            encode = lambda self, video, query=None, change=change: change(video)  # noqa: E731
+            type("Off", (Encoder,), {"name": f"off_{what}_of_a_test", "encode": encode})
+            with pytest.raises(ContractError, match=f"encoder of off_{what}_of_a_test"):
+                run(framefold.build(f"off_{what}_of_a_test+evs", 0.1), features((6, 3, 4)))
 
 
 def test_questions_reach_the_stages_that_need_them() -> None:

@@ -1,4 +1,4 @@
-"""evs: the rule for exact budgets against a slow reference, and the engines' rules."""
+"""evs: the exact rule against a slow reference, and the rule of the engines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def frame_counts(rows: list[int], t: int, p: int) -> list[int]:
 
 
 def by_the_rule(change: list[list[float]], k: int) -> list[int]:
-    """The docstring of EVS, one token after the other."""
+    """The rule of the docstring of EVS, one token at a time."""
     t, p = len(change), len(change[0])
     total = [sum(change[frame][place] for frame in range(t)) for place in range(p)]
     first = sorted(range(p), key=lambda place: -total[place])
@@ -45,7 +45,7 @@ def test_exact_against_the_reference(grid, kind, seed, k) -> None:
     assert kept_rows("evs", x, k) == by_the_rule(change.tolist(), k)
 
 
-def test_change_is_one_minus_the_cosine_and_nothing_for_what_stays() -> None:
+def test_change_is_one_minus_the_cosine_and_zero_for_still_tokens() -> None:
     x = synthetic((6, 3, 4))
     x[3] = x[2] * 2.0
     x[4:, 0, 0] = 0
@@ -56,14 +56,14 @@ def test_change_is_one_minus_the_cosine_and_nothing_for_what_stays() -> None:
     assert change[4, 0, 0] == 0.5 and change[5, 0, 0] == 0
 
 
-def test_small_changes_are_told_apart() -> None:
+def test_small_changes_are_distinguished() -> None:
     """1 - cos would be 0 for both in fp32."""
     x = torch.zeros(2, 1, 2, 2, dtype=torch.float64)
     x[..., 0], x[1, 0, 0, 1], x[1, 0, 1, 1] = 1, 1e-5, 2e-5
     torch.testing.assert_close(changes(VideoTokens.from_grid(x))[1], torch.tensor([0.5e-10, 2e-10]), rtol=1e-3, atol=0)
 
 
-def test_a_small_budget_is_not_all_frame_0() -> None:
+def test_a_small_budget_is_not_spent_on_frame_0_alone() -> None:
     """The engines keep frame 0 alone; exact keeps a quarter of the budget for it and the brief event."""
     x = synthetic((20, 4, 5), "still")
     x[12, 2, 3] = x[0, 0, 0] + 1
@@ -74,14 +74,14 @@ def test_a_small_budget_is_not_all_frame_0() -> None:
     assert frame_counts(kept_rows("evs", x, 0.25), 20, 20)[0] == 20
 
 
-def test_frame_0_keeps_the_places_where_something_happens() -> None:
+def test_frame_0_keeps_the_positions_that_change() -> None:
     x = torch.ones(10, 2, 4, 4)
     x[5:, 1, 1:3, 0] = -1
     assert [row for row in kept_rows("evs", x, 12) if row < 8] == [0, 5, 6]
     assert [row for row in kept_rows("evs", x, 11) if row < 8] == [5, 6]
 
 
-def test_frames_with_the_sharpest_changes_come_first_where_not_all_can() -> None:
+def test_frames_with_the_largest_changes_come_first_if_not_all_fit() -> None:
     x = torch.ones(10, 2, 2, 2)
     x[4, 0, 0, 0], x[7, 1, 1, 0] = -1, 0
     assert {row // 4 for row in kept_rows("evs", x, 4)} >= {0, 4, 5}
@@ -91,7 +91,7 @@ def test_frames_with_the_sharpest_changes_come_first_where_not_all_can() -> None
 @examples
 @given(grid=grids, seed=st.integers(0, 999), q=st.floats(0, 0.99), dtype=st.sampled_from(DTYPES), native=st.booleans())
 def test_official_against_torch(grid, seed, q, dtype, native) -> None:
-    """To the bit in the dtype of the features too: the mask of a served model."""
+    """Also bit by bit in the dtype of the features, as in a served model."""
     x = synthetic(grid, "drift", seed).to(dtype)
     video = VideoTokens.from_grid(x)
     y = x if native else x.float()
@@ -106,13 +106,13 @@ def test_official_against_torch(grid, seed, q, dtype, native) -> None:
     assert compressor(video).tokens.index.tolist() == evs_official_rows(ours, 0.6).tolist()
 
 
-def test_official_counts_short_vectors_as_the_engines_do() -> None:
+def test_official_treats_short_vectors_like_the_engines() -> None:
     x = synthetic((4, 2, 3)) * 1e-9
     cosine = torch.cosine_similarity(x[1:], x[:-1], dim=-1)
     assert torch.equal(dissimilarities(VideoTokens.from_grid(x))[1:], (1 - cosine).flatten(1)) and cosine.max() < 0.5
 
 
-def test_official_calls_a_zero_vector_changed_in_every_dtype() -> None:
+def test_official_counts_a_zero_vector_as_changed_in_every_dtype() -> None:
     x = torch.ones(3, 1, 2, 4)
     x[1:, 0, 1] = 0
     for dtype in DTYPES:

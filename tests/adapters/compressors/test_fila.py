@@ -13,6 +13,7 @@ from framefold import VideoTokens
 from framefold.adapters.compressors.scene_mean import Scenes
 from framefold.adapters.ops.partition import split_cells
 from framefold.errors import ConfigError, InputError
+from tests.support.cases import case
 from tests.support.contract import same
 from tests.support.videos import DTYPES, noise
 
@@ -34,23 +35,24 @@ def test_scenes_are_those_of_the_docstring(members: str) -> None:
     strength = torch.linspace(1, 4, 24).roll(9)[:, None, None, None]  # so that cosines differ from dot products
     video = VideoTokens.from_grid((noise(24, 2, 3, 8) + noise(8, seed=1)) * strength)
     for count in (1, 3, 7, 24):
-        clusters = framefold.build("scene_mean", members="cluster").scenes(video, count).frame_scene.tolist()
-        found = framefold.build("scene_mean", members=members, r=4).scenes(video, count)
-        means = video.as_grid().double().mean((1, 2))
-        alike = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
-        middle = [means[[c == scene for c in clusters]].mean(0) for scene in range(count)]
-        assert sorted(set(clusters)) == list(range(count)) and found.frames.tolist() == [
-            *map(clusters.count, range(count))
-        ]
-        for scene, representative in enumerate(found.representatives.tolist()):
-            own = [frame for frame in range(24) if clusters[frame] == scene]
-            nearest = min(own, key=lambda frame: float((means[frame] - middle[scene]).norm()))
-            assert representative == nearest
-            choice = list(range(24)) if members == "similar" else own
-            choice.sort(key=lambda frame: -float(alike[representative, frame]))
-            r = len(own) if members == "cluster" else min(4, math.ceil(24 / count) - 1)
-            assert found.frame[found.scene == scene].tolist() == sorted(choice[: r + 1])  # by time
-        assert found.representatives.tolist() == sorted(found.representatives.tolist())
+        with case(count):
+            clusters = framefold.build("scene_mean", members="cluster").scenes(video, count).frame_scene.tolist()
+            found = framefold.build("scene_mean", members=members, r=4).scenes(video, count)
+            means = video.as_grid().double().mean((1, 2))
+            alike = torch.nn.functional.cosine_similarity(means[:, None], means[None], dim=-1)
+            middle = [means[[c == scene for c in clusters]].mean(0) for scene in range(count)]
+            assert sorted(set(clusters)) == list(range(count)) and found.frames.tolist() == [
+                *map(clusters.count, range(count))
+            ]
+            for scene, representative in enumerate(found.representatives.tolist()):
+                own = [frame for frame in range(24) if clusters[frame] == scene]
+                nearest = min(own, key=lambda frame: float((means[frame] - middle[scene]).norm()))
+                assert representative == nearest
+                choice = list(range(24)) if members == "similar" else own
+                choice.sort(key=lambda frame: -float(alike[representative, frame]))
+                r = len(own) if members == "cluster" else min(4, math.ceil(24 / count) - 1)
+                assert found.frame[found.scene == scene].tolist() == sorted(choice[: r + 1])  # by time
+            assert found.representatives.tolist() == sorted(found.representatives.tolist())
 
 
 def test_small_clusters_have_fewer_members_if_members_are_limited_to_the_cluster() -> None:
@@ -109,25 +111,26 @@ def reference(video: VideoTokens, scenes: Scenes, logits: torch.Tensor, k: int, 
 def test_fusion_against_the_reference(members: str) -> None:
     video = scenes_video((7, 4, 5))
     for shape, goal, k in itertools.product(["n1", "nd"], [None, 1, 7], [1, 5, 6, 7, 16, 18, 40, 95, 96]):
-        compressor = framefold.build(
-            "fila", k, members=members, weight_shape=shape, scene_goal=goal, dim=8, grid=(2, 3)
-        )
-        compressor.static.data += noise(*compressor.static.shape, seed=1)
-        compressor.score.data += noise(8, seed=2)
-        out = compressor(video).tokens
-        per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
-        scenes = compressor.scenes(video, -(-k // per_scene))
-        with torch.no_grad():
-            expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
-        torch.testing.assert_close(
-            out.features.detach().double(),
-            expected,
-            atol=1e-5,
-            rtol=1e-5,
-            msg=lambda m, c=(shape, goal, k): f"{c}: {m}",
-        )
-        frames = out.index // 6
-        assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors are in representatives
+        with case(shape, goal, k):
+            compressor = framefold.build(
+                "fila", k, members=members, weight_shape=shape, scene_goal=goal, dim=8, grid=(2, 3)
+            )
+            compressor.static.data += noise(*compressor.static.shape, seed=1)
+            compressor.score.data += noise(8, seed=2)
+            out = compressor(video).tokens
+            per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
+            scenes = compressor.scenes(video, -(-k // per_scene))
+            with torch.no_grad():
+                expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
+            torch.testing.assert_close(
+                out.features.detach().double(),
+                expected,
+                atol=1e-5,
+                rtol=1e-5,
+                msg=lambda m, c=(shape, goal, k): f"{c}: {m}",
+            )
+            frames = out.index // 6
+            assert set(frames.tolist()) == set(scenes.representatives.tolist())  # anchors are in representatives
 
 
 @ALL

@@ -1,25 +1,24 @@
-"""QTSplus as corrected, one test for each defect of the release that it mends, most beside the release itself."""
+"""QTSplus: one test for each defect of the release that the exact variant corrects, most next to the release."""
 
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.qtsplus import QTSplus
+from framefold.adapters.layers.budget_head import BudgetHead
 from framefold.adapters.layers.cross_attention import RMSNorm
 from framefold.adapters.reference import qtsplus as release
 from framefold.errors import BudgetError
+from tests.support.cases import case
 from tests.support.videos import noise
 
 WIDTH = 16
@@ -47,56 +46,58 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a.double(), b.double()]))[0, 1])
 
 
-def test_the_train_keep_rate_is_the_budget() -> None:
+def test_the_budget_is_exact_during_training() -> None:
     long = video(1024)
     for budget in (0.05, 0.2, 0.5):
         assert len(make(budget).train()(long, question()).tokens) == round(budget * 4096)
     with torch.no_grad():
         released = make(0.2, variant="official", tau=0.1).train()(long, question()).tokens
-    assert len(released) > 0.4 * 4096  # 46.6 % in theory, for flat scores
+    assert len(released) > 0.4 * 4096  # in theory 46.6 %, for equal scores
 
 
-@pytest.mark.parametrize("m", [256, 4096])
-def test_selection_follows_the_scores_in_training_however_long_the_video(m: int) -> None:
-    """Attention logits without any structure; measured at 4096: 0.38 ... 0.40 against 0.02 at most."""
-    for seed in range(3):
-        log_r = noise(4, 5, m, seed=seed).log_softmax(-1).amax((0, 1))
-        torch.manual_seed(seed)
-        rows, _ = make(0.2, coverage=0.0).train()._select(log_r, round(0.2 * m), torch.tensor(0.2 * m))
-        ours = torch.zeros(m).index_fill(0, rows, 1)
-        assert correlation(ours, log_r) > 0.3
-        for tau in (0.1, 0.5):
-            theirs = release.sample_gate(log_r.exp(), torch.tensor(0.2 * m), tau).hard
-            assert m < 4096 or abs(correlation(theirs, log_r.exp())) < 0.06
+def test_sampling_follows_the_scores_for_videos_of_any_length() -> None:
+    """With attention logits without structure; measured at 4096 tokens: 0.38 ... 0.40 against at most 0.02."""
+    for m in [256, 4096]:
+        for seed in range(3):
+            with case(m, seed):
+                log_r = noise(4, 5, m, seed=seed).log_softmax(-1).amax((0, 1))
+                torch.manual_seed(seed)
+                rows, _ = make(0.2, coverage=0.0).train()._select(log_r, round(0.2 * m), torch.tensor(0.2 * m))
+                ours = torch.zeros(m).index_fill(0, rows, 1)
+                assert correlation(ours, log_r) > 0.3
+                for tau in (0.1, 0.5):
+                    theirs = release.sample_gate(log_r.exp(), torch.tensor(0.2 * m), tau).hard
+                    assert m < 4096 or abs(correlation(theirs, log_r.exp())) < 0.06
 
 
-def test_a_constant_added_to_the_scores_changes_nothing() -> None:
-    compressor, scores, wanted = make().train(), noise(200), torch.tensor(40.0)
+def test_a_constant_added_to_the_scores_does_not_change_the_selection() -> None:
+    compressor, scores, expected = make().train(), noise(200), torch.tensor(40.0)
     found = []
     for shift in (0.0, 7.0, -300.0):
         torch.manual_seed(0)
-        found.append(compressor._select(scores.double() + shift, 40, wanted)[0])
+        found.append(compressor._select(scores.double() + shift, 40, expected)[0])
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
-def test_the_cap_of_predicted_budgets_binds_in_training_too() -> None:
+def test_the_maximum_of_predicted_budgets_applies_in_training_too() -> None:
     for mode in (True, False):
         assert len(make("auto", n_max=3).train(mode)(video(), question()).tokens) == 3
     torch.manual_seed(0)
     assert len(make("auto", n_max=3, variant="official").train()(video(100), question()).tokens) > 3
 
 
-@pytest.mark.parametrize("budget", [0.25, "auto"])
-@pytest.mark.parametrize("depth", [1, 2])
-def test_every_parameter_learns(budget: Any, depth: int) -> None:
-    compressor = make(budget, moved=True, scoring_layers=depth, reencode_layers=depth).train()
-    out = compressor(video(), question())
-    assert out.scores is not None
-    (out.tokens.features.square().sum() + sum(out.losses.values()) + out.scores.square().sum()).backward()
-    assert not [key for key, p in compressor.named_parameters() if p.grad is None or not bool(p.grad.any())]
+def test_every_parameter_gets_a_gradient() -> None:
+    for budget in [0.25, "auto"]:
+        for depth in [1, 2]:
+            with case(budget, depth):
+                compressor = make(budget, moved=True, scoring_layers=depth, reencode_layers=depth).train()
+                out = compressor(video(), question())
+                assert out.scores is not None
+                (out.tokens.features.square().sum() + sum(out.losses.values()) + out.scores.square().sum()).backward()
+                assert not [key for key, p in compressor.named_parameters() if p.grad is None or not bool(p.grad.any())]
 
 
-def test_the_release_has_parameters_that_never_learn_but_ddp_does_not_wait_for_them() -> None:
+def test_untrained_parameters_of_the_release_get_zero_gradients() -> None:
     compressor = make("auto", moved=True, variant="official").train()
     out = compressor(video(), question())
     (out.tokens.features.square().sum() + sum(out.losses.values())).backward()
@@ -105,7 +106,7 @@ def test_the_release_has_parameters_that_never_learn_but_ddp_does_not_wait_for_t
     assert dead > 0.7 * sum(p.numel() for p in compressor.scoring.parameters())
 
 
-def test_nothing_leaks_between_batch_mates() -> None:
+def test_videos_of_a_batch_are_independent() -> None:
     compressor, short, long = make(0.5, moved=True).eval(), video(3), video(11, seed=1)
     with torch.no_grad():
         alone = compressor(short, question()).tokens.features
@@ -116,7 +117,7 @@ def test_nothing_leaks_between_batch_mates() -> None:
         assert float((leaky - release.reencode(blocks, [short.features])[0]).abs().max()) > 0.01
 
 
-def test_half_precision_predicts_a_finite_budget_where_the_release_has_nan() -> None:
+def test_a_budget_predicted_in_half_precision_is_finite() -> None:
     sharp = noise(64, 2, 2, WIDTH) * torch.linspace(0, 30, 64)[:, None, None, None]
     found = {}
     for variant in ("exact", "official"):
@@ -130,7 +131,7 @@ def test_half_precision_predicts_a_finite_budget_where_the_release_has_nan() -> 
     assert torch.isnan(found["official"][0])
 
 
-def test_a_count_is_not_rounded_to_what_bf16_can_hold() -> None:
+def test_a_predicted_count_is_not_rounded_to_bf16() -> None:
     torch.manual_seed(0)
     head = make("auto").to(torch.bfloat16).head
     ours, theirs = set(), set()
@@ -144,7 +145,7 @@ def test_a_count_is_not_rounded_to_what_bf16_can_hold() -> None:
     assert any(count != int(torch.tensor(float(count), dtype=torch.bfloat16)) for count in ours)
 
 
-def test_time_matters_once_it_is_learned_and_not_before() -> None:
+def test_the_encoding_of_time_starts_without_effect() -> None:
     compressor = make(0.5, coverage=0.0).eval()
     assert not bool(compressor.time.weight.any())
     x = noise(12, 2, 2, WIDTH)
@@ -168,18 +169,19 @@ def test_ties_go_to_the_lower_index() -> None:
     assert make(5, variant="official").eval()(constant, question()).tokens.index.tolist() == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize(("coverage", "relevant"), [(0.0, 12), (0.25, 9), (0.5, 6), (1.0, 0)])
-def test_the_share_of_coverage(coverage: float, relevant: int) -> None:
-    out = make(12, coverage=coverage).eval()(video(30), question())
-    assert out.scores is not None
-    index, top = out.tokens.index, torch.sort(out.scores, descending=True, stable=True).indices
-    assert len(index) == 12 and torch.isin(top[:relevant], index).all()
-    rest = torch.tensor(sorted(set(range(120)) - set(top[:relevant].tolist())))
-    even = rest[[(2 * i + 1) * len(rest) // (2 * (12 - relevant)) for i in range(12 - relevant)]]
-    assert set(index.tolist()) == set(top[:relevant].tolist()) | set(even.tolist())
+def test_the_fraction_of_coverage() -> None:
+    for coverage, relevant in [(0.0, 12), (0.25, 9), (0.5, 6), (1.0, 0)]:
+        with case(coverage, relevant):
+            out = make(12, coverage=coverage).eval()(video(30), question())
+            assert out.scores is not None
+            index, top = out.tokens.index, torch.sort(out.scores, descending=True, stable=True).indices
+            assert len(index) == 12 and torch.isin(top[:relevant], index).all()
+            rest = torch.tensor(sorted(set(range(120)) - set(top[:relevant].tolist())))
+            even = rest[[(2 * i + 1) * len(rest) // (2 * (12 - relevant)) for i in range(12 - relevant)]]
+            assert set(index.tolist()) == set(top[:relevant].tolist()) | set(even.tolist())
 
 
-def test_a_predicted_budget_stays_in_its_range_and_costs_in_training_only() -> None:
+def test_a_predicted_budget_is_in_its_range_and_has_losses_in_training_only() -> None:
     counts = set()
     for seed in range(8):
         compressor = make("auto", moved=True, rho_min=0.1, rho_max=0.4)
@@ -193,7 +195,7 @@ def test_a_predicted_budget_stays_in_its_range_and_costs_in_training_only() -> N
     assert len(counts) > 3
 
 
-def test_a_budget_is_predicted_by_those_with_a_head_only(tmp_path: Path) -> None:
+def test_only_a_compressor_with_a_head_predicts_budgets(tmp_path: Path) -> None:
     with pytest.raises(BudgetError):
         make(0.25).budget = "auto"
     with pytest.raises(BudgetError):
@@ -206,7 +208,7 @@ def test_a_budget_is_predicted_by_those_with_a_head_only(tmp_path: Path) -> None
     assert torch.equal(loaded(video(), question()).tokens.features, compressor(video(), question()).tokens.features)
 
 
-def test_official_saves_and_loads_and_meets_a_given_budget_at_inference(tmp_path: Path) -> None:
+def test_official_meets_a_given_budget_at_inference_after_loading(tmp_path: Path) -> None:
     compressor = make(0.25, variant="official")
     assert not compressor.exact_budget and compressor.eval().exact_budget
     compressor.save_pretrained(tmp_path)
@@ -215,11 +217,11 @@ def test_official_saves_and_loads_and_meets_a_given_budget_at_inference(tmp_path
     assert len(out) == 12 and torch.equal(out.features, compressor(video(), question()).tokens.features)
 
 
-def test_the_mean_ratio_knows_training_only_and_is_saved(tmp_path: Path) -> None:
+def test_the_mean_ratio_excludes_inference_and_is_saved(tmp_path: Path) -> None:
     compressor = make("auto", moved=True)
     compressor.eval()(video(), question())
     assert float(compressor.head.pending[1]) == 0
-    smooth = [float(compressor.train()(video(), question(seed)).losses["smooth"]) for seed in range(3)]
+    smooth = [float(compressor.train()(video(), question(seed)).losses["smooth"].detach()) for seed in range(3)]
     assert smooth[0] == 0 and min(smooth[1:]) > 0
     compressor.synchronize()
     assert float(compressor.head.seen[1]) == 3 and float(compressor.head.pending[1]) == 0
@@ -228,40 +230,33 @@ def test_the_mean_ratio_knows_training_only_and_is_saved(tmp_path: Path) -> None
     assert torch.equal(loaded.head.seen, compressor.head.seen)
 
 
-RANK = """
-import sys, datetime, torch
-from torch import distributed
-from framefold.adapters.layers.budget_head import BudgetHead
-rank, file = int(sys.argv[1]), sys.argv[2]
-distributed.init_process_group("gloo", init_method="file://" + file, rank=rank, world_size=2,
-                               timeout=datetime.timedelta(seconds=40))
-head = BudgetHead(4, 0.05, 0.5)
-for ratio in ([0.1, 0.2], [0.4])[rank]:
-    head.costs(torch.tensor(ratio), 10, 10)
-head.synchronize()
-head.synchronize()
-print(*head.seen.tolist())
-"""
+def _mean_ratio_of_rank(rank: int, store: str, results: Any) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    head = BudgetHead(4, 0.05, 0.5)
+    for ratio in ([0.1, 0.2], [0.4])[rank]:
+        head.costs(torch.tensor(ratio), 10, 10)
+    head.synchronize()
+    head.synchronize()
+    results.put(head.seen.tolist())
 
 
-@pytest.mark.timeout(120)
-def test_the_mean_ratio_is_that_of_all_ranks(tmp_path: Path) -> None:
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(framefold.__file__).parent.parent)}
-    words = [[sys.executable, "-c", RANK, str(rank), str(tmp_path / "store")] for rank in range(2)]
-    ranks = [subprocess.Popen(w, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True) for w in words]
+def test_the_mean_ratio_includes_all_ranks(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    results = fork.Queue()
+    ranks = [fork.Process(target=_mean_ratio_of_rank, args=(rank, str(tmp_path / "store"), results)) for rank in (0, 1)]
+    for rank in ranks:
+        rank.start()
     try:
-        said = [rank.communicate(timeout=90)[0] for rank in ranks]
+        for _ in ranks:
+            assert results.get(timeout=100) == pytest.approx([0.7, 3.0])
     finally:
         for rank in ranks:
-            if rank.poll() is None:
-                os.killpg(rank.pid, signal.SIGKILL)
-                rank.wait()
-    for line in said:
-        assert [float(word) for word in line.split()] == pytest.approx([0.7, 3.0])
+            rank.kill()
+            rank.join()
 
 
-def test_the_answer_reaches_the_scores_through_reencoding_where_a_factor_would_be_undone_by_a_norm() -> None:
-    """Behind an RMSNorm, as in a host: the gradient of the kept tokens' scores, against that of gated values."""
+def test_the_answer_trains_the_scores_through_the_reencoding() -> None:
+    """Before an RMSNorm, as in a host, a gate as a factor of the token would get almost no gradient."""
     compressor, clip, norm = make(0.5, moved=True, coverage=0.0).train(), video(), RMSNorm(WIDTH)
     target = noise(24, WIDTH, seed=5)
     out = compressor(clip, question())
@@ -271,7 +266,9 @@ def test_the_answer_reaches_the_scores_through_reencoding_where_a_factor_would_b
 
     scores = out.scores.detach().double().requires_grad_()
     rows, log_gate = compressor._select(scores, 24, torch.tensor(24.0, dtype=torch.float64))
-    gated = out.tokens.features.detach().double() * log_gate.exp()[:, None]  # of value one, straight through
+    gated = (
+        out.tokens.features.detach().double() * log_gate.exp()[:, None]
+    )  # of value one, with a straight-through gradient
     (value,) = torch.autograd.grad((norm(gated) * target.double()).sum(), scores)
     assert float(ours.norm()) > 100 * float(value.norm())
     assert torch.equal(rows.sort().values, rows)

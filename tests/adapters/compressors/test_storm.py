@@ -10,6 +10,7 @@ import torch
 import framefold
 from framefold import Compressor, VideoTokens
 from framefold.errors import ConfigError, InputError
+from tests.support.cases import case
 from tests.support.contract import same
 from tests.support.videos import noise
 
@@ -42,11 +43,12 @@ def test_untrained_it_equals_pool_bit_by_bit() -> None:
 
 def test_encoded_tokens_are_pooled() -> None:
     for scan in ("raster", "temporal", "snake"):
-        clip, storm = video(), moved(scan=scan)
-        encoded = storm.encode(clip)
-        assert not torch.allclose(encoded.features, clip.features, atol=1e-2)
-        pooled = framefold.build("pool", 12)(encoded).tokens
-        torch.testing.assert_close(storm(clip).tokens.features, pooled.features)
+        with case(scan):
+            clip, storm = video(), moved(scan=scan)
+            encoded = storm.encode(clip)
+            assert not torch.allclose(encoded.features, clip.features, atol=1e-2)
+            pooled = framefold.build("pool", 12)(encoded).tokens
+            torch.testing.assert_close(storm(clip).tokens.features, pooled.features)
 
 
 def test_the_temporal_order_follows_each_position_through_time() -> None:
@@ -112,10 +114,11 @@ def test_wide_tokens_use_a_bottleneck() -> None:
 
 def test_the_change_scales_with_the_features() -> None:
     for params in ({}, {"inner": 8}):
-        clip, storm = video(), moved(**params)
-        large = VideoTokens.from_grid(1000 * clip.as_grid())
-        scaled = 1000 * storm.encode(clip).features
-        torch.testing.assert_close(storm.encode(large).features, scaled, rtol=1e-4, atol=1e-2)
+        with case(params):
+            clip, storm = video(), moved(**params)
+            large = VideoTokens.from_grid(1000 * clip.as_grid())
+            scaled = 1000 * storm.encode(clip).features
+            torch.testing.assert_close(storm.encode(large).features, scaled, rtol=1e-4, atol=1e-2)
 
 
 def test_recomputing_the_scan_gives_the_same_gradients() -> None:
@@ -137,7 +140,7 @@ def test_parameters_out_of_range_are_refused() -> None:
         "inner": -1,
         "d_state": 2**40,
     }.items():
-        with pytest.raises(ConfigError, match=name):
+        with case(name, value), pytest.raises(ConfigError, match=name):
             framefold.build("storm", 0.1, **{name: value})
 
 

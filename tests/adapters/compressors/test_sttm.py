@@ -1,9 +1,8 @@
-"""sttm against a slow reference written from its docstring, and what its rule promises."""
+"""sttm against a slow reference written from its docstring, and properties of its rule."""
 
 from __future__ import annotations
 
 import copy
-import time
 from itertools import combinations, pairwise
 
 import pytest
@@ -23,6 +22,7 @@ from framefold.adapters.ops.quadtree import (
 )
 from framefold.adapters.reference.sttm import merge_as_released, representatives, unlike_previous
 from framefold.errors import ConfigError, InputError
+from tests.support.cases import case
 from tests.support.hosts.bare_hosts import build
 from tests.support.videos import noise
 from tests.support.yardstick import median_ratio
@@ -34,7 +34,7 @@ Box = tuple[int, int, int, int]
 
 
 def blobs(grid: tuple[int, int, int], width: int = 12, seed: int = 0) -> torch.Tensor:
-    """Patches of several sizes that drift, cut in the middle, one of them brief: something to merge in every way."""
+    """Patches of several sizes that drift, with a cut in the middle, so that tokens are merged in every way."""
     t, h, w = grid
     coarse = noise(1, width, max(h // 3, 1), max(w // 3, 1), seed=seed)
     x = torch.nn.functional.interpolate(coarse, size=(h, w))[0].permute(1, 2, 0)
@@ -53,7 +53,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 class Reference:
-    """The rule of ``exact`` cell by cell, in fp64. A cell is (level, rows, columns); a node is (frame, cell)."""
+    """The rule of ``exact``, cell by cell, in fp64. A cell is (level, rows, columns); a node is (frame, cell)."""
 
     def __init__(self, x: torch.Tensor, tau_s: float, tau_t: float) -> None:
         (self.t, h, w, _), self.slack = x.shape, 1 - tau_t
@@ -127,7 +127,7 @@ class Reference:
 
 
 def halves(n: int) -> list[list[tuple[int, int]]]:
-    """Blocks of a side, level by level: in an odd number of blocks the first one stays alone."""
+    """Blocks of a side, level by level; of an odd number of blocks, the first one is not paired."""
     out = [[(i, i + 1) for i in range(n)]]
     while len(out[-1]) > 1:
         last, alone = out[-1], len(out[-1]) % 2
@@ -164,15 +164,16 @@ def test_exact_against_the_reference(grid, seed, taus, ratio) -> None:
     assert out.assign.tolist() == Reference(x, *taus).groups(k)
 
 
-@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.6])
-@pytest.mark.parametrize("grid", [(4, 4, 6), (3, 5, 5)])
-def test_exact_against_the_reference_where_space_and_time_compete(grid: tuple[int, int, int], ratio: float) -> None:
-    for seed in range(4):
-        x = blobs(grid, seed=seed)
-        x[1, 0, 3] *= seed % 2  # a zero vector is like nothing
-        assert compress(x, ratio, tau_s=0.7, tau_t=0.9).assign.tolist() == Reference(x, 0.7, 0.9).groups(
-            budget_tokens(ratio, x.shape[:3].numel())
-        )
+def test_exact_against_the_reference_where_space_and_time_compete() -> None:
+    for ratio in [0.1, 0.3, 0.6]:
+        for grid in [(4, 4, 6), (3, 5, 5)]:
+            for seed in range(4):
+                with case(ratio, grid, seed):
+                    x = blobs(grid, seed=seed)
+                    x[1, 0, 3] *= seed % 2  # a zero vector is like nothing
+                    assert compress(x, ratio, tau_s=0.7, tau_t=0.9).assign.tolist() == Reference(x, 0.7, 0.9).groups(
+                        budget_tokens(ratio, x.shape[:3].numel())
+                    )
 
 
 @settings(quick, max_examples=20)
@@ -234,12 +235,13 @@ def test_powers_of_two_and_half_precision_change_no_group(grid, seed, exponent, 
     assert torch.equal(compress(x.double() * 2.0 ** (4 * exponent), ratio).assign, plain)
 
 
-@pytest.mark.parametrize("scale", [2.0**-60, 2.0**60, 2.0**100])
-def test_extreme_magnitudes_change_no_group(scale: float) -> None:
-    x = blobs((6, 5, 6))
-    plain = compress(x, 0.2).assign
-    assert torch.equal(compress(x * scale, 0.2).assign, plain)
-    assert torch.equal(compress(x.double() * scale**5, 0.2).assign, plain)
+def test_extreme_magnitudes_change_no_group() -> None:
+    for scale in [2.0**-60, 2.0**60, 2.0**100]:
+        with case(scale):
+            x = blobs((6, 5, 6))
+            plain = compress(x, 0.2).assign
+            assert torch.equal(compress(x * scale, 0.2).assign, plain)
+            assert torch.equal(compress(x.double() * scale**5, 0.2).assign, plain)
 
 
 def test_a_still_video_is_merged_over_time() -> None:
@@ -247,25 +249,26 @@ def test_a_still_video_is_merged_over_time() -> None:
     assert compress(x, 30).assign.tolist() == list(range(30)) * 7
 
 
-@pytest.mark.parametrize("side", [(4, 4), (5, 7), (1, 6), (3, 1), (14, 9)])
-def test_a_uniform_frame_becomes_one_token_whatever_its_shape(side: tuple[int, int]) -> None:
-    """Orthogonal frames, so that nothing but space can be merged; a padded cell would be unlike its real ones."""
-    x = torch.eye(6)[:, None, None].expand(6, *side, 6).clone()
-    out = compress(x, 6)
-    assert out.assign.tolist() == [t for t in range(6) for _ in range(side[0] * side[1])]
-    assert torch.equal(out.features, torch.eye(6))
+def test_a_uniform_frame_of_any_shape_becomes_one_token() -> None:
+    """Frames are orthogonal, so that merging is in space only; a padded cell would differ from its real parts."""
+    for side in [(4, 4), (5, 7), (1, 6), (3, 1), (14, 9)]:
+        with case(side):
+            x = torch.eye(6)[:, None, None].expand(6, *side, 6).clone()
+            out = compress(x, 6)
+            assert out.assign.tolist() == [t for t in range(6) for _ in range(side[0] * side[1])]
+            assert torch.equal(out.features, torch.eye(6))
 
 
-def test_one_odd_token_keeps_its_surroundings_apart_and_the_rest_coarse() -> None:
-    """One frame of 8 x 8 that is uniform but for a token: it and its three siblings, and the uniform cells around."""
+def test_one_different_token_keeps_its_surroundings_fine_and_the_rest_coarse() -> None:
+    """A uniform frame of 8 x 8 with one other token: it and its three siblings, and the uniform cells around them."""
     x = torch.zeros(1, 8, 8, 2)
     x[..., 0] = 1
     x[0, 0, 0] = torch.tensor([-1.0, 1.0])
     assert compress(x, 10).size.tolist() == [1, 1, 4, 16, 1, 1, 4, 4, 16, 16]
 
 
-def test_what_is_uniform_persists_as_one_token_and_what_changes_is_kept() -> None:
-    """A uniform still quarter in random frames: a token at any budget, and it takes none of the others with it."""
+def test_a_still_region_is_one_token_and_changes_are_kept() -> None:
+    """A uniform still quarter of random frames is one token at every budget, and no other token is merged into it."""
     x = noise(6, 4, 4, 32)
     x[:, :2, 2:] = noise(32, seed=1)
     for k in (73, 60, 50):
@@ -274,8 +277,8 @@ def test_what_is_uniform_persists_as_one_token_and_what_changes_is_kept() -> Non
         assert bool((still == still[0, 0, 0]).all()) and int(out.size[still[0, 0, 0]]) == 24
 
 
-def test_components_are_true_where_the_release_stops_early() -> None:
-    """A chain, 0 - 3 - 1 - 4 - 2: every node has the least of its neighbours after a round, and that is idempotent."""
+def test_components_are_complete_where_the_release_stops_early() -> None:
+    """In the chain 0 - 3 - 1 - 4 - 2, one round gives every node the least of its neighbours, which is idempotent."""
     links = torch.tensor([[0, 3], [1, 3], [1, 4], [2, 4]])
     assert representatives(links, 5).tolist() == [0, 1, 2, 0, 1]
     assert join_links(links, 5, 1).tolist() == [0, 0, 0, 0, 0]
@@ -287,14 +290,15 @@ def test_components_are_linked_in_order_until_they_are_k() -> None:
     assert found == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 3], [0, 1, 0, 2, 2], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize(("tau_s", "tau_t"), [(1.0, 0.5), (0.5, 1.2)])
-def test_thresholds_of_one_cannot_be_relaxed(tau_s: float, tau_t: float) -> None:
-    with pytest.raises(ConfigError, match="sttm"):
-        framefold.build("sttm", tau_s=tau_s, tau_t=tau_t)
-    framefold.build("sttm", variant="official", tau_s=tau_s, tau_t=tau_t)
+def test_thresholds_of_one_cannot_be_relaxed() -> None:
+    for tau_s, tau_t in [(1.0, 0.5), (0.5, 1.2)]:
+        with case(tau_s, tau_t):
+            with pytest.raises(ConfigError, match="sttm"):
+                framefold.build("sttm", tau_s=tau_s, tau_t=tau_t)
+            framefold.build("sttm", variant="official", tau_s=tau_s, tau_t=tau_t)
 
 
-def test_thresholds_say_what_is_given_up_first() -> None:
+def test_thresholds_determine_what_is_merged_first() -> None:
     x = blobs((6, 8, 8))
     frames = []
     for tau_s, tau_t in [(0.5, 0.99), (0.99, 0.5)]:
@@ -306,14 +310,15 @@ def test_thresholds_say_what_is_given_up_first() -> None:
     assert torch.equal(scaled.assign, compress(x, 0.3, tau_s=0.9, tau_t=0.8).assign)
 
 
-@pytest.mark.parametrize("grid", [(3, 8, 8), (4, 5, 6), (1, 14, 14), (3, 9, 7), (2, 1, 1), (3, 5, 1), (3, 2, 7)])
-def test_official_keeps_books_and_does_not_read_the_budget(grid: tuple[int, int, int]) -> None:
-    x = blobs(grid)
-    out = compress(x, 0.5, variant="official", tau_s=0.8, tau_t=0.6)
-    n = x.shape[:3].numel()
-    assert int(out.size.sum()) == n and torch.equal(torch.bincount(out.assign), out.size)
-    assert torch.equal(out.assign[out.index], torch.arange(len(out)))
-    assert len(out) == len(compress(x, 1, variant="official", tau_s=0.8, tau_t=0.6))
+def test_official_assigns_every_token_and_ignores_the_budget() -> None:
+    for grid in [(3, 8, 8), (4, 5, 6), (1, 14, 14), (3, 9, 7), (2, 1, 1), (3, 5, 1), (3, 2, 7)]:
+        with case(grid):
+            x = blobs(grid)
+            out = compress(x, 0.5, variant="official", tau_s=0.8, tau_t=0.6)
+            n = x.shape[:3].numel()
+            assert int(out.size.sum()) == n and torch.equal(torch.bincount(out.assign), out.size)
+            assert torch.equal(out.assign[out.index], torch.arange(len(out)))
+            assert len(out) == len(compress(x, 1, variant="official", tau_s=0.8, tau_t=0.6))
 
 
 def test_official_averages_nodes_and_not_tokens() -> None:
@@ -339,7 +344,7 @@ def test_official_never_pools_a_single_column() -> None:
     assert len(compress(torch.ones(1, 6, 3, 8), 1, variant="official")) == 6  # 3 x 2 cells
 
 
-def test_slow_version_compares_a_source_with_the_pair_before_only() -> None:
+def test_slow_version_compares_a_source_with_the_previous_pair_only() -> None:
     pairs = torch.tensor([[0, 4], [0, 5], [0, 6], [1, 6], [4, 8], [4, 9]])
     similarity = torch.tensor([0.6, 0.9, 0.8, 0.7, 0.95, 0.99])
     frame = torch.tensor([0, 0, 0, 0, 1, 1])
@@ -351,7 +356,7 @@ def test_official_merges_nothing_at_thresholds_above_one() -> None:
 
 
 def test_one_prefill_of_the_video_serves_many_questions() -> None:
-    """The same logits and answers as runs of prompt and question together; the compressor runs once."""
+    """Logits and answers equal those of prompt and question together; the compressor runs once."""
     host = build("qwen2_vl", "sdpa")
     compressor, runs = framefold.build("sttm", 0.25), []
     compressor.register_forward_hook(lambda *_: runs.append(1))
@@ -369,19 +374,19 @@ def test_one_prefill_of_the_video_serves_many_questions() -> None:
                 assert (logits - host.model(**asked.attached_inputs).logits[:, -1]).abs().max() < 2e-5
                 ids = logits.argmax(-1, keepdim=True)
                 first += [logits] if step == 0 else []
-    assert all((a - b).abs().max() > 0.01 for a, b in combinations(first, 2))  # the question does matter
+    assert all((a - b).abs().max() > 0.01 for a, b in combinations(first, 2))  # the question matters
 
 
-@pytest.mark.parametrize("kind", ["smooth", "all alike"])
-def test_time_against_the_yardstick(kind: str) -> None:
-    """In processor time, since the machine may be busy; a slow one fails instead of hanging."""
-    x = noise(64, 14, 14, 1024)
-    x = x.mul_(0.1).cumsum_(0).add_(1) if kind == "smooth" else x.mul_(0.01).add_(noise(1024, seed=1))
-    video, compressor = VideoTokens.from_grid(x), framefold.build("sttm", 0.25)
-    assert median_ratio(lambda: compressor(video), x) < 12
+def test_time_against_the_yardstick() -> None:
+    """The bound leaves room for a busy machine."""
+    for kind in ["smooth", "all alike"]:
+        with case(kind):
+            x = noise(64, 14, 14, 1024)
+            x = x.mul_(0.1).cumsum_(0).add_(1) if kind == "smooth" else x.mul_(0.01).add_(noise(1024, seed=1))
+            assert median_ratio(framefold.build("sttm", 0.25), x) < 12
 
 
-def test_groups_found_without_leaving_the_device_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_of_the_device_implementation_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     videos = [
         VideoTokens.from_grid(torch.randn(5, 4, 3, 6, generator=torch.Generator().manual_seed(s))) for s in range(4)
     ]

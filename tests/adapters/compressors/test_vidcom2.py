@@ -1,4 +1,4 @@
-"""vidcom2: its steps in fp64 and token by token, the counts of engine and authors, and the rule for exact budgets."""
+"""vidcom2: its steps in fp64 and token by token, the rules of the engines and the authors, and the exact rule."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def plain(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def by_the_rule(r: list[list[float]], budgets: list[int], k: int, protect: bool) -> list[int]:
-    """Step 4 of the docstring, one token after the other."""
+    """Step 4 of the docstring, one token at a time."""
     p = len(r[0])
     cost = [value for frame in r for value in frame]
     rows = [sorted(range(t * p, t * p + p), key=lambda i: (cost[i], i)) for t in range(len(r))]
@@ -86,7 +86,7 @@ def test_selection_against_the_reference(grid, seed, ratio) -> None:
 
 
 def test_frame_budgets() -> None:
-    """An unlike frame gets up to twice the ratio, the others a little less; halves go to the even number."""
+    """A distinctive frame gets up to twice the ratio, the others a little less; halves are rounded to even."""
     one_hot, even = torch.tensor([0.0, 1.0, 0.0, 0.0]), torch.full((4,), 0.25)
     assert vidcom2.frame_budgets(one_hot, 0.4, 100).tolist() == [30, 70, 30, 30]
     assert vidcom2.frame_budgets(one_hot, 0.8, 100).tolist() == [60, 100, 60, 60]
@@ -95,7 +95,7 @@ def test_frame_budgets() -> None:
     assert vidcom2.frame_budgets(even, 0.001, 5).tolist() == [1] * 4
 
 
-def test_weights_go_to_the_frame_unlike_the_video() -> None:
+def test_weights_favour_the_distinctive_frame() -> None:
     x = synthetic((8, 3, 4), "constant") + 0.1 * synthetic((8, 3, 4), "noise")
     x[5] -= 2 * synthetic((1, 3, 4), "constant")[0]
     weights = similarities_of(x).weights
@@ -118,7 +118,7 @@ def test_official_may_empty_a_frame_and_exact_never_does() -> None:
     assert emptied
 
 
-def test_ties_go_to_the_lower_place_of_each_frame() -> None:
+def test_ties_go_to_the_lower_position_of_each_frame() -> None:
     x = torch.ones(4, 2, 3, 8)
     for variant in ("exact", "official"):
         assert kept_rows("vidcom2", x, 0.5, variant=variant) == [6 * t + place for t in range(4) for place in range(3)]
@@ -126,7 +126,7 @@ def test_ties_go_to_the_lower_place_of_each_frame() -> None:
     assert kept_rows("vidcom2", x, 2) == [0, 6]
 
 
-def test_native_is_the_engines_arithmetic_in_the_dtype_of_the_features() -> None:
+def test_native_computes_in_the_dtype_of_the_features() -> None:
     x = synthetic((6, 3, 4), "noise", width=32)
     for dtype, tolerance in ((torch.bfloat16, 0.06), (torch.float16, 0.01), (torch.float64, 1e-12)):
         ours = similarities_of(x.to(dtype), native=True)
@@ -144,7 +144,7 @@ def test_zero_vectors_are_finite() -> None:
         assert torch.isfinite(similarity.redundancy).all() and torch.isfinite(similarity.weights).all()
 
 
-def test_tokens_unlike_their_frame_are_kept() -> None:
+def test_tokens_dissimilar_to_their_frame_are_kept() -> None:
     x = synthetic((6, 4, 4), "still")
     x[3, 1, 2, :] = synthetic((1, 1, 1), "noise", seed=3)[0, 0, 0]
     assert 3 * 16 + 6 in framefold.build("vidcom2", 6)(VideoTokens.from_grid(x)).tokens.index

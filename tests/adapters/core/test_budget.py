@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from framefold.adapters.core.budget import budget_tokens, check_budget
 from framefold.errors import BudgetError
+from tests.support.cases import case
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -37,5 +38,5 @@ def test_budget_tokens_is_the_stated_formula(ratio: float, n: int) -> None:
 
 def test_invalid_budgets_are_refused() -> None:
     for budget in (0, -3, 0.0, -0.1, 1.5, math.nan, math.inf, True, False, "1", None, 1j):
-        with pytest.raises(BudgetError):
+        with case(budget), pytest.raises(BudgetError):
             check_budget(budget)

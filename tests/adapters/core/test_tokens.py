@@ -8,6 +8,7 @@ import torch
 
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.errors import InputError
+from tests.support.cases import case
 
 
 def test_keep_of_kept_tokens_composes() -> None:
@@ -29,7 +30,7 @@ def test_features_of_a_wrong_shape_or_type_are_refused() -> None:
         ([1.0], "must be a tensor"),
     ]
     for features, message in wrong:
-        with pytest.raises(InputError, match=message):
+        with case(features, message), pytest.raises(InputError, match=message):
             VideoTokens.from_grid(features)  # type: ignore[arg-type]
 
 
@@ -50,7 +51,7 @@ def test_invalid_times_and_attention_are_refused() -> None:
         torch.ones(24, 1),
         torch.full((24,), torch.nan),
     ):
-        with pytest.raises(InputError, match="attention"):
+        with case(attention), pytest.raises(InputError, match="attention"):
             VideoTokens.from_grid(x, attention=attention)  # type: ignore[arg-type]
 
 

@@ -23,7 +23,7 @@ CASES = [
     "block, two groups, biases", "block, no bias at all", "block, skip a channel, norm first", "block, limited steps",
     "block, no norm",
 ]  # fmt: skip
-SUMMED = ("decay", "bias", "dt_bias", "A_log", "D")  # a number a head, out of many that cancel
+SUMMED = ("decay", "bias", "dt_bias", "A_log", "D")  # one number per head, a sum of many that cancel
 pytestmark = [
     pytest.mark.skipif(not ASKED, reason="opt-in, about half a minute: make oracle"),
     pytest.mark.skipif(bool(ASKED and MISSING), reason=f"{FOLDER} has no {', '.join(MISSING)}: make oracle"),
@@ -32,15 +32,15 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """What the script told; a process that takes too long is killed (SIGKILL)."""
+    """Report of the script; a process that takes too long is killed (SIGKILL)."""
     paths = os.pathsep.join([str(ROOT), str(FOLDER)])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / "tests" / "support" / "triton_oracle.py")]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
-    print({name: told[name] for name in ("triton", "mamba_ssm")})
-    return told
+    report = json.loads(done.stdout.splitlines()[-1])
+    print({name: report[name] for name in ("triton", "mamba_ssm")})
+    return report
 
 
 def test_the_kernels_are_those_of_the_folder(report: dict[str, Any]) -> None:

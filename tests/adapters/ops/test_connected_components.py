@@ -1,4 +1,4 @@
-"""Connected components: scipy's on the CPU, tensor operations elsewhere, the same numbers from both."""
+"""Connected components and spanning forests: SciPy and tensor operations give the same result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from framefold.adapters.ops.connected_components import (
 
 
 def walk(edges: list[tuple[int, int]], n: int) -> list[int]:
-    """Depth-first, from the lowest node that has no number yet."""
+    """Depth-first search from the lowest node without a number."""
     near: dict[int, list[int]] = {node: [] for node in range(n)}
     for a, b in edges:
         near[a].append(b)
@@ -44,7 +44,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[tuple[int, int]], int]:
 @pytest.mark.parametrize("find", [connected_components, components_by_propagation])
 @given(graph=graphs())
 @settings(max_examples=150, deadline=None)
-def test_nodes_that_a_path_joins_share_a_number_and_the_lowest_node_orders_them(find, graph) -> None:
+def test_components_are_numbered_by_their_lowest_nodes(find, graph) -> None:
     edges, n = graph
     ends = torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
     assert find(ends[:, 0], ends[:, 1], n).tolist() == walk(edges, n)
@@ -53,7 +53,7 @@ def test_nodes_that_a_path_joins_share_a_number_and_the_lowest_node_orders_them(
 @pytest.mark.parametrize("grow", [spanning_forest, boruvka_forest])
 @given(graph=graphs())
 @settings(max_examples=150, deadline=None)
-def test_the_forest_has_the_edges_that_join_what_no_earlier_edge_joins(grow, graph) -> None:
+def test_the_forest_has_the_edges_that_join_two_components(grow, graph) -> None:
     edges, n = graph
     edges = list(dict.fromkeys(tuple(sorted(edge)) for edge in edges if edge[0] != edge[1]))
     ends = torch.tensor(edges, dtype=torch.long).reshape(-1, 2)
@@ -61,20 +61,18 @@ def test_the_forest_has_the_edges_that_join_what_no_earlier_edge_joins(grow, gra
     assert grow(ends[:, 0], ends[:, 1], n).tolist() == expected
 
 
-@pytest.mark.parametrize("order", ["up", "down", "shuffled"])
-def test_a_long_path_is_found_in_few_rounds(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    n = 20_000
-    nodes = {"up": torch.arange(n), "down": torch.arange(n).flip(0)}.get(
-        order, torch.randperm(n, generator=torch.Generator().manual_seed(0))
-    )
-    looks = []
-    equal = torch.equal
-    monkeypatch.setattr(torch, "equal", lambda a, b: looks.append(1) or equal(a, b))
-    assert components_by_propagation(nodes[:-1], nodes[1:], n).max() == 0
-    assert len(looks) < 120  # and not 20,000: each is one wait for a device
+def test_a_long_path_is_found_in_few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    n, equal = 20_000, torch.equal
+    synchronizations: list[int] = []
+    monkeypatch.setattr(torch, "equal", lambda a, b: synchronizations.append(1) or equal(a, b))
+    shuffled = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    for nodes in (torch.arange(n), torch.arange(n).flip(0), shuffled):
+        synchronizations.clear()
+        assert components_by_propagation(nodes[:-1], nodes[1:], n).max() == 0
+        assert len(synchronizations) < 120  # each waits for the device; a round per node would be 20,000
 
 
-def test_no_edges_leave_every_node_alone() -> None:
+def test_without_edges_every_node_is_a_component() -> None:
     none = torch.zeros(0, dtype=torch.long)
     for find in (connected_components, components_by_propagation):
         assert find(none, none, 4).tolist() == [0, 1, 2, 3]

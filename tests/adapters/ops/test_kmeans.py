@@ -13,7 +13,7 @@ from tests.support.videos import noise
 
 
 def lloyd(points: list[list[float]], k: int, iterations: int) -> list[int]:
-    """Labels by the words of the docstring, one point after the other."""
+    """Labels by the rules of the docstring, one point at a time."""
 
     def distance(a: list[float], b: list[float]) -> float:
         return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
@@ -68,7 +68,7 @@ def test_kmeans_reaches_a_fixed_point(count: int, seed: int, copies: bool, data:
     assert torch.equal(kmeans(points.float(), k)[0], kmeans(points.float(), k)[0])
 
 
-def test_kmeans_finds_what_is_plain_to_see() -> None:
+def test_kmeans_finds_separate_clusters() -> None:
     points = torch.tensor([[0.0], [10.0], [0.1], [5.0], [10.1], [5.1], [0.2]])
     assert kmeans(points, 3)[0].tolist() == [0, 1, 0, 2, 1, 2, 0]
     assert kmeans(torch.zeros(5, 2), 3)[0].bincount().tolist() == [3, 1, 1]
@@ -76,7 +76,7 @@ def test_kmeans_finds_what_is_plain_to_see() -> None:
 
 
 def test_kmeans_stops_at_the_upper_bound_of_iterations() -> None:
-    points = torch.tensor([[9.0], [1.0], [18.0], [11.0], [16.0], [0.0], [12.0]])  # moves a point in three iterations
+    points = torch.tensor([[9.0], [1.0], [18.0], [11.0], [16.0], [0.0], [12.0]])  # converges in three iterations
     found = [kmeans(points, 2, iterations) for iterations in (1, 2, 3, 50)]
     assert len({tuple(labels.tolist()) for labels, _ in found}) == 4
     for labels, centres in found:
@@ -84,14 +84,14 @@ def test_kmeans_stops_at_the_upper_bound_of_iterations() -> None:
 
 
 def test_an_emptied_cluster_takes_the_point_farthest_from_its_own_centre() -> None:
-    """Out of clusters of two and more; it takes more luck than a test has to make Lloyd's algorithm lose a cluster."""
+    """The point is taken from a cluster of at least two. Called directly, because clusters rarely become empty."""
     own = [5.0, 9.0, 2.0, 7.0, 7.0, 1.0]
     labels = torch.tensor([0, 2, 0, 0, 0, 3])
     distance = torch.full((6, 5), 20.0).scatter_(1, labels[:, None], torch.tensor(own)[:, None])
     assert clustering._fill_empty(labels, distance, 5).tolist() == [0, 2, 0, 1, 4, 3]
 
 
-def test_as_many_clusters_as_points_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_clusters_as_points_need_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clustering, "_farthest_first", lambda *_: pytest.fail("searched"))
     for points in (noise(5, 3), torch.zeros(5, 3)):
         labels, centres = kmeans(points, 5)

@@ -15,7 +15,7 @@ quick = settings(max_examples=100, deadline=None, derandomize=True, database=Non
 
 @quick
 @given(n=st.integers(1, 300), data=st.data())
-def test_spread_and_split_runs(n: int, data: st.DataObject) -> None:
+def test_even_positions_and_split_runs(n: int, data: st.DataObject) -> None:
     k = data.draw(st.integers(1, n))
     runs = split_runs(n, k).tolist()
     assert runs == sorted(runs) and set(runs) == set(range(k))

@@ -1,4 +1,4 @@
-"""ST-SimDiff as released, against the same rules written as loops in double precision, and at its edges."""
+"""The released ST-SimDiff against loops in fp64, and its edge cases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.st_simdiff import STSimDiff
 from framefold.adapters.ops import grid_graph as graph
-from framefold.adapters.ops.connected_components import propagate
+from framefold.adapters.ops.connected_components import components_by_propagation
 from framefold.adapters.reference.st_simdiff import drop_ratio, stage_1, stage_2
 from framefold.errors import BudgetError, ConfigError, InputError
 
@@ -91,7 +91,7 @@ def release(cost: float, **params: Any) -> STSimDiff:
     on=st.fixed_dictionaries({name: st.booleans() for name in ("temporal", "right", "bottom")}),
 )
 @settings(max_examples=120, deadline=None)
-def test_stage_1_keeps_what_the_rules_as_loops_keep(
+def test_stage_1_against_loops(
     shape: tuple[int, int, int], seed: int, cost: float, strategy: int, on: dict[str, bool]
 ) -> None:
     x = scenes(*shape, seed)
@@ -101,7 +101,7 @@ def test_stage_1_keeps_what_the_rules_as_loops_keep(
     assert torch.equal(kept.features, x.flatten(0, 2)[kept.index])
 
 
-def test_the_videos_above_have_communities_that_are_thinned_stopped_at_and_protected() -> None:
+def test_the_videos_of_the_test_above_are_thinned_by_different_amounts() -> None:
     sizes = [
         len(release(c, tau_sim=0.7)(VideoTokens.from_grid(scenes(7, 5, 5, s))).tokens)
         for s in range(5)
@@ -110,15 +110,15 @@ def test_the_videos_above_have_communities_that_are_thinned_stopped_at_and_prote
     assert len(set(sizes)) > 5 and min(sizes) < 0.9 * 175
 
 
-def test_a_community_that_spans_the_video_is_not_thinned_at_all() -> None:
+def test_a_community_that_spans_the_video_is_not_thinned() -> None:
     x = torch.ones(3, 3, 4, 16) + 0.01 * torch.randn(3, 3, 4, 16, generator=torch.Generator().manual_seed(0))
-    kept, dropped = release(0.3).release(VideoTokens.from_grid(x), 0.3)
+    kept, dropped = release(0.3).official_stage_1(VideoTokens.from_grid(x), 0.3)
     assert kept.all() and dropped == [0.0]  # ceil(36 * 0.7) / 36 > 0.7
 
 
-def test_without_any_edge_nothing_is_recorded_for_stage_2() -> None:
+def test_without_edges_no_fraction_is_recorded_for_stage_2() -> None:
     x = torch.eye(8).reshape(2, 2, 2, 8)
-    kept, dropped = release(0.3).release(VideoTokens.from_grid(x), 0.3)
+    kept, dropped = release(0.3).official_stage_1(VideoTokens.from_grid(x), 0.3)
     assert kept.all() and dropped == []
 
 
@@ -129,7 +129,7 @@ def test_the_token_after_a_zero_vector_is_no_event() -> None:
     assert release(0.3).graph(VideoTokens.from_grid(x)).turning.tolist() == [False, False, False, True]
 
 
-def test_a_cost_of_one_keeps_everything_and_a_number_of_tokens_is_a_share() -> None:
+def test_a_cost_of_one_keeps_everything_and_a_number_of_tokens_becomes_a_ratio() -> None:
     video = VideoTokens.from_grid(scenes(6, 4, 4, 3))
     assert len(release(1.0)(video).tokens) == 96
     assert torch.equal(release(24)(video).tokens.index, release(0.25)(video).tokens.index)
@@ -138,7 +138,7 @@ def test_a_cost_of_one_keeps_everything_and_a_number_of_tokens_is_a_share() -> N
 def test_stage_2_keeps_the_most_attended_video_tokens_and_all_text() -> None:
     attention = torch.tensor([[0.0, 0.5, 0.1, 0.3, 0.2, 0.0], [0.0, 0.1, 0.1, 0.5, 0.5, 0.0]])
     video = torch.tensor([False, True, True, True, True, False])
-    # 28 layers at 0.5: the first has seen 1 - 0.2 = 0.8, so the others get (14 - 0.8) / 27 of all, of 0.8 that are left
+    # 28 layers at 0.5: the first has processed 0.8, so the others get (14 - 0.8) / 27 of all, out of the remaining 0.8
     share = (28 * 0.5 - 0.8) / (27 * 0.8)
     assert drop_ratio([0.2], 0.5) == pytest.approx(1 - share)
     assert round(4 * share) == 2
@@ -152,7 +152,7 @@ def test_ties_of_attention_go_to_the_lower_index() -> None:
     )
 
 
-def test_bad_arguments_are_named() -> None:
+def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(BudgetError, match="0.02 is too small"):
         drop_ratio([0.0], 0.02)
     with pytest.raises(InputError, match=r"\(heads, L\)"):
@@ -163,14 +163,14 @@ def test_bad_arguments_are_named() -> None:
         framefold.build("st_simdiff", variant="paper")
 
 
-@pytest.mark.parametrize("variant", ["exact", "official"])
-def test_components_that_stay_on_the_device_select_the_same(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compressor = framefold.build("st_simdiff", 0.3, variant=variant, tau_sim=0.7)
-    videos = [VideoTokens.from_grid(scenes(6, 5, 4, seed)) for seed in range(6)]
-    expected = [compressor(video).tokens.index for video in videos]
-    monkeypatch.setattr(graph, "components", propagate)
-    for video, index in zip(videos, expected, strict=True):
-        assert torch.equal(compressor(video).tokens.index, index)
+def test_the_device_implementation_selects_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variant in ["exact", "official"]:
+        compressor = framefold.build("st_simdiff", 0.3, variant=variant, tau_sim=0.7)
+        videos = [VideoTokens.from_grid(scenes(6, 5, 4, seed)) for seed in range(6)]
+        expected = [compressor(video).tokens.index for video in videos]
+        monkeypatch.setattr(graph, "connected_components", components_by_propagation)
+        for video, index in zip(videos, expected, strict=True):
+            assert torch.equal(compressor(video).tokens.index, index)
 
 
 def test_stage_1_of_components_by_hand() -> None:
@@ -186,10 +186,10 @@ def test_stage_1_of_components_by_hand() -> None:
     assert kept.tolist() == [True, False, True, False, True, True] and dropped == [2 / 6]
 
 
-def test_the_first_community_that_would_drop_too_much_ends_stage_1_for_smaller_ones_too() -> None:
+def test_the_first_community_that_does_not_fit_ends_stage_1() -> None:
     labels = torch.tensor([0] * 9 + [1] * 2)
-    total, central = torch.tensor([81.0, 3.0]), torch.ones(11)  # the large one is the more alike
-    event = labels == 0  # so it would in fact lose nothing, but what it asks for counts: ceil(9 / 4) / 11 > 1 / 4
+    total, central = torch.tensor([81.0, 3.0]), torch.ones(11)  # the large one is more similar
+    event = labels == 0  # it would lose nothing, but its quota counts: ceil(9 / 4) / 11 > 1 / 4
     kept, dropped = stage_1(labels, total, central, event, 0.75)
     assert kept.all() and dropped == [0.0]
     kept, _ = stage_1(labels, total - torch.tensor([80.0, 0.0]), central, event, 0.75)
