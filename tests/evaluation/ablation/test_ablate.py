@@ -1,10 +1,10 @@
-"""The ablation on the embedded host, in miniature: equal tokens, paired questions, nothing done twice."""
+"""Small ablations on the embedded host: equal tokens, paired questions, nothing computed twice."""
 
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,34 +17,31 @@ from framefold.adapters.core.budget import budget_tokens
 from framefold.data.evidence import evidence_mask
 from framefold.data.synthetic.questions import QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
-from framefold.errors import ConfigError, FramefoldError, ResultsError, UnknownCompressorError
+from framefold.errors import ConfigError, FramefoldError, ResultsError
 from framefold.evaluation.ablation.ablate import ablate
-from framefold.evaluation.ablation.ask import evaluate_questions
-from framefold.evaluation.ablation.batches import Batches, HeldOutBatch
+from framefold.evaluation.ablation.config import AblationConfig
 from framefold.evaluation.ablation.feature_cache import FeatureCache
-from framefold.evaluation.ablation.heldout import Synthetic
-from framefold.evaluation.ablation.methods import source_digest
-from framefold.evaluation.ablation.oracles import KeepEvidence
-from framefold.evaluation.results import provenance as digests
-from framefold.evaluation.results.cells import FOLDER, read_cells
-from framefold.evaluation.results.provenance import host_digest
-from framefold.training.frozen_host.load import load_host
+from framefold.evaluation.results.result_files import FOLDER, read_results
 from tests.support.paths import TINYHOST as HOST
 
-SMALL = {"host": str(HOST), "videos": 4, "frames": 16, "budgets": [0.25, 40]}
+# One compressor that drops tokens, one that merges them, and the counterpart of the adapter: the ablation cannot see
+# which compressor it runs.
+SMALL: dict[str, Any] = {"host": str(HOST), "compressors": ["uniform", "pool", "scene_mean"], "budgets": [0.25, 40]}
+SMALL |= {"videos": 4, "frames": 16}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_pictures() -> Iterator[None]:
-    """They take a second each time, and are looked at in test_report.py."""
+def quick() -> Iterator[None]:
+    """Plots take a second per report and are tested in test_report.py; costs need no five videos here."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("framefold.evaluation.ablation.runner.VIDEOS", 2)
         patch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
         yield
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fila adapter that has not been trained."""
+    """An untrained adapter."""
     folder = tmp_path_factory.mktemp("adapter")
     fila = framefold.build("fila", 0.1, members="cluster")
     fila(framefold.VideoTokens.from_grid(torch.randn(4, 4, 4, 128)))
@@ -59,111 +56,73 @@ def results(tmp_path_factory: pytest.TempPathFactory, adapter: Path) -> Path:
     return out
 
 
-def heldout(folder: Path, frames: int = 16, videos: int = 2, difficulty: str = "easy") -> HeldOutBatch:
-    """One batch of synthetic videos as the shipped host saw them."""
-    host = load_host(HOST)
-    cache = FeatureCache(folder, host, Synthetic(Recipe((frames, frames), 0, "test", difficulty), videos), {})
-    cache.fill()
-    return next(iter(Batches(host, cache, videos)))
+def extend(results: Path, out: Path, **changes: Any) -> dict[tuple[str, Any], dict]:
+    """Run another ablation in a copy of the results, which also contains the encoded videos; return all results."""
+    shutil.copytree(results, out)
+    ablate(str(out), **(SMALL | {"budgets": [40], "compressors": ["uniform"], "oracle": False} | changes))
+    return by_method(out)
 
 
-def by_row(results: Path) -> dict[tuple[str, float], dict]:
-    return {(cell["compressor"], cell["budget"]): cell for cell in read_cells(results)}
+def by_method(results: Path) -> dict[tuple[str, Any], dict]:
+    return {(result["compressor"], result["budget"]): result for result in read_results(results)}
 
 
-def test_every_registered_compressor_is_there_at_exactly_equal_tokens(results: Path) -> None:
-    cells = by_row(results)
-    for name in framefold.list_compressors():
-        cls = type(framefold.build(name))
-        if cls.trainable and name != "fila":
-            continue
-        budgets = SMALL["budgets"] if cls.exact_budget else [1.0]
-        for budget in budgets:
-            cell = cells[name, budget]
-            kept = budget_tokens(budget, 16 * 16)
-            assert set(cell["answers"]["tokens"]) == {kept}
-            assert cell["cost"]["tokens_entered"] == kept + 1, "the newline of the host and nothing else comes on top"
-            assert {"compressor", "budget", "seed", "host", "tokens", "n", "accuracy", "accuracy_by_type"} <= set(cell)
-    assert ("oracle", 0.25) in cells and ("oracle_events", 0.25) in cells
+def test_every_method_keeps_exactly_equal_tokens(results: Path) -> None:
+    stored = by_method(results)
+    assert {name for name, _ in stored} == {*SMALL["compressors"], "fila", "identity", "oracle", "oracle_events"}
+    for (name, budget), result in stored.items():
+        kept = budget_tokens(budget, 16 * 16)
+        assert budget in SMALL["budgets"] or (name, budget) == ("identity", 1.0)
+        assert set(result["answers"]["tokens"]) == {kept}, name
+        assert result["cost"]["tokens_entered"] == kept + 1, f"{name}: besides the kept tokens, only the host's newline"
+        assert {"compressor", "budget", "seed", "host", "tokens", "n", "accuracy", "accuracy_by_type"} <= set(result)
 
 
-def test_twins_are_one_draw_of_the_statistics(results: Path) -> None:
-    cell = by_row(results)["uniform", 0.25]
-    assert set(cell["answers"]["draw"]) == set(range(SMALL["videos"] // 2))
-    assert set(cell["answers"]["video"]) == set(range(SMALL["videos"]))
+def test_twins_are_one_cluster_of_the_statistics(results: Path) -> None:
+    result = by_method(results)["uniform", 0.25]
+    assert set(result["answers"]["draw"]) == set(range(SMALL["videos"] // 2))
+    assert set(result["answers"]["video"]) == set(range(SMALL["videos"]))
 
 
-def test_the_oracle_of_events_keeps_every_event_whatever_is_asked(tmp_path: Path) -> None:
-    recipe = Recipe((16, 16), 0, "test", "hard")
-    batch = heldout(tmp_path, difficulty="hard")
-    for index, mask in enumerate(batch.events):
-        events = [event for event in recipe.video(index).events if event.kind in ("flash", "mover")]
-        boxes = [box for event in events for box in event.boxes]
-        assert np.array_equal(mask, evidence_mask(boxes, (16, 4, 4)).reshape(-1))
-    chosen: list[int] = []
-    oracle = KeepEvidence(lambda n: chosen.append(n) or 100, asked=False)
-    _, kept, _ = evaluate_questions(load_host(HOST), oracle, [batch], drill=2)
-    assert len(chosen) == len(kept) == 2, "one choice a video, not one a question"
-    for entry, mask in zip(kept, batch.events, strict=True):
-        assert set(np.flatnonzero(mask)) <= set(entry["index"]) or mask.sum() > 100
-
-
-def test_all_rows_answered_the_same_questions(results: Path) -> None:
-    asked = {json.dumps([c["answers"]["video"], c["answers"]["type"]]) for c in read_cells(results)}
-    assert len(asked) == 1
-
-
-def test_an_untrained_adapter_answers_as_its_counterpart_with_its_parameters(results: Path) -> None:
-    cells = by_row(results)
+def test_untrained_adapter_answers_as_its_counterpart_with_the_same_parameters(results: Path) -> None:
+    stored = by_method(results)
     for budget in SMALL["budgets"]:
-        twin = cells["scene_mean", budget]
-        assert twin["settings"]["params"]["members"] == "cluster"
-        assert cells["fila", budget]["answers"] == twin["answers"]
+        counterpart = stored["scene_mean", budget]
+        assert counterpart["settings"]["params"]["members"] == "cluster"
+        assert stored["fila", budget]["answers"] == counterpart["answers"]
 
 
-def test_finished_cells_are_not_run_again(results: Path, adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_results_are_not_computed_again(
+    results: Path, adapter: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = {file: file.stat().st_mtime_ns for file in (results / FOLDER).iterdir()}
-    gone = results / FOLDER / "uniform-b0.25-s0.json"
-    old = json.loads(gone.read_text())["answers"]
-    gone.unlink()
+    removed = results / FOLDER / "uniform-b0.25-s0.json"
+    old = json.loads(removed.read_text())["answers"]
+    removed.unlink()
     ablate(str(results), adapters=[str(adapter)], batch_size=3, **SMALL)
     after = {file: file.stat().st_mtime_ns for file in (results / FOLDER).iterdir()}
-    assert [file for file in before if before[file] != after[file]] == [gone]
-    assert json.loads(gone.read_text())["answers"] == old, "another batch size changed an answer"
-    assert f"{len(before)} cells, {len(before) - 1} already there" in capsys.readouterr().out
+    assert [file for file in before if before[file] != after[file]] == [removed]
+    assert json.loads(removed.read_text())["answers"] == old, "the batch size changed an answer"
+    assert f"{len(before)} results, {len(before) - 1} of them exist already" in capsys.readouterr().out
 
 
-def test_the_shipped_adapter_fits_the_shipped_host_and_beats_what_it_started_at(tmp_path: Path) -> None:
+def test_shipped_adapter_fits_the_shipped_host_and_beats_its_starting_point(tmp_path: Path) -> None:
     shipped = HOST.parent / "fila"
-    few = {"host": str(HOST), "videos": 16, "frames": 64, "budgets": [0.02], "difficulty": "hard"}
+    few = {"host": str(HOST), "videos": 10, "frames": 64, "budgets": [0.02], "difficulty": "hard"}
     ablate(str(tmp_path), compressors=["scene_mean", "st_simdiff"], adapters=[str(shipped)], **few)
-    cells = {name: cell["accuracy"] for (name, _), cell in by_row(tmp_path).items()}
-    best = max(cells["scene_mean"], cells["st_simdiff"])
-    assert cells["fila"] > best + 0.1
-    assert cells["oracle"] > best + 0.2 and cells["oracle"] > cells["oracle_events"], "there is room to win"
-    assert cells["identity"] > max(best, cells["fila"], cells["oracle_events"]), "compression repairs no broken host"
+    accuracy = {name: result["accuracy"] for (name, _), result in by_method(tmp_path).items()}
+    best = max(accuracy["scene_mean"], accuracy["st_simdiff"])
+    assert accuracy["fila"] > best + 0.1
+    assert accuracy["oracle"] > best + 0.2 and accuracy["oracle"] > accuracy["oracle_events"], "there is room to win"
+    others = max(best, accuracy["fila"], accuracy["oracle_events"])
+    assert accuracy["identity"] > others, "no compressor may repair a broken host"
 
 
-def test_a_folder_that_cannot_be_is_found_out_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def encoded(*args: object) -> None:
-        raise AssertionError("videos were encoded first")
-
-    monkeypatch.setattr(FeatureCache, "fill", encoded)
+def test_impossible_output_folder_is_an_error_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureCache, "fill", lambda *_: pytest.fail("videos were encoded first"))
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
-        ablate(str(tmp_path / "file"), compressors=["uniform"], **SMALL)
-
-
-def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
-    video = framefold.VideoTokens.from_grid(torch.randn(5, 2, 2, 3))
-    some, all_of_it = np.zeros(20, bool), np.ones(20, bool)
-    some[[3, 8]] = True
-    oracle = KeepEvidence(lambda n: 6)
-    oracle.begin(SimpleNamespace(evidence=[some, all_of_it]))
-    first, second = oracle(video).tokens, oracle(video).tokens
-    assert len(first) == len(second) == 6
-    assert {3, 8} <= set(first.index.tolist())
-    assert first.index.tolist() == sorted(first.index.tolist())
+        ablate(str(tmp_path / "file"), **SMALL)
 
 
 @pytest.mark.parametrize(
@@ -176,220 +135,157 @@ def test_the_oracle_keeps_the_evidence_and_fills_up_evenly() -> None:
         ({"drill": -1}, "drill not negative"),
         ({"data": "nowhere"}, "no shards at nowhere"),
         ({"exclude": list(QUESTION_TYPES)}, "no question type"),
-        ({"compressors": ["fila"]}, "no adapter"),
-        ({"params": {"fila": {"r": 1}}, "adapters": 1}, "those of its adapter"),
-        ({"adapters": 2}, "both fila trained with seed 0"),
+        ({"compressors": ["fila"], "adapters": []}, "only through --adapters"),
+        ({"params": {"fila": {"r": 1}}}, "brings its own parameters"),
+        ({"params": {"fil": {"r": 1}}}, "did you mean 'fila'"),
+        ({"adapters": ["adapter", "adapter"]}, "both fila trained with seed 0"),
     ],
 )
-def test_wrong_settings_are_refused_before_anything_runs(
-    arguments: dict, text: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_wrong_settings_are_errors_before_the_work(
+    arguments: dict[str, Any], text: str, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "framefold.training.frozen_host.load.load_host", lambda host: pytest.fail("the host was loaded")
-    )
-    arguments = SMALL | arguments | {"adapters": [str(adapter)] * arguments.get("adapters", 0)}
+    monkeypatch.setattr("framefold.evaluation.ablation.run.load_host", lambda *_, **__: pytest.fail("it was loaded"))
+    arguments = SMALL | {"adapters": ["adapter"]} | arguments
+    arguments["adapters"] = [str(adapter) for _ in arguments["adapters"]]
     with pytest.raises(FramefoldError, match=text):
         ablate(str(tmp_path / "out"), **arguments)
     assert not (tmp_path / "out").exists()
 
 
-def test_seeds_of_its_own_budgets_of_one_number_and_repeats(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    few = {"host": str(HOST), "videos": 2, "frames": 16, "compressors": ["random", "uniform", "uniform"]}
-    ablate(str(tmp_path), **few, budgets=[1, 1.0, 0.1, 0.10000001, 1], seeds=[0, 1, 1], oracle=False)
-    cells = read_cells(tmp_path)
-    keys = sorted((c["compressor"], repr(c["budget"]), c["seed"]) for c in cells)
-    assert keys == sorted(
-        [("identity", "1.0", 0)]
-        + [("random", b, s) for b in ("1", "1.0", "0.1", "0.10000001") for s in (0, 1)]
-        + [("uniform", b, 0) for b in ("1", "1.0", "0.1", "0.10000001")]
-    )
-    capsys.readouterr()
-    ablate(str(tmp_path), **few, budgets=[1, 1.0, 0.1, 0.10000001], seeds=[0, 1], oracle=False)
-    assert f"{len(cells)} cells, {len(cells)} already there" in capsys.readouterr().out
+def test_repeated_budgets_and_seeds_count_once_but_1_and_1_0_are_two_budgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs: list[AblationConfig] = []
+    monkeypatch.setattr("framefold.evaluation.ablation.run.run_ablation", configs.append)
+    ablate("out", str(HOST), budgets=[1, 1.0, 0.1, 0.10000001, 1], seeds=[0, 1, 1])
+    assert [repr(budget) for budget in configs[0].budgets] == ["1", "1.0", "0.1", "0.10000001"]
+    assert configs[0].seeds == [0, 1]
 
 
-def test_a_seed_may_be_given_as_a_parameter(tmp_path: Path) -> None:
-    ablate(
-        str(tmp_path), str(HOST), ["random"], params={"random": {"seed": 3}}, budgets=[0.1], videos=2, frames=16,
-        oracle=False,
-    )  # fmt: skip
-    assert [c["settings"]["params"] for c in read_cells(tmp_path) if c["compressor"] == "random"] == [{"seed": 3}]
-
-
-def test_old_cells_of_other_videos_stop_the_ablation_before_it_runs(results: Path, tmp_path: Path) -> None:
+def test_results_of_other_videos_stop_the_ablation_before_it_runs(results: Path, tmp_path: Path) -> None:
     shutil.copytree(results, tmp_path / "copy")
     with pytest.raises(ResultsError, match="differ in videos"):
         ablate(str(tmp_path / "copy"), str(HOST), ["uniform"], budgets=[0.5], videos=3, frames=16)
     assert not list((tmp_path / "copy" / FOLDER).glob("*b0.5*"))
 
 
-def test_digests_tell_hosts_and_code_apart(tmp_path: Path, random_host: Path) -> None:
-    before = host_digest(random_host)
-    shutil.copytree(random_host, tmp_path / "host")
-    assert host_digest(tmp_path / "host") == before != host_digest(HOST)
-    config = tmp_path / "host" / "config.json"
-    config.write_text(config.read_text() + " ")
-    assert host_digest(tmp_path / "host") != before
-    uniform, fila = (source_digest(type(framefold.build(name))) for name in ("uniform", "fila"))
-    assert len({uniform, fila, source_digest()}) == 3
-    assert uniform == source_digest(type(framefold.build("uniform")))
-
-
-def test_the_digest_of_a_method_follows_the_source_it_is_built_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[str] = []
-    monkeypatch.setattr(digests, "file_digest", lambda file: read.append(file.name) or "")
-    source_digest(type(framefold.build("fila")))
-    assert {"fila.py", "scene_mean.py", "kmeans.py", "ops.py", "base.py", "heldout.py", "synthetic.py"} <= set(read)
-    assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
-
-
-def test_cells_of_other_weights_are_not_reused(adapter: Path, tmp_path: Path, capsys) -> None:
-    few = {"host": str(HOST), "videos": 2, "frames": 16, "compressors": ["uniform"], "budgets": [0.1], "oracle": False}
-    ablate(str(tmp_path / "out"), adapters=[str(adapter)], **few)
+def test_results_of_other_weights_are_not_reused(results: Path, adapter: Path, tmp_path: Path, capsys) -> None:
     other = framefold.load(adapter)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.add_(1)
     other.save_pretrained(tmp_path / "other")
     capsys.readouterr()
-    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "other")], **few)
-    assert "3 cells, 2 already there" in capsys.readouterr().out
+    stored = extend(results, tmp_path / "out", budgets=[0.25, 40], adapters=[str(tmp_path / "other")])
+    assert "5 results, 3 of them exist already" in capsys.readouterr().out  # uniform and identity, but not fila
+    assert stored["fila", 40]["settings"]["adapter"] != by_method(results)["fila", 40]["settings"]["adapter"]
 
 
-def test_the_oracle_spreads_what_it_keeps_and_gets_the_evidence_of_the_question(tmp_path: Path) -> None:
-    video = framefold.VideoTokens.from_grid(torch.randn(10, 1, 1, 3))
-    oracle = KeepEvidence(lambda n: 2)
-    oracle.begin(SimpleNamespace(evidence=[np.zeros(10, bool)]))
-    assert oracle(video).tokens.index.tolist() == [2, 7]
-    batch = heldout(tmp_path)
-    alone = batch.asked.alone()
-    assert alone.types == batch.asked.types and len(alone.encoded) == len(batch.evidence)
-    owners = batch.asked.rows.video.tolist()
-    assert all(clip is batch.asked.encoded[video] for clip, video in zip(alone.encoded, owners, strict=True))
-    assert len({mask.tobytes() for mask in batch.evidence}) > 2
-    questions = [question for index in (0, 1) for question in Recipe((16, 16), 0, "test").video(index).questions]
-    for question, mask in zip(questions, batch.evidence, strict=True):
-        assert np.array_equal(mask, evidence_mask(question.evidence, (16, 4, 4)).reshape(-1))
-
-
-def test_the_cost_of_a_cell_was_measured(results: Path) -> None:
-    for cell in read_cells(results):
-        cost = cell["cost"]
-        assert all(
-            cost[name] > 0 for name in ("compressor_ms", "prefill_ms", "full_prefill_ms", "answering_ms", "speedup")
-        )
-        assert cost["peak_bytes"] > 0 and cost["full_prefill_flops"] >= cost["prefill_flops"] > 0
-    cells = by_row(results)
-    assert cells["identity", 1.0]["cost"]["prefill_flops"] == cells["uniform", 0.25]["cost"]["full_prefill_flops"]
-    small, large = cells["uniform", 40]["cost"], cells["uniform", 0.25]["cost"]
+def test_costs_are_measured(results: Path) -> None:
+    stored = by_method(results)
+    for name, result in stored.items():
+        cost = result["cost"]
+        times = ("compressor_ms", "prefill_ms", "full_prefill_ms", "answering_ms", "speedup")
+        assert all(cost[key] > 0 for key in times), name
+        assert cost["peak_bytes"] > 0 and cost["full_prefill_flops"] >= cost["prefill_flops"] > 0, name
+    assert stored["identity", 1.0]["cost"]["prefill_flops"] == stored["uniform", 0.25]["cost"]["full_prefill_flops"]
+    small, large = stored["uniform", 40]["cost"], stored["uniform", 0.25]["cost"]
     assert small["prefill_flops"] < large["prefill_flops"] and small["peak_bytes"] < large["peak_bytes"]
 
 
-def test_what_was_asked_and_answered_stands_in_the_cell(results: Path) -> None:
-    asked = [question for index in range(4) for question in Recipe((16, 16), 0, "test").video(index).questions]
-    for cell in read_cells(results):
-        answers = cell["answers"]
-        assert answers["question"] == [question.text for question in asked]
-        assert answers["answer"] == [question.answer for question in asked]
+def test_all_methods_answer_the_questions_of_the_recipe(results: Path) -> None:
+    questions = [question for index in range(4) for question in Recipe((16, 16), 0, "test").video(index).questions]
+    for name, result in by_method(results).items():
+        answers = result["answers"]
+        assert answers["question"] == [question.text for question in questions], name
+        assert answers["type"] == [question.type for question in questions], name
+        assert answers["answer"] == [question.answer for question in questions], name
         right = [said == answer for said, answer in zip(answers["said"], answers["answer"], strict=True)]
-        assert answers["correct"] == right
+        assert answers["correct"] == right, name
 
 
-def test_what_was_kept_of_the_first_videos_stands_in_the_cell(results: Path) -> None:
-    cells = by_row(results)
-    for name, budget in (("uniform", 40), ("pool", 40), ("oracle_events", 40)):
-        kept = cells[name, budget]["kept"]
-        assert [entry["video"] for entry in kept] == [0, 1, 2, 3] and cells[name, budget]["drill"] == 6
+def test_kept_tokens_of_the_first_videos_are_recorded(results: Path) -> None:
+    stored = by_method(results)
+    for name in ("uniform", "pool", "oracle_events"):
+        kept = stored[name, 40]["kept"]
+        assert [entry["video"] for entry in kept] == [0, 1, 2, 3] and stored[name, 40]["drill"] == 6
         assert all(entry["row"] is None and entry["grid"] == [16, 4, 4] for entry in kept)
         assert all(len(entry["index"]) == 40 for entry in kept)
-    assert all(sum(entry["size"]) == 256 for entry in cells["pool", 40]["kept"])
-    assert all(entry["size"] is None for entry in cells["uniform", 40]["kept"])
-    told = cells["oracle", 40]["kept"]
-    assert [entry["row"] for entry in told] == list(range(len(cells["oracle", 40]["answers"]["video"])))
-    assert [entry["video"] for entry in told] == cells["oracle", 40]["answers"]["video"]
+    assert all(sum(entry["size"]) == 256 for entry in stored["pool", 40]["kept"])
+    assert all(entry["size"] is None for entry in stored["uniform", 40]["kept"])
+    by_question = stored["oracle", 40]["kept"]
+    assert [entry["row"] for entry in by_question] == list(range(len(stored["oracle", 40]["answers"]["video"])))
+    assert [entry["video"] for entry in by_question] == stored["oracle", 40]["answers"]["video"]
 
 
 def test_evidence_recall_is_the_share_of_the_evidence_that_was_kept(results: Path) -> None:
-    cells = by_row(results)
-    assert set(cells["identity", 1.0]["answers"]["recall"]) == {1.0} == set(cells["pool", 40]["answers"]["recall"])
-    assert cells["pool", 40]["evidence_purity"] < 0.5 < cells["oracle", 40]["evidence_recall"]
-    row = 0
+    stored = by_method(results)
+    assert set(stored["identity", 1.0]["answers"]["recall"]) == {1.0} == set(stored["pool", 40]["answers"]["recall"])
+    assert stored["pool", 40]["evidence_purity"] < 0.5 < stored["oracle", 40]["evidence_recall"]
+    answers, row = stored["uniform", 0.25]["answers"], 0
     for index in range(2):
-        kept = set(cells["uniform", 0.25]["kept"][index]["index"])
+        kept = set(stored["uniform", 0.25]["kept"][index]["index"])
         for question in Recipe((16, 16), 0, "test").video(index).questions:
             evidence = set(np.flatnonzero(evidence_mask(question.evidence, (16, 4, 4))).tolist())
-            found = cells["uniform", 0.25]["answers"]
-            assert found["recall"][row] == pytest.approx(len(evidence & kept) / len(evidence)) == found["purity"][row]
+            expected = pytest.approx(len(evidence & kept) / len(evidence))
+            assert answers["recall"][row] == expected == answers["purity"][row]
             row += 1
 
 
-def test_adapters_of_several_seeds_are_one_row(tmp_path: Path, adapter: Path) -> None:
+def test_adapters_of_several_seeds_are_one_method(results: Path, tmp_path: Path, adapter: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
     framefold.load(adapter).save_pretrained(again, training={"seed": 1})
-    framefold.build("fila", 0.1, members="cluster", r=2, dim=128, grid=[4, 4]).save_pretrained(
-        other, training={"seed": 2}
-    )
-    small = {**SMALL, "budgets": [40], "compressors": ["uniform"], "oracle": False}
-    ablate(str(tmp_path / "out"), adapters=[str(adapter), str(again)], **small)
-    cells = [cell for cell in read_cells(tmp_path / "out") if cell["compressor"] == "fila"]
-    assert sorted(cell["seed"] for cell in cells) == [0, 1]
+    different = framefold.build("fila", 0.1, members="cluster", r=2, dim=128, grid=[4, 4])
+    different.save_pretrained(other, training={"seed": 2})
+    extend(results, tmp_path / "out", adapters=[str(adapter), str(again)])
+    stored = read_results(tmp_path / "out")
+    assert sorted(r["seed"] for r in stored if (r["compressor"], r["budget"]) == ("fila", 40)) == [0, 1]
     with pytest.raises(ConfigError, match="different parameters"):
-        ablate(str(tmp_path / "out"), adapters=[str(adapter), str(other)], **small)
+        ablate(str(tmp_path / "out"), adapters=[str(adapter), str(other)], **SMALL)
 
 
-def test_a_query_aware_adapter_is_asked_once_a_question_and_takes_part(tmp_path: Path) -> None:
-    selector = framefold.build("qtsplus", 0.1, dim=128, heads=4)
-    selector.save_pretrained(tmp_path / "adapter")
-    small = {**SMALL, "budgets": [0.25, 40], "compressors": ["random"], "oracle": False}
-    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "adapter")], **small)
-    cells = by_row(tmp_path / "out")
-    for budget in (0.25, 40):
-        assert set(cells["qtsplus", budget]["answers"]["tokens"]) == {budget_tokens(budget, 256)}
-        assert cells["qtsplus", budget]["n"] == cells["random", budget]["n"]
+def test_query_aware_adapter_gets_every_question_separately(results: Path, tmp_path: Path) -> None:
+    framefold.build("qtsplus", 0.1, dim=128, heads=4).save_pretrained(tmp_path / "adapter")
+    stored = extend(results, tmp_path / "out", adapters=[str(tmp_path / "adapter")])
+    qtsplus = stored["qtsplus", 40]
+    assert set(qtsplus["answers"]["tokens"]) == {40} and qtsplus["n"] == stored["uniform", 40]["n"]
+    assert [entry["row"] for entry in qtsplus["kept"]] == list(range(qtsplus["n"]))
     report = (tmp_path / "out" / "report.md").read_text()
-    assert "qtsplus - random" in report and "best trained - best training-free" in report
+    assert "qtsplus - uniform" in report and "best trained - best training-free" in report
 
 
-def test_chains_are_rows_with_parameters_and_seeds_of_their_stages(tmp_path: Path) -> None:
-    small = {**SMALL, "budgets": [40], "oracle": False, "seeds": [0, 1]}
+def test_chains_have_parameters_and_seeds_of_their_stages(results: Path, tmp_path: Path) -> None:
     names = ["uniform+random", "uniform+st_simdiff"]
-    ablate(str(tmp_path), compressors=names, params={"uniform+st_simdiff": {"st_simdiff": {"right": False}}}, **small)
-    cells = read_cells(tmp_path)
-    assert sorted(cell["seed"] for cell in cells if cell["compressor"] == names[0]) == [0, 1]
-    (other,) = [cell for cell in cells if cell["compressor"] == names[1]]
-    assert other["settings"]["params"] == {"st_simdiff": {"right": False}} and set(other["answers"]["tokens"]) == {40}
-    drawn = [cell["answers"]["correct"] for cell in cells if cell["compressor"] == names[0]]
-    assert drawn[0] != drawn[1]
-    with pytest.raises(ConfigError, match="rite"):
-        ablate(str(tmp_path), compressors=names, params={names[1]: {"st_simdiff": {"rite": False}}}, **small)
-    with pytest.raises(UnknownCompressorError, match="st_simdif"):
-        ablate(str(tmp_path), compressors=names, params={"uniform+st_simdif": {}}, **small)
+    params = {names[1]: {"st_simdiff": {"right": False}}}
+    extend(results, tmp_path / "out", compressors=names, params=params, seeds=[0, 1])
+    stored = read_results(tmp_path / "out")
+    seeded = {result["seed"]: result for result in stored if result["compressor"] == names[0]}
+    (other,) = [result for result in stored if result["compressor"] == names[1]]
+    assert set(seeded) == {0, 1} and seeded[0]["kept"] != seeded[1]["kept"]
+    assert other["settings"]["params"] == params[names[1]] and set(other["answers"]["tokens"]) == {40}
 
 
-def test_the_start_of_a_trained_chain_has_its_parameters(tmp_path: Path) -> None:
+def test_starting_point_of_a_trained_chain_gets_its_parameters(results: Path, tmp_path: Path) -> None:
     chain = framefold.build("storm+st_simdiff", 0.1, storm={"dim": 128, "layers": 1}, st_simdiff={"right": False})
     chain.save_pretrained(tmp_path / "adapter")
-    small = {**SMALL, "budgets": [40], "oracle": False, "compressors": ["st_simdiff"]}
-    ablate(str(tmp_path / "out"), adapters=[str(tmp_path / "adapter")], **small)
-    cells = by_row(tmp_path / "out")
-    assert cells["st_simdiff", 40]["settings"]["params"]["right"] is False
-    assert cells["st_simdiff", 40]["answers"] == cells["storm+st_simdiff", 40]["answers"], "untrained, it is its start"
+    stored = extend(results, tmp_path / "out", compressors=["st_simdiff"], adapters=[str(tmp_path / "adapter")])
+    assert stored["st_simdiff", 40]["settings"]["params"]["right"] is False
+    assert stored["st_simdiff", 40]["answers"] == stored["storm+st_simdiff", 40]["answers"], "it is untrained"
     report = (tmp_path / "out" / "report.md").read_text()
     assert report.count("storm+st_simdiff - st_simdiff") == 1
 
 
-def test_a_method_that_needs_received_attention_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_method_that_needs_attention_gets_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_CLASSES", dict(registry._CLASSES))
-    seen = []
+    received = []
 
     class Attended(Selector):
         name = "test_attended"
         needs_attention = True
 
         def score(self, video, query):
-            seen.append(video.attention)
+            received.append(video.attention)
             return video.attention
 
-    ablate(str(tmp_path), compressors=["test_attended"], **{**SMALL, "budgets": [40], "oracle": False})
-    assert by_row(tmp_path)["test_attended", 40]["tokens"] == 40
-    assert len(seen) >= SMALL["videos"] and all(float(one.std()) > 0 for one in seen)
+    small = SMALL | {"compressors": ["test_attended"], "budgets": [40], "oracle": False, "videos": 2}
+    ablate(str(tmp_path), **small)
+    assert by_method(tmp_path)["test_attended", 40]["tokens"] == 40
+    assert len(received) >= small["videos"] and all(float(one.std()) > 0 for one in received)

@@ -1,4 +1,4 @@
-"""``framefold bench attach`` measures what it says, on a host that it builds itself."""
+"""``framefold bench attach`` on a small host."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from framefold.evaluation.bench import attach as bench_attach
 from framefold.evaluation.bench.attach import BARE, WORDS
 
 
-def test_every_row_has_its_columns_times_and_ratios(
+def test_every_variant_has_columns_times_and_ratios(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
@@ -31,7 +31,7 @@ def test_every_row_has_its_columns_times_and_ratios(
     ("arguments", "error", "message"),
     [
         ({"frames": 0}, ConfigError, "at least 1"),
-        ({"device": "cuda:7"}, ConfigError, "cuda:7 is not there"),
+        ({"device": "cuda:7"}, ConfigError, "cuda:7 is not available"),
         ({"device": "abacus"}, ConfigError, "abacus"),
         ({"size": "9b"}, ConfigError, "9b"),
         ({"dtype": "int32"}, ConfigError, "int32"),
@@ -39,7 +39,7 @@ def test_every_row_has_its_columns_times_and_ratios(
         ({"compressor": "unheard_of"}, UnknownCompressorError, "unheard_of"),
     ],
 )
-def test_bad_settings_are_refused_before_the_host_is_built(
+def test_wrong_settings_are_errors_before_the_host_is_built(
     arguments: dict, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench_attach, "_host", lambda *args: pytest.fail("the host was built"))

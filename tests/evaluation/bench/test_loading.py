@@ -1,6 +1,8 @@
-"""The benchmark of reading: rates are medians of turns, a leak is seen, and the real thing runs."""
+"""``framefold bench data``: rates are medians of alternating turns, and a leak in a worker is seen."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,9 +10,10 @@ from framefold.__main__ import main
 from framefold.errors import ConfigError
 from framefold.evaluation.bench import loading as module
 from framefold.evaluation.bench.loading import bench_data
+from framefold.evaluation.metrics import timing
 
 
-def test_rates_are_medians_over_turns_without_the_one_that_warms_up(monkeypatch):
+def test_rates_are_medians_of_alternating_turns_without_the_warm_up(monkeypatch):
     clock = {"now": 0.0}
     order: list[str] = []
 
@@ -22,25 +25,26 @@ def test_rates_are_medians_over_turns_without_the_one_that_warms_up(monkeypatch)
 
         return run
 
-    monkeypatch.setattr(module.time, "perf_counter", lambda: clock["now"])
+    fake = SimpleNamespace(perf_counter=lambda: clock["now"], process_time=lambda: 0.0)
+    monkeypatch.setattr(timing, "time", fake)
     works = [work("a", [100.0, 1.0, 2.0, 3.0]), work("b", [100.0, 4.0, 6.0, 12.0])]
     assert module._rates(works, 3, "test") == [6.0, 2.0]
-    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]  # nobody is always first
+    assert order == ["a", "b", "b", "a", "a", "b", "b", "a"]  # none is always first
 
 
-def test_memory_that_grows_is_seen_and_memory_that_stays_is_not(shards, monkeypatch):
+def test_growing_memory_is_seen_and_constant_memory_is_not(shards, monkeypatch):
     from framefold.data.loading import shard_stream as stream
 
     monkeypatch.setattr(module, "EVERY", 4)
     flat = module._memory(str(shards), "videos", 120)
-    real, leaked = stream.unpack, []
+    real, leaked = stream.unpack_sample, []
 
     def leaking(key, files):
         leaked.append(bytearray(b"x" * (1 << 20)))
         return real(key, files)
 
-    monkeypatch.setattr(stream, "unpack", leaking)
-    # A process that was busy before has a lot of freed memory; the last block keeps it from going back by itself.
+    monkeypatch.setattr(stream, "unpack_sample", leaking)
+    # Freed memory of an earlier task; the last block keeps the heap from shrinking by itself.
     last = [b"x" * (1 << 16) for _ in range(6000)][-1]
     leaky = module._memory(str(shards), "videos", 120)
     assert leaky["videos_growth_mib"] > 60 and flat["videos_growth_mib"] < 15
@@ -48,7 +52,7 @@ def test_memory_that_grows_is_seen_and_memory_that_stays_is_not(shards, monkeypa
     del last
 
 
-def test_numbers_that_are_not_positive_are_refused_before_any_work():
+def test_numbers_that_are_not_positive_are_errors_before_the_work():
     for wrong in (dict(samples=0), dict(repeats=0), dict(videos=0), dict(frames=[0]), dict(samples=50)):
         with pytest.raises(ConfigError):
             bench_data(**wrong)
@@ -59,4 +63,4 @@ def test_videos_and_features_are_measured(random_host, monkeypatch, capsys):
     words = ["--host", str(random_host), "--samples", "40", "--repeats", "1", "--videos", "8", "--frames", "16"]
     assert main(["bench", "data", *words]) == 0
     out = capsys.readouterr().out
-    assert "of it" in out and "training takes" in out and "features:" in out
+    assert "times bare PyAV" in out and "times the use in training" in out and "features:" in out

@@ -1,4 +1,4 @@
-"""A process like that of lmms-eval which never ends by itself, and neither does what it has started."""
+"""A stand-in for lmms-eval's process: neither it nor its child ever ends without being killed."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from framefold.evaluation.lmms.process import follow_parent
 if __name__ == "__main__":
     follow_parent()
     worker = subprocess.Popen(["sleep", "300"])
-    beside = Path(f"{sys.argv[1]}.part")
-    beside.write_text(f"{os.getpid()} {worker.pid}")
-    beside.rename(sys.argv[1])
+    temporary = Path(f"{sys.argv[1]}.part")
+    temporary.write_text(f"{os.getpid()} {worker.pid}")
+    temporary.rename(sys.argv[1])
     time.sleep(300)
