@@ -1,4 +1,4 @@
-"""Annotations as people, and enemies, write them; clips looked at before use; their frames at given times."""
+"""Annotations in all forms, valid or not; probing of clips before use; frames of clips at given times."""
 
 from __future__ import annotations
 
@@ -10,19 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from framefold.data.spliced import frames as clip_frames
-from framefold.data.spliced import probe as clip_probe
+from framefold.data.spliced import frames as frames_module
+from framefold.data.spliced import probe as probe_module
 from framefold.data.spliced.annotations import find_annotations, read_annotations
-from framefold.data.spliced.clips import Clip, Problems, alike, read_clips, splits, unknown_columns
-from framefold.data.spliced.frames import ClipFrames, fit
-from framefold.data.spliced.probe import Look, probe
-from framefold.data.video import frame_reader as sampling
-from framefold.data.video.codec import decode, encode_video
-from framefold.data.video.frame_reader import frames_at
+from framefold.data.spliced.clips import Clip, Problems, assign_splits, read_clips, similar_captions, unknown_columns
+from framefold.data.spliced.frames import ClipFrameReader, letterbox
+from framefold.data.spliced.probe import ClipSampling, probe_clips
+from framefold.data.video import frame_reader
+from framefold.data.video.codec import decode_video
 from framefold.errors import DataError
 from tests.support.coloured_clips import colour, frames_of, number_of, write_clip
 
-LOOK = Look(2.0, 1.0, 60.0)
+SAMPLING = ClipSampling(2.0, 1.0, 60.0)
 
 
 @pytest.fixture(scope="module")
@@ -34,21 +33,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def clips(folder: Path, text: str | bytes, name: str = "x.json", most: float = 0.0) -> list[Clip]:
-    """What an annotation file of this content names."""
+def clips(folder: Path, text: str | bytes, name: str = "x.json", max_damaged: float = 0.0) -> list[Clip]:
+    """The clips that an annotation file of some contents names."""
     file = folder.parent / f"{folder.name}-{name}"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     rows = read_annotations(file)
-    problems = Problems(most, len(rows))
-    found = read_clips(folder, rows, problems)
+    problems = Problems(max_damaged, len(rows))
+    named = read_clips(folder, rows, problems)
     problems.check()
-    return found
+    return named
 
 
-def probed(folder: Path, rows: list[dict], out: Path, look: Look = LOOK, workers: int = 1) -> tuple[list[Clip], list]:
-    """Usable clips, and what is wrong with the others."""
+def probed(
+    folder: Path, rows: list[dict], out: Path, sampling: ClipSampling = SAMPLING, workers: int = 1
+) -> tuple[list[Clip], list[str]]:
+    """Usable clips, and messages about the others."""
     problems = Problems(1.0, len(rows))
-    return probe(folder, clips(folder, json.dumps(rows)), look, out, workers, problems).clips, problems.texts
+    named = clips(folder, json.dumps(rows))
+    return probe_clips(folder, named, sampling, out, workers, problems).clips, problems.texts
 
 
 # ---- annotations ----------------------------------------------------------------------------------------------------
@@ -63,14 +65,15 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", FORMS)
-def test_every_form_of_annotations_says_the_same(folder: Path, name: str) -> None:
-    one, two = clips(folder, FORMS[name], name)
-    assert (one.file, one.caption, one.start, one.end, one.id) == ("a.mp4", 'one, "two"', 0, float("inf"), "a.mp4")
-    assert (two.file, two.caption, two.start, two.id) == ("b/c.mp4", "three", 1, "b/c.mp4#1-")
+def test_all_forms_of_annotations_are_equivalent(folder: Path) -> None:
+    for name, text in FORMS.items():
+        one, two = clips(folder, text, name)
+        fields = (one.file, one.caption, one.start, one.end, one.id)
+        assert fields == ("a.mp4", 'one, "two"', 0, float("inf"), "a.mp4"), name
+        assert (two.file, two.caption, two.start, two.id) == ("b/c.mp4", "three", 1, "b/c.mp4#1-"), name
 
 
-def test_a_row_is_called_by_the_line_it_begins_in(folder: Path) -> None:
+def test_messages_name_the_first_line_of_a_row(folder: Path) -> None:
     text = 'file,caption\na.mp4,"one\ntwo"\nb/c.mp4,\n'
     with pytest.raises(DataError, match=r"x.csv, line 4: caption is empty"):
         clips(folder, text, "x.csv")
@@ -79,42 +82,40 @@ def test_a_row_is_called_by_the_line_it_begins_in(folder: Path) -> None:
 
 
 A = {"file": "a.mp4", "caption": "x"}
-REFUSED = {  # whatever max_damaged is
+REFUSED = {  # for any max_damaged
     "up": ([A | {"file": "../a.mp4"}], "inside .*without"),
     "up inside": ([A | {"file": "b/../a.mp4"}], "inside .*without"),
     "up backwards": ([A | {"file": "..\\a.mp4"}], "inside .*without"),
     "absolute": ([A | {"file": "/etc/passwd.mp4"}], "inside .*without"),
     "drive": ([A | {"file": "C:\\a.mp4"}], "inside .*without"),
-    "same id": ([A, A], "entry 2: the id 'a.mp4' is also that of .*entry 1"),
-    "same given id": ([A | {"id": "k"}, {"file": "b/c.mp4", "caption": "y", "id": "k"}], "the id 'k' is also"),
+    "same id": ([A, A], "entry 2: the id 'a.mp4' is also used by .*entry 1"),
+    "same given id": ([A | {"id": "k"}, {"file": "b/c.mp4", "caption": "y", "id": "k"}], "the id 'k' is also used"),
     "no caption at all": ([{"file": "a.mp4", "text": "x"}], "no column 'caption'"),
     "nothing": ([], "annotates no clip"),
-    "no objects": ([["a.mp4", "x"]], "entry 1 is no object"),
+    "no objects": ([["a.mp4", "x"]], "entry 1 must be an object"),
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_annotations_that_cannot_be_meant_are_refused(folder: Path, name: str) -> None:
-    rows, text = REFUSED[name]
-    with pytest.raises(DataError, match=text):
-        clips(folder, json.dumps(rows), most=1.0)
+def test_dangerous_or_ambiguous_annotations_are_refused(folder: Path) -> None:
+    for name, (rows, text) in REFUSED.items():
+        with pytest.raises(DataError, match=text):
+            clips(folder, json.dumps(rows), max_damaged=1.0)
+            pytest.fail(f"{name} is accepted")
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "text"),
-    [
-        ("x.json", b"\xff\xfe[\x00]\x00", "no UTF-8"),
-        ("x.json", b"[" * 100_000, "no JSON"),
+def test_files_that_are_not_annotations_are_data_errors(folder: Path) -> None:
+    for name, content, text in (
+        ("x.json", b"\xff\xfe[\x00]\x00", "not UTF-8"),
+        ("x.json", b"[" * 100_000, "not valid JSON"),
         ("x.json", b'"a.mp4"', "must be a list of objects"),
-        ("x.jsonl", b'{"file": "a.mp4", "caption": "x"}\n{', "line 2 is no JSON"),
-        ("x.csv", b'file,caption\na.mp4,"x\n', "is no CSV"),
-        ("x.csv", b"file,caption,file\na.mp4,x,y\n", "names a column twice"),
+        ("x.jsonl", b'{"file": "a.mp4", "caption": "x"}\n{', "line 2 is not valid JSON"),
+        ("x.csv", b'file,caption\na.mp4,"x\n', "is not valid CSV"),
+        ("x.csv", b"file,caption,file\na.mp4,x,y\n", "has a column twice"),
         ("x.csv", b"", "annotates no clip"),
-    ],
-)
-def test_files_that_are_no_annotations_are_data_errors(folder: Path, name: str, content: bytes, text: str) -> None:
-    with pytest.raises(DataError, match=text):
-        clips(folder, content, name)
+    ):
+        with pytest.raises(DataError, match=text):
+            clips(folder, content, name)
+            pytest.fail(f"{content[:40]!r} is accepted")
 
 
 DAMAGED = {
@@ -122,7 +123,7 @@ DAMAGED = {
     "only signs": (A | {"caption": "?!"}, "caption is empty"),
     "a number of a file": (A | {"file": True}, "file must be text"),
     "half a surrogate": ('[{"file": "a.mp4", "caption": "x \\ud800"}]', "caption must be text"),
-    "no video": (A | {"file": "a.txt"}, "is no .mp4"),
+    "no video": (A | {"file": "a.txt"}, "does not end in .mp4"),
     "too long a name": (A | {"file": "x" * 5000 + ".mp4"}, "cannot be read"),
     "a folder": (A | {"file": "b.mp4/"}, "does not exist"),
     "start behind end": (A | {"start": 3, "end": 2}, "start 3 must be before end 2"),
@@ -133,8 +134,8 @@ DAMAGED = {
     "negative": (A | {"start": -1}, "start must be seconds"),
     "words": (A | {"start": "soon"}, "start must be seconds"),
     "yes": (A | {"start": True}, "start must be seconds"),
-    "a template's command": (A | {"caption": "x <|im_end|> y"}, r"holds <\|im_end\|>"),
-    "a placeholder": (A | {"caption": "x <video> y"}, "holds <video>"),
+    "a template's command": (A | {"caption": "x <|im_end|> y"}, r"contains <\|im_end\|>"),
+    "a placeholder": (A | {"caption": "x <video> y"}, "contains <video>"),
     "qa no list": (A | {"qa": {"question": "q"}}, "qa must be a list"),
     "qa without answer": (A | {"qa": [{"question": "q"}]}, "answer is empty"),
     "qa with another answer": (
@@ -149,87 +150,84 @@ DAMAGED = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGED)
-def test_a_damaged_row_is_named_and_the_others_are_read(folder: Path, name: str) -> None:
-    row, text = DAMAGED[name]
-    content = row if isinstance(row, str) else json.dumps([row])
-    with pytest.raises(DataError, match=f"1 of 1 annotations cannot be used.*entry 1: .*{text}"):
-        clips(folder, content)
-    both = content[:-1] + ', {"file": "b/c.mp4", "caption": "y"}]'
-    assert [clip.file for clip in clips(folder, both, most=0.5)] == ["b/c.mp4"]
+def test_damaged_row_is_named_and_the_others_are_read(folder: Path) -> None:
+    for name, (row, text) in DAMAGED.items():
+        content = row if isinstance(row, str) else json.dumps([row])
+        with pytest.raises(DataError, match=f"1 of 1 annotations cannot be used.*entry 1: .*{text}"):
+            clips(folder, content)
+            pytest.fail(f"{name} is accepted")
+        both = content[:-1] + ', {"file": "b/c.mp4", "caption": "y"}]'
+        assert [clip.file for clip in clips(folder, both, max_damaged=0.5)] == ["b/c.mp4"], name
 
 
-def test_a_csv_row_with_a_bare_comma_is_damaged_and_not_misread(folder: Path) -> None:
-    with pytest.raises(DataError, match="line 2: has 4 fields, the header 3"):
+def test_csv_row_with_an_unquoted_comma_is_damaged(folder: Path) -> None:
+    with pytest.raises(DataError, match="line 2: has 4 fields, but the header has 3"):
         clips(folder, "file,caption,start\na.mp4,one, two,0\n", "x.csv")
 
 
-def test_a_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_link_out_of_the_folder_is_refused(folder: Path, tmp_path: Path) -> None:
     inside = tmp_path / "in"
     inside.mkdir()
     (inside / "x.mp4").symlink_to(folder / "a.mp4")
     with pytest.raises(DataError, match="is a link out of"):
-        clips(inside, '[{"file": "x.mp4", "caption": "x"}]', most=1.0)
+        clips(inside, '[{"file": "x.mp4", "caption": "x"}]', max_damaged=1.0)
     (inside / "y.mp4").symlink_to(inside / "y.mp4")
     with pytest.raises(DataError, match="y.mp4"):
         clips(inside, '[{"file": "y.mp4", "caption": "x"}]')
 
 
-def test_columns_that_nobody_knows_are_told(folder: Path) -> None:
+def test_unknown_columns_are_listed(folder: Path) -> None:
     (folder.parent / "u.csv").write_text("file,caption,labl,extra,category\na.mp4,x,y,,z\n")
     assert unknown_columns(read_annotations(folder.parent / "u.csv")) == ["labl"]
 
 
-def test_the_annotation_file_is_the_only_one_or_the_one_named(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds none: give --annotations"):
+def test_annotation_file_is_the_only_one_or_the_one_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="it has none: give --annotations"):
         find_annotations(tmp_path, None)
     for name in ("a.csv", "b.json"):
         (tmp_path / name).write_text("x")
     with pytest.raises(DataError, match="a.csv, b.json"):
         find_annotations(tmp_path, None)
     assert find_annotations(tmp_path, str(tmp_path / "a.csv")).name == "a.csv"
-    with pytest.raises(DataError, match="no annotation file"):
+    with pytest.raises(DataError, match="not an annotation file"):
         find_annotations(tmp_path, str(tmp_path / "c.csv"))
 
 
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
+def test_captions_are_similar_if_one_contains_the_words_of_the_other() -> None:
+    for one, other, similar in (
         ("A dog runs.", "a  dog, runs", True),
-        ("a dog runs", "in the park a dog runs", True),  # true of the same clip
+        ("a dog runs", "in the park a dog runs", True),
         ("a dog runs", "a brown dog runs", True),
         ("ein Hund läuft", "EIN HUND LÄUFT", True),
         ("一只狗", "一只狗在跑", True),
         ("a dog runs", "a dog sleeps", False),
-    ],
-)
-def test_captions_are_alike_if_one_says_no_more_than_the_other(one: str, other: str, same: bool) -> None:
-    assert alike(one, other) == alike(other, one) == same
+    ):
+        assert similar_captions(one, other) == similar_captions(other, one) == similar, (one, other)
 
 
-# ---- looking at clips -----------------------------------------------------------------------------------------------
+# ---- probing --------------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_is_measured_in_whole_stored_frames(folder: Path, tmp_path: Path) -> None:
+def test_clip_length_is_a_number_of_stored_frames(folder: Path, tmp_path: Path) -> None:
     rows = [A, A | {"start": 1.3, "end": 4.2}, A | {"end": 6.4}, {"file": "b/c.mp4", "caption": "y", "start": 0.5}]
     found, damage = probed(folder, rows, tmp_path)
     assert not damage
     assert {clip.id: (clip.length, clip.end) for clip in found} == {
         "a.mp4": (12, 6.0), "a.mp4#1.3-4.2": (5, 4.2), "a.mp4#0-6.4": (12, 6.0), "b/c.mp4#0.5-": (5, 3.0)
     }  # fmt: skip
-    assert all(0 <= clip.start < time < clip.end for clip in found for time in LOOK.times(clip))
+    assert all(0 <= clip.start < time < clip.end for clip in found for time in SAMPLING.frame_times(clip))
 
 
-def test_what_cannot_be_used_is_named_with_its_row(folder: Path, tmp_path: Path) -> None:
+def test_unusable_clips_are_named_with_their_row(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "clips"
     place.mkdir()
-    whole = (folder / "a.mp4").read_bytes()
+    intact = (folder / "a.mp4").read_bytes()
     write_clip(place / "long.mp4", 3, 160, 8)
     middle = bytearray((place / "long.mp4").read_bytes())
     at = middle.index(b"mdat") + len(middle) // 3
     middle[at : at + 400] = bytes(400)
     contents = {
-        "ok": whole, "zero": bytes(len(whole)), "short": whole[:300], "empty": b"", "middle": bytes(middle),
+        "ok": intact, "zero": bytes(len(intact)), "short": intact[:300], "empty": b"", "middle": bytes(middle),
         "list": b"#EXTM3U\n#EXTINF:1,\n" + bytes(folder / "a.mp4"), "text": b"ffconcat version 1.0\nfile a.mp4\n",
     }  # fmt: skip
     for name, content in contents.items():
@@ -246,27 +244,28 @@ def test_what_cannot_be_used_is_named_with_its_row(folder: Path, tmp_path: Path)
         assert sum("of a file that ends at 6 s" in text for text in damage) == 2
 
 
-def test_clips_of_other_lengths_are_left_out_and_no_damage(folder: Path, tmp_path: Path) -> None:
+def test_clips_of_wrong_length_are_left_out_without_being_damage(folder: Path, tmp_path: Path) -> None:
     rows = [A, {"file": "b/c.mp4", "caption": "y"}, A | {"start": 1, "end": 1.1}]
     problems = Problems(0.0, 3)
-    found = probe(folder, clips(folder, json.dumps(rows)), Look(2.0, 1.0, 4.0), tmp_path, 1, problems)
-    assert [clip.file for clip in found.clips] == ["b/c.mp4"] and found.unsuitable == 2 and not problems.texts
-    assert set(found.sources) == {"a.mp4", "b/c.mp4"}  # also of what is left out: splits are made of these
+    named = clips(folder, json.dumps(rows))
+    result = probe_clips(folder, named, ClipSampling(2.0, 1.0, 4.0), tmp_path, 1, problems)
+    assert [clip.file for clip in result.clips] == ["b/c.mp4"] and result.wrong_length == 2 and not problems.texts
+    assert set(result.sources) == {"a.mp4", "b/c.mp4"}  # splits depend on all files
 
 
-def test_a_process_that_is_killed_over_a_clip_is_a_data_error(folder: Path, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(clip_probe, "_hash", lambda path: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(DataError, match="a process that looked at clips was killed"):
+def test_killed_worker_is_a_data_error(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(probe_module, "_video_digest", lambda path: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match="a process that probed clips was killed"):
         probed(folder, [A], tmp_path, workers=2)
 
 
-def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_probe_reads_only_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, out, read, decoded = tmp_path / "clips", tmp_path / "out", [], []
     for number, name in enumerate("abc"):
         write_clip(place / f"{name}.mp4", number, 24, 4)
-    real, reader = clip_probe._hash, clip_probe.frames_at
-    monkeypatch.setattr(clip_probe, "_hash", lambda path: read.append(path.name) or real(path))
-    monkeypatch.setattr(clip_probe, "frames_at", lambda path, at: decoded.append(path.name) or reader(path, at))
+    digest, reader = probe_module._video_digest, probe_module.frames_at
+    monkeypatch.setattr(probe_module, "_video_digest", lambda path: read.append(path.name) or digest(path))
+    monkeypatch.setattr(probe_module, "frames_at", lambda path, at: decoded.append(path.name) or reader(path, at))
     rows = [{"file": f"{name}.mp4", "caption": name * 3} for name in "abc"]
     first, _ = probed(place, rows, out)
     assert read == decoded == ["a.mp4", "b.mp4", "c.mp4"]
@@ -274,89 +273,59 @@ def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pyte
     stat = (place / "b.mp4").stat()
     changed = bytearray((place / "b.mp4").read_bytes())
     changed[-1] ^= 1
-    (place / "b.mp4").write_bytes(changed)  # of the same size, and then of the same age
+    (place / "b.mp4").write_bytes(changed)  # same size, and below the same modification time
     os.utime(place / "b.mp4", ns=(stat.st_atime_ns, stat.st_mtime_ns))
     second = probed(place, rows, out)[0]
     assert read[3:] == ["b.mp4"]
     assert [a.source == b.source for a, b in zip(first, second, strict=True)] == [True, False, True]
-    (out / clip_probe.NOTES).write_text("{")  # damaged notes are no notes
+    (out / probe_module.CACHE_FILE).write_text("{")  # a damaged cache is ignored
     assert probed(place, rows, out)[0] == second and len(read) == 7
 
 
-def test_parts_and_copies_of_a_file_are_of_one_split_whatever_is_asked_of_them() -> None:
+def test_parts_and_copies_of_a_file_are_in_one_split_whatever_else_there_is() -> None:
     def clip(number: int, name: str) -> Clip:
         return Clip(name, f"{number}.mp4", "x", "", 0.0, 1.0, (), "")
 
     some = [clip(number, f"{number}-{part}") for number in range(300) for part in "ab"]
     sources = {f"{number}.mp4": f"{number // 2}" for number in range(300)}  # every file has a copy
-    of = splits(some, sources)
+    of = assign_splits(some, sources)
     for number in range(0, 300, 2):
         assert len({of[f"{n}-{part}"] for n in (number, number + 1) for part in "ab"}) == 1
     counts = {name: sum(split == name for split in of.values()) / 600 for name in ("train", "val", "test")}
     assert 0.7 < counts["train"] < 0.9 and counts["val"] > 0.04 and counts["test"] > 0.04
-    assert splits(some[:200], sources) == {name: of[name] for name in list(of)[:200]}  # others that come move none
-    assert splits([*some, *(clip(number, f"{number}-z") for number in range(300))], sources).items() >= of.items()
+    assert assign_splits(some[:200], sources) == {name: of[name] for name in list(of)[:200]}  # further clips move none
+    assert (
+        assign_splits([*some, *(clip(number, f"{number}-z") for number in range(300))], sources).items() >= of.items()
+    )
 
 
 # ---- frames ---------------------------------------------------------------------------------------------------------
 
 
-def test_frames_at_times_are_those_on_screen_then(tmp_path: Path) -> None:
-    times = np.array([0, 0.1, 0.25, 0.5, 1.0, 1.6, 1.7])
-    (tmp_path / "x.mp4").write_bytes(encode_video(frames_of(1, 7), times, crf=0))
-    asked = [0, 0.05, 0.1, 0.4, 0.5, 0.9, 0.99, 1.0, 1.65, 1.7]
-    durations = []
-    shown = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: durations.append(end) or asked)]
-    assert shown == [0, 0, 1, 2, 3, 3, 3, 4, 5, 6]
-    (tmp_path / "y.mp4").write_bytes(encode_video(frames_of(1, 100), np.arange(100) / 25, crf=0))
-    exact = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "y.mp4", lambda end: np.arange(100) / 25)]
-    assert exact == list(range(100))  # at the very time that a frame begins
-    for wrong in ([-0.1], [durations[0]], [1.0, 0.5], [float("nan")]):
-        with pytest.raises(DataError, match="frames were wanted"):
-            list(frames_at(tmp_path / "x.mp4", lambda end, wrong=wrong: wrong))
-    assert list(frames_at(tmp_path / "x.mp4", lambda end: [])) == []
-
-
-def test_where_packets_lie_about_times_frames_come_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_clip(tmp_path / "x.mp4", 1, 24, 4)
-    asked = [0.1, 1.1, 1.2, 2.6, 5.9]
-    expected = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: asked)]
-    assert expected == [0, 4, 4, 10, 23]
-    real = sampling._read_packets
-
-    def lying(*where: object) -> object:
-        table = real(*where)
-        ticks = [tick + (tick > 2 * 16_000) for tick in table.ticks]  # after frames have been given
-        return sampling._Table(ticks, {tick: min(ticks) for tick in ticks}, table.span)
-
-    monkeypatch.setattr(sampling, "_read_packets", lying)
-    assert [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: asked)] == expected
-
-
-def test_only_frames_that_are_stored_are_turned_into_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_stored_frames_are_converted_to_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "x.mp4", 1, 200, 10)
-    turned, upright = [], sampling._upright
-    monkeypatch.setattr(sampling, "_upright", lambda pixels, degrees: turned.append(1) or upright(pixels, degrees))
+    converted, upright = [], frame_reader._upright
+    monkeypatch.setattr(
+        frame_reader, "_upright", lambda pixels, degrees: converted.append(1) or upright(pixels, degrees)
+    )
     (clip,), _ = probed(tmp_path, [{"file": "x.mp4", "caption": "x", "start": 5, "end": 10}], tmp_path)
-    assert clip.length == 10 and len(turned) == 10
-    ClipFrames(tmp_path, LOOK, (32, 32)).of(clip)
-    assert len(turned) == 20
+    assert clip.length == 10 and len(converted) == 10
+    ClipFrameReader(tmp_path, SAMPLING, (32, 32)).read(clip)
+    assert len(converted) == 20
 
 
-def test_a_frame_fits_whole_and_in_proportion_with_black_beside_it() -> None:
+def test_letterbox_keeps_proportions_and_adds_black_bars() -> None:
     wide = frames_of(7, 1, 30, 60)[0]
-    square = fit(wide, (40, 40))
+    square = letterbox(wide, (40, 40))
     assert square.shape == (40, 40, 3) and not square[:10].any() and not square[30:].any()
     np.testing.assert_array_equal(square[11:29, 11:], np.broadcast_to(colour(7), (18, 29, 3)))
-    tall = fit(wide.transpose(1, 0, 2), (40, 40))
+    tall = letterbox(wide.transpose(1, 0, 2), (40, 40))
     assert not tall[:, :10].any() and tall[20, 20].tolist() == list(colour(7))
     same = frames_of(8, 1, 24, 36)[0]
-    np.testing.assert_array_equal(fit(same, (24, 36)), same)
+    np.testing.assert_array_equal(letterbox(same, (24, 36)), same)
 
 
-def test_a_clip_that_was_held_sideways_is_stored_upright(tmp_path: Path) -> None:
+def test_rotated_clip_is_stored_upright(tmp_path: Path) -> None:
     write_clip(tmp_path / "x.mp4", 9, 12, 4, 32, 64)
     raw = bytearray((tmp_path / "x.mp4").read_bytes())
     at = raw.index(b"tkhd") + 44
@@ -364,35 +333,35 @@ def test_a_clip_that_was_held_sideways_is_stored_upright(tmp_path: Path) -> None
         raw[at + place : at + place + 4] = (value << 16).to_bytes(4, "big", signed=True)
     (tmp_path / "x.mp4").write_bytes(raw)
     (clip,), _ = probed(tmp_path, [{"file": "x.mp4", "caption": "x"}], tmp_path)
-    frames = ClipFrames(tmp_path, LOOK, (64, 64)).of(clip)
+    frames = ClipFrameReader(tmp_path, SAMPLING, (64, 64)).read(clip)
     assert frames[:, :, 16:48].any(axis=(1, 3)).all()  # 64 high, 32 wide, in the middle
     assert not frames[:, :, :16].any() and not frames[:, :, 48:].any()
     assert number_of(frames[0]) == 9
 
 
-def test_frames_kept_in_memory_are_bounded_and_the_last_used(folder: Path, tmp_path: Path, monkeypatch) -> None:
+def test_cache_of_frames_is_bounded_and_keeps_those_used_last(folder: Path, tmp_path: Path, monkeypatch) -> None:
     rows = [A | {"start": start, "end": start + 2, "caption": f"x {start}"} for start in range(4)]
     some, _ = probed(folder, rows, tmp_path)
-    monkeypatch.setattr(clip_frames, "HELD", 2 * 4 * 32 * 32 * 3)  # two clips
-    held = ClipFrames(folder, LOOK, (32, 32))
-    row = held.row([*some, some[3], some[2], some[3]])
-    assert list(held._held) == [some[2].id, some[3].id]
-    np.testing.assert_array_equal(row[:4], held.of(some[0]))
-    assert row.shape == (28, 32, 32, 3) and row[::4, 0, 0, 0].tolist() == [1, 5, 9, 13, 13, 9, 13]
+    monkeypatch.setattr(frames_module, "CACHE_BYTES", 2 * 4 * 32 * 32 * 3)  # two clips
+    reader = ClipFrameReader(folder, SAMPLING, (32, 32))
+    frames = reader.concatenate([*some, some[3], some[2], some[3]])
+    assert list(reader._cache) == [some[2].id, some[3].id]
+    np.testing.assert_array_equal(frames[:4], reader.read(some[0]))
+    assert frames.shape == (28, 32, 32, 3) and frames[::4, 0, 0, 0].tolist() == [1, 5, 9, 13, 13, 9, 13]
 
 
-def test_a_file_that_changes_after_it_was_looked_at_is_not_used(tmp_path: Path) -> None:
+def test_file_that_changes_after_probing_is_not_used(tmp_path: Path) -> None:
     write_clip(tmp_path / "x.mp4", 1, 24, 4)
     (clip,), _ = probed(tmp_path, [{"file": "x.mp4", "caption": "x"}], tmp_path)
     write_clip(tmp_path / "x.mp4", 2, 24, 4)
-    with pytest.raises(DataError, match="x.mp4 was changed after it was looked at"):
-        ClipFrames(tmp_path, LOOK, (32, 32)).of(clip)
+    with pytest.raises(DataError, match="x.mp4 has changed since it was probed"):
+        ClipFrameReader(tmp_path, SAMPLING, (32, 32)).read(clip)
     (tmp_path / "x.mp4").unlink()
-    with pytest.raises(DataError, match="x.mp4 was changed"):
-        ClipFrames(tmp_path, LOOK, (32, 32)).of(clip)
+    with pytest.raises(DataError, match="x.mp4 has changed"):
+        ClipFrameReader(tmp_path, SAMPLING, (32, 32)).read(clip)
 
 
-def test_made_clips_are_what_they_are_taken_for(folder: Path) -> None:
-    frames, times = decode(folder / "b" / "c.mp4")
+def test_generated_clips_have_the_expected_pixels(folder: Path) -> None:
+    frames, times = decode_video(folder / "b" / "c.mp4")
     assert [number_of(frame) for frame in frames] == [2] * 15 and frames[:, 0, 0, 0].tolist() == list(range(15))
     assert times[5] == 1.0
