@@ -1,4 +1,4 @@
-"""The demo runs what is not there yet, goes on where it stopped, and makes anew what its inputs have changed."""
+"""The demo runs missing stages, resumes interrupted ones, and repeats those whose inputs have changed."""
 
 import os
 import shutil
@@ -19,28 +19,28 @@ FOLDERS = {"shards": "--out", "fit": "--trainer.default_root_dir", "export": "--
 
 @pytest.fixture
 def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands that the demo would have run; each leaves a file in the folder that it is to make."""
-    run: list[list[str]] = []
+    """Commands that the demo would have run; each leaves a file in its output folder."""
+    recorded: list[list[str]] = []
 
-    def pretend(command: list[str]) -> int:
-        run.append(command)
+    def record(command: list[str]) -> int:
+        recorded.append(command)
         folder = Path(command[command.index(FOLDERS[command[0]]) + 1])
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"made-{len(run)}").touch()
+        (folder / f"output-{len(recorded)}").touch()
         return 0
 
-    monkeypatch.setattr(demo_module, "_run", pretend)
+    monkeypatch.setattr(demo_module, "_run", record)
     monkeypatch.setattr(demo_module, "load", lambda folder: framefold.build(Path(folder).name))
-    return run
+    return recorded
 
 
 def verbs(calls: list[list[str]]) -> list[str]:
-    made = [command[0] for command in calls]
+    first_words = [command[0] for command in calls]
     calls.clear()
-    return made
+    return first_words
 
 
-def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
+def test_a_second_run_reuses_stages_and_a_change_repeats_those_that_depend_on_it(
     calls: list[list[str]], tmp_path: Path, random_host: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     host, out = shutil.copytree(random_host, tmp_path / "host"), str(tmp_path / "out")
@@ -51,15 +51,15 @@ def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
     assert verbs(calls) == ["shards", "fit", "export", "ablate"]
     assert capsys.readouterr().out.strip().endswith(f"{out}/ablation/report.html")
     demo(**args)
-    assert verbs(calls) == ["ablate"], "the table is shown again"
+    assert verbs(calls) == ["ablate"], "the table must be printed again"
     demo(**args, max_steps=3)
-    assert verbs(calls) == ["fit", "export", "ablate"], "the adapter of another training"
+    assert verbs(calls) == ["fit", "export", "ablate"], "an adapter of another training was reused"
     demo(**args, max_steps=3, videos=7)
     assert verbs(calls) == ["shards", "fit", "export", "ablate"]
-    assert len(list((tmp_path / "out" / "shards").iterdir())) == 1, "shards of other settings stayed"
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 1, "shards of other settings were kept"
     own.write_text("model: {budget: 0.5}\n")
     demo(**args, max_steps=3, videos=7)
-    assert verbs(calls) == ["fit", "export", "ablate"], "the same name, another content"
+    assert verbs(calls) == ["fit", "export", "ablate"], "the configuration has the same name but other content"
     (host / "config.json").write_text((host / "config.json").read_text() + " ")
     demo(**args, max_steps=3, videos=7)
     assert verbs(calls) == ["fit", "export", "ablate"]
@@ -68,14 +68,14 @@ def test_a_second_run_reuses_and_a_change_redoes_what_depends_on_it(
     assert verbs(calls) == ["export", "ablate"]
 
 
-def test_an_interrupted_training_goes_on_from_its_checkpoint(
+def test_an_interrupted_training_resumes_from_its_checkpoint(
     calls: list[list[str]], tmp_path: Path, random_host: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pretend, args = demo_module._run, {"out": str(tmp_path / "out"), "host": str(random_host)}
+    record, args = demo_module._run, {"out": str(tmp_path / "out"), "host": str(random_host)}
     checkpoint = tmp_path / "out" / "fit" / "fila" / "version_0" / "checkpoints" / "last.ckpt"
 
     def killed(command: list[str]) -> int:
-        pretend(command)
+        record(command)
         if command[0] != "fit":
             return 0
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -86,15 +86,17 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     with pytest.raises(StageError, match="2/4 training failed with status 137"):
         demo(**args)
     assert verbs(calls) == ["shards", "fit"]
-    monkeypatch.setattr(demo_module, "_run", pretend)
+    monkeypatch.setattr(demo_module, "_run", record)
     demo(**args)
     assert calls[0][-2:] == ["--ckpt_path", str(checkpoint)]
     assert verbs(calls) == ["fit", "export", "ablate"]
     demo(**args, max_steps=2)
-    assert "--ckpt_path" not in calls[0], "another training began at the checkpoint of the old one"
+    assert "--ckpt_path" not in calls[0], "another training resumed from the old checkpoint"
 
 
-def test_files_of_somebody_else_are_not_removed(calls: list[list[str]], tmp_path: Path, random_host: Path) -> None:
+def test_files_that_the_demo_did_not_write_are_not_removed(
+    calls: list[list[str]], tmp_path: Path, random_host: Path
+) -> None:
     precious = tmp_path / "out" / "fit" / "fila" / "precious"
     precious.parent.mkdir(parents=True)
     precious.touch()
@@ -102,7 +104,7 @@ def test_files_of_somebody_else_are_not_removed(calls: list[list[str]], tmp_path
     assert precious.exists()
 
 
-def test_shipped_adapters_take_part_unless_they_are_trained_anew(
+def test_shipped_adapters_are_compared_unless_they_are_trained_again(
     calls: list[list[str]], tmp_path: Path, random_host: Path
 ) -> None:
     host = shutil.copytree(random_host, tmp_path / "host")
@@ -123,16 +125,17 @@ def test_shipped_adapters_take_part_unless_they_are_trained_anew(
     assert compared() == [f"out/adapters/{name}" for name in demo_module.SHIPPED]
 
 
-def test_a_missing_host_is_found_before_anything_is_written(calls: list[list[str]], tmp_path: Path) -> None:
+def test_a_missing_host_is_reported_before_anything_is_written(calls: list[list[str]], tmp_path: Path) -> None:
     with pytest.raises(StageError, match="nowhere"):
         demo(out=str(tmp_path / "out"), host="nowhere")
     assert not calls and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_no_stage_outlives_the_demo_and_each_may_clean_up(number: int, tmp_path: Path) -> None:
-    package = tmp_path / "framefold"  # stands in for the stage
+def test_no_stage_outlives_the_demo_and_each_can_clean_up(number: int, tmp_path: Path) -> None:
+    package = tmp_path / "framefold"  # a stage; a complete package, which PYTHONPATH cannot hide
     package.mkdir()
+    (package / "__init__.py").touch()
     (package / "__main__.py").write_text(
         "import os, pathlib, signal, sys, time\n"
         "def stop(*_):\n"
@@ -144,19 +147,18 @@ def test_no_stage_outlives_the_demo_and_each_may_clean_up(number: int, tmp_path:
         "pathlib.Path('begun').write_text(str(os.getpid()))\n"
         "time.sleep(60)\n"
     )
-    code = "from framefold.cli.demo import _run; import os, sys; os.chdir(sys.argv[1]); sys.path[:] = ['']; _run([])"
-    parent = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], start_new_session=True, stderr=subprocess.DEVNULL
-    )
+    code = "from framefold.cli.demo import _run; import os, sys; os.chdir(sys.argv[1]); _run([])"
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    parent = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
     begun = tmp_path / "begun"
     while not (begun.exists() and begun.read_text()):
         assert parent.poll() is None
         time.sleep(0.05)
     if number == signal.SIGINT:
-        os.killpg(parent.pid, number)  # as a terminal does
+        os.killpg(parent.pid, number)  # like a terminal
     else:
         parent.terminate()
-    parent.wait(30)
+    parent.wait(60)
     assert (tmp_path / "clean").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
