@@ -17,7 +17,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 import framefold
-from framefold.adapters import Compressed, Compressor, VideoTokens
+from framefold.adapters import Compressor, VideoTokens
 from tests.support.hosts.tiny_families import HOSTS, TinyHost
 from tests.support.hosts.tiny_hosts import Positive
 
@@ -209,7 +209,8 @@ class AboveMean(Positive):
 class ScaledMerge(Compressor):
     """Stand-in that merges and is trained: averages every third token with the next ones, then scales by a parameter.
 
-    The counts differ by video, some tokens are dropped, one keeps an anchor without any original, and there is a loss.
+    The counts differ by video, some tokens are dropped, and one keeps an anchor without any original. There is no loss
+    of its own, so that all gradients come through the host.
     """
 
     trainable = True
@@ -224,7 +225,7 @@ class ScaledMerge(Compressor):
         if self.scale is None:
             self.scale = nn.Parameter(torch.ones(width, device=device))
 
-    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         assert self.scale is not None
         index = torch.arange(0, len(video), 3) if video.features[0, 0] > 0 else torch.arange(1, len(video), 4)
         numbers = torch.arange(len(video))
@@ -235,8 +236,7 @@ class ScaledMerge(Compressor):
         size = member.sum(0)
         mean = member.T @ video.features / size.clamp(min=1)[:, None]
         features = torch.where((size > 0)[:, None], mean, video.features[index]) * self.scale.to(mean.dtype)
-        tokens = replace(video, features=features, index=index, size=size.long().clamp(min=1), assign=assign)
-        return Compressed(tokens, {"scale": self.scale.square().mean()})
+        return replace(video, features=features, index=index, size=size.long().clamp(min=1), assign=assign)
 
 
 # Hosts do not see which compressor runs. These recipes cover what they can see: features that are kept, dropped with
