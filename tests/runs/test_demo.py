@@ -1,10 +1,9 @@
 """The demo runs missing stages, resumes interrupted ones, and repeats those whose inputs have changed."""
 
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -147,18 +146,23 @@ def test_no_stage_outlives_the_demo_and_each_can_clean_up(number: int, tmp_path:
         "pathlib.Path('begun').write_text(str(os.getpid()))\n"
         "time.sleep(60)\n"
     )
-    code = "from framefold.cli.demo import _run; import os, sys; os.chdir(sys.argv[1]); _run([])"
-    words = [sys.executable, "-c", code, str(tmp_path)]
-    parent = subprocess.Popen(words, start_new_session=True, stderr=subprocess.DEVNULL)
+
+    def run_stage() -> None:
+        os.setsid()
+        os.chdir(tmp_path)
+        demo_module._run([])
+
+    parent = multiprocessing.get_context("fork").Process(target=run_stage)
+    parent.start()
     begun = tmp_path / "begun"
     while not (begun.exists() and begun.read_text()):
-        assert parent.poll() is None
+        assert parent.is_alive()
         time.sleep(0.05)
     if number == signal.SIGINT:
         os.killpg(parent.pid, number)  # like a terminal
     else:
-        parent.terminate()
-    parent.wait(60)
+        os.kill(parent.pid, number)
+    parent.join(60)
     assert (tmp_path / "clean").exists()
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
