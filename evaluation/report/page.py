@@ -19,7 +19,7 @@ from .table import ResultTable
 PAGE = "report.html"
 
 # Concatenated in this order they are one script.
-SCRIPTS = ("core", "table", "plot", "plots", "frames", "drill", "page")
+SCRIPTS = ("core", "table", "plot", "plots", "frames", "questions", "page")
 
 MAX_BYTES = 5_000_000  # of a page; the number of videos whose questions are shown is halved until it fits
 

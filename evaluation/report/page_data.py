@@ -42,14 +42,14 @@ def page_data(table: ResultTable, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "about": setting_paragraph(table).replace("`", ""),
-        "rows": [{"name": method, "kind": _kind(table, method)} for method in table.methods],
+        "methods": [{"name": method, "kind": _kind(table, method)} for method in table.methods],
         "budgets": [_budget(table, budget) for budget in table.budgets],
         "baseline": table.baseline,
         "measures": _menu(table, keys, len(comparisons)),
         "points": points,
         "full": full,
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
-        "origin": provenance_groups(table),
+        "provenance": provenance_groups(table),
     }
 
 
@@ -63,8 +63,8 @@ def question_data(table: ResultTable, max_videos: int) -> dict[str, Any]:
     questions = PageQuestions(table.results, max_videos)
     types = sorted(set(table.sample["answers"]["type"]))
     runs = list(_runs(table, questions))
-    shown = questions.to_page(types) | {"words": list(questions.answer_texts)}
-    return {"kinds": types, "asked": table.sample["n"], "runs": runs, "drill": shown}
+    detail = questions.to_page(types) | {"answer_texts": list(questions.answer_texts)}
+    return {"question_types": types, "asked": table.sample["n"], "runs": runs, "detail": detail}
 
 
 def _kind(table: ResultTable, method: str) -> str:
@@ -125,13 +125,13 @@ def _menu(table: ResultTable, keys: set[str], tests: int) -> list[dict[str, Any]
         {
             "key": measure.key,
             "label": fill(measure.label),
-            "long": fill(measure.description),
+            "description": fill(measure.description),
             "group": measure.group,
             "better": measure.better,
             "note": fill(measure.note),
             "hint": measure.hint,
             "axis": measure.axis,
-            "against": measure.compares,
+            "compares": measure.compares,
         }
         for measure in page_measures(table.types)
         if measure.key in keys
@@ -140,15 +140,15 @@ def _menu(table: ResultTable, keys: set[str], tests: int) -> list[dict[str, Any]
 
 def _runs(table: ResultTable, questions: PageQuestions) -> Iterator[dict[str, Any]]:
     """Yield what each result, except for those of all tokens, answered and kept."""
-    for row, method in enumerate(table.methods):
-        for column, budget in enumerate(table.budgets):
+    for method_number, method in enumerate(table.methods):
+        for budget_number, budget in enumerate(table.budgets):
             results = table.results_of(method, budget)
             for result in results:
                 yield {
-                    "row": row,
-                    "budget": column,
+                    "method": method_number,
+                    "budget": budget_number,
                     "seed": result["seed"],
                     "seeds": len(results),
                     "right": pack_bits(result["answers"]["correct"]),
-                    "drill": questions.answers_of(result),
+                    "detail": questions.answers_of(result),
                 }

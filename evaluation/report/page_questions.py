@@ -51,7 +51,7 @@ class PageQuestions:
             types: question types in the order of the page.
         """
         if not self.videos:
-            return {"why": NOTHING_KEPT}
+            return {"reason": NOTHING_KEPT}
         frames, reason = self._load_frames()
         mosaics = dict(zip(frames, frame_mosaics(frames.values()), strict=True))
         videos = [self._video(video, frames.get(video), mosaics.get(video), reason) for video in self.videos]
@@ -61,7 +61,7 @@ class PageQuestions:
             boxes = frames[video].evidence[asked[video]] if video in frames else ()
             questions.append(
                 {
-                    "place": number,
+                    "number": number,
                     "video": self.videos.index(video),
                     "type": types.index(self.columns["type"][number]),
                     "text": self.columns["question"][number],
@@ -94,7 +94,7 @@ class PageQuestions:
             "name": f"video {video}",
             "grid": list(grid),
             "times": [] if frames is None else frames.times,
-            "sheet": None if mosaic is None else mosaic.to_page(),
+            "mosaic": None if mosaic is None else mosaic.to_page(),
             "note": note,
         }
 

@@ -1,46 +1,46 @@
-// Frames of a video on a canvas, with the places whose tokens a compressor kept.
+// Frames of a video on a canvas, with the tokens that a method kept.
 
-const LABEL = 14; // pixels above a frame
-const SPACE = 6;
+const LABEL = 14; // height of the text above a frame, in pixels
+const SPACE = 6; // between frames, in pixels
 const DIM = "rgba(10, 12, 18, 0.7)";
-const MERGED = "37, 120, 235"; // red, green, blue of the shade of merged tokens
-const sheets = new Map(); // video -> its image, or a promise of it
+const MERGED = "37, 120, 235"; // red, green and blue of merged tokens
+const mosaics = new Map(); // number of the video -> its image, or a promise of it
 
-/** The sprite sheet of a video, decoded once. */
-function sheetOf(number) {
-  if (!sheets.has(number)) {
+/** Returns the mosaic of a video, or a promise of it; it is decoded once. */
+function mosaicOf(number) {
+  if (!mosaics.has(number)) {
     const image = new Image();
-    image.src = DATA.drill.videos[number].sheet.src;
-    sheets.set(number, image.decode().then(() => image));
+    image.src = DATA.detail.videos[number].mosaic.src;
+    mosaics.set(number, image.decode().then(() => image));
   }
-  return sheets.get(number);
+  return mosaics.get(number);
 }
 
-/** What was kept: a bit a place of the grid, and how many originals the tokens stand for, by place. */
+/** Unpacks kept tokens: for each token of the grid whether it was kept, and the number of originals of merged ones. */
 function unpack(set, grid) {
   const packed = bytes(set.mask);
-  const places = grid[0] * grid[1] * grid[2];
-  const has = Uint8Array.from({ length: places }, (_, place) => bit(packed, place));
+  const tokens = grid[0] * grid[1] * grid[2];
+  const isKept = Uint8Array.from({ length: tokens }, (_, token) => bit(packed, token));
   const sizes = new Map();
   if (set.sizes) {
-    const stream = bytes(set.sizes); // seven bits a byte, the lowest first; the highest bit says that more follow
+    const stream = bytes(set.sizes); // groups of seven bits, the lowest first; the highest bit of a byte says that more follow
     let at = 0;
-    for (let place = 0; place < places; place++) {
-      if (!has[place]) continue;
+    for (let token = 0; token < tokens; token++) {
+      if (!isKept[token]) continue;
       let [size, shift] = [0, 1];
       for (let more = true; more; shift *= 128) {
         more = stream[at] > 127;
         size += (stream[at++] & 127) * shift;
       }
-      sizes.set(place, size);
+      sizes.set(token, size);
     }
   }
-  return { has, sizes, most: Math.max(1, ...sizes.values()) };
+  return { isKept, sizes, largest: Math.max(1, ...sizes.values()) };
 }
 
-/** Places of frames on a canvas of a width. */
+/** Returns the positions of frames on a canvas of the given width. */
 function layout(video, steps, width) {
-  const { tile } = video.sheet;
+  const { tile } = video.mosaic;
   const wanted = Math.max(46, Math.min(72, width / 8 - SPACE));
   const columns = Math.max(1, Math.min(steps.length || 1, Math.floor((width + SPACE) / (wanted + SPACE))));
   const full = Math.max(1, Math.floor((width + SPACE) / (wanted + SPACE)));
@@ -54,26 +54,26 @@ function layout(video, steps, width) {
 }
 
 const keptIn = (kept, grid, step) => {
-  const each = grid[1] * grid[2];
+  const perFrame = grid[1] * grid[2];
   let count = 0;
-  for (let place = step * each; place < (step + 1) * each; place++) count += kept.has[place];
+  for (let token = step * perFrame; token < (step + 1) * perFrame; token++) count += kept.isKept[token];
   return count;
 };
 
-function paintCells(pen, box, view, step) {
+function paintTokens(pen, box, view, step) {
   const [, rows, columns] = view.video.grid;
   const [wide, high] = [box.wide / columns, box.high / rows];
   for (let i = 0; i < rows * columns; i++) {
-    const place = step * rows * columns + i;
+    const token = step * rows * columns + i;
     const [x, y] = [box.x + (i % columns) * wide, box.y + Math.floor(i / columns) * high];
-    if (!view.kept.has[place]) {
+    if (!view.kept.isKept[token]) {
       pen.fillStyle = DIM;
       pen.fillRect(x, y, wide, high);
       continue;
     }
-    const size = view.kept.sizes.get(place) || 1;
+    const size = view.kept.sizes.get(token) || 1;
     if (size > 1) {
-      pen.fillStyle = `rgba(${MERGED}, ${(0.2 + 0.4 * Math.log(size) / Math.log(view.kept.most)).toFixed(3)})`;
+      pen.fillStyle = `rgba(${MERGED}, ${(0.2 + 0.4 * Math.log(size) / Math.log(view.kept.largest)).toFixed(3)})`;
       pen.fillRect(x, y, wide, high);
       if (wide >= 12 && high >= 10) number(pen, size, x + wide / 2, y + high / 2, wide);
     }
@@ -105,24 +105,24 @@ function paintEvidence(pen, box, [, top, left, bottom, right]) {
   }
 }
 
-/** Draws the frames of a view {video, image, kept, boxes, steps, at} and sizes the canvas for them. */
+/** Draws the frames of a view {video, image, kept, boxes, steps, at} and sets the size of the canvas. */
 function paint(canvas, view) {
   const width = canvas.parentElement.clientWidth;
-  const place = layout(view.video, view.steps, width);
-  const sharp = window.devicePixelRatio || 1;
-  canvas.width = Math.round(width * sharp);
-  canvas.height = Math.round(place.height * sharp);
-  canvas.style.height = `${place.height}px`;
+  const positions = layout(view.video, view.steps, width);
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(positions.height * ratio);
+  canvas.style.height = `${positions.height}px`;
   const pen = canvas.getContext("2d");
-  pen.scale(sharp, sharp);
+  pen.scale(ratio, ratio);
   const ink = getComputedStyle(canvas).color;
-  const { tile, columns, shown } = view.video.sheet;
+  const { tile, columns, shown } = view.video.mosaic;
   view.steps.forEach((step, i) => {
-    const box = place.boxes[i];
+    const box = positions.boxes[i];
     const at = shown.indexOf(step);
     const [sx, sy] = [(at % columns) * tile[0], Math.floor(at / columns) * tile[1]];
     pen.drawImage(view.image, sx, sy, tile[0], tile[1], box.x, box.y, box.wide, box.high);
-    paintCells(pen, box, view, step);
+    paintTokens(pen, box, view, step);
     const evidence = view.boxes.filter((one) => one[0] === step);
     evidence.forEach((one) => paintEvidence(pen, box, one));
     pen.fillStyle = ink;
@@ -138,21 +138,21 @@ function paint(canvas, view) {
       pen.strokeRect(box.x - 2, box.y - 2, box.wide + 4, box.high + 4);
     }
   });
-  canvas.place = place;
+  canvas.layout = positions;
 }
 
 const seconds = (video, step) => `${Number(video.times[step].toPrecision(5))} s`;
 
-/** Step and place of the grid under a pointer, or null. */
-function under(canvas, view, event) {
+/** Returns step and token of the grid under the pointer, or null. */
+function positionUnder(canvas, view, event) {
   const frame = canvas.getBoundingClientRect();
   const [x, y] = [event.clientX - frame.left, event.clientY - frame.top];
   const inside = ({ x: left, y: top, wide, high }) => x >= left && x < left + wide && y >= top && y < top + high;
-  const i = canvas.place.boxes.findIndex(inside);
+  const i = canvas.layout.boxes.findIndex(inside);
   if (i < 0) return null;
-  const box = canvas.place.boxes[i];
+  const box = canvas.layout.boxes[i];
   const [, rows, columns] = view.video.grid;
   const row = Math.floor(((y - box.y) / box.high) * rows);
   const column = Math.floor(((x - box.x) / box.wide) * columns);
-  return { step: view.steps[i], place: (view.steps[i] * rows + row) * columns + column };
+  return { step: view.steps[i], token: (view.steps[i] * rows + row) * columns + column };
 }

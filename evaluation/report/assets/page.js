@@ -1,23 +1,23 @@
-// Fills the page, from top to bottom.
+// Fills the page from top to bottom.
 
-function fillOrigin() {
-  const box = byId("origin");
-  for (const group of DATA.origin) {
-    const facts = make("dl");
+function fillProvenance() {
+  const box = byId("provenance");
+  for (const group of DATA.provenance) {
+    const facts = element("dl");
     for (const [name, value] of group.facts) {
-      facts.append(make("dt", {}, name), make("dd", { class: "long" }, value));
+      facts.append(element("dt", {}, name), element("dd", { class: "long" }, value));
     }
-    box.append(make("details", {}, make("summary", {}, group.title), facts));
+    box.append(element("details", {}, element("summary", {}, group.title), facts));
   }
 }
 
 byId("title").textContent = DATA.title;
 byId("about").textContent = DATA.about;
-fillRows();
+fillMethods();
 fillMeasures();
 fillTable();
 listeners.push(fillTable);
 fillPlots();
-fillDrill();
-fillOrigin();
+fillQuestions();
+fillProvenance();
 document.documentElement.dataset.ready = "yes";

@@ -1,11 +1,11 @@
-// One plot: lines with marks and intervals, hover, and arrow keys from mark to mark.
+// A plot: lines with marks and intervals, hints, and arrow keys that go from mark to mark.
 
 const GAP = { left: 46, top: 10, bottom: 40 };
 
-/** Shows the marks of one row and dims the rest, in every plot; null: all alike. */
-function highlight(row) {
+/** Dims all methods but one in every plot; null shows all alike. */
+function highlight(method) {
   for (const line of document.querySelectorAll(".series")) {
-    line.classList.toggle("dim", row !== null && line.dataset.row !== String(row));
+    line.classList.toggle("dim", method !== null && line.dataset.method !== String(method));
   }
 }
 
@@ -39,7 +39,7 @@ const short = (x) => {
   return `${Number((x / size).toPrecision(3))}${suffix}`;
 };
 
-/** Where values lie on the picture. */
+/** Returns functions from values to positions in the picture: logarithmic in x, linear in y. */
 function scales(spec, width, height) {
   const right = spec.names ? 118 : 12;
   const xs = spec.series.flatMap((one) => one.points.map((point) => point.x));
@@ -57,69 +57,69 @@ function axes(spec, scale, width, height) {
   const bottom = height - GAP.bottom;
   for (const tick of linearTicks(spec.low, spec.high, spec.small ? 4 : 7)) {
     const y = scale.y(tick);
-    parts.push(draw("line", { x1: GAP.left, x2: scale.right, y1: y, y2: y, class: "grid" }));
-    parts.push(draw("text", { x: GAP.left - 7, y: y + 4, class: "end" }, short(tick)));
+    parts.push(svgElement("line", { x1: GAP.left, x2: scale.right, y1: y, y2: y, class: "grid" }));
+    parts.push(svgElement("text", { x: GAP.left - 7, y: y + 4, class: "end" }, short(tick)));
   }
   let free = -Infinity;
   for (const tick of spec.ticks || logTicks(scale.low, scale.high, width / 70)) {
     const [x, text] = [scale.x(tick), short(tick)];
-    parts.push(draw("line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, class: "axis" }));
+    parts.push(svgElement("line", { x1: x, x2: x, y1: bottom, y2: bottom + 4, class: "axis" }));
     const half = 3.6 * text.length + 3;
     if (x - half < free) continue;
     free = x + half;
-    parts.push(draw("text", { x, y: bottom + 17, class: "middle" }, text));
+    parts.push(svgElement("text", { x, y: bottom + 17, class: "middle" }, text));
   }
-  parts.push(draw("line", { x1: GAP.left, x2: scale.right, y1: bottom, y2: bottom, class: "axis" }));
-  parts.push(draw("text", { x: (GAP.left + scale.right) / 2, y: height - 6, class: "middle title" }, spec.xLabel));
+  parts.push(svgElement("line", { x1: GAP.left, x2: scale.right, y1: bottom, y2: bottom, class: "axis" }));
+  parts.push(svgElement("text", { x: (GAP.left + scale.right) / 2, y: height - 6, class: "middle title" }, spec.xLabel));
   if (!spec.small) {
     const middle = (GAP.top + bottom) / 2;
-    parts.push(draw("text", { transform: `translate(11 ${middle}) rotate(-90)`, class: "middle title" }, spec.yLabel));
+    parts.push(svgElement("text", { transform: `translate(11 ${middle}) rotate(-90)`, class: "middle title" }, spec.yLabel));
   }
   for (const { y } of spec.rules || []) {
     const at = scale.y(y);
-    parts.push(draw("line", { x1: GAP.left, x2: scale.right, y1: at, y2: at, class: "rule" }));
+    parts.push(svgElement("line", { x1: GAP.left, x2: scale.right, y1: at, y2: at, class: "rule" }));
   }
   return parts;
 }
 
 function seriesOf(one, scale, spec, shift) {
-  const group = draw("g", { class: `series c${one.row % COLOURS} ${DATA.rows[one.row].kind}`, "data-row": one.row });
+  const group = svgElement("g", { class: `series c${one.method % COLOURS} ${DATA.methods[one.method].kind}`, "data-method": one.method });
   const place = (point) => ({ x: scale.x(point.x) + shift, y: scale.y(point.y) });
   const path = one.points.map((point, i) => `${i ? "L" : "M"}${place(point).x.toFixed(1)},${place(point).y.toFixed(1)}`);
-  if (path.length > 1) group.append(draw("path", { d: path.join(""), class: "line" }));
+  if (path.length > 1) group.append(svgElement("path", { d: path.join(""), class: "line" }));
   for (const point of one.points) {
     const { x, y } = place(point);
-    const said = lines(one.row, point.budget, spec.key);
-    const mine = draw("g", { class: "point", tabindex: -1, role: "img", "aria-label": said.join("; ") });
+    const hint = tipLines(one.method, point.budget, spec.key);
+    const mine = svgElement("g", { class: "point", tabindex: -1, role: "img", "aria-label": hint.join("; ") });
     if (point.low !== null && !spec.small) {
       const [top, low] = [scale.y(point.high), scale.y(point.low)];
-      mine.append(draw("path", { d: `M${x},${top}V${low}M${x - 3},${top}h6M${x - 3},${low}h6`, class: "bar" }));
+      mine.append(svgElement("path", { d: `M${x},${top}V${low}M${x - 3},${top}h6M${x - 3},${low}h6`, class: "bar" }));
     }
-    const shape = draw("g", { transform: `translate(${x.toFixed(2)} ${y.toFixed(2)})` });
-    shape.append(draw("circle", { r: 11, class: "reach" }), draw("circle", { r: 8, class: "ring" }), mark(one.row));
+    const shape = svgElement("g", { transform: `translate(${x.toFixed(2)} ${y.toFixed(2)})` });
+    shape.append(svgElement("circle", { r: 11, class: "reach" }), svgElement("circle", { r: 8, class: "ring" }), marker(one.method));
     mine.append(shape);
     const show = () => {
-      highlight(one.row);
-      tell(said, () => shape.getBoundingClientRect());
+      highlight(one.method);
+      showTip(hint, () => shape.getBoundingClientRect());
     };
     const hide = () => {
       highlight(null);
-      hush();
+      hideTip();
     };
     for (const [event, act] of Object.entries({ mouseenter: show, focus: show, mouseleave: hide, blur: hide })) {
       mine.addEventListener(event, act);
     }
-    mine.spot = { row: one.row, budget: point.budget, x, y };
+    mine.spot = { method: one.method, budget: point.budget, x, y };
     group.append(mine);
   }
   return group;
 }
 
-/** Names at the right ends of the lines, moved apart where they would lie on each other. */
+/** Creates the names at the right ends of the lines, moved apart where they would overlap. */
 function names(spec, scale, height) {
   const ends = spec.series.map((one) => {
     const last = one.points.reduce((a, b) => (b.x > a.x ? b : a));
-    return { name: DATA.rows[one.row].name, row: one.row, x: scale.x(last.x), y: scale.y(last.y), at: scale.y(last.y) };
+    return { name: DATA.methods[one.method].name, method: one.method, x: scale.x(last.x), y: scale.y(last.y), at: scale.y(last.y) };
   });
   ends.push(...(spec.rules || []).map(({ y, name }) => ({ name, x: scale.right - 8, y: scale.y(y), at: scale.y(y) })));
   ends.sort((a, b) => a.at - b.at);
@@ -132,14 +132,14 @@ function names(spec, scale, height) {
   }
   return ends.map((end) => {
     const text = end.name.length > 15 ? `${end.name.slice(0, 14)}…` : end.name;
-    const own = end.row === undefined ? { class: "all" } : { class: `series c${end.row % COLOURS}`, "data-row": end.row };
-    return draw("g", { ...own, "aria-hidden": "true" },
-      draw("path", { d: `M${end.x + 8},${end.y}L${scale.right + 2},${end.at}`, class: "lead" }),
-      draw("text", { x: scale.right + 5, y: end.at + 4, class: "name" }, text));
+    const own = end.method === undefined ? { class: "all" } : { class: `series c${end.method % COLOURS}`, "data-method": end.method };
+    return svgElement("g", { ...own, "aria-hidden": "true" },
+      svgElement("path", { d: `M${end.x + 8},${end.y}L${scale.right + 2},${end.at}`, class: "lead" }),
+      svgElement("text", { x: scale.right + 5, y: end.at + 4, class: "name" }, text));
   });
 }
 
-/** Arrow keys: left and right along a row, up and down among the rows at a budget. */
+/** Handles arrow keys: left and right along a method, up and down between the methods at a budget. */
 function travel(event, picture) {
   const way = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -1, ArrowDown: 1 }[event.key];
   const now = event.target.closest(".point");
@@ -147,33 +147,33 @@ function travel(event, picture) {
   event.preventDefault();
   const along = event.key === "ArrowLeft" || event.key === "ArrowRight";
   const all = [...picture.querySelectorAll(".point")];
-  const near = along ? all.filter(({ spot }) => spot.row === now.spot.row)
+  const near = along ? all.filter(({ spot }) => spot.method === now.spot.method)
     : all.filter(({ spot }) => spot.budget === now.spot.budget);
-  near.sort(({ spot: a }, { spot: b }) => (along ? a.x - b.x : a.y - b.y || a.row - b.row));
+  near.sort(({ spot: a }, { spot: b }) => (along ? a.x - b.x : a.y - b.y || a.method - b.method));
   const next = near[near.indexOf(now) + way];
   if (!next) return;
   all.forEach((one) => one.setAttribute("tabindex", one === next ? 0 : -1));
   next.focus();
 }
 
-/** Fills a box with a plot as wide and high as it is; see plots.js for what a spec holds. */
+/** Fills a box with a plot of its size; see plots.js for the fields of a spec. */
 function plot(box, spec) {
   const [width, height] = [Math.max(220, box.clientWidth), box.clientHeight];
   const scale = scales(spec, width, height);
-  const picture = draw("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": spec.label });
+  const picture = svgElement("svg", { width, height, viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": spec.label });
   picture.append(...axes(spec, scale, width, height));
   const spread = spec.small ? 0 : Math.min(2.2, 26 / Math.max(1, spec.series.length));
   spec.series.forEach((one, i) => {
-    const shift = spec.spread ? (i - (spec.series.length - 1) / 2) * spread : 0; // keeps the bars apart
+    const shift = spec.spread ? (i - (spec.series.length - 1) / 2) * spread : 0; // so that the bars do not overlap
     picture.append(seriesOf(one, scale, spec, shift));
   });
   if (spec.names) picture.append(...names(spec, scale, height));
   else if (!spec.small) {
     for (const { y, text } of spec.rules || []) {
-      picture.append(draw("text", { x: scale.right - 2, y: scale.y(y) - 4, class: "ruled end" }, text));
+      picture.append(svgElement("text", { x: scale.right - 2, y: scale.y(y) - 4, class: "ruled end" }, text));
     }
   }
-  if (!spec.series.length) picture.append(draw("text", { x: width / 2, y: height / 2, class: "middle" }, "no row is selected"));
+  if (!spec.series.length) picture.append(svgElement("text", { x: width / 2, y: height / 2, class: "middle" }, "no method is selected"));
   picture.querySelector(".point")?.setAttribute("tabindex", 0);
   picture.addEventListener("keydown", (event) => travel(event, picture));
   box.replaceChildren(picture);

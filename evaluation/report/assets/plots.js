@@ -1,28 +1,28 @@
-// Which plots there are: a spec says what is drawn, plot.js how.
+// The plots of the page: each is described by a spec and drawn by plot.js.
 
-/** Marks of the rows that are shown: x and y are measures of a row at a budget. */
+/** Returns the points of the shown methods: xOf returns x of a method at a budget, y is the measure with a key. */
 function seriesFor(xOf, key) {
-  return [...state.shown].sort((a, b) => a - b).map((row) => {
+  return [...state.shown].sort((a, b) => a - b).map((method) => {
     const points = DATA.budgets.map((_, budget) => {
-      const [x, value] = [xOf(row, budget), valueOf(row, budget, key)];
+      const [x, value] = [xOf(method, budget), valueOf(method, budget, key)];
       if (!(x > 0) || !value) return null;
       const [y, low, high] = value.slice(0, 3).map((part) => (part === null ? null : 100 * part));
       return { x, y, low, high, budget };
     });
-    return { row, points: points.filter(Boolean).sort((a, b) => a.x - b.x) };
+    return { method, points: points.filter(Boolean).sort((a, b) => a.x - b.x) };
   }).filter((one) => one.points.length);
 }
 
-const tokensOf = (row, budget) => pointOf(row, budget)?.tokens;
+const tokensOf = (method, budget) => pointOf(method, budget)?.tokens;
 
 function budgetTicks() {
-  const tokens = DATA.rows.flatMap((_, row) => DATA.budgets.map((_, budget) => tokensOf(row, budget)));
+  const tokens = DATA.methods.flatMap((_, method) => DATA.budgets.map((_, budget) => tokensOf(method, budget)));
   return [...new Set(tokens.filter(Boolean).map(Math.round))].sort((a, b) => a - b);
 }
 
-/** From and to of an axis in percent that all marks and intervals fit in, whichever rows are shown. */
+/** Returns the range in percent of an axis into which all marks and intervals fit, whichever methods are shown. */
 function range(key) {
-  const all = DATA.rows.flatMap((_, row) => DATA.budgets.map((_, budget) => valueOf(row, budget, key)));
+  const all = DATA.methods.flatMap((_, method) => DATA.budgets.map((_, budget) => valueOf(method, budget, key)));
   const known = all.filter(Boolean).flatMap(([value, low, high]) => [low ?? value, high ?? value]);
   if (DATA.full?.values[key]) known.push(DATA.full.values[key][0]);
   if (!known.length) return { low: 0, high: 100 };
@@ -49,7 +49,7 @@ function drawCosts() {
   const box = byId("plot-cost");
   const cost = measureOf(state.cost);
   if (!cost) return;
-  const xOf = (row, budget) => valueOf(row, budget, state.cost)?.[0];
+  const xOf = (method, budget) => valueOf(method, budget, state.cost)?.[0];
   plot(box, {
     key: state.cost, ...range("accuracy"), series: seriesFor(xOf, "accuracy"), rules: rules("accuracy"),
     xLabel: cost.label, yLabel: "accuracy, %", label: `Plot: accuracy against ${cost.label}`,
@@ -85,11 +85,11 @@ function fillPlots() {
     state.cost = select.value;
     drawCosts();
   });
-  if (!costs.length) select.closest("figure").replaceChildren(make("p", { class: "note" }, "These results hold no costs."));
+  if (!costs.length) select.closest("figure").replaceChildren(element("p", { class: "note" }, "These results hold no costs."));
   for (const type of DATA.types) {
-    type.box = make("div", { class: "plot small" });
-    const title = make("figcaption", {}, make("span", { class: "long" }, type.name));
-    byId("plot-types").append(make("figure", {}, title, type.box));
+    type.box = element("div", { class: "plot small" });
+    const title = element("figcaption", {}, element("span", { class: "long" }, type.name));
+    byId("plot-types").append(element("figure", {}, title, type.box));
   }
   const chance = DATA.types.some((type) => type.chance !== null);
   byId("types-note").textContent = `All have the same axes${chance ? "; dotted: guessing" : ""}.`;

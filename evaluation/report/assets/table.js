@@ -1,12 +1,12 @@
-// The headline table: rows by budgets, any measure in it, sorted by any column.
+// The table of results: methods by budgets, with any measure, sorted by any column.
 
-const FIXED = ["name", "kind"]; // columns before the budgets
+const FIXED = ["name", "kind"]; // columns to the left of the budgets
 
 function fillMeasures() {
   const select = byId("measure");
   const groups = new Map();
   for (const measure of DATA.measures) {
-    if (!groups.has(measure.group)) groups.set(measure.group, make("optgroup", { label: measure.group }));
+    if (!groups.has(measure.group)) groups.set(measure.group, element("optgroup", { label: measure.group }));
     groups.get(measure.group).append(option(measure.key, measure.label, measure.key === state.measure));
   }
   select.append(...groups.values());
@@ -16,50 +16,50 @@ function fillMeasures() {
   });
 }
 
-function fillRows() {
-  const box = byId("rows");
-  const kinds = [...new Set(DATA.rows.map((row) => row.kind))];
+function fillMethods() {
+  const box = byId("methods");
+  const kinds = [...new Set(DATA.methods.map((method) => method.kind))];
   const choices = [["all", () => true], ["none", () => false]];
-  if (kinds.length > 1) choices.push(...kinds.map((kind) => [kind, (row) => row.kind === kind]));
-  const boxes = DATA.rows.map((row, i) =>
-    make("input", {
+  if (kinds.length > 1) choices.push(...kinds.map((kind) => [kind, (method) => method.kind === kind]));
+  const boxes = DATA.methods.map((method, i) =>
+    element("input", {
       type: "checkbox", checked: true,
       onchange: (event) => {
         state.shown[event.target.checked ? "add" : "delete"](i);
-        changed();
+        notify();
       },
     }));
-  const quick = make("div", { class: "quick" });
+  const quick = element("div", { class: "quick" });
   for (const [label, want] of choices) {
     const press = () => {
-      DATA.rows.forEach((row, i) => {
-        boxes[i].checked = want(row);
+      DATA.methods.forEach((method, i) => {
+        boxes[i].checked = want(method);
         state.shown[boxes[i].checked ? "add" : "delete"](i);
       });
-      changed();
+      notify();
     };
-    quick.append(make("button", { type: "button", onclick: press }, label));
+    quick.append(element("button", { type: "button", onclick: press }, label));
   }
-  const chips = make("div", { class: "chips" });
-  DATA.rows.forEach((row, i) => {
+  const chips = element("div", { class: "chips" });
+  DATA.methods.forEach((method, i) => {
     const light = (on) => highlight(on ? i : null);
-    chips.append(make("label", { onmouseenter: () => light(true), onmouseleave: () => light(false) },
-      boxes[i], swatch(i), make("span", { class: "long" }, row.name)));
+    chips.append(element("label", { onmouseenter: () => light(true), onmouseleave: () => light(false) },
+      boxes[i], swatch(i), element("span", { class: "long" }, method.name)));
   });
   box.append(quick, chips);
 }
 
-function order() {
+function sortedMethods() {
   const { column, down } = state.sort;
-  const rows = [...state.shown].sort((a, b) => a - b);
-  if (column < 0) return rows;
-  const key = (row) => {
-    if (column < FIXED.length) return DATA.rows[row][FIXED[column]];
-    const value = valueOf(row, column - FIXED.length, state.measure);
+  const methods = [...state.shown].sort((a, b) => a - b);
+  if (column < 0) return methods;
+  const key = (method) => {
+    if (column < FIXED.length) return DATA.methods[method][FIXED[column]];
+    const value = valueOf(method, column - FIXED.length, state.measure);
     return value ? value[0] : null;
   };
   const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b) : a - b);
-  return rows.sort((a, b) => {
+  return methods.sort((a, b) => {
     const [one, other] = [key(a), key(b)];
     if (one === null || other === null) return (one === null) - (other === null);
     return (down ? -1 : 1) * compare(one, other);
@@ -67,7 +67,7 @@ function order() {
 }
 
 function sortBy(column) {
-  const first = column >= FIXED.length; // numbers begin with the highest, names with a
+  const first = column >= FIXED.length; // numbers start with the highest, names with a
   state.sort = state.sort.column === column ? { column, down: !state.sort.down } : { column, down: first };
   fillTable();
   byId("table").querySelectorAll("thead button")[column].focus();
@@ -78,65 +78,65 @@ const heads = () => ["compressor", "kind", ...DATA.budgets.map((budget) => budge
 
 function headCell(text, column) {
   const on = state.sort.column === column;
-  const arrow = make("span", { class: "arrow", "aria-hidden": "true" }, on ? (state.sort.down ? "▼" : "▲") : "↕");
-  const press = make("button", { type: "button", onclick: () => sortBy(column) }, make("span", {}, text), arrow);
+  const arrow = element("span", { class: "arrow", "aria-hidden": "true" }, on ? (state.sort.down ? "▼" : "▲") : "↕");
+  const press = element("button", { type: "button", onclick: () => sortBy(column) }, element("span", {}, text), arrow);
   if (column >= FIXED.length) {
-    press.firstChild.append(make("small", {}, DATA.budgets[column - FIXED.length].note));
+    press.firstChild.append(element("small", {}, DATA.budgets[column - FIXED.length].note));
   }
   const sorted = on ? (state.sort.down ? "descending" : "ascending") : "none";
   const name = ["", "wide"][column] ?? "number";
-  return make("th", { scope: "col", "aria-sort": sorted, class: name }, press);
+  return element("th", { scope: "col", "aria-sort": sorted, class: name }, press);
 }
 
-function bodyCell(row, budget, best) {
-  const value = valueOf(row, budget, state.measure);
+function bodyCell(method, budget, best) {
+  const value = valueOf(method, budget, state.measure);
   if (!value) {
-    const self = measureOf(state.measure).against && DATA.rows[row].name === DATA.baseline;
-    return make("td", { class: "number quiet" }, self ? "baseline" : "");
+    const self = measureOf(state.measure).compares && DATA.methods[method].name === DATA.baseline;
+    return element("td", { class: "number quiet" }, self ? "baseline" : "");
   }
   const [main, ...rest] = value[3].split(" [");
-  const top = best[budget] === row;
-  const cell = make("td", { class: `number${top ? " best" : ""}` }, make("span", { class: "value" }, main));
-  if (rest.length) cell.append(make("span", { class: "interval" }, ` [${rest.join(" [")}`));
-  if (top) cell.append(make("span", { class: "hear" }, " best of the column"));
-  cell.addEventListener("mouseenter", () => tell(lines(row, budget, state.measure), () => cell.getBoundingClientRect()));
-  cell.addEventListener("mouseleave", hush);
+  const top = best[budget] === method;
+  const cell = element("td", { class: `number${top ? " best" : ""}` }, element("span", { class: "value" }, main));
+  if (rest.length) cell.append(element("span", { class: "interval" }, ` [${rest.join(" [")}`));
+  if (top) cell.append(element("span", { class: "visually-hidden" }, " best of the column"));
+  cell.addEventListener("mouseenter", () => showTip(tipLines(method, budget, state.measure), () => cell.getBoundingClientRect()));
+  cell.addEventListener("mouseleave", hideTip);
   return cell;
 }
 
-/** The best row of each column, oracles aside: they know the answer's place. */
-function bestOf(rows, better) {
+/** Returns the best method of each column, without oracles, which know the evidence. */
+function bestOf(methods, better) {
   return DATA.budgets.map((_, budget) => {
-    const known = rows.filter((row) => DATA.rows[row].kind !== "oracle" && valueOf(row, budget, state.measure));
+    const known = methods.filter((method) => DATA.methods[method].kind !== "oracle" && valueOf(method, budget, state.measure));
     const sign = better === "lower" ? -1 : 1;
-    const score = (row) => sign * valueOf(row, budget, state.measure)[0];
+    const score = (method) => sign * valueOf(method, budget, state.measure)[0];
     return better && known.length > 1 ? known.reduce((a, b) => (score(b) > score(a) ? b : a)) : null;
   });
 }
 
 function fillTable() {
   const measure = measureOf(state.measure);
-  const rows = order();
-  const best = bestOf(rows, measure.better);
+  const methods = sortedMethods();
+  const best = bestOf(methods, measure.better);
   const table = byId("table");
-  const head = make("tr", {}, ...heads().map(headCell));
-  const body = make("tbody");
-  for (const row of rows) {
-    const name = make("th", { scope: "row" }, swatch(row), make("span", { class: "long" }, DATA.rows[row].name));
-    const line = make("tr", {}, name, make("td", { class: "wide" }, DATA.rows[row].kind),
-      ...DATA.budgets.map((_, budget) => bodyCell(row, budget, best)));
-    line.addEventListener("mouseenter", () => highlight(row));
+  const head = element("tr", {}, ...heads().map(headCell));
+  const body = element("tbody");
+  for (const method of methods) {
+    const name = element("th", { scope: "row" }, swatch(method), element("span", { class: "long" }, DATA.methods[method].name));
+    const line = element("tr", {}, name, element("td", { class: "wide" }, DATA.methods[method].kind),
+      ...DATA.budgets.map((_, budget) => bodyCell(method, budget, best)));
+    line.addEventListener("mouseenter", () => highlight(method));
     line.addEventListener("mouseleave", () => highlight(null));
     body.append(line);
   }
-  if (!rows.length) body.append(make("tr", {}, make("td", { colspan: heads().length }, "No row is selected.")));
-  const foot = make("tfoot");
+  if (!methods.length) body.append(element("tr", {}, element("td", { colspan: heads().length }, "No method is selected.")));
+  const foot = element("tfoot");
   if (DATA.full) {
     const full = DATA.full.values[state.measure];
-    foot.append(make("tr", {}, make("th", { scope: "row" }, DATA.full.name), make("td", { class: "wide" }, "reference"),
-      make("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, full ? `${full[3]} (without compression)` : "")));
+    foot.append(element("tr", {}, element("th", { scope: "row" }, DATA.full.name), element("td", { class: "wide" }, "reference"),
+      element("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, full ? `${full[3]} (without compression)` : "")));
   }
-  table.replaceChildren(make("caption", {}, make("span", {}, measure.long)), make("thead", {}, head), body, foot);
+  table.replaceChildren(element("caption", {}, element("span", {}, measure.description)), element("thead", {}, head), body, foot);
   const notes = [measure.note, measure.better && "underlined: the best of a column, oracles aside"];
   byId("measure-note").textContent = notes.filter(Boolean).join("; ");
 }

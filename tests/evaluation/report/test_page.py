@@ -94,7 +94,7 @@ def data(folder: Path) -> dict[str, Any]:
 def test_the_numbers_are_those_of_the_tables(folder: Path, data: dict[str, Any]) -> None:
     results = ResultTable(read_results(folder))
     head, *rows = markdown(accuracy_table(results))
-    assert [row[0] for row in rows] == [row["name"] for row in data["rows"]] + ["all tokens"]
+    assert [row[0] for row in rows] == [row["name"] for row in data["methods"]] + ["all tokens"]
     assert head[1:] == [f"{one['label']} ({one['note']})" for one in data["budgets"]]
     for row, points in zip(rows, data["points"], strict=False):
         assert row[1:] == [point["values"]["accuracy"][3] for point in points]
@@ -121,30 +121,30 @@ def test_values_and_intervals_are_those_of_their_texts(data: dict[str, Any]) -> 
 
 
 def test_an_oracle_has_no_time_of_its_own(data: dict[str, Any]) -> None:
-    kinds = {row["name"]: row["kind"] for row in data["rows"]}
+    kinds = {row["name"]: row["kind"] for row in data["methods"]}
     assert kinds["oracle"] == "oracle" and kinds["fila"] == "trained" and kinds["pool"] == "training-free"
-    for row, points in zip(data["rows"], data["points"], strict=True):
+    for row, points in zip(data["methods"], data["points"], strict=True):
         assert all(("time" in point["values"]) == (row["name"] != "oracle") for point in points)
 
 
 def test_what_was_kept_and_answered_is_that_of_the_cells(folder: Path, data: dict[str, Any]) -> None:
     cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_results(folder)}
     budgets = {f"{100 * budget:.10g} %": budget for _, budget, _ in cells}
-    questions, words = data["drill"]["questions"], data["drill"]["words"]
+    questions, words = data["detail"]["questions"], data["detail"]["answer_texts"]
     assert len(data["runs"]) == len(cells) - 1, "all but all tokens"
     for run in data["runs"]:
         budget = budgets[data["budgets"][run["budget"]]["label"]]
-        cell = cells[data["rows"][run["row"]]["name"], budget, run["seed"]]
+        cell = cells[data["methods"][run["method"]]["name"], budget, run["seed"]]
         columns = cell["answers"]
         assert bits(run["right"])[: cell["n"]].tolist() == columns["correct"]
         for number, question in enumerate(questions):
-            place = question["place"]
-            assert words[run["drill"]["said"][number]] == columns["said"][place]
+            place = question["number"]
+            assert words[run["detail"]["said"][number]] == columns["said"][place]
             assert question["text"] == columns["question"][place] and question["answer"] == columns["answer"][place]
             video = columns["video"][place]
-            assert data["drill"]["videos"][question["video"]]["name"] == f"video {video}"
+            assert data["detail"]["videos"][question["video"]]["name"] == f"video {video}"
             (kept,) = [k for k in cell["kept"] if k["video"] == video and k["row"] in (place, None)]
-            packed = run["drill"]["sets"][run["drill"]["kept"][number]]
+            packed = run["detail"]["sets"][run["detail"]["kept"][number]]
             assert np.flatnonzero(bits(packed["mask"])).tolist() == kept["index"] and packed["count"] == len(
                 kept["index"]
             )
@@ -152,19 +152,19 @@ def test_what_was_kept_and_answered_is_that_of_the_cells(folder: Path, data: dic
 
 
 def test_evidence_and_frames_are_those_of_the_videos(data: dict[str, Any]) -> None:
-    for number, shown in enumerate(data["drill"]["videos"]):
+    for number, shown in enumerate(data["detail"]["videos"]):
         video = RECIPE.video(number)
         boxes = [[list(box) for box in question.evidence] for question in video.questions]
-        mine = [one["boxes"] for one in data["drill"]["questions"] if one["video"] == number]
+        mine = [one["boxes"] for one in data["detail"]["questions"] if one["video"] == number]
         assert [[b[0] for b in one] for one in mine] == [[b[0] for b in one] for one in boxes]
         assert np.allclose(
             np.concatenate([np.array(b) for b in mine if b]), np.concatenate([b for b in boxes if b]), atol=1e-4
         )
-        assert shown["times"] == pytest.approx(video.times.tolist()) and shown["sheet"]["shown"] == list(range(16))
-        sheet = picture(shown["sheet"]["src"])
-        wide, high = shown["sheet"]["tile"]
+        assert shown["times"] == pytest.approx(video.times.tolist()) and shown["mosaic"]["shown"] == list(range(16))
+        sheet = picture(shown["mosaic"]["src"])
+        wide, high = shown["mosaic"]["tile"]
         for step, frame in enumerate(video.frames):
-            top, left = step // shown["sheet"]["columns"] * high, step % shown["sheet"]["columns"] * wide
+            top, left = step // shown["mosaic"]["columns"] * high, step % shown["mosaic"]["columns"] * wide
             tile = sheet[top : top + high, left : left + wide].astype(float)
             own = np.abs(tile - frame).mean()
             others = [np.abs(tile - other).mean() for place, other in enumerate(video.frames) if abs(place - step) > 1]
@@ -217,8 +217,8 @@ def test_hostile_results_add_nothing_to_the_page_but_text(tmp_path: Path, folder
     plain, _ = read(folder)
     assert reader.tags == plain.tags
     assert [text for _, text in reader.of("title")] == ["<b>&quot;{{script}} · framefold"] and data["title"] == out.name
-    assert {row["name"] for row in data["rows"]} == set(HOSTILE[: len(ROWS)])
-    assert data["drill"]["questions"][0]["text"] in HOSTILE
+    assert {row["name"] for row in data["methods"]} == set(HOSTILE[: len(ROWS)])
+    assert data["detail"]["questions"][0]["text"] in HOSTILE
 
 
 def test_only_its_own_style_and_script_may_run_and_nothing_is_loaded(folder: Path) -> None:
@@ -244,13 +244,13 @@ def test_a_page_of_many_long_videos_stays_small(tmp_path: Path, monkeypatch: pyt
     whole = write_page(ResultTable(read_results(out)), out).stat().st_size
     monkeypatch.setattr(page, "MAX_BYTES", whole - 1)
     _, data = read(out)
-    assert len(data["drill"]["videos"]) == DRILL // 2
-    assert {question["video"] for question in data["drill"]["questions"]} == set(range(DRILL // 2))
+    assert len(data["detail"]["videos"]) == DRILL // 2
+    assert {question["video"] for question in data["detail"]["questions"]} == set(range(DRILL // 2))
 
 
 def test_results_without_what_was_kept_say_so(tmp_path: Path) -> None:
     _, data = read(fill(tmp_path, drill=0))
-    assert "--drill" in data["drill"]["why"] and "questions" not in data["drill"]
+    assert "--drill" in data["detail"]["reason"] and "questions" not in data["detail"]
     assert data["points"][0][0]["values"]["accuracy"][3]
 
 
@@ -272,8 +272,8 @@ def test_frames_that_cannot_be_had_are_left_out_with_the_reason(
 ) -> None:
     monkeypatch.setattr("framefold.evaluation.report.page_data.setting_paragraph", lambda table: "")
     _, data = read(change(fill(tmp_path), edit))
-    assert all(video["sheet"] is None and text in video["note"] for video in data["drill"]["videos"])
-    assert data["drill"]["questions"] and data["runs"][0]["drill"]["sets"]
+    assert all(video["mosaic"] is None and text in video["note"] for video in data["detail"]["videos"])
+    assert data["detail"]["questions"] and data["runs"][0]["detail"]["sets"]
 
 
 @pytest.mark.parametrize("shards", ["pipe:touch {}", "{{pipe:touch {},x}}", "x::pipe:touch {}", "gs://x;touch {}"])
@@ -282,7 +282,7 @@ def test_no_command_out_of_results_is_run(tmp_path: Path, shards: str) -> None:
     named = {"kind": "shards", "shards": shards.format(mark), "digest": "", "videos": VIDEOS, "frames": 16}
     _, data = read(change(fill(tmp_path), lambda cell: cell["settings"].update(data=named)))
     assert not mark.exists()
-    assert all(video["sheet"] is None and video["note"] for video in data["drill"]["videos"])
+    assert all(video["mosaic"] is None and video["note"] for video in data["detail"]["videos"])
 
 
 def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> None:
@@ -300,9 +300,9 @@ def test_frames_of_shards_are_read_from_them(tmp_path: Path, shards: Path) -> No
     named = {"kind": "shards", "shards": str(shards), "digest": "", "videos": 3, "frames": 16}
     write_result(tmp_path, settings("uniform", 0.25, data=named), type(one)(rows, one.cost, kept, 3, one.started))
     _, data = read(tmp_path)
-    for sample, shown in zip(videos, data["drill"]["videos"], strict=True):
+    for sample, shown in zip(videos, data["detail"]["videos"], strict=True):
         assert not shown["note"], shown["note"]
-        tile = picture(shown["sheet"]["src"])[:64, :64].astype(float)
+        tile = picture(shown["mosaic"]["src"])[:64, :64].astype(float)
         assert np.abs(tile - sample.frames[0].numpy()).mean() < 10
 
 

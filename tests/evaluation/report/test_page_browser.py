@@ -54,7 +54,7 @@ def by_value(data: dict[str, Any], column: int, down: bool) -> list[str]:
     """Names of the rows, as a column sorts them."""
     values = {
         row["name"]: points[column]["values"]["accuracy"][0]
-        for row, points in zip(data["rows"], data["points"], strict=True)
+        for row, points in zip(data["methods"], data["points"], strict=True)
     }
     return sorted(values, key=lambda name: values[name], reverse=down)
 
@@ -75,7 +75,7 @@ def test_no_other_script_can_run_in_it(page: Browser) -> None:
 
 
 def test_columns_sort_by_click_and_by_key(page: Browser, data: dict[str, Any]) -> None:
-    assert page.js(NAMES) == [row["name"] for row in data["rows"]]
+    assert page.js(NAMES) == [row["name"] for row in data["methods"]]
     page.click("#table th:nth-child(4) button")
     assert page.js(NAMES) == by_value(data, 1, down=True)
     page.click("#table th:nth-child(4) button")
@@ -91,13 +91,13 @@ def test_columns_sort_by_click_and_by_key(page: Browser, data: dict[str, Any]) -
 
 
 def test_a_cell_and_a_mark_tell_their_numbers(page: Browser, data: dict[str, Any]) -> None:
-    row = [one["name"] for one in data["rows"]].index("pool")
+    row = [one["name"] for one in data["methods"]].index("pool")
     values = data["points"][row][1]["values"]
     page.point(*page.middle(f"#table tbody tr:nth-child({row + 1}) td:nth-child(4)"))
     told = page.js(TIP)
     page.point(1, 1)
     assert page.js(TIP) == ""
-    page.point(*page.middle(f"#plot-budget .series[data-row='{row}'] .point:nth-of-type(1) .mark"))
+    page.point(*page.middle(f"#plot-budget .series[data-method='{row}'] .point:nth-of-type(1) .mark"))
     assert page.js(TIP) == told, "the leftmost mark is the smallest budget"
     lines = told.splitlines()
     assert lines[0] == "pool at 10 %" and f"accuracy, %: {values['accuracy'][3]}" in lines
@@ -112,7 +112,7 @@ def test_the_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> 
         shown = page.js(
             "[...document.querySelectorAll('#table tbody tr')].map(r => [...r.cells].slice(2).map(c => c.textContent))"
         )
-        for texts, row, points in zip(shown, data["rows"], data["points"], strict=True):
+        for texts, row, points in zip(shown, data["methods"], data["points"], strict=True):
             known = [point["values"].get(key) for point in points]
             none = "baseline" if row["name"] == "st_simdiff" and key == "difference" else ""
             assert [t.replace(" best of the column", "") for t in texts] == [one[3] if one else none for one in known]
@@ -121,9 +121,9 @@ def test_the_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> 
 def test_arrow_keys_go_from_mark_to_mark(page: Browser, data: dict[str, Any]) -> None:
     page.js("document.querySelector('#plot-budget .point[tabindex=\"0\"]').focus()")
     first = page.js(TIP).splitlines()[0]
-    assert first == f"{data['rows'][0]['name']} at 10 %"
+    assert first == f"{data['methods'][0]['name']} at 10 %"
     page.press("ArrowRight")
-    assert page.js(TIP).splitlines()[0] == f"{data['rows'][0]['name']} at 25 %"
+    assert page.js(TIP).splitlines()[0] == f"{data['methods'][0]['name']} at 25 %"
     seen = [page.js(TIP).splitlines()[0]]
     for _ in range(len(ROWS) - 1):
         page.press("ArrowDown")
@@ -135,23 +135,23 @@ def test_arrow_keys_go_from_mark_to_mark(page: Browser, data: dict[str, Any]) ->
 
 
 def test_rows_can_be_hidden(page: Browser) -> None:
-    page.click("#rows label:nth-of-type(2) input")
-    page.js("[...document.querySelectorAll('#rows button')].find(one => one.textContent === 'trained').click()")
+    page.click("#methods label:nth-of-type(2) input")
+    page.js("[...document.querySelectorAll('#methods button')].find(one => one.textContent === 'trained').click()")
     assert page.js(NAMES) == ["fila"]
     assert page.js("document.querySelectorAll('#plot-budget .line').length") == 1
-    page.js("[...document.querySelectorAll('#rows button')].find(one => one.textContent === 'none').click()")
+    page.js("[...document.querySelectorAll('#methods button')].find(one => one.textContent === 'none').click()")
     assert page.js("document.querySelectorAll('.point').length") == 0 and page.errors == []
 
 
 # The middle of the upper edge of each place of each frame: kept ones have a bright outline, dropped ones are dark.
-EDGES = """((canvas, rows, columns) => canvas.place.boxes.map(box => [...Array(rows * columns).keys()].map(i => {
+EDGES = """((canvas, rows, columns) => canvas.layout.boxes.map(box => [...Array(rows * columns).keys()].map(i => {
   const x = box.x + (i % columns + 0.5) * box.wide / columns;
   const y = box.y + Math.floor(i / columns) * box.high / rows;
   return Math.min(...canvas.getContext("2d").getImageData(Math.round(x), Math.ceil(y), 1, 1).data) > 150;
 })))"""
 # The middle of a place of a frame, in the window.
 MIDDLE = """((canvas, step, row, column, rows, columns) => {
-  const [frame, box] = [canvas.getBoundingClientRect(), canvas.place.boxes[step]];
+  const [frame, box] = [canvas.getBoundingClientRect(), canvas.layout.boxes[step]];
   return [frame.x + box.x + (column + 0.5) * box.wide / columns, frame.y + box.y + (row + 0.5) * box.high / rows];
 })"""
 
@@ -185,12 +185,12 @@ def test_two_compressors_side_by_side_show_what_each_kept(
 ) -> None:
     cells = {(c["compressor"], c["budget"], c["seed"]): c for c in read_results(folder)}
     compare(page, *names)
-    for number in (0, 5, len(data["drill"]["questions"]) - 1):
+    for number in (0, 5, len(data["detail"]["questions"]) - 1):
         ask(page, number)
-        question = data["drill"]["questions"][number]
+        question = data["detail"]["questions"][number]
         for side, name in zip("AB", names, strict=True):
             base, _, seed = name.partition(", seed ")
-            cell, place = cells[base, budget_of(page), int(seed or 0)], question["place"]
+            cell, place = cells[base, budget_of(page), int(seed or 0)], question["number"]
             video = cell["answers"]["video"][place]
             (kept,) = [one for one in cell["kept"] if one["video"] == video and one["row"] in (None, place)]
             bright = on_canvas(page, EDGES, side, GRID[1], GRID[2])
@@ -206,7 +206,7 @@ def test_two_compressors_side_by_side_show_what_each_kept(
 
 def budget_of(page: Browser) -> float:
     return {"25 %": 0.25, "10 %": 0.1}[
-        page.js("document.querySelector('#drill-budget').selectedOptions[0].textContent")
+        page.js("document.querySelector('#question-budget').selectedOptions[0].textContent")
     ]
 
 
@@ -222,7 +222,7 @@ def around(boxes: list[list[float]]) -> set[int]:
 
 def test_merged_tokens_say_of_how_many(page: Browser, folder: Path) -> None:
     (cell,) = [c for c in read_results(folder) if (c["compressor"], c["budget"]) == ("pool", 0.1)]
-    page.choose("#drill-budget", 1)
+    page.choose("#question-budget", 1)
     compare(page, "pool")
     ask(page, 0)
     kept = cell["kept"][0]
@@ -245,13 +245,15 @@ def test_questions_are_filtered_by_outcome_and_type(page: Browser, folder: Path,
     tally = page.js("document.querySelector('#tally').textContent")
     only = [sum(x and not y for x, y in zip(*pair, strict=True)) for pair in (right, right[::-1])]
     assert f"only A {only[0]}, only B {only[1]}," in tally and f"Of all {len(right[0])} questions" in tally
-    page.choose("#drill-outcome", "10")
-    wanted = [i for i, q in enumerate(data["drill"]["questions"]) if right[0][q["place"]] and not right[1][q["place"]]]
+    page.choose("#question-outcome", "10")
+    wanted = [
+        i for i, q in enumerate(data["detail"]["questions"]) if right[0][q["number"]] and not right[1][q["number"]]
+    ]
     listed = "[...document.querySelectorAll('#questions input')].map(one => Number(one.value))"
     assert page.js(listed) == wanted and wanted
-    kind = data["drill"]["questions"][wanted[0]]["type"]
-    page.choose("#drill-type", kind)
-    assert page.js(listed) == [i for i in wanted if data["drill"]["questions"][i]["type"] == kind]
+    kind = data["detail"]["questions"][wanted[0]]["type"]
+    page.choose("#question-type", kind)
+    assert page.js(listed) == [i for i in wanted if data["detail"]["questions"][i]["type"] == kind]
 
 
 def test_questions_and_frames_are_reached_by_keyboard(page: Browser) -> None:
@@ -274,19 +276,19 @@ def test_every_control_is_reached_by_tab_and_has_a_name(page: Browser) -> None:
         page.press("Tab")
         seen.append(page.js(f"{name}.id || {name}.closest('[id]')?.id || {name}.tagName"))
         assert page.js(f"!{name}.matches('select, input') || {name}.labels.length > 0 || !!{name}.ariaLabel"), seen[-1]
-        if seen[-1] == "origin":
+        if seen[-1] == "provenance":
             break
     for wanted in (
-        "rows",
+        "methods",
         "measure",
         "table",
         "cost",
         "plot-budget",
-        "drill-budget",
+        "question-budget",
         "side-A",
         "questions",
         "frames-A",
-        "origin",
+        "provenance",
     ):
         assert wanted in seen, wanted
 
@@ -320,7 +322,7 @@ def test_nothing_is_wider_than_the_window_and_nothing_jumps(
     browser.open(folder / "report.html", width=width)
     drawn(browser)
     assert browser.js(QUIET)
-    top = "document.querySelector('#head-drill').getBoundingClientRect().top + scrollY"
+    top = "document.querySelector('#head-questions').getBoundingClientRect().top + scrollY"
     before = browser.js(top)
     browser.click("#table th:nth-child(3) button")
     browser.choose("#cost", "peak_bytes")
@@ -376,7 +378,7 @@ def test_results_of_a_real_ablation_are_shown(browser: Browser, random_host: Pat
         bright = on_canvas(browser, EDGES, "A", *kept["grid"][1:])
         seen = {place for place, clear in enumerate(clear for frame in bright for clear in frame) if clear}
         evidence = around(
-            json.loads(browser.js("document.getElementById('data').textContent"))["drill"]["questions"][1]["boxes"]
+            json.loads(browser.js("document.getElementById('data').textContent"))["detail"]["questions"][1]["boxes"]
         )
         assert seen - evidence == set(kept["index"]) - evidence and len(evidence) < 128, name
         assert ("shaded" in text_of(browser, "facts-A")) == (name == "pool")
