@@ -14,6 +14,7 @@ from typing import Any
 from framefold.errors import AdapterFileError, ConfigError, HubError
 from framefold.messages import short
 
+from . import hub_errors
 from .config import CONFIG, MAX_CONFIG, read_config
 from .folder import UnloadedCompressor
 from .hub_errors import hub_request, is_unreachable
@@ -115,9 +116,7 @@ def _check_sizes(repository: str, revision: str | None) -> str:
     """Check the sizes of the files on the Hub against the config; return the commit."""
     from huggingface_hub import HfApi, hf_hub_download
 
-    from .hub_errors import TIMEOUT
-
-    info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=TIMEOUT)
+    info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=hub_errors.TIMEOUT)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or () if file.rfilename in ADAPTER_FILES}
     if not sizes.keys() & {CONFIG, PEFT_CONFIG}:
         raise HubError(f"{repository} is not a framefold adapter: it has no {CONFIG}")
@@ -198,7 +197,7 @@ def push_folder(
     api: Any = HfApi()
     with hub_request(repository, doing="push"):
         api.create_repo(repository, private=private or None, exist_ok=True)
-        info = api.model_info(repository)
+        info = api.model_info(repository, timeout=hub_errors.TIMEOUT)  # without it, the client would wait forever
         if private and not info.private:
             raise HubError(f"{repository} is already public: make it private on its settings page, or use another name")
         if tag is not None and tag in {ref.name for ref in api.list_repo_refs(repository).tags}:

@@ -1,6 +1,7 @@
-"""What a user's process does with framefold and the Hub, ordered line by line by a test: JSON in, JSON out.
+"""Actions of a user's process with framefold and the Hub, requested by a test through a pipe.
 
-A process of its own, since huggingface_hub reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is imported.
+The process has its own environment, because huggingface_hub reads HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE when it is
+imported. It is forked from a server that has imported framefold, but not huggingface_hub.
 """
 
 from __future__ import annotations
@@ -8,24 +9,84 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
+import multiprocessing
 import os
+import signal
 import sys
 import time
 import traceback
 import warnings
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 import framefold
 from framefold.__main__ import main
 from framefold.adapters.pretrained import hub_errors
+from tests.support.hub.loopback_hub import Hub
 
 _sleep = time.sleep
 
 
-def made(seed: int, **params: Any) -> framefold.Compressor:
+class ClientError(Exception):
+    """An error that the process raised.
+
+    Attributes:
+        kinds: names of its class and base classes.
+        text: its message.
+    """
+
+    def __init__(self, kinds: list[str], text: str, trace: str) -> None:
+        super().__init__(f"{text}\n{trace}")
+        self.kinds, self.text = kinds, text
+
+
+class Client:
+    """A process with its own environment.
+
+    Args:
+        hub: the Hub that it uses.
+        home: folder of its cache.
+        env: further environment variables.
+    """
+
+    def __init__(self, hub: Hub, home: Path, **env: str) -> None:
+        fixed = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_write"}
+        quiet = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "CUDA_VISIBLE_DEVICES": ""}
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, {**fixed, **quiet, **env}), daemon=True)
+        self.process.start()
+
+    def __call__(self, action: str, *args: Any, timeout: float = 120, **options: Any) -> Any:
+        """Run an action in the process and return its value, or raise its error."""
+        self.connection.send((action, args, options))
+        if not self.connection.poll(timeout):
+            self.kill()
+            raise TimeoutError(f"{action} hangs")
+        answer = self.connection.recv()
+        if "error" in answer:
+            raise ClientError(answer["error"], answer["text"], answer["trace"])
+        return answer["value"]
+
+    def refuses(self, action: str, *args: Any, kind: str = "HubError", **options: Any) -> str:
+        """Run an action that must raise one of framefold's errors; return its message, which must be one line."""
+        with pytest.raises(ClientError) as caught:
+            self(action, *args, **options)
+        assert caught.value.kinds[0] == kind and "FramefoldError" in caught.value.kinds, caught.value
+        assert "\n" not in caught.value.text
+        return caught.value.text
+
+    def kill(self) -> None:
+        os.kill(self.process.pid or 0, signal.SIGKILL)
+        self.process.join()
+
+
+def random_fila(seed: int, **params: Any) -> framefold.Compressor:
     """A fila whose weights depend on the seed."""
     compressor = framefold.build("fila", 0.2, dim=8, grid=[2, 2], **params)
     generator = torch.Generator().manual_seed(seed)
@@ -40,21 +101,22 @@ def digest(compressor: framefold.Compressor) -> str:
 
 
 def load(source: str, revision: str | None = None) -> dict[str, Any]:
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         compressor = framefold.load(source, revision=revision)
-    return {"digest": digest(compressor), "budget": compressor.budget, "warnings": [str(one.message) for one in said]}
+    messages = [str(warning.message) for warning in caught]
+    return {"digest": digest(compressor), "budget": compressor.budget, "warnings": messages}
 
 
-def push(seed: int | None, repository: str, **how: Any) -> dict[str, Any]:
-    compressor = framefold.build("st_simdiff", 0.1) if seed is None else made(seed)
-    return {"digest": digest(compressor), "url": compressor.push_to_hub(repository, **how)}
+def push(seed: int | None, repository: str, **options: Any) -> dict[str, Any]:
+    compressor = framefold.build("st_simdiff", 0.1) if seed is None else random_fila(seed)
+    return {"digest": digest(compressor), "url": compressor.push_to_hub(repository, **options)}
 
 
-def from_pretrained(cls: str, source: str, **how: Any) -> str:
-    from framefold.adapters.core.registry import get
+def from_pretrained(cls: str, source: str, **options: Any) -> str:
+    from framefold.adapters.core.registry import compressor_class
 
-    return digest(get(cls).from_pretrained(source, **how))
+    return digest(compressor_class(cls).from_pretrained(source, **options))
 
 
 def cli(*words: str) -> dict[str, Any]:
@@ -64,44 +126,50 @@ def cli(*words: str) -> dict[str, Any]:
     return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
 
 
-def load_peft(host: str, source: str, **how: Any) -> dict[str, Any]:
+def load_peft(host: str, source: str, **options: Any) -> dict[str, Any]:
     from framefold.training.frozen_host.load import load_host
 
-    model = framefold.load_peft(load_host(host).model, source, **how)
+    model = framefold.load_peft(load_host(host).model, source, **options)
     compressor = model.get_base_model().compressor
     return {"digest": digest(compressor.modules_to_save["default"])}
 
 
-def begin(start: str) -> str:
-    """What a training goes on from."""
-    from framefold.training.start import begin as of_training
+def start_of_training(start: str) -> str:
+    """Digest of the compressor with which a training starts."""
+    from framefold.training.start import resolve_start
 
-    return digest(of_training("fila", 0.1, start=start).compressor)
+    return digest(resolve_start("fila", 0.1, start=start).compressor)
 
 
-def setting(token: str | None = "", timeout: float | None = None) -> None:
+def setting(token: str | None = "", limit: float | None = None) -> None:
     if token is None:
         os.environ.pop("HF_TOKEN", None)
     elif token:
         os.environ["HF_TOKEN"] = token
-    if timeout is not None:
-        hub_errors.TIMEOUT = timeout
+    if limit is not None:
+        hub_errors.TIMEOUT = limit
 
 
-def serve() -> None:
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whatever else is printed
-    time.sleep = lambda seconds: _sleep(min(seconds, 0.01))  # retries of the client wait for nobody
-    actions = {action.__name__: action for action in (load, push, from_pretrained, begin, cli, load_peft, setting)}
-    for line in sys.stdin:
-        order = json.loads(line)
+def serve(connection: Connection, env: dict[str, str]) -> None:
+    """Answer requests until the pipe is closed."""
+    assert "huggingface_hub" not in sys.modules  # it would not read the environment again
+    for name in [name for name in os.environ if name.startswith(("HF_", "HUGGING"))]:
+        del os.environ[name]
+    os.environ.update(env)
+    os.chdir(env["HF_HOME"])
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    time.sleep = lambda seconds: _sleep(min(seconds, 0.01))  # the client waits before it retries
+    actions = {
+        action.__name__: action for action in (load, push, from_pretrained, start_of_training, cli, load_peft, setting)
+    }
+    while True:
         try:
-            answer = {"value": actions[order["do"]](*order["args"], **order["how"])}
+            name, args, options = connection.recv()
+        except EOFError:
+            return
+        try:
+            answer = {"value": actions[name](*args, **options)}
         except Exception as error:
             kinds = [kind.__name__ for kind in type(error).__mro__]
             answer = {"error": kinds, "text": str(error), "trace": traceback.format_exc()}
-        answers.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    serve()
+        connection.send(answer)

@@ -1,7 +1,7 @@
-"""A Hub on 127.0.0.1 for the real client: repositories in memory, tokens, and faults that a test orders.
+"""A Hub on 127.0.0.1 for the real client: repositories in memory, tokens, and faults that a test requests.
 
-It speaks what huggingface_hub needs to create, commit (with LFS), tag, list and download. Xet is not spoken: the client
-runs with HF_HUB_DISABLE_XET=1.
+It implements what huggingface_hub needs to create, commit (with LFS), tag, list and download. Xet is not implemented:
+the client runs with HF_HUB_DISABLE_XET=1.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ KNOWN_LICENSES = {"apache-2.0", "mit", "cc-by-4.0", "other"}
 
 @dataclass
 class Repository:
-    """Commits hold all files of a repository."""
+    """A repository; each commit contains all files."""
 
     private: bool = False
     commits: dict[str, Files] = field(default_factory=dict)
@@ -51,23 +51,24 @@ class Repository:
 
 
 class Hub:
-    """State of the Hub; ``faults["drop put"] = 2`` makes the next two uploads break off, and so on."""
+    """State of the Hub; ``faults["drop put"] = 2`` interrupts the next two uploads, for example."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.tokens = {"hf_write": ("me", True), "hf_read": ("me", False), "hf_other": ("other", True)}
         self.objects: Files = {}
         self.faults: Counter[str] = Counter()
+        self.stall_seconds = 3.0
         self.log: list[tuple[str, str]] = []
         self.url = ""
 
     def put(self, name: str, files: Files, **settings: Any) -> str:
-        """A commit that nobody had to upload."""
+        """Create a commit without an upload."""
         repository = self.repositories.setdefault(name, Repository(**settings))
         return repository.commit(files)
 
     def due(self, fault: str) -> bool:
-        """Whether a fault is ordered; it is used up."""
+        """Whether a fault was requested; each request counts once."""
         if self.faults[fault] > 0:
             self.faults[fault] -= 1
             return True
@@ -95,14 +96,14 @@ class Hub:
 
 
 class Refused(Exception):
-    """An answer that is an error: status, and what the Hub's headers say."""
+    """An answer that is an error, with its status and the headers of the Hub."""
 
     def __init__(self, status: int, message: str, code: str = "") -> None:
         self.status, self.message, self.code = status, message, code
 
 
 class Dropped(Exception):
-    """The connection breaks off without an answer."""
+    """The connection is closed without an answer."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -116,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
         self.hub.log.append((self.command, unquote(self.path_only)))
         try:
             if self.hub.due("stall"):
-                time.sleep(3)
+                time.sleep(self.hub.stall_seconds)
                 raise Dropped
             self.body = self._read()
             if self.hub.due("busy"):
@@ -158,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
                 return
         raise Refused(404, f"no {self.command} {self.path_only}")
 
-    # Who may do what
+    # Permissions
 
     def user(self) -> tuple[str | None, bool]:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
@@ -183,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
             raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return oid, repository.commits[oid]
 
-    # What there is
+    # Reading
 
     def whoami(self) -> None:
         user, _ = self.user()
@@ -217,10 +218,10 @@ class Handler(BaseHTTPRequestHandler):
         if "lfs" in about:
             headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
         if self.command == "GET" and path.endswith(".safetensors") and self.hub.due("short download"):
-            data = data[: len(data) // 2]  # whole by what HTTP says
+            data = data[: len(data) // 2]  # complete as far as HTTP is concerned
         self._send(200, data, headers, cut=path.endswith(".safetensors") and self.command == "GET")
 
-    # What changes it
+    # Writing
 
     def validate(self) -> None:
         text = json.loads(self.body)["content"]
@@ -228,14 +229,14 @@ class Handler(BaseHTTPRequestHandler):
         self._send(400 if problems else 200, {"errors": [{"message": one} for one in problems], "warnings": []})
 
     def create(self) -> None:
-        wanted, (user, may_write) = json.loads(self.body), self.user()
-        name = f"{wanted.get('organization') or user}/{wanted['name']}"
+        request, (user, may_write) = json.loads(self.body), self.user()
+        name = f"{request.get('organization') or user}/{request['name']}"
         if user is None or not may_write or name.partition("/")[0] != user:
             raise Refused(401 if user is None else 403, "You may not create this repository")
         if name in self.hub.repositories:
             self._send(409, {"url": f"{self.hub.url}/{name}", "error": "You already created this model repo"})
             return
-        self.hub.put(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=_is_private(wanted))
+        self.hub.put(name, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=_is_private(request))
         self._send(200, {"url": f"{self.hub.url}/{name}"})
 
     def preupload(self, name: str, revision: str) -> None:
@@ -325,7 +326,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def metadata_problems(card: str) -> list[str]:
-    """What the Hub would say against the metadata of a model card."""
+    """Problems that the Hub would report in the metadata of a model card."""
     parts = card.split("---\n")
     data = yaml.safe_load(parts[1]) if len(parts) > 2 and not parts[0] else None
     if not isinstance(data, dict):
@@ -342,8 +343,8 @@ def metadata_problems(card: str) -> list[str]:
     return problems
 
 
-def _is_private(wanted: dict[str, Any]) -> bool:
-    return wanted.get("visibility") == "private" or bool(wanted.get("private"))
+def _is_private(request: dict[str, Any]) -> bool:
+    return request.get("visibility") == "private" or bool(request.get("private"))
 
 
 def _about(path: str, data: bytes, oid: str) -> dict[str, Any]:
