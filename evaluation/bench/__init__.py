@@ -1,1 +1,1 @@
-"""Single components timed."""
+"""Benchmarks of single components."""

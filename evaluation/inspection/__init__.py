@@ -1,1 +1,1 @@
-"""One video: the tokens that were kept, and what the host answers."""
+"""Inspection of one video: the tokens that a compressor keeps, and the answer of the host."""

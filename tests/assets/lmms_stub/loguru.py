@@ -1,4 +1,4 @@
-"""As much of loguru as is called."""
+"""The part of loguru that is called."""
 
 
 class Logger:

@@ -1,14 +1,14 @@
-"""What the local tasks take from their documents."""
+"""Functions that the local tasks apply to their documents."""
 
 import os
 import signal
 
 
 def video(doc):
-    """The file that a question is about."""
+    """Return the file that a question is about."""
     return [doc["video"]]
 
 
 def kill(doc):
-    """No file, ever."""
+    """Kill this process."""
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,5 +1,5 @@
-"""As much of lmms-eval as the tests of ``framefold eval`` need where it is not installed.
+"""The part of lmms-eval that the tests of ``framefold eval`` need, for environments without it.
 
-It has the names, the abstract class, the form of the requests and of what is returned of lmms-eval 0.7.3, and reads the
-YAML of ``tests/assets/lmms_tasks``. The tests run against the real one as well, where that is (make lmms).
+Names, abstract class, requests and results are those of lmms-eval 0.7.3; tasks are read from the YAML files of
+``tests/assets/lmms_tasks``. If the real lmms-eval is installed (make lmms), the tests run with it as well.
 """

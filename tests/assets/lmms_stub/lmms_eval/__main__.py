@@ -1,4 +1,4 @@
-"""The command line: a task's documents are asked one by one, exact matches counted."""
+"""The command line: asks about the documents of a task one by one and counts exact matches."""
 
 import argparse
 import json
@@ -25,25 +25,25 @@ def cli_evaluate_single(args):
     options = dict(pair.split("=", 1) for pair in args.model_args.split(","))
     model = MODEL_REGISTRY_V2.get_model_class(args.model)(**options, batch_size=args.batch_size)
     config = TaskManager(include_path=args.include_path).task_index[args.tasks]
-    worker = subprocess.Popen(["sleep", "300"])  # as libraries leave them about
+    worker = subprocess.Popen(["sleep", "300"])  # a child process, as libraries start them
     split, name = config["test_split"], config["task"]
     with open(config["dataset_kwargs"]["data_files"][split]) as lines:
         documents = [json.loads(line) for line in lines][: int(args.limit) if args.limit else None]
     model.task_dict[name] = {split: documents}
-    wanted = {"until": ["\n\n"], **config["generation_kwargs"]}
-    asked = [
+    generation = {"until": ["\n\n"], **config["generation_kwargs"]}
+    requests = [
         SimpleNamespace(
             task_name=name,
-            args=(_fill(config["doc_to_text"], document), wanted, config["doc_to_visual"], number, name, split),
+            args=(_fill(config["doc_to_text"], document), generation, config["doc_to_visual"], number, name, split),
         )
         for number, document in enumerate(documents)
     ]
-    answers = getattr(model, config["output_type"])(asked)
+    answers = getattr(model, config["output_type"])(requests)
     worker.kill()
     worker.wait()
     samples = [_sample(number, document, answers[number], config) for number, document in enumerate(documents)]
     results = _results(name, [sample["exact_match"] for sample in samples])
-    folder = args.output_path.partition(",")[0]  # so does lmms-eval, which puts it among other arguments
+    folder = args.output_path.partition(",")[0]  # lmms-eval also cuts the path, which it joins with other arguments
     with open(f"{folder}/{name}_results.json", "w") as file:
         json.dump(results, file)
     return results, {name: samples}

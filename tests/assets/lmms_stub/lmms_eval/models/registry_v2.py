@@ -1,4 +1,4 @@
-"""What an entry point gives."""
+"""The value of an entry point."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Tasks by name, from YAML whose ``!function file.name`` is a function of a file beside it."""
+"""Tasks by name, from YAML files; ``!function file.name`` is a function of a file in the same folder."""
 
 import importlib.util
 from pathlib import Path
