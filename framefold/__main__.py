@@ -68,7 +68,10 @@ FUNCTIONS = {
     "ablate": ("evaluation.ablation.ablate:ablate", "compare compressors at several budgets on held-out videos"),
     "report": ("evaluation.report.report:report", "write tables, plots and an HTML page from a results folder"),
     "export": ("cli.export:export", "turn a checkpoint into an adapter, as a folder or on the Hub"),
-    "checkpoint list": ("training.checkpoint.commands:listing", "list the checkpoints of a run and name damaged ones"),
+    "checkpoint list": (
+        "training.checkpoint.commands:show_checkpoints",
+        "list the checkpoints of a run and name damaged ones",
+    ),
     "checkpoint universal": (
         "training.checkpoint.commands:universal",
         "convert a DeepSpeed checkpoint for any number of ranks",
