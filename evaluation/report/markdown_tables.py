@@ -23,17 +23,17 @@ def setting_paragraph(table: ResultTable) -> str:
     else:
         videos = f"videos of `{data['shards']}`"
     damaged = f" ({sample['damaged']} more were damaged)" if sample["damaged"] else ""
-    excluded = f" Left out of the headline: {', '.join(exclude)}." if exclude else ""
+    excluded = f" Not part of that mean: {', '.join(exclude)}." if exclude else ""
     return (
         f"{sample['n']} questions about {data['videos'] - sample['damaged']} {videos}{damaged}, host "
-        f"`{settings['host']}` in {settings['dtype']}. Accuracy is the mean over question types, in percent, with the "
-        f"95 % bootstrap interval over {_clusters(table)}.{excluded} The rows of a column hold exactly equal numbers "
-        "of visual tokens."
+        f"`{settings['host']}` in {settings['dtype']}. Accuracy is the mean over question types, in percent, with its "
+        f"95 % bootstrap interval over {_clusters(table)}.{excluded} All methods at a budget keep exactly the same "
+        "number of visual tokens."
     )
 
 
 def _clusters(table: ResultTable) -> str:
-    return "pairs of twins" if table.sample["settings"]["data"]["kind"] == SYNTHETIC else "videos"
+    return "pairs of twin videos" if table.sample["settings"]["data"]["kind"] == SYNTHETIC else "videos"
 
 
 def accuracy_table(table: ResultTable) -> str:
@@ -87,25 +87,25 @@ def comparison_section(table: ResultTable) -> str:
     baseline, methods = table.baseline, [method for method in table.methods if method != table.baseline]
     rows = [[method, *(_marked(comparisons.get((method, b, None))) for b in table.budgets)] for method in methods]
     text = (
-        f"Paired differences to `{baseline}` at the same budget, in points. \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* "
-        f"p < 0.001: sign-flip test over {_clusters(table)}, two-sided, after Holm's correction for the "
-        f"{len(comparisons)} tests of this table (all rows at all budgets)."
+        f"Paired differences from `{baseline}` at the same budget, in points. \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* "
+        f"p < 0.001: two-sided sign-flip test over {_clusters(table)}, with Holm's correction for the "
+        f"{len(comparisons)} tests of this table (all methods at all budgets)."
     )
     tests = _tests(table, list(comparisons.values()))
     return "\n\n".join(
-        [f"## Compared with {baseline}", text, format_table([f"row - {baseline}", *table.budgets], rows), tests]
+        [f"## Compared with {baseline}", text, format_table([f"method - {baseline}", *table.budgets], rows), tests]
     )
 
 
 def _tests(table: ResultTable, comparisons: list[Comparison]) -> str:
     """Return the p values of both tests, collapsed."""
     text = (
-        "`better` and `worse` count the questions that only one of the two gets right (of several seeds: more "
-        "often right). McNemar's exact test takes questions for independent; those about one video are not, so "
-        f"its p is too small. The sign-flip test takes {_clusters(table)} for independent, and it is the one "
-        "that is marked."
+        "`better` and `worse` count the questions that only one of the two methods answers right (with several seeds: "
+        "that it answers right more often). McNemar's exact test assumes that questions are independent. Questions "
+        f"about one video are not, so its p is too small. The sign-flip test assumes only that {_clusters(table)} are "
+        "independent, and the marks are based on it."
     )
-    head = ["row", "budget", "better", "worse", "McNemar p", "Holm", "sign-flip p", "Holm"]
+    head = ["method", "budget", "better", "worse", "McNemar p", "Holm", "sign-flip p", "Holm"]
     rows = [
         [
             *(one.method, one.budget, str(one.better), str(one.worse)),
@@ -113,7 +113,7 @@ def _tests(table: ResultTable, comparisons: list[Comparison]) -> str:
         ]
         for one in comparisons
     ]
-    return collapsible(f"p of the {len(comparisons)} tests", text, format_table(head, rows))
+    return collapsible(f"p values of the {len(comparisons)} tests", text, format_table(head, rows))
 
 
 def _marked(comparison: Comparison | None) -> str:
@@ -144,8 +144,8 @@ def _types_at(table: ResultTable, budget: str) -> str:
     if full := table.full_readings():
         rows.append(["all tokens", *(measure.brief_text(full) for measure in measures.values())])
     text = (
-        f"Percent with 95 % intervals. Marks: more or less accurate than `{table.baseline}`, sign-flip test after "
-        f"Holm's correction for the {len(comparisons)} tests of this table."
+        f"Accuracy in percent, with 95 % intervals. Marks: significantly more or less accurate than `{table.baseline}` "
+        f"by the sign-flip test, with Holm's correction for the {len(comparisons)} tests of this table."
     )
     content = format_table([f"at {budget}", *measures], rows)
     return collapsible(f"at {budget}", *([text] if comparisons else []), content)
@@ -163,13 +163,12 @@ def evidence_section(table: ResultTable) -> str:
         rows.append([method, *values])
     if not any(any(row[1:]) for row in rows):
         return ""
-    text = (
-        "Of the visual tokens with a question's annotated evidence: the share that went into a token that was kept / "
-        "the mean share of the originals of that token that are evidence (0 where dropped), in percent. Where tokens "
-        "are pruned the two are equal; merging keeps evidence, and dilutes it."
+    definitions = [f"{measure.title.capitalize()}: {measure.definition}." for measure in measures]
+    remark = "Recall and purity are equal if tokens are only dropped; merging keeps more evidence, but dilutes it."
+    title = " / ".join(measure.label for measure in measures)
+    return "\n\n".join(
+        ["## Evidence kept", " ".join([*definitions, remark]), format_table([title, *table.budgets], rows)]
     )
-    title = " / ".join(measure.title for measure in measures)
-    return "\n\n".join(["## Evidence kept", text, format_table([title, *table.budgets], rows)])
 
 
 def cost_section(table: ResultTable) -> str:
@@ -177,11 +176,11 @@ def cost_section(table: ResultTable) -> str:
     sample = table.sample
     machine, memory = sample["machine"], sample["cost"]["memory_of"]
     text = (
-        f"Medians of {sample['cost']['videos']} videos, one at a time, on {machine['gpu'] or machine['processor']} "
-        f"({machine['threads']} threads). Each was prefilled with all tokens beside it, in the same process: "
-        "`speed-up` is by how much that takes longer than compressor and prefill together. A row that knows the "
-        "question prefills once a question. Operations of the prefill are by formula, those of the compressor its "
-        f"matrix products. Memory is the peak beside weights and features ({memory})."
+        f"Medians over {sample['cost']['videos']} videos, one at a time, on {machine['gpu'] or machine['processor']} "
+        f"({machine['threads']} threads). Each video was also prefilled with all tokens in the same process; "
+        "`speed-up` is the time of that divided by the time of compressor and prefill together. A query-aware method "
+        "prefills once per question. FLOPs of the prefill are computed by formula, those of the compressor are counted "
+        f"in its matrix products. Memory is the peak in addition to weights and features (counted: {memory})."
     )
     shown = [_cost_at(table, budget) for budget in table.budgets if budget == table.second_smallest]
     folded = [collapsible(f"at {b}", _cost_at(table, b)) for b in table.budgets if b != table.second_smallest]
@@ -195,7 +194,7 @@ def _cost_at(table: ResultTable, budget: str) -> str:
         if table.results_of(method, budget):
             readings = table.readings(method, budget)
             rows.append([method, *(measure.text(readings) + _share(measure, readings) for measure in measures)])
-    return format_table([f"at {budget}", *(measure.title for measure in measures)], rows)
+    return format_table([f"at {budget}", *(measure.label for measure in measures)], rows)
 
 
 def _share(measure: Measure, readings: Readings) -> str:

@@ -75,7 +75,9 @@ def inert_json(data: Any) -> str:
     try:
         text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
-        raise ResultsError(f"the cells hold a number that is none ({error}): delete them and run again") from error
+        raise ResultsError(
+            f"the results contain a number that is not finite ({error}): delete them and run again"
+        ) from error
     return re.sub("[<>&]", lambda match: _ESCAPES[match[0]], text)
 
 

@@ -76,7 +76,9 @@ def load_frames(settings: dict[str, Any], grids: dict[int, tuple[int, int, int]]
     except (FramefoldError, OSError) as error:
         raise DataError(f"{UNAVAILABLE}{error}.") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise DataError(f"{UNAVAILABLE}the settings of the cells make no videos ({error!r}).") from error
+        raise DataError(
+            f"{UNAVAILABLE}no videos can be generated from the settings of the results ({error!r})."
+        ) from error
 
 
 def _generate(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
@@ -93,12 +95,12 @@ def _read_shards(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple
 
     files = expand_shards(data["shards"])
     if not_local := [file for file in files if ":" in file or not Path(file).is_file()]:
-        raise DataError(f"{not_local[0]} is no local file")
+        raise DataError(f"{not_local[0]} is not a local file")
     wanted, last = set(numbers), max(numbers)
     for number, raw in enumerate(tarfile_samples([{"url": file} for file in files], handler=lambda error: True)):
         if number in wanted:
             if "mp4" not in raw or "json" not in raw:
-                raise DataError(f"{data['shards']} holds what a host made of the videos, and not their frames")
+                raise DataError(f"{data['shards']} contains features of the videos instead of their frames")
             key = str(raw["__key__"])
             yield number, unpack_video(key, read_metadata(key, raw["json"]), raw["mp4"], data["frames"])
         if number == last:

@@ -19,12 +19,12 @@ def provenance_groups(table: ResultTable) -> list[dict[str, Any]]:
     """Return groups of pairs of name and text."""
     results = table.results
     shared = [(name, value) for name, value in _flatten(results[0]["settings"]) if name not in _DIFFERENT]
-    groups = [("Settings of all cells", [(name, _text(value)) for name, value in shared])]
+    groups = [("Settings of all results", [(name, _text(value)) for name, value in shared])]
     groups += [(title, _count_values([result[name] or {} for result in results])) for title, name in _GROUPS]
     settings_of = {result["compressor"]: result["settings"] for result in results}
     params = [(method, _text(one["params"]) if one["params"] else "defaults") for method, one in settings_of.items()]
     files = [(Settings(**result["settings"]).file, _describe(result)) for result in results]
-    groups += [("Parameters of the rows", params), (f"{len(results)} cells", files)]
+    groups += [("Parameters of the methods", params), (f"{len(results)} results", files)]
     return [{"title": title, "facts": facts or [("", "unknown")]} for title, facts in groups]
 
 
@@ -42,7 +42,7 @@ def _count_values(groups: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     for name in dict.fromkeys(name for group in groups for name in group):
         texts = [_text(group.get(name)) for group in groups]
         counts = {text: texts.count(text) for text in texts}
-        values = counts if len(counts) == 1 else (f"{text} ({n} cells)" for text, n in counts.items())
+        values = counts if len(counts) == 1 else (f"{text} ({n} results)" for text, n in counts.items())
         facts.append((name, ", ".join(values)))
     return facts
 

@@ -18,7 +18,9 @@ from .page_frames import FrameMosaic, VideoFrames, frame_mosaics, load_frames
 
 LARGEST_GRID = 2**24  # tokens
 
-NOTHING_KEPT = "These results do not say which tokens were kept: run 'framefold ablate' with --drill N for N videos."
+NOTHING_KEPT = (
+    "These results do not contain the kept tokens: run 'framefold ablate' with --drill N to record those of N videos."
+)
 
 
 class PageQuestions:
@@ -81,15 +83,15 @@ class PageQuestions:
         for video, one in frames.items():
             texts = [self.columns["question"][n] for n in self.numbers if self.columns["video"][n] == video]
             if one.texts != texts or len(one.frames) != self.grids[video][0]:
-                return {}, "The frames are not shown: the videos that are there now are not those of these results."
-        return frames, "The frames are not shown: this video is not there any more."
+                return {}, "The frames are not shown: the videos available now are not those of these results."
+        return frames, "The frames are not shown: this video is not available any more."
 
     def _video(self, video: int, frames: VideoFrames | None, mosaic: FrameMosaic | None, reason: str) -> dict[str, Any]:
         grid, note = self.grids[video], ""
         if mosaic is None:
             note = reason
         elif len(mosaic.shown) < grid[0]:
-            note = f"{len(mosaic.shown)} of {grid[0]} frames are drawn: those with evidence, and others evenly."
+            note = f"{len(mosaic.shown)} of {grid[0]} frames are shown: those with evidence, and evenly spaced others."
         return {
             "name": f"video {video}",
             "grid": list(grid),
@@ -129,10 +131,10 @@ def _check(result: Result) -> None:
     """Raise ResultsError if the answers or kept tokens of a result are not what they should be."""
     for name in ("type", "question", "answer", "said"):
         if not all(isinstance(text, str) for text in result["answers"][name]):
-            raise _damaged(result, f"{name} holds something that is no text")
+            raise _damaged(result, f"{name} contains something that is not a string")
     shares = [share for share in result["answers"]["recall"] if share is not None]
     if not all(isinstance(share, (int, float)) and 0 <= share <= 1 for share in shares):
-        raise _damaged(result, "recall holds something that is no share")
+        raise _damaged(result, "recall contains something that is not a share")
     for kept in result["kept"]:
         try:
             grid, index, size = kept["grid"], kept["index"], kept["size"]
@@ -140,7 +142,7 @@ def _check(result: Result) -> None:
             valid = all(type(number) is int and number >= 0 for number in integers) and len(grid) == 3
             ascending = all(a < b for a, b in pairwise([-1, *index, prod(grid)]))
             if not (valid and ascending and prod(grid) <= LARGEST_GRID and len(size or index) == len(index)):
-                raise ValueError(f"no tokens of a grid {grid}")
+                raise ValueError(f"not the tokens of a grid {grid}")
         except (KeyError, TypeError, ValueError) as error:
             raise _damaged(result, f"kept: {error}") from error
 

@@ -69,7 +69,7 @@ def plot_cost(curves: dict[str, Curve], full: float | None, measure: Measure, fi
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if str(f"{value:e}")[0] in "235" else "")
-    axes.set_xlabel(measure.plot)
+    axes.set_xlabel(measure.definition)
     axes.set_ylabel(ACCURACY_LABEL)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
     _save(figure, file)

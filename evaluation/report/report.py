@@ -71,7 +71,7 @@ def _provenance_section(table: ResultTable) -> str:
         different = {str(sorted(one[name].items()) if one[name] else None): one[name] for one in table.results}
         lines += [f"- {name}: {_format_fields(fields)}" for fields in different.values()]
     first, last = min(one["started"] for one in table.results), max(one["finished"] for one in table.results)
-    return "\n".join(["## Where this comes from", "", *lines, f"- {len(table.results)} cells, {first} to {last}"])
+    return "\n".join(["## Provenance", "", *lines, f"- {len(table.results)} results, {first} to {last}"])
 
 
 def _format_fields(fields: dict[str, object] | None) -> str:

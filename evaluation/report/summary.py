@@ -21,8 +21,8 @@ def summary(table: ResultTable) -> str:
         return ""
     points = [f"- **{budget}**: {_sentences(table, budget)}" for budget in table.budgets]
     caution = (
-        "The best rows were chosen by these very answers, so what they win by is a little too good. p is of the "
-        "sign-flip test over videos, after Holm's correction where several rows are compared."
+        "The best methods were chosen by these very answers, so their lead is slightly overestimated. p is that of the "
+        "sign-flip test over videos, with Holm's correction if several methods are compared."
     )
     return "\n\n".join(["## In short", "\n".join(points), caution])
 
@@ -31,17 +31,17 @@ def _sentences(table: ResultTable, budget: str) -> str:
     best, free = table.best(budget), table.best(budget, lambda cls: not cls.trainable)
     trained = table.best(budget, lambda cls: cls.trainable)
     blind = table.best(budget, lambda cls: not cls.query_aware)
-    sentences = [f"{_describe(table, best, budget)} is the most accurate{_full_accuracy(table)}."]
+    sentences = [f"{_describe(table, best, budget)} is the most accurate method{_full_accuracy(table)}."]
     if equal := _not_worse(table, best, budget):
-        sentences.append(f"Not to be told from it (p >= 0.05): {', '.join(equal)}.")
+        sentences.append(f"Not significantly worse (p >= 0.05): {', '.join(equal)}.")
     if blind and blind != best:
-        sentences.append(f"Of those that do not know the question it is {_describe(table, blind, budget)}.")
+        sentences.append(f"The most accurate method that is not query-aware is {_describe(table, blind, budget)}.")
     if free and free not in (best, blind):
-        sentences.append(f"Of those without training it is {_describe(table, free, budget)}.")
+        sentences.append(f"The most accurate training-free method is {_describe(table, free, budget)}.")
     if trained and free and (gain := table.difference(trained, free, budget)):
         (p,) = _p_values(table, trained, [free], budget)
-        verdict = "Whether training paid is not certain" if p >= 0.05 else "Training paid"
-        verdict = "Training did not pay" if p < 0.05 and gain.value < 0 else verdict
+        verdict = "It is not certain that training helped" if p >= 0.05 else "Training helped"
+        verdict = "Training did not help" if p < 0.05 and gain.value < 0 else verdict
         sentences.append(f"{verdict}: `{trained}` - `{free}` is {percent(gain, sign=True)} points (p = {p_value(p)}).")
     return " ".join(sentences)
 
@@ -56,11 +56,11 @@ def _describe(table: ResultTable, method: str, budget: str) -> str:
 def _kind(cls: type[Compressor] | None) -> str:
     if cls is None or not cls.trainable:
         return ""
-    return "trained, knows the question: " if cls.query_aware else "trained: "
+    return "trained, query-aware: " if cls.query_aware else "trained: "
 
 
 def _full_accuracy(table: ResultTable) -> str:
-    return "" if table.full_accuracy is None else f"; all tokens have {100 * table.full_accuracy:.1f}"
+    return "" if table.full_accuracy is None else f"; all tokens reach {100 * table.full_accuracy:.1f}"
 
 
 def _not_worse(table: ResultTable, best: str, budget: str) -> list[str]:
@@ -99,5 +99,6 @@ def losses(table: ResultTable) -> str:
         worst = sorted(gaps, key=lambda kind: gaps[kind])[:WORST_TYPES]
         most = ", ".join(f"{kind} {gaps[kind]:+.0f}" for kind in worst)
         rows.append([method, percent(paired_difference(answers, full), sign=True), most])
-    text = f"Accuracy at {budget} minus that of all tokens, in points, and the question types that lose most."
-    return "\n\n".join(["## What is lost", text, format_table([f"lost at {budget}", "on average", "most"], rows)])
+    text = f"Accuracy at {budget} minus that of all tokens, in points, and the question types with the largest losses."
+    head = [f"loss at {budget}", "mean", "largest losses"]
+    return "\n\n".join(["## What is lost", text, format_table(head, rows)])

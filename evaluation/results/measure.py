@@ -19,11 +19,11 @@ class Readings:
     """What is known of a method at a budget, from which measures are read.
 
     Attributes:
-        stored: Function that returns a number of the result files by its key: the mean over seeds, None if unknown.
-        accuracy: Accuracy, mean over question types.
-        by_type: Accuracy of each question type.
-        comparison: Comparison with the baseline; None for the baseline itself and where there is none.
-        is_oracle: Whether the method is an oracle, whose own work means nothing.
+        stored: function that returns a number of the result files by its key: the mean over seeds, None if unknown.
+        accuracy: accuracy, mean over question types.
+        by_type: accuracy of each question type.
+        comparison: comparison with the baseline; None for the baseline itself and where there is none.
+        is_oracle: whether the method is an oracle, whose own work means nothing.
     """
 
     stored: Callable[[str], float | None]
@@ -38,38 +38,38 @@ class Measure:
     """Declaration of a measure.
 
     Attributes:
-        key: Name in the page's data and, unless ``stored`` or ``read`` is given, in the result files.
-        title: Name in tables of ``report.md``.
-        label: Name in the menus and hints of the page; may contain {baseline}.
-        description: Sentence above the page's table; may contain {baseline}.
-        note: Remark next to the page's menu; may contain {tests}, the number of tests that p is corrected for.
-        better: Which values are better; None if neither, or if it is not worth a mark.
-        show: Returns the text of a value.
-        brief: Returns the text of a value where columns are narrow; None: ``show``.
-        remark: Returns a text to append to that of the value, or "".
-        stored: Key in the result files, if it is not ``key``.
-        read: Returns the value; None: the stored number.
-        reference: Key of the stored number with all tokens; the cost table adds the share of it.
-        full_value: Value with all tokens, if the definition of the measure fixes it.
-        of_compressor: Whether it depends on the compressor's own work; not shown for oracles.
-        required: Whether a result file without it is damaged. False for a measure that older results lack.
-        group: Group in the page's menu; None if the page does not offer it.
-        hint: Whether the page shows it in the hints of marks and cells.
-        axis: Whether the page offers it as an axis of a plot.
-        compares: Whether it compares with the baseline.
-        table: Table of ``report.md`` that shows it; None if there is none.
-        column: Place among the columns of that table.
-        plot: Title of its axis in a plot of ``report.md``; "" if there is no such plot.
-        phrase: Format of its value in the summary, such as "{:.1f} ms"; "" if the summary does not mention it.
+        key: name in the page's data and, unless ``stored`` or ``read`` is given, in the result files.
+        title: name in tables, plots and menus; may contain {baseline}.
+        description: what it is, with its unit, in one sentence without a full stop; may contain {baseline}.
+        better: which values are better; None if neither.
+        show: returns the text of a value.
+        brief: returns the text of a value in narrow columns; None for ``show``.
+        unit: unit that follows the title; "" if the text of a value contains it, or if there is none.
+        note: remark next to the page's menu; may contain {tests}, the number of tests that p is corrected for.
+        remark: returns a text to append to that of the value, or "".
+        stored: key in the result files, if it is not ``key``.
+        read: returns the value; None for the stored number.
+        reference: key of the stored number with all tokens; the cost table adds the share of it.
+        full_value: value with all tokens, if the definition of the measure fixes it.
+        of_compressor: whether it depends on the compressor's own work; not shown for oracles.
+        required: whether a result file without it is damaged. False for a measure that older results lack.
+        group: group in the page's menu; None if the page does not offer it.
+        hint: whether the page shows it in the hints of marks and cells.
+        axis: whether the page offers it as an axis of a plot.
+        compares: whether it compares with the baseline.
+        table: table of ``report.md`` that shows it; None if there is none.
+        column: place among the columns of that table.
+        plot: whether ``report.md`` shows a plot of the accuracy against it.
+        phrase: format of its value in the summary, such as "{:.1f} ms"; "" if the summary does not mention it.
     """
 
     key: str
     title: str
-    label: str
     description: str
     better: Literal["higher", "lower"] | None
     show: Callable[[Any], str]
     brief: Callable[[Any], str] | None = None
+    unit: str = ""
     note: str = ""
     remark: Callable[[Readings], str] | None = None
     stored: str = ""
@@ -84,8 +84,18 @@ class Measure:
     compares: bool = False
     table: Literal["evidence", "cost"] | None = None
     column: int = 99
-    plot: str = ""
+    plot: bool = False
     phrase: str = ""
+
+    @property
+    def label(self) -> str:
+        """Title with the unit, such as "prefill, ms"."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    @property
+    def definition(self) -> str:
+        """Description with a lower-case initial."""
+        return self.description[0].lower() + self.description[1:]
 
     def value(self, readings: Readings) -> Value | None:
         """Return the value of a method at a budget; None if it is unknown or means nothing."""

@@ -167,7 +167,9 @@ def read_results(out: Path) -> list[Result]:
     for result in results:
         if any(result["answers"][name] != first["answers"][name] for name in ("video", "question", "answer")):
             files = " and ".join(Settings(**one["settings"]).file for one in (first, result))
-            raise ResultsError(f"{out / FOLDER}: {files} hold other questions: delete the older ones and run again")
+            raise ResultsError(
+                f"{out / FOLDER}: {files} are about different questions: delete the older ones and run again"
+            )
     return results
 
 
@@ -188,7 +190,7 @@ def stored_results(out: Path, without: Container[str] = ()) -> list[Result]:
         try:
             result = json.loads(file.read_text())
             if not isinstance(result, dict):
-                raise ValueError("no JSON object")
+                raise ValueError("not a JSON object")
             if result.get("schema") == SCHEMA:
                 _check(result)
         except (ValueError, KeyError, TypeError) as error:
@@ -208,7 +210,7 @@ def _check(result: Result) -> None:
         raise ValueError(f"no {missing[0]}")
     lengths = {len(result["answers"][name]) for name in ANSWER_COLUMNS}
     if lengths != {result["n"]}:
-        raise ValueError(f"columns of {sorted(lengths)} answers for {result['n']}")
+        raise ValueError(f"columns of {sorted(lengths)} answers instead of {result['n']}")
 
 
 def count_answers(results: Iterable[Result]) -> Answers:

@@ -40,7 +40,7 @@ function drawBudgets() {
   plot(box, {
     key: "accuracy", ...range("accuracy"), series: seriesFor(tokensOf, "accuracy"), rules: rules("accuracy"),
     ticks: budgetTicks(),
-    xLabel: "visual tokens of a video that are kept", yLabel: "accuracy, %",
+    xLabel: "visual tokens kept per video", yLabel: "accuracy, %",
     label: "Plot: accuracy against visual tokens", spread: true, names: box.clientWidth > 460,
   });
 }
@@ -85,14 +85,14 @@ function fillPlots() {
     state.cost = select.value;
     drawCosts();
   });
-  if (!costs.length) select.closest("figure").replaceChildren(element("p", { class: "note" }, "These results hold no costs."));
+  if (!costs.length) select.closest("figure").replaceChildren(element("p", { class: "note" }, "These results contain no costs."));
   for (const type of DATA.types) {
     type.box = element("div", { class: "plot small" });
     const title = element("figcaption", {}, element("span", { class: "long" }, type.name));
     byId("plot-types").append(element("figure", {}, title, type.box));
   }
   const chance = DATA.types.some((type) => type.chance !== null);
-  byId("types-note").textContent = `All have the same axes${chance ? "; dotted: guessing" : ""}.`;
+  byId("types-note").textContent = `All panels have the same axes${chance ? "; the dotted line is the accuracy of guessing" : ""}.`;
   let wide = 0;
   new ResizeObserver(() => {
     if (document.documentElement.clientWidth === wide) return;

@@ -74,7 +74,7 @@ function showTally() {
   const counts = { 11: 0, 10: 0, "01": 0, "00": 0 };
   for (let i = 0; i < DATA.asked; i++) counts[`${bit(a, i)}${bit(b, i)}`]++;
   byId("tally").textContent = `Of all ${DATA.asked} questions, both answer ${counts[11]} right, only A ${counts[10]}, `
-    + `only B ${counts["01"]}, neither ${counts["00"]}. Below are those about the first `
+    + `only B ${counts["01"]}, neither ${counts["00"]}. Listed below are those about the first `
     + `${DATA.detail.videos.length === 1 ? "video" : `${DATA.detail.videos.length} videos`}.`;
 }
 
@@ -117,7 +117,7 @@ function listQuestions() {
       element("td", { class: "wide long" }, question.answer),
       ...[0, 1].map((side) => element("td", {}, verdict(runOf(side), i))));
   });
-  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 7 }, "No question is like this: choose other filters.")));
+  if (!rows.length) rows.push(element("tr", {}, element("td", { colspan: 7 }, "No question matches: choose other filters.")));
   byId("questions").tBodies[0].replaceChildren(...rows);
   const [box, top] = [byId("questions").parentElement, rows[Math.max(0, found.indexOf(choice.question))].offsetTop];
   if (top < box.scrollTop + 40 || top > box.scrollTop + box.clientHeight - 40) box.scrollTop = top - 80;
@@ -146,7 +146,7 @@ function keptFacts(run, question, set) {
   const said = [`${set.count} of ${grid[0] * grid[1] * grid[2]} tokens`];
   const recall = run.detail.recall?.[choice.question];
   if (recall !== null && recall !== undefined) said.push(`${percent(recall)} of the evidence kept`);
-  if (set.sizes) said.push("tokens of several originals are shaded");
+  if (set.sizes) said.push("merged tokens are shaded");
   return said.join(" · ");
 }
 
@@ -165,7 +165,7 @@ async function showQuestion() {
   SIDES.forEach((side, i) => {
     byId(`name-${side}`).textContent = `${side}: ${nameOf(runs[i])}`;
     byId(`said-${side}`).replaceChildren(verdict(runs[i], choice.question));
-    byId(`facts-${side}`).textContent = sets[i] ? keptFacts(runs[i], question, sets[i]) : "These results do not say what was kept.";
+    byId(`facts-${side}`).textContent = sets[i] ? keptFacts(runs[i], question, sets[i]) : "These results do not contain the kept tokens.";
   });
   views = [];
   const image = video.mosaic ? await mosaicOf(question.video) : null;
@@ -179,7 +179,7 @@ async function showQuestion() {
   repaint();
   SIDES.forEach((side, i) => {
     const canvas = byId(`frames-${side}`);
-    canvas.setAttribute("aria-label", `${nameOf(runs[i])}: ${byId(`facts-${side}`).textContent}. Arrow keys go from frame to frame.`);
+    canvas.setAttribute("aria-label", `${nameOf(runs[i])}: ${byId(`facts-${side}`).textContent}. Use the arrow keys to move between frames.`);
   });
   byId("panels").setAttribute("aria-busy", "false");
 }
@@ -197,7 +197,7 @@ function frameLines(step, token) {
     let text = `${SIDES[i]}: ${keptIn(view.kept, video.grid, step)} of ${perFrame} tokens kept`;
     if (token !== null) {
       const size = view.kept.sizes.get(token) || 1;
-      text += view.kept.isKept[token] ? `; here a token${size > 1 ? ` of ${size} originals` : ""}` : "; here none";
+      text += view.kept.isKept[token] ? `; here a kept token${size > 1 ? ` of ${size} originals` : ""}` : "; none here";
     }
     lines.push(text);
   });
@@ -253,16 +253,16 @@ function legend() {
   const square = (name) => svgElement("rect", { x: 1, y: 1, width: 16, height: 16, class: name });
   return element("p", { class: "legend" },
     legendItem("kept", square("k-kept")),
-    legendItem("merged: the number says of how many, more is darker", square("k-merged"), svgElement("text", { x: 9, y: 13, class: "k-text" }, "4")),
-    legendItem("dropped, or merged into another", square("k-dropped")),
+    legendItem("merged (number of originals; darker: more)", square("k-merged"), svgElement("text", { x: 9, y: 13, class: "k-text" }, "4")),
+    legendItem("dropped, or merged into another token", square("k-dropped")),
     legendItem("evidence of the question (◆ above its frames)", square("k-evidence")),
-    element("span", { class: "keyed" }, "numbers above frames: seconds, tokens kept"));
+    element("span", { class: "keyed" }, "above each frame: time and number of kept tokens"));
 }
 
 function fillQuestions() {
   const body = byId("questions-body");
   if (!DATA.detail.questions || !DATA.runs.some((run) => run.detail)) {
-    body.append(element("p", { class: "note" }, DATA.detail.reason || "There is no compressor in these results."));
+    body.append(element("p", { class: "note" }, DATA.detail.reason || "These results contain no compressed videos."));
     return;
   }
   for (const run of DATA.runs) run.bits = bytes(run.right);

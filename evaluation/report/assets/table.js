@@ -98,7 +98,7 @@ function bodyCell(method, budget, best) {
   const top = best[budget] === method;
   const cell = element("td", { class: `number${top ? " best" : ""}` }, element("span", { class: "value" }, main));
   if (rest.length) cell.append(element("span", { class: "interval" }, ` [${rest.join(" [")}`));
-  if (top) cell.append(element("span", { class: "visually-hidden" }, " best of the column"));
+  if (top) cell.append(element("span", { class: "visually-hidden" }, " best at this budget"));
   cell.addEventListener("mouseenter", () => showTip(tipLines(method, budget, state.measure), () => cell.getBoundingClientRect()));
   cell.addEventListener("mouseleave", hideTip);
   return cell;
@@ -137,6 +137,6 @@ function fillTable() {
       element("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, full ? `${full[3]} (without compression)` : "")));
   }
   table.replaceChildren(element("caption", {}, element("span", {}, measure.description)), element("thead", {}, head), body, foot);
-  const notes = [measure.note, measure.better && "underlined: the best of a column, oracles aside"];
+  const notes = [measure.note, measure.better && "underlined: the best at a budget, without oracles"];
   byId("measure-note").textContent = notes.filter(Boolean).join("; ");
 }

@@ -266,7 +266,9 @@ def _gone(cell: dict[str, Any]) -> None:
     cell["settings"]["data"] = {"kind": "shards", "shards": "/nowhere/at/all", "digest": "", "videos": 6, "frames": 16}
 
 
-@pytest.mark.parametrize("edit, text", [(_other_videos, "not those"), (_no_videos, "no videos"), (_gone, "nowhere")])
+@pytest.mark.parametrize(
+    "edit, text", [(_other_videos, "not those"), (_no_videos, "no videos can be generated"), (_gone, "nowhere")]
+)
 def test_frames_that_cannot_be_had_are_left_out_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], None], text: str
 ) -> None:

@@ -101,9 +101,9 @@ def test_a_cell_and_a_mark_tell_their_numbers(page: Browser, data: dict[str, Any
     assert page.js(TIP) == told, "the leftmost mark is the smallest budget"
     lines = told.splitlines()
     assert lines[0] == "pool at 10 %" and f"accuracy, %: {values['accuracy'][3]}" in lines
-    for key, label in (("difference", "minus st_simdiff, points"), ("time", "time, % of that with all tokens")):
+    for key, label in (("difference", "minus st_simdiff, points"), ("time", "time relative to all tokens, %")):
         assert f"{label}: {values[key][3]}" in lines
-    assert f"tokens that enter the LM: {values['tokens_entered'][3]}" in lines
+    assert f"visual tokens entering the LM: {values['tokens_entered'][3]}" in lines
 
 
 def test_the_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> None:
@@ -115,7 +115,7 @@ def test_the_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> 
         for texts, row, points in zip(shown, data["methods"], data["points"], strict=True):
             known = [point["values"].get(key) for point in points]
             none = "baseline" if row["name"] == "st_simdiff" and key == "difference" else ""
-            assert [t.replace(" best of the column", "") for t in texts] == [one[3] if one else none for one in known]
+            assert [t.replace(" best at this budget", "") for t in texts] == [one[3] if one else none for one in known]
 
 
 def test_arrow_keys_go_from_mark_to_mark(page: Browser, data: dict[str, Any]) -> None:
@@ -233,7 +233,9 @@ def test_merged_tokens_say_of_how_many(page: Browser, folder: Path) -> None:
         told = page.js(TIP).splitlines()
         inside = sum(other // 16 == step for other in kept["index"])
         assert told[0].startswith(f"frame {step} at {step / 2:g} s")
-        assert told[1] == f"A: {inside} of 16 tokens kept; here a token{f' of {size} originals' if size > 1 else ''}"
+        assert (
+            told[1] == f"A: {inside} of 16 tokens kept; here a kept token{f' of {size} originals' if size > 1 else ''}"
+        )
 
 
 def test_questions_are_filtered_by_outcome_and_type(page: Browser, folder: Path, data: dict[str, Any]) -> None:

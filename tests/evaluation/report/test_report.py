@@ -234,20 +234,23 @@ def test_a_reader_of_the_first_lines_knows_what_to_use_and_what_training_was_wor
     for name, accuracy in (("identity", 0.95), ("st_simdiff", 0.5), ("fila", 0.9), ("uniform", 0.1)):
         write_cell(tmp_path, replace(SETTINGS, compressor=name), rows(accuracy, 102, seed=len(name)))
     short = report(str(tmp_path)).read_text().split("## In short")[1].split("## Accuracy")[0]
-    assert "`fila` (trained: " in short and "is the most accurate; all tokens have" in short
-    assert "Of those without training it is `st_simdiff`" in short and "Training paid: `fila` - `st_simdiff`" in short
+    assert "`fila` (trained: " in short and "is the most accurate method; all tokens reach" in short
+    assert (
+        "The most accurate training-free method is `st_simdiff`" in short
+        and "Training helped: `fila` - `st_simdiff`" in short
+    )
     write_cell(tmp_path, replace(SETTINGS, compressor="st_simdiff"), rows(0.9, 102, seed=4))
     short = report(str(tmp_path)).read_text().split("## In short")[1]
-    assert "Whether training paid is not certain" in short and "Not to be told from it (p >= 0.05): " in short
+    assert "It is not certain that training helped" in short and "Not significantly worse (p >= 0.05): " in short
     write_cell(tmp_path, replace(SETTINGS, compressor="fila"), rows(0.4, 102, seed=4))
-    assert "Training did not pay: `fila` - `st_simdiff`" in report(str(tmp_path)).read_text()
+    assert "Training did not help: `fila` - `st_simdiff`" in report(str(tmp_path)).read_text()
 
 
 def test_cells_about_other_questions_stand_in_no_table(tmp_path: Path) -> None:
     write_cell(tmp_path, SETTINGS, rows(0.5, 10))
     other = [{**row, "question": "why ?"} for row in rows(0.5, 10)]
     write_cell(tmp_path, replace(SETTINGS, budget=0.2), other)
-    with pytest.raises(ResultsError, match="other questions"):
+    with pytest.raises(ResultsError, match="different questions"):
         report(str(tmp_path))
 
 

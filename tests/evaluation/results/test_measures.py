@@ -17,20 +17,19 @@ from tests.support.paths import ROOT
 ENERGY = Measure(
     "joules",
     title="energy",
-    label="energy, J",
+    unit="J",
     description="Energy of a video, in joules",
     better="lower",
     show="{:.0f}".format,
     axis=True,
     hint=True,
     table="cost",
-    plot="energy of a video, in joules",
+    plot=True,
     phrase="{:.0f} J",
 )
 SHARPNESS = Measure(
     "sharpness",
     title="sharpness",
-    label="sharpness",
     description="Sharpness of the kept tokens",
     better="higher",
     show="{:.1f}".format,
@@ -43,9 +42,9 @@ def test_a_new_measure_is_shown_everywhere_by_its_declaration(tmp_path: Path, mo
     monkeypatch.setattr(measures, "MEASURES", (*measures.MEASURES, ENERGY, SHARPNESS))
     change(fill(tmp_path), lambda cell: cell.update(sharpness=0.7, cost={**cell["cost"], "joules": cell["tokens"]}))
     text = report(str(tmp_path)).read_text()
-    tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| at ") and "energy |" in line]
+    tables = [line.split(" | ") for line in text.splitlines() if line.startswith("| at ") and "energy, J |" in line]
     assert len(tables) == 2, "the cost table at both budgets"
-    assert "| recall / purity / sharpness |" in text and " / 0.7 |" in text
+    assert "| evidence recall, % / evidence purity, % / sharpness |" in text and " / 0.7 |" in text
     assert "26 J" in text.split("## In short")[1].split("## Accuracy")[0]
     assert "(joules.png)" in text and (tmp_path / "joules.png").read_bytes().startswith(b"\x89PNG")
     _, data = read(tmp_path)
@@ -62,7 +61,7 @@ def test_results_without_a_measure_are_read_and_leave_its_column_empty(
     monkeypatch.setattr(measures, "MEASURES", (*measures.MEASURES, ENERGY))
     monkeypatch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
     text = report(str(fill(tmp_path))).read_text()
-    line = next(line for line in text.split("energy |")[1].splitlines() if line.startswith("| fila |"))
+    line = next(line for line in text.split("energy, J |")[1].splitlines() if line.startswith("| fila |"))
     assert line.endswith("|  |")
     _, data = read(tmp_path)
     assert "joules" not in {one["key"] for one in data["measures"]}
