@@ -65,8 +65,8 @@ class Event:
 
     def reversed(self, frames: int) -> Event:
         """Return the event in the reversed video of `frames` frames."""
-        span = {"first": frames - 1 - self.last, "last": frames - 1 - self.first}
-        return replace(self, **span, path=self.path[::-1], direction=REVERSED[self.direction])  # type: ignore[arg-type]
+        first, last, direction = frames - 1 - self.last, frames - 1 - self.first, REVERSED[self.direction]
+        return Event(self.kind, self.shape, self.color, direction, first, last, self.path[::-1], self.extent)
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,8 @@ def sample_events(
     counted, *others = [tuple(COLORS)[i] for i in stream.permutation(len(COLORS))]
     colors = _colors(stream, count, counted, others)
     flashes = _flashes(stream, colors, mover, active)
-    busy = [(event.first, event.last) for event in (*flashes, mover)]
-    free = [frame for frame in range(active + 1) if not any(first < frame <= last for first, last in busy)]
+    inside = {frame for event in (*flashes, mover) for frame in range(event.first + 1, event.last + 1)}
+    free = [frame for frame in range(active + 1) if frame not in inside]
     start = stream.pick(free)
     delayed = [_delay(flash, start, quiet) for flash in flashes]
     return delayed, counted, _delay(mover, start, quiet), QuietPeriod(start, start + quiet)
@@ -156,8 +156,9 @@ def _shapes(stream: RandomStream, count: int) -> list[str]:
         slots = (a, a + 2, c)
         return sum(x != y for x, y in zip((0 in slots, count - 1 in slots, c == a + 1), target, strict=True))
 
-    fewest = min(map(mismatches, pairs))  # 0 unless there are few flashes
-    a, c = stream.pick([pair for pair in pairs if mismatches(pair) == fewest])
+    errors = list(map(mismatches, pairs))
+    fewest = min(errors)  # 0 unless there are few flashes
+    a, c = stream.pick([pair for pair, number in zip(pairs, errors, strict=True) if number == fewest])
     shapes = [stream.pick(others) for _ in range(count)]
     for slot, shape in zip((a, a + 2, c), once, strict=True):
         shapes[slot] = shape

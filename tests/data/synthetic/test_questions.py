@@ -1,4 +1,4 @@
-"""Questions: true to what happened, true of twins, in a closed vocabulary, and with evidence that shows the answer."""
+"""Questions: correct for videos and their twins, in a closed vocabulary, with evidence that shows the answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES,
 from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.data.synthetic.scenes import Scene
 from framefold.data.synthetic.timeline import Event
+from tests.support.annotated_videos import without_pixels
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "first": "second", "second": "first"}
 SAME = ("needle", "between", "exists", "count_flash", "count_scene", "bg_at")
@@ -23,22 +24,23 @@ Asked = tuple[Video, Question]
 
 @pytest.fixture(scope="module")
 def videos() -> list[Video]:
-    """240 pairs of twins, short and long, easy and hard."""
+    """Annotations of 240 pairs of twins, short and long, easy and hard."""
     settings = [(frames, difficulty) for frames in (16, 24, 64, 65) for difficulty in ("easy", "hard")]
-    return [
-        generate(i, frames=settings[i // 2 % 8][0], difficulty=settings[i // 2 % 8][1], size=32) for i in range(480)
-    ]
+    with without_pixels():
+        return [
+            generate(i, frames=settings[i // 2 % 8][0], difficulty=settings[i // 2 % 8][1], size=32) for i in range(480)
+        ]
 
 
 @pytest.fixture(scope="module")
 def asked(videos) -> list[Asked]:
-    """Everything that can be asked of a part of them, and what is asked of all."""
+    """All possible questions about some of the videos, and the chosen questions about all."""
     every = [(video, question) for video in videos[:64] for question in video.every_question()]
     return every + [(video, question) for video in videos for question in video.questions]
 
 
 def words_of(question: Question) -> dict[str, str]:
-    """The words that stand in the gaps of a question's text."""
+    """The words in the gaps of the text of a question."""
     pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>\\w+)", re.escape(TEXT[question.type]))
     found = re.fullmatch(pattern, question.text)
     assert found, question.text
@@ -50,12 +52,12 @@ def flashes_of(video: Video) -> list[Event]:
 
 
 def the_flash(video: Video, shape: str) -> Event:
-    (only,) = (flash for flash in flashes_of(video) if flash.shape == shape)  # a shape that names one is unique
-    return only
+    (flash,) = (flash for flash in flashes_of(video) if flash.shape == shape)  # a shape in a question is unique
+    return flash
 
 
 def bare_scene(video: Video, first: int, last: int) -> Scene:
-    """The only scene that is seen in these frames, not even a cross-fade of it."""
+    """The only scene in some frames, which must not contain a cross-fade."""
     (scene,) = (scene for scene in video.scenes if scene.first <= first and last <= scene.last)
     for other in video.scenes[1:]:
         assert last < other.first - other.fade or first >= other.first + other.fade
@@ -63,7 +65,7 @@ def bare_scene(video: Video, first: int, last: int) -> Scene:
 
 
 def answer_of(video: Video, question: Question) -> str:
-    """The answer, worked out anew from events and scenes."""
+    """The answer, derived independently from events and scenes."""
     words, flashes = words_of(question), flashes_of(video)
     match question.type:
         case "needle":
@@ -106,7 +108,7 @@ def answer_of(video: Video, question: Question) -> str:
     raise AssertionError(question.type)
 
 
-def test_answers_of_all_types_follow_from_what_happened(asked):
+def test_answers_of_all_types_follow_from_scenes_and_events(asked):
     seen = Counter()
     for video, question in asked:
         assert question.answer == answer_of(video, question), (video.key, question)
@@ -114,16 +116,16 @@ def test_answers_of_all_types_follow_from_what_happened(asked):
     assert set(seen) == set(QUESTION_TYPES) and min(seen.values()) > 100
 
 
-def test_words_are_in_the_vocabulary_and_answers_among_as_many_choices_as_chance_says(asked):
+def test_vocabulary_is_exact_and_the_number_of_choices_matches_the_chance_level(asked):
     said = set()
     for _, question in asked:
         said |= {*question.text.split(), *question.choices}
         assert question.choices.count(question.answer) == 1
         assert len(set(question.choices)) == len(question.choices) == round(1 / CHANCE[question.type])
-    assert said == set(VOCABULARY)  # no word is missing, none is there for nothing
+    assert said == set(VOCABULARY)  # no word is missing or unused
 
 
-def test_choices_of_a_question_are_those_its_text_leaves_open(asked):
+def test_choices_are_those_that_the_text_permits(asked):
     fixed = {"needle": COLORS, "order_first": SHAPES, "order_last": SHAPES, "exists": ("yes", "no")}
     fixed |= {"half": ("first", "second"), "count_flash": NUMBERS, "count_scene": NUMBERS}
     fixed |= {"direction": ("left", "right", "up", "down")}
@@ -138,12 +140,12 @@ def test_choices_of_a_question_are_those_its_text_leaves_open(asked):
             assert set(question.choices) <= set(SHAPES if question.type == "order_pair" else TEXTURES)
 
 
-def test_headline_is_every_type_but_the_background():
+def test_headline_is_every_type_except_background():
     assert set(QUESTION_TYPES) - set(HEADLINE) == {"background"} and len(QUESTION_TYPES) == 12
     assert set(CHANCE) == set(QUESTION_TYPES)
 
 
-def test_one_question_of_a_type_is_asked_out_of_all_that_can_be(videos):
+def test_one_possible_question_of_each_type_is_chosen(videos):
     for video in videos[:64]:
         kinds = [question.type for question in video.questions]
         assert kinds == sorted(set(kinds), key=QUESTION_TYPES.index)
@@ -153,31 +155,32 @@ def test_one_question_of_a_type_is_asked_out_of_all_that_can_be(videos):
     assert all(certain <= {question.type for question in video.questions} for video in videos)
 
 
-def test_a_long_hard_video_carries_every_type_but_those_of_two_scenes():
-    lacking = Counter()
-    for index in range(0, 200, 2):
-        video = generate(index, difficulty="hard", size=32)
-        lacking.update(set(QUESTION_TYPES) - {question.type for question in video.questions})
-    assert set(lacking) <= {"background", "bg_at", "half"} and lacking["half"] < 55  # needs a flash in each
-    assert lacking["background"] < 60 and lacking["bg_at"] < 70
+def test_long_hard_video_has_all_types_that_need_one_scene():
+    missing = Counter()
+    with without_pixels():
+        for index in range(0, 200, 2):
+            video = generate(index, difficulty="hard", size=32)
+            missing.update(set(QUESTION_TYPES) - {question.type for question in video.questions})
+    assert set(missing) <= {"background", "bg_at", "half"} and missing["half"] < 55  # needs a flash in each half
+    assert missing["background"] < 60 and missing["bg_at"] < 70
 
 
 # ---- twins ----------------------------------------------------------------------------------------------------------
 
 
-def test_twins_are_asked_the_same(videos):
+def test_twins_get_the_same_questions(videos):
     for one, other in zip(videos[::2], videos[1::2], strict=True):
         assert [(q.type, q.text, q.choices) for q in one.questions] == [
             (q.type, q.text, q.choices) for q in other.questions
         ]
 
 
-def test_twins_disagree_on_what_time_decides_and_agree_on_the_rest(videos):
+def test_answers_of_twins_differ_only_if_they_depend_on_time(videos):
     seen = Counter()
     for one, other in zip(videos[::2], videos[1::2], strict=True):
         flashes = flashes_of(one)
-        for question, turned in zip(one.questions, other.questions, strict=True):
-            kind, pair = question.type, (question.answer, turned.answer)
+        for question, twin in zip(one.questions, other.questions, strict=True):
+            kind, pair = question.type, (question.answer, twin.answer)
             if kind in SAME:
                 assert pair[0] == pair[1], kind
             elif kind in ("order_first", "order_last"):
@@ -195,7 +198,7 @@ def test_twins_disagree_on_what_time_decides_and_agree_on_the_rest(videos):
 # ---- evidence -------------------------------------------------------------------------------------------------------
 
 
-def test_evidence_is_where_and_when_the_answer_is_seen(asked):
+def test_evidence_is_where_and_when_the_answer_is_visible(asked):
     for video, question in asked:
         words, flashes, evidence = words_of(question), flashes_of(video), question.evidence
         (mover,) = (event for event in video.events if event.kind == "mover")
@@ -220,7 +223,7 @@ def test_evidence_is_where_and_when_the_answer_is_seen(asked):
             _, top, left, bottom, right = boxes[0]
             apart = y1 <= top or bottom <= y0 or x1 <= left or right <= x0
             assert (y1 - y0, x1 - x0) == (0.5, 0.5)
-            assert apart or 0.19 < top < 0.5 and 0.19 < left < 0.5  # in the middle no quarter is quite free
+            assert apart or 0.19 < top < 0.5 and 0.19 < left < 0.5  # in the middle, no quarter is completely free
         else:
             scenes = {box[0]: bare_scene(video, box[0], box[0]) for box in evidence}
             wanted = list(video.scenes)

@@ -1,6 +1,6 @@
-"""Backgrounds: scenes without gaps, what moves in them, cross-fades, scenes that return, and changes of brightness.
+"""Backgrounds: scenes, camera motion, moving parts, cross-fades, repeated scenes, and changes of brightness.
 
-Most is seen in pixels: sensor noise and its steps of brightness change a pixel by NOISE at most, anything else by more.
+Most tests look at pixels: sensor noise changes a pixel by at most NOISE, anything else by more.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from framefold.data.synthetic.difficulty import PRESETS, Difficulty
 from framefold.data.synthetic.generate import Video, generate
 from framefold.data.synthetic.render import COLORS, glyph
 from framefold.data.synthetic.scenes import Scene
+from tests.support.annotated_videos import without_pixels
 
 NOISE = 15 + 8
 STILL = Difficulty((4, 4), clutter=0.0)  # only four flashes, the mover and cuts
@@ -26,12 +27,12 @@ def hard() -> list[Video]:
     return [generate(2 * i + i % 2, difficulty="hard", size=32) for i in range(300)]
 
 
-def made(difficulty: Difficulty, count: int = 24, **settings) -> list[Video]:
+def videos_of(difficulty: Difficulty, count: int = 24, **settings) -> list[Video]:
     return [generate(2 * i + i % 2, difficulty=difficulty, **settings) for i in range(count)]
 
 
 def uneventful(video: Video) -> np.ndarray:
-    """(T,) frames with no event but statics, and no cross-fade."""
+    """(T,) frames without a cross-fade and without events, static glyphs excepted."""
     free = np.ones(len(video.frames), bool)
     for event in video.events:
         if event.kind != "static":
@@ -42,7 +43,7 @@ def uneventful(video: Video) -> np.ndarray:
 
 
 def changes(video: Video) -> np.ndarray:
-    """(T - 1,) whether more than noise changes from a frame to the next."""
+    """(T - 1,) whether more than noise changes from one frame to the next."""
     return np.abs(np.diff(video.frames.astype(np.int16), axis=0)).max(axis=(1, 2, 3)) > NOISE
 
 
@@ -55,7 +56,7 @@ def steps_inside(video: Video) -> np.ndarray:
 
 
 def textured(video: Video) -> np.ndarray:
-    """(T - 1,) steps from frames of a texture on which a shift is seen."""
+    """(T - 1,) steps from frames with a texture on which a shift is visible."""
     plain = np.zeros(len(video.frames), bool)
     for scene in video.scenes:
         plain[scene.first : scene.last + 1] = scene.texture == "plain"
@@ -65,8 +66,8 @@ def textured(video: Video) -> np.ndarray:
 # ---- scenes ---------------------------------------------------------------------------------------------------------
 
 
-def test_scenes_cover_the_video_without_gaps_and_none_is_short(hard):
-    for video in hard + made(HARD, frames=16, size=32):
+def test_scenes_cover_the_video_and_have_a_minimum_length(hard):
+    for video in hard + videos_of(HARD, frames=16, size=32):
         frames = len(video.frames)
         assert video.scenes[0].first == 0 and video.scenes[-1].last == frames - 1
         assert all(a.last + 1 == b.first for a, b in pairwise(video.scenes))
@@ -78,9 +79,9 @@ def test_neighbouring_scenes_differ_in_texture(hard):
     assert all(a.texture != b.texture for video in hard for a, b in pairwise(video.scenes))
 
 
-def test_a_cut_is_seen_in_the_pixels_and_nothing_else_changes_in_a_still_video():
+def test_cut_changes_pixels_and_nothing_else_does_in_a_still_video():
     cuts = 0
-    for video in made(STILL):
+    for video in videos_of(STILL):
         moved = changes(video)
         assert not moved[steps_inside(video)].any()
         free = uneventful(video)
@@ -91,13 +92,14 @@ def test_a_cut_is_seen_in_the_pixels_and_nothing_else_changes_in_a_still_video()
     assert cuts > 15
 
 
-def test_scenes_return_at_their_rate_and_only_then(hard):
+def test_scenes_are_repeated_at_their_rate(hard):
     def returning(videos: list[Video]) -> float:
         later = [(v, i) for v in videos for i in range(2, len(v.scenes))]
         return float(np.mean([v.scenes[i].texture in {s.texture for s in v.scenes[:i]} for v, i in later]))
 
-    def forward(difficulty: Difficulty) -> list[Video]:  # the setting speaks of even videos; odd ones run backwards
-        return [generate(2 * i, frames=32, difficulty=difficulty, size=32) for i in range(120)]
+    def forward(difficulty: Difficulty) -> list[Video]:  # odd videos are reversed
+        with without_pixels():
+            return [generate(2 * i, frames=32, difficulty=difficulty, size=32) for i in range(120)]
 
     assert returning(forward(replace(STILL, returns=0.0))) == 0
     assert abs(returning(forward(replace(STILL, returns=0.5))) - 0.5) < 0.1
@@ -105,24 +107,24 @@ def test_scenes_return_at_their_rate_and_only_then(hard):
     assert 0.3 < returning(hard) < 0.7
 
 
-def test_a_scene_that_returns_looks_as_before():
+def test_repeated_scene_looks_the_same():
     found = 0
-    for video in made(replace(STILL, returns=1.0), 60, size=32):
+    for video in videos_of(replace(STILL, returns=1.0), 60, size=32):
         free = uneventful(video)
         looks: dict[str, np.ndarray] = {}
         for scene in video.scenes:
             frames = [i for i in range(scene.first, scene.last + 1) if free[i]]
             if len(frames) < 3:
                 continue
-            look = np.median(video.frames[frames].astype(int), axis=0)  # of a camera that stands still
+            look = np.median(video.frames[frames].astype(int), axis=0)  # the camera does not move
             if scene.texture in looks:
-                assert (np.abs(look - looks[scene.texture]).max(axis=-1) <= 16).mean() > 0.8  # but for its statics
+                assert (np.abs(look - looks[scene.texture]).max(axis=-1) <= 16).mean() > 0.8  # except for static glyphs
                 found += 1
             looks[scene.texture] = look
     assert found > 15
 
 
-def test_view_of_a_scene_shows_it_bare(hard):
+def test_view_of_a_scene_is_nearly_free_of_events(hard):
     for video in hard:
         for number, scene in enumerate(video.scenes):
             frame, y0, x0, y1, x1 = scene.view
@@ -144,22 +146,24 @@ def test_cross_fades_replace_cuts_at_their_rate(hard):
     def share(videos: list[Video]) -> float:
         return float(np.mean([scene.fade > 0 for video in videos for scene in video.scenes[1:]]))
 
-    assert share(made(replace(STILL, fades=0.0), size=32)) == 0 and share(made(replace(STILL, fades=1.0), size=32)) == 1
+    with without_pixels():
+        assert share(videos_of(replace(STILL, fades=0.0), size=32)) == 0
+        assert share(videos_of(replace(STILL, fades=1.0), size=32)) == 1
     assert abs(share(hard) - HARD.fades) < 0.06
     assert all(video.scenes[0].fade == 0 for video in hard)
 
 
-def test_a_cross_fade_goes_from_one_scene_to_the_next_in_equal_steps():
+def test_cross_fade_has_equal_steps():
     seen = 0
-    for video in made(replace(STILL, fades=1.0)):
+    for video in videos_of(replace(STILL, fades=1.0)):
         busy = {box[0] for event in video.events if event.kind != "static" for box in event.boxes}
         for scene in video.scenes[1:]:
             span = range(scene.first - scene.fade - 1, scene.first + scene.fade + 1)
             if busy & set(span):
                 continue
             before, *mixed, after = (video.frames[i].astype(float) for i in span)
-            way = after - before
-            parts = [((frame - before) * way).sum() / (way * way).sum() for frame in mixed]
+            change = after - before
+            parts = [((frame - before) * change).sum() / (change * change).sum() for frame in mixed]
             np.testing.assert_allclose(parts, np.arange(1, len(span) - 1) / (len(span) - 1), atol=0.12)
             seen += 1
     assert seen > 10
@@ -168,27 +172,27 @@ def test_a_cross_fade_goes_from_one_scene_to_the_next_in_equal_steps():
 # ---- camera, moving parts, brightness -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("setting", "value", "least"), [("jitter", 1, 0.8), ("pan", 16, 0.1), ("motion", 1.0, 0.6)])
-def test_what_moves_the_background_changes_pixels_between_events(setting, value, least):
-    moved = []
-    for video in made(replace(STILL, **{setting: value})):
-        moved.append(changes(video)[steps_inside(video) & textured(video)])
-    assert np.concatenate(moved).mean() > least  # 0 without, as the still videos show
+def test_motion_of_the_background_changes_pixels_between_events():
+    for setting, value, least in [("jitter", 1, 0.8), ("pan", 16, 0.1), ("motion", 1.0, 0.6)]:
+        moved = []
+        for video in videos_of(replace(STILL, **{setting: value})):
+            moved.append(changes(video)[steps_inside(video) & textured(video)])
+        assert np.concatenate(moved).mean() > least, setting  # 0 in still videos, see above
 
 
-def test_the_camera_moves_in_every_hard_video():
+def test_camera_moves_in_every_hard_video():
     shares = []
-    for video in made(replace(HARD, clutter=0.0, flares=0.0, decoys=0.0), 40):
+    for video in videos_of(replace(HARD, clutter=0.0, flares=0.0, decoys=0.0), 40):
         here = steps_inside(video) & textured(video)
         if here.sum() > 20:
             shares.append(changes(video)[here].mean())
     assert len(shares) > 20 and min(shares) > 0.1 and max(shares) < 1
 
 
-def test_a_part_of_the_background_moves_in_its_share_of_scenes():
+def test_fraction_of_scenes_with_a_moving_part_is_as_configured():
     for share in (0.3, 0.7):
         moving = []
-        for video in made(replace(STILL, motion=share), 60, size=32):
+        for video in videos_of(replace(STILL, motion=share), 60, size=32):
             steps = changes(video) & steps_inside(video)
             inside = steps_inside(video)
             for scene in video.scenes:
@@ -198,9 +202,10 @@ def test_a_part_of_the_background_moves_in_its_share_of_scenes():
         assert len(moving) > 50 and abs(np.mean(moving) - share) < 0.15
 
 
-def test_a_camera_drifts_no_farther_than_it_may():
+def test_camera_drift_is_bounded():
     def drifts(difficulty: Difficulty) -> np.ndarray:
-        statics = [e for v in made(difficulty, 60, size=64) for e in v.events if e.kind == "static"]
+        with without_pixels():
+            statics = [e for v in videos_of(difficulty, 60) for e in v.events if e.kind == "static"]
         return np.array([np.ptp(np.array(event.path), axis=0) * 64 for event in statics])
 
     assert drifts(STILL).max() == 0 and drifts(replace(STILL, jitter=2)).max() == 4
@@ -209,9 +214,9 @@ def test_a_camera_drifts_no_farther_than_it_may():
     assert drifts(HARD).max() <= 12 + 2
 
 
-def test_statics_are_seen_where_their_boxes_say_while_the_camera_moves():
+def test_static_glyphs_are_visible_in_their_boxes_while_the_camera_moves():
     seen = 0
-    for video in made(replace(STILL, jitter=1, pan=12)):
+    for video in videos_of(replace(STILL, jitter=1, pan=12)):
         free = uneventful(video)
         statics = [event for event in video.events if event.kind == "static"]
         for event in statics:
@@ -226,10 +231,10 @@ def test_statics_are_seen_where_their_boxes_say_while_the_camera_moves():
     assert seen > 100
 
 
-def test_brightness_pulses_come_at_their_rate():
+def test_brightness_pulses_occur_at_their_rate():
     def share(pulses: float) -> float:
         off = []
-        for video in made(replace(STILL, pulses=pulses), 40, frames=64, size=32):
+        for video in videos_of(replace(STILL, pulses=pulses), 40, frames=64, size=32):
             free, light = uneventful(video), video.frames.mean(axis=(1, 2, 3))
             for scene in video.scenes:
                 here = [i for i in range(scene.first, scene.last + 1) if free[i]]
@@ -237,14 +242,14 @@ def test_brightness_pulses_come_at_their_rate():
         return float(np.mean(off))
 
     assert share(0.0) == 0
-    assert 0.09 < share(0.04) < 0.17  # 3 pulses of 3 frames in 64, some on top of each other
+    assert 0.09 < share(0.04) < 0.17  # 3 pulses of 3 frames in 64, which may overlap
     assert share(0.12) > 0.25
 
 
-# ---- the quiet stretch ----------------------------------------------------------------------------------------------
+# ---- quiet period ---------------------------------------------------------------------------------------------------
 
 
-def test_a_quarter_of_a_hard_video_is_still_but_for_noise_and_scene_changes(hard):
+def test_quarter_of_a_hard_video_is_still_except_for_noise_and_scene_changes(hard):
     for video in hard:
         busy = np.zeros(64, bool)
         for event in video.events:

@@ -1,13 +1,13 @@
-"""What the hard task gives away: nothing without the video, and one frame no more than the evidence it happens to hold.
+"""What the hard task reveals: nothing without the video, and a single frame no more than the evidence it contains.
 
-The readers see annotations, not pixels, so they see perfectly; they are fitted on the train split and judged on the
-test split. Twins are not independent: errors are those of means over pairs.
+The readers see annotations instead of pixels, so they see perfectly. They are fitted on the train split and evaluated
+on the test split. Twins are not independent, so standard errors are those of means over pairs.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,33 +17,34 @@ from scipy.stats import chi2
 
 from framefold.data.question import Question
 from framefold.data.random_stream import RandomStream
-from framefold.data.synthetic import generate as synthetic
+from framefold.data.splits import SPLITS
 from framefold.data.synthetic.generate import Video, generate
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
 from framefold.data.synthetic.render import SHAPES
+from tests.support.annotated_videos import without_pixels
 
-VIDEOS, FRAMES = 4000, 64  # of each split; a type's accuracy is then known to about a point
-CONTROLS = 1500  # of them also with a frame out of the evidence
+VIDEOS, FRAMES = 4000, 64  # per split; the standard error of the accuracy of a type is then about a point
+CONTROLS = 1500  # of these videos, also a frame with evidence is read
 BOUND = 0.02
 DISTRACTORS = ("static", "blink", "flare", "decoy")
 
 
 @dataclass(repr=False)
 class Asked:
-    """Questions of one type, and what a frame shows of their choices: a random one, or one out of the evidence."""
+    """Questions of one type, and features of their choices in a random frame and in a frame with evidence."""
 
     texts: list[str] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
     choices: list[tuple[str, ...]] = field(default_factory=list)
-    pairs: list[int] = field(default_factory=list)  # number of the twins
-    seen: list[np.ndarray] = field(default_factory=list)
-    shown: list[np.ndarray] = field(default_factory=list)  # of the first of them
+    pairs: list[int] = field(default_factory=list)  # number of the pair of twins
+    random: list[np.ndarray] = field(default_factory=list)
+    evident: list[np.ndarray] = field(default_factory=list)  # of the first CONTROLS videos
 
     def right(self) -> np.ndarray:
         return np.array([c.index(a) for c, a in zip(self.choices, self.answers, strict=True)])
 
     def gain(self, hits: Sequence[float] | np.ndarray, kind: str) -> tuple[float, float]:
-        """Accuracy less chance, and its standard error over pairs of twins."""
+        """Accuracy minus chance level, and its standard error over pairs of twins."""
         means: dict[int, list[float]] = defaultdict(list)
         for pair, hit in zip(self.pairs, hits, strict=True):
             means[pair].append(hit)
@@ -51,62 +52,76 @@ class Asked:
         return float(np.mean(hits)) - CHANCE[kind], float(of_pairs.std() / len(of_pairs) ** 0.5)
 
 
-def frame_features(video: Video, frame: int, question: Question) -> np.ndarray:
-    """(choices, D): what one frame shows of every choice, times what else it shows and how late it is."""
-    shown = [event for event in video.events if event.first <= frame <= event.last]
-    kinds = Counter(event.kind for event in shown)
-    flash = next((event for event in shown if event.kind == "flash"), None)
-    mover = next((event for event in shown if event.kind == "mover"), None)
-    scene = next(scene for scene in video.scenes if scene.first <= frame <= scene.last)
-    fading = any(s.first - s.fade <= frame < s.first + s.fade for s in video.scenes[1:])
-    words = question.text.split()
-    names = [word for word in words if word in SHAPES]
-    look = (flash.shape, flash.color) if flash else ("", "")
-    named = [len(names) > i and look[0] == names[i] for i in range(2)]
-    colored = look[1] in words
-    what = [bool(flash), *named, colored, colored and named[0], kinds.total() == kinds["static"], fading, bool(mover)]
-    y, x = (round(16 * at) for at in mover.box(frame)[1:3]) if mover else (-1, -1)
-    lane = [y == 0, y == 11, x == 0, x == 11, (y - 5.5) / 6 * (y >= 0), (x - 5.5) / 6 * (x >= 0)]
-    if question.type == "direction":
-        lane = [*(y == at for at in range(12)), *(x == at for at in range(12))]
-    place = [at - 0.34 for at in flash.path[0]] if flash else [0.0, 0.0]
-    t = (frame + 0.5) / FRAMES - 0.5
-    when = [t, abs(t), t < -0.4, t > 0.4, *(t * seen for seen in what)]
-    when += [bool(flash) * (t < -0.3), bool(flash) * (t > 0.3), what[5] * (abs(t) < 0.25) * np.sign(t)]
-    whole = [1, *what, *lane, *place, *(kinds[kind] / 2 for kind in DISTRACTORS), *when]
-    others = {word for event in shown if event.kind in DISTRACTORS for word in (event.shape, event.color)}
-    of_mover = (mover.shape, mover.color) if mover else ()
-    relations = [
-        [choice == look[0], choice == look[1], choice == scene.texture, choice in of_mover, choice in others]
-        for choice in question.choices
-    ]
-    base, count = np.array(whole, np.float32), len(relations)
-    crossed = np.array(relations, np.float32)[:, :, None] * base
-    own = np.eye(count, dtype=np.float32)[:, :, None] * (base if count <= 4 else 1)  # shapes, colours: only a prior
-    return np.concatenate([crossed.reshape(count, -1), own.reshape(count, -1)], axis=1)
+class Frame:
+    """What one frame shows, apart from the question.
+
+    Attributes:
+        flash: shape and colour of its flash, or ("", "").
+        relations: words for its texture, mover and distractors, to which choices are compared.
+    """
+
+    def __init__(self, video: Video, frame: int) -> None:
+        shown = [event for event in video.events if event.first <= frame <= event.last]
+        kinds = Counter(event.kind for event in shown)
+        flash = next((event for event in shown if event.kind == "flash"), None)
+        mover = next((event for event in shown if event.kind == "mover"), None)
+        scene = next(scene for scene in video.scenes if scene.first <= frame <= scene.last)
+        self.flash = (flash.shape, flash.color) if flash else ("", "")
+        self.texture, self.mover = scene.texture, (mover.shape, mover.color) if mover else ()
+        self.distractors = {word for event in shown if event.kind in DISTRACTORS for word in (event.shape, event.color)}
+        fading = any(s.first - s.fade <= frame < s.first + s.fade for s in video.scenes[1:])
+        self.states = [bool(flash), kinds.total() == kinds["static"], fading, bool(mover)]
+        y, x = (round(16 * at) for at in mover.box(frame)[1:3]) if mover else (-1, -1)
+        self.track = [y == 0, y == 11, x == 0, x == 11, (y - 5.5) / 6 * (y >= 0), (x - 5.5) / 6 * (x >= 0)]
+        self.fine_track = [*(y == at for at in range(12)), *(x == at for at in range(12))]
+        corner = [at - 0.34 for at in flash.path[0]] if flash else [0.0, 0.0]
+        self.counts = [*corner, *(kinds[kind] / 2 for kind in DISTRACTORS)]
+        self.time = (frame + 0.5) / FRAMES - 0.5
+
+    def features(self, question: Question) -> np.ndarray:
+        """(choices, D): relations of the choices to the frame, times what else it shows and how late it is."""
+        words = question.text.split()
+        names = [word for word in words if word in SHAPES]
+        named = [len(names) > i and self.flash[0] == names[i] for i in range(2)]
+        colored = self.flash[1] in words
+        flash, still, fading, mover = self.states
+        what = [flash, *named, colored, colored and named[0], still, fading, mover]
+        t = self.time
+        when = [t, abs(t), t < -0.4, t > 0.4, *(t * seen for seen in what)]
+        when += [flash * (t < -0.3), flash * (t > 0.3), still * (abs(t) < 0.25) * np.sign(t)]
+        track = self.fine_track if question.type == "direction" else self.track
+        base = np.array([1, *what, *track, *self.counts, *when], np.float32)
+        relations = [
+            [c == self.flash[0], c == self.flash[1], c == self.texture, c in self.mover, c in self.distractors]
+            for c in question.choices
+        ]
+        count = len(relations)
+        crossed = np.array(relations, np.float32)[:, :, None] * base
+        prior = np.eye(count, dtype=np.float32)[:, :, None] * (base if count <= 4 else 1)
+        return np.concatenate([crossed.reshape(count, -1), prior.reshape(count, -1)], axis=1)
 
 
 def questions_of(split: str) -> dict[str, Asked]:
-    """The questions about hard videos by type, with what a random frame shows."""
+    """The questions about hard videos by type, with the features of a random frame."""
     asked = {kind: Asked() for kind in QUESTION_TYPES}
     for index in range(VIDEOS):
         video = generate(index, split=split, frames=FRAMES, difficulty="hard", size=32)
-        draws = RandomStream(11, synthetic.SPLITS[split], index)
-        frame = draws.below(FRAMES)
+        stream = RandomStream(11, SPLITS[split], index)
+        frame = Frame(video, stream.below(FRAMES))
         for question in video.questions:
             of = asked[question.type]
             of.texts.append(question.text)
             of.answers.append(question.answer)
             of.choices.append(question.choices)
             of.pairs.append(index // 2)
-            of.seen.append(frame_features(video, frame, question))
+            of.random.append(frame.features(question))
             if index < CONTROLS:
-                of.shown.append(frame_features(video, draws.pick(question.evidence)[0], question))
+                of.evident.append(Frame(video, stream.pick(question.evidence)[0]).features(question))
     return asked
 
 
 class Reader:
-    """A conditional logit: weights shared by the choices."""
+    """A conditional logit model; the choices share its weights."""
 
     def __init__(self, features: list[np.ndarray], right: np.ndarray) -> None:
         x, y = torch.from_numpy(np.stack(features)), torch.from_numpy(right)
@@ -123,29 +138,21 @@ class Reader:
         self.weights = w.detach().numpy()
 
     def hits(self, features: list[np.ndarray], right: np.ndarray) -> np.ndarray:
-        """1 where the best choice is the right one; ties share."""
+        """1 if the best choice is the correct one; ties share."""
         scores = np.stack(features) @ self.weights
         best = scores >= scores.max(axis=1, keepdims=True) - 1e-6
         return (best / best.sum(axis=1, keepdims=True))[np.arange(len(right)), right]
 
 
 @pytest.fixture(scope="module")
-def splits() -> Iterator[tuple[dict[str, Asked], dict[str, Asked]]]:
-    """Questions of the train and of the test split; pixels, which nothing here looks at, are left out."""
-    index = 5
-    whole = generate(index, difficulty="hard", size=32).annotations()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            synthetic, "_film", lambda scenes, backdrops, events, frames, *_: np.zeros((frames, 1, 1, 3), "u1")
-        )
-        patch.setattr(synthetic, "_pulse", lambda *_: None)
-        patch.setattr(synthetic, "_sensor", lambda *_: None)
-        assert generate(index, difficulty="hard", size=32).annotations() == whole
-        yield questions_of("train"), questions_of("test")
+def splits() -> tuple[dict[str, Asked], dict[str, Asked]]:
+    """Questions of the train and of the test split."""
+    with without_pixels():
+        return questions_of("train"), questions_of("test")
 
 
-def test_the_text_alone_tells_nothing(splits):
-    """Priors of every text, fitted on the train split."""
+def test_text_alone_reveals_nothing(splits):
+    """The reader knows the most frequent answer to every text."""
     train, test = splits
     for kind in QUESTION_TYPES:
         priors: dict[str, Counter[str]] = defaultdict(Counter)
@@ -158,18 +165,18 @@ def test_the_text_alone_tells_nothing(splits):
         assert abs(gain) < max(BOUND, 3 * error) and error < 0.016, (kind, gain, error)
 
 
-def test_the_type_alone_tells_nothing(splits):
-    """The commonest answer of a type, and the commonest place of the right answer among the choices."""
+def test_type_alone_reveals_nothing(splits):
+    """The readers know the most frequent answer of a type, and its most frequent position among the choices."""
     train, test = splits
     for kind in QUESTION_TYPES:
         answer = Counter(train[kind].answers).most_common(1)[0][0]
-        place = Counter(train[kind].right().tolist()).most_common(1)[0][0]
-        for hits in (np.array(test[kind].answers) == answer, test[kind].right() == place):
+        position = Counter(train[kind].right().tolist()).most_common(1)[0][0]
+        for hits in (np.array(test[kind].answers) == answer, test[kind].right() == position):
             gain, error = test[kind].gain(hits, kind)
             assert gain < max(BOUND, 3 * error), (kind, gain, error)
 
 
-def test_answers_are_balanced_over_the_choices_and_their_places(splits):
+def test_answers_are_balanced_over_the_choices_and_their_positions(splits):
     """Pearson's statistic over one of each pair of twins, against its 99.9 % quantile."""
     for asked in splits:
         for kind, of in asked.items():
@@ -180,37 +187,37 @@ def test_answers_are_balanced_over_the_choices_and_their_places(splits):
 
 
 def limit(kind: str, error: float) -> float:
-    """Most that one frame may gain: what it gains if it holds a flash that answers for sure, and the bound."""
+    """Largest permitted gain of one frame: its chance to contain a flash that gives the answer, and the bound."""
     return 1.5 / FRAMES * (1 - CHANCE[kind]) + max(BOUND, 2 * error)
 
 
-def test_one_frame_tells_no_more_than_the_evidence_it_happens_to_hold(splits):
-    """A random frame and its time, read without error."""
+def test_one_frame_reveals_no_more_than_the_evidence_it_contains(splits):
+    """The reader sees a random frame and its time without error."""
     train, test = splits
     gains = {}
     for kind in QUESTION_TYPES:
-        reader = Reader(train[kind].seen, train[kind].right())
-        gains[kind], error = test[kind].gain(reader.hits(test[kind].seen, test[kind].right()), kind)
+        reader = Reader(train[kind].random, train[kind].right())
+        gains[kind], error = test[kind].gain(reader.hits(test[kind].random, test[kind].right()), kind)
         assert gains[kind] < limit(kind, error), (kind, gains[kind], error)
     assert np.mean([gains[kind] for kind in HEADLINE]) < BOUND, gains
 
 
-def test_the_same_reader_is_right_if_its_frame_holds_the_evidence(splits):
-    """The first control: features and fit can answer what a frame shows."""
+def test_reader_is_correct_if_its_frame_contains_the_evidence(splits):
+    """First control: features and fit are sufficient to answer from a frame."""
     train, test = splits
-    whole = dict.fromkeys(("needle", "exists", "half", "bg_at", "background", "order_first", "order_last"), 0.45)
-    for kind, least in (whole | {"order_pair": 0.15, "between": 0.15}).items():
-        fit, seen = train[kind].shown, test[kind].shown
-        hits = Reader(fit, train[kind].right()[: len(fit)]).hits(seen, test[kind].right()[: len(seen)])
+    certain = dict.fromkeys(("needle", "exists", "half", "bg_at", "background", "order_first", "order_last"), 0.45)
+    for kind, least in (certain | {"order_pair": 0.15, "between": 0.15}).items():
+        fit, judged = train[kind].evident, test[kind].evident
+        hits = Reader(fit, train[kind].right()[: len(fit)]).hits(judged, test[kind].right()[: len(judged)])
         assert hits.mean() - CHANCE[kind] > least, kind
 
 
-def test_a_leak_planted_in_one_of_sixteen_frames_is_found(splits):
-    """The second control: the bound is not too wide."""
-    kind, told = "count_scene", []
+def test_leak_in_one_of_sixteen_frames_is_detected(splits):
+    """Second control: the bound is not too wide."""
+    kind, leaked = "count_scene", []
     for asked in (split[kind] for split in splits):
         right = asked.right()
         leak = np.eye(4, dtype=np.float32)[right] * (np.arange(len(right)) % 16 == 0)[:, None]
-        told.append(([np.c_[seen, row] for seen, row in zip(asked.seen, leak, strict=True)], right))
-    gain, error = splits[1][kind].gain(Reader(*told[0]).hits(*told[1]), kind)
+        leaked.append(([np.c_[seen, row] for seen, row in zip(asked.random, leak, strict=True)], right))
+    gain, error = splits[1][kind].gain(Reader(*leaked[0]).hits(*leaked[1]), kind)
     assert gain > limit(kind, error)
