@@ -67,6 +67,14 @@ def test_declared_needs_are_required_and_nothing_else_is_used(name: str) -> None
         assert torch.equal(bare.features, full.features) and torch.equal(bare.index, full.index)
 
 
+def test_a_query_must_be_embeddings(monkeypatch: pytest.MonkeyPatch) -> None:
+    compressor = framefold.build("uniform")
+    monkeypatch.setattr(compressor, "query_aware", True)
+    for query in ("what colour?", None, torch.ones(2, WIDTH, dtype=torch.long)):
+        with pytest.raises(InputError, match="query"):
+            compressor(wrap(features(GRID)), query)  # type: ignore[arg-type]
+
+
 def test_misspelt_names_are_answered_with_the_most_similar_ones() -> None:
     with pytest.raises(UnknownCompressorError, match="did you mean .*'st_simdiff'"):
         framefold.build("st_simdif")

@@ -1,4 +1,4 @@
-"""A method of somebody else: a few lines, and it is in every list that is made from the registry."""
+"""Registering compressors of other packages, and building them by name or class path."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from dataclasses import replace
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,11 +16,12 @@ from framefold import Compressor, VideoTokens
 from framefold.adapters.base.selector import Selector
 from framefold.adapters.core import registry
 from framefold.errors import ConfigError, InputError, UnknownCompressorError
+from tests.support.cases import case
 
 
 @pytest.fixture
 def clean_registry():
-    """Take out afterwards whatever a test registered."""
+    """Remove what a test registered."""
     before = dict(registry._CLASSES)
     yield registry._CLASSES
     registry._CLASSES.clear()
@@ -30,9 +32,9 @@ def video() -> VideoTokens:
     return VideoTokens.from_grid(torch.randn(4, 2, 3, 8, generator=torch.Generator().manual_seed(0)))
 
 
-def test_a_score_is_a_whole_method(clean_registry, tmp_path) -> None:
+def test_a_selector_needs_only_a_score(clean_registry, tmp_path) -> None:
     class SmallNorm(Selector):
-        """Keep the tokens of smallest norm."""
+        """Keeps the tokens of smallest norm."""
 
         name = "small_norm_of_a_test"
 
@@ -55,9 +57,9 @@ def test_a_score_is_a_whole_method(clean_registry, tmp_path) -> None:
         framefold.build("small_norm_of_a_tset")
 
 
-def test_a_query_aware_method_gets_its_query_or_raises(clean_registry) -> None:
+def test_a_query_aware_method_requires_its_query(clean_registry) -> None:
     class Alike(Selector):
-        """Keep the tokens most like the question."""
+        """Keeps the tokens most similar to the question."""
 
         name = "alike_of_a_test"
         query_aware = True
@@ -94,7 +96,7 @@ def test_zero_times_parameters_gives_unused_parameters_zero_gradients(clean_regi
     assert all(p.grad is None for p in compressor.frozen.parameters())
 
 
-def test_an_unfinished_method_says_what_to_write(clean_registry) -> None:
+def test_an_unfinished_method_names_what_to_implement(clean_registry) -> None:
     class Unfinished(Compressor):
         name = "unfinished_of_a_test"
 
@@ -107,12 +109,12 @@ def test_two_methods_of_one_name_are_refused(clean_registry) -> None:
         type("Uniform2", (Selector,), {"name": "uniform"})
 
 
-def test_class_paths(clean_registry, monkeypatch) -> None:
-    module = ModuleType("somebodys_module")
-    monkeypatch.setitem(sys.modules, "somebodys_module", module)
-    module.Mine = type("Mine", (Selector,), {"name": "mine_of_a_test", "__module__": "somebodys_module"})  # type: ignore[attr-defined]
-    assert isinstance(framefold.build("somebodys_module.Mine", 3), module.Mine)
-    for path in ("no_such_module.Thing", "somebodys_module.NoSuchThing", "pathlib.Path"):
+def test_building_from_a_class_path(clean_registry, monkeypatch) -> None:
+    module = ModuleType("plugin_module")
+    monkeypatch.setitem(sys.modules, "plugin_module", module)
+    module.Custom = type("Custom", (Selector,), {"name": "custom_of_a_test", "__module__": "plugin_module"})  # type: ignore[attr-defined]
+    assert isinstance(framefold.build("plugin_module.Custom", 3), module.Custom)
+    for path in ("no_such_module.Thing", "plugin_module.NoSuchThing", "pathlib.Path"):
         with pytest.raises(UnknownCompressorError, match="cannot import|not a subclass"):
             framefold.build(path)
 
@@ -129,7 +131,7 @@ class _Entry:
         type("FromEntryPoint", (Selector,), {"name": "entry_of_a_test"})
 
 
-def test_entry_points_are_loaded_and_broken_ones_are_survived(clean_registry, monkeypatch) -> None:
+def test_entry_points_are_loaded_and_broken_ones_are_skipped(clean_registry, monkeypatch) -> None:
     entries = [_Entry("bad", RuntimeError("boom")), _Entry("good", None)]
     monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "framefold.compressors" else [])
     registry._load_plugins.cache_clear()
@@ -141,5 +143,27 @@ def test_entry_points_are_loaded_and_broken_ones_are_survived(clean_registry, mo
         framefold.list_compressors()
 
 
-def test_nothing_of_these_tests_stays() -> None:
+def test_these_tests_leave_nothing_registered() -> None:
     assert not [name for name in framefold.list_compressors() if name.endswith("_of_a_test")]
+
+
+def test_invalid_names_are_refused_in_short_messages() -> None:
+    for name in (3, None, ".", ".x", "..adapters.X", "os.", "", "x" * 10_000):
+        with case(str(name)[:20]):
+            with pytest.raises(UnknownCompressorError) as caught:
+                framefold.build(name)  # type: ignore[arg-type]
+            assert len(str(caught.value)) < 400
+
+
+def test_numpy_numbers_are_accepted_and_converted(tmp_path) -> None:
+    budgets = [(np.int64(5), 5), (np.float64(0.25), 0.25), (np.float32(0.5), 0.5), (np.uint8(7), 7)]
+    for budget, plain in budgets:
+        with case(repr(budget)):
+            compressor = framefold.build("uniform", budget)
+            assert compressor.budget == plain and type(compressor.budget) is type(plain)
+            compressor.save_pretrained(tmp_path)
+            assert framefold.load(tmp_path).budget == plain
+    assert framefold.build("pool", 3, spatial=np.int64(2)).params() == {"spatial": 2}
+    for wrong in (np.float64(2), np.bool_(True), True):
+        with case(repr(wrong)), pytest.raises(ConfigError, match="spatial must be int"):
+            framefold.build("pool", 3, spatial=wrong)

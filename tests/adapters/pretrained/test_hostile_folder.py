@@ -1,185 +1,172 @@
-"""What a careless caller passes and what a malicious adapter folder holds: typed errors, no code, no memory taken."""
+"""Adapter folders built to do harm: they are refused without running code, using memory or waiting."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import framefold
-from framefold import VideoTokens
-from framefold.adapters.compressors.fila import FiLA
-from framefold.adapters.pretrained import folder
-from framefold.errors import AdapterFileError, ConfigError, ContractError, InputError, UnknownCompressorError
+from framefold.adapters.hosts.lora.config import read_lora
+from framefold.errors import AdapterFileError
+from tests.support.cases import case
+from tests.support.paths import ASSETS
+
+V1 = ASSETS / "adapters_v1"
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    framefold.build("fila", 0.2, dim=8, grid=[2, 3]).save_pretrained(tmp_path)
-    return tmp_path
+    return Path(shutil.copytree(V1 / "fila", tmp_path / "adapter"))
 
 
-def edit(adapter: Path, **changes: Any) -> None:
-    config = json.loads((adapter / "config.json").read_text())
-    (adapter / "config.json").write_text(json.dumps(config | changes))
+def config_of(adapter: Path) -> dict[str, Any]:
+    return json.loads((adapter / "config.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "budget, plain", [(np.int64(5), 5), (np.float64(0.25), 0.25), (np.float32(0.5), 0.5), (np.uint8(7), 7)]
-)
-def test_numbers_of_numpy_are_budgets_and_become_plain_ones(budget: Any, plain: float, tmp_path: Path) -> None:
-    compressor = framefold.build("uniform", budget)
-    assert compressor.budget == plain and type(compressor.budget) is type(plain)
-    compressor.save_pretrained(tmp_path)
-    assert framefold.load(tmp_path).budget == plain
+def write(adapter: Path, config: Any) -> None:
+    (adapter / "config.json").write_text(json.dumps(config))
 
 
-def test_numbers_of_numpy_are_parameters() -> None:
-    assert framefold.build("pool", 3, spatial=np.int64(2)).params() == {"spatial": 2}
-    for wrong in (np.float64(2), np.bool_(True), True):
-        with pytest.raises(ConfigError, match="spatial must be int"):
-            framefold.build("pool", 3, spatial=wrong)
+def refusal(adapter: Path) -> str:
+    """The message with which a folder is refused; it is one line of limited length."""
+    with pytest.raises(AdapterFileError) as caught:
+        framefold.load(adapter)
+    text = str(caught.value)
+    assert len(text) < 1500 and "\n" not in text
+    return text
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"features": np.zeros((2, 3, 4, 8))},
-        {"features": [1.0]},
-        {"features": torch.zeros(2, 3, 4, 8, dtype=torch.float8_e4m3fn)},
-        {"features": torch.zeros(2, 3, 4, 8, dtype=torch.complex64)},
-        {"times": ["a", "b"]},
-        {"times": [None, None]},
-        {"attention": np.ones(24)},
-        {"attention": torch.ones(4, 3, 2)},  # as many values, in another order
-        {"attention": torch.ones(24, 1)},
-        {"attention": torch.full((24,), torch.nan)},
-    ],
-)
-def test_videos_of_wrong_companions(arguments: dict[str, Any]) -> None:
-    with pytest.raises(InputError):
-        VideoTokens.from_grid(**{"features": torch.zeros(2, 3, 4, 8), **arguments})
-
-
-@pytest.mark.parametrize("query", ["what colour?", None, torch.ones(2, 8, dtype=torch.long)])
-def test_a_query_that_is_no_embedding(query: Any) -> None:
-    compressor = framefold.build("uniform")
-    compressor.query_aware = True  # type: ignore[misc]
-    with pytest.raises(InputError, match="query"):
-        compressor(VideoTokens.from_grid(torch.zeros(2, 3, 4, 8)), query)
-
-
-@pytest.mark.parametrize("name", [3, None, ".", ".x", "..adapters.X", "os.", "", "x" * 10_000])
-def test_names_that_are_none(name: Any) -> None:
-    with pytest.raises(UnknownCompressorError) as caught:
-        framefold.build(name)
-    assert len(str(caught.value)) < 400
-
-
-def test_assign_of_another_length_is_a_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
-    compressor = framefold.build("uniform", 3)
-    honest = compressor.compress
-
-    def short(*args: Any) -> VideoTokens:
-        out = honest(*args)
-        object.__setattr__(out, "assign", out.assign[:-1])
-        return out
-
-    monkeypatch.setattr(compressor, "compress", short)
-    with pytest.raises(ContractError, match="assign"):
-        compressor(VideoTokens.from_grid(torch.zeros(2, 3, 4, 8)))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"framefold_format": True},
-        {"framefold_format": 0},
-        {"framefold_format": -3},
-        {"budget": float("nan")},
-        {"budget": True},
-        {"params": {"name": "uniform"}},
-        {"params": {"budget": 3}},
-        {"params": {"": 3}},
-        {"params": {"time_weight": 10**400}},
-        {"params": {"r": 10**9, "dim": 8, "grid": [2, 3]}},  # 24 GB, if it were made
+def test_huge_values_are_refused_in_short_messages(adapter: Path) -> None:
+    config = config_of(adapter)
+    for changes in (
+        {"params": {"r": 10**9, "dim": 8, "grid": [2, 3]}},  # 24 GB if it were created
         {"params": {"r": 10**30, "dim": 8, "grid": [2, 3]}},
         {"params": {"dim": 2**62, "grid": [2**31, 2**31]}},
         {"params": {"members": "x" * 100_000}},
         {"compressor": "x" * 500_000},
-        {"compressor": "framefold.adapters.compressors.fila.FiLA"},
         {"padding": "x" * 2_000_000},
-    ],
-    ids=lambda changes: repr(changes)[:50],
-)
-def test_a_hostile_config_is_refused_in_a_short_message(adapter: Path, changes: dict[str, Any]) -> None:
-    edit(adapter, **changes)
-    with pytest.raises(AdapterFileError, match=r"config\.json") as caught:
-        framefold.load(adapter)
-    assert len(str(caught.value)) < 1500
+    ):
+        with case(repr(changes)[:60]):
+            write(adapter, config | changes)
+            assert "config.json" in refusal(adapter)
 
 
-def test_a_deeply_nested_config_is_refused(adapter: Path) -> None:
-    (adapter / "config.json").write_text('{"params": ' + "[" * 100_000 + "]" * 100_000 + "}")
-    with pytest.raises(AdapterFileError, match="cannot be read"):
-        framefold.load(adapter)
+def test_huge_sizes_need_no_memory(adapter: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for compressor, params in (
+        ("qtsplus", {"dim": 128, "heads": 4, "kv_heads": 4, "scoring_layers": 10**7}),
+        ("qtsplus", {"dim": 10**9, "scoring_layers": 64}),
+        ("fila", {"dim": 10**9, "grid": [10**4, 10**4]}),
+        ("fila", {"dim": 10**18, "grid": [10**18, 10**18]}),
+        ("storm", {"dim": 10**12, "layers": 8}),
+        ("storm", {"dim": 2**62}),
+        ("+".join(["fila"] * 2000), {}),
+    ):
+        with case(compressor[:20], params):
+            write(adapter, {"framefold_format": 1, "compressor": compressor, "budget": 0.1, "params": params})
+            refusal(adapter)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
 
 
-def test_a_config_that_is_no_regular_file_is_not_waited_for(adapter: Path) -> None:
+def test_deeply_nested_configs_are_refused(adapter: Path) -> None:
+    config = json.dumps(config_of(adapter) | {"params": "HERE", "training": "THERE"})
+    for depth in (100, 900, 100_000):
+        with case(depth):
+            nested = "[" * depth + "]" * depth
+            text = config.replace('"HERE"', f'{{"r": {nested}}}').replace('"THERE"', f'{{"x": {nested}}}')
+            (adapter / "config.json").write_text(text)
+            refusal(adapter)
+    assert "cannot be read" in refusal(adapter)
+
+
+def test_files_of_a_terabyte_are_not_read(adapter: Path) -> None:
+    with open(adapter / "model.safetensors", "r+b") as file:
+        file.truncate(2**40)
+    assert "model.safetensors" in refusal(adapter)
     (adapter / "config.json").unlink()
-    os.mkfifo(adapter / "config.json")  # opening it would wait for ever
-    with pytest.raises(AdapterFileError, match="no file"):
-        framefold.load(adapter)
+    with open(adapter / "config.json", "wb") as file:
+        file.truncate(2**40)
+    assert "at most" in refusal(adapter)
 
 
-@pytest.mark.parametrize("poison", ["nan", "bool"])
-def test_weights_that_are_no_numbers_are_refused(adapter: Path, poison: str) -> None:
-    state = load_file(adapter / "model.safetensors")
-    bad = {key: torch.full_like(value, torch.nan) for key, value in state.items()}
-    save_file(
-        bad if poison == "nan" else {key: value > 0 for key, value in state.items()}, adapter / "model.safetensors"
-    )
-    with pytest.raises(AdapterFileError, match=r"model\.safetensors"):
-        framefold.load(adapter)
+def test_special_files_are_refused_without_waiting(tmp_path: Path) -> None:
+    """Opening a fifo would wait forever; the timeout of the suite would end it."""
+    for name in ("config.json", "model.safetensors"):
+        for kind in ("folder", "fifo", "device", "loop", "dangling"):
+            with case(name, kind):
+                file = Path(shutil.copytree(V1 / "fila", tmp_path / name / kind)) / name
+                file.unlink()
+                create = {
+                    "folder": file.mkdir,
+                    "fifo": lambda file=file: os.mkfifo(file),
+                    "device": lambda file=file: file.symlink_to("/dev/zero"),
+                    "loop": lambda file=file: file.symlink_to(file),
+                    "dangling": lambda file=file: file.symlink_to("/nowhere/at/all"),
+                }
+                create[kind]()
+                assert name in refusal(file.parent)
 
 
-def test_a_class_that_would_load_as_another_one_is_not_saved(tmp_path: Path) -> None:
-    class Mine(FiLA):
-        """It inherits the name."""
-
-    with pytest.raises(ConfigError, match="name of its own"):
-        Mine(0.1).save_pretrained(tmp_path / "adapter")
-    assert not (tmp_path / "adapter").exists()
-
-
-@pytest.mark.parametrize("old", [False, True])
-@pytest.mark.parametrize("at", ["config", "weights"])
-def test_a_disk_that_fills_up_at_either_file_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str, old: bool
+def test_weights_are_compared_with_the_config_before_they_are_read(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if old:
-        framefold.build("fila", 0.2, dim=8, grid=[2, 3]).save_pretrained(tmp_path)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    save_file({"static": torch.zeros(300, 300), "score": torch.zeros(32)}, adapter / "model.safetensors")
+    monkeypatch.setattr(
+        "framefold.adapters.pretrained.weights.load_file", lambda file: pytest.fail("the file was read")
+    )
+    assert "'static' is (300, 300), must be" in refusal(adapter)
 
-    def full(*args: Any, **kwargs: Any) -> None:
-        raise (OSError(28, "No space left on device") if at == "config" else SafetensorError("No space left on device"))
 
-    if at == "config":
-        monkeypatch.setattr(Path, "write_text", full)
-    else:
-        monkeypatch.setattr(folder, "save_file", full)
-    newer = framefold.build("fila", 0.9, dim=8, grid=[2, 3])
-    with torch.no_grad():
-        for parameter in newer.parameters():
-            parameter.fill_(1.0)
-    with pytest.raises(OSError, match="No space left") as caught:
-        newer.save_pretrained(tmp_path)
-    assert Path(caught.value.filename).parent == tmp_path, "the message does not say where"
-    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+def test_weights_that_are_not_finite_numbers_are_refused(adapter: Path) -> None:
+    state = load_file(adapter / "model.safetensors")
+    for value in (float("nan"), float("inf"), -float("inf")):
+        with case(value):
+            score = state["score"].clone()
+            score[3] = value
+            save_file(state | {"score": score}, adapter / "model.safetensors")
+            assert "score contains NaN or infinite" in refusal(adapter)
+    save_file({key: value > 0 for key, value in state.items()}, adapter / "model.safetensors")
+    assert "model.safetensors" in refusal(adapter)
+
+
+def test_no_file_of_a_folder_is_imported(adapter: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even if the folder is on the import path."""
+    for name in ("fila", "evil", "safetensors_torch", "config", "sitecustomize"):
+        (adapter / f"{name}.py").write_text("raise SystemExit('code of an adapter folder was run')")
+    monkeypatch.syspath_prepend(adapter)
+    monkeypatch.chdir(adapter)
+    framefold.load(adapter)
+    for compressor in ("evil.Evil", "fila.FiLA"):
+        write(adapter, config_of(adapter) | {"compressor": compressor})
+        assert "no compressor is called" in refusal(adapter)
+
+
+def test_lora_that_would_keep_peft_busy_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    folder = Path(shutil.copytree(V1 / "fila_lora", tmp_path / "adapter"))
+    file = folder / "lora" / "adapter_config.json"
+    config = json.loads(file.read_text())
+    for field, value, text in (
+        ("target_modules", "(.*a)*b", "target_modules repeats a group"),
+        ("target_modules", r"(\w+\.?)+!", "target_modules repeats a group"),
+        ("exclude_modules", ".*" * 30 + "!", "exclude_modules has more than 3 repeats"),
+        ("target_modules", "a?" * 40 + "a" * 40, "has more than 12 groups and optional parts"),
+        ("layers_pattern", ["(a|b)+"], "layers_pattern repeats a group"),
+        ("rank_pattern", {"(.+)+!": 8}, "rank_pattern repeats a group"),
+        ("alpha_pattern", {"x" * 3000: 8}, "alpha_pattern has more than 2000 characters"),
+        ("lora_alpha", float("inf"), "lora_alpha is inf"),
+        ("lora_dropout", float("nan"), "lora_dropout is nan"),
+    ):
+        with case(field, str(value)[:30]):
+            file.write_text(json.dumps(config | {field: value}))
+            with pytest.raises(AdapterFileError) as caught:
+                read_lora(folder)
+            assert text in str(caught.value)

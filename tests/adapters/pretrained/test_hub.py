@@ -285,7 +285,7 @@ def test_waiting_for_a_hub_that_does_not_answer_is_limited(
     monkeypatch.setattr(hub, "due", lambda fault: len(hub.log) > passed if fault == "stall" else due(fault))
     hub.log.clear()
     assert "cannot be reached" in client("load", "me/still", timeout=60)["warnings"][0]
-    for passed in range(20):  # noqa: B007: the Hub reads it
+    for passed in range(20):  # noqa: B007 (the Hub reads it)
         hub.log.clear()
         try:
             client("push", 17 + passed, "me/still", tag=f"v{passed}", timeout=60)
