@@ -1,4 +1,4 @@
-"""Golden files of EVS and the counts of both engines' rules: scores, masks and counts of the serving engines."""
+"""Golden files of EVS: scores and masks of the serving engines, and token counts of EVS and VidCom2."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from framefold import VideoTokens
 from framefold.adapters.base.frame_pruner import engine_token_count
 from framefold.adapters.compressors import evs
 
-TIE = 1e-6  # a smaller gap at the cut is decided by rounding: scores of about 1 in fp32
+TIE = 1e-6  # a smaller gap at the cut is within the rounding error of fp32 scores of about 1
 
 
 def check(data: Any) -> None:
-    """One file: counts where it holds nothing else, otherwise fp32 and bf16 runs of a video at several rates."""
+    """Check a file: only counts, or fp32 and bf16 runs of a video at several pruning rates."""
     if "features" not in data:
         return check_counts(data)
     params = json.loads(str(data["params"]))
@@ -33,7 +33,7 @@ def check(data: Any) -> None:
 def check_run(
     x: np.ndarray, dtype: torch.dtype, score: np.ndarray, data: Any, params: dict[str, Any], masks: str
 ) -> None:
-    """Scores, masks and counts of a run in one dtype; a stable sort of the same scores gives the same mask."""
+    """Check scores, masks and counts in one dtype; a stable sort of equal scores gives the same mask."""
     native = dtype != torch.float32
     video = VideoTokens.from_grid(torch.from_numpy(x).to(dtype))
     ours = evs.dissimilarities(video, native)
@@ -47,7 +47,7 @@ def check_run(
         kept = np.sort(score.reshape(-1)[rows])
         np.testing.assert_allclose(kept, np.sort(score[mask]), atol=2**-7 if native else 1e-5)
         compressor = framefold.build("evs", 1 - q, variant="official", native=native)
-        if compressor.pruning_rate() == q:  # otherwise q has more than 12 decimals, and no ratio stands for it
+        if compressor.pruning_rate() == q:  # otherwise q has more than 12 decimals, and no ratio gives it
             np.testing.assert_array_equal(compressor(video).tokens.index, rows)
 
 

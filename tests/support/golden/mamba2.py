@@ -1,4 +1,4 @@
-"""What mamba-ssm's own reference gave for one Mamba-2 block, forward and backward, against ours."""
+"""Golden files of one Mamba-2 block: outputs and gradients of the reference implementation in mamba-ssm."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from framefold.adapters.layers.mamba2 import Mamba2
 
 
 def check(data: Any) -> None:
-    """Output and gradients; the state dict loads strictly."""
+    """Check output and gradients; the state dict must load strictly."""
     block = Mamba2(**json.loads(str(data["config"])))
     block.load_state_dict({key[2:]: torch.from_numpy(data[key]) for key in data if key.startswith("w.")})
     u = torch.from_numpy(data["u"]).requires_grad_()
@@ -24,5 +24,5 @@ def check(data: Any) -> None:
     found = {"gu": u.grad} | {f"g.{name}": parameter.grad for name, parameter in block.named_parameters()}
     for key in data:
         if key == "gu" or key.startswith("g."):
-            scale = max(1.0, float(np.abs(data[key]).max()))  # sums over all steps: the rounding grows with them
+            scale = max(1.0, float(np.abs(data[key]).max()))  # rounding errors grow with the sums over all steps
             np.testing.assert_allclose(found[key], data[key], atol=5e-6 * scale, rtol=1e-5, err_msg=key)

@@ -1,4 +1,4 @@
-"""What the authors' released code of QTSplus gave, with given noise, forward and backward, against ours."""
+"""Golden files of QTSplus: outputs and gradients of the authors' released code, with given noise."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = dict[str, Any]
 
 
 def check(data: Any) -> None:
-    """By what the file holds: one of the whole pipeline, or of one of its parts."""
+    """Check a file, which contains the pipeline or one of its parts."""
     arrays: Arrays = {key: data[key] for key in data}
     if "ids1" in arrays:
         _check_splice(arrays)
@@ -71,7 +71,7 @@ def _check_inference(model: QTSplus, arrays: Arrays) -> None:
 
 
 def _check_class(model: QTSplus, arrays: Arrays) -> None:
-    """The compressor sees one video at a time: what the release makes of one that is alone."""
+    """The compressor processes one video at a time, like the release with a batch of one."""
     model.eval()
     for b, (x, question) in enumerate(_videos(arrays)):
         out = model(VideoTokens.from_grid(x[:, None, None]), question).tokens
@@ -118,7 +118,7 @@ def _gradients(model: QTSplus, arrays: Arrays) -> Arrays:
 
 
 def _check_threshold(arrays: Arrays) -> None:
-    """Single iterates, where they diverge too: there the numbers are of the size of 1e7."""
+    """Single iterates, also where they diverge and reach 1e7."""
     ratios = torch.from_numpy(arrays["rho"])
     compared = {"rho"} | {key for key in arrays if re.fullmatch(r"(r|tau)_\d+", key)}
     for key in arrays:
@@ -134,7 +134,7 @@ def _check_threshold(arrays: Arrays) -> None:
 
 
 def _check_sequence(arrays: Arrays) -> None:
-    """The running mean over calls one after the other."""
+    """The running mean over consecutive calls."""
     model, mean = _model(arrays), release.RunningMean()
     for i, (x, question) in enumerate(zip(arrays["X_v"], arrays["Q_t"], strict=True)):
         video = VideoTokens.from_grid(torch.from_numpy(x[0])[:, None, None])
@@ -165,9 +165,9 @@ def _check_fallback(arrays: Arrays) -> None:
 
 
 def _check_splice(arrays: Arrays) -> None:
-    """Through the functions that shorten prompts; case 1 has one placeholder for all tokens, case 2 one for each.
+    """Check the functions that shorten prompts; case 1 has one placeholder for all tokens, case 2 one for each.
 
-    We want labels on a video to be -100, the release makes them so: in case 2 the placeholders are set to that.
+    framefold requires labels of -100 on a video, and the release sets them, so in case 2 they are set here.
     """
     placeholder, tokens = int(arrays["placeholder_id"]), torch.from_numpy(arrays["V"])
     for case, kept in ("1", range(len(tokens))), ("2", arrays["kept2"]):
@@ -245,7 +245,7 @@ def _costs(model: QTSplus, ratios: Tensor, config: dict[str, int], prefix: str) 
 
 
 def bisect(r: Tensor, count: Tensor, tau: float, steps: int) -> Tensor:
-    """The reference of the files: halvings of an interval that reaches 6 tau beyond the scores."""
+    """The reference of the files: bisection of an interval that extends 6 tau beyond the scores."""
     low, high = r.min() - 6 * tau, r.max() + 6 * tau
     for _ in range(steps):
         middle = (low + high) / 2

@@ -1,4 +1,4 @@
-"""What the released ST-SimDiff gave for its golden inputs, against ours."""
+"""Golden files of ST-SimDiff: outputs of the released code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from framefold.adapters.ops.similarity import neighbour_similarities
 from framefold.adapters.reference.st_simdiff import stage_2
 from framefold.errors import BudgetError
 
-TIE = 1e-6  # margins below it are decided by rounding
+TIE = 1e-6  # smaller margins are within the rounding error
 
 
 def check(data: Any) -> None:
-    """Similarities, components, events, and both stages: every index, or counts where rounding decides."""
+    """Check similarities, components, events and both stages; only counts where rounding decides."""
     params = json.loads(str(data["params"]))
     x = torch.from_numpy(data["features"])
     sim = neighbour_similarities(x)
@@ -61,13 +61,13 @@ def _check_components(labels: torch.Tensor, params: dict[str, Any], data: Any) -
 
 
 def _by_first(labels: np.ndarray) -> np.ndarray:
-    """Labels numbered by where they occur first."""
+    """Labels numbered in the order of their first occurrence."""
     names, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse] if len(names) else labels
 
 
 def _check_stages(compressor: STSimDiff, video: VideoTokens, params: dict[str, Any], data: Any) -> None:
-    if "error_stage1" in params:  # the release fails at a cost of one; ours keeps everything
+    if "error_stage1" in params:  # the release fails at a cost of one, where ours keeps everything
         assert len(compressor(video).tokens) == len(video)
         return
     kept, dropped = compressor.official_stage_1(video, params["cost"])

@@ -1,4 +1,4 @@
-"""What a STORM-style stack of bidirectional Mamba-2 layers gave, against ours."""
+"""Golden file of STORM: outputs of a stack of bidirectional Mamba-2 layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLaye
 
 
 def check(data: Any) -> None:
-    """The stack on the raster sequence, and its poolings."""
+    """Check the stack on the raster sequence, and poolings of its output."""
     config = json.loads(str(data["config"]))
     weights = {key.removeprefix("w."): torch.from_numpy(data[key]) for key in data if key.startswith("w.")}
     depth = 1 + max(int(key.split(".")[1]) for key in weights)

@@ -1,4 +1,4 @@
-"""Check of golden files of STTM (``sttm_*.npz``): the outputs of the authors' released code."""
+"""Golden files of STTM: outputs of the authors' released code."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from framefold.adapters.reference.sttm import ReleasedMerge, merge_as_released
 from framefold.errors import InputError
 
 ATOL = 2e-6
-TIE = 1e-6  # nearer than this to a threshold, rounding decides
+TIE = 1e-6  # a smaller distance to a threshold is within the rounding error
 
 
 def check(data: Any) -> None:
-    """Indices, boxes, pairs and representatives exactly, features within ``ATOL``.
+    """Check indices, boxes, pairs and representatives exactly, and features within ``ATOL``.
 
-    Where a similarity is as good as equal to a threshold, only what rounding cannot change: the counts add up.
+    If a similarity is equal to a threshold within the rounding error, check only that sizes add up.
     """
     params = json.loads(str(data["params"]))
     x = torch.from_numpy(np.asarray(data["features"]))
