@@ -29,7 +29,7 @@ def load(
 ) -> Compressor:
     """Load the compressor of an adapter written by ``save_pretrained``, ``push_to_hub`` or ``framefold export``.
 
-    If the adapter also contains LoRA weights of the host (``lora/``), they are not loaded, and a warning says so.
+    If the adapter also contains LoRA weights of the host (``lora/``), they are not loaded, with a warning.
 
     Args:
         source: folder, or ``user/name`` or ``user/name@revision`` on the Hub. A local folder of that name takes

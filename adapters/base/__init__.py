@@ -1,1 +1,1 @@
-"""What a method derives from: compressors, selectors, mergers, frame pruners and chains."""
+"""Base classes of methods: compressors, selectors, mergers, frame pruners and chains."""

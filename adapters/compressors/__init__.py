@@ -1,1 +1,1 @@
-"""One compression method a file. Every module of this folder is imported, so a new file registers itself."""
+"""Compression methods, one per file. Every module of this folder is imported, so a new file registers itself."""

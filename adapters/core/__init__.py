@@ -1,1 +1,1 @@
-"""Video tokens, budgets, and how a class is named and configured."""
+"""Video tokens, budgets, constructor parameters, and the registry of compressors."""

@@ -1,1 +1,1 @@
-"""``nn.Module``s that several methods share."""
+"""``nn.Module``s shared by several methods."""

@@ -1,1 +1,1 @@
-"""An adapter as a folder, on disk and on the Hub."""
+"""Adapter folders, on disk and on the Hub."""

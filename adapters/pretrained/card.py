@@ -36,7 +36,7 @@ class CardResult:
     Attributes:
         method: name in the table.
         is_adapter: whether it is the adapter that the card describes.
-        budget: ratio or tokens per video; None for all tokens, whatever the budget.
+        budget: ratio or tokens per video; None for all tokens at every budget.
         tokens: mean number of tokens kept per video.
         value: accuracy.
         low: lower bound of its 95 % interval.

@@ -22,7 +22,7 @@ def test_merge_against_loops(seed: int, k: int, drop: bool) -> None:
     out = merge(video, groups, k)
     for row in range(k):
         members = [i for i in range(24) if out.assign[i] == row]
-        assert len({int(groups[i]) for i in members}) == 1  # one of the given groups, whole
+        assert len({int(groups[i]) for i in members}) == 1  # one of the given groups, completely
         assert len(members) == int((groups == groups[members[0]]).sum()) == out.size[row]
         assert out.index[row] == members[(len(members) - 1) // 2]
         torch.testing.assert_close(out.features[row], video.features[members].mean(0))

@@ -24,7 +24,7 @@ def similarities_of(x: torch.Tensor, native: bool = False) -> vidcom2.MeanSimila
 
 
 def plain(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Channels, and (T, P) similarities with the means of video and frame, over the whole video at once."""
+    """Channels, and (T, P) similarities with the means of video and frame, computed for all frames at once."""
     x = x.flatten(1, 2)
     variance = x.flatten(0, 1).var(0, correction=0)
     channels = variance.argsort(stable=True)[: max(1, int(0.5 * x.shape[-1]))].sort().values

@@ -121,13 +121,13 @@ def test_without_a_connection_the_cached_adapter_is_used(client: Client, hub: Hu
     finally:
         offline.kill()
     assert not hub.log
-    gone = Client(hub, home, HF_ENDPOINT="http://127.0.0.1:9")  # no server listens there
+    unreachable = Client(hub, home, HF_ENDPOINT="http://127.0.0.1:9")  # no server listens there
     try:
-        assert gone("load", "me/offline")["digest"] == digest
-        assert "is not completely in the cache" in gone.refuses("load", "me/never")
-        assert "was lost" in gone.refuses("push", 5, "me/offline")
+        assert unreachable("load", "me/offline")["digest"] == digest
+        assert "is not completely in the cache" in unreachable.refuses("load", "me/never")
+        assert "was lost" in unreachable.refuses("push", 5, "me/offline")
     finally:
-        gone.kill()
+        unreachable.kill()
 
 
 def test_a_private_adapter_is_for_its_owner(client: Client, hub: Hub) -> None:
@@ -148,7 +148,7 @@ def test_pushing_without_permission_is_refused(client: Client, hub: Hub) -> None
         (None, "me/denied", "log in with 'hf auth login'"),
         ("hf_wrong", "me/denied", "does not accept your login"),
         ("hf_read", "me/denied", "may not push me/denied"),
-        ("hf_write", "somebody/denied", "may not push somebody/denied"),
+        ("hf_write", "other/denied", "may not push other/denied"),
     ]:
         with case(token, repository, text):
             client("setting", token=token)
