@@ -53,7 +53,8 @@ def test_change_is_one_minus_the_cosine_and_zero_for_still_tokens() -> None:
     cosine = torch.cosine_similarity(x[1:].double(), x[:-1].double(), dim=-1)
     torch.testing.assert_close(change[1:3].double(), 1 - cosine[:2], atol=1e-6, rtol=1e-5)
     assert not change[0].any() and not change[3].any()
-    assert change[4, 0, 0] == 0.5 and change[5, 0, 0] == 0
+    torch.testing.assert_close(change[4, 0, 0], torch.tensor(0.5))  # exactly 0.5 on some processors only
+    assert change[5, 0, 0] == 0
 
 
 def test_small_changes_are_distinguished() -> None:
