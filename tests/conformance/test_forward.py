@@ -76,12 +76,12 @@ def logits_of(host: Host, compressor: Any, inputs: dict[str, Any], **options: An
 
 
 def test_dropping_tokens_equals_masking_their_columns(host: Host) -> None:
-    check_dropping(host)
+    check_dropping(host, *DROPPING)
 
 
-def check_dropping(host: Host) -> None:
-    for side, (case, make) in product(("left", "right"), DROPPING.items()):
-        compressor = make()
+def check_dropping(host: Host, *cases: str) -> None:
+    for side, case in product(("left", "right"), cases):
+        compressor = DROPPING[case]()
         batch = host.batch([5, -6, 6], [9, -6, 3], side=side)
         shorts = shorten(batch, compressor)
         assert all(len(short.columns) < length for short, length in zip(shorts, batch.lengths, strict=True))
@@ -96,7 +96,7 @@ def test_eager_attention_gives_the_same_guarantees(host: Host) -> None:
     """Its masks differ from those of sdpa; nothing else in this suite depends on the implementation."""
     eager = build(host.name, "eager")
     check_identity(eager)
-    check_dropping(eager)
+    check_dropping(eager, "different counts")
 
 
 def test_every_token_has_the_position_of_its_anchor(host: Host) -> None:
