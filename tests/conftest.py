@@ -1,19 +1,22 @@
-"""Things that several tests need: a host with random weights, and a folder of shards."""
+"""Fixtures of several tests: a host with random weights, a folder of shards, and a server that forks ranks."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-# Tiny models gain nothing from threads, and on a busy machine threads that wait for each other cost a factor of ten.
+from tests.support.ranks.fork_server import ForkServer
+
+# Tiny models gain nothing from threads, and on a busy machine waiting threads make them ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
 def random_host(tmp_path_factory) -> Path:
-    """Folder of a host of the smallest sensible size; what it answers is noise."""
+    """Folder of a very small host with random weights; its answers are random."""
     from framefold.training.tinyhost.build import Architecture, build_host, save_host
 
     small = Architecture(
@@ -25,9 +28,17 @@ def random_host(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    """Folder of 22 short videos in three shards; do not change it."""
+    """Folder of 22 short videos in three shards; tests must not change it."""
     from framefold.data.synthetic.write_shards import synth
 
     folder = tmp_path_factory.mktemp("shards") / "train"
     synth(str(folder), videos=22, frames=[16, 20], seed=5, shard_size=8)
     return folder
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[ForkServer]:
+    """Server that forks the ranks of a training from one process with all imports done."""
+    server = ForkServer()
+    yield server
+    server.close()

@@ -1,1 +1,1 @@
-"""Fits a compressor, and optionally LoRA, in front of a frozen host."""
+"""Training of compressors, and optionally LoRA, with a frozen host."""

@@ -22,13 +22,13 @@ from framefold.adapters.hosts.hooks.init_from_host import init_from_host
 from framefold.adapters.ops.gradients import zero_times_parameters
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
-from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, is_trained, renamed
+from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, checkpoint_name, is_trained
 from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, encode_batch, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import HostDtype, load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
-from framefold.training.strategies.deepspeed import keep_compressor_gathered, prepare_module
-from framefold.training.strategies.fsdp2 import is_spread
+from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_module
+from framefold.training.strategies.fsdp2 import is_sharded
 
 from .datamodule import data_sources
 from .lora import HostLora
@@ -145,7 +145,7 @@ class CompressorModule(pl.LightningModule):
         return self
 
     def on_fit_start(self) -> None:
-        keep_compressor_gathered(self)
+        exclude_from_zero3(self)
 
     on_validation_start = on_fit_start  # for 'framefold validate'
 
@@ -255,7 +255,7 @@ class CompressorModule(pl.LightningModule):
         checkpoint["start"] = self.hparams["start"]
         checkpoint["hyper_parameters"]["start"] = None  # the checkpoint holds all weights
         state = checkpoint["state_dict"].items()
-        checkpoint["state_dict"] = {renamed(name): value for name, value in state if is_trained(name)}
+        checkpoint["state_dict"] = {checkpoint_name(name): value for name, value in state if is_trained(name)}
         if self.lora is not None:
             checkpoint["lora"] = self.lora.describe(str(self.host_folder.folder))
 
@@ -278,7 +278,7 @@ class CompressorModule(pl.LightningModule):
                 f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
                 f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}"
             )
-        if self.lora is not None and not is_spread(self.model):  # FSDP2 loads it itself
+        if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
             self.lora.load({key: state[LORA_PREFIX + key] for key in lora})
 
 

@@ -42,6 +42,7 @@ from framefold.training.teacher import teacher_outputs
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
 CLUSTER = {"members": "cluster"}
+VISION = r".*vision_tower.*(q_proj|v_proj)"
 
 
 def batch() -> Batch:
@@ -119,9 +120,11 @@ def test_run_starts_with_the_weights_and_params_of_its_start(random_host: Path, 
     assert trained.lora is None
 
 
-@pytest.mark.parametrize(
-    ("settings", "error", "text"),
-    [
+def test_settings_that_contradict_the_start_are_refused_before_the_host_is_loaded(
+    random_host: Path, sft_run: tuple[Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("framefold.training.module.load_host", lambda *a, **k: pytest.fail("the host was loaded"))
+    cases: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"compressor": "storm"}, ConfigError, "holds fila, not storm"),
         ({"params": {"members": "similar"}}, ConfigError, "members is 'cluster', not 'similar'"),
         ({"params": {"memebrs": "cluster"}}, ConfigError, "members"),
@@ -133,23 +136,17 @@ def test_run_starts_with_the_weights_and_params_of_its_start(random_host: Path, 
         ({"lora": {"r": 0}}, ConfigError, "r must be 1 to"),
         ({"lora": {"dropout": 1.0}}, ConfigError, "dropout in"),
         ({"lora": {"targets": "(q_proj"}, "start": None}, ConfigError, "not a regular expression"),
-    ],
-)
-def test_settings_that_contradict_the_start_are_refused_before_the_host_is_loaded(
-    settings: dict, error: type, text: str, random_host: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("framefold.training.module.load_host", lambda host: pytest.fail("the host was loaded"))
-    with pytest.raises(error, match=text):
-        CompressorModule(**{"compressor": "fila", "host": str(random_host), "start": str(adapter), **settings})
+    ]
+    for settings, error, text in cases:
+        with pytest.raises(error, match=text):
+            CompressorModule(**{"compressor": "fila", "host": str(random_host), "start": str(sft_run[1]), **settings})
+            pytest.fail(f"{settings} were accepted")
 
 
-@pytest.mark.parametrize(
-    ("targets", "text"),
-    [(["k_proj_"], "No modules|not found"), (r".*vision_tower.*q_proj", "outside the language model")],
-)
-def test_targets_outside_the_language_model_are_refused(random_host: Path, targets: Any, text: str) -> None:
-    with pytest.raises(ConfigError, match=text):
-        module(random_host, {"targets": targets})
+def test_targets_outside_the_language_model_are_refused(random_host: Path) -> None:
+    for targets, text in ((["k_proj_"], "No modules|not found"), (VISION, "outside the language model")):
+        with pytest.raises(ConfigError, match=text):
+            module(random_host, {"targets": targets})
 
 
 def test_sft_trains_only_the_compressor_and_lora(random_host: Path, aligned: Path, tmp_path: Path) -> None:
@@ -206,18 +203,18 @@ def test_initial_lora_changes_no_answer(random_host: Path) -> None:
     assert torch.equal(logits(trained.host, trained.compressor), logits(bare.host, bare.compressor))
 
 
-@pytest.mark.parametrize("attention", [False, True])
-def test_teacher_is_the_host_without_lora(random_host: Path, attention: bool) -> None:
+def test_teacher_is_the_host_without_lora(random_host: Path) -> None:
     trained, bare = scrambled(module(random_host, {"r": 2})), load_host(random_host)
     assert not torch.equal(logits(trained.host, trained.compressor), logits(bare, trained.compressor))
     trained.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
     flags = [parameter.requires_grad for parameter in trained.parameters()]
-    samples = encode_batch(trained.host, batch().samples)
-    ours, theirs = (teacher_outputs(host, samples, attention) for host in (trained.host, bare))
-    assert torch.equal(ours.logits, theirs.logits)
-    assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))
-    assert [parameter.requires_grad for parameter in trained.parameters()] == flags
-    assert not torch.equal(logits(trained.host, trained.compressor), logits(bare, trained.compressor))
+    encoded = encode_batch(trained.host, batch().samples)
+    for attention in (False, True):
+        ours, theirs = (teacher_outputs(host, encoded, attention) for host in (trained.host, bare))
+        assert torch.equal(ours.logits, theirs.logits)
+        assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))
+        assert [parameter.requires_grad for parameter in trained.parameters()] == flags
+        assert not torch.equal(logits(trained.host, trained.compressor), logits(bare, trained.compressor))
 
 
 def test_checkpoint_holds_only_compressor_and_lora_and_loads_without_the_start(
@@ -288,18 +285,18 @@ def test_next_stage_continues_with_the_lora_of_its_start(random_host: Path, sft_
 
 def test_exported_folder_gives_the_trained_host_however_loaded(random_host: Path, sft_run: tuple[Any, Path]) -> None:
     trained, folder = sft_run
-    wanted = logits(trained.host, trained.compressor)
+    expected = logits(trained.host, trained.compressor)
     host = load_host(random_host)
     with pytest.warns(UserWarning, match="framefold.load_peft"):
         compressor = framefold.load(folder).eval()
-    assert not torch.equal(logits(host, compressor), wanted)
+    assert not torch.equal(logits(host, compressor), expected)
     with adapter_lora(host, folder, random_host):  # what the ablation does
-        assert torch.equal(logits(host, compressor), wanted)
+        assert torch.equal(logits(host, compressor), expected)
     stock = peft.PeftModel.from_pretrained(load_host(random_host).model, folder / "lora")
-    assert torch.equal(logits(replace(host, model=stock.get_base_model()), compressor), wanted)
+    assert torch.equal(logits(replace(host, model=stock.get_base_model()), compressor), expected)
     both = framefold.load_peft(load_host(random_host).model, folder).get_base_model()
     framefold.detach(both)
-    assert torch.equal(logits(replace(host, model=both), compressor), wanted)
+    assert torch.equal(logits(replace(host, model=both), compressor), expected)
     config = json.loads((folder / "config.json").read_text())
     assert config["lora"] is True and config["training"]["lora"]["r"] == 2 and config["training"]["start"]
 
@@ -418,7 +415,7 @@ def _json(file: str, **fields: Any) -> Callable[[Path], None]:
 
 
 class Evil:
-    """Runs when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
@@ -432,7 +429,6 @@ def _pickled(folder: Path) -> None:
     (folder / "lora" / "adapter_model.bin").write_bytes(pickle.dumps(Evil(folder / "owned")))
 
 
-VISION = r".*vision_tower.*(q_proj|v_proj)"
 PEFT_FILE = "lora/adapter_config.json"
 HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle only": (_pickled, "missing or empty"),
@@ -449,21 +445,23 @@ HOSTILE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "text"), HOSTILE.values(), ids=HOSTILE)
 def test_hostile_or_foreign_lora_folder_is_refused(
-    damage: Callable[[Path], Any], text: str, random_host: Path, adapter: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    damage(adapter)
-    with pytest.raises(FramefoldError, match=text):
-        module(random_host, start=str(adapter))
+    random_host: Path, sft_run: tuple[Any, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "framefold.evaluation.ablation.runner.AblationRunner.run", lambda self: pytest.fail("videos were encoded")
     )
     few: dict[str, Any] = {"host": str(random_host), "videos": 2, "frames": 16, "compressors": ["uniform"]}
-    with pytest.raises(AdapterFileError, match=text):
-        ablate(str(tmp_path / "out"), adapters=[str(adapter)], **few)
-    assert not (adapter / "owned").exists() and not (tmp_path / "out").exists()
+    for number, (name, (damage, text)) in enumerate(HOSTILE.items()):
+        folder = Path(shutil.copytree(sft_run[1], tmp_path / str(number)))
+        damage(folder)
+        with pytest.raises(FramefoldError, match=text):
+            module(random_host, start=str(folder))
+            pytest.fail(f"{name}: training accepts it")
+        with pytest.raises(AdapterFileError, match=text):
+            ablate(str(tmp_path / "out"), adapters=[str(folder)], **few)
+            pytest.fail(f"{name}: the ablation accepts it")
+        assert not (folder / "owned").exists() and not (tmp_path / "out").exists(), name
 
 
 def test_lora_in_the_vision_encoder_is_refused(random_host: Path, adapter: Path) -> None:
@@ -483,25 +481,25 @@ def test_lora_in_the_vision_encoder_is_refused(random_host: Path, adapter: Path)
 def test_answer_compares_lora_with_the_host_without_it(random_host: Path, adapter: Path) -> None:
     assert lora_of("fila") is None and lora_of(str(adapter)) is not None
     host = load_host(random_host)
-    seen: list[bool] = []
+    with_lora: list[bool] = []
     hook = host.model.model.language_model.register_forward_pre_hook(
-        lambda *_: seen.append(bool(getattr(host.model, "peft_config", None)))
+        lambda *_: with_lora.append(bool(getattr(host.model, "peft_config", None)))
     )
-    asked = encode_batch(host, batch().samples[:1])
+    encoded = encode_batch(host, batch().samples[:1])
     pixels = host.pixel_values(batch().samples[0].frames.numpy())
-    question = asked.rows.input_ids[:1, : int(asked.rows.attention_mask[0].sum()) - 1]
-    ids = torch.cat([asked.inputs["input_ids"], question], 1)
+    question = encoded.rows.input_ids[:1, : int(encoded.rows.attention_mask[0].sum()) - 1]
+    ids = torch.cat([encoded.inputs["input_ids"], question], 1)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values_videos": pixels}
 
     class Processor:
         tokenizer = host.tokenizer
 
     before = state(host.model)
-    task = Task(host.model, Processor(), inputs, asked.times[0], "preserve", 1, lora_of(str(adapter)))
+    task = Task(host.model, Processor(), inputs, encoded.times[0], "preserve", 1, lora_of(str(adapter)))
     result = run_answer(task, framefold.build("uniform", 0.25), compare=True, repeats=1)
     hook.remove()
     assert result.compressed.name == "uniform, budget 0.25 (LoRA)" and result.full and result.full.name == "all tokens"
-    assert {*seen} == {True, False} and seen[0] is True and same(state(host.model), before)
+    assert {*with_lora} == {True, False} and with_lora[0] is True and same(state(host.model), before)
 
 
 def test_lora_settings_may_be_an_object(random_host: Path) -> None:

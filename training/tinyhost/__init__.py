@@ -1,1 +1,1 @@
-"""The embedded host, trained from scratch."""
+"""The tinyhost: a small host for synthetic videos, and its training from random weights."""

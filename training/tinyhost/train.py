@@ -20,7 +20,8 @@ from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import HostError
 from framefold.files import replace_file
 from framefold.training.checkpoint.write import AtomicCheckpointIO
-from framefold.training.fit.session import interruptible, quiet
+from framefold.training.fit.interrupt import reraise_interrupt
+from framefold.training.fit.warning_filters import filter_warnings
 from framefold.training.frozen_host.load import load_host
 
 from .build import Architecture, build_host, build_tokenizer, save_host
@@ -69,7 +70,7 @@ def train(
     """
     _check(stages)
     kind = _accelerator(accelerator)
-    quiet()
+    filter_warnings()
     torch.set_num_threads(threads)
     folder = Path(work or f"{out.rstrip('/')}.work")
     if not resume:
@@ -142,7 +143,7 @@ def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, wor
     )
     first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
     batches = EpochBatches(module.batch_function(), first, stage.steps, workers)
-    with interruptible(trainer):
+    with reraise_interrupt(trainer):
         trainer.fit(module, batches, ckpt_path=last if first else None)
 
 
