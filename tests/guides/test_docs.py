@@ -17,6 +17,7 @@ import yaml
 
 from framefold import __main__ as command
 from framefold.adapters.pretrained.card import GENERATED_MARK
+from framefold.evaluation.results.measures import MEASURES
 from framefold.training.module import CompressorModule
 from tests.support.guides.blocks import ROOT, Block, broken_links
 from tests.support.guides.guide_sandbox import GuideSandbox, UnknownCommandError
@@ -184,6 +185,12 @@ def test_configurations_in_the_text_are_packaged() -> None:
         if not (ROOT / "configs" / f"{name}.yaml").is_file() and not (ROOT / name).is_dir()
     ]
     assert missing == []
+
+
+def test_measures_named_in_the_guide_are_in_the_report() -> None:
+    section = (ROOT / "docs/read_the_ablation.md").read_text().partition("## Cost\n")[2].partition("\n## ")[0]
+    named = {" ".join(name.split()) for name in re.findall(r"`([^`]+)`", section)} - {"qtsplus"}
+    assert named and named <= {measure.title for measure in MEASURES}
 
 
 def test_numbers_of_the_ablation_are_those_of_the_readme() -> None:
