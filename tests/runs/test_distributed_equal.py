@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from tests.support.ranks.distributed_equal import FAULTS, PARAMS
-from tests.support.ranks.fork_server import Ranks
+from tests.support.ranks.fork_server import ForkServer
 from tests.support.weights import relative_differences
 
 TOGETHER = {
     "ddp": tuple(PARAMS),
-    "deepspeed_cpu_stage_1": ("qtsplus",),  # stage 2 without the sharding of gradients
-    "deepspeed_cpu_stage_2": tuple(PARAMS),
+    "deepspeed_cpu_stage_1": ("qtsplus",),  # stages 1 and 2 are one class of DeepSpeed
+    "deepspeed_cpu_stage_2": ("storm", "fila"),
     "deepspeed_cpu_stage_3": tuple(PARAMS),
     "fsdp2": tuple(PARAMS),
 }
@@ -32,23 +32,19 @@ CODE = "from tests.support.ranks.distributed_equal import train_all; train_all({
 
 
 @pytest.fixture(scope="module")
-def trained(random_host: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(ranks: ForkServer, random_host: Path, shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of the weights of all trainings."""
     out = tmp_path_factory.mktemp("equal")
     common: tuple[Any, ...] = (str(random_host), str(shards), str(out))
     alone = dict(zip(PARAMS, FAULTS, strict=True))
     together = [(compressor, strategy) for strategy, compressors in TOGETHER.items() for compressor in compressors]
-    ranks = Ranks("tests.support.ranks.distributed_equal", "deepspeed", "torch.distributed.fsdp")
-    try:
-        runs = [
-            ranks.start([], out / "one", world=1, code=CODE.format(*common, [(c, "auto") for c in PARAMS], alone)),
-            ranks.start([], out / "two", world=2, code=CODE.format(*common, together, {})),
-        ]
-        for run in runs:
-            statuses = ranks.wait(run, LIMIT)
-            assert not any(statuses), f"{statuses}\n{run.text()[-3000:]}"
-    finally:
-        ranks.close()
+    runs = [
+        ranks.start([], out / "one", world=1, code=CODE.format(*common, [(c, "auto") for c in PARAMS], alone)),
+        ranks.start([], out / "two", world=2, code=CODE.format(*common, together, {})),
+    ]
+    statuses = [ranks.wait(run, LIMIT) for run in runs]
+    for run, status in zip(runs, statuses, strict=True):
+        assert not any(status), f"{status}\n{run.text()[-3000:]}"
     return out
 
 

@@ -1,4 +1,4 @@
-"""Processes of their own for tests that need torchvision, which must be found before transformers is imported."""
+"""Separate processes for tests that need torchvision, which must be found before transformers is imported."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 
 from tests.support.paths import ROOT
 
-BESIDE = Path(sys.prefix) / "torchvision"  # where make setup puts it
+SETUP_FOLDER = Path(sys.prefix) / "torchvision"  # where make setup installs it
 needs_torchvision = pytest.mark.skipif(
-    not BESIDE.is_dir() and find_spec("torchvision") is None, reason="there is no torchvision (make setup)"
+    not SETUP_FOLDER.is_dir() and find_spec("torchvision") is None, reason="torchvision is not installed (make setup)"
 )
 
 
 def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run Python as a user does, without a network; raises nothing."""
+    """Run Python without a network; a nonzero exit status raises nothing."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)

@@ -1,4 +1,4 @@
-"""Refuse to watch a value that is not logged."""
+"""Callbacks that save checkpoints: the best one, and the latest for resuming."""
 
 from __future__ import annotations
 
@@ -12,26 +12,31 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from framefold.errors import ConfigError
 
-from .write import save_whole
+from .write import save_atomically
 
 
-def known_value(option: str, name: str, known: list[str]) -> None:
-    """Refuse to watch a value that is not logged.
+def check_monitor(option: str, name: str, known: list[str]) -> None:
+    """Refuse to monitor a value that is not logged.
+
+    Args:
+        option: section of the command line with the option ``monitor``, for the message.
+        name: the value to monitor.
+        known: the values that are logged.
 
     Raises:
-        ConfigError: it names the values that are.
+        ConfigError: the value is not logged; the message lists those that are.
     """
     if name not in known:
         raise ConfigError(f"{option}.monitor: validation logs no {name!r}; there are {', '.join(sorted(known))}")
 
 
-class WholeCheckpoint(ModelCheckpoint):
-    """Writes checkpoints that are whole or not there."""
+class AtomicCheckpoint(ModelCheckpoint):
+    """Base class of callbacks that write their checkpoints atomically."""
 
-    before = ""  # name that the one before is kept under
+    previous_name = ""  # name under which the replaced checkpoint is kept; "": it is deleted
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
-        save_whole(trainer, Path(filepath), self.before, self.save_weights_only)
+        save_atomically(trainer, Path(filepath), self.previous_name, self.save_weights_only)
         self._last_global_step_saved = trainer.global_step
         self._last_checkpoint_saved = filepath
         if trainer.is_global_zero:
@@ -39,11 +44,12 @@ class WholeCheckpoint(ModelCheckpoint):
                 logger.after_save_checkpoint(proxy(self))
 
 
-class BestCheckpoint(WholeCheckpoint):
-    """Keeps ``best.ckpt``, the checkpoint of the best validation.
+class BestCheckpoint(AtomicCheckpoint):
+    """Keep the checkpoint of the best validation as ``best.ckpt``.
 
     Args:
-        monitor: logged value that decides. mode: "max" or "min".
+        monitor: name of the logged value to compare.
+        mode: "max" if higher is better, "min" if lower is.
     """
 
     def __init__(self, monitor: str = "val/accuracy", mode: str = "max") -> None:
@@ -52,45 +58,45 @@ class BestCheckpoint(WholeCheckpoint):
         )
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Look whether validation logs that value.
+        """Check that validation logs the monitored value.
 
         Raises:
-            ConfigError: it does not.
+            ConfigError: validation does not log it.
         """
         if stage == TrainerFn.FITTING and trainer.enable_validation:
-            known_value("best", str(self.monitor), pl_module.validated())
+            check_monitor("best", str(self.monitor), pl_module.validation_metrics())
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on comparing with the best of the run before, though it lies in another folder."""
+        """Keep comparing with the best value of the resumed run, whose checkpoints are in another folder."""
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
 
-class LastCheckpoint(WholeCheckpoint):
-    """Keeps ``last.ckpt``, for going on after an interruption and for export, and the one before, ``previous.ckpt``.
+class LastCheckpoint(AtomicCheckpoint):
+    """Keep ``last.ckpt``, for resuming and for export, and the one before it as ``previous.ckpt``.
 
     Args:
-        every: training steps between two of them; there is always one at the end.
+        every: training steps between two checkpoints; the last step is always saved.
     """
 
-    before = "previous.ckpt"
+    previous_name = "previous.ckpt"
 
     def __init__(self, every: int = 100) -> None:
         super().__init__(filename="last", every_n_train_steps=every, enable_version_counter=False)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What the run goes on from need not be saved again, least of all in the middle of accumulated batches."""
+        """Do not save the step that the run resumes from again, least of all between accumulated batches."""
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was saved just before validation gets its result: a run that goes on does not repeat it."""
+        """Save again after validation, so that a run resumed from this step does not repeat the validation."""
         saved = self._last_checkpoint_saved and self._last_global_step_saved == trainer.global_step
         if saved and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            save_whole(trainer, Path(self._last_checkpoint_saved))
+            save_atomically(trainer, Path(self._last_checkpoint_saved))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the final state, unless it was saved just now."""
+        """Save the final state, unless it has been saved already."""
         fast = getattr(trainer, "fast_dev_run", False)
         if not fast and (self._last_global_step_saved != trainer.global_step or not self._last_checkpoint_saved):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -1,4 +1,4 @@
-"""``framefold checkpoint``: what checkpoints a run has, and other forms of them."""
+"""``framefold checkpoint``: list the checkpoints of a run and convert them to other formats."""
 
 from __future__ import annotations
 
@@ -10,64 +10,75 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 
 from framefold.errors import CheckpointError, ConfigError
 
-from .inventory import Checkpoint, crc, find_checkpoints, is_checkpoint, newest, peek, verify, write_manifest
-from .read import LORA_PREFIX, PREFIX, content, weights
-from .universal import convert
+from .inventory import (
+    Checkpoint,
+    fsync_path,
+    is_checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    read_header,
+    size_and_crc,
+    verify_checkpoint,
+    write_manifest,
+)
+from .read import LORA_PREFIX, PREFIX, read_run_state, trained_weights
+from .universal import convert_to_universal
 
 COMPRESSOR, LORA, ABOUT = "model.safetensors", "lora.safetensors", "checkpoint.json"
-
-HEAD = ["checkpoint", "step", "kind", "strategy", "ranks", "written", "size", "state"]
-
-NUMBERS = ("step", "ranks", "size")
-
-TOLD = ("compressor", "budget", "params", "host", "lora", "losses", "lr")  # of the hyper-parameters
+COLUMNS = ["checkpoint", "step", "kind", "strategy", "ranks", "written", "size", "state"]
+NUMBERS = ("step", "ranks", "size")  # columns that are aligned to the right
+HYPER_PARAMETERS = ("compressor", "budget", "params", "host", "lora", "losses", "lr")  # copied to checkpoint.json
 
 
-def listing(run: str) -> int:
-    """List the checkpoints below a run folder, the furthest first, after reading all of each.
+def show_checkpoints(run: str) -> int:
+    """List the checkpoints below a run folder in descending order of steps, after reading every byte of them.
 
     Args:
         run: folder of one or more runs, or a checkpoint.
 
     Returns:
-        0, or 1 if none of them is whole.
+        0, or 1 if no checkpoint is complete.
 
     Raises:
-        CheckpointError: there is no such place.
+        CheckpointError: the folder does not exist.
     """
     root = Path(run)
     if not root.exists():
         raise CheckpointError(f"there is no {root}: give the folder of a 'framefold fit' run, or a checkpoint")
-    itself = is_checkpoint(root)
-    found = [verify(one) for one in ([peek(root)] if itself else find_checkpoints(root, best=True))]
+    is_single = is_checkpoint(root)
+    found = [
+        verify_checkpoint(each) for each in ([read_header(root)] if is_single else list_checkpoints(root, best=True))
+    ]
     if found:
-        _print_columns([HEAD, *(_row(one, root) for one in found)])
-    whole = [one for one in found if not one.problem]
-    if not whole:
-        print(f"no whole checkpoint in {root}")
+        _print_columns([COLUMNS, *(_row(each, root) for each in found)])
+    complete = [each for each in found if not each.problem]
+    if not complete:
+        print(f"no complete checkpoint in {root}")
         return 1
-    furthest = whole[0] if itself else newest(root, warn=lambda text: None)  # which the list has said already
-    if furthest is not None:
-        print(f"to go on from step {furthest.step}: framefold fit --resume {shlex.quote(str(furthest.path))} ...")
+    latest = complete[0] if is_single else latest_checkpoint(root, warn=lambda text: None)  # the list has the warnings
+    if latest is not None:
+        print(f"to resume from step {latest.step}: framefold fit --resume {shlex.quote(str(latest.path))} ...")
     return 0
 
 
-def _row(one: Checkpoint, root: Path) -> list[str]:
-    files = [one.path] if one.path.is_file() else [file for file in one.path.rglob("*") if file.is_file()]
+def _row(checkpoint: Checkpoint, root: Path) -> list[str]:
+    path = checkpoint.path
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
     return [
-        str(one.path.relative_to(root) if one.path != root else one.path.name),
-        str(one.step) if one.step >= 0 else "?",
-        one.kind,
-        one.strategy or "?",
-        "any" if one.kind == "universal" else str(one.world_size or "?"),
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(one.saved)),
+        str(path.relative_to(root) if path != root else path.name),
+        str(checkpoint.step) if checkpoint.step >= 0 else "?",
+        checkpoint.kind,
+        checkpoint.strategy or "?",
+        "any" if checkpoint.kind == "universal" else str(checkpoint.world_size or "?"),
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(checkpoint.saved)),
         f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB",
-        f"DAMAGED: {one.problem}" if one.problem else "whole",
+        f"DAMAGED: {checkpoint.problem}" if checkpoint.problem else "complete",
     ]
 
 
@@ -76,109 +87,104 @@ def _print_columns(rows: list[list[str]]) -> None:
     for row in rows:
         cells = [
             f"{text:{'>' if name in NUMBERS else '<'}{width}}"
-            for name, text, width in zip(HEAD, row, widths, strict=True)
+            for name, text, width in zip(COLUMNS, row, widths, strict=True)
         ]
         print("  ".join(cells).rstrip())
 
 
 def universal(checkpoint: str, out: str) -> None:
-    """Make a DeepSpeed checkpoint that any number of ranks and any stage of ZeRO can go on from.
+    """Convert a DeepSpeed checkpoint so that any number of ranks and any stage of ZeRO can resume from it.
 
-    ``framefold fit --resume DIR`` takes it.
+    ``framefold fit --resume DIR`` accepts the result.
 
     Args:
-        checkpoint: of a run with DeepSpeed, or a run folder, whose furthest one is then taken.
+        checkpoint: DeepSpeed checkpoint, or a run folder, of which the latest complete checkpoint is converted.
         out: folder to write.
 
     Raises:
-        CheckpointError: no whole checkpoint of DeepSpeed there.
-        ConfigError: there is something at that place already.
-        OSError: it cannot be written.
+        CheckpointError: there is no complete DeepSpeed checkpoint.
+        ConfigError: the output folder exists.
+        OSError: the folder cannot be written.
     """
-    source = _whole(checkpoint)
-    found = peek(source)
+    source = _complete_path(checkpoint)
+    found = read_header(source)
     if found.kind != "deepspeed":
-        more = ", and this one fits any number of ranks as it is" if found.kind in ("universal", "file") else ""
-        raise CheckpointError(f"{source} is of kind {found.kind}: only what DeepSpeed wrote is converted{more}")
+        reason = ", and this one fits any number of ranks as it is" if found.kind in ("universal", "file") else ""
+        raise CheckpointError(f"{source} is of kind {found.kind}: only DeepSpeed checkpoints are converted{reason}")
     about = {"kind": "universal", "step": found.step, "strategy": found.strategy, "world_size": found.world_size}
 
     def write(folder: Path) -> None:
-        convert(source, folder / "checkpoint")
+        convert_to_universal(source, folder / "checkpoint")
         files = [file for file in folder.rglob("*") if file.is_file()]
-        write_manifest(folder, about, {str(file.relative_to(folder)): crc(file) for file in files})
+        write_manifest(folder, about, {str(file.relative_to(folder)): size_and_crc(file) for file in files})
 
     _new_folder(Path(out), write)
-    said = f"checkpoint: {out} holds {source}, step {found.step}, for any number of ranks"
-    print(f"{said}: framefold fit --resume {shlex.quote(out)} ...")
+    text = f"checkpoint: converted {source}, step {found.step}, to {out}, for any number of ranks"
+    print(f"{text}: framefold fit --resume {shlex.quote(out)} ...")
 
 
 def consolidate(checkpoint: str, out: str) -> None:
     """Write the trained weights of a checkpoint of any strategy as plain safetensors.
 
-    ``model.safetensors`` has the compressor's under their own names, ``lora.safetensors`` LoRA's, if there is any,
-    under those that PEFT saves, and ``checkpoint.json`` what they are of. What DeepSpeed trained is the fp32 of its
-    optimizer; its own zero_to_fp32 puts it together, kept from unpickling anything else.
+    ``model.safetensors`` contains the weights of the compressor under their own names, ``lora.safetensors`` those of
+    LoRA, if any, under PEFT's names, and ``checkpoint.json`` describes the run. For DeepSpeed, the weights are the fp32
+    copies of its optimizer, which its own zero_to_fp32 assembles with restricted unpickling.
 
     Args:
-        checkpoint: of any strategy, or a run folder, whose furthest one is then taken.
+        checkpoint: checkpoint of any strategy, or a run folder, of which the latest complete checkpoint is read.
         out: folder to write.
 
     Raises:
-        CheckpointError: no whole checkpoint there.
-        ConfigError: there is something at that place already.
-        OSError: it cannot be written.
+        CheckpointError: there is no complete checkpoint.
+        ConfigError: the output folder exists.
+        OSError: the folder cannot be written.
     """
-    source = _whole(checkpoint)
-    found, state, hyper = peek(source), weights(source), content(source)["hyper_parameters"]
+    source = _complete_path(checkpoint)
+    found, state, hyper = read_header(source), trained_weights(source), read_run_state(source)["hyper_parameters"]
 
     def write(folder: Path) -> None:
         for name, prefix in ((COMPRESSOR, PREFIX), (LORA, LORA_PREFIX)):
             part = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
             if part or prefix == PREFIX:
                 save_file({key: value.contiguous().clone() for key, value in part.items()}, folder / name)
-        about = {"step": found.step, "strategy": found.strategy, "world_size": found.world_size}
-        told = {key: hyper.get(key) for key in TOLD}
-        (folder / ABOUT).write_text(json.dumps({**about, **told}, indent=2, default=str) + "\n")
+        about: dict[str, Any] = {"step": found.step, "strategy": found.strategy, "world_size": found.world_size}
+        about |= {key: hyper.get(key) for key in HYPER_PARAMETERS}
+        (folder / ABOUT).write_text(json.dumps(about, indent=2, default=str) + "\n")
 
     _new_folder(Path(out), write)
-    print(f"checkpoint: {len(state)} tensors of {source}, step {found.step}, are in {out}")
+    print(f"checkpoint: wrote {len(state)} tensors of {source}, step {found.step}, to {out}")
 
 
-def _whole(checkpoint: str) -> Path:
-    """The checkpoint that is meant, after every byte was read."""
+def _complete_path(checkpoint: str) -> Path:
+    """Return the path of the checkpoint, or of the latest one in a run folder, after reading every byte of it."""
     path = Path(checkpoint)
-    found = verify(peek(path)) if path.exists() and is_checkpoint(path) else newest(path)
+    is_single = path.exists() and is_checkpoint(path)
+    found = verify_checkpoint(read_header(path)) if is_single else latest_checkpoint(path)
     if found is None:
-        raise CheckpointError(f"no whole checkpoint at {path}: give one, or the folder of a 'framefold fit' run")
+        raise CheckpointError(
+            f"there is no complete checkpoint in {path}: give a checkpoint, or the folder of a 'framefold fit' run"
+        )
     if found.problem:
         raise CheckpointError(f"{path} cannot be used: {found.problem}")
     return found.path
 
 
-def _new_folder(place: Path, write: Callable[[Path], None]) -> None:
-    """A folder that is whole or not there."""
-    if place.exists():
-        raise ConfigError(f"{place} is there already: give another --out")
-    beside = place.with_name(f".{place.name}.{os.getpid()}.part")
-    new = [folder for folder in place.parents if not folder.exists()]
-    beside.mkdir(parents=True)
+def _new_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Create a folder atomically: it is complete, or it does not exist."""
+    if path.exists():
+        raise ConfigError(f"{path} exists already: give another --out")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    new_parents = [folder for folder in path.parents if not folder.exists()]
+    temporary.mkdir(parents=True)
     try:
-        write(beside)
-        for inner in [*beside.rglob("*"), beside]:
-            _sync(inner)
-        os.replace(beside, place)
-        _sync(place.parent)
+        write(temporary)
+        for inner in [*temporary.rglob("*"), temporary]:
+            fsync_path(inner)
+        os.replace(temporary, path)
+        fsync_path(path.parent)
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        for folder in new:
-            with suppress(OSError):  # somebody else has put something there
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in new_parents:
+            with suppress(OSError):  # another process may have written to it
                 folder.rmdir()
         raise
-
-
-def _sync(place: Path) -> None:
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

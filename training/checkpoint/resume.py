@@ -1,7 +1,8 @@
-"""``framefold fit --resume``: the newest whole checkpoint, the same on every rank, and only one that fits the run.
+"""``framefold fit --resume``: find the latest complete checkpoint and load the same one on every rank.
 
-Ranks that another started take its choice. Ranks that start by themselves (torchrun, SLURM, mpirun) choose each on its
-own, out of files that do not change before all of them have met; then they compare, and rank 0's choice is taken.
+Ranks that another rank started use its choice. Ranks that an external launcher started (torchrun, SLURM, mpirun) choose
+independently, from files that do not change before all ranks have met. They then compare their choices, and all of them
+use that of rank 0.
 """
 
 from __future__ import annotations
@@ -23,109 +24,121 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
 
 from framefold.errors import CheckpointError, ConfigError
 
-from .inventory import Checkpoint, is_checkpoint, newest, peek, verify
-from .read import content, escaped_path, only_parts, only_tensors, weights
+from .class_paths import check_class_paths, check_config_file
+from .inventory import Checkpoint, is_checkpoint, latest_checkpoint, read_header, verify_checkpoint
+from .read import glob_safe_path, read_run_state, safe_deepspeed_load, safe_fsdp2_load, trained_weights
 from .strategy_name import strategy_name
-from .universal import group_by_group
-from .write import together
+from .universal import separate_parameter_groups
+from .write import run_on_all_ranks
 
-AUTO, CHOICE = "auto", "FRAMEFOLD_RESUME"
+AUTO, CHOICE_VARIABLE = "auto", "FRAMEFOLD_RESUME"  # environment variable with the choice of the parent process
 
 
-def whole(path: Path) -> Checkpoint:
-    """A checkpoint that was named.
+def require_complete(path: Path) -> Checkpoint:
+    """Return the description of a checkpoint that the user named.
 
     Raises:
-        CheckpointError: it is not there, or damaged.
+        CheckpointError: the checkpoint does not exist or is damaged.
     """
     if not path.exists():
-        raise CheckpointError(f"no checkpoint {path}")
-    if (found := verify(peek(path))).problem:
-        raise CheckpointError(f"cannot go on from {path}: {found.problem}")
+        raise CheckpointError(f"there is no checkpoint {path}")
+    if (found := verify_checkpoint(read_header(path))).problem:
+        raise CheckpointError(f"cannot resume from {path}: {found.problem}")
     return found
 
 
-def choose_checkpoint(wanted: str, root: Path) -> Path | None:
-    """The checkpoint that ``--resume`` means; None to start anew.
+def resolve_resume(resume: str, root: Path) -> Path | None:
+    """Return the checkpoint that ``--resume`` refers to; None to start a new run.
 
     Args:
-        wanted: "auto", a checkpoint, or a folder of runs. root: where auto looks.
+        resume: "auto", a checkpoint, or a folder of runs.
+        root: folder that "auto" searches.
 
     Raises:
-        CheckpointError: a path was given, and there is no whole checkpoint.
+        CheckpointError: a path was given, and there is no complete checkpoint.
     """
-    parent, _, chosen = os.environ.get(CHOICE, "").partition(":")
+    parent, _, chosen = os.environ.get(CHOICE_VARIABLE, "").partition(":")
     if parent == str(os.getppid()):  # the rank that started this one has chosen
         return Path(chosen) if chosen else None
-    path = root if wanted == AUTO else Path(wanted)
-    found = whole(path) if wanted != AUTO and is_checkpoint(path) else newest(path, warn=rank_zero_warn)
-    if found is None and wanted != AUTO:
-        raise CheckpointError(f"cannot go on from {path}: there is no whole checkpoint")
-    os.environ[CHOICE] = f"{os.getpid()}:{found.path if found else ''}"
-    _say(f"resume: from {found.path}, step {found.step}" if found else f"resume: nothing in {path} yet, starting anew")
-    return found.path if found else None
+    path = root if resume == AUTO else Path(resume)
+    if resume != AUTO and is_checkpoint(path):
+        found: Checkpoint | None = require_complete(path)
+    else:
+        found = latest_checkpoint(path, warn=rank_zero_warn)
+    if found is None and resume != AUTO:
+        raise CheckpointError(f"cannot resume from {path}: it has no complete checkpoint")
+    os.environ[CHOICE_VARIABLE] = f"{os.getpid()}:{found.path if found else ''}"
+    if found is None:
+        _print(f"resume: no checkpoint in {path} yet, starting a new run")
+        return None
+    _print(f"resume: from {found.path}, step {found.step}")
+    return found.path
 
 
 @rank_zero_only
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def same_run(path: Path, model: dict[str, Any]) -> None:
-    """Refuse to go on from a checkpoint of something else than is asked for.
+def check_same_run(path: Path, model: dict[str, Any]) -> None:
+    """Refuse a checkpoint that does not belong to the configured model.
 
     Args:
-        model: settings of the configuration.
+        path: the checkpoint.
+        model: the configuration of the model.
 
     Raises:
-        ConfigError: of another compressor, or with LoRA where there is to be none, or the other way round.
+        ConfigError: the checkpoint has another compressor, lacks the configured LoRA, or belongs to a run that was
+            started by a version of framefold with another layout.
     """
-    saved = content(path)["hyper_parameters"]
+    saved = read_run_state(path)["hyper_parameters"]
+    check_class_paths(saved, path)
+    check_config_file(path.parent.parent / "config.yaml")
     if saved.get("compressor") != model["compressor"]:
         raise ConfigError(
-            f"{path} is of {saved.get('compressor')}, this run trains {model['compressor']}: give another "
-            "--trainer.default_root_dir, or --config of the compressor that it is to go on with"
+            f"{path} contains {saved.get('compressor')}, this run trains {model['compressor']}: choose another "
+            "--trainer.default_root_dir, or pass --config of the compressor to resume"
         )
     if model["lora"] is not None and saved.get("lora") is None:
         raise ConfigError(f"{path} has no LoRA, this run trains one: start from its adapter, see --model.start")
 
 
 class Resume(Callback):
-    """Brings the ranks together on what they go on from, before any of it is loaded.
+    """Make all ranks resume from the same checkpoint, before any of it is loaded.
 
     Args:
-        path: what this rank has chosen; None: it starts anew.
+        path: the choice of this rank; None: it starts a new run.
     """
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Compare, and have the strategy look at what it is asked to load.
+        """Compare the choices, and make the strategy check a checkpoint before it loads it.
 
         Raises:
-            CheckpointError: ranks have chosen differently, or the checkpoint is not one that this strategy can load.
+            CheckpointError: the ranks have chosen different checkpoints, or the strategy cannot load the checkpoint.
         """
-        own = (str(self.path), _digest(self.path)) if self.path else ("", 0)
-        choices = together(lambda: own, self.path or Path(trainer.default_root_dir))
+        choice = (str(self.path), _digest(self.path)) if self.path else ("", 0)
+        choices = run_on_all_ranks(lambda: choice, self.path or Path(trainer.default_root_dir))
         if len({digest for _, digest in choices}) > 1:
             raise CheckpointError(
                 f"the ranks have found different checkpoints, {sorted({path or 'none' for path, _ in choices})}: "
-                "is another job still writing there? Name one with --resume PATH"
+                "is another job still writing there? Choose one with --resume PATH"
             )
         strategy: Any = trainer.strategy
         self.path = Path(choices[0][0]) if choices[0][0] else None
-        if isinstance(strategy, DeepSpeedStrategy) and self.path and peek(self.path).kind == "universal":
+        if isinstance(strategy, DeepSpeedStrategy) and self.path and read_header(self.path).kind == "universal":
             config: Any = strategy.config
-            config["checkpoint"] = {"load_universal": True}  # before the engine is made
+            config["checkpoint"] = {"load_universal": True}  # read when the engine is created
         strategy.load_checkpoint = functools.partial(_load, trainer, self.path, strategy.load_checkpoint)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on in the data and in the count of epochs, where Lightning does not.
+        """Restore the position in the data and the count of epochs where Lightning does not.
 
-        Under max_epochs it makes the loader before it has read the position, which it then forgets; and if a checkpoint
-        is of the end of an epoch, it takes the next epoch for the rest of that one: it is never counted as begun, and
-        what is saved in it looks as if an epoch had just ended.
+        With max_epochs, Lightning creates the loader before it reads the position, which it then loses. If a checkpoint
+        was saved at the end of an epoch, Lightning takes the next epoch for the rest of that one: the epoch is never
+        counted as started, and checkpoints saved during it look as if an epoch had just ended.
         """
         loop = trainer.fit_loop
         count: Any = loop.epoch_progress.current
@@ -135,64 +148,65 @@ class Resume(Callback):
         if states and loader is not None and fetcher is not None:
             loader._load_state_dicts(states)
             loop._combined_loader_states_to_load = []
-            iter(fetcher)  # from there
+            iter(fetcher)  # starts at the restored position
 
 
 def _digest(path: Path) -> int:
-    """Of the settings that a rank has read from its choice: they must be the same everywhere."""
-    return zlib.crc32(json.dumps(content(path)["hyper_parameters"], sort_keys=True, default=str).encode()) or 1
+    """Return a digest of the hyper-parameters in a checkpoint, which must be the same on all ranks."""
+    return zlib.crc32(json.dumps(read_run_state(path)["hyper_parameters"], sort_keys=True, default=str).encode()) or 1
 
 
 def _load(trainer: pl.Trainer, agreed: Path | None, load: Any, path: Any, weights_only: bool | None = None) -> Any:
-    """In place of the strategy's own: the checkpoint that was agreed on, if it fits."""
+    """Replace the strategy's ``load_checkpoint``: check the checkpoint that was agreed on, then load it."""
     place = agreed or Path(path)
     if trainer.state.fn != "fit" and not isinstance(trainer.strategy, (DeepSpeedStrategy, ModelParallelStrategy)):
-        return content(place) | {"state_dict": weights(place)} if place.is_dir() else load(place)
-    fits(place, trainer)
+        return read_run_state(place) | {"state_dict": trained_weights(place)} if place.is_dir() else load(place)
+    check_compatible(place, trainer)
     if not isinstance(trainer.strategy, DeepSpeedStrategy):
-        with only_parts(place) if place.is_dir() else nullcontext():
+        with safe_fsdp2_load(place) if place.is_dir() else nullcontext():
             return load(place)
-    own = peek(place).kind == "universal" and trainer.optimizers
+    is_universal = read_header(place).kind == "universal" and trainer.optimizers
     try:
         with (
-            only_tensors(),
-            escaped_path(place) as link,
-            group_by_group(trainer.optimizers[0]) if own else nullcontext(),
+            safe_deepspeed_load(),
+            glob_safe_path(place) as link,
+            separate_parameter_groups(trainer.optimizers[0]) if is_universal else nullcontext(),
         ):
             found = load(link)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(f"{place} is damaged, or holds more than tensors, numbers and text") from error
-    if own:
+        raise CheckpointError(f"{place} is damaged, or contains more than tensors, numbers and text") from error
+    if is_universal:
         for group, lr in zip(trainer.optimizers[0].param_groups, found["lr_schedulers"][0]["_last_lr"], strict=True):
             group["lr"] = lr
     return found
 
 
-def fits(path: Path, trainer: pl.Trainer) -> None:
-    """Refuse a checkpoint that this strategy would choke on.
+def check_compatible(path: Path, trainer: pl.Trainer) -> None:
+    """Refuse a checkpoint that the strategy cannot load.
 
     Raises:
-        CheckpointError: of another strategy, or of another number of ranks; it says how to convert it.
+        CheckpointError: another strategy or another number of ranks wrote the checkpoint; the message says how to
+            convert it.
     """
-    found = peek(path)
+    found = read_header(path)
     if found.problem:
-        raise CheckpointError(f"cannot go on from {path}: {found.problem}")
-    wanted = {"deepspeed", "universal"} if isinstance(trainer.strategy, DeepSpeedStrategy) else {"file"}
+        raise CheckpointError(f"cannot resume from {path}: {found.problem}")
+    loadable = {"deepspeed", "universal"} if isinstance(trainer.strategy, DeepSpeedStrategy) else {"file"}
     if isinstance(trainer.strategy, ModelParallelStrategy):
-        wanted = {"file", "fsdp2"}
+        loadable = {"file", "fsdp2"}
     ours, theirs, quoted = strategy_name(trainer.strategy), found.strategy, shlex.quote(str(path))
-    if found.kind not in wanted:
-        back = theirs if theirs.startswith(("ddp", "deepspeed", "fsdp2")) else "auto"
+    if found.kind not in loadable:
+        option = theirs if theirs.startswith(("ddp", "deepspeed", "fsdp2")) else "auto"
         raise CheckpointError(
-            f"{path} was written by {theirs or 'another strategy'}, this run is of {ours}: go on with "
-            f"--trainer.strategy {back}, or begin anew from its weights with --model.start DIR after "
+            f"{path} was written by {theirs or 'another strategy'}, this run uses {ours}: resume with "
+            f"--trainer.strategy {option}, or start a new run from its weights with --model.start DIR after "
             f"'framefold export {quoted} --out DIR'"
         )
     if found.kind != "deepspeed":
         return
-    by = f"{found.world_size} ranks" if found.world_size != 1 else "1 rank"
+    ranks = f"{found.world_size} ranks" if found.world_size != 1 else "1 rank"
     if found.world_size != trainer.world_size or theirs.endswith("3") != ours.endswith("3"):
         raise CheckpointError(
-            f"{path} was written by {by} with {theirs}, this run has {trainer.world_size} with {ours}: go on with "
-            f"--resume DIR after 'framefold checkpoint universal {quoted} --out DIR', which fits any number of them"
+            f"{path} was written by {ranks} with {theirs}, this run has {trainer.world_size} with {ours}: resume with "
+            f"--resume DIR after 'framefold checkpoint universal {quoted} --out DIR', which fits any number of ranks"
         )

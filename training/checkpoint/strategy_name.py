@@ -1,4 +1,4 @@
-"""How a strategy is called on the command line."""
+"""Names of strategies on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pytorch_lightning.strategies import (
 
 
 def strategy_name(strategy: Any) -> str:
-    """How a strategy is called on the command line."""
+    """Return the name of a strategy on the command line."""
     if isinstance(strategy, DeepSpeedStrategy):
         stage = strategy.config.get("zero_optimization", {}).get("stage", 0) if isinstance(strategy.config, dict) else 0
         return f"{getattr(strategy, 'name_prefix', 'deepspeed_')}stage_{stage}"

@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there, whatever the strategy, and errors that reach every rank.
+"""Write checkpoints atomically under every strategy, and raise errors on every rank.
 
-A checkpoint is written under a hidden name beside its place and renamed when all of it is on the disk. A folder cannot
-be replaced by renaming, so the one before is moved out of the way first; at every instant there is a whole one.
+A checkpoint is written under a hidden name next to its destination, and renamed once all of it is on the disk. A folder
+cannot be replaced by renaming, so the previous one is renamed first. At every moment there is a complete checkpoint.
 """
 
 from __future__ import annotations
@@ -21,122 +21,138 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from framefold.errors import CheckpointError
 
-from .inventory import MANIFEST, OLD, PART, crc, hidden, peek, verify, write_manifest
+from .inventory import (
+    MANIFEST,
+    PARTIAL,
+    REPLACED,
+    fsync_path,
+    read_header,
+    size_and_crc,
+    temporary_path,
+    verify_checkpoint,
+    write_manifest,
+)
 from .strategy_name import strategy_name
 
-TAG = "checkpoint"  # as Lightning calls the only one in a DeepSpeed folder
+TAG = "checkpoint"  # Lightning's name for the one checkpoint in a DeepSpeed folder
 
 
-class Trainer(pl.Trainer):
-    """Lightning's, whose every checkpoint is whole or not there: those that SLURM's signal asks for as well."""
+class AtomicTrainer(pl.Trainer):
+    """Lightning's trainer, with atomic checkpoints, including those that SLURM's signal triggers."""
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
-        """See :func:`save_whole`."""
-        save_whole(self, Path(filepath), weights_only=weights_only)
+        save_atomically(self, Path(filepath), weights_only=weights_only)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes one file beside its place and renames it: a kill or a full disk leaves the one before whole."""
+    """Write a file under a hidden name and rename it: a kill or a full disk leaves the previous file intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write one file; a hidden name is written as it is, for :func:`save_whole`.
+        """Write a file; hidden names, which :func:`save_atomically` passes, are written directly.
 
         Raises:
             OSError: the disk is full or not writable.
         """
-        place = Path(path)
-        beside = place if place.name.startswith(".") else hidden(place, PART)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        temporary = path if path.name.startswith(".") else temporary_path(path, PARTIAL)
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(beside, "wb") as file:
+            with open(temporary, "wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(beside, place)
+            os.replace(temporary, path)
         except BaseException as error:
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             if isinstance(error, Exception):
-                raise named(error, place) from error
+                raise add_path(error, path) from error
             raise
 
 
-def save_whole(trainer: pl.Trainer, place: Path, before: str = "", weights_only: bool | None = None) -> None:
-    """Save a checkpoint so that a kill or a full disk at any moment leaves a whole one; all ranks call it.
+def save_atomically(trainer: pl.Trainer, path: Path, previous_name: str = "", weights_only: bool | None = None) -> None:
+    """Save a checkpoint so that a kill or a full disk at any moment leaves a complete one; all ranks call it.
 
     Args:
-        place: file or folder, as the strategy writes. before: name under which the one that was there is kept.
+        trainer: whose state is saved.
+        path: file or folder to write, depending on the strategy.
+        previous_name: name under which the checkpoint that is replaced is kept; "": it is deleted.
+        weights_only: save no state of the optimizer and the loops.
 
     Raises:
-        OSError, CheckpointError: it could not be written; on every rank, whichever it happened on.
+        OSError, CheckpointError: the checkpoint could not be written; raised on every rank, wherever it failed.
     """
     strategy: Any = trainer.strategy
-    place = Path(strategy.broadcast(str(place)))
-    part = hidden(place, PART)
-    together(lambda: _make_room(part, place) if trainer.is_global_zero else None, place)
+    path = Path(strategy.broadcast(str(path)))
+    partial = temporary_path(path, PARTIAL)
+    run_on_all_ranks(lambda: _clean_up(partial, path) if trainer.is_global_zero else None, path)
     content: dict[str, Any] = {}
-    steps = together(lambda: _dump(trainer, content, weights_only), place)
+    steps = run_on_all_ranks(lambda: _collect_state(trainer, content, weights_only), path)
     if len(set(steps)) > 1:
-        raise CheckpointError(f"{place} was not written: the ranks are at different steps, {steps}")
+        raise CheckpointError(f"{path} was not written: the ranks are at different steps, {steps}")
     written_by = {"strategy": strategy_name(strategy), "world_size": trainer.world_size}
-    together(lambda: _write(strategy, content | {"written_by": written_by}, part), place)
-    if strategy.broadcast(part.is_dir()):
+    run_on_all_ranks(lambda: _write_state(strategy, content | {"written_by": written_by}, partial), path)
+    if strategy.broadcast(partial.is_dir()):
         kind = "deepspeed" if isinstance(strategy, DeepSpeedStrategy) else "fsdp2"
-        _seal(trainer, part, {"kind": kind, "step": steps[0], **written_by})
-    together(lambda: _put(part, place, before) if trainer.is_global_zero else None, place)
+        _complete_folder(trainer, partial, {"kind": kind, "step": steps[0], **written_by})
+    run_on_all_ranks(lambda: _move_into_place(partial, path, previous_name) if trainer.is_global_zero else None, path)
 
 
-def together(action: Callable[[], Any], place: Path) -> list[Any]:
-    """Do something on every rank, and wait for all of them.
+def run_on_all_ranks(action: Callable[[], Any], path: Path) -> list[Any]:
+    """Run an action on every rank and wait for all of them; if it fails on one rank, raise on all.
+
+    Args:
+        action: called without arguments.
+        path: what is being written, for messages.
 
     Returns:
-        What it gave on each rank.
+        The results, by rank.
 
     Raises:
-        Exception: what it raised on this rank.
-        OSError: it failed on another.
+        Exception: the error of this rank.
+        OSError: the action failed on another rank.
     """
     result, failure = None, None
     try:
         result = action()
     except Exception as error:
-        failure = named(error, place)
+        failure = add_path(error, path)
     text = "" if failure is None else f"{type(failure).__name__}: {failure}"
-    found: list[Any] = [(result, text)]
+    outcomes: list[Any] = [(result, text)]
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        found = [None] * dist.get_world_size()
-        dist.all_gather_object(found, (result, text))
+        outcomes = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, (result, text))
     if failure is not None:
         raise failure
-    for rank, (_, text) in enumerate(found):
+    for rank, (_, text) in enumerate(outcomes):
         if text:
-            raise OSError(f"rank {rank} could not write {place}: {text}")
-    return [result for result, _ in found]
+            raise OSError(f"rank {rank} could not write {path}: {text}")
+    return [result for result, _ in outcomes]
 
 
-def named(error: Exception, place: Path) -> Exception:
-    """The error with the place that could not be written in it."""
+def add_path(error: Exception, path: Path) -> Exception:
+    """Return the error with the path that could not be written."""
     if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-        error.filename = str(place)
-    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):  # it does not say why a write failed
-        return OSError(f"cannot write {place}, is the disk full? ({error})")
+        error.filename = str(path)
+    if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):  # torch does not say why it failed
+        return OSError(f"cannot write {path}, is the disk full? ({error})")
     return error
 
 
-def _dump(trainer: pl.Trainer, content: dict[str, Any], weights_only: bool | None) -> int:
+def _collect_state(trainer: pl.Trainer, content: dict[str, Any], weights_only: bool | None) -> int:
     content |= trainer._checkpoint_connector.dump_checkpoint(bool(weights_only))
     return trainer.global_step
 
 
-def _write(strategy: Any, content: dict[str, Any], part: Path) -> None:
+def _write_state(strategy: Any, content: dict[str, Any], partial: Path) -> None:
     if not isinstance(strategy, DeepSpeedStrategy):
-        strategy.save_checkpoint(content, part)
+        strategy.save_checkpoint(content, partial)
         return
     engine = strategy.deepspeed_engine
     state = {key: value for key, value in content.items() if key not in ("state_dict", "optimizer_states")}
-    with _no_rank_left_behind(engine) as errors:
-        # its own mark of success, "latest", is a file of which a failure leaves rank 0 behind: _seal writes it
+    with _collect_errors(engine) as errors:
+        # _complete_folder writes the file "latest": if DeepSpeed fails to, rank 0 misses a barrier
         engine.save_checkpoint(
-            str(part),
+            str(partial),
             client_state=state,
             tag=TAG,
             save_latest=False,
@@ -147,30 +163,30 @@ def _write(strategy: Any, content: dict[str, Any], part: Path) -> None:
 
 
 @contextmanager
-def _no_rank_left_behind(engine: Any) -> Iterator[list[Exception]]:
-    """While DeepSpeed saves, between barriers: what fails is kept for later, so that every rank meets every barrier."""
+def _collect_errors(engine: Any) -> Iterator[list[Exception]]:
+    """Collect errors while DeepSpeed saves instead of raising them, so that every rank reaches every barrier."""
     errors: list[Exception] = []
     real = engine.checkpoint_engine
 
-    class Careful:
+    class CheckpointEngine:
         def __getattr__(self, name: str) -> Any:
-            found = getattr(real, name)
+            attribute = getattr(real, name)
             if name not in ("save", "makedirs", "commit"):
-                return found
+                return attribute
 
-            def tried(*args: Any, **kwargs: Any) -> Any:
+            def collect(*args: Any, **kwargs: Any) -> Any:
                 try:
-                    return found(*args, **kwargs)
+                    return attribute(*args, **kwargs)
                 except Exception as error:
                     errors.append(error)
 
-            return tried
+            return collect
 
-    engine.checkpoint_engine = Careful()
-    engine._copy_recovery_script = lambda path: None  # a script in every checkpoint: 'framefold checkpoint' does it
+    engine.checkpoint_engine = CheckpointEngine()
+    engine._copy_recovery_script = lambda path: None  # 'framefold checkpoint' replaces the script that it would copy
     try:
         yield errors
-    except Exception as error:  # the last thing that the engine does is a barrier
+    except Exception as error:  # the engine ends with a barrier, which this rank has not reached
         errors.append(error)
         dist.barrier()
     finally:
@@ -178,12 +194,12 @@ def _no_rank_left_behind(engine: Any) -> Iterator[list[Exception]]:
         del engine._copy_recovery_script
 
 
-def _seal(trainer: pl.Trainer, folder: Path, about: dict[str, Any]) -> None:
-    """Put a folder on the disk and write its manifest; the ranks share its files."""
+def _complete_folder(trainer: pl.Trainer, folder: Path, about: dict[str, Any]) -> None:
+    """Sync a folder to the disk and write its manifest; the files are divided among the ranks."""
     if trainer.is_global_zero and about["kind"] == "deepspeed":
-        together(lambda: (folder / "latest").write_text(TAG), folder)
+        run_on_all_ranks(lambda: (folder / "latest").write_text(TAG), folder)
     else:
-        together(lambda: None, folder)
+        run_on_all_ranks(lambda: None, folder)
     names = trainer.strategy.broadcast(
         sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST)
     )
@@ -191,62 +207,53 @@ def _seal(trainer: pl.Trainer, folder: Path, about: dict[str, Any]) -> None:
     def sums() -> dict[str, list[int]]:
         mine = names[trainer.global_rank :: trainer.world_size]
         for name in mine:
-            sync(folder / name)
-        return {name: crc(folder / name) for name in mine}
+            fsync_path(folder / name)
+        return {name: size_and_crc(folder / name) for name in mine}
 
-    files = {name: value for part in together(sums, folder) for name, value in part.items()}
-    together(lambda: write_manifest(folder, about, files) if trainer.is_global_zero else None, folder)
+    files = {name: value for part in run_on_all_ranks(sums, folder) for name, value in part.items()}
+    run_on_all_ranks(lambda: write_manifest(folder, about, files) if trainer.is_global_zero else None, folder)
     if trainer.is_global_zero:
-        for place in [folder, *(inner for inner in folder.rglob("*") if inner.is_dir())]:
-            sync(place)
+        for path in [folder, *(inner for inner in folder.rglob("*") if inner.is_dir())]:
+            fsync_path(path)
 
 
-def _make_room(part: Path, place: Path) -> None:
-    """What a kill left: finish what was whole, remove what was not."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    finish(place)
-    remove(part)
+def _clean_up(partial: Path, path: Path) -> None:
+    """Deal with what a killed process left: finish a complete replacement and delete an incomplete checkpoint."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    finish_replacement(path)
+    remove_path(partial)
 
 
-def finish(place: Path) -> None:
-    """Finish a replacement that a kill cut short, if there is no checkpoint at its place."""
-    for end in (PART, OLD):
-        left = hidden(place, end)
-        if left.exists() and not place.exists() and not verify(peek(left)).problem:
-            os.replace(left, place)
+def finish_replacement(path: Path) -> None:
+    """Finish a replacement that was interrupted by a kill, if there is no checkpoint at its path."""
+    for suffix in (PARTIAL, REPLACED):
+        leftover = temporary_path(path, suffix)
+        if leftover.exists() and not path.exists() and not verify_checkpoint(read_header(leftover)).problem:
+            os.replace(leftover, path)
 
 
-def _put(part: Path, place: Path, before: str) -> None:
-    """Rename; from the first line to the last there is a whole checkpoint under one of the names that find() knows."""
-    kept = place.with_name(before) if before else hidden(place, OLD)
-    if part.is_file():
-        sync(part)
-    if place.exists() and before:
-        finish(kept)
-        if kept.is_dir() or (kept.exists() and place.is_dir()):  # it cannot be replaced
-            remove(hidden(kept, OLD))
-            os.replace(kept, hidden(kept, OLD))
-        os.replace(place, kept)
-    elif place.exists() and (place.is_dir() or part.is_dir()):
-        remove(kept)
-        os.replace(place, kept)
-    os.replace(part, place)
-    sync(place.parent)
-    remove(hidden(kept, OLD) if before else kept)
+def _move_into_place(partial: Path, path: Path, previous_name: str) -> None:
+    """Rename; between any two lines there is a complete checkpoint under a name that ``list_checkpoints`` knows."""
+    previous = path.with_name(previous_name) if previous_name else temporary_path(path, REPLACED)
+    if partial.is_file():
+        fsync_path(partial)
+    if path.exists() and previous_name:
+        finish_replacement(previous)
+        if previous.is_dir() or (previous.exists() and path.is_dir()):  # it cannot be replaced by renaming
+            remove_path(temporary_path(previous, REPLACED))
+            os.replace(previous, temporary_path(previous, REPLACED))
+        os.replace(path, previous)
+    elif path.exists() and (path.is_dir() or partial.is_dir()):
+        remove_path(previous)
+        os.replace(path, previous)
+    os.replace(partial, path)
+    fsync_path(path.parent)
+    remove_path(temporary_path(previous, REPLACED) if previous_name else previous)
 
 
-def sync(place: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove(place: Path) -> None:
-    """Remove a file or folder, if it is there."""
-    if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
+def remove_path(path: Path) -> None:
+    """Delete a file or folder, if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        place.unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""From a training checkpoint to an adapter folder."""
+"""Export: turn a training checkpoint into an adapter folder."""

@@ -1,4 +1,4 @@
-"""A training checkpoint becomes an adapter folder that ``framefold.load`` reads."""
+"""Load what ``framefold export`` exports: a training checkpoint, an adapter, or a compressor without weights."""
 
 from __future__ import annotations
 
@@ -7,116 +7,142 @@ from pathlib import Path
 from typing import Any
 
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.core.registry import JOINT, get, list_compressors, make
-from framefold.adapters.hosts.lora.config import Lora, check_lora, has_lora, read_lora
+from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, create_compressor, list_compressors
+from framefold.adapters.hosts.lora.config import LoraAdapter, check_lora, has_lora, read_lora
 from framefold.adapters.pretrained.config import CONFIG, read_config
-from framefold.adapters.pretrained.folder import describe, load_folder
-from framefold.adapters.pretrained.hub import HUB_ID, locate
+from framefold.adapters.pretrained.folder import compressor_fields, load_folder
+from framefold.adapters.pretrained.hub import HUB_ID, locate_adapter
 from framefold.errors import AdapterFileError, ConfigError, FramefoldError, MissingExtraError
-from framefold.training.checkpoint.inventory import MANIFEST, is_checkpoint, newest, peek, verify
-from framefold.training.checkpoint.read import content, weights
+from framefold.training.checkpoint.inventory import (
+    MANIFEST,
+    first_sentence,
+    is_checkpoint,
+    latest_checkpoint,
+    read_header,
+    verify_checkpoint,
+)
+from framefold.training.checkpoint.read import read_run_state, trained_weights
 
-from .recipe import host_of, recipe_of
+from .recipe import find_base_model, training_recipe
 from .write import Adapter
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What a checkpoint holds.
+class TrainedCheckpoint:
+    """Contents of a training checkpoint.
 
     Attributes:
-        compressor: with its trained weights.
-        hyper: hyper-parameters of the training run, with its steps and seed and where it started.
-        lora: LoRA that was trained with it. about: what config.json says of the host it was trained in.
+        compressor: compressor with its trained weights.
+        hyper: hyper-parameters of the training run, with its number of steps, its seed and its start.
+        lora: LoRA that was trained with the compressor, if any.
+        host_fields: fields of config.json that describe the host of the training.
     """
 
     compressor: Compressor
     hyper: dict[str, Any]
-    lora: Lora | None
-    about: dict[str, Any]
+    lora: LoraAdapter | None
+    host_fields: dict[str, Any]
 
 
-def adapter_from(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Adapter:
-    """What there is to export, checked; nothing is written yet."""
+def load_for_export(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Adapter:
+    """Load and check what will be exported, without writing anything.
+
+    Args:
+        source: checkpoint or run folder; adapter, as a folder or by its name on the Hub; or the name of a compressor
+            without weights.
+        base_model: name of the host on the Hub, if the training used a local copy of it.
+        budget: default budget of the adapter; None: that of the training.
+        params: parameters of a compressor without weights.
+
+    Raises:
+        AdapterFileError: there is no checkpoint, or it is damaged or was not written by ``framefold fit``.
+        ConfigError: the compressor must be trained first, or params are given for one that is trained.
+    """
     path = Path(source)
-    if not path.exists() and "/" not in source and (JOINT in source or source in list_compressors()):
-        if get(source).trainable:
+    if not path.exists() and "/" not in source and (CHAIN_SEPARATOR in source or source in list_compressors()):
+        if compressor_class(source).trainable:
             raise ConfigError(
                 f"{source} has weights that must be trained: export the run or the checkpoint of its training"
             )
-        compressor = make(get(source), 0.25 if budget is None else budget, params or {})
-        return Adapter(compressor, host_of(None, None, base_model).fields(), None, source)
+        compressor = create_compressor(compressor_class(source), 0.25 if budget is None else budget, params or {})
+        return Adapter(compressor, find_base_model(None, None, base_model).to_config(), None, source)
     if params:
-        raise ConfigError(f"params are for a compressor without weights; {source} brings its own")
+        raise ConfigError(f"params are only for a compressor without weights; {source} has its own")
     is_adapter = (path / CONFIG).is_file() or not path.exists() and HUB_ID.fullmatch(source)
-    made = _of_adapter(locate(source), base_model) if is_adapter else _of_checkpoint(find_checkpoint(path), base_model)
+    adapter = (
+        _from_adapter(locate_adapter(source), base_model)
+        if is_adapter
+        else _from_checkpoint(locate_checkpoint(path), base_model)
+    )
     if budget is not None:
-        made.compressor.budget = budget
-    return made
+        adapter.compressor.budget = budget
+    return adapter
 
 
-def _of_checkpoint(path: Path, base_model: str | None) -> Adapter:
+def _from_checkpoint(path: Path, base_model: str | None) -> Adapter:
     trained = read_checkpoint(path)
     host, revision = (trained.hyper.get(key) for key in ("host", "host_revision"))
-    trained_in = host_of(host, revision, base_model)
-    known = {"host_weights": trained.about["host_weights"]} if trained.about.get("host_weights") else {}
-    fields = trained.about | trained_in.fields() | known | recipe_of(trained.hyper, path)
+    base = find_base_model(host, revision, base_model)
+    known = {"host_weights": trained.host_fields["host_weights"]} if trained.host_fields.get("host_weights") else {}
+    fields = trained.host_fields | base.to_config() | known | training_recipe(trained.hyper, path)
     return Adapter(trained.compressor, fields, trained.lora, str(path))
 
 
-def _of_adapter(folder: Path, base_model: str | None) -> Adapter:
+def _from_adapter(folder: Path, base_model: str | None) -> Adapter:
     compressor, config = load_folder(folder), read_config(folder)
-    fields = {key: value for key, value in config.items() if key not in describe(compressor)}
+    fields = {key: value for key, value in config.items() if key not in compressor_fields(compressor)}
     lora = read_lora(folder) if has_lora(folder) else None
-    return Adapter(compressor, fields | host_of(None, None, base_model).fields(), lora, str(folder))
+    return Adapter(compressor, fields | find_base_model(None, None, base_model).to_config(), lora, str(folder))
 
 
-def find_checkpoint(path: Path) -> Path:
-    """The checkpoint itself, or the whole one that was written last below a run folder; of any strategy.
+def locate_checkpoint(path: Path) -> Path:
+    """Return the checkpoint itself, or the complete one that was written last below a run folder; of any strategy.
 
     Raises:
-        AdapterFileError: there is none, or a damaged one.
+        AdapterFileError: there is no checkpoint, or it is damaged.
     """
     if path.exists() and is_checkpoint(path):
-        problem = verify(peek(path)).problem
+        problem = verify_checkpoint(read_header(path)).problem
         if problem and (path.is_file() or (path / MANIFEST).exists()):  # Lightning's own folders have no manifest
             raise AdapterFileError(problem if problem.startswith(str(path)) else f"{path} is damaged: {problem}")
         return path
-    found = newest(path, by_time=True)
+    found = latest_checkpoint(path, by_time=True)
     if found is None:
         raise AdapterFileError(f"no checkpoint at {path}: give a .ckpt file or the folder of a 'framefold fit' run")
     return found.path
 
 
-def read_checkpoint(path: Path) -> Trained:
-    """Rebuild what a checkpoint holds.
+def read_checkpoint(path: Path) -> TrainedCheckpoint:
+    """Rebuild the trained compressor and LoRA of a checkpoint.
 
     Raises:
-        AdapterFileError: damaged, of another program, or weights that do not fit.
-        MissingExtraError: there is LoRA, and PEFT is not installed.
+        AdapterFileError: the checkpoint is damaged, was not written by ``framefold fit``, or its weights do not fit.
+        MissingExtraError: the checkpoint has LoRA, and PEFT is not installed.
     """
     try:
-        saved, state = content(path), weights(path)
+        saved, state = read_run_state(path), trained_weights(path)
         hyper = saved["hyper_parameters"]
-        # Registered names only: a class path in a checkpoint would import any module.
-        compressor = make(
-            get(hyper["compressor"]), hyper["budget"], get(hyper["compressor"]).upgrade_params(hyper["params"])
+        # Only registered names: a class path in a checkpoint would import any module.
+        compressor = create_compressor(
+            compressor_class(hyper["compressor"]),
+            hyper["budget"],
+            compressor_class(hyper["compressor"]).upgrade_params(hyper["params"]),
         )
         compressor.load_state_dict(_part(state, "compressor."), strict=True)
         hyper |= {"steps": saved.get("global_step", 0), "seed": saved.get("seed", 0), "start": saved.get("start")}
-        lora, about = None, {}
+        lora, host_fields = None, {}
         if hyper.get("lora") is not None:
-            lora = check_lora(Lora(dict(saved["lora"]["config"]), _part(state, "lora."), path))
-            about = dict(saved["lora"]["about"])
+            lora = check_lora(LoraAdapter(dict(saved["lora"]["config"]), _part(state, "lora."), path))
+            host_fields = dict(saved["lora"]["about"])
     except (MissingExtraError, ImportError):
         raise
     except FramefoldError as error:
         text = str(error)
         raise AdapterFileError(text if text.startswith(str(path)) else f"{path}: {text}") from error
-    except Exception as error:  # torch.load raises whatever the damaged bytes lead to
-        text = " ".join(str(error).split()).partition(". ")[0][:300]  # torch goes on about how to switch its guard off
-        raise AdapterFileError(f"{path} is no checkpoint of 'framefold fit': {type(error).__name__}: {text}") from error
-    return Trained(compressor, hyper, lora, about)
+    except Exception as error:  # damaged bytes may raise anything
+        text = f"{type(error).__name__}: {first_sentence(error)}"
+        raise AdapterFileError(f"{path} is not a checkpoint of 'framefold fit': {text}") from error
+    return TrainedCheckpoint(compressor, hyper, lora, host_fields)
 
 
 def _part(state: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What runs beside training: what is trained and how fast, early stops, checkpoints that are whole or not there."""
+"""Callbacks of a fit: summary of the run, throughput, early stopping."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from framefold.errors import ConfigError
-from framefold.training.checkpoint.callbacks import known_value
+from framefold.training.checkpoint.callbacks import check_monitor
 
 
-class Announce(Callback):
-    """Says what is going to be trained, and afterwards where the checkpoint is."""
+class RunSummary(Callback):
+    """Print what will be trained before the run, and the result and its checkpoints afterwards."""
 
     @rank_zero_only
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         trained, frozen = (
-            sum(getattr(p, "ds_numel", p.numel()) for p in pl_module.parameters() if p.requires_grad == wanted)
-            for wanted in (True, False)  # ZeRO-3 knows how many there are of what is away
+            sum(getattr(p, "ds_numel", p.numel()) for p in pl_module.parameters() if p.requires_grad == trainable)
+            for trainable in (True, False)  # under ZeRO-3, ds_numel is the size before sharding
         )
         hyper = pl_module.hparams
         lora = f", LoRA of rank {hyper['lora']['r']} included," if hyper["lora"] else ""
@@ -40,53 +40,53 @@ class Announce(Callback):
         print(f"fit: {trainer.global_step} steps done{text}: {', '.join(filter(None, files))}", flush=True)
 
 
-class Speed(Callback):
-    """Logs ``train/step_seconds``, the mean since the values before, and ``train/tokens_per_second``.
+class ThroughputLogger(Callback):
+    """Log ``train/step_seconds``, the mean since the previous values, and ``train/tokens_per_second``.
 
-    The tokens are the visual tokens of the videos before compression, on all ranks together. The time is that of a
-    clock on the wall: waiting for data and saving checkpoints count, validation does not.
+    The tokens are the visual tokens of the videos before compression, summed over all ranks. The seconds are wall-clock
+    time, including waiting for data and saving checkpoints, but excluding validation. Lightning's ThroughputMonitor is
+    not used: it measures batches of rank 0 and assumes that all batches and ranks are alike; videos differ in length.
     """
 
     def __init__(self) -> None:
-        self.begun = self.paused = 0.0  # seconds
-        self.step = 0
+        self.start_time = self.pause_time = 0.0  # seconds: start of the interval, start of a validation
+        self.step = 0  # steps done at the start of the interval
 
-    def _begin(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.begun, self.step, pl_module.tokens_seen = time.monotonic(), trainer.global_step, 0
+    def _start_interval(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.start_time, self.step, pl_module.tokens_seen = time.monotonic(), trainer.global_step, 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock starts."""
-        self._begin(trainer, pl_module)
+        self._start_interval(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The clock stops."""
-        self.paused = time.monotonic()
+        self.pause_time = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """It goes on."""
-        self.begun += time.monotonic() - self.paused
+        self.start_time += time.monotonic() - self.pause_time
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        """Log, with the other values of a step: every ``trainer.log_every_n_steps``, the same on all ranks."""
+        """Log every ``trainer.log_every_n_steps`` steps, together with the other values, on all ranks."""
         steps, every = trainer.global_step - self.step, trainer.log_every_n_steps
         if not steps or not every or trainer.global_step % every:
             return
-        seconds = time.monotonic() - self.begun
+        seconds = time.monotonic() - self.start_time
         tokens = torch.tensor(float(pl_module.tokens_seen), device=pl_module.device)
         total = float(trainer.strategy.reduce(tokens, reduce_op="sum"))
         pl_module.log_dict({"train/step_seconds": seconds / steps, "train/tokens_per_second": total / seconds})
-        self._begin(trainer, pl_module)
+        self._start_interval(trainer, pl_module)
 
 
 class EarlyStop(EarlyStopping):
-    """Ends a fit when validation has not got better for a while; resumed runs go on counting.
+    """End a fit when validation has stopped improving; resumed runs continue the count.
 
     Args:
-        patience: validations in a row that are no better than the best before; None: it never ends a fit.
-        monitor: value of validation that decides. mode: "max" or "min". min_delta: less is not better.
+        patience: number of validations in a row without improvement; None: never end early.
+        monitor: name of the value of validation to compare.
+        mode: "max" if higher is better, "min" if lower is.
+        min_delta: smallest change that counts as an improvement.
 
     Raises:
-        ConfigError: patience < 1; and before training: validation logs no such value, or there is none.
+        ConfigError: patience is less than 1; or, before training, validation is disabled or does not log the value.
     """
 
     def __init__(
@@ -98,44 +98,41 @@ class EarlyStop(EarlyStopping):
     ) -> None:
         if patience is not None and patience < 1:
             raise ConfigError(f"early_stop.patience must be at least 1 validation, not {patience}")
-        self.wanted = patience
+        self.configured_patience = patience
         super().__init__(monitor, min_delta, patience or 0, mode=mode, check_on_train_epoch_end=False)
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
-        """Look whether what is waited for will ever be there."""
+        """Check that validation will log the monitored value."""
         super().setup(trainer, pl_module, stage)
         if stage == TrainerFn.FITTING and not trainer.enable_validation:
             raise ConfigError("early_stop waits for a validation, and trainer.limit_val_batches is 0")
-        known_value("early_stop", self.monitor, pl_module.validated())
+        check_monitor("early_stop", self.monitor, pl_module.validation_metrics())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that had been ended, and is resumed with no more patience, ends at once."""
+        """End at once if the resumed run had been ended early and has no more patience."""
         if self.wait_count >= self.patience:
             self._end(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count.
+        """Compare the monitored value with the best one.
 
         Raises:
-            ConfigError: accuracy of a type of questions of which the validation videos have none.
+            ConfigError: the value is the accuracy of a question type that the validation videos do not have.
         """
         if self._should_skip_check(trainer):
             return
-        known_value("early_stop", self.monitor, [name for name in trainer.callback_metrics if name.startswith("val/")])
+        logged = [name for name in trainer.callback_metrics if name.startswith("val/")]
+        check_monitor("early_stop", self.monitor, logged)
         before = trainer.should_stop
         super().on_validation_end(trainer, pl_module)
         if trainer.should_stop and not before:
             self._end(trainer)
 
-    @rank_zero_only
-    def _say(self, text: str) -> None:
-        print(text, flush=True)
-
     def _end(self, trainer: pl.Trainer) -> None:
         trainer.should_stop = True
         best = f"best of {self.monitor} {float(self.best_score):.4g}, {self.wait_count} validations ago"
-        self._say(f"fit: early stop at step {trainer.global_step}: {best}")
+        trainer.lightning_module.print(f"fit: early stop at step {trainer.global_step}: {best}")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting, with the patience of this run."""
-        super().load_state_dict({**state_dict, "patience": self.wanted})
+        """Continue the count, with the patience of this run."""
+        super().load_state_dict({**state_dict, "patience": self.configured_patience})

@@ -1,6 +1,6 @@
 """``framefold fit`` and ``validate``: LightningCLI with short names for configurations and one-line errors.
 
-Arguments are read from ``sys.argv``, because ranks that Lightning starts again read them there too.
+Arguments are read from ``sys.argv``, because the ranks that Lightning starts read them there as well.
 """
 
 from __future__ import annotations
@@ -24,19 +24,27 @@ from framefold.configs import expand_config_names
 from framefold.configs.arguments import normalize_options
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import BestCheckpoint, LastCheckpoint
+from framefold.training.checkpoint.class_paths import check_config_file
 from framefold.training.checkpoint.read import read_run_state
-from framefold.training.checkpoint.resume import CHOICE_VARIABLE, Resume, resolve_resume, check_same_run, require_complete
+from framefold.training.checkpoint.resume import (
+    CHOICE_VARIABLE,
+    Resume,
+    check_same_run,
+    require_complete,
+    resolve_resume,
+)
 from framefold.training.checkpoint.strategy_name import strategy_name
 from framefold.training.checkpoint.write import AtomicCheckpointIO, AtomicTrainer
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_deepspeed, register_strategies
 
-from .callbacks import RunSummary, EarlyStop, ThroughputLogger
+from .callbacks import EarlyStop, RunSummary, ThroughputLogger
+from .interrupt import reraise_interrupt
 from .loggers import CSV, DEFAULT_ROOT, TensorBoard, assign_run_folder
 from .progress import progress_display
-from .session import interruptible, filter_warnings
 from .slurm_requeue import SlurmRequeue
+from .warning_filters import filter_warnings
 
 VERBS = {
     "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -45,16 +53,15 @@ VERBS = {
 
 
 class OneLineErrorParser(LightningArgumentParser):
-    """Ends with one line instead of a usage text."""
+    """Argument parser whose errors are one line instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Give up on wrong arguments."""
         text = " ".join(message.split())
         raise SystemExit(f"{text} (options: {self.prog.replace('[options] ', '')} --help)")
 
 
 class FitCLI(LightningCLI):
-    """LightningCLI of one verb."""
+    """LightningCLI for one verb."""
 
     def __init__(self, verb: str) -> None:
         self.verb = verb
@@ -68,15 +75,15 @@ class FitCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # it would put class paths into the checkpoints
+            load_from_checkpoint_support=False,  # it would write class paths into the checkpoints
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the verb that was called: building a parser takes half a second."""
+        """Return only the verb that was called, because building a parser takes half a second."""
         return {self.verb: VERBS[self.verb]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """``--last.every 50``, ``--best.monitor val/loss@0.1``, ``--early_stop.patience 5``."""
+        """Add options like ``--last.every 50``, ``--best.monitor val/loss@0.1`` and ``--early_stop.patience 5``."""
         if self.verb == "fit":
             parser.add_lightning_class_args(EarlyStop, "early_stop")
             parser.add_lightning_class_args(BestCheckpoint, "best")
@@ -85,12 +92,12 @@ class FitCLI(LightningCLI):
                 "--resume",
                 type=str | None,
                 default=None,
-                help="go on from the newest whole checkpoint: 'auto' looks below trainer.default_root_dir and starts "
-                "anew if there is none; or a checkpoint, or a folder to look below",
+                help="resume from the latest complete checkpoint: 'auto' searches trainer.default_root_dir and starts a "
+                "new run if there is none; or a checkpoint, or a folder to search",
             )
 
     def _parse_ckpt_path(self) -> None:
-        """Take the model's settings from a checkpoint, except for those that the command line gives."""
+        """Take the settings of the model from the checkpoint, except for those on the command line."""
         settings = self.config[self.verb]
         if settings.get("resume"):
             self._resume(settings)
@@ -103,43 +110,52 @@ class FitCLI(LightningCLI):
         given = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
         model = {name: value for name, value in saved.items() if name not in given and name != "_instantiator"}
         self.config = self.parser.parse_object({self.verb: {"model": model}}, self.config)
-        named = str(self.config[self.verb]["model"]["compressor"])
-        if "compressor" not in given and "." in named:  # it would import somebody's module
-            raise SystemExit(f"{checkpoint} names the class {named}: give --model.compressor {named} if you trust it")
+        compressor = str(self.config[self.verb]["model"]["compressor"])
+        if "compressor" not in given and "." in compressor:  # a class path imports any module
+            raise SystemExit(
+                f"{checkpoint} names the class {compressor}: pass --model.compressor {compressor} if you trust it"
+            )
 
     def _resume(self, settings: Any) -> None:
         if settings.get("ckpt_path"):
-            raise SystemExit("--resume and --ckpt_path both say what to go on from: give one of them")
+            raise SystemExit("--resume and --ckpt_path both choose the checkpoint: give only one of them")
         found = resolve_resume(settings["resume"], Path(settings["trainer"]["default_root_dir"] or DEFAULT_ROOT))
         if found is not None:
             check_same_run(found, settings["model"])
         settings["ckpt_path"] = str(found) if found else None
 
     def instantiate_classes(self) -> None:
-        """Model, data and trainer of the configuration.
+        """Create model, data and trainer of the configuration.
 
         Raises:
-            ConfigError: the trainer cannot be on this machine; found first, before data and host are looked at.
+            ConfigError: this machine cannot run the trainer; raised before data and host are read.
         """
-        wanted = self.config[self.verb]["trainer"]["accelerator"]
-        there = CUDAAccelerator.is_available() or (wanted == "gpu" and MPSAccelerator.is_available())
-        if wanted in ("gpu", "cuda") and not there:
+        accelerator = self.config[self.verb]["trainer"]["accelerator"]
+        is_available = CUDAAccelerator.is_available() or (accelerator == "gpu" and MPSAccelerator.is_available())
+        if accelerator in ("gpu", "cuda") and not is_available:
             raise ConfigError(
-                f"trainer.accelerator is {wanted}, and torch finds no GPU here ('framefold doctor' says what is): "
-                "--config trainer/cpu trains without"
+                f"trainer.accelerator is {accelerator}, and torch finds no GPU here ('framefold doctor' shows what it "
+                "finds): --config trainer/cpu trains without one"
             )
         super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """The trainer of the configuration, with our progress bar, logs and checkpoint files."""
+        """Create the trainer with framefold's progress display, loggers and checkpoint files."""
         settings = self._get(self.config_init, "trainer")
         root = settings["default_root_dir"] or DEFAULT_ROOT
-        chosen = self.config[self.verb].get("ckpt_path")
+        checkpoint = self.config[self.verb].get("ckpt_path")
         kwargs["logger"] = self._loggers(settings["logger"], root)
-        bars = [progress_display()] if settings["enable_progress_bar"] in (None, True) else []
-        speed = [LearningRateMonitor("step"), ThroughputLogger()] if kwargs["logger"] and self.verb == "fit" else []
-        resume = Resume(Path(chosen) if chosen else None)
-        settings["callbacks"] = [*bars, RunSummary(), resume, SlurmRequeue(), *speed, *(settings["callbacks"] or [])]
+        display = [progress_display()] if settings["enable_progress_bar"] in (None, True) else []
+        monitors = [LearningRateMonitor("step"), ThroughputLogger()] if kwargs["logger"] and self.verb == "fit" else []
+        resume = Resume(Path(checkpoint) if checkpoint else None)
+        settings["callbacks"] = [
+            *display,
+            RunSummary(),
+            resume,
+            SlurmRequeue(),
+            *monitors,
+            *(settings["callbacks"] or []),
+        ]
         self._drop_callbacks(settings)
         try:
             trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
@@ -151,16 +167,19 @@ class FitCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         return trainer
 
-    def _loggers(self, given: Any, root: str) -> Any:
-        """Those of the configuration, in a new folder of the run; by default TensorBoard and CSV."""
-        if given in (None, True):
-            given = [TensorBoard(), CSV()] if self.verb == "fit" else []
+    def _loggers(self, loggers: Any, root: str) -> Any:
+        """Return the configured loggers, by default TensorBoard and CSV, which write to a new folder of the run."""
+        if loggers in (None, True):
+            loggers = [TensorBoard(), CSV()] if self.verb == "fit" else []
         settings = self.config[self.verb]
-        before = Path(settings["ckpt_path"]).parent.parent if settings.get("resume") and settings["ckpt_path"] else None
-        return assign_run_folder(given if isinstance(given, list) else [given], root, before) if given else False
+        is_resumed = settings.get("resume") and settings["ckpt_path"]
+        resumed = Path(settings["ckpt_path"]).parent.parent if is_resumed else None
+        return (
+            assign_run_folder(loggers if isinstance(loggers, list) else [loggers], root, resumed) if loggers else False
+        )
 
     def _drop_callbacks(self, settings: Any) -> None:
-        """Those that are switched off."""
+        """Drop the callbacks that are switched off."""
         keys = self._parser(self.verb).callback_keys
         off = {"best", "last"} if settings["enable_checkpointing"] is False else set()
         if self.verb == "fit" and self.config[self.verb]["early_stop"]["patience"] is None:
@@ -168,33 +187,42 @@ class FitCLI(LightningCLI):
         keys[:] = [key for key in keys if key not in off]
 
     def _run_subcommand(self, subcommand: str) -> None:
-        with interruptible(self.trainer):
+        with reraise_interrupt(self.trainer):
             super()._run_subcommand(subcommand)
 
 
 def _check_device(strategy: Any) -> None:
-    """Refuse DeepSpeed without GPUs; Lightning does it when the ranks have been started."""
+    """Refuse DeepSpeed without GPUs; Lightning does so only after the ranks have been started."""
     if not isinstance(strategy, DeepSpeedStrategy) or isinstance(strategy, DeepSpeedOnCPU):
         return
     if not isinstance(strategy.accelerator, CUDAAccelerator):
         raise ConfigError(f"{strategy_name(strategy)} needs GPUs (CUDA); on CPUs --trainer.strategy ddp trains")
 
 
+def _check_config_files(words: list[str]) -> None:
+    """Check the class paths in the configuration files, which may include the config.yaml of an older run."""
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        if option == "--config":
+            check_config_file(Path(value))
+        elif option.startswith("--config="):
+            check_config_file(Path(option.removeprefix("--config=")))
+
+
 def main() -> None:
     """Run the verb that ``sys.argv`` begins with: fit or validate.
 
     Raises:
-        SystemExit: with one line of text, for wrong arguments.
-        FramefoldError, DataError, HostError, ConfigNotFoundError, OSError, KeyboardInterrupt: see their messages.
+        SystemExit: the arguments are wrong; with one line of text.
+        FramefoldError, ConfigNotFoundError, OSError, KeyboardInterrupt: the run failed; see their messages.
     """
-    verb, rest = sys.argv[1], sys.argv[2:]
-    sys.argv[2:] = expand_config_names(normalize_options(VideoData, normalize_options(CompressorModule, rest, "model."), "data."))
+    verb, words = sys.argv[1], sys.argv[2:]
+    words = normalize_options(CompressorModule, words, "model.")
+    sys.argv[2:] = expand_config_names(normalize_options(VideoData, words, "data."))
+    _check_config_files(sys.argv[2:])
     filter_warnings()
     register_strategies()
-    if any(
-        DeepSpeedOnCPU.name_prefix in word for word in sys.argv
-    ):  # before anything imports deepspeed, as parsing a configuration may
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if any(DeepSpeedOnCPU.name_prefix in word for word in sys.argv):
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported, which parsing may cause
     try:
         FitCLI(verb)
     finally:

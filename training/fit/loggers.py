@@ -1,6 +1,6 @@
 """Where metrics go, by configuration: ``--config logger/tensorboard``, ``logger/csv`` or ``logger/wandb``.
 
-Loggers are created while the configuration is parsed, before the run folder is known. :func:`set_log_folders` then
+Loggers are created while the configuration is parsed, before the run folder is known. :func:`assign_run_folder` then
 moves those of this file to ``version_N`` below ``trainer.default_root_dir``, next to the checkpoints. Lightning's own
 loggers, given by class path, write to the folder in their configuration.
 """
@@ -17,45 +17,51 @@ from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from framefold.errors import ConfigError
 
-ROOT = "runs/fit"  # where runs go by default
+DEFAULT_ROOT = "runs/fit"  # default folder of all runs
 
-RUN_ID = "wandb_run_id"  # file in version_N
+RUN_ID = "wandb_run_id"  # file in version_N with the id at W&B
 
 
 class TensorBoard(TensorBoardLogger):
-    """Files for TensorBoard."""
+    """Event files for TensorBoard."""
 
     def __init__(self) -> None:
-        super().__init__(ROOT, name="", version=0)
+        super().__init__(DEFAULT_ROOT, name="", version=0)
 
-    def put(self, root: str, version: int, before: Path | None) -> None:
-        """Write into version_N of a root."""
+    def set_run_folder(self, root: str, version: int, resumed: Path | None) -> None:
+        """Write to ``version_N`` of a root folder."""
         super().__init__(root, name="", version=version)
 
 
 class CSV(CSVLogger):
-    """``metrics.csv``.
+    """Table ``metrics.csv``.
 
     Args:
-        flush_logs_every_n_steps: how often it is written.
+        flush_logs_every_n_steps: number of steps between two writes of the file.
     """
 
     def __init__(self, flush_logs_every_n_steps: int = 100) -> None:
-        self.every = flush_logs_every_n_steps
-        super().__init__(ROOT, name="", version=0, flush_logs_every_n_steps=self.every)
+        self.flush_steps = flush_logs_every_n_steps
+        super().__init__(DEFAULT_ROOT, name="", version=0, flush_logs_every_n_steps=self.flush_steps)
 
-    def put(self, root: str, version: int, before: Path | None) -> None:
-        """Write into version_N of a root."""
-        super().__init__(root, name="", version=version, flush_logs_every_n_steps=self.every)
+    def set_run_folder(self, root: str, version: int, resumed: Path | None) -> None:
+        """Write to ``version_N`` of a root folder."""
+        super().__init__(root, name="", version=version, flush_logs_every_n_steps=self.flush_steps)
 
 
 class WandB(WandbLogger):
-    """Weights & Biases. ``fit --resume`` goes on with the same run there: its id is in a file of the run's folder.
+    """Logger for Weights & Biases.
+
+    ``fit --resume`` continues the same run there: a file in the run's folder contains its id.
 
     Args:
-        project: None: $WANDB_PROJECT, or framefold. name, group, tags: of the run. entity: user or team.
-        offline: write into the run's folder only, for 'wandb sync'; so does WANDB_MODE=offline.
-        id: of the run to go on with there; None: $WANDB_RUN_ID, or that of a resumed run, or a new one.
+        project: project at W&B; None: $WANDB_PROJECT, or "framefold".
+        name: name of the run; None: W&B chooses one.
+        entity: user or team.
+        group: group of the run.
+        tags: tags of the run.
+        offline: write to the run's folder only, for 'wandb sync', as WANDB_MODE=offline does.
+        id: id of the run to continue; None: $WANDB_RUN_ID, the id of the resumed run, or a new one.
     """
 
     def __init__(
@@ -66,73 +72,78 @@ class WandB(WandbLogger):
         group: str | None = None,
         tags: list[str] | None = None,
         offline: bool = False,
-        id: str | None = None,  # noqa: A002 (W&B's name)
+        id: str | None = None,  # noqa: A002 (named by W&B)
     ) -> None:
-        self.given: dict[str, Any] = {
+        self.run_settings: dict[str, Any] = {
             "project": project or os.environ.get("WANDB_PROJECT", "framefold"),
             "name": name,
             "offline": offline,
             "id": id or os.environ.get("WANDB_RUN_ID"),
         }
-        self.given |= {key: value for key, value in {"entity": entity, "group": group, "tags": tags}.items() if value}
+        self.run_settings |= {
+            key: value for key, value in {"entity": entity, "group": group, "tags": tags}.items() if value
+        }
 
-    def put(self, root: str, version: int, before: Path | None) -> None:
-        """Write into version_N of a root, and go on with the run of the folder before.
+    def set_run_folder(self, root: str, version: int, resumed: Path | None) -> None:
+        """Write to ``version_N`` of a root folder, and continue the W&B run of the folder that is resumed.
 
         Raises:
-            ModuleNotFoundError: without the extra "wandb". Not when it is made: jsonargparse would wrap the error.
+            ModuleNotFoundError: the extra "wandb" is not installed. The constructor does not raise this error, because
+                jsonargparse would wrap it.
         """
-        import wandb  # noqa: F401 (its absence is to be found before any work is done)
+        import wandb  # noqa: F401 (must be missed before any work is done)
 
-        noted = before / RUN_ID if before else None
-        if noted and noted.is_file() and not self.given["id"]:
-            self.given["id"] = noted.read_text().strip()
-        super().__init__(save_dir=str(Path(root) / f"version_{version}"), **self.given)
-        self._wandb_init.pop("anonymous", None)  # wandb warns of it
+        id_file = resumed / RUN_ID if resumed else None
+        if id_file and id_file.is_file() and not self.run_settings["id"]:
+            self.run_settings["id"] = id_file.read_text().strip()
+        super().__init__(save_dir=str(Path(root) / f"version_{version}"), **self.run_settings)
+        self._wandb_init.pop("anonymous", None)  # wandb warns about this argument
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run at W&B; made on rank 0 when it is first asked for, which is before the host is loaded.
+        """The run at W&B; created on rank 0 when it is first used, which is before the host is loaded.
 
         Raises:
-            ConfigError: W&B refuses, or cannot be reached.
+            ConfigError: W&B refuses the run or cannot be reached.
         """
         if self._experiment is None:
             import wandb
 
             folder = Path(str(self.save_dir))
-            folder.mkdir(parents=True, exist_ok=True)  # wandb would take another place
+            folder.mkdir(parents=True, exist_ok=True)  # wandb would choose another folder
             try:
-                made = super().experiment
+                run = super().experiment
             except wandb.Error as error:
-                raise ConfigError(f"W&B: {error} (--trainer.logger.init_args.offline true goes without it)") from error
-            (folder / RUN_ID).write_text(f"{made.id}\n")
+                raise ConfigError(f"W&B: {error} (--trainer.logger.init_args.offline true works without it)") from error
+            (folder / RUN_ID).write_text(f"{run.id}\n")
         return self._experiment
 
     @property
     def name(self) -> str:
-        """Nothing, so that checkpoints are in save_dir."""
+        """The empty string, so that checkpoints are in ``save_dir``."""
         return ""
 
     version = name
 
 
-OURS = TensorBoard, CSV, WandB
+FRAMEFOLD_LOGGERS = TensorBoard, CSV, WandB
 
 
-def set_log_folders(loggers: Iterable[Logger], root: str, before: Path | None = None) -> list[Logger]:
-    """Put loggers into a new ``version_N``, the same for all of them.
+def assign_run_folder(loggers: Iterable[Logger], root: str, resumed: Path | None = None) -> list[Logger]:
+    """Make the loggers of this file write to a new ``version_N``, the same for all of them.
 
     Args:
-        root: folder of the runs. before: version_N of the run that is gone on with.
+        loggers: loggers of the configuration.
+        root: folder of the runs.
+        resumed: ``version_N`` of the run that is resumed.
 
     Returns:
         The same loggers.
     """
-    placed = list(loggers)
+    assigned = list(loggers)
     version = TensorBoardLogger(root, name="").version
-    for logger in placed:
-        if isinstance(logger, OURS):
-            logger.put(root, int(version), before)
-    return placed
+    for logger in assigned:
+        if isinstance(logger, FRAMEFOLD_LOGGERS):
+            logger.set_run_folder(root, int(version), resumed)
+    return assigned

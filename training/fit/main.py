@@ -1,7 +1,7 @@
-"""``framefold fit`` and ``validate`` from the command line: torchvision first, then everything else.
+"""``framefold fit`` and ``validate`` from the command line: look for torchvision before anything else is imported.
 
-Hosts other than the embedded one are shown videos through their own processor, which needs torchvision; transformers
-looks for that once, when it is imported. So the host is found in the arguments before anything imports transformers.
+Hosts other than the embedded one show videos through their own processor, which needs torchvision. transformers looks
+for torchvision only once, when it is imported, so the arguments are searched for the host before that.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from framefold.configs import ConfigNotFoundError, expand_names
+from framefold.configs import ConfigNotFoundError, expand_config_names
 from framefold.errors import HostError, MissingExtraError
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
@@ -22,7 +22,7 @@ from framefold.training.frozen_host.torchvision import find_torchvision
 def main() -> None:
     """Run the verb that ``sys.argv`` begins with; see :func:`framefold.training.fit.lightning_cli.main`."""
     if _needs_torchvision(sys.argv[2:]):
-        with suppress(MissingExtraError):  # features need none; for videos the host says so before training
+        with suppress(MissingExtraError):  # features need none; for videos the host raises before training
             find_torchvision()
     from .lightning_cli import main as run
 
@@ -30,23 +30,23 @@ def main() -> None:
 
 
 def _needs_torchvision(args: Sequence[str]) -> bool:
-    """Whether the arguments name a host that is not the embedded one."""
-    named = dict(_model_settings(args))
-    if named.get("host") is None:
+    """Return whether the arguments name a host other than the embedded one."""
+    settings = dict(_model_settings(args))
+    if settings.get("host") is None:
         return False
     try:
-        return not find_host(str(named["host"]), named.get("host_revision")).is_embedded
+        return not find_host(str(settings["host"]), settings.get("host_revision")).is_tinyhost
     except HostError:
-        return False  # training says what is wrong
+        return False  # training raises it again
 
 
 def _model_settings(args: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    """What options and configuration files say about the model, in their order."""
+    """Yield the settings of the model in options and configuration files, in their order."""
     with suppress(ConfigNotFoundError):
-        args = expand_names(list(args))
-    for place, word in enumerate(args):
+        args = expand_config_names(list(args))
+    for index, word in enumerate(args):
         name, equals, value = word.partition("=")
-        value = value if equals else next(iter(args[place + 1 :]), "")
+        value = value if equals else next(iter(args[index + 1 :]), "")
         if name == "--config":
             with suppress(OSError, ValueError, yaml.YAMLError), open(value) as file:
                 model = (yaml.safe_load(file) or {}).get("model")

@@ -15,7 +15,7 @@ import pytorch_lightning as pl
 import torch
 
 from framefold.training.datamodule import VideoData
-from framefold.training.fit.session import quiet
+from framefold.training.fit.warning_filters import filter_warnings
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import register_strategies
 
@@ -113,7 +113,7 @@ def train_all(
         trainings: pairs of compressor and strategy.
         faults: members of ``FAULTS`` by compressor; each is a further training.
     """
-    quiet()
+    filter_warnings()
     register_strategies()
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     world = os.environ.get("WORLD_SIZE", "1")

@@ -1,11 +1,13 @@
-"""Ranks that start in no time: a server imports everything once and forks the processes of each run.
+"""A server that imports everything once and forks the ranks of each run, so that they start without delay.
 
-Ranks find each other as under torchrun, by environment variables. They run in a process group of their own, and what is
-left of one after its time is killed as a whole (SIGTERM does not reach a rank that waits for another).
+The ranks find each other by environment variables, as under torchrun. Ranks that are still running after their time
+limit are killed with SIGKILL, because SIGTERM does not reach a rank that waits for another one.
 """
 
 from __future__ import annotations
 
+import gc
+import importlib
 import json
 import os
 import signal
@@ -15,17 +17,26 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[3]
-PRELOADED = ("framefold.training.fit.lightning_cli", "peft")
+PRELOADED = ("framefold.training.fit.lightning_cli", "peft", "deepspeed", "torch.distributed.fsdp", "tensorboard")
+PRELOADED += ("deepspeed.runtime.zero.muon.muon_optimizer", "deepspeed.checkpoint", "torch.distributed.checkpoint")
 
 
 @dataclass
 class Run:
-    """Ranks that were started; statuses are as of Popen, None where a rank had to be killed after its time."""
+    """Ranks that were started.
+
+    Attributes:
+        pids: process ids, by rank.
+        logs: files with the output, by rank.
+        started: time of the start, see ``time.monotonic``.
+        statuses: exit statuses as of Popen, by rank; None if the rank was killed after its time limit.
+    """
 
     pids: list[int]
     logs: list[Path]
@@ -35,27 +46,35 @@ class Run:
     def text(self, rank: int = 0) -> str:
         return self.logs[rank].read_text()
 
-    def kill(self, *ranks: int) -> None:
+    def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
         for rank in ranks:
-            os.kill(self.pids[rank], signal.SIGKILL)
+            os.kill(self.pids[rank], number)
 
 
-class Ranks:
-    """The server, seen from the test."""
+class ForkServer:
+    """Client of the server process; the constructor starts it.
+
+    Args:
+        modules: modules to import besides those of training.
+    """
 
     def __init__(self, *modules: str) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         env["PYTHONPATH"] = str(ROOT)  # for code that imports tests.support
         command = [sys.executable, __file__, *PRELOADED, *modules]
-        self.server = subprocess.Popen(
+        self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
 
     def start(self, args: Sequence[str], folder: Path, world: int = 2, code: str = "", **env: str) -> Run:
-        """Run the framefold command on some ranks.
+        """Run the framefold command on several ranks.
 
         Args:
-            folder: for the logs. code: Python that every rank runs before; the rank is in ``rank``.
+            args: arguments of the command; empty: run only the code.
+            folder: folder for the logs.
+            world: number of ranks.
+            code: Python code that every rank runs first; the variable ``rank`` is its rank.
+            env: environment variables.
         """
         folder.mkdir(parents=True, exist_ok=True)
         logs = [folder / f"rank{rank}.log" for rank in range(world)]
@@ -65,34 +84,35 @@ class Ranks:
         request = {"args": list(args), "logs": [str(log) for log in logs], "code": code, "env": env, "port": port}
         return Run(self._ask(request), logs)
 
-    def wait(self, run: Run, timeout: float = 100) -> list[int | None]:
-        """Statuses of the ranks; what is still there after the time is killed."""
+    def wait(self, run: Run, timeout: float = 200) -> list[int | None]:
+        """Wait for the ranks, and kill those that are running after the timeout; return the exit statuses."""
         run.statuses = self._ask({"wait": run.pids, "timeout": timeout})
         return run.statuses
 
-    def run(self, args: Sequence[str], folder: Path, timeout: float = 100, **more: Any) -> Run:
-        """Start, and wait for the end."""
+    def run(self, args: Sequence[str], folder: Path, timeout: float = 200, **more: Any) -> Run:
+        """Start the ranks and wait for them, see :meth:`start`."""
         run = self.start(args, folder, **more)
         self.wait(run, timeout)
         return run
 
     def _ask(self, request: dict[str, Any]) -> Any:
-        assert self.server.stdin and self.server.stdout
-        print(json.dumps(request), file=self.server.stdin, flush=True)
-        answer = self.server.stdout.readline()
-        assert answer, "the server of the ranks has died"
+        assert self.process.stdin and self.process.stdout
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+        answer = self.process.stdout.readline()
+        assert answer, "the fork server has died"
         return json.loads(answer)
 
     def close(self) -> None:
-        os.killpg(self.server.pid, signal.SIGKILL)
-        self.server.wait()
+        """Kill the server and everything it has started."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
 
 
-def serve() -> None:
+def serve(answers: IO[str]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         answer = _wait(request["wait"], request["timeout"]) if "wait" in request else _start(request)
-        print(json.dumps(answer), flush=True)
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 def _start(request: dict[str, Any]) -> list[int]:
@@ -100,20 +120,20 @@ def _start(request: dict[str, Any]) -> list[int]:
     for rank in range(len(request["logs"])):
         pid = os.fork()
         if not pid:
-            _rank(rank, request)
+            _run_rank(rank, request)
         pids.append(pid)
     return pids
 
 
-def _rank(rank: int, request: dict[str, Any]) -> None:
+def _run_rank(rank: int, request: dict[str, Any]) -> None:
     status = 99
     try:
         log = os.open(request["logs"][rank], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for target, stream in ((nothing, 0), (log, 1), (log, 2)):
+        empty = os.open(os.devnull, os.O_RDONLY)
+        for target, stream in ((empty, 0), (log, 1), (log, 2)):
             os.dup2(target, stream)
         if len(request["logs"]) > 1:
-            _environment(rank, len(request["logs"]), request["port"])
+            _set_environment(rank, len(request["logs"]), request["port"])
         os.environ.update(request["env"])
         sys.argv[:] = ["framefold"]
         exec(request["code"], {"rank": rank})
@@ -128,10 +148,10 @@ def _rank(rank: int, request: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def _environment(rank: int, world: int, port: int) -> None:
+def _set_environment(rank: int, world: int, port: int) -> None:
     from lightning_utilities.core.rank_zero import rank_zero_only
 
-    rank_zero_only.rank = rank  # it looks when it is imported
+    rank_zero_only.rank = rank  # read from the environment when Lightning is imported
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "GROUP_RANK": 0}
     os.environ.update({name: str(number) for name, number in numbers.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="tests")
@@ -154,8 +174,11 @@ def _wait(pids: list[int], timeout: float) -> list[int | None]:
 
 
 if __name__ == "__main__":
-    import importlib
-
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # keep everything else that is printed out of the answers
     for name in sys.argv[1:]:
-        importlib.import_module(name)
-    serve()
+        with suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # DeepSpeed runs a full collection for every engine, which takes half a second with all these modules
+    serve(answers)

@@ -1,7 +1,7 @@
-"""Code that ranks run before training: rank 0 writes down what the trainer holds at step 4, and the weights at the end.
+"""Record what the trainer of rank 0 holds at step 4, and the weights at the end.
 
-The values are read from the engine through DeepSpeed's own functions, so that they do not depend on how they are spread
-over ranks. ``WATCH`` in the environment names the file.
+Ranks of :mod:`.fork_server` call :func:`arm` before the command. The values are read through DeepSpeed's own functions,
+so that they do not depend on how they are sharded. The environment variable ``WATCH`` names the file.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ STEP = 4
 
 
 def arm(rank: int, alone: bool = False) -> None:
-    """Have the module of this process report.
+    """Make the module of this process record.
 
     Args:
-        alone: a number beside the compressor's weights has a group of its own, of which rank 1 then owns nothing.
+        rank: rank of this process; only rank 0 writes the file.
+        alone: add a single number with a group of parameters of its own, of which rank 1 then owns nothing.
     """
     from framefold.training.module import CompressorModule
 
@@ -53,7 +54,9 @@ def _state(module: Any) -> dict[str, Any]:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     optimizer = module.trainer.strategy.deepspeed_engine.optimizer
-    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):  # it was called when one group had a state only
+    if hasattr(
+        optimizer, "_lazy_init_hp_params_optimizer_state"
+    ):  # its first call saw one group only
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
     weights: dict[str, dict[str, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, at every instant of being written; damage is seen, and the one before taken."""
+"""At every moment of writing there is a complete checkpoint; damage is detected, and the previous checkpoint used."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import Any
 import pytest
 import torch
 
-from framefold.training.checkpoint.inventory import find_checkpoints, newest, peek, verify
-from framefold.training.checkpoint.write import AtomicCheckpointIO, save_whole
+from framefold.training.checkpoint.inventory import latest_checkpoint, list_checkpoints, read_header, verify_checkpoint
+from framefold.training.checkpoint.write import AtomicCheckpointIO, save_atomically
 
 HYPER = {"compressor": "fila", "budget": 0.1}
-counted: dict[str, int] = {"events": -1, "kill": -1}  # -1: off
+counted: dict[str, int] = {"events": -1, "kill": -1}  # -1: do not count
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
-    """Ends this process like kill -9 in front of the nth change of the file system."""
+    """End this process like kill -9 before the nth change of the file system."""
     if counted["events"] < 0 or not event.startswith(("os.", "shutil.", "test.", "open")):
         return
     counted["events"] += 1
@@ -36,7 +36,7 @@ sys.addaudithook(_hook)
 
 
 class Saver:
-    """As much of a trainer as saving needs; it writes files, or folders of two files."""
+    """Stand-in for a trainer that writes a file, or a folder of two files."""
 
     is_global_zero, world_size, global_rank = True, 1, 0
 
@@ -65,11 +65,12 @@ class Saver:
 
 
 def save(root: Path, step: int, folder: bool = False, name: str = "last.ckpt") -> None:
-    save_whole(Saver(folder, step), root / name, "previous.ckpt" if name == "last.ckpt" else "")  # type: ignore[arg-type]
+    root.mkdir(parents=True, exist_ok=True)
+    save_atomically(Saver(folder, step), root / name, "previous.ckpt" if name == "last.ckpt" else "")  # type: ignore[arg-type]
 
 
 def killed(action: Callable[[], None], at: int) -> bool:
-    """Do something in a process that ends at its nth event; False if it was done before."""
+    """Run an action in a process that ends at its nth event; return False if the action ended before."""
     pid = os.fork()
     if not pid:
         try:
@@ -84,12 +85,12 @@ def killed(action: Callable[[], None], at: int) -> bool:
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-@pytest.mark.parametrize("name", ["last.ckpt", "best.ckpt"])
-@pytest.mark.parametrize("saved", [0, 1, 2])
-def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(
+@pytest.mark.parametrize(("name", "saved"), [("last.ckpt", 0), ("last.ckpt", 1), ("last.ckpt", 2), ("best.ckpt", 1)])
+def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: bool, name: str, saved: int
 ) -> None:
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # slow, and no kill of a process needs it
+    """There are 0, 1 or 2 checkpoints of that name and of previous.ckpt before."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # slow, and not needed if only the process ends
     at, alive = 0, True
     while alive:
         at += 1
@@ -98,26 +99,29 @@ def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(
         for step in range(1, saved + 1):
             save(root, step, folder, name)
         alive = killed(functools.partial(save, root, saved + 1, folder, name), at)
-        whole = [found for found in map(verify, find_checkpoints(root, best=True)) if not found.problem]
+        complete = [found for found in map(verify_checkpoint, list_checkpoints(root, best=True)) if not found.problem]
         if saved or not alive:
-            assert whole and whole[0].step in (saved, saved + 1), f"after {at} events"
-        save(root, saved + 2, folder, name)  # and the next run goes on from whatever is there
-        left = sorted(path.name for path in root.iterdir())
-        assert left in ([name], sorted([name, "previous.ckpt"]))
-        assert all(not verify(peek(root / name)).problem for name in left)
-        assert peek(root / name).step == saved + 2
+            assert complete and complete[0].step in (saved, saved + 1), f"after {at} events"
+        save(root, saved + 2, folder, name)  # the next run saves over what was left
+        names = sorted(path.name for path in root.iterdir())
+        assert names in ([name], sorted([name, "previous.ckpt"]))
+        assert all(not verify_checkpoint(read_header(root / name)).problem for name in names)
+        assert read_header(root / name).step == saved + 2
         if name == "last.ckpt" and saved:
-            assert peek(root / "previous.ckpt").step in (saved, saved + 1)
+            assert read_header(root / "previous.ckpt").step in (saved, saved + 1)
         shutil.rmtree(root)
     assert at > 5
 
 
-@pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-def test_a_checkpoint_says_who_wrote_it(tmp_path: Path, folder: bool) -> None:
-    save(tmp_path, 7, folder)
-    found = verify(peek(tmp_path / "last.ckpt"))
-    assert (found.step, found.world_size, found.strategy, found.problem) == (7, 1, "Saver", "")
-    assert found.kind == ("fsdp2" if folder else "file")
+def test_a_checkpoint_describes_itself(tmp_path: Path) -> None:
+    for folder, kind in ((False, "file"), (True, "fsdp2")):
+        save(tmp_path / kind, 7, folder)
+        found = verify_checkpoint(read_header(tmp_path / kind / "last.ckpt"))
+        assert (found.step, found.world_size, found.strategy, found.problem) == (7, 1, "Saver", ""), kind
+        assert found.kind == kind
+    manifest = json.loads((tmp_path / "fsdp2/last.ckpt/manifest.json").read_text())
+    assert {name: size for name, (size, _) in manifest["files"].items()} == {"one.pt": 5000, "two.pt": 5000}
+    assert manifest["world_size"] == 1 and manifest["step"] == 7
 
 
 def _flip(file: Path, place: int) -> None:
@@ -126,30 +130,30 @@ def _flip(file: Path, place: int) -> None:
     file.write_bytes(data)
 
 
-def test_no_flipped_bit_of_a_file_goes_unseen(tmp_path: Path) -> None:
+def test_flipped_bits_and_truncation_of_a_file_are_detected(tmp_path: Path) -> None:
     save(tmp_path, 3)
     file = tmp_path / "last.ckpt"
     good, content = file.read_bytes(), torch.load(file, weights_only=True)
     rng = random.Random(0)
-    unseen = 0
+    undetected = 0
     for place in rng.sample(range(len(good)), 250):
         _flip(file, place)
-        if not verify(peek(file)).problem:  # padding, or a field that nobody reads
-            unseen += 1
+        if not verify_checkpoint(read_header(file)).problem:  # padding, or a field that is not read
+            undetected += 1
             again = torch.load(file, weights_only=True)
             assert again["state_dict"]["a"].equal(content["state_dict"]["a"]) and again["global_step"] == 3
         file.write_bytes(good)
-    assert unseen < 125
-    for length in (0, 1, 100, len(good) // 2, len(good) - 1):
+    assert undetected < 125
+    for length in (0, 1, 100, len(good) // 10, len(good) // 2, len(good) - 1):
         file.write_bytes(good[:length])
-        assert verify(peek(file)).problem
+        assert str(file) in read_header(file).problem, length
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a flipped bit": (lambda folder: _flip(folder / "two.pt", 1234), "the CRC of two.pt is wrong"),
     "a truncated file": (lambda folder: os.truncate(folder / "one.pt", 10), "one.pt has 10 bytes, not 5000"),
     "a missing file": (lambda folder: (folder / "one.pt").unlink(), "one.pt is missing"),
-    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "not written to the end"),
+    "no manifest": (lambda folder: (folder / "manifest.json").unlink(), "is incomplete: it has no manifest.json"),
     "half a manifest": (lambda folder: os.truncate(folder / "manifest.json", 90), "manifest.json is damaged"),
     "another step": (
         lambda folder: (folder / "manifest.json").write_text(
@@ -161,14 +165,15 @@ DAMAGE: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize(("damage", "text"), DAMAGE.values(), ids=DAMAGE)
-def test_damage_of_a_folder_is_named(tmp_path: Path, damage: Callable[[Path], Any], text: str) -> None:
-    save(tmp_path, 3, folder=True)
-    damage(tmp_path / "last.ckpt")
-    assert text in verify(peek(tmp_path / "last.ckpt")).problem
+def test_damage_of_a_folder_is_described(tmp_path: Path) -> None:
+    for number, (name, (damage, text)) in enumerate(DAMAGE.items()):
+        root = tmp_path / str(number)
+        save(root, 3, folder=True)
+        damage(root / "last.ckpt")
+        assert text in verify_checkpoint(read_header(root / "last.ckpt")).problem, name
 
 
-def test_the_furthest_checkpoint_comes_first_whatever_its_name_or_version(tmp_path: Path) -> None:
+def test_checkpoints_are_ordered_by_step_whatever_their_name_or_version(tmp_path: Path) -> None:
     versions = [tmp_path / f"version_{i}" / "checkpoints" for i in range(3)]
     for version in versions:
         version.mkdir(parents=True)
@@ -181,43 +186,43 @@ def test_the_furthest_checkpoint_comes_first_whatever_its_name_or_version(tmp_pa
     os.rename(versions[2] / "previous.ckpt", versions[2] / ".previous.ckpt.old")
     save(versions[2], 99, name="best.ckpt")
     save(tmp_path, 27, name="hpc_ckpt_2.ckpt")
-    (versions[0] / "last.ckpt" / "last.ckpt").write_text("what is in a checkpoint is none")
-    (versions[0] / "lost.ckpt").write_text("and neither is this")
+    (versions[0] / "last.ckpt" / "last.ckpt").write_text("inside of a checkpoint")
+    (versions[0] / "lost.ckpt").write_text("another name")
     os.utime(versions[1] / "last.ckpt", (1, 1))
-    names = [(found.step, found.path.name) for found in find_checkpoints(tmp_path)]
+    names = [(found.step, found.path.name) for found in list_checkpoints(tmp_path)]
     assert names == [
         (30, "last.ckpt"), (27, "hpc_ckpt_2.ckpt"), (25, ".last.ckpt.part"), (20, ".previous.ckpt.old"),
         (20, "last.ckpt"), (10, "previous.ckpt"),
     ]  # fmt: skip
-    assert len(find_checkpoints(tmp_path, best=True)) == 8
+    assert len(list_checkpoints(tmp_path, best=True)) == 8
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["file", "folder"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(tmp_path: Path, folder: bool) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(tmp_path: Path, folder: bool) -> None:
     for step in (1, 2):
         save(tmp_path, step, folder)
     last = tmp_path / "last.ckpt"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert newest(tmp_path).path == last  # type: ignore[union-attr]
+        assert latest_checkpoint(tmp_path).path == last  # type: ignore[union-attr]
     file = last / "one.pt" if folder else last
     _flip(file, len(file.read_bytes()) // 2)
     with pytest.warns(UserWarning, match="damaged checkpoint left out: .*last.ckpt"):
-        found = newest(tmp_path)
+        found = latest_checkpoint(tmp_path)
     assert found is not None and found.path.name == "previous.ckpt" and found.step == 1
     os.truncate(file, 20)
     with pytest.warns(UserWarning, match="damaged checkpoint left out: .*last.ckpt"):
-        found = newest(tmp_path)
+        found = latest_checkpoint(tmp_path)
     assert found is not None and found.path.name == "previous.ckpt"
 
 
-def test_what_a_kill_leaves_half_written_is_passed_over_in_silence(tmp_path: Path) -> None:
+def test_incomplete_leftovers_of_a_kill_are_ignored_without_a_warning(tmp_path: Path) -> None:
     save(tmp_path, 1)
     (tmp_path / ".last.ckpt.part").write_bytes((tmp_path / "last.ckpt").read_bytes()[:500])
     (tmp_path / ".best.ckpt.part").mkdir()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = newest(tmp_path)
+        found = latest_checkpoint(tmp_path)
     assert found is not None and found.path.name == "last.ckpt"
 
 
@@ -227,14 +232,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "owned",)
 
     torch.save({"global_step": 5, "hyper_parameters": Evil()}, tmp_path / "last.ckpt")
-    assert verify(peek(tmp_path / "last.ckpt")).problem
+    assert verify_checkpoint(read_header(tmp_path / "last.ckpt")).problem
     with pytest.warns(UserWarning, match="damaged checkpoint left out: .*last.ckpt"):
-        assert newest(tmp_path) is None
+        assert latest_checkpoint(tmp_path) is None
     assert not (tmp_path / "owned").exists()
-
-
-def test_the_manifest_names_every_file(tmp_path: Path) -> None:
-    save(tmp_path, 2, folder=True)
-    manifest = json.loads((tmp_path / "last.ckpt" / "manifest.json").read_text())
-    assert {name: size for name, (size, _) in manifest["files"].items()} == {"one.pt": 5000, "two.pt": 5000}
-    assert manifest["world_size"] == 1 and manifest["step"] == 2

@@ -16,7 +16,7 @@ import torch
 from framefold.data.synthetic.questions import VOCABULARY
 from framefold.errors import MissingExtraError
 from framefold.training.frozen_host import torchvision
-from tests.support.processes import BESIDE, needs_torchvision, python
+from tests.support.processes import SETUP_FOLDER, needs_torchvision, python
 
 COMMAND = ["answer", "--host", "checkpoints/tinyhost", "--video", "x.mp4", "--question", "x", "--compressor", "uniform"]
 
@@ -71,7 +71,7 @@ def test_missing_torchvision_is_reported_with_its_install_command(
     assert printed["missing"] == "2 False", finished.stderr  # transformers was not imported
     where = "" if torch.version.cuda or torch.version.hip else "--no-deps --target /nowhere/torchvision "
     assert "torchvision is not installed" in errors[0] and f"pip install {where}'torchvision==0." in errors[0]
-    if BESIDE.is_dir():
+    if SETUP_FOLDER.is_dir():
         assert printed["late"] == "2"
         assert len(errors) == 2 and "before importing transformers" in errors[1]
 
@@ -89,7 +89,7 @@ def test_transformers_loads_the_processor_of_tinyhost_and_agrees_with_ours(
 def test_named_version_fits_this_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     named = re.search(r"torchvision==(\d+\.\d+)\.\*", torchvision._advice())
     assert named is not None
-    installed = [path.name for path in BESIDE.glob("torchvision-*.dist-info")]
+    installed = [path.name for path in SETUP_FOLDER.glob("torchvision-*.dist-info")]
     assert all(name.startswith(f"torchvision-{named[1]}.") for name in installed)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert torchvision._advice() == f"pip install 'torchvision=={named[1]}.*'"

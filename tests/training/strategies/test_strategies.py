@@ -1,18 +1,17 @@
-"""Strategies by name, what they spread over two ranks, and what of it is in their checkpoints."""
+"""Strategies by name: what they shard over two ranks, and what their checkpoints contain."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from framefold.training.checkpoint.inventory import find_checkpoints
-from framefold.training.checkpoint.read import weights
-from tests.support.ranks.fork_server import Ranks, Run
+from framefold.training.checkpoint.inventory import list_checkpoints
+from framefold.training.checkpoint.read import trained_weights
+from tests.support.ranks.fork_server import ForkServer, Run
 from tests.support.weights import Weights, relative_differences
 
 LORA = ["--model.lora.r", "2", "--model.lora.dropout", "0", "--model.lora.lr", "0.02", "--model.losses", "{kl: 1.0}"]
@@ -22,24 +21,35 @@ OFFLOAD = ["framefold.training.strategies.deepspeed.DeepSpeedOnCPU", "--trainer.
 OFFLOAD += ["--trainer.strategy.stage", "3", "--trainer.strategy.offload_optimizer", "true"]
 OFFLOAD += ["--trainer.strategy.offload_parameters", "true"]
 STRATEGIES = {
-    "zero_1": ["deepspeed_cpu_stage_1"],
     "zero_2": ["deepspeed_cpu_stage_2"],
     "zero_3": ["deepspeed_cpu_stage_3"],
     "zero_3 offloaded": OFFLOAD,
     "fsdp2": ["fsdp2"],
     "fsdp2 in a folder": FOLDER,
 }
-SPREAD = """
+SHARDS = """
 from framefold.training.module import CompressorModule as M
 from torch.distributed.tensor import DTensor
-def own(p):
+def sizes(p):
     if hasattr(p, "ds_tensor"):
         return p.ds_tensor.numel(), p.ds_numel
     return p.to_local().numel() if isinstance(p, DTensor) else p.numel(), p.numel()
 def on_train_end(self):
     for name, p in self.named_parameters():
-        print("own", name, *own(p))
+        print("sizes", name, *sizes(p))
 M.on_train_end = on_train_end
+"""
+UNEVEN = """
+from framefold.data.loading.order import Layout
+from framefold.training.module import CompressorModule as M
+edge, step = Layout.edge, M.training_step
+def uneven_edge(self, lane, step):
+    position = edge(self, lane, step)
+    return position - 1 if lane.start and step == 1 else position  # a smaller first batch of lane 2
+def printed_step(self, batch, i):
+    print("videos", len(batch))
+    return step(self, batch, i)
+Layout.edge, M.training_step = uneven_edge, printed_step
 """
 SAVE_START = """
 from framefold.training.module import CompressorModule as M
@@ -48,22 +58,15 @@ M.on_train_start = lambda self: self.trainer.save_checkpoint({!r})
 
 
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    server = Ranks("deepspeed", "torch.distributed.fsdp")
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def words(random_host: Path, shards: Path) -> list[str]:
     files = ["--config", "compressor/fila", "--config", "data/shards", "--config", "trainer/cpu"]
     where = ["--model.host", str(random_host), "--data.shards", str(shards), "--data.batch_size", "1"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--last.every", "2"]
-    flat = ["--model.warmup", "0", "--model.lr_end", "1"]  # rates that do not depend on the number of steps
+    flat = ["--model.warmup", "0", "--model.lr_end", "1"]  # learning rates that do not depend on the number of steps
     return ["fit", *files, *where, *quiet, *flat, *LORA, "--trainer.devices", "2", "--resume", "auto"]
 
 
-def fit(ranks: Ranks, words: list[str], root: Path, strategy: list[str], steps: int = 5, code: str = "") -> Run:
+def fit(ranks: ForkServer, words: list[str], root: Path, strategy: list[str], steps: int = 5, code: str = "") -> Run:
     more = ["--trainer.default_root_dir", str(root), "--trainer.max_steps", str(steps), "--trainer.strategy"]
     run = ranks.run([*words, *more, *strategy], root.with_name(f"{root.name}-{steps}"), code=code)
     assert run.statuses == [0, 0], run.text()[-3000:]
@@ -71,81 +74,60 @@ def fit(ranks: Ranks, words: list[str], root: Path, strategy: list[str], steps: 
 
 
 @pytest.fixture(scope="module")
-def ddp(ranks: Ranks, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, Weights]:
+def ddp(ranks: ForkServer, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Weights, Weights]:
     """Weights at the start and at the end of an uninterrupted run."""
     root = tmp_path_factory.mktemp("ddp") / "run"
     fit(ranks, words, root, ["ddp"], code=SAVE_START.format(str(root.parent / "start.ckpt")))
-    return weights(root.parent / "start.ckpt"), weights(find_checkpoints(root)[0].path)
+    return trained_weights(root.parent / "start.ckpt"), trained_weights(list_checkpoints(root)[0].path)
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_training_saving_and_going_on_is_as_under_ddp(
-    ranks: Ranks, words: list[str], ddp: tuple[Weights, Weights], tmp_path: Path, name: str
+def test_training_saving_and_resuming_gives_the_weights_of_ddp(
+    ranks: ForkServer, words: list[str], ddp: tuple[Weights, Weights], tmp_path: Path, name: str
 ) -> None:
     fit(ranks, words, tmp_path / "run", STRATEGIES[name], steps=3)
-    run = fit(ranks, words, tmp_path / "run", STRATEGIES[name], code=SPREAD)
+    run = fit(ranks, words, tmp_path / "run", STRATEGIES[name], code=SHARDS)
     assert "step 3" in run.text()
-    last = find_checkpoints(tmp_path / "run")[0]
+    last = list_checkpoints(tmp_path / "run")[0]
     assert last.step == 5 and last.world_size == 2 and not last.problem
-    found = weights(last.path)
+    found = trained_weights(last.path)
     assert {key.partition(".")[0] for key in found} == {"compressor", "lora"}
     differences = relative_differences(*ddp, found)
     assert max(differences.values()) < 1e-4, differences
-    names = [line.split() for line in run.text().splitlines() if line.startswith("own ")]
-    own = {parameter: (int(here), int(all_)) for _, parameter, here, all_ in names}
-    assert len(own) > 20
-    if name.startswith("zero_3"):  # everything of the host, too
-        assert all(here == -(-whole // 2) for here, whole in own.values())
+    lines = [line.split() for line in run.text().splitlines() if line.startswith("sizes ")]
+    sizes = {parameter: (int(local), int(total)) for _, parameter, local, total in lines}
+    assert len(sizes) > 20
+    if name.startswith("zero_3"):  # including the host
+        assert all(local == -(-total // 2) for local, total in sizes.values())
     elif name.startswith("fsdp2"):
-        for parameter, (here, whole) in own.items():
+        for parameter, (local, total) in sizes.items():
             layer = ".language_model.layers." in parameter and "norm" not in parameter
-            assert here * 2 == whole if layer or parameter.startswith("compressor.") else here == whole, parameter
+            assert local * 2 == total if layer or parameter.startswith("compressor.") else local == total, parameter
     else:
-        assert all(here == whole for here, whole in own.values())
-    held = sum(file.stat().st_size for file in last.path.rglob("*.pt") if "model_states" in file.name)
-    assert held < 80_000  # on both ranks; the frozen host alone has 70 kB
+        assert all(local == total for local, total in sizes.values())
+    size = sum(file.stat().st_size for file in last.path.rglob("*.pt") if "model_states" in file.name)
+    assert size < 80_000  # of both ranks; the frozen host alone has 70 kB
 
 
-def test_ranks_with_unequally_many_videos_do_not_wait_for_each_other(
-    ranks: Ranks, words: list[str], tmp_path: Path
+def test_ranks_with_different_numbers_of_videos_do_not_wait_for_each_other(
+    ranks: ForkServer, words: list[str], tmp_path: Path
 ) -> None:
-    for name in ("zero_3", "fsdp2"):  # they gather weights from all ranks; the vision encoder runs once a video
+    for name in ("zero_3", "fsdp2"):  # they gather weights from all ranks, and the vision encoder runs once per video
         more = ["--data.batch_size", "3", "--data.lanes", "2", "--trainer.max_epochs", "1", "--trainer.max_steps", "-1"]
         root = ["--trainer.default_root_dir", str(tmp_path / name), "--trainer.strategy", *STRATEGIES[name]]
-        code = "from framefold.training.module import CompressorModule as M\nreal = M.training_step\n"
-        code += "def step(self, batch, i):\n    print('videos', len(batch))\n    return real(self, batch, i)\n"
-        code += (
-            f"M.training_step = step\nfrom framefold.data.loading import order\nreal_lane = order.Layout.lane\n{UNEVEN}"
-        )
-        run = ranks.run([*words, *more, *root], tmp_path / f"log-{name}", code=code)
+        run = ranks.run([*words, *more, *root], tmp_path / f"log-{name}", code=UNEVEN)
         assert run.statuses == [0, 0], run.text()[-2000:]
         counts = [[line for line in run.text(rank).splitlines() if line.startswith("videos")] for rank in (0, 1)]
         assert len(counts[0]) == len(counts[1]) and counts[0] != counts[1]
 
 
-UNEVEN = """
-real_edge = order.Layout.edge
-def edge(self, lane, step):
-    at = real_edge(self, lane, step)
-    return at - 1 if lane.start and step == 1 else at  # the first batch of the second lane is smaller by one
-order.Layout.edge = edge
-"""
-
-
-def test_deepspeed_is_imported_by_runs_that_use_it_only(random_host: Path, shards: Path, tmp_path: Path) -> None:
-    words = ["fit", "--config", "compressor/fila", "--config", "data/shards", "--config", "trainer/cpu", "--config"]
-    words += [
-        "trainer/deepspeed",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.devices",
-        "1",
-        "--trainer.strategy",
-        "auto",
-    ]
-    words += ["--trainer.precision", "32-true", "--model.host", str(random_host), "--data.shards", str(shards)]
-    words += ["--data.workers", "0", "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"]
-    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
+def test_only_runs_with_deepspeed_import_it(random_host: Path, shards: Path, tmp_path: Path) -> None:
+    words = ["fit", "--config", "compressor/fila", "--config", "data/shards", "--config", "trainer/cpu"]
+    words += ["--config", "trainer/deepspeed", "--trainer.accelerator", "cpu", "--trainer.devices", "1"]
+    words += ["--trainer.strategy", "auto", "--trainer.precision", "32-true", "--model.host", str(random_host)]
+    words += ["--data.shards", str(shards), "--data.workers", "0", "--trainer.max_steps", "1"]
+    words += ["--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+    words += ["--trainer.default_root_dir", str(tmp_path)]
     code = "import sys\nfrom framefold.__main__ import main\nstatus = main(sys.argv[1:])\n"
     code += "print(status, 'deepspeed' in sys.modules, __import__('os').environ.get('DS_ACCELERATOR'))"
     env = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
@@ -164,8 +146,8 @@ def test_deepspeed_is_imported_by_runs_that_use_it_only(random_host: Path, shard
         ),
     ],
 )
-def test_what_fsdp2_cannot_train_is_refused(
-    ranks: Ranks, words: list[str], tmp_path: Path, more: list[str], text: str
+def test_what_only_another_strategy_can_train_is_refused(
+    ranks: ForkServer, words: list[str], tmp_path: Path, more: list[str], text: str
 ) -> None:
     run = ranks.run([*words, "--trainer.default_root_dir", str(tmp_path / "run"), *more], tmp_path / "log")
     assert run.statuses == [2, 2] and text in run.text().splitlines()[-1], run.text()

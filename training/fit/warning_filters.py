@@ -1,18 +1,12 @@
-"""Manners of a training session: no noise that a user cannot act on, and Ctrl-C that is seen as Ctrl-C."""
+"""Hide warnings and messages of training that a user can do nothing about."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-import pytorch_lightning as pl
-from pytorch_lightning.trainer.states import TrainerStatus
-
-# Warnings about what is meant to be as it is.
-QUIET = (
+HIDDEN_WARNINGS = (  # each is about something intended
     r".*does not have many workers.*",
     r".*Your `IterableDataset` has `__len__` defined.*",
     r".*srun.*command is available.*",
@@ -28,25 +22,10 @@ QUIET = (
 )
 
 
-def quiet() -> None:
-    """Drop what a user can neither act on nor learn from."""
-    for pattern in QUIET:
+def filter_warnings() -> None:
+    """Hide the warnings above, and Lightning's informational messages."""
+    for pattern in HIDDEN_WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: record.levelno > logging.INFO)
     logging.getLogger("lightning_fabric.utilities.seed").setLevel(logging.WARNING)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loader workers are forked
-
-
-@contextmanager
-def interruptible(trainer: pl.Trainer) -> Iterator[None]:
-    """Around a run of the trainer: Lightning turns Ctrl-C into exit status 1.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted.
-    """
-    try:
-        yield
-    except SystemExit:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
-            raise KeyboardInterrupt from None
-        raise
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn when loader workers are forked
