@@ -20,6 +20,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 import framefold
 from framefold import Compressor
 from framefold.adapters.hosts.prompt.find_question import tokenizer_of
+from framefold.adapters.hosts.prompt.vision import encode
 from framefold.data.synthetic.generate import generate
 from tests.support.paths import TINYHOST
 
@@ -47,9 +48,19 @@ BOTH: list[tuple[Any, int]] = [(1, 2)]
 
 
 @pytest.fixture(scope="module")
-def host() -> Any:
-    """The embedded host, frozen."""
-    return LlavaOnevisionForConditionalGeneration.from_pretrained(TINYHOST).requires_grad_(False)
+def host() -> Iterator[Any]:
+    """The embedded host, frozen; its vision encoder runs once, since no gradient passes through it."""
+    encoded: dict[tuple[bool, bool], Any] = {}
+
+    def encode_once(model: Any, inputs: Any, attention: bool = False) -> Any:
+        key = torch.is_autocast_enabled("cpu"), attention
+        if key not in encoded:
+            encoded[key] = encode(model, inputs, attention)
+        return encoded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("framefold.adapters.hosts.prompt.prepare.encode", encode_once)
+        yield LlavaOnevisionForConditionalGeneration.from_pretrained(TINYHOST).requires_grad_(False)
 
 
 @pytest.fixture(scope="module")
