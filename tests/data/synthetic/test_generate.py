@@ -16,7 +16,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from framefold.data.evidence import evidence_mask
 from framefold.data.splits import SPLITS
 from framefold.data.synthetic import generate as module
 from framefold.data.synthetic.difficulty import PRESETS, Difficulty
@@ -237,7 +236,7 @@ def test_extreme_settings_give_a_complete_video():
         assert len(video.frames) == frames and len(video.questions) > 8, (frames, difficulty)
 
 
-# ---- other ----------------------------------------------------------------------------------------------------------
+# ---- speed ----------------------------------------------------------------------------------------------------------
 
 
 def test_hard_video_is_generated_quickly():
@@ -260,13 +259,3 @@ def test_hard_video_is_generated_quickly():
 
     ratio = cost(lambda index: generate(index, difficulty="hard")) / cost(yardstick)
     assert ratio < 18, ratio  # about 7; a video of 64 frames then takes 5 ms
-
-
-def test_evidence_mask_marks_the_covered_tokens_of_any_grid():
-    mask = evidence_mask([(1, 0.0, 0.0, 0.5, 0.5)], (3, 4, 4))
-    assert mask[1, :2, :2].all() and mask.sum() == 4
-    assert evidence_mask([(0, 0.4, 0.4, 0.45, 0.45)], (1, 2, 2)).sum() == 1  # too small to cover a quarter
-    assert evidence_mask([], (2, 3, 3)).sum() == 0
-    assert evidence_mask([(0, 0.0, 0.0, 1.0, 1.0)], (1, 7, 5)).all()
-    with pytest.raises(DataError, match="frame 3"):
-        evidence_mask([(3, 0.0, 0.0, 1.0, 1.0)], (3, 4, 4))
