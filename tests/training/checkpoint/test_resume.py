@@ -1,137 +1,156 @@
-"""framefold fit --resume: the newest whole checkpoint of the same run, exactly, or a new beginning that is said."""
+"""framefold fit --resume: resume the latest complete checkpoint of the same run exactly, or start a new run."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from framefold.__main__ import main
-from framefold.training.checkpoint.inventory import find_checkpoints
+from framefold.errors import ConfigError
+from framefold.training.checkpoint.class_paths import check_class_paths
+from framefold.training.checkpoint.inventory import list_checkpoints
 from framefold.training.module import CompressorModule
-from tests.support.ranks.fork_server import Ranks
+from tests.support.ranks.fork_server import ForkServer
 
 COMMON = ["--config", "compressor/fila", "--config", "data/shards", "--config", "trainer/cpu", "--data.batch_size", "2"]
 COMMON += ["--trainer.enable_progress_bar", "false", "--trainer.limit_val_batches", "0", "--trainer.max_steps", "9"]
 COMMON += ["--last.every", "2", "--data.seed", "3"]
+TWO = ["--trainer.devices", "2", "--trainer.strategy"]
 Fit = Callable[..., int]
 
 
-@pytest.fixture
-def words(random_host: Path, shards: Path, tmp_path: Path) -> list[str]:
-    where = ["--model.host", str(random_host), "--data.shards", str(shards)]
-    return ["fit", *COMMON, *where, "--trainer.default_root_dir", str(tmp_path / "run")]
+@pytest.fixture(scope="module")
+def fit_in(random_host: Path, shards: Path) -> Fit:
+    """Call framefold fit in this process."""
 
+    def run(root: Path, *args: str, stop: int = -1) -> int:
+        """Run in a folder, interrupted at the step ``stop``; return the exit status."""
+        real = CompressorModule.training_step
 
-@pytest.fixture
-def fit(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Fit:
-    """Call framefold fit in this process; ``stop`` interrupts it at a step."""
-    monkeypatch.setattr(sys, "argv", ["framefold"])
-    real = CompressorModule.training_step
-
-    def run(*args: str, stop: int = -1) -> int:
         def interrupted(self: CompressorModule, batch: Any, batch_idx: int) -> Any:
             if self.global_step == stop:
                 raise KeyboardInterrupt
             return real(self, batch, batch_idx)
 
-        with monkeypatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["framefold"])
             patch.setattr(CompressorModule, "training_step", interrupted)
-            return main([*words, *args])
+            folders = ["--model.host", str(random_host), "--data.shards", str(shards)]
+            return main(["fit", *COMMON, *folders, "--trainer.default_root_dir", str(root), *args])
 
     return run
 
 
+@pytest.fixture
+def fit(fit_in: Fit, tmp_path: Path) -> Fit:
+    """Call framefold fit with the folder ``run``."""
+    return lambda *args, stop=-1: fit_in(tmp_path / "run", *args, stop=stop)
+
+
 @pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    server = Ranks("deepspeed")
-    yield server
-    server.close()
+def stopped(fit_in: Fit, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that was interrupted at step 5, with checkpoints of the steps 2 and 4."""
+    root = tmp_path_factory.mktemp("stopped") / "run"
+    assert fit_in(root, stop=5) == 130
+    return root
+
+
+@pytest.fixture
+def checkpoints(stopped: Path, tmp_path: Path) -> Path:
+    """Folder of the checkpoints in a copy of that run in the folder ``run``."""
+    return Path(shutil.copytree(stopped, tmp_path / "run")) / "version_0/checkpoints"
 
 
 def last(root: Path, version: int = 0, name: str = "last.ckpt") -> Any:
     return torch.load(root / f"version_{version}" / "checkpoints" / name, weights_only=True)
 
 
-def test_auto_starts_anew_and_says_so_then_goes_on_exactly(fit: Fit, tmp_path: Path, capsys: Any) -> None:
-    run, whole = tmp_path / "run", ["--trainer.default_root_dir", str(tmp_path / "whole")]
-    assert fit("--resume", "auto", *whole) == 0
-    assert f"resume: nothing in {tmp_path / 'whole'} yet, starting anew" in capsys.readouterr().out
+def test_auto_starts_a_new_run_and_later_resumes_exactly(fit: Fit, tmp_path: Path, capsys: Any) -> None:
+    run, other = tmp_path / "run", ["--trainer.default_root_dir", str(tmp_path / "uninterrupted")]
+    assert fit("--resume", "auto", *other) == 0
+    assert f"resume: no checkpoint in {tmp_path / 'uninterrupted'} yet, starting a new run" in capsys.readouterr().out
     assert fit("--resume", "auto", stop=3) == 130
     assert fit("--resume", "auto", stop=6) == 130
     assert f"resume: from {run}/version_0/checkpoints/last.ckpt, step 2" in capsys.readouterr().out
     assert fit("--resume", "auto") == 0
     assert f"resume: from {run}/version_1/checkpoints/last.ckpt, step 6" in capsys.readouterr().out
-    expected, found = last(tmp_path / "whole"), last(run, 2)
+    expected, found = last(tmp_path / "uninterrupted"), last(run, 2)
     assert found["global_step"] == 9 and expected["state_dict"].keys() == found["state_dict"].keys()
     for name, value in expected["state_dict"].items():
         assert value.equal(found["state_dict"][name]) and bool(value.any())
     assert "FRAMEFOLD_RESUME" not in os.environ
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_taken(fit: Fit, tmp_path: Path, capsys: Any) -> None:
-    assert fit(stop=5) == 130
-    place = tmp_path / "run/version_0/checkpoints"
-    assert last(tmp_path / "run")["global_step"] == 4
-    data = bytearray((place / "last.ckpt").read_bytes())
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_used(fit: Fit, checkpoints: Path, capsys: Any) -> None:
+    damaged = checkpoints / "last.ckpt"
+    data = bytearray(damaged.read_bytes())
     data[len(data) // 2] ^= 4
-    (place / "last.ckpt").write_bytes(data)
+    damaged.write_bytes(data)
     with pytest.warns(UserWarning, match="damaged checkpoint left out: .*last.ckpt"):
-        assert fit("--resume", "auto", stop=5) == 130
-    assert f"resume: from {place}/previous.ckpt, step 2" in capsys.readouterr().out
-    assert fit("--resume", str(place / "last.ckpt")) == 2
-    assert "cannot go on from" in capsys.readouterr().err
-    assert fit("--ckpt_path", str(place / "last.ckpt")) == 2
-    assert "cannot go on from" in capsys.readouterr().err
+        assert fit("--resume", "auto", stop=3) == 130
+    assert f"resume: from {checkpoints}/previous.ckpt, step 2" in capsys.readouterr().out
+    for option in ("--resume", "--ckpt_path"):
+        assert fit(option, str(damaged)) == 2
+        assert "cannot resume from" in capsys.readouterr().err, option
 
 
-def test_a_leftover_of_a_kill_that_is_whole_is_taken(fit: Fit, tmp_path: Path, capsys: Any) -> None:
-    assert fit(stop=5) == 130
-    place = tmp_path / "run/version_0/checkpoints"
-    (place / "last.ckpt").rename(place / ".last.ckpt.part")
+def test_a_complete_leftover_of_a_kill_is_used(fit: Fit, checkpoints: Path, capsys: Any) -> None:
+    (checkpoints / "last.ckpt").rename(checkpoints / ".last.ckpt.part")
     assert fit("--resume", "auto", stop=5) == 130
-    assert f"resume: from {place}/.last.ckpt.part, step 4" in capsys.readouterr().out
+    assert f"resume: from {checkpoints}/.last.ckpt.part, step 4" in capsys.readouterr().out
 
 
-def test_a_folder_or_a_checkpoint_can_be_named(fit: Fit, tmp_path: Path, capsys: Any) -> None:
-    assert fit(stop=5) == 130
-    place = tmp_path / "run/version_0/checkpoints"
+def test_a_folder_or_a_checkpoint_can_be_given(fit: Fit, checkpoints: Path, tmp_path: Path, capsys: Any) -> None:
     new = ["--trainer.default_root_dir", str(tmp_path / "new")]
-    for path, step in ((tmp_path / "run", 4), (place / "previous.ckpt", 2)):
+    for path, step in ((tmp_path / "run", 4), (checkpoints / "previous.ckpt", 2)):
         capsys.readouterr()
         assert fit("--resume", str(path), *new, stop=step) == 130
         assert f"step {step}" in capsys.readouterr().out
     assert fit("--resume", str(tmp_path / "nothing"), *new) == 2
-    assert "no whole checkpoint" in capsys.readouterr().err
-    assert fit("--resume", "auto", "--ckpt_path", str(place / "last.ckpt")) == 2
-    assert "give one of them" in capsys.readouterr().err
+    assert "no complete checkpoint" in capsys.readouterr().err
+    assert fit("--resume", "auto", "--ckpt_path", str(checkpoints / "last.ckpt")) == 2
+    assert "give only one of them" in capsys.readouterr().err
 
 
-def test_another_compressors_run_is_not_gone_on_with(fit: Fit, capsys: Any) -> None:
-    assert fit(stop=3) == 130
+def test_the_run_of_another_compressor_is_not_resumed(fit: Fit, checkpoints: Path, capsys: Any) -> None:
     assert fit("--resume", "auto", "--config", "compressor/storm", "--trainer.max_steps", "9") == 2
     error = capsys.readouterr().err
-    assert "is of fila, this run trains storm" in error and "default_root_dir" in error
+    assert "contains fila, this run trains storm" in error and "default_root_dir" in error
     assert fit("--resume", "auto", "--model.lora.r", "2") == 2
     assert "has no LoRA" in capsys.readouterr().err
 
 
-def test_what_was_best_stays_the_measure_after_resuming(fit: Fit, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_run_of_a_version_with_another_layout_is_not_resumed(fit: Fit, checkpoints: Path, capsys: Any) -> None:
+    """The configuration of such a run names classes where they were before."""
+    file, old = checkpoints.parent / "config.yaml", "framefold.training.loggers.CSV"
+    config = yaml.safe_load(file.read_text())
+    config["trainer"]["logger"] = [{"class_path": old, "init_args": {"flush_logs_every_n_steps": 1}}]
+    file.write_text(yaml.safe_dump(config))
+    for args in (["--resume", "auto"], ["--config", str(file)]):
+        assert fit(*args) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"framefold: error: {file} names {old}, which this version of framefold does not have")
+        assert "started by a version with another layout, resume it with that version" in line
+    with pytest.raises(ConfigError, match="framefold.adapters.fila.Fila"):
+        check_class_paths({"compressor": "framefold.adapters.fila.Fila"}, file)
+    known = ["framefold.training.fit.loggers.CSV", "torch.no.Such", "framefold.yaml", 3, None]
+    check_class_paths({"trainer": {"logger": known}}, file)
+
+
+def test_the_best_validation_stays_the_measure_after_resuming(fit: Fit, tmp_path: Path, monkeypatch: Any) -> None:
     scores = iter([0.9, 0.5, 0.6, 0.95])
     monkeypatch.setattr(
         CompressorModule, "on_validation_epoch_end", lambda self: self.log("val/accuracy", next(scores))
     )
-    steps = [
-        "--trainer.val_check_interval",
-        "2",
-        "--trainer.check_val_every_n_epoch",
-        "null",
-    ]
+    steps = ["--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null"]
     steps += ["--trainer.limit_val_batches", "1", "--data.val_frames", "16", "--data.val_videos", "2"]
     assert fit(*steps, stop=3) == 130
     assert fit(*steps, "--resume", "auto", stop=7) == 130  # 0.5 and 0.6: the 0.9 of the first part stays the best
@@ -142,23 +161,25 @@ def test_what_was_best_stays_the_measure_after_resuming(fit: Fit, tmp_path: Path
     assert last(run, 2, "best.ckpt")["global_step"] == 8 and last(run, 0, "best.ckpt")["global_step"] == 2
 
 
-def test_nothing_is_saved_in_the_middle_of_accumulated_batches(fit: Fit, tmp_path: Path) -> None:
+def test_nothing_is_saved_between_accumulated_batches(fit: Fit, tmp_path: Path) -> None:
     twice = ["--trainer.accumulate_grad_batches", "2"]
     assert fit(*twice, stop=3) == 130
     assert fit(*twice, "--resume", "auto", stop=3) == 130
     assert not (tmp_path / "run/version_1/checkpoints").exists()
 
 
-TWO = ["--trainer.devices", "2", "--trainer.strategy"]
+@pytest.fixture
+def words(random_host: Path, shards: Path, tmp_path: Path) -> list[str]:
+    folders = ["--model.host", str(random_host), "--data.shards", str(shards)]
+    return ["fit", *COMMON, *folders, "--trainer.default_root_dir", str(tmp_path / "run")]
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_cpu_stage_2"])
-@pytest.mark.parametrize("broken", [0, 1])
-def test_a_rank_that_cannot_write_ends_all_of_them(
-    ranks: Ranks, words: list[str], tmp_path: Path, strategy: str, broken: int
+@pytest.mark.parametrize(
+    ("strategy", "broken"), [("ddp", 0), ("deepspeed_cpu_stage_2", 0), ("deepspeed_cpu_stage_2", 1)]
+)  # under DDP, only rank 0 writes
+def test_a_rank_that_cannot_write_ends_all_ranks(
+    ranks: ForkServer, words: list[str], tmp_path: Path, strategy: str, broken: int
 ) -> None:
-    if strategy == "ddp" and broken:
-        pytest.skip("only rank 0 writes")
     code = f"""
 import torch
 real, calls = torch.save, []
@@ -174,66 +195,46 @@ torch.save = save
     for rank in (0, 1):
         assert "No space left on device" in run.text(rank).splitlines()[-1]
         assert "last.ckpt" in run.text(rank).splitlines()[-1]
-    steps = {found.path.name: (found.step, found.problem) for found in find_checkpoints(tmp_path / "run")}
+    steps = {found.path.name: (found.step, found.problem) for found in list_checkpoints(tmp_path / "run")}
     written = 4 if strategy == "ddp" or broken else 2  # rank 0 writes two files of a DeepSpeed folder
     assert steps["last.ckpt"] == (written, "")
 
 
-def test_what_another_strategy_wrote_is_refused(ranks: Ranks, words: list[str], tmp_path: Path) -> None:
-    zero = ranks.run([*words, *TWO, "deepspeed_cpu_stage_2"], tmp_path / "zero")
-    assert zero.statuses == [0, 0], zero.text()
-    more = ["--resume", "auto", "--trainer.max_steps", "11", "--trainer.devices"]
-    ddp = ranks.run([*words, *more, "2", "--trainer.strategy", "ddp"], tmp_path / "ddp")
-    assert ddp.statuses == [2, 2], ddp.text()
-    for rank in (0, 1):
-        text = ddp.text(rank).splitlines()[-1]
-        assert "written by deepspeed_cpu_stage_2, this run is of ddp" in text and "framefold export" in text
-    file = ["--resume", "auto", "--trainer.default_root_dir", str(tmp_path / "file")]
-    assert ranks.run([*words, *file], tmp_path / "alone", world=1).statuses == [0]
-    after = ranks.run([*words, *file, *TWO, "deepspeed_cpu_stage_2"], tmp_path / "after")
-    assert after.statuses == [2, 2] and "written by SingleDeviceStrategy" in after.text()
-
-
-def test_ranks_that_start_by_themselves_take_the_same_checkpoint_and_go_on_exactly(
-    ranks: Ranks, words: list[str], tmp_path: Path
+def test_ranks_of_an_external_launcher_choose_the_same_checkpoint_or_refuse_it(
+    ranks: ForkServer, words: list[str], tmp_path: Path
 ) -> None:
     zero = [*words, *TWO, "deepspeed_cpu_stage_2", "--resume", "auto"]
-    whole = [*zero, "--trainer.default_root_dir", str(tmp_path / "whole")]
-    assert ranks.run(whole, tmp_path / "l0").statuses == [0, 0]
     stop = "from framefold.training.module import CompressorModule as M\nimport os\nreal = M.training_step\n"
     stop += "def step(self, batch, i):\n    if self.global_step == 5: os._exit(7)\n    return real(self, batch, i)\n"
     stop += "M.training_step = step"
-    assert ranks.run(zero, tmp_path / "l1", code=stop).statuses == [7, 7]
-    again = ranks.run(zero, tmp_path / "l2")
-    assert again.statuses == [0, 0] and "last.ckpt, step 4" in again.text(), again.text()
-    assert "resume" not in again.text(1)
-    from framefold.training.checkpoint.read import weights
+    assert ranks.run(zero, tmp_path / "stopped", code=stop).statuses == [7, 7]
+    resumed = ranks.run([*zero, "--trainer.max_steps", "5"], tmp_path / "resumed")
+    assert resumed.statuses == [0, 0] and "last.ckpt, step 4" in resumed.text(), resumed.text()
+    assert "resume" not in resumed.text(1)
+    assert [found.step for found in list_checkpoints(tmp_path / "run/version_1")] == [5]
+    ddp = ranks.run([*words, "--resume", "auto", *TWO, "ddp"], tmp_path / "refused")
+    assert ddp.statuses == [2, 2], ddp.text()
+    for rank in (0, 1):
+        line = ddp.text(rank).splitlines()[-1]
+        assert "written by deepspeed_cpu_stage_2, this run uses ddp" in line and "framefold export" in line
 
-    expected = weights(tmp_path / "whole/version_0/checkpoints/last.ckpt")
-    found = weights(tmp_path / "run/version_1/checkpoints/last.ckpt")
-    assert expected.keys() == found.keys() and len(found) == 2
-    assert all(value.equal(found[name]) and bool(value.any()) for name, value in expected.items())
 
-
-def test_ranks_that_find_different_checkpoints_take_rank_0s_or_end(
-    ranks: Ranks, words: list[str], tmp_path: Path
+def test_ranks_that_find_different_checkpoints_use_that_of_rank_0_or_end(
+    ranks: ForkServer, words: list[str], checkpoints: Path, tmp_path: Path
 ) -> None:
-    ddp = [*words, *TWO, "ddp"]
-    assert ranks.run(ddp, tmp_path / "l0").statuses == [0, 0]
-    place = tmp_path / "run/version_0/checkpoints"
-    late = """
+    code = """
 from pathlib import Path
-from framefold.training import resume
-real = resume.newest
-def newest(root, **more):
+from framefold.training.checkpoint import resume
+real = resume.latest_checkpoint
+def latest_checkpoint(root, **more):
     found = real(root, **more)
-    return NEWEST if rank else found
-resume.newest = newest
+    return FOUND if rank else found
+resume.latest_checkpoint = latest_checkpoint
 """
-    older = late.replace("NEWEST", f"resume.peek(Path({str(place / 'previous.ckpt')!r}))")
-    more = ["--resume", "auto", "--trainer.max_steps", "10", "--last.every", "20"]
-    taken = ranks.run([*ddp, *more], tmp_path / "l1", code=older)
-    assert taken.statuses == [0, 0] and "step 9" in taken.text(), taken.text()
-    none = ranks.run([*ddp, *more], tmp_path / "l2", code=late.replace("NEWEST", "None"))
-    assert none.statuses == [2, 2], none.text()
-    assert all("the ranks have found different checkpoints" in none.text(rank) for rank in (0, 1))
+    ddp = [*words, *TWO, "ddp", "--resume", "auto", "--trainer.max_steps", "5", "--last.every", "20"]
+    older = code.replace("FOUND", f"resume.read_header(Path({str(checkpoints / 'previous.ckpt')!r}))")
+    same = ranks.run(ddp, tmp_path / "same", code=older)
+    assert same.statuses == [0, 0] and "step 4" in same.text(), same.text()
+    nothing = ranks.run(ddp, tmp_path / "nothing", code=code.replace("FOUND", "None"))
+    assert nothing.statuses == [2, 2], nothing.text()
+    assert all("the ranks have found different checkpoints" in nothing.text(rank) for rank in (0, 1))
