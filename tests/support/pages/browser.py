@@ -207,6 +207,11 @@ class Browser:
             self.errors.append(what["entry"]["text"])
 
 
+def wait_for_panels(browser: Browser) -> None:
+    """Wait until both panels of a page show the chosen question."""
+    browser.until("document.querySelector('#panels').ariaBusy === 'false'")
+
+
 def _pipe() -> tuple[int, int]:
     """Reading and writing end, both above the descriptors that Chromium expects, and not inherited as such."""
     pair = os.pipe()

@@ -1,8 +1,9 @@
-"""Results folders for tests of the report and its page: made by hand, as `framefold ablate` would write them."""
+"""Results folders for tests of the report and its page, written as ``framefold ablate`` would write them."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from framefold.data.synthetic.recipe import Recipe
 from framefold.evaluation.results.result_files import REQUIRED_COSTS, Outcome, write_result
 from framefold.evaluation.results.settings import Settings
 
-VIDEOS, DRILL, FRAMES, GRID = 24, 6, 16, (16, 4, 4)
+VIDEOS, KEPT_VIDEOS, FRAMES, GRID = 24, 6, 16, (16, 4, 4)
 RECIPE = Recipe((FRAMES, FRAMES), 0, "test", "easy")
 DATA = {"kind": "synthetic", "videos": VIDEOS, "frames": FRAMES, "seed": 0, "split": "test", "style": "normal"}
 DATA |= {"difficulty": Difficulty().to_dict()}
 BUDGETS = {0.25: 64, 0.1: 26}
-# name -> how often it is right, seeds, whether it is trained
-ROWS = {
+# method -> probability of a right answer, number of seeds, whether it is trained
+METHODS = {
     "oracle": (0.95, 1, False),
     "fila": (0.85, 2, True),
     "st_simdiff": (0.7, 1, False),
@@ -30,32 +31,41 @@ ROWS = {
 }
 
 
-def settings(name: str, budget: float, seed: int = 0, **more: Any) -> Settings:
-    """Of a cell about these videos."""
-    plain = {"params": {}, "adapter": None, "host": "some/host", "host_weights": "ab", "dtype": "float32"}
-    plain |= {"data": DATA, "exclude": ["background"]}
-    return Settings(compressor=name, budget=budget, seed=seed, **plain | more)
+def result_settings(method: str, budget: float, seed: int = 0, **changes: Any) -> Settings:
+    """Return the settings of a result about the videos of ``RECIPE``."""
+    settings = {"params": {}, "adapter": None, "host": "some/host", "host_weights": "ab", "dtype": "float32"}
+    settings |= {"data": DATA, "exclude": ["background"]}
+    return Settings(compressor=method, budget=budget, seed=seed, **settings | changes)
 
 
-def outcome(name: str, right: float, tokens: int, seed: int = 0, drill: int = DRILL) -> Outcome:
-    """Answers at random, and tokens kept at random: of pool merged, of the oracle for each question."""
-    rng = np.random.default_rng([seed, *name.encode(), tokens])
-    rows: list[dict[str, Any]] = []
+def random_outcome(method: str, right: float, tokens: int, seed: int = 0, kept_videos: int = KEPT_VIDEOS) -> Outcome:
+    """Return random answers and random kept tokens: merged ones for pool, and one set per question for the oracle.
+
+    Args:
+        method: name of the method.
+        right: probability of a right answer.
+        tokens: number of kept tokens.
+        seed: seed of the result.
+        kept_videos: number of videos, from the first, whose kept tokens are recorded.
+    """
+    rng = np.random.default_rng([seed, *method.encode(), tokens])
+    answers: list[dict[str, Any]] = []
     kept: list[dict[str, Any]] = []
     for video in range(VIDEOS):
-        first = len(rows)
+        first = len(answers)
         for question in _questions(video):
-            good = bool(rng.random() < right)
-            row = {"video": video, "draw": video // 2, "type": question.type, "question": question.text}
-            row |= {"answer": question.answer, "said": question.answer if good else "nonsense", "correct": good}
-            rows.append(row | {"tokens": tokens, "recall": float(rng.random()), "purity": float(rng.random())})
-        if video < drill:
-            places = range(first, len(rows)) if name == "oracle" else [None]
-            kept += [_kept(rng, video, place, tokens, name == "pool") for place in places]
+            correct = bool(rng.random() < right)
+            answer = {"video": video, "draw": video // 2, "type": question.type, "question": question.text}
+            answer |= {"answer": question.answer, "said": question.answer if correct else "nonsense"}
+            answer |= {"correct": correct, "tokens": tokens}
+            answers.append(answer | {"recall": float(rng.random()), "purity": float(rng.random())})
+        if video < kept_videos:
+            rows = range(first, len(answers)) if method == "oracle" else [None]
+            kept += [_random_kept(rng, video, row, tokens, method == "pool") for row in rows]
     cost = dict.fromkeys(REQUIRED_COSTS, 0.0) | {"memory_of": "tensors", "videos": 5}
     cost |= {"compressor_ms": 1 + rng.random(), "prefill_ms": tokens / 10, "speedup": 1 + 10 * rng.random()}
     cost |= {"tokens_entered": tokens + 1.0, "prefill_flops": 1e6 * tokens, "peak_bytes": 2000.0 * tokens}
-    return Outcome(rows, cost, kept, drill, "2026-01-01T00:00:00+00:00")
+    return Outcome(answers, cost, kept, kept_videos, "2026-01-01T00:00:00+00:00")
 
 
 @cache
@@ -63,32 +73,35 @@ def _questions(video: int) -> tuple[Question, ...]:
     return RECIPE.video(video).questions
 
 
-def _kept(rng: np.random.Generator, video: int, row: int | None, tokens: int, merged: bool) -> dict[str, Any]:
+def _random_kept(rng: np.random.Generator, video: int, row: int | None, tokens: int, merged: bool) -> dict[str, Any]:
     index = np.sort(rng.choice(np.prod(GRID), tokens, replace=False)).tolist()
     size = rng.integers(1, 400, tokens).tolist() if merged else None
     return {"video": video, "key": f"test-0-{video:08d}", "row": row, "grid": list(GRID), "index": index, "size": size}
 
 
-def fill(out: Path, drill: int = DRILL, **more: Any) -> Path:
-    """All rows at all budgets, and all tokens; returns the folder.
+def fill_results(out: Path, kept_videos: int = KEPT_VIDEOS, **changes: Any) -> Path:
+    """Write results of all methods at all budgets and of all tokens, and return the folder.
 
     Args:
-        drill: of how many videos is noted what was kept. more: settings.
+        out: folder of the results.
+        kept_videos: number of videos, from the first, whose kept tokens are recorded.
+        changes: settings that differ from those of :func:`result_settings`.
     """
-    write_result(out, settings("identity", 1.0, **more), outcome("identity", 0.9, 256, drill=drill))
-    for name, (right, seeds, trained) in ROWS.items():
+    full = random_outcome("identity", 0.9, 256, kept_videos=kept_videos)
+    write_result(out, result_settings("identity", 1.0, **changes), full)
+    for method, (right, seeds, trained) in METHODS.items():
         for budget, tokens in BUDGETS.items():
             for seed in range(seeds):
-                own = {"adapter": f"{seed:064x}"} if trained else {}
-                one = settings(name, budget, seed, **own, **more)
-                write_result(out, one, outcome(name, right, tokens, seed, drill))
+                adapter = {"adapter": f"{seed:064x}"} if trained else {}
+                settings = result_settings(method, budget, seed, **adapter, **changes)
+                write_result(out, settings, random_outcome(method, right, tokens, seed, kept_videos))
     return out
 
 
-def change(out: Path, edit: Any) -> Path:
-    """Let a function change every cell of a folder; returns the folder."""
+def edit_results(out: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
+    """Let a function change the content of every result file, and return the folder."""
     for file in (out / "cells").glob("*.json"):
-        cell = json.loads(file.read_text())
-        edit(cell)
-        file.write_text(json.dumps(cell))
+        result = json.loads(file.read_text())
+        edit(result)
+        file.write_text(json.dumps(result))
     return out
