@@ -1,7 +1,7 @@
-"""A tiny random-init host of the real class for every supported family, and prompts as its processor would write them.
+"""A tiny host with random weights of the real class of every family, and prompts as its processor would write them.
 
-``HOSTS[model_type]`` is what tests iterate. Parts of a prompt: a positive number is that many words, a negative one a
-video of that many frames of the token grid.
+Tests iterate over ``HOSTS``, a dictionary by ``model_type``. Parts of a prompt: a positive number is a number of words,
+a negative one the number of frames of a video, counted on the token grid.
 """
 
 from __future__ import annotations
@@ -15,21 +15,22 @@ import transformers
 from torch import Tensor
 
 VOCAB, PAD, START, END, IMAGE, VIDEO = 64, 0, 58, 59, 60, 61
-TIME = 57  # stands for the text that some processors write at each frame
+TIME = 57  # represents the text that some processors write at each frame
 FIRST_WORD, LAST_WORD = 3, 57  # words are FIRST_WORD <= id < LAST_WORD
 Part = int
 
 
 @dataclass(frozen=True)
 class TinyHost:
-    """How to build and feed the tiny host of one family.
+    """Recipe of the tiny host of one family and its inputs.
 
     Attributes:
-        config: makes the configuration.
-        tokens: placeholders of a frame that lie on the grid.
-        video: ids that stand for a video of some frames.
-        vision: arguments of the vision side, from the frames of the videos of each row and a generator.
-        token_types: hosts with M-RoPE read ``mm_token_type_ids``.
+        config: builds the configuration.
+        tokens: number of placeholders of a frame that are on the grid.
+        video: returns the ids of a video of some frames.
+        vision: returns the arguments of the vision side, from the frames of the videos of each row and a generator.
+        token_types: whether the host reads ``mm_token_type_ids``, as hosts with M-RoPE do.
+        placeholder: token id of a video's placeholders.
         grid: (H, W) of the token grid.
     """
 
@@ -42,7 +43,7 @@ class TinyHost:
     grid: tuple[int, int] = (2, 2)
 
     def build(self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-        """The host with random weights, frozen and in eval mode; logits of a spread that makes mistakes visible."""
+        """Build the host with random weights, frozen and in eval mode; mistakes change its logits visibly."""
         config = self.config()
         torch.manual_seed(seed)
         cls = getattr(transformers, config.architectures[0])
@@ -59,7 +60,7 @@ class TinyHost:
         return model.eval().requires_grad_(False)
 
     def inputs(self, *rows: Sequence[Part], side: str = "left", seed: int = 1, mask: bool = True) -> dict[str, Any]:
-        """Arguments of the host for a batch of prompts, padded on one side."""
+        """Return the arguments of the host for a batch of prompts, padded on one side."""
         generator = torch.Generator().manual_seed(seed)
         ids = [self._ids(row, generator) for row in rows]
         length = max(map(len, ids))
@@ -82,12 +83,12 @@ class TinyHost:
 
 
 def words(count: int, generator: torch.Generator) -> list[int]:
-    """Random ids that are neither special nor placeholders."""
+    """Return random ids that are neither special nor placeholders."""
     return torch.randint(FIRST_WORD, LAST_WORD, (count,), generator=generator).tolist()
 
 
 def pad(row: list[int], length: int, side: str) -> tuple[list[int], list[int]]:
-    """The row and its mask, padded to a length."""
+    """Return the row and its mask, padded to a length."""
     missing = [PAD] * (length - len(row))
     if side == "left":
         return missing + row, [0] * len(missing) + [1] * len(row)
@@ -102,7 +103,7 @@ SPECIAL = dict(image_token_id=IMAGE, video_token_id=VIDEO)
 MARKS = dict(vision_start_token_id=START, vision_end_token_id=END)
 PATCHES = dict(patch_size=4, spatial_merge_size=2, temporal_patch_size=2, in_channels=3)
 MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
-GRID = (4, 6)  # patches of a frame; 2 x 3 tokens, so that exchanged sides are noticed
+GRID = (4, 6)  # patches of a frame; 2 x 3 tokens, so that exchanged sides make a difference
 
 
 def _patches(videos: list[list[int]], generator: torch.Generator, width: int) -> dict[str, Any]:
@@ -139,17 +140,17 @@ def _padded_images(videos: list[list[int]], generator: torch.Generator) -> dict[
     counts = [sum(row) for row in videos]
     pixels = torch.randn(len(videos), max(counts), 3, 16, 16, generator=generator)
     for row, count in enumerate(counts):
-        pixels[row, count:] = 0  # so the processor marks images that are not there
+        pixels[row, count:] = 0  # the processor fills missing images with zeros
     return {"pixel_values": pixels}
 
 
 def run(placeholder: int, per_frame: int, tail: int = 0) -> Callable[[int], list[int]]:
-    """One run of placeholders a video."""
+    """Return one run of placeholders per video."""
     return lambda frames: [placeholder] * (frames * per_frame + tail)
 
 
 def runs(placeholder: int, per_frame: int, start: Sequence[int] = (TIME, START)) -> Callable[[int], list[int]]:
-    """One run of placeholders a frame, between marks."""
+    """Return one run of placeholders per frame, between marks."""
     return lambda frames: [*start, *[placeholder] * per_frame, END] * frames
 
 
@@ -259,12 +260,12 @@ HOSTS: dict[str, TinyHost] = {
 
 
 def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The inputs without some of them."""
+    """Return the inputs without some of them."""
     return {name: value for name, value in inputs.items() if name not in names}
 
 
 def labels_of(inputs: dict[str, Any], last: int = 3) -> Tensor:
-    """Labels on the last columns of each prompt that was padded on the left."""
+    """Return labels on the last columns of each prompt; for padding on the left."""
     labels = inputs["input_ids"].clone()
     labels[:, :-last] = -100
     return labels

@@ -1,4 +1,4 @@
-"""Tiny random-init hosts of the real transformers classes, prompts for them, and two compressors of the tests' own."""
+"""A tiny LLaVA-OneVision host with random weights, prompts for it, and two compressors for tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration, Qwen2Config, SiglipVisionConfig
 
 from framefold.adapters import Compressed, Compressor, VideoTokens
-from tests.support.hosts.tiny_families import HOSTS as HOSTS
 
 VOCAB, PAD, IMAGE, VIDEO = 64, 0, 60, 61
-SIDE = 2  # tokens a frame: 2 x 2
+SIDE = 2  # a frame has 2 x 2 tokens
 
 
 def llava_onevision(attention: str = "eager", seed: int = 0, **text: Any) -> LlavaOnevisionForConditionalGeneration:
-    """Two layers, width 32, 2 x 2 tokens a frame; fp32, frozen, eval mode."""
+    """Return a host of two layers, width 32 and 2 x 2 tokens per frame; fp32, frozen, in eval mode."""
     vision = SiglipVisionConfig(
         hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=4,
         vision_use_head=False,
@@ -33,18 +32,18 @@ def llava_onevision(attention: str = "eager", seed: int = 0, **text: Any) -> Lla
     with torch.no_grad():
         for parameter in model.model.language_model.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(8)  # logits of a spread that makes mistakes visible
+                parameter.mul_(8)  # so that mistakes change the logits visibly
         model.lm_head.weight.mul_(8)
     return model.eval().requires_grad_(False)
 
 
 def video(frames: int = 8, videos: int = 1, seed: int = 1) -> Tensor:
-    """(videos, frames, 3, 16, 16) pixels."""
+    """Return (videos, frames, 3, 16, 16) pixels."""
     return torch.randn(videos, frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
 def prompt(*parts: int, seed: int = 2) -> list[int]:
-    """Token ids: a positive part is that many random words, a negative one a video of that many frames."""
+    """Return token ids: a positive part is a number of random words, a negative one a number of frames of a video."""
     words = torch.randint(3, 58, (256,), generator=torch.Generator().manual_seed(seed)).tolist()
     ids: list[int] = []
     for part in parts:
@@ -53,7 +52,7 @@ def prompt(*parts: int, seed: int = 2) -> list[int]:
 
 
 def batch(*rows: list[int], side: str = "left") -> dict[str, Tensor]:
-    """Pad rows of ids to one length: input_ids and attention_mask."""
+    """Pad rows of ids to the same length; return input_ids and attention_mask."""
     length = max(map(len, rows))
     pads = [[PAD] * (length - len(row)) for row in rows]
     ids = [pad + row if side == "left" else row + pad for pad, row in zip(pads, rows, strict=True)]
@@ -63,7 +62,8 @@ def batch(*rows: list[int], side: str = "left") -> dict[str, Tensor]:
 
 
 class TopNorm(Compressor):
-    """Keeps the tokens of largest norm, scaled by a learned (D,) vector; without a ``name`` it is not registered."""
+    """Keeps the tokens of largest norm, scaled by a learned (D,) vector; without a class attribute ``name`` it is
+    unregistered."""
 
     trainable = True
 
@@ -85,7 +85,7 @@ class TopNorm(Compressor):
 
 
 class Positive(Compressor):
-    """Keeps the tokens whose first feature is positive: another number in every video."""
+    """Keeps the tokens whose first feature is positive, so counts differ by video."""
 
     exact_budget = False
 
@@ -98,15 +98,10 @@ class Positive(Compressor):
 
 
 def single() -> dict[str, Any]:
-    """One row: five words, a video of eight frames, six words; 44 columns."""
+    """Return one row: five words, a video of eight frames, six words; 44 columns."""
     return {**batch(prompt(5, -8, 6)), "pixel_values_videos": video(8)}
 
 
 def pair(side: str = "left") -> dict[str, Any]:
-    """Two rows with eight frames each, of 44 and 45 columns."""
+    """Return two rows with eight frames each, of 44 and 45 columns."""
     return {**batch(prompt(5, -8, 6), prompt(9, -8, 3, seed=7), side=side), "pixel_values_videos": video(8, 2)}
-
-
-def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The inputs without some of them."""
-    return {name: value for name, value in inputs.items() if name not in names}

@@ -1,7 +1,7 @@
 """Host folders with tiny random weights and the real processor of each family, at tiny sizes.
 
-Import this where torchvision is found (:mod:`framefold.training.frozen_host.torchvision`). Frames of 16 x 24 pixels
-give the token grids of ``tiny_families.HOSTS``.
+Call :func:`~framefold.training.frozen_host.torchvision.find_torchvision` before importing this module. Frames of
+16 x 24 pixels give the token grids of ``tiny_families.HOSTS``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.models.smolvlm.processing_smolvlm import DEFAULT_CHAT_TEMPLATE
 from framefold.adapters import Compressor, VideoTokens
 from tests.support.hosts.tiny_families import END, HOSTS, IMAGE, START, VIDEO, VOCAB
 
-# what templates and processors write, and a question
+# words of templates, processors and a question
 WORDS = ("<pad>", "<unk>", "</s>", "what", "is", "it", "user", "assistant", "seconds", "Time", "s", "Frame", "from",
          "User", "Assistant", "You", "are", "provided", "the", "following", "series", "of", "frames", "a", "H", "MM",
          "SS", "video", *"[]?:.,<>0123456789")  # fmt: skip
@@ -41,7 +41,7 @@ SMOL = {
     **{"<fake_token_around_image>": START, "<global-img>": 62, "<end_of_utterance>": 63, "<|im_start|>": END},
     **LLAVA,
 }
-NAMES = {  # of tokens that processors look for on the tokenizer
+NAMES = {  # attributes of the tokenizer that processors read
     "internvl": {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
@@ -49,11 +49,11 @@ NAMES = {  # of tokens that processors look for on the tokenizer
 }  # fmt: skip
 PATCHES = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
 FRAME = {"shortest_edge": 64, "longest_edge": 16 * 24}
-CLIP = {"shortest_edge": 64, "longest_edge": 64 * 16 * 24}  # of all frames together
+CLIP = {"shortest_edge": 64, "longest_edge": 64 * 16 * 24}  # for all frames together
 SQUARE = {"height": 16, "width": 16}
 CROP = {"size": {"shortest_edge": 16}, "crop_size": SQUARE}
 
-# model_type: prefix of the classes, special tokens, how the template writes a video, settings of the image processor,
+# model_type: prefix of the classes, special tokens, text of a video in the template, settings of the image processor,
 # of the video processor and of the processor
 FAMILIES: dict[str, tuple[str, dict[str, int], str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "glm4v": ("Glm4v", GLM, "<|begin_of_video|><|video|><|end_of_video|>", {}, {**PATCHES, "size": CLIP}, {}),
@@ -96,7 +96,7 @@ def save_host(model_type: str, folder: Path) -> Path:
         image_processor=image,
         tokenizer=tokenizer,
         video_processor=clips,
-        # SmolVLM's processor takes this one for videos, whatever the folder says
+        # SmolVLM's processor always uses its own template for videos
         chat_template=SMOL_TEMPLATE if prefix == "SmolVLM" else TEMPLATE.replace("VISION", video).strip(),
         **settings,
     )
@@ -105,7 +105,7 @@ def save_host(model_type: str, folder: Path) -> Path:
 
 
 def build_tokenizer(special: dict[str, int], names: dict[str, str]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer whose special tokens have the ids of the tiny hosts."""
+    """Return a word-level tokenizer whose special tokens have the ids of the tiny hosts."""
     words = {word: i for i, word in enumerate(WORDS)} | special
     words |= {f"<free{i}>": i for i in set(range(VOCAB)) - set(words.values())}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
@@ -123,11 +123,11 @@ def build_tokenizer(special: dict[str, int], names: dict[str, str]) -> PreTraine
 
 
 class Probe(Compressor):
-    """Keeps the first tokens and remembers video and question; without a ``name`` it is not registered."""
+    """Keeps the first tokens and records video and question; without a class attribute ``name`` it is unregistered."""
 
     query_aware = True
-    seen: VideoTokens
-    asked: torch.Tensor
+    video: VideoTokens
+    query: torch.Tensor
 
     def __init__(self, budget: float | int = 0.25) -> None:
         super().__init__(budget)
@@ -135,7 +135,7 @@ class Probe(Compressor):
 
     def compress(self, video: VideoTokens, k: int, query: torch.Tensor | None) -> VideoTokens:
         assert query is not None
-        Probe.seen, Probe.asked = video, query
+        Probe.video, Probe.query = video, query
         return video.keep(torch.arange(k))
 
 
