@@ -33,6 +33,16 @@ demo: setup
 test: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(PYTEST_ARGS)
 
+# The inner loop: what runs in one process, with one family of hosts. The other tests start processes or take long.
+QUICK := $(addprefix --ignore=tests/,runs guides cli/doctor evaluation/bench evaluation/lmms \
+  evaluation/ablation/test_work_queue.py evaluation/inspection/test_commands.py \
+  evaluation/report/test_page_browser.py training/checkpoint/test_commands.py training/checkpoint/test_resume.py \
+  training/fit/test_loggers.py training/frozen_host/test_torchvision.py training/strategies \
+  training/tinyhost/test_shipped.py data/synthetic/test_shortcuts.py conformance/test_oldest_transformers.py)
+
+quick: setup
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) -k "not conformance or llava_onevision" $(PYTEST_ARGS)
+
 # mamba-ssm's Triton kernels in Triton's interpreter. Not in site-packages, where transformers would try to use them.
 ORACLE := $(VENV)/triton-oracle
 $(ORACLE)/.ready: $(READY)

@@ -47,7 +47,7 @@ def test_an_exported_adapter_compresses_like_the_trained_one(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [(None, "no checkpoint at"), (b"garbage", "is no checkpoint"), ({"params": {"r": "x"}}, "r must be int")],
+    [(None, "no checkpoint at"), (b"garbage", "is not a checkpoint"), ({"params": {"r": "x"}}, "r must be int")],
 )
 def test_other_files_than_checkpoints_are_refused(tmp_path: Path, content: object, text: str) -> None:
     file = tmp_path / "last.ckpt"
@@ -164,7 +164,7 @@ def test_a_missing_host_is_left_out_with_a_warning(tmp_path: Path, capsys: pytes
     run(tmp_path / "run", tmp_path / "gone")
     config = config_of(export(str(tmp_path / "run"), str(tmp_path / "adapter")))
     assert config["base_model_name_or_path"] == "gone" and not {"host", "width", "host_weights"} & config.keys()
-    assert "is not here now" in capsys.readouterr().err
+    assert "does not exist here" in capsys.readouterr().err
 
 
 def test_the_card_describes_the_adapter_and_how_to_load_it(tmp_path: Path, random_host: Path) -> None:
@@ -245,7 +245,7 @@ def test_a_compressor_without_weights_is_exported_by_name(tmp_path: Path) -> Non
         ({"out": "x", "budget": 7.5}, BudgetError, "ratio"),
         ({"out": "x", "params": {"tau": 1}}, ConfigError, "no parameter 'tau'"),
         ({"checkpoint": "fila", "out": "x"}, ConfigError, "has weights that must be trained"),
-        ({"checkpoint": str(V1 / "fila"), "out": "x", "params": {"r": 3}}, ConfigError, "brings its own"),
+        ({"checkpoint": str(V1 / "fila"), "out": "x", "params": {"r": 3}}, ConfigError, "has its own"),
         ({"out": "x", "results": "nowhere"}, FramefoldError, "no results in nowhere"),
     ],
 )
