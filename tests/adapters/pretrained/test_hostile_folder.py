@@ -63,6 +63,7 @@ def test_huge_sizes_need_no_memory(adapter: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for compressor, params in (
         ("qtsplus", {"dim": 128, "heads": 4, "kv_heads": 4, "scoring_layers": 10**7}),
+        ("qtsplus", {"dim": 128, "heads": 4, "kv_heads": 4, "scoring_layers": 2**20}),  # in range, but too many
         ("qtsplus", {"dim": 10**9, "scoring_layers": 64}),
         ("fila", {"dim": 10**9, "grid": [10**4, 10**4]}),
         ("fila", {"dim": 10**18, "grid": [10**18, 10**18]}),
