@@ -1,4 +1,4 @@
-"""The map between the columns of a batch and those of its shorter form, by hand-made examples."""
+"""The map between the columns of a batch and those of its shortened form, on small examples."""
 
 import torch
 
@@ -9,14 +9,14 @@ def flags(*rows: str) -> torch.Tensor:
     return torch.tensor([[c == "1" for c in row] for row in rows])
 
 
-def test_nothing_dropped_leaves_the_batch_as_it_is_padding_included() -> None:
+def test_a_batch_without_dropped_columns_is_unchanged_including_padding() -> None:
     plan = compact(flags("11111", "11111"), flags("00111", "11111"), "left")
     assert plan.trivial and plan.n_after == 5 and plan.removed == 0
     values = torch.arange(10).view(2, 5)
     assert plan.gather(values, -1) is values and plan.expand(values) is values
 
 
-def test_kept_columns_move_together_and_new_padding_goes_to_the_asked_side() -> None:
+def test_kept_columns_move_together_and_new_padding_goes_to_the_given_side() -> None:
     keep, real = flags("110011", "100111"), flags("111111", "111111")
     right = compact(flags("110001", "100111"), real, "right")
     assert right.src.tolist() == [[0, 1, 5, 0], [0, 3, 4, 5]] and right.pad.tolist() == [
@@ -28,12 +28,12 @@ def test_kept_columns_move_together_and_new_padding_goes_to_the_asked_side() -> 
     assert not compact(keep, real).pad.any()
 
 
-def test_old_padding_goes_but_masked_columns_inside_stay() -> None:
+def test_old_padding_is_removed_but_masked_columns_between_are_kept() -> None:
     plan = compact(flags("11110111"), flags("00110101"), "left")
     assert plan.src.tolist() == [[2, 3, 5, 6, 7]]
 
 
-def test_filler_lies_between_padding_and_the_kept_columns() -> None:
+def test_filler_is_between_padding_and_the_kept_columns() -> None:
     keep, real, filler = flags("11111", "10001"), flags("11111", "11111"), torch.tensor([0, 1])
     left, right = compact(keep, real, "left", filler), compact(keep, real, "right", filler)
     assert left.filler.tolist() == [[False] * 5, [False, False, True, False, False]]
@@ -73,8 +73,7 @@ def test_random_batches_agree_with_a_loop() -> None:
         plan = compact(keep, torch.ones_like(keep), side)
         for row in range(4):
             kept = keep[row].nonzero()[:, 0].tolist()
-            mine = plan.src[row][~plan.pad[row]].tolist()
-            assert mine == kept
+            assert plan.src[row][~plan.pad[row]].tolist() == kept
             assert plan.pad[row].tolist() == sorted(plan.pad[row].tolist(), reverse=side == "left")
             where = plan.last_kept()[row].tolist()
             assert [plan.src[row, j].item() for j in where] == [max(k for k in kept if k <= i) for i in range(30)]

@@ -1,9 +1,9 @@
-"""Which columns count as the question: small tokenizers of every make, templates of every shape, prompts as processors
-write them."""
+"""Columns of the question in prompts as processors write them, with small tokenizers and templates of all kinds."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import pickle
 import socket
@@ -26,7 +26,7 @@ CORPUS = [
 ]
 SECONDS = r"<\d+\.\d seconds>"
 
-# a system prompt of its own, as Qwen2-VL, and parts or a text
+# adds a default system prompt, as Qwen2-VL's; accepts parts or text
 CHATML = (
     "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content is string %}{{ m.content }}{% else %}"
@@ -34,7 +34,7 @@ CHATML = (
     "<|vision_end|>{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# parts only
+# accepts only parts
 VICUNA = (
     "{% for m in messages %}{% if m.role == 'system' %}{{ m.content[0].text + ' ' }}{% else %}"
     "{{ m.role.upper() + ': ' }}{% for part in m.content %}{% if part.type == 'text' %}{{ part.text + ' ' }}{% endif %}"
@@ -46,7 +46,7 @@ GLM = (
     "{% for part in m.content %}{{ part.text }}{% endfor %}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
-# a text only, the system prompt inside the first turn, and it insists on turns that alternate
+# accepts only text; writes the system prompt inside the first turn; requires alternating turns
 LLAMA = (
     "{% if messages[0].role == 'system' %}{% set system = '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' %}"
     "{% set messages = messages[1:] %}{% else %}{% set system = '' %}{% endif %}"
@@ -55,7 +55,7 @@ LLAMA = (
     "{% if m.role == 'user' %}<s>[INST] {% if loop.first %}{{ system }}{% endif %}{{ m.content.strip() }} [/INST]"
     "{% else %} {{ m.content }} </s>{% endif %}{% endfor %}"
 )
-# words for openers, marked by special tokens before them only
+# openers are plain words that follow special tokens
 SMOLVLM = (
     "<|im_start|>{% for m in messages %}{{ m.role | capitalize }}"
     "{% if m.content[0].type == 'image' %}:{% else %}: {% endif %}"
@@ -67,7 +67,7 @@ QWEN += ["<|video_pad|>", "<|image_pad|>"]
 
 
 def bpe(specials: list[str], template: str | None, *, bytes_: bool = True, vocab: int = 700) -> PreTrainedTokenizerFast:
-    """Byte-level as Qwen's, or with spaces marked as sentencepiece does."""
+    """Train a BPE tokenizer: byte-level as Qwen's, or with spaces encoded as in sentencepiece."""
     tokenizer = Tokenizer(models.BPE())
     if bytes_:
         tokenizer.pre_tokenizer, tokenizer.decoder = (
@@ -107,7 +107,7 @@ def smolvlm() -> PreTrainedTokenizerFast:
 
 
 def ask(tokenizer, prompt: str, placeholder: str, frame_text: str = "", video: int = 0, videos: int = 1) -> str:
-    """The question that is found in a prompt, as text; the placeholders are shared out evenly among the videos."""
+    """Return the question of a video in a prompt as text; all videos have the same number of placeholders."""
     ids = torch.tensor(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     columns = TurnMarkers.from_tokenizer(tokenizer).question(
         ids, mask_of(tokenizer, ids, placeholder, video, videos), frame_text
@@ -124,7 +124,7 @@ def mask_of(tokenizer, ids: Tensor, placeholder: str, video: int = 0, videos: in
 
 
 def chatml(*turns: tuple[str, str], answer: bool = True) -> str:
-    text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+    text = "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns)
     return text + "<|im_start|>assistant\n" * answer
 
 
@@ -136,7 +136,7 @@ SYSTEM = ("system", "You are a user of the video assistant.")
 
 
 @pytest.mark.parametrize(
-    "said, question",
+    "message, question",
     [
         (f"{CLIP}What happens here?", "What happens here?"),
         (f"What happens here? {CLIP}", "What happens here?"),
@@ -148,33 +148,33 @@ SYSTEM = ("system", "You are a user of the video assistant.")
         (CLIP, ""),
     ],
 )
-@pytest.mark.parametrize("before", [(), (SYSTEM,)], ids=["alone", "system"])
-def test_the_text_beside_the_video_is_the_question(qwen, said, question, before) -> None:
-    expected = said.replace(CLIP, "") if question is None else question
-    for answer in (True, False):
-        assert ask(qwen, chatml(*before, ("user", said), answer=answer), "<|video_pad|>") == expected
+def test_the_text_next_to_the_video_is_the_question(qwen, message, question) -> None:
+    expected = message.replace(CLIP, "") if question is None else question
+    for before, answer in itertools.product([(), (SYSTEM,)], [True, False]):
+        prompt = chatml(*before, ("user", message), answer=answer)
+        assert ask(qwen, prompt, "<|video_pad|>") == expected, (before, answer)
 
 
-@pytest.mark.parametrize("turn", [0, 1, 2])
-def test_only_the_turn_that_holds_the_video_counts(qwen, turn) -> None:
-    said = ["How are you?", "Why is that?", "What now?"]
-    turns = [[("user", CLIP * (i == turn) + text), ("assistant", f"answer {i}")] for i, text in enumerate(said)]
-    prompt = chatml(SYSTEM, *(message for pair in turns for message in pair), answer=False)
-    assert ask(qwen, prompt, "<|video_pad|>") == said[turn]
+def test_only_the_turn_with_the_video_counts(qwen) -> None:
+    texts = ["How are you?", "Why is that?", "What now?"]
+    for turn, expected in enumerate(texts):
+        turns = [[("user", CLIP * (i == turn) + text), ("assistant", f"answer {i}")] for i, text in enumerate(texts)]
+        prompt = chatml(SYSTEM, *(message for pair in turns for message in pair), answer=False)
+        assert ask(qwen, prompt, "<|video_pad|>") == expected
 
 
-def test_the_default_system_prompt_of_a_template_is_no_question(qwen) -> None:
+def test_the_default_system_prompt_of_a_template_is_excluded(qwen) -> None:
     parts = [{"type": "video"}, {"type": "text", "text": "What happens?"}]
     prompt = qwen.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
     assert "helpful" in prompt and ask(qwen, prompt, "<|video_pad|>") == "What happens?"
 
 
-def test_the_answer_of_a_training_row_is_no_question(qwen) -> None:
+def test_the_answer_of_a_training_row_is_excluded(qwen) -> None:
     prompt = chatml(SYSTEM, ("user", f"{CLIP}What falls?"), ("assistant", "A red cube falls."), answer=False)
     assert ask(qwen, prompt, "<|video_pad|>") == "What falls?"
 
 
-def test_padding_moves_the_columns_and_nothing_else(qwen) -> None:
+def test_padding_only_shifts_the_columns(qwen) -> None:
     ids = torch.tensor(qwen(chatml(("user", f"Look. {CLIP}What happens?")))["input_ids"])
     turns, pad = TurnMarkers.from_tokenizer(qwen), torch.full((5,), qwen.pad_token_id)
     alone = turns.question(ids, mask_of(qwen, ids, "<|video_pad|>"))
@@ -184,7 +184,7 @@ def test_padding_moves_the_columns_and_nothing_else(qwen) -> None:
         assert turns.question(row, mask_of(qwen, row, "<|video_pad|>")).tolist() == (alone + left).tolist()
 
 
-def test_the_columns_are_those_of_the_tokens(qwen) -> None:
+def test_the_columns_are_exactly_those_of_the_words(qwen) -> None:
     prompt = chatml(SYSTEM, ("user", f"{CLIP}What happens?"))
     ids = qwen(prompt)["input_ids"]
     row = torch.tensor(ids)
@@ -195,13 +195,13 @@ def test_the_columns_are_those_of_the_tokens(qwen) -> None:
 
 
 @pytest.mark.parametrize("outer", ["", "<|vision_start|>"])
-def test_timestamps_before_and_between_the_frames_are_no_question(qwen, outer) -> None:
-    """Outer marks: the template's own around the video, inside of which the processor writes frames and theirs."""
-    said = f"At <3.0 seconds> what? {outer}{STAMPED}{outer.replace('start', 'end')} And at <12.2 seconds> ?"
-    prompt = chatml(("user", said))
+def test_timestamps_before_and_between_frames_are_excluded(qwen, outer) -> None:
+    """Outer marks are those of the template around the video; the processor writes marked frames inside."""
+    message = f"At <3.0 seconds> what? {outer}{STAMPED}{outer.replace('start', 'end')} And at <12.2 seconds> ?"
+    prompt = chatml(("user", message))
     assert ask(qwen, prompt, "<|video_pad|>", SECONDS) == "At <3.0 seconds> what? And at <12.2 seconds> ?"
-    assert "<0.2 seconds>" in ask(qwen, prompt, "<|video_pad|>")  # a family that declares nothing keeps it
-    assert "1.2" not in ask(qwen, prompt, "<|video_pad|>").replace("12.2", "")  # but not what is between the frames
+    assert "<0.2 seconds>" in ask(qwen, prompt, "<|video_pad|>")  # included without frame_text
+    assert "1.2" not in ask(qwen, prompt, "<|video_pad|>").replace("12.2", "")  # text between frames never is
 
 
 def test_two_videos_in_a_turn_have_the_same_question(qwen) -> None:
@@ -210,28 +210,28 @@ def test_two_videos_in_a_turn_have_the_same_question(qwen) -> None:
     assert found == ["Comparewithplease."] * 2
 
 
-def test_two_videos_in_two_turns_have_questions_of_their_own(qwen) -> None:
+def test_two_videos_in_two_turns_have_different_questions(qwen) -> None:
     turns = ("user", f"{CLIP}What falls?"), ("assistant", "A cube."), ("user", f"And here? {CLIP}")
     found = [ask(qwen, chatml(*turns), "<|video_pad|>", "", video, 2) for video in (0, 1)]
     assert found == ["What falls?", "And here?"]
 
 
-def test_images_beside_the_video_are_no_question(qwen) -> None:
+def test_images_next_to_the_video_are_excluded(qwen) -> None:
     image = "<|vision_start|><|image_pad|><|image_pad|><|vision_end|>"
     prompt = chatml(("user", f"{image}What links this {CLIP} to it?"))
     assert ask(qwen, prompt, "<|video_pad|>") == "What links this to it?"
 
 
-def test_an_id_that_the_tokenizer_does_not_know_is_no_question(qwen) -> None:
-    """A placeholder that only the model's vocabulary has."""
+def test_ids_unknown_to_the_tokenizer_are_excluded(qwen) -> None:
+    """Such as a placeholder that only the model's vocabulary contains."""
     ids = torch.tensor(qwen(chatml(("user", f"{CLIP}What happens?")))["input_ids"])
     turns = TurnMarkers.from_tokenizer(qwen)
     ids[mask := mask_of(qwen, ids, "<|video_pad|>")] = len(qwen) + 7
-    asked = turns.question(ids, mask)
-    assert qwen.decode(ids[asked]) == "What happens?"
-    row = torch.cat([ids[: asked[2]], torch.tensor([len(qwen) + 8, -200]), ids[asked[2] :]])
-    found = turns.question(row, torch.cat([mask[: asked[2]], torch.zeros(2, dtype=torch.bool), mask[asked[2] :]]))
-    assert found.tolist() == asked[:2].tolist() + (asked[2:] + 2).tolist()
+    expected = turns.question(ids, mask)
+    assert qwen.decode(ids[expected]) == "What happens?"
+    row = torch.cat([ids[: expected[2]], torch.tensor([len(qwen) + 8, -200]), ids[expected[2] :]])
+    found = turns.question(row, torch.cat([mask[: expected[2]], torch.zeros(2, dtype=torch.bool), mask[expected[2] :]]))
+    assert found.tolist() == expected[:2].tolist() + (expected[2:] + 2).tolist()
 
 
 @pytest.mark.parametrize(
@@ -245,12 +245,12 @@ def test_an_id_that_the_tokenizer_does_not_know_is_no_question(qwen) -> None:
         ("<pad><pad><s>USER: <video> ASSISTANT:", ""),
     ],
 )
-def test_template_words_that_are_no_special_tokens_are_found(vicuna, prompt, question) -> None:
-    """Words of this template are many tokens, and spaces belong to the word after them."""
+def test_template_words_that_are_not_special_tokens_are_found(vicuna, prompt, question) -> None:
+    """Words of this template are several tokens each, and spaces belong to the word after them."""
     assert ask(vicuna, prompt.replace("<video>", 3 * "<video>"), "<video>") == question
 
 
-def test_a_token_across_the_border_of_the_template_is_no_question() -> None:
+def test_a_token_across_the_border_of_the_template_is_excluded() -> None:
     merged = Tokenizer(
         models.WordLevel({"USER:tell": 0, "me": 1, "now?ASSISTANT:": 2, "[U]": 3, "<video>": 4}, unk_token="[U]")
     )
@@ -260,17 +260,17 @@ def test_a_token_across_the_border_of_the_template_is_no_question() -> None:
     assert ask(tokenizer, "USER:tell me <video> me now?ASSISTANT:", "<video>") == "me me"
 
 
-def test_digits_after_the_frames_are_no_question_but_those_of_the_question_are(glm) -> None:
+def test_digits_after_frames_are_excluded_but_those_of_the_question_are_not(glm) -> None:
     frame = "<|begin_of_image|><|image|><|image|><|end_of_image|>"
     clip = f"<|begin_of_video|>{frame}0{frame}12<|end_of_video|>"
     prompt = f"[gMASK]<sop><|system|>\nBe brief.<|user|>\nIn second 3{clip}3 cubes?<|assistant|>\nYes.<|user|>\nWhy?"
     seconds = r"(?<=<\|end_of_image\|>)\d+(?=<\|(?:begin_of_image|end_of_video)\|>)"
     assert ask(glm, prompt, "<|image|>", seconds) == "In second 33 cubes?"
-    picture = frame + "2 cubes, "  # the id of an image's placeholders is that of a frame's
+    picture = frame + "2 cubes, "  # images and frames have the same placeholder
     assert ask(glm, f"[gMASK]<sop><|user|>\n{picture}{clip}3 more", "<|image|>", seconds, 1, 3) == "2 cubes,3 more"
 
 
-def test_the_next_answer_ends_a_turn_that_has_no_end_of_its_own(glm) -> None:
+def test_the_next_answer_ends_a_turn_without_an_end_mark(glm) -> None:
     prompt = "[gMASK]<sop><|user|>\nHello<|assistant|>\nHello<|user|>\n<|image|>What falls?<|assistant|>\nA cube"
     assert ask(glm, prompt, "<|image|>") == "What falls?"
 
@@ -283,7 +283,7 @@ def test_the_next_answer_ends_a_turn_that_has_no_end_of_its_own(glm) -> None:
         ("<s>[INST] <video>What falls? [/INST] A cube </s><s>[INST] Why? [/INST]", "What falls?"),
     ],
 )
-def test_a_system_prompt_inside_the_turn_is_no_question(prompt, question) -> None:
+def test_a_system_prompt_inside_the_turn_is_excluded(prompt, question) -> None:
     assert ask(bpe(["<s>", "</s>", "<video>"], LLAMA), prompt, "<video>") == question
 
 
@@ -293,7 +293,7 @@ INTRO = (
 )
 
 
-def test_an_introduction_to_the_frames_is_no_question(smolvlm) -> None:
+def test_an_introduction_to_the_frames_is_excluded(smolvlm) -> None:
     frame = "<fake_token_around_image><global-img><image><image><fake_token_around_image>"
     clip = (
         "You are provided the following series of two frames from a 0:00:02 [H:MM:SS] video.\n"
@@ -308,14 +308,14 @@ def test_an_introduction_to_the_frames_is_no_question(smolvlm) -> None:
         assert ask(smolvlm, prompt, "<image>", INTRO) == "Is User: written here?Which frames?"
 
 
-def test_numbers_of_frames_are_no_question(qwen) -> None:
+def test_numbers_of_frames_are_excluded(qwen) -> None:
     clip = "\n".join(f"Frame{i}: <|vision_start|><|video_pad|><|vision_end|>" for i in range(1, 4))
     prompt = chatml(("user", f"Which Frame?\n{clip}\nIs it Frame2: ?"))
     assert ask(qwen, prompt, "<|video_pad|>", r"Frame\d+:") == "Which Frame? Is it Frame2: ?".replace("? I", "?I")
 
 
-def test_template_words_beyond_ascii_are_found_in_parts_of_characters() -> None:
-    """Byte-level tokens of such words are parts of characters, and mean nothing alone."""
+def test_template_words_are_found_in_tokens_that_are_parts_of_characters() -> None:
+    """Byte-level tokens of words beyond ASCII are parts of characters and cannot be decoded alone."""
     template = (
         "{% for m in messages %}{{ {'user': '问：', 'assistant': '答：'}[m.role] + m.content + '\n' }}{% endfor %}"
     )
@@ -323,7 +323,7 @@ def test_template_words_beyond_ascii_are_found_in_parts_of_characters() -> None:
     assert ask(tokenizer, "问：你好\n答：你好\n问：<video>谁？\n答：我", "<video>") == "谁？"
 
 
-def test_without_a_template_the_whole_row_is_the_turn() -> None:
+def test_without_a_template_the_entire_row_is_the_turn() -> None:
     words = ["<pad>", "<unk>", "<video>", "user", "what", "is", "red", "?", "assistant"]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -333,7 +333,7 @@ def test_without_a_template_the_whole_row_is_the_turn() -> None:
 
 
 @pytest.mark.parametrize("question", ["", "what was the color in the first flash ?"])
-def test_the_question_to_the_shipped_host(question) -> None:
+def test_the_question_to_the_shipped_host_is_found(question) -> None:
     tokenizer = AutoTokenizer.from_pretrained(TINYHOST)
     chat = [{"role": "user", "content": [{"type": "video"}, {"type": "text", "text": question}]}]
     for end in ([], [{"role": "assistant", "content": "red"}]):
@@ -341,7 +341,7 @@ def test_the_question_to_the_shipped_host(question) -> None:
         assert ask(tokenizer, prompt.replace("<video>", "<video><video>"), "<video>") == question
 
 
-def test_the_template_of_a_processor_counts_before_that_of_its_tokenizer(qwen) -> None:
+def test_the_template_of_a_processor_takes_precedence_over_its_tokenizer(qwen) -> None:
     processor = SimpleNamespace(tokenizer=qwen, chat_template="{{ 'ASK ' + messages[-1].content + ' SAY' }}")
     ids = torch.tensor(qwen(f"ASK {CLIP}What? SAY user")["input_ids"])
     columns = TurnMarkers.from_tokenizer(processor).question(ids, mask_of(qwen, ids, "<|video_pad|>"))
@@ -351,8 +351,8 @@ def test_the_template_of_a_processor_counts_before_that_of_its_tokenizer(qwen) -
 REFUSE = "{% if 'assistant' in messages | map(attribute='role') %}{{ raise_exception('no') }}{% endif %}"
 
 
-def test_a_template_that_refuses_answers_is_learned_from_what_it_takes() -> None:
-    """And the system prompt that it has of its own is no part of what opens a turn."""
+def test_a_template_that_refuses_answers_is_supported() -> None:
+    """Its default system prompt is not mistaken for part of the turn's opener."""
     tokenizer = bpe(QWEN, REFUSE + CHATML)
     for prompt in (chatml(("user", f"{CLIP}What?")), chatml(("system", "Be brief."), ("user", f"{CLIP}What?"))):
         assert ask(tokenizer, prompt, "<|video_pad|>") == "What?"
@@ -360,7 +360,7 @@ def test_a_template_that_refuses_answers_is_learned_from_what_it_takes() -> None
     assert ask(tokenizer, "USER: <video>What? ASSISTANT: That.", "<video>") == "What?"
 
 
-def test_signs_and_letters_that_turns_share_by_chance_are_no_borders() -> None:
+def test_punctuation_and_letters_that_turns_share_are_not_borders() -> None:
     template = (
         "{% for m in messages %}{{ ('Q%d: ' % loop.index if m.role == 'user' else 'Answer: ') + m.content + '\n' }}"
         "{% endfor %}{% if add_generation_prompt %}A: {% endif %}"
@@ -369,34 +369,34 @@ def test_signs_and_letters_that_turns_share_by_chance_are_no_borders() -> None:
     assert ask(bpe(["<video>"], template), prompt, "<video>") == "At 3:15, is it B: Aware?"
 
 
-def test_a_turn_that_no_answer_follows_ends_where_it_ends(qwen) -> None:
+def test_a_turn_without_an_answer_ends_at_its_end_mark(qwen) -> None:
     prompt = chatml(("user", f"{CLIP}What falls?"), ("user", "And why?"))
     assert ask(qwen, prompt, "<|video_pad|>") == "What falls?"
 
 
 def test_copies_find_the_same_question(qwen) -> None:
-    """Attached models are copied and pickled."""
+    """Attached models can be copied and pickled."""
     turns, ids = TurnMarkers.from_tokenizer(qwen), torch.tensor(qwen(chatml(("user", f"{CLIP}What?")))["input_ids"])
     video = mask_of(qwen, ids, "<|video_pad|>")
     for twin in (copy.deepcopy(turns), pickle.loads(pickle.dumps(turns))):
         assert qwen.decode(ids[twin.question(ids, video)]) == "What?"
 
 
-def test_what_is_no_tokenizer_or_template_is_refused(qwen) -> None:
-    with pytest.raises(InputError, match="no transformers tokenizer"):
+def test_invalid_tokenizers_and_templates_are_refused(qwen) -> None:
+    with pytest.raises(InputError, match="not a transformers tokenizer"):
         TurnMarkers.from_tokenizer("Qwen/Qwen2-VL-7B-Instruct")
     for template in ("{{ raise_exception('no') }}", "nothing of the message", "{{ broken"):
-        with pytest.raises(InputError, match="cannot write a user's message"):
+        with pytest.raises(InputError, match="cannot render a user message"):
             TurnMarkers.from_tokenizer(SimpleNamespace(tokenizer=qwen, chat_template=template))
 
 
-def test_misshapen_arguments_are_refused(qwen) -> None:
+def test_arguments_of_a_wrong_shape_are_refused(qwen) -> None:
     turns, ids = TurnMarkers.from_tokenizer(qwen), torch.arange(4)
     some = torch.tensor([False, True, False, False])
     for wrong in ((ids[None], some[None]), (ids, some[:3]), (ids, some.long()), (ids, torch.zeros_like(some))):
-        with pytest.raises(InputError, match="with a placeholder"):
+        with pytest.raises(InputError, match="with at least one placeholder"):
             turns.question(*wrong)
-    with pytest.raises(InputError, match="no regular expression"):
+    with pytest.raises(InputError, match="not a regular expression"):
         turns.question(ids, some, "(")
 
 
@@ -411,7 +411,7 @@ def test_the_tokenizer_of_a_folder_is_loaded_once(qwen, tmp_path) -> None:
     assert tokenizer_of(model_from(str(tmp_path))) is found
 
 
-def test_the_tokenizer_of_a_repository_is_found_in_the_cache_at_the_revision_of_the_model(
+def test_the_tokenizer_of_a_repository_is_loaded_from_the_cache_at_the_models_revision(
     qwen, vicuna, tmp_path, monkeypatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
@@ -423,7 +423,7 @@ def test_the_tokenizer_of_a_repository_is_found_in_the_cache_at_the_revision_of_
     for commit, tokenizer in (("1" * 40, qwen), ("2" * 40, vicuna), (None, vicuna)):
         found = tokenizer_of(model_from("somebody/model", commit))
         assert found.get_vocab() == tokenizer.get_vocab()
-    with pytest.raises(InputError, match="no tokenizer to load"):
+    with pytest.raises(InputError, match="no tokenizer can be loaded"):
         tokenizer_of(model_from("somebody/model", "3" * 40))
 
 
@@ -447,14 +447,14 @@ def test_a_model_without_a_tokenizer_is_refused_without_network(name, tmp_path, 
     assert tries == []
 
 
-def test_no_code_of_a_folder_runs(qwen, tmp_path) -> None:
+def test_no_code_from_a_folder_is_executed(qwen, tmp_path) -> None:
     qwen.save_pretrained(tmp_path)
-    trace = tmp_path / "ran"
+    trace = tmp_path / "executed"
     (tmp_path / "evil.py").write_text(f"open({str(trace)!r}, 'w')\nclass Evil: pass\n")
     config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     config |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil"}}))
-    with pytest.raises(InputError, match="no tokenizer to load"):
+    with pytest.raises(InputError, match="no tokenizer can be loaded"):
         tokenizer_of(model_from(str(tmp_path)))
     assert not trace.exists()

@@ -1,4 +1,4 @@
-"""Attention that tokens receive in the last vision block: collected for those who ask, without changing anything."""
+"""Attention that tokens receive in the last vision block: recorded on request, without changing any result."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def two_videos(name: str) -> dict[str, Any]:
 
 
 def weights_of_the_host(host: Any, inputs: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """Attention weights that the host's own eager attention returns for its last vision block, call by call."""
+    """Return the attention weights of the host's own eager attention in its last vision block, call by call."""
     module = family_of(host).vision_attention(host)
     source = importlib.import_module(type(module).__module__)
-    eager, seen = source.eager_attention_forward, []
+    eager, weights = source.eager_attention_forward, []
 
     def spy(caller: Any, *args: Any, **kwargs: Any) -> Any:
         out = eager(caller, *args, **kwargs)
         if caller is module:
-            seen.append(out[1])
+            weights.append(out[1])
         return out
 
     with monkeypatch.context() as patch:
         patch.setattr(source, "eager_attention_forward", spy)
         encode(host, inputs)
-    return seen
+    return weights
 
 
 def by_patch(name: str, host: Any, clip: Any, flat: Tensor, start: int) -> Tensor:
-    """(T, H, W) means written as loops, for hosts with flat patches: a token's patches follow each other."""
+    """Return (T, H, W) means computed in loops, for hosts where the patches of a token are consecutive rows."""
     frames, height, width = clip.features.shape[:3]
     out = torch.zeros(frames, height, width)
     for t in range(frames):
@@ -62,7 +62,7 @@ def by_patch(name: str, host: Any, clip: Any, flat: Tensor, start: int) -> Tenso
 
 
 def window_order(host: Any, inputs: dict[str, Any]) -> Tensor:
-    """Raster number of each token in the order of the windows, found by comparing features before and after."""
+    """Return the raster index of each token in window order, found by comparing features before and after."""
     merged: list[Tensor] = []
     hook = host.model.visual.merger.register_forward_hook(lambda module, args, out: merged.append(out))
     raster = torch.cat([clip.features.flatten(0, 2) for clip in encode(host, inputs)])
@@ -73,10 +73,9 @@ def window_order(host: Any, inputs: dict[str, Any]) -> Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_token_gets_the_mean_of_what_its_patches_receive(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_token_gets_the_mean_over_its_patches(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     host, inputs = HOSTS[name].build("eager"), two_videos(name)
-    seen = weights_of_the_host(host, inputs, monkeypatch)
-    rows = [weights.mean((1, 2)) for weights in seen]  # over heads and queries
+    rows = [weights.mean((1, 2)) for weights in weights_of_the_host(host, inputs, monkeypatch)]  # heads, queries
     clips = encode(host, inputs, attention=True)
     assert [clip.attention.shape for clip in clips] == [clip.features.shape[:3] for clip in clips]
     if "pixel_values_videos" in inputs and inputs["pixel_values_videos"][0].ndim == 1:
@@ -99,23 +98,23 @@ def test_each_token_gets_the_mean_of_what_its_patches_receive(name: str, monkeyp
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_sdpa_collects_what_eager_collects_and_features_stay_the_same_bits(name: str) -> None:
+def test_sdpa_and_eager_record_the_same_and_features_stay_bit_identical(name: str) -> None:
     inputs, collected = two_videos(name), []
     for attention in ("eager", "sdpa"):
         host = HOSTS[name].build(attention)
         module = family_of(host).vision_attention(host)
         config = module.config
-        plain, asked = encode(host, inputs), encode(host, inputs, attention=True)
+        plain, recorded = encode(host, inputs), encode(host, inputs, attention=True)
         assert module.config is config and config._attn_implementation == attention
         assert all(clip.attention is None for clip in plain)
-        assert all(torch.equal(a.features, b.features) for a, b in zip(plain, asked, strict=True))
-        collected.append(torch.cat([clip.attention.flatten() for clip in asked]))
+        assert all(torch.equal(a.features, b.features) for a, b in zip(plain, recorded, strict=True))
+        collected.append(torch.cat([clip.attention.flatten() for clip in recorded]))
     torch.testing.assert_close(*collected, atol=1e-7, rtol=1e-5)
     assert collected[0].std() > 1e-4 * collected[0].mean()  # not a constant
 
 
-class Attentive(Positive):
-    """Keeps the half of the tokens that received most."""
+class MostAttended(Positive):
+    """Keeps the half of the tokens that received most attention."""
 
     needs_attention = True
 
@@ -124,9 +123,7 @@ class Attentive(Positive):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_only_compressors_that_need_attention_make_the_host_collect_it(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_attention_is_recorded_only_for_compressors_that_need_it(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     measure = received.received_attention
     monkeypatch.setattr(received, "received_attention", lambda *args: calls.append(1) or measure(*args))
@@ -134,25 +131,25 @@ def test_only_compressors_that_need_attention_make_the_host_collect_it(
     with framefold.attach(host, framefold.build("uniform", 0.5)):
         host(**inputs)
     assert not calls
-    with framefold.attach(host, Attentive()):
+    with framefold.attach(host, MostAttended()):
         host(**inputs)
         host.generate(**inputs, max_new_tokens=1)
     assert calls
     clips = encode(host, inputs, attention=True)
-    kept = prepare(host, inputs, Attentive()).tokens
+    kept = prepare(host, inputs, MostAttended()).tokens
     for clip, tokens in zip(clips, kept, strict=True):
         assert torch.equal(
             tokens.index, clip.attention.flatten().topk(len(clip.attention.flatten()) // 2).indices.sort().values
         )
 
 
-def test_chunks_masks_and_groups_of_queries_give_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_and_masks_give_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     query, key = torch.randn(2, 2, 3, 7, 5, generator=generator)
     added = torch.zeros(2, 1, 7, 7)
     added[1, :, :, 4:] = -torch.inf
     expected = (query @ key.transpose(-1, -2) * 0.3 + added).softmax(-1).mean((1, 2))
-    for chunk in (received.MAX_WEIGHTS, 2 * 3 * 7 * 2, 1):  # whole, two queries and one query at a time
+    for chunk in (received.MAX_WEIGHTS, 2 * 3 * 7 * 2, 1):  # all, two and one query at a time
         monkeypatch.setattr(received, "MAX_WEIGHTS", chunk)
         for mask in (added, added == 0):
             torch.testing.assert_close(received.received_attention(query, key, mask, 0.3), expected)
@@ -160,7 +157,7 @@ def test_chunks_masks_and_groups_of_queries_give_the_softmax(monkeypatch: pytest
     torch.testing.assert_close(expected.sum(-1), torch.ones(2))
 
 
-def test_the_module_is_itself_again_after_an_error() -> None:
+def test_the_module_is_restored_after_an_error() -> None:
     host = HOSTS["qwen3_vl"].build()
     module = family_of(host).vision_attention(host)
     config = module.config
