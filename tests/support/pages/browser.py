@@ -1,7 +1,7 @@
 """Headless Chromium for tests of pages, driven over its DevTools protocol through a pair of pipes.
 
-No driver, no library and no port: with ``--remote-debugging-pipe`` Chromium reads commands from descriptor 3 and writes
-answers to descriptor 4, JSON texts that end with a zero byte.
+It needs no driver, library or port: with ``--remote-debugging-pipe`` Chromium reads commands from file descriptor 3 and
+writes answers to file descriptor 4. Both are JSON texts that end with a zero byte.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ import pytest
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium (apt-get install chromium)")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (apt-get install chromium)")
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-breakpad"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
     *("--disable-dev-shm-usage", "--force-device-scale-factor=1", "--hide-scrollbars", "--remote-debugging-pipe"),
 ]
-SECONDS = 30  # for anything; a loaded machine needs some to start it
+SECONDS = 30  # time limit of a command; starting Chromium takes long on a busy machine
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40}
 
 
 class Browser:
-    """A running Chromium with one page; a context manager that leaves no process and no file.
+    """A running Chromium with one page; as a context manager it leaves no process and no file.
 
     Attributes:
-        requests: URLs that the page asked for. errors: what it complained about in the console.
+        requests: URLs that the page requested.
+        errors: errors and warnings in the console.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class Browser:
         self.close()
 
     def close(self) -> None:
-        """End it with all its children."""
+        """End Chromium and its child processes."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
@@ -81,10 +82,11 @@ class Browser:
         shutil.rmtree(self._profile, ignore_errors=True)
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """A command of the protocol and its result.
+        """Run a command of the protocol and return its result.
 
         Raises:
-            RuntimeError: Chromium refuses. TimeoutError: it does not answer.
+            RuntimeError: Chromium refuses the command.
+            TimeoutError: it does not answer.
         """
         self._last += 1
         number, session = self._last, {"sessionId": self._session} if self._session else {}
@@ -100,7 +102,7 @@ class Browser:
         return answer["result"]
 
     def open(self, file: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a page, in a window of a size, until its script is through."""
+        """Show a page in a window of the given size and wait for the end of its script."""
         self.requests.clear()
         self.errors.clear()
         self.resize(width, height)
@@ -110,15 +112,15 @@ class Browser:
         self.until("document.readyState === 'complete' && document.documentElement.dataset.ready === 'yes'")
 
     def resize(self, width: int, height: int = 900) -> None:
-        """Another size of the window."""
+        """Change the size of the window."""
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
         self.call("Emulation.setDeviceMetricsOverride", **size)
 
     def js(self, expression: str) -> Any:
-        """The value of an expression in the page; promises are waited for.
+        """Return the value of an expression in the page, or that of the promise that it returns.
 
         Raises:
-            RuntimeError: it throws.
+            RuntimeError: the expression throws an error.
         """
         done = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in done:
@@ -129,7 +131,7 @@ class Browser:
         """Wait until an expression is true.
 
         Raises:
-            TimeoutError: it does not become so; with what the console says.
+            TimeoutError: it never is; the message includes the errors in the console.
         """
         end = time.monotonic() + SECONDS
         while not self.js(expression):
@@ -138,7 +140,7 @@ class Browser:
             time.sleep(0.02)
 
     def press(self, key: str, times: int = 1) -> None:
-        """A key, as from a keyboard."""
+        """Press a key."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         code = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": KEYS[key]}
         for _ in range(times):
@@ -146,7 +148,7 @@ class Browser:
             self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def middle(self, selector: str) -> tuple[float, float]:
-        """Where the middle of an element is in the window, once it has been scrolled to."""
+        """Scroll to an element and return the position of its middle in the window."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.js(f"{found}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
         x, y, width, height = self.js(
@@ -155,7 +157,7 @@ class Browser:
         return x + width / 2, y + height / 2
 
     def point(self, x: float, y: float) -> None:
-        """Move the mouse."""
+        """Move the mouse pointer."""
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def click(self, selector: str) -> None:
@@ -166,13 +168,13 @@ class Browser:
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def choose(self, selector: str, value: object) -> None:
-        """Pick an option of a menu by its value, as a user's choice."""
+        """Choose an option of a menu by its value, as a user would."""
         menu, wanted = f"document.querySelector({json.dumps(selector)})", json.dumps(str(value))
         assert self.js(f"({menu}.value = {wanted}, {menu}.value)") == str(value), f"{selector} has no {value}"
         self.js(f"{menu}.dispatchEvent(new Event('change', {{bubbles: true}}))")
 
     def picture(self, file: Path, selector: str = "html") -> None:
-        """A PNG of an element, however long."""
+        """Write a PNG of an element of any size."""
         box = self.js(
             f"((r) => ({{x: r.x + scrollX, y: r.y + scrollY, width: r.width, height: r.height}}))"
             f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
@@ -181,7 +183,7 @@ class Browser:
         file.write_bytes(base64.b64decode(taken["data"]))
 
     def _receive(self, end: float, waiting_for: str) -> None:
-        """Read what has come, and note requests and complaints of the page."""
+        """Read messages, and record requests and errors of the page."""
         ready, _, _ = select.select([self._out], [], [], max(0.0, end - time.monotonic()))
         if not ready:
             raise TimeoutError(f"Chromium did not answer {waiting_for} within {SECONDS} seconds")
@@ -213,7 +215,7 @@ def wait_for_panels(browser: Browser) -> None:
 
 
 def _pipe() -> tuple[int, int]:
-    """Reading and writing end, both above the descriptors that Chromium expects, and not inherited as such."""
+    """Return a reading and a writing end, both above the descriptors that Chromium uses, and not inherited."""
     pair = os.pipe()
     ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pair]
     for end in pair:
