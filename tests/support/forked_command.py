@@ -29,6 +29,11 @@ class ForkedCommand:
         self._process = multiprocessing.get_context("fork").Process(target=_run, args=(list(words), log, prepare))
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Id of the process."""
+        return self._process.pid or 0
+
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return as soon as the condition holds; fail if the command ends before, or does not react."""
         end = time.monotonic() + DEADLINE

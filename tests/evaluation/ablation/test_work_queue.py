@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import pytest
 
+from framefold.__main__ import main
 from framefold.evaluation.results.result_files import FOLDER, read_results
+from tests.support.forked_command import ForkedCommand
 from tests.support.paths import TINYHOST as HOST
-from tests.support.ranks.fork_server import ForkServer, Run
 
 METHODS = ["uniform", "random"]  # the queue cannot see which compressors it runs
 WORDS = ["ablate", "--host", str(HOST), "--videos", "4", "--frames", "16", "--budgets", "0.25", "40", "--drill", "1"]
@@ -20,11 +22,12 @@ WORDS += ["--seeds", "0", "1", "--oracle", "true"]
 KILLS = 5
 
 
-@pytest.fixture(scope="module")
-def processes() -> Iterator[ForkServer]:
-    server = ForkServer("framefold.evaluation.ablation.run")
-    yield server
-    server.close()
+@pytest.fixture(autouse=True, scope="module")
+def no_plots() -> Iterator[None]:
+    """Plots take a second per report and are tested in test_report.py; forked commands inherit this."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
+        yield
 
 
 def words(out: Path, *more: str, methods: list[str] = METHODS) -> list[str]:
@@ -32,10 +35,9 @@ def words(out: Path, *more: str, methods: list[str] = METHODS) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(processes: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    run = processes.run(words(out), out / "log", world=1)
-    assert run.statuses == [0], run.text()
+    assert main(words(out)) == 0
     return out
 
 
@@ -56,40 +58,31 @@ def written(out: Path) -> int:
     return len(list((out / FOLDER).glob("*.json")))
 
 
-def wait_for(out: Path, results: int, run: Run) -> None:
-    """Wait until a number of results exists."""
-    end = time.monotonic() + 120
-    while written(out) < results:
-        assert time.monotonic() < end, run.text()
-        time.sleep(0.002)
-
-
-def test_five_kills_at_random_moments_change_nothing(processes: ForkServer, undisturbed: Path, tmp_path: Path) -> None:
+def test_five_kills_at_random_moments_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     out, rng, total = tmp_path / "killed", random.Random(7), written(undisturbed)
     moments = [0, *sorted(rng.sample(range(1, total - 1), KILLS - 1))]  # results that exist at each kill
     for number, results in enumerate(moments):
-        run = processes.start(words(out), tmp_path / f"log{number}", world=1)
-        wait_for(out, results, run)
+        command = ForkedCommand(words(out), tmp_path / f"log{number}")
+        command.wait_until(lambda results=results: written(out) >= results)
         time.sleep(rng.random() * 0.15)  # in the middle of the next result
-        run.kill(0)
-        assert processes.wait(run) == [-9], run.text()
+        command.send(signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL, command.log.read_text()
         assert written(out) < total, "it was killed too late to test anything"
-    last = processes.run(words(out), tmp_path / "last", world=1)
-    assert last.statuses == [0], last.text()
+    last = ForkedCommand(words(out), tmp_path / "last")
+    assert last.wait() == 0, last.log.read_text()
     assert answers(out) == answers(undisturbed)
     assert tables(out) == tables(undisturbed)
     assert not [file for file in (out / FOLDER).iterdir() if file.suffix != ".json" or file.name.startswith(".")]
 
 
 def test_one_of_two_processes_may_die_and_order_and_batch_size_change_nothing(
-    processes: ForkServer, undisturbed: Path, tmp_path: Path
+    undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "shared"
-    first = processes.start(words(out), tmp_path / "log0", world=1)
-    other = words(out, "--batch_size", "3", methods=METHODS[::-1])
-    second = processes.start(other, tmp_path / "log1", world=1)
-    wait_for(out, 3, first)
-    first.kill(0)
-    assert [processes.wait(run) for run in (first, second)] == [[-9], [0]], second.text()
+    first = ForkedCommand(words(out), tmp_path / "first")
+    second = ForkedCommand(words(out, "--batch_size", "3", methods=METHODS[::-1]), tmp_path / "second")
+    first.wait_until(lambda: written(out) >= 3)
+    first.send(signal.SIGKILL)
+    assert (first.wait(), second.wait()) == (-signal.SIGKILL, 0), second.log.read_text()
     assert answers(out) == answers(undisturbed)
     assert tables(out) == tables(undisturbed)

@@ -6,6 +6,8 @@ Where lmms-eval is not installed (make lmms), tests/assets/lmms_stub stands in f
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tomllib
@@ -21,6 +23,7 @@ from framefold.__main__ import main
 from framefold.evaluation.lmms import evaluate, worker
 from framefold.evaluation.lmms.answer_log import read_answer_log
 from framefold.evaluation.lmms.results import finished, read_eval
+from tests.support.forked_command import ForkedCommand
 from tests.support.lmms.lmms_fixtures import (
     EVAL,
     REAL,
@@ -30,7 +33,6 @@ from tests.support.lmms.lmms_fixtures import (
     gone,
     run,
     samples_of,
-    start,
     wait_for,
     write_task_files,
 )
@@ -120,13 +122,20 @@ def test_killed_evaluation_leaves_no_process_and_is_resumed(
     out = folder / "killed, twice"  # lmms-eval splits its arguments at commas
     words = ["--compressor", "st_simdiff", "--budget", "0.1", "--limit", "20", "--out", out.name, "--tasks"]
     log = out / "rows/framefold_toy.jsonl"
-    process = start(folder, *words, "framefold_toy", stub=True)
+
+    def prepare() -> None:
+        os.environ.update(environment(folder, stub=True))
+        sys.path.insert(0, str(STUB))
+        os.chdir(folder)
+        torch.cuda.is_available = lambda: False
+
+    command = ForkedCommand([*EVAL[2:], *words, "framefold_toy"], folder / "log", prepare)
     try:
-        wait_for(lambda: len(read_answer_log(log)) >= 4)
-        children = psutil.Process(process.pid).children(recursive=True)
+        command.wait_until(lambda: len(read_answer_log(log)) >= 4)
+        children = psutil.Process(command.pid).children(recursive=True)
     finally:
-        process.kill()
-        process.communicate()
+        command.send(signal.SIGKILL)
+        command.wait()
     assert len(children) == 2  # lmms-eval's process and one that it has started
     for child in children:
         wait_for(lambda pid=child.pid: gone(pid))
