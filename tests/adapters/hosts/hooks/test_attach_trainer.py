@@ -1,4 +1,4 @@
-"""Hugging Face ``Trainer`` on an attached host, against a loop written by hand."""
+"""Hugging Face ``Trainer`` and Lightning on an attached host, compared with a hand-written loop."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def host_of(family: str, compressor: Any, **options: Any) -> Any:
     return model
 
 
-def by_hand(model: Any, data: list[dict[str, Any]], by_token: bool) -> list[float]:
-    """SGD on the mean loss over the answer tokens of a group of rows, or over the rows."""
+def run_loop(model: Any, data: list[dict[str, Any]], by_token: bool) -> list[float]:
+    """Run SGD on the mean loss over the answer tokens of a group of rows, or over the rows; return the losses."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=RATE)
     losses = []
@@ -63,48 +63,43 @@ def trainer_of(model: Any, folder: Path, **more: Any) -> Any:
     return trainer
 
 
-COMPRESSORS = {"fila": lambda: framefold.build("fila", 0.25), "one with a loss of its own": TopNorm}
-
-
-@pytest.mark.parametrize("compressor", COMPRESSORS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_equals_a_loop_by_hand(family: str, compressor: str, tmp_path: Path) -> None:
+def test_trainer_equals_a_hand_written_loop(family: str, tmp_path: Path) -> None:
     data = rows(family, STEPS * ACCUMULATE, seed=20)
-    model = host_of(family, COMPRESSORS[compressor]())
+    model = host_of(family, TopNorm())  # it has its own loss
     checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     trainer = trainer_of(model, tmp_path, train_dataset=data, arguments=checkpointing)
     trainer.train()
-    expected = host_of(family, COMPRESSORS[compressor]()).train()
-    by_token = trainer.model_accepts_loss_kwargs  # Trainer hands such hosts the number of tokens of the whole group
-    losses = by_hand(expected, data, by_token)
+    expected = host_of(family, TopNorm()).train()
+    by_token = trainer.model_accepts_loss_kwargs  # Trainer passes the number of tokens of the group to such hosts
+    losses = run_loop(expected, data, by_token)
     assert by_token == (family != "qwen3_vl")
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert logged == pytest.approx(losses, abs=1e-3)
-    for name, value in expected.compressor.state_dict().items():
-        assert (value != 0).any()
-        torch.testing.assert_close(model.compressor.state_dict()[name], value, atol=1e-6, rtol=1e-5)
+    assert (expected.compressor.scale != 1).any()
+    torch.testing.assert_close(model.compressor.scale, expected.compressor.scale, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_evaluation_with_full_outputs_meets_the_labels(family: str, tmp_path: Path) -> None:
+def test_evaluation_with_full_outputs_matches_the_labels(family: str, tmp_path: Path) -> None:
     data = rows(family, 3, seed=40)
     model = host_of(family, TopNorm(), outputs="full").eval()
     with torch.no_grad():
         outputs = [model(**row) for row in data]
-    seen: list[tuple[Tensor, Tensor]] = []
+    pairs: list[tuple[Tensor, Tensor]] = []
 
     def metrics(prediction: Any) -> dict[str, float]:
         found = prediction.predictions
-        found = found[0] if isinstance(found, tuple) else found  # some hosts return their vision features too
+        found = found[0] if isinstance(found, tuple) else found  # some hosts also return vision features
         for logits, labels in zip(found, prediction.label_ids, strict=True):
-            seen.append((torch.tensor(logits), torch.tensor(labels)))
-        return {"rows": len(seen)}
+            pairs.append((torch.tensor(logits), torch.tensor(labels)))
+        return {"rows": len(pairs)}
 
     trainer = trainer_of(model, tmp_path, eval_dataset=data, compute_metrics=metrics)
     result = trainer.evaluate()
     assert result["eval_loss"] == pytest.approx(sum(out.loss.item() for out in outputs) / 3, abs=1e-5)
     assert result["eval_rows"] == 3
-    for (logits, labels), out, row in zip(seen, outputs, data, strict=True):  # Trainer pads to the longest with -100
+    for (logits, labels), out, row in zip(pairs, outputs, data, strict=True):  # Trainer pads with -100
         columns = row["labels"].shape[1]
         assert torch.equal(logits[:columns], out.logits[0]) and torch.equal(labels[:columns], row["labels"][0])
         assert (labels[columns:] == -100).all()
@@ -113,7 +108,7 @@ def test_evaluation_with_full_outputs_meets_the_labels(family: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lightning_trains_an_attached_host_as_a_loop_by_hand_does(family: str) -> None:
+def test_lightning_equals_a_hand_written_loop(family: str) -> None:
     lightning = pytest.importorskip("pytorch_lightning")
 
     class Tuning(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -135,6 +130,6 @@ def test_lightning_trains_an_attached_host_as_a_loop_by_hand_does(family: str) -
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
     expected = host_of(family, TopNorm()).train()
-    by_hand(expected, data, by_token=False)
+    run_loop(expected, data, by_token=False)
     assert (expected.compressor.scale != 1).any()
     torch.testing.assert_close(module.model.compressor.scale, expected.compressor.scale, atol=1e-6, rtol=1e-5)
