@@ -42,6 +42,7 @@ class StepProgressBar(TQDMProgressBar):
         bar.set_description("step", refresh=False)
         bar.total, bar.unit, bar.n = total_steps(self.trainer), "step", self.trainer.global_step
         bar.initial = bar.n  # steps of the resumed run, which do not count for the remaining time
+        bar.refresh()
         return bar
 
     def on_train_epoch_start(self, *args: Any) -> None:
