@@ -1,6 +1,7 @@
 """pyproject.toml lists what is on disk."""
 
 import fnmatch
+import re
 import tomllib
 
 from tests.support.paths import ROOT
@@ -63,3 +64,10 @@ def test_every_extra_named_in_messages_exists() -> None:
     from framefold.__main__ import EXTRA_OF
 
     assert set(EXTRA_OF.values()) <= set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_make_quick_ignores_paths_that_exist() -> None:
+    words = re.search(r"^QUICK := \$\(addprefix --ignore=tests/,(.*?)\)", (ROOT / "Makefile").read_text(), re.M | re.S)
+    assert words is not None
+    paths = words[1].replace("\\\n", " ").split()
+    assert len(paths) > 10 and [path for path in paths if not (ROOT / "tests" / path).exists()] == []
