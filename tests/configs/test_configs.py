@@ -11,14 +11,14 @@ import yaml
 
 from framefold.adapters import build
 from framefold.configs import config_names, find_config
-from framefold.training.fit.lightning_cli import CLI, VERBS
+from framefold.training.fit.lightning_cli import VERBS, FitCLI
 
 TRAINING = ("compressor", "data", "trainer", "stage", "logger", "callback")
 PARTS = {kind: [name for name in config_names() if name.startswith(f"{kind}/")] for kind in TRAINING}
 PARALLEL = {"trainer/deepspeed", "trainer/deepspeed_zero3", "trainer/deepspeed_offload", "trainer/fsdp"}
 
 
-class ParseOnly(CLI):
+class ParseOnly(FitCLI):
     """Stops after parsing."""
 
     def instantiate_classes(self) -> None: ...
