@@ -1,11 +1,10 @@
-"""framefold fit and validate from the command line: runs, resumes exactly, ends with one line."""
+"""framefold fit and validate on the command line: runs resume exactly, and errors are one line."""
 
 from __future__ import annotations
 
 import errno
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,30 +14,31 @@ import torch
 
 from framefold.__main__ import main
 from framefold.training.module import CompressorModule
+from tests.support.ranks.fork_server import ForkServer
 
-COMMON = [
-    "--config",
-    "compressor/fila",
-    "--model.budget",
-    "0.1",
-    "--config",
-    "trainer/cpu",
-    "--trainer.enable_progress_bar",
-    "false",
-]
+COMMON = ["--config", "compressor/fila", "--model.budget", "0.1", "--config", "trainer/cpu"]
+COMMON += ["--trainer.enable_progress_bar", "false"]
+WITHOUT_EPOCHS = ["--trainer.check_val_every_n_epoch", "null"]  # count steps between validations
 SMALL = ["--data.batch_size", "2", "--data.val_videos", "2", "--data.val_frames", "16", "--data.val_batch_size", "2"]
 
 
-@pytest.fixture
-def fit(random_host, tmp_path, monkeypatch):
-    """Call framefold fit in this process; returns the exit status."""
-    monkeypatch.setattr(sys, "argv", ["framefold"])
+@pytest.fixture(scope="module")
+def fit_in(random_host: Path):
+    """Call framefold fit or validate in this process; returns the exit status."""
 
-    def run(name: str, *args: str, verb: str = "fit") -> int:
-        where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / name)]
-        return main([verb, *COMMON, *SMALL, *where, *args])
+    def run(root: Path, *args: str, verb: str = "fit") -> int:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["framefold"])
+            where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(root)]
+            return main([verb, *COMMON, *SMALL, *where, *args])
 
     return run
+
+
+@pytest.fixture
+def fit(fit_in, tmp_path):
+    """Call framefold fit or validate with a run folder in ``tmp_path``."""
+    return lambda name, *args, verb="fit": fit_in(tmp_path / name, *args, verb=verb)
 
 
 def on_shards(shards: Path) -> list[str]:
@@ -49,7 +49,7 @@ def checkpoint(folder: Path, name: str = "last") -> dict:
     return torch.load(folder / "version_0" / "checkpoints" / f"{name}.ckpt", weights_only=True)
 
 
-def test_a_run_leaves_logs_and_checkpoints_of_the_adapter_alone(fit, shards, tmp_path, capsys):
+def test_a_run_writes_logs_and_checkpoints_of_the_adapter_alone(fit, shards, tmp_path, capsys):
     steps = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "2", "--trainer.log_every_n_steps", "1"]
     assert fit("run", *on_shards(shards), *steps) == 0
     files = {path.name for path in (tmp_path / "run" / "version_0").iterdir()}
@@ -93,21 +93,35 @@ def test_an_exported_checkpoint_is_the_trained_compressor(fit, shards, tmp_path)
         assert value.equal(saved[f"compressor.{name}"]) and bool((value != 0).any())
 
 
+RUN = ["--trainer.max_steps", "16", "--data.seed", "3", "--trainer.limit_val_batches", "0"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(fit_in, shards, tmp_path_factory) -> dict:
+    """The last checkpoint of an uninterrupted run."""
+    root = tmp_path_factory.mktemp("uninterrupted")
+    assert fit_in(root, *on_shards(shards), *RUN) == 0
+    return checkpoint(root)
+
+
 @pytest.mark.parametrize(
     ("stop", "every", "extra"),
     [
         (6, 4, []),  # in the middle of the first epoch (11 steps)
         (13, 11, []),  # saved at the end of an epoch
         (14, 12, ["--data.workers", "1"]),
-        (9, 4, ["--trainer.val_check_interval", "4", "--trainer.check_val_every_n_epoch", "null"]),
+        (9, 4, ["--trainer.limit_val_batches", "1.0", "--trainer.val_check_interval", "4", *WITHOUT_EPOCHS]),
         (7, 3, ["--trainer.accumulate_grad_batches", "2"]),
     ],
 )
-def test_an_interrupted_run_ends_with_the_same_weights(fit, shards, tmp_path, monkeypatch, stop, every, extra):
-    args = [*on_shards(shards), "--trainer.max_steps", "16", "--last.every", str(every), "--data.seed", "3", *extra]
-    if "--trainer.val_check_interval" not in extra:
-        args += ["--trainer.limit_val_batches", "0"]
-    assert fit("whole", *args) == 0
+def test_an_interrupted_run_ends_with_the_same_weights(
+    fit, shards, uninterrupted, tmp_path, monkeypatch, stop, every, extra
+):
+    args = [*on_shards(shards), *RUN, "--last.every", str(every), *extra]
+    expected = uninterrupted
+    if "--data.workers" not in extra and extra:
+        assert fit("whole", *args) == 0
+        expected = checkpoint(tmp_path / "whole")
     real = CompressorModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -117,19 +131,19 @@ def test_an_interrupted_run_ends_with_the_same_weights(fit, shards, tmp_path, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(CompressorModule, "training_step", interrupted)
-        assert fit("half", *args) == 130
-    assert checkpoint(tmp_path / "half")["global_step"] == stop - stop % every
-    resumed = ["--ckpt_path", str(tmp_path / "half" / "version_0" / "checkpoints" / "last.ckpt")]
+        assert fit("interrupted", *args) == 130
+    assert checkpoint(tmp_path / "interrupted")["global_step"] == stop - stop % every
+    last = str(tmp_path / "interrupted" / "version_0" / "checkpoints" / "last.ckpt")
     signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning ignores Ctrl-C from then on
-    assert fit("resumed", *args, *resumed) == 0
-    whole, again = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "resumed")
-    assert whole["global_step"] == again["global_step"] == 16
-    for name, value in whole["state_dict"].items():
-        assert value.equal(again["state_dict"][name]), name
-    assert whole["loops"]["fit_loop"]["state_dict"] == again["loops"]["fit_loop"]["state_dict"]
+    assert fit("resumed", *args, "--ckpt_path", last) == 0
+    found = checkpoint(tmp_path / "resumed")
+    assert expected["global_step"] == found["global_step"] == 16
+    for name, value in expected["state_dict"].items():
+        assert value.equal(found["state_dict"][name]), name
+    assert expected["loops"]["fit_loop"]["state_dict"] == found["loops"]["fit_loop"]["state_dict"]
 
 
-def test_a_finished_run_can_be_made_longer(fit, shards, tmp_path):
+def test_a_finished_run_can_be_extended(fit, shards, tmp_path):
     args = [*on_shards(shards), "--trainer.limit_val_batches", "0", "--model.warmup", "0", "--model.lr_end", "1"]
     assert fit("whole", *args, "--trainer.max_steps", "9") == 0
     assert fit("short", *args, "--trainer.max_steps", "5") == 0
@@ -151,40 +165,40 @@ def test_validate_measures_a_checkpoint_and_a_method_without_parameters(fit, sha
     assert not (tmp_path / "val").exists()  # nothing is written
 
 
-@pytest.mark.parametrize(
-    ("args", "text"),
-    [
-        (["--model.budgt", "0.1"], "model.budgt"),
-        (["--trainer.max_step", "3"], "trainer.max_step"),
-        (["--model.lr", "fast"], "model.lr"),
-        (["--model.budget", "1.5"], "1.5"),
-        (["--model.compressor", "fla"], "'fila'"),
-        (["--model.params.memebrs", "cluster"], "'members'"),
-        (["--model.losses.anwser", "2"], "anwser"),
-        (["--model.host", "/no/host"], "framefold tinyhost train"),
-        (["--data.shards", "/no/shards"], "framefold shards synth"),
-        (["--data.frames", "1"], "frames"),
-        (["--config", "trainer/cqu"], "trainer/cpu"),
-        (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt"),
-        (["--model.compressor", "scene_mean", "--model.params", "{}"], "nothing to train"),
-    ],
-)
-def test_a_wrong_call_ends_with_one_line(fit, shards, tmp_path, capsys, args, text):
-    assert fit("run", *on_shards(shards), "--trainer.max_steps", "1", *args) == 2
-    lines = [line for line in capsys.readouterr().err.strip().splitlines() if "Loading weights" not in line]
-    assert len(lines) == 1 and lines[0].startswith("framefold: error: ") and text in lines[0]
+WRONG = [
+    (["--model.budgt", "0.1"], "model.budgt"),
+    (["--trainer.max_step", "3"], "trainer.max_step"),
+    (["--model.lr", "fast"], "model.lr"),
+    (["--model.budget", "1.5"], "1.5"),
+    (["--model.compressor", "fla"], "'fila'"),
+    (["--model.params.memebrs", "cluster"], "'members'"),
+    (["--model.losses.anwser", "2"], "anwser"),
+    (["--model.host", "/no/host"], "framefold tinyhost train"),
+    (["--data.shards", "/no/shards"], "framefold shards synth"),
+    (["--data.frames", "1"], "frames"),
+    (["--config", "trainer/cqu"], "trainer/cpu"),
+    (["--ckpt_path", "/no/such.ckpt"], "/no/such.ckpt"),
+    (["--model.compressor", "scene_mean", "--model.params", "{}"], "nothing to train"),
+]
+
+
+def test_wrong_arguments_are_one_line(fit, shards, tmp_path, capsys):
+    for args, text in WRONG:
+        assert fit("run", *on_shards(shards), "--trainer.max_steps", "1", *args) == 2, args
+        lines = [line for line in capsys.readouterr().err.strip().splitlines() if "Loading weights" not in line]
+        assert len(lines) == 1 and lines[0].startswith("framefold: error: ") and text in lines[0], (args, lines)
     assert not list((tmp_path / "run").rglob("*.ckpt"))
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine could run it")
-@pytest.mark.parametrize("name", ["trainer/gpu", "trainer/deepspeed"])
-def test_a_trainer_for_gpus_says_that_there_is_none(fit, shards, capsys, name):
-    assert fit("run", *on_shards(shards), "--config", name, "--data.workers", "0") == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("framefold: error: ") and ("gpu" in error.lower() or "cuda" in error.lower())
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_trainer_for_gpus_says_that_there_is_none(fit, shards, capsys):
+    for name in ("trainer/gpu", "trainer/deepspeed"):
+        assert fit("run", *on_shards(shards), "--config", name, "--data.workers", "0") == 2, name
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("framefold: error: ") and ("gpu" in error.lower() or "cuda" in error.lower()), name
 
 
-def test_help_names_the_options(capsys, monkeypatch):
+def test_the_help_lists_the_options(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["framefold"])
     assert main(["fit", "--help"]) == 0
     out = capsys.readouterr().out
@@ -202,7 +216,7 @@ def test_a_checkpoint_of_another_compressor_is_refused(fit, shards, tmp_path, ca
     assert "does not fit" in capsys.readouterr().err
 
 
-def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit, shards, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays_complete(fit, shards, tmp_path, monkeypatch, capsys):
     from framefold.training.checkpoint import write as checkpoint_write
 
     real, calls = checkpoint_write.torch.save, []
@@ -224,7 +238,7 @@ def test_a_full_disk_ends_with_one_line_and_the_last_checkpoint_stays_whole(fit,
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
-def test_too_much_damage_ends_training_with_one_line(fit, shards, tmp_path, capsys):
+def test_too_much_damaged_data_is_one_line(fit, shards, tmp_path, capsys):
     import shutil
 
     copy = shutil.copytree(shards, tmp_path / "copy")
@@ -233,22 +247,16 @@ def test_too_much_damage_ends_training_with_one_line(fit, shards, tmp_path, caps
     assert "max_damaged" in capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_ctrl_c_ends_with_one_line(random_host, shards, tmp_path):
+def test_ctrl_c_is_one_line(ranks: ForkServer, random_host, shards, tmp_path):
     where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / "run")]
-    command = [sys.executable, "-m", "framefold", "fit", *COMMON, *on_shards(shards), *where, "--last.every", "2"]
-    log = open(tmp_path / "err", "w")  # noqa: SIM115
-    run = subprocess.Popen([*command, "--trainer.max_steps", "100000"], stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 100
-        while not list((tmp_path / "run").rglob("last.ckpt")) and run.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        os.kill(run.pid, signal.SIGINT)
-        assert run.wait(timeout=30) == 130, (tmp_path / "err").read_text()
-    finally:
-        log.close()
-        if run.poll() is None:
-            os.killpg(run.pid, signal.SIGKILL)
-    err = (tmp_path / "err").read_text()
-    assert err.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in err
-    assert checkpoint(tmp_path / "run")["global_step"] % 2 == 0  # whole
+    words = ["fit", *COMMON, *on_shards(shards), *where, "--last.every", "2", "--trainer.max_steps", "100000"]
+    run = ranks.start(words, tmp_path / "logs", world=1)
+    deadline = time.monotonic() + 200
+    while not list((tmp_path / "run").rglob("last.ckpt")) and "error" not in run.text() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    run.kill(0, number=signal.SIGINT)
+    assert ranks.wait(run, 60) == [130], run.text()
+    text = run.text()
+    assert text.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in text
+    assert checkpoint(tmp_path / "run")["global_step"] % 2 == 0  # and it can be read
     assert not list((tmp_path / "run").rglob("*.part"))
