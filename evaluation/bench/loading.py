@@ -145,8 +145,8 @@ def _training_step(host: str, compressor: str) -> Callable[[Batch], int]:
     def step(batch: Batch) -> int:
         encoded = encode_batch(module.host, batch.samples, module.compressor.needs_attention)
         answers = answer_questions(module.host, module.compressor, encoded)
-        parts = compute_losses(module.host, encoded, answers, module.weights)
-        total_loss(parts, module.weights).backward()
+        parts = compute_losses(module.host, encoded, answers, module.loss_weights)
+        total_loss(parts, module.loss_weights).backward()
         optimizer.step()
         optimizer.zero_grad()
         return len(batch)

@@ -124,9 +124,8 @@ def move_columns(
     if positions == "compact":
         position_ids = family.text_positions(new["attention_mask"], generation)
     else:
-        position_ids = inputs.get("position_ids")
-        if position_ids is None:
-            position_ids = family.positions(model, inputs, mask, generation)
+        given = inputs.get("position_ids")
+        position_ids = family.positions(model, inputs, mask, generation) if given is None else given
         position_ids = compaction.gather(position_ids.expand(*position_ids.shape[:-2], *mask.shape), 0)
     new["position_ids"] = family.finalize_positions(model, position_ids, new["attention_mask"], generation)
     return new
