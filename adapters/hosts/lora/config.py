@@ -190,6 +190,8 @@ def lora_files(fields: Mapping[str, Any], weights: Mapping[str, Tensor]) -> dict
     """Return the files of ``lora/``, for ``more`` of :func:`~framefold.adapters.pretrained.folder.save_folder`."""
     text = json.dumps({**fields, "inference_mode": True}, indent=2, sort_keys=True)
     return {
-        f"{LORA_FOLDER}/{LORA_WEIGHTS}": lambda temporary: save_file(dict(weights), temporary, metadata={"format": "pt"}),
+        f"{LORA_FOLDER}/{LORA_WEIGHTS}": lambda temporary: save_file(
+            dict(weights), temporary, metadata={"format": "pt"}
+        ),
         f"{LORA_FOLDER}/{ADAPTER_CONFIG}": lambda temporary: temporary.write_text(text),
     }

@@ -49,16 +49,7 @@ def embed_queries(
     Raises:
         InputError: there is not one entry per video, no tokenizer is available, or the prompt has no question.
     """
-    videos = sum(not clip.is_still for clip in clips)
-    if query is not None and not isinstance(query, (Tensor, str, list, tuple)):
-        raise InputError(
-            f"query must be text, a tensor (Q, D), or a list with one entry per video, got {type(query).__name__}"
-        )
-    queries = [query] * videos if query is None or isinstance(query, (Tensor, str)) else list(query)
-    if wrong := [type(one).__name__ for one in queries if one is not None and not isinstance(one, (Tensor, str))]:
-        raise InputError(f"each query must be text or a tensor (Q, D), got {wrong[0]}")
-    if len(queries) != videos:
-        raise InputError(f"query must have one entry for each of the {videos} videos, got {len(queries)}")
+    queries = _check_queries(query, sum(not clip.is_still for clip in clips))
     out: list[Tensor | None] = []
     token_ids: dict[int, Tensor] = {}  # of the questions to embed, by index of the video
     start = 0
@@ -76,6 +67,20 @@ def embed_queries(
     for index, embedded in zip(token_ids, _embed(model, list(token_ids.values())), strict=True):
         out[index] = embedded
     return out
+
+
+def _check_queries(query: Query, videos: int) -> list[VideoQuery]:
+    """Return one entry per video."""
+    if query is not None and not isinstance(query, (Tensor, str, list, tuple)):
+        raise InputError(
+            f"query must be text, a tensor (Q, D), or a list with one entry per video, got {type(query).__name__}"
+        )
+    queries = [query] * videos if query is None or isinstance(query, (Tensor, str)) else list(query)
+    if wrong := [type(one).__name__ for one in queries if one is not None and not isinstance(one, (Tensor, str))]:
+        raise InputError(f"each query must be text or a tensor (Q, D), got {wrong[0]}")
+    if len(queries) != videos:
+        raise InputError(f"query must have one entry for each of the {videos} videos, got {len(queries)}")
+    return queries
 
 
 def _turn_markers(model: PreTrainedModel, tokenizer: Any) -> TurnMarkers:
