@@ -54,23 +54,20 @@ def test_lengths_cover_the_range_and_are_reproducible():
 
 
 def test_damaged_sample_is_a_data_error():
-    changes = {
-        "no json": lambda files: files.pop("json"),
-        "broken json": lambda files: files.update(json=b"{"),
-        "schema": lambda files: files.update(json=json.dumps({"schema": 99}).encode()),
-        "questions": lambda files: files.update(
-            json=json.dumps({**json.loads(files["json"]), "questions": [{"a": 1}]}).encode()
-        ),
-        "times": lambda files: files.update(json=json.dumps({**json.loads(files["json"]), "times": [0.0]}).encode()),
-        "mp4": lambda files: files.update(mp4=bytes(len(files["mp4"]))),
-    }
     intact = pack_sample(generate(1, frames=16), crf=18)
-    for name, change in changes.items():
-        files = dict(intact)
-        change(files)
-        with pytest.raises(DataError):
-            unpack_sample("k", files)
-            pytest.fail(f"{name} is accepted")
+    metadata = json.loads(intact["json"])
+    for changes, text in (
+        ({"json": None}, "has no json"),
+        ({"json": b"{"}, "json is damaged"),
+        ({"json": json.dumps({**metadata, "schema": 99}).encode()}, "schema 99"),
+        ({"json": json.dumps({**metadata, "questions": [{"a": 1}]}).encode()}, "does not follow schema"),
+        ({"json": json.dumps({**metadata, "questions": []}).encode()}, "has no questions"),
+        ({"json": json.dumps({**metadata, "times": [0.0]}).encode()}, "16 frames"),
+        ({"mp4": bytes(len(intact["mp4"]))}, "mp4: cannot decode"),
+    ):
+        with pytest.raises(DataError, match=f"^k.*{text}"):
+            unpack_sample("k", {name: data for name, data in {**intact, **changes}.items() if data is not None})
+            pytest.fail(f"no error: {text}")
 
 
 # ---- shards ---------------------------------------------------------------------------------------------------------

@@ -43,14 +43,14 @@ def test_damaged_bytes_are_a_data_error():
 
 def test_wrong_input_is_a_data_error():
     frames = generate(0, frames=16).frames
-    for wrong in (
-        (frames.astype(np.float32), np.arange(16)),
-        (frames, np.arange(15)),
-        (frames, np.zeros(16)),
-        (frames, np.arange(16), 60),
+    for arguments, text in (
+        ((frames.astype(np.float32), np.arange(16)), "frames must be uint8"),
+        ((frames, np.arange(15)), "times must be 16 ascending seconds"),
+        ((frames, np.zeros(16)), "times must be 16 ascending seconds"),
+        ((frames, np.arange(16), 60), "crf must be between"),
     ):
-        with pytest.raises(DataError):
-            encode_video(*wrong)
-            pytest.fail(f"{wrong[1:]} is accepted")
-    with pytest.raises(DataError):
+        with pytest.raises(DataError, match=text):
+            encode_video(*arguments)
+            pytest.fail(f"no error: {text}")
+    with pytest.raises(DataError, match="exist.mp4"):
         decode_video("/does/not/exist.mp4")
