@@ -96,7 +96,7 @@ def compare_scans(case: tuple[Any, ...]) -> dict[str, float]:
         return {"y": y, "state": state}
 
     def ours(v: Named) -> Named:
-        y, state = ssm.scan(v["x"], v["dt"], v["decay"], v["b"], v["c"], chunk)
+        y, state = ssm.state_space_scan(v["x"], v["dt"], v["decay"], v["b"], v["c"], chunk)
         return {"y": y, "state": state}
 
     def kernel(v: Named) -> Named:
@@ -104,7 +104,7 @@ def compare_scans(case: tuple[Any, ...]) -> dict[str, float]:
 
     def plain(v: Named) -> Named:
         step = F.softplus(v["dt"] + v["bias"]).clamp(*limit)
-        return {"y": ssm.scan(v["x"], step, v["decay"], v["b"], v["c"], chunk)[0]}
+        return {"y": ssm.state_space_scan(v["x"], step, v["decay"], v["b"], v["c"], chunk)[0]}
 
     biased = raw | {"bias": noise(heads, seed=9)}
     call = errors(with_gradients(plain, biased), with_gradients(kernel, biased))
