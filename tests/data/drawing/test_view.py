@@ -241,18 +241,14 @@ def test_refused_calls_print_one_line_and_write_nothing(
     shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    paths = {
-        "empty": tmp_path / "empty",
-        "folder": tmp_path / "folder.png",
-        "file": tmp_path / "file",
-        "shards": shards,
-    }
-    paths["empty"].mkdir()
-    paths["folder"].mkdir()
-    paths["file"].write_text("")
+    places = {"empty": tmp_path / "empty", "folder": tmp_path / "folder.png", "file": tmp_path / "file"}
+    places["empty"].mkdir()
+    places["folder"].mkdir()
+    places["file"].write_text("")
+    places["shards"] = shards
     before = sorted(tmp_path.rglob("*"))
     for args, text in REFUSED:
-        words = [word.format(**paths, shards=shards) for word in args]
+        words = [word.format(**places) for word in args]
         assert main(["view", *([] if "--out" in args else ["--out", "new/a.png"]), *words]) == 2, args
         error = capsys.readouterr().err
         assert error.count("\n") == 1 and text in error, error
