@@ -38,7 +38,8 @@ QUICK := $(addprefix --ignore=tests/,runs guides cli/doctor evaluation/bench eva
   evaluation/ablation/test_work_queue.py evaluation/inspection/test_commands.py \
   evaluation/report/test_page_browser.py training/checkpoint/test_commands.py training/checkpoint/test_resume.py \
   training/fit/test_loggers.py training/frozen_host/test_torchvision.py training/strategies \
-  training/tinyhost/test_shipped.py data/synthetic/test_shortcuts.py conformance/test_oldest_transformers.py)
+  training/tinyhost/test_shipped.py data/synthetic/test_shortcuts.py conformance/test_oldest_transformers.py \
+  conformance/test_processors.py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) -k "not conformance or llava_onevision" $(PYTEST_ARGS)
