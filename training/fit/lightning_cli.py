@@ -92,8 +92,8 @@ class FitCLI(LightningCLI):
                 "--resume",
                 type=str | None,
                 default=None,
-                help="resume from the latest complete checkpoint: 'auto' searches trainer.default_root_dir and starts a "
-                "new run if there is none; or a checkpoint, or a folder to search",
+                help="resume from the latest complete checkpoint: 'auto' searches trainer.default_root_dir and starts "
+                "a new run if there is none; or a checkpoint, or a folder to search",
             )
 
     def _parse_ckpt_path(self) -> None:
