@@ -54,9 +54,7 @@ def _state(module: Any) -> dict[str, Any]:
     from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
     optimizer = module.trainer.strategy.deepspeed_engine.optimizer
-    if hasattr(
-        optimizer, "_lazy_init_hp_params_optimizer_state"
-    ):  # its first call saw one group only
+    if hasattr(optimizer, "_lazy_init_hp_params_optimizer_state"):  # its first call saw one group only
         optimizer._hp_optimizer_states_linked = False
         optimizer._lazy_init_hp_params_optimizer_state()
     weights: dict[str, dict[str, Tensor]] = {}
