@@ -1,8 +1,8 @@
 """DDP and DeepSpeed on two processes train attached hosts as one process does, over gloo.
 
-Every family is trained behind a frozen compressor with DDP, and with a trained compressor under ZeRO-3, where families
-differ in the parameters that must be gathered. Every strategy trains each kind of gradient flow: the vision side behind
-a frozen compressor, a compressor with and without its own loss, a query-aware one, a scan, and LoRA.
+Every family is trained under ZeRO-3, where families differ in the parameters that must be gathered. Every strategy
+trains each kind of gradient flow: the vision side before a compressor without parameters, compressors with and without
+their own loss, a query-aware one, a scan, and LoRA.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ KINDS = [
     "smolvlm/lora",
     *(f"llava_onevision/{compressor}" for compressor in script.PARAMS),
 ]
+VISION = [f"{host}/uniform" for host in ("glm4v", "qwen3_vl", "smolvlm")]
 # glm4v reads parameters of submodules directly, which ZeRO-3 gathers only on request.
 PLAN = {
-    "ddp": [*(f"{host}/uniform" for host in HOSTS), *KINDS[1:]],
+    "ddp": [*KINDS, *VISION],
     "zero_2": KINDS,
-    "zero_3": [*(f"{host}/fila" for host in HOSTS if host != "qwen3_vl"), *KINDS, "glm4v/uniform", "glm4v/lora"],
+    "zero_3": [*(f"{host}/fila" for host in HOSTS if host != "qwen3_vl"), *KINDS, *VISION, "glm4v/lora"],
 }
 Results = dict[str, dict[str, tuple[script.Weights, list[float]]]]
 
