@@ -234,12 +234,12 @@ def test_a_run_resumed_at_the_end_of_an_epoch_and_again_trains_the_same_epochs(
 
     monkeypatch.setattr(sys, "argv", ["framefold"])
     monkeypatch.setattr(CompressorModule, "training_step", noted_step)
-    assert main([*words, str(tmp_path / "whole")]) == 0
-    whole, batches = batches, {}
+    assert main([*words, str(tmp_path / "uninterrupted")]) == 0
+    uninterrupted, batches = batches, {}
     stop = 7  # there is a checkpoint of step 6, the end of an epoch
     assert main([*words, str(tmp_path / "run")]) == 130
     stop = 9
     assert main([*words, str(tmp_path / "run")]) == 130
     stop = -1
     assert main([*words, str(tmp_path / "run")]) == 0
-    assert len(whole) == 18 and batches == whole
+    assert len(uninterrupted) == 18 and batches == uninterrupted

@@ -194,7 +194,7 @@ def load_checkpoint_file(path: Path) -> dict[str, Any]:
 
 
 def first_sentence(error: BaseException) -> str:
-    """Return the first sentence of an error; torch's go on to explain how to disable safe loading."""
+    """Return the first sentence of an error; in torch's errors, the others explain how to disable safe loading."""
     return " ".join(str(error).split()).partition(". ")[0][:200]
 
 

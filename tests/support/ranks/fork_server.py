@@ -61,6 +61,7 @@ class ForkServer:
     def __init__(self, *modules: str) -> None:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         env["PYTHONPATH"] = str(ROOT)  # for code that imports tests.support
+        self.requests = 0
         command = [sys.executable, __file__, *PRELOADED, *modules]
         self.process = subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -78,6 +79,8 @@ class ForkServer:
         """
         folder.mkdir(parents=True, exist_ok=True)
         logs = [folder / f"rank{rank}.log" for rank in range(world)]
+        for log in logs:
+            log.touch()
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -97,10 +100,13 @@ class ForkServer:
 
     def _ask(self, request: dict[str, Any]) -> Any:
         assert self.process.stdin and self.process.stdout
-        print(json.dumps(request), file=self.process.stdin, flush=True)
-        answer = self.process.stdout.readline()
-        assert answer, "the fork server has died"
-        return json.loads(answer)
+        self.requests += 1
+        print(json.dumps(request | {"number": self.requests}), file=self.process.stdin, flush=True)
+        while line := self.process.stdout.readline():
+            number, answer = json.loads(line)
+            if number == self.requests:  # earlier ones are of tests that were interrupted
+                return answer
+        raise AssertionError("the fork server has died")
 
     def close(self) -> None:
         """Kill the server and everything it has started."""
@@ -112,7 +118,7 @@ def serve(answers: IO[str]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         answer = _wait(request["wait"], request["timeout"]) if "wait" in request else _start(request)
-        print(json.dumps(answer), file=answers, flush=True)
+        print(json.dumps([request["number"], answer]), file=answers, flush=True)
 
 
 def _start(request: dict[str, Any]) -> list[int]:

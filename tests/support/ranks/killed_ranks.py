@@ -109,9 +109,9 @@ def arm(rank: int, folder: str, **moment: Any) -> None:
 
     def half_save(content: Any, file: Any, **more: Any) -> None:
         if self.at_change():
-            whole = io.BytesIO()
-            save(content, whole, **more)
-            half = whole.getvalue()[: whole.tell() // 2]
+            buffer = io.BytesIO()
+            save(content, buffer, **more)
+            half = buffer.getvalue()[: buffer.tell() // 2]
             if isinstance(file, (str, Path)):
                 Path(file).write_bytes(half)
             else:

@@ -31,7 +31,7 @@ def arm(rank: int, alone: bool = False) -> None:
             seen.update(_state(self))
 
     def on_train_end(self: Any) -> None:
-        seen["end"] = {name: _whole(p) for name, p in self.named_parameters() if p.requires_grad}
+        seen["end"] = {name: _gathered(p) for name, p in self.named_parameters() if p.requires_grad}
         if rank == 0:
             torch.save(seen, os.environ["WATCH"])
 
@@ -61,7 +61,7 @@ def _state(module: Any) -> dict[str, Any]:
     for name, p in module.named_parameters():
         if p.requires_grad:
             found = {key: safe_get_full_optimizer_state(p, key) for key in ("exp_avg", "exp_avg_sq")}
-            found |= {"fp32": safe_get_full_fp32_param(p), "used": _whole(p)}
+            found |= {"fp32": safe_get_full_fp32_param(p), "used": _gathered(p)}
             weights[name] = {key: value.detach().clone().view(found["used"].shape) for key, value in found.items()}
     inner = optimizer.optimizer
     steps = {float(state["step"]) for state in inner.state.values() if "step" in state}
@@ -71,7 +71,7 @@ def _state(module: Any) -> dict[str, Any]:
     return {"weights": weights, "steps": sorted(steps), "groups": groups, "schedule": kept}
 
 
-def _whole(parameter: Any) -> Tensor:
+def _gathered(parameter: Any) -> Tensor:
     if hasattr(parameter, "full_tensor"):
         return parameter.full_tensor().detach().clone()
     if not hasattr(parameter, "ds_id"):

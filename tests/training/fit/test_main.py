@@ -120,8 +120,8 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     args = [*on_shards(shards), *RUN, "--last.every", str(every), *extra]
     expected = uninterrupted
     if "--data.workers" not in extra and extra:
-        assert fit("whole", *args) == 0
-        expected = checkpoint(tmp_path / "whole")
+        assert fit("uninterrupted", *args) == 0
+        expected = checkpoint(tmp_path / "uninterrupted")
     real = CompressorModule.training_step
 
     def interrupted(self, batch, batch_idx):
@@ -145,11 +145,11 @@ def test_an_interrupted_run_ends_with_the_same_weights(
 
 def test_a_finished_run_can_be_extended(fit, shards, tmp_path):
     args = [*on_shards(shards), "--trainer.limit_val_batches", "0", "--model.warmup", "0", "--model.lr_end", "1"]
-    assert fit("whole", *args, "--trainer.max_steps", "9") == 0
+    assert fit("uninterrupted", *args, "--trainer.max_steps", "9") == 0
     assert fit("short", *args, "--trainer.max_steps", "5") == 0
     last = str(tmp_path / "short" / "version_0" / "checkpoints" / "last.ckpt")
     assert fit("longer", *args, "--trainer.max_steps", "9", "--ckpt_path", last) == 0
-    for name, value in checkpoint(tmp_path / "whole")["state_dict"].items():
+    for name, value in checkpoint(tmp_path / "uninterrupted")["state_dict"].items():
         assert value.equal(checkpoint(tmp_path / "longer")["state_dict"][name])
 
 
