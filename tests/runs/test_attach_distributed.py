@@ -33,7 +33,7 @@ VISION = [f"{host}/uniform" for host in ("glm4v", "qwen3_vl", "smolvlm")]
 PLAN = {
     "ddp": [*KINDS, *VISION],
     "zero_2": KINDS,
-    "zero_3": [*(f"{host}/fila" for host in HOSTS if host != "qwen3_vl"), *KINDS, *VISION, "glm4v/lora"],
+    "zero_3": [*(f"{host}/fila" for host in HOSTS if host != "qwen3_vl"), *KINDS, "glm4v/uniform", "glm4v/lora"],
 }
 Results = dict[str, dict[str, tuple[script.Weights, list[float]]]]
 

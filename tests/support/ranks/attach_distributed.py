@@ -172,6 +172,7 @@ def preload(strategies: set[str]) -> None:
     """
     import peft  # noqa: F401
 
+    torch.set_printoptions(threshold=0, edgeitems=1)  # DeepSpeed formats parameters for debug messages
     if strategies - {"ddp"}:
         import deepspeed.comm.torch
 
