@@ -64,7 +64,7 @@ def check_identity(host: Host, cases: list[str]) -> None:
         batch = host.batch(*BATCHES[case]["rows"], **without(BATCHES[case], "rows"))
         beams = 1 if host.name in BEAMS_FAIL or case != "padding on the left" else 3
         bare = tokens_and_scores(host, batch.inputs, beams)
-        host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts count on from the last video they have seen
+        host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts keep an offset of the last video
         with framefold.attach(host.model, KEEPING()):
             found = tokens_and_scores(host, batch.attached_inputs, beams)
         assert all(map(torch.equal, found, bare)), case
@@ -165,7 +165,7 @@ def test_a_decode_loop_with_identity_is_that_of_the_bare_host(host: Host) -> Non
             return [out.logits, then.logits]
 
         bare = run(batch.inputs)
-        host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts count on from the last video they have seen
+        host.model(**host.batch([2, -2, 9]).inputs)  # M-RoPE hosts keep an offset of the last video
         with framefold.attach(host.model, KEEPING()):
             assert all(map(torch.equal, run(batch.attached_inputs), bare)), rows
 

@@ -209,8 +209,8 @@ class AboveMean(Positive):
 class ScaledMerge(Compressor):
     """Stand-in that merges and is trained: averages every third token with the next ones, then scales by a parameter.
 
-    The counts differ by video, some tokens are dropped, and one keeps an anchor without any original. There is no loss
-    of its own, so that all gradients come through the host.
+    The counts differ by video, some tokens are dropped, and one keeps an anchor without any original. It has no loss,
+    so all gradients come through the host.
     """
 
     trainable = True
