@@ -44,7 +44,8 @@ class Run:
     statuses: list[int | None] = field(default_factory=list)
 
     def text(self, rank: int = 0) -> str:
-        return self.logs[rank].read_text()
+        """Return the output so far; "" until the rank, which opens its own log, has done so."""
+        return self.logs[rank].read_text() if self.logs[rank].exists() else ""
 
     def kill(self, *ranks: int, number: int = signal.SIGKILL) -> None:
         for rank in ranks:

@@ -252,11 +252,15 @@ def test_ctrl_c_is_one_line(ranks: ForkServer, random_host, shards, tmp_path):
     words = ["fit", *COMMON, *on_shards(shards), *where, "--last.every", "2", "--trainer.max_steps", "100000"]
     run = ranks.start(words, tmp_path / "logs", world=1)
     deadline = time.monotonic() + 200
-    while not list((tmp_path / "run").rglob("last.ckpt")) and "error" not in run.text() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    run.kill(0, number=signal.SIGINT)
-    assert ranks.wait(run, 60) == [130], run.text()
+    try:
+        while not list((tmp_path / "run").rglob("last.ckpt")) and time.monotonic() < deadline:
+            assert "error" not in run.text(), run.text()
+            time.sleep(0.1)
+    finally:  # a failure here must not leave a rank to the tests that follow
+        run.kill(0, number=signal.SIGINT)
+        statuses = ranks.wait(run, 60)
     text = run.text()
+    assert statuses == [130], text
     assert text.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in text
     assert checkpoint(tmp_path / "run")["global_step"] % 2 == 0  # and it can be read
     assert not list((tmp_path / "run").rglob("*.part"))
