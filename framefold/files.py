@@ -1,7 +1,7 @@
 """Atomic file writes and SHA-256 digests. Imports no torch.
 
-A file is written next to its destination and then renamed, so that a full disk or a killed process leaves the previous
-file intact.
+A file is written next to its destination, synchronised to the disk and then renamed, so that a full disk, a killed
+process or a power failure leaves the previous file intact.
 """
 
 from __future__ import annotations
@@ -56,12 +56,22 @@ def replace_files(files: dict[Path, Callable[[Path], Any]]) -> None:
             except (OSError, SafetensorError) as error:
                 text = getattr(error, "strerror", None) or str(error)
                 raise OSError(getattr(error, "errno", None) or errno.EIO, text, str(path)) from error
+            fsync_path(written[path])
             written[path].chmod(0o644)  # mkstemp creates files that only their owner can read
         for path, temporary in written.items():
             os.replace(temporary, path)
     finally:
         for temporary in written.values():
             temporary.unlink(missing_ok=True)
+
+
+def fsync_path(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -7,7 +7,6 @@ the same time: each writes the next shard whose lock is free.
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -151,14 +150,11 @@ def _write_shard(job: tuple[Path, Any, Callable[[Any], Iterable[PackedSample]]])
 
 def _write_tar(path: Path, samples: Iterable[PackedSample], lengths: list[int]) -> None:
     """Write samples to a tar file, and append their lengths to a list."""
-    with open(path, "wb") as file:
-        # The tar headers contain no time and no user, so that equal settings give equal bytes.
-        with wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
-            for key, files, length in samples:
-                tar.write({"__key__": key, **files})
-                lengths.append(length)
-        file.flush()
-        os.fsync(file.fileno())
+    # The tar headers contain no time and no user, so that equal settings give equal bytes.
+    with open(path, "wb") as file, wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
+        for key, files, length in samples:
+            tar.write({"__key__": key, **files})
+            lengths.append(length)
 
 
 def _indexed_shards(folder: Path) -> tuple[Shard, ...]:

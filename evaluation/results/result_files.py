@@ -20,7 +20,6 @@ A file contains the settings of a result and what was measured, down to every an
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,15 +110,9 @@ def write_result(out: Path, settings: Settings, outcome: Outcome) -> Result:
     }
     folder = out / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / settings.file, lambda temporary: _write(temporary, result))
+    text = json.dumps(result, separators=(",", ":")) + "\n"
+    replace_file(folder / settings.file, lambda temporary: temporary.write_text(text))
     return result
-
-
-def _write(file: Path, result: Result) -> None:
-    with open(file, "w") as text:
-        text.write(json.dumps(result, separators=(",", ":")) + "\n")
-        text.flush()
-        os.fsync(text.fileno())
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:

@@ -15,10 +15,10 @@ from typing import Any
 from safetensors.torch import save_file
 
 from framefold.errors import CheckpointError, ConfigError
+from framefold.files import fsync_path
 
 from .inventory import (
     Checkpoint,
-    fsync_path,
     is_checkpoint,
     latest_checkpoint,
     list_checkpoints,

@@ -135,15 +135,6 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_file() or path.suffix == ".ckpt" or any((path / name).exists() for name in markers)
 
 
-def fsync_path(path: Path) -> None:
-    """Wait until a file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _is_checkpoint_name(name: str, best: bool) -> bool:
     plain = name.removeprefix(".").removesuffix(f".{PARTIAL}").removesuffix(f".{REPLACED}")
     if not plain.endswith(".ckpt") or (name.startswith(".") == name.endswith(".ckpt")):

@@ -20,12 +20,12 @@ from lightning_fabric.plugins import TorchCheckpointIO
 from pytorch_lightning.strategies import DeepSpeedStrategy
 
 from framefold.errors import CheckpointError
+from framefold.files import fsync_path
 
 from .inventory import (
     MANIFEST,
     PARTIAL,
     REPLACED,
-    fsync_path,
     read_header,
     size_and_crc,
     temporary_path,
