@@ -140,21 +140,20 @@ def _write_shard(job: tuple[Path, Any, Callable[[Any], Iterable[PackedSample]]])
                 return
             for file in (path, _sidecar(path)):
                 remove_leftovers(file)
-            lengths: list[int] = []
-            replace_file(path, lambda temporary: _write_tar(temporary, samples(task), lengths))
-            shard = {"samples": len(lengths), "lengths": lengths}
-            write_json(_sidecar(path), {"framefold_shards": FORMAT, "shard": shard})
+            replace_file(path, lambda temporary: _write_tar_and_sidecar(temporary, _sidecar(path), samples(task)))
     except Timeout:
         return
 
 
-def _write_tar(path: Path, samples: Iterable[PackedSample], lengths: list[int]) -> None:
-    """Write samples to a tar file, and append their lengths to a list."""
+def _write_tar_and_sidecar(path: Path, sidecar: Path, samples: Iterable[PackedSample]) -> None:
+    """Write samples to a tar file, then its sidecar: before the tar is renamed, so that no tar is without one."""
+    lengths: list[int] = []
     # The tar headers contain no time and no user, so that equal settings give equal bytes.
     with open(path, "wb") as file, wds.TarWriter(file, encoder=False, mtime=0, user="", group="") as tar:
         for key, files, length in samples:
             tar.write({"__key__": key, **files})
             lengths.append(length)
+    write_json(sidecar, {"framefold_shards": FORMAT, "shard": {"samples": len(lengths), "lengths": lengths}})
 
 
 def _indexed_shards(folder: Path) -> tuple[Shard, ...]:

@@ -112,6 +112,24 @@ def test_interrupted_run_continues_where_it_stopped(shards, tmp_path, monkeypatc
     assert content(tmp_path) == content(shards)
 
 
+def test_run_killed_right_after_the_rename_of_a_shard_does_not_write_it_again(shards, tmp_path, monkeypatch):
+    real = os.replace
+
+    def rename_and_stop(source, target):
+        real(source, target)
+        if str(target).endswith(".tar"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", rename_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        synth(str(tmp_path), **SETTINGS)
+    monkeypatch.undo()
+    finished = tmp_path / "shard-000000.tar"
+    before = finished.stat().st_mtime_ns
+    synth(str(tmp_path), **SETTINGS)
+    assert finished.stat().st_mtime_ns == before and content(tmp_path) == content(shards)
+
+
 def test_full_disk_is_an_os_error_and_leaves_no_partial_shard(tmp_path, monkeypatch):
     def full(self, *args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
