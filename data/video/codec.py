@@ -16,6 +16,8 @@ from av.video.reformatter import VideoReformatter
 
 from framefold.errors import DataError
 
+from .container import open_container
+
 CLOCK = Fraction(1, 1000)  # timestamps are stored in milliseconds
 
 # With B-frames, x264 occasionally writes different bytes for the same frames (measured).
@@ -96,7 +98,7 @@ def decode_video(
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
     try:
-        with av.open(io.BytesIO(source) if isinstance(source, bytes) else name, "r") as container:
+        with open_container(source) as container:
             if not container.streams.video:
                 raise DataError(f"no video stream in {name}")
             stream = container.streams.video[0]

@@ -22,6 +22,8 @@ from av.video.stream import VideoStream
 
 from framefold.errors import DataError
 
+from .container import open_container
+
 
 @dataclass(frozen=True, eq=False)
 class SampledFrames:
@@ -150,7 +152,7 @@ def _data_errors(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    with av.open(name, "r") as container:
+    with open_container(name) as container:
         if not container.streams.video:
             raise DataError(f"no video stream in {name}")
         stream = container.streams.video[0]
