@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
+FINDER := $(VENV)/.torchvision-finder
 
 .PHONY: setup demo test quick oracle lmms lint clean
 
-setup: $(READY)
+setup: $(READY) $(FINDER)
 
 # torch first, because building DeepSpeed needs it. Extras that need CUDA are installed only if there is a GPU.
 $(READY): pyproject.toml constraints.txt
@@ -18,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
 	@echo "setup: framefold and its extras (train, lora, report, dev)"
 	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
-	@echo "setup: torchvision, in a folder of its own because of the CPU build of torch (framefold answer and show look there)"
+	@echo "setup: torchvision, in a folder of its own because of the CPU build of torch"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@echo "setup: the oldest supported transformers, in a folder of its own (for tests/conformance/test_oldest_transformers.py)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(VENV)/transformers-oldest transformers==5.20.0
@@ -26,6 +27,11 @@ $(READY): pyproject.toml constraints.txt
 	  $(PIP) --no-build-isolation -e '.[mamba]' || echo "setup: mamba-ssm could not be built; its CUDA kernels are not available"; fi
 	@touch $(READY)
 	@echo "setup: done"
+
+# Makes that torchvision importable in every Python of the environment.
+$(FINDER): framefold/torchvision_finder.py $(READY)
+	@$(BIN)/python -m framefold.torchvision_finder
+	@touch $@
 
 demo: setup
 	@$(BIN)/framefold demo --out runs/demo $(DEMO_ARGS)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from framefold.torchvision_finder import install as _install_torchvision
+
 if TYPE_CHECKING:
     from framefold import errors
     from framefold.adapters import Compressed, Compressor, VideoTokens, build, list_compressors, load
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 
 __version__ = "0.1.0"
+
+_install_torchvision()  # transformers looks for torchvision once, so this must precede its import
 
 _MODULE_OF = {
     **dict.fromkeys(("Compressed", "Compressor", "VideoTokens", "build", "list_compressors", "load"), ".adapters"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from framefold.data.synthetic.questions import VOCABULARY
 from tests.support.guides.blocks import ROOT, blocks, parse
 from tests.support.guides.guide_sandbox import GuideSandbox
 from tests.support.processes import needs_torchvision
@@ -35,11 +36,14 @@ def test_every_command_of_the_readme_runs(sandbox: GuideSandbox) -> None:
     assert len(sandbox.outputs["README.md"]) > 20
 
 
+@needs_torchvision
 @pytest.mark.timeout(300)
-def test_the_python_of_the_readme_runs(sandbox: GuideSandbox) -> None:
+def test_the_python_of_the_readme_runs_and_answers_about_a_video_file(sandbox: GuideSandbox) -> None:
+    sandbox.run_command("framefold view --out runs/readme/video.mp4 --difficulty hard", "README.md:python")
     code = "\n".join(blocks("README.md", "python"))
-    assert "framefold.attach" in code
-    sandbox.run_python(code, "README.md:python")
+    assert "framefold.attach" in code and "AutoProcessor.from_pretrained(host)" in code
+    printed = sandbox.run_python(code, "README.md:python")
+    assert printed.splitlines()[-1].strip() in VOCABULARY, printed
 
 
 def test_the_python_of_the_contributing_guide_is_a_complete_method_and_a_complete_family(sandbox: GuideSandbox) -> None:
