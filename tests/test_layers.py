@@ -17,6 +17,7 @@ GROUND = {
     "framefold.files",
     "framefold.messages",
     "framefold.progress",
+    "framefold.torchvision_finder",
 }  # every folder may import these
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}
 HEAVY = {"transformers", "peft", "pytorch_lightning", "lightning", "deepspeed", "webdataset", "torchdata", "matplotlib"}
