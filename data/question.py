@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+
+# Special tokens of the supported hosts: places of pictures and turns of a conversation. In a question they break the
+# prompt of a host that has them.
+SPECIAL_TOKEN = re.compile(
+    r"<\|[^<>]*\|>|</?(?:image|video|audio|img|vid|s)>|<(?:unk|pad|bos|eos|mask|user|assistant|system|image_pad|video_pad"
+    r"|img_context|im_patch|im_start|im_end|im_col|global-img|fake_token_around_image|end_of_utterance|row_\d+_col_\d+)>",
+    re.IGNORECASE,
+)
 
 SCHEMA_VERSION = 2  # of the json file of a sample
 

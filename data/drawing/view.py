@@ -82,15 +82,15 @@ def _generated(index: int, frames: int, seed: int, split: str, difficulty: str |
 
 def _stored(folder: str, index: int) -> Contents:
     """Read a video from a folder of shards, by its number in the folder."""
-    from webdataset.tariterators import tarfile_samples  # from an extra that only stored videos need; imports torch
-
+    # Imported here: webdataset and PyAV are from an extra that only stored videos need.
     from framefold.data.shards.index import read_index
     from framefold.data.shards.sample import VideoSample, unpack_sample
+    from framefold.data.shards.sources import read_samples
 
     position = index
     for shard in read_index(folder).shards:
         if 0 <= position < shard.samples:
-            samples = tarfile_samples([{"url": shard.path}], handler=lambda error: True)  # stops at damage
+            samples = read_samples(shard.path, lambda error: True)  # stops at damage
             raw = next(itertools.islice(samples, position, None), None)
             if raw is None:
                 raise DataError(f"{shard.path} is damaged; 'framefold shards check --shards {folder}' gives details")

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import webdataset as wds
-from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.index import FEATURES, Index, Shard
 from framefold.data.shards.sample import Sample, unpack_sample
-from framefold.data.shards.sources import error_reason, resolve_shards, webdataset_url
+from framefold.data.shards.sources import error_reason, read_samples, resolve_shards
 from framefold.errors import DataError
 
 from .loader import PartialBatch, SampleStream
@@ -163,7 +162,7 @@ class _ShardUnits:
             return True
 
         start, counts = sum(self.counts[:first]), self.counts[first : first + count]
-        raws = tarfile_samples([{"url": webdataset_url(self.shard.path)}], handler=record)
+        raws = read_samples(self.shard.path, record)
         readable: Iterator[RawSample] = itertools.islice(raws, start, start + sum(counts))
         for size in counts:
             unit = list(itertools.islice(readable, size))

@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from webdataset.tariterators import tarfile_samples
-
+from framefold.data.question import SPECIAL_TOKEN
 from framefold.errors import DataError
 from framefold.progress import progress_bar
 
 from .index import Shard
-from .sample import unpack_sample
-from .sources import error_reason, resolve_shards, webdataset_url
+from .sample import Sample, unpack_sample
+from .sources import error_reason, read_samples, resolve_shards
 
 
 def check_shards(shards: str, index: str | None = None) -> int:
@@ -39,7 +38,8 @@ def check_shards(shards: str, index: str | None = None) -> int:
                 intact += not problem
                 bar.update(bool(key))
     problems += [f"the key {key} is used {count} times" for key, count in keys.items() if count > 1]
-    print("\n".join([*problems, f"{intact} of {listed.samples} samples are intact"]))
+    report = "\n".join([*problems, f"{intact} of {listed.samples} samples are intact"])
+    print(report.encode(errors="backslashreplace").decode())  # names in a tar need not be valid UTF-8
     return 1 if problems else 0
 
 
@@ -52,7 +52,7 @@ def _check_shard(shard: Shard) -> Iterator[tuple[str, str]]:
         return True
 
     count = 0
-    for count, raw in enumerate(tarfile_samples([{"url": webdataset_url(shard.path)}], handler=record), start=1):
+    for count, raw in enumerate(read_samples(shard.path, record), start=1):
         yield str(raw["__key__"]), _sample_problem(raw, shard, count - 1)
     if errors or count != shard.samples:
         yield "", f"{shard.path}: {count} of {shard.samples} samples can be read{error_reason(errors)}"
@@ -66,4 +66,14 @@ def _sample_problem(raw: dict[str, Any], shard: Shard, position: int) -> str:
     indexed = shard.lengths[position] if position < len(shard.lengths) else sample.length
     if sample.length != indexed:
         return f"{sample.key} has length {sample.length}, but the index of {shard.path} says {indexed}"
+    return _special_token(sample)
+
+
+def _special_token(sample: Sample) -> str:
+    """Return a message if a text contains what is a special token of some hosts; the host is not known here."""
+    for number, question in enumerate(sample.questions):
+        for name in ("text", "answer"):
+            if found := SPECIAL_TOKEN.search(getattr(question, name)):
+                where = f"{sample.key}.json: questions[{number}].{name}"
+                return f"{where} contains {found[0]!r}, a special token of some hosts: write it in other words"
     return ""

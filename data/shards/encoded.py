@@ -212,7 +212,8 @@ def _value_problem(tensors: Mapping[str, Tensor]) -> str:
                 return f"{name} contains NaN or infinite values"
         elif tensor.numel() and int(tensor.min()) < 0:
             return f"{name} contains {int(tensor.min())}"
-    return "" if bool((tensors["times"].diff() >= 0).all()) else "times do not ascend"
+    times = tensors["times"]
+    return "" if bool((times >= 0).all() and (times.diff() >= 0).all()) else "times are negative or do not ascend"
 
 
 def _token_ids(values: Sequence[Any]) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from typing import Any
 
 from framefold.errors import DataError
 
+from .location import NOT_LOCAL, PIPE, describe_folder, local_path
+
 FORMAT = 1
 
 INDEX, STARTED = "index.json", ".started.json"
@@ -105,8 +107,11 @@ def read_index(folder: str | os.PathLike[str]) -> Index:
     if not (path / INDEX).exists():
         if any(path.glob("*.tar")):
             raise DataError(f"{path} has tar files but no {INDEX}: run 'framefold shards index --shards {path}'")
-        raise DataError(f"{path} has no {INDEX}: {remedy}")
-    return index_from_json(read_shard_json(path / INDEX), str(path / INDEX), f"{path}{os.sep}")
+        found = describe_folder(path)
+        raise DataError(
+            f"{path} has no {INDEX}: {remedy}" if not found else f"{path} has no shards and no {INDEX}: {found}"
+        )
+    return index_from_json(read_shard_json(path / INDEX), str(path / INDEX), local_path(f"{path}{os.sep}"))
 
 
 def index_from_json(content: dict[str, Any], name: str, base: str) -> Index:
@@ -134,10 +139,10 @@ def index_from_json(content: dict[str, Any], name: str, base: str) -> Index:
 
 def _shard(entry: dict[str, Any], base: str) -> Shard:
     name, samples, lengths = entry["file"], entry["samples"], tuple(entry.get("lengths") or ())
-    if not isinstance(name, str) or name != PurePosixPath(name).name or name.startswith(".") or ":" in name:
+    if not isinstance(name, str) or name != PurePosixPath(name).name or name.startswith((".", PIPE)):
         raise ValueError(f"{name!r} is not a plain file name")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 0:
         raise ValueError(f"{name} has {samples!r} samples")
     if lengths and (len(lengths) != samples or not all(type(length) is int and length > 0 for length in lengths)):
         raise ValueError(f"{name} needs {samples} positive integer lengths, got {len(lengths)} values")
-    return Shard(base + name, samples, lengths)
+    return Shard(base + name if base.startswith(NOT_LOCAL) else local_path(base + name), samples, lengths)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +16,7 @@ from framefold.data.video.codec import decode_video, evenly_spaced
 from framefold.errors import DataError
 
 from .encoded import EncodedSample, unpack_encoded
+from .fields import FieldError, check_frame_numbers, questions_field, times_field
 
 
 @dataclass(frozen=True)
@@ -57,26 +60,31 @@ class VideoSample:
 Sample = VideoSample | EncodedSample
 
 
-def unpack_sample(key: str, files: dict[str, Any]) -> Sample:
+def unpack_sample(key: str, files: dict[str, Any], reserved: Collection[str] = ()) -> Sample:
     """Read a sample: a video, or a video encoded by a host.
 
     Args:
         key: name of the sample.
         files: its files by extension, as webdataset groups them: json, and mp4 or safetensors.
+        reserved: special tokens of a host, which questions and answers must not contain.
 
     Raises:
         DataError: a file is missing or damaged, has an unknown schema, or does not fit the others.
     """
-    missing = {"json", "safetensors" if "safetensors" in files else "mp4"} - files.keys()
-    if missing:
-        raise DataError(f"{key} has no {' and no '.join(sorted(missing))}")
+    check_files(key, files, "safetensors" if "safetensors" in files else "mp4")
     metadata = read_metadata(key, files["json"])
-    if "safetensors" in files:
-        return unpack_encoded(key, metadata, parse_questions(key, metadata), files["safetensors"])
-    return unpack_video(key, metadata, files["mp4"])
+    if "safetensors" not in files:
+        return unpack_video(key, metadata, files["mp4"], reserved=reserved)
+    questions = parse_questions(key, metadata, reserved)
+    sample = unpack_encoded(key, metadata, questions, files["safetensors"])
+    with _schema_errors(key):
+        check_frame_numbers(questions, len(sample.features))
+    return sample
 
 
-def unpack_video(key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int | None = None) -> VideoSample:
+def unpack_video(
+    key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int | None = None, reserved: Collection[str] = ()
+) -> VideoSample:
     """Decode a video sample.
 
     Args:
@@ -85,27 +93,48 @@ def unpack_video(key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int
         mp4: contents of its mp4 file.
         max_frames: decode at most this many frames, evenly spaced in time; None decodes all. Frame numbers in the
             evidence of the questions are not changed.
+        reserved: special tokens of a host, which questions and answers must not contain.
 
     Raises:
         DataError: the json does not follow the schema, the video is damaged, or frames and times differ in number.
     """
-    questions = parse_questions(key, metadata)
-    try:
-        times = torch.tensor(metadata["times"], dtype=torch.float32)
-        if times.ndim != 1 or not len(times):
-            raise ValueError(f"times of shape {tuple(times.shape)}")
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error!r}") from error
+    questions = parse_questions(key, metadata, reserved)
+    with _schema_errors(key):
+        times = torch.from_numpy(times_field(metadata))
     chosen = None if max_frames is None else evenly_spaced(times.numpy(), max_frames)
     try:
         frames, stamps = decode_video(mp4, chosen)
     except DataError as error:
         raise DataError(f"{key}.mp4: {error}") from error
     if times.shape != stamps.shape:
-        raise DataError(f"{key}: {len(stamps)} frames, {tuple(times.shape)} times and {len(questions)} questions")
+        raise DataError(f"{key}.mp4 has {len(stamps)} frames, but {key}.json has {len(times)} times")
+    with _schema_errors(key):
+        check_frame_numbers(questions, len(times))
     if chosen is None or len(chosen) == len(times):
         return VideoSample(key, torch.from_numpy(frames), times, questions)
     return VideoSample(key, torch.from_numpy(frames), times[chosen], questions, tuple(chosen))
+
+
+def check_files(key: str, files: dict[str, Any], media: str) -> None:
+    """Check that a sample has its two files.
+
+    Args:
+        key: name of the sample.
+        files: its files by extension.
+        media: extension of the file next to the json: mp4 or safetensors.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    missing = sorted({"json", media} - files.keys())
+    if not missing:
+        return
+    others = sorted(name for name in files if not name.startswith("__") and name not in ("json", "mp4", "safetensors"))
+    found = f": it has {', '.join(others[:4])}{' ...' if len(others) > 4 else ''}" if others else ""
+    rule = (
+        ", and the key of a sample is its file name up to the first dot" if any("." in name for name in others) else ""
+    )
+    raise DataError(f"{key} has no {' and no '.join(missing)}{found}{rule}")
 
 
 def read_metadata(key: str, text: bytes) -> dict[str, Any]:
@@ -118,30 +147,42 @@ def read_metadata(key: str, text: bytes) -> dict[str, Any]:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{key}.json is damaged: {error}") from error
-    schema = metadata.get("schema") if isinstance(metadata, dict) else None
-    if schema != SCHEMA_VERSION:
-        raise DataError(f"{key}.json has schema {schema!r}, this version reads {SCHEMA_VERSION}")
+    if not isinstance(metadata, dict):
+        raise DataError(f"{key}.json must be an object with schema, times and questions, not {type(metadata).__name__}")
+    schema = metadata.get("schema")
+    if type(schema) is not int or schema != SCHEMA_VERSION:
+        raise DataError(f"{key}.json has schema {schema!r:.40}, this version reads {SCHEMA_VERSION}")
     return metadata
 
 
-def parse_questions(key: str, metadata: dict[str, Any]) -> tuple[Question, ...]:
+def parse_questions(key: str, metadata: dict[str, Any], reserved: Collection[str] = ()) -> tuple[Question, ...]:
     """Return the questions of a sample.
 
+    Args:
+        key: name of the sample.
+        metadata: contents of its json file.
+        reserved: special tokens of a host, which questions and answers must not contain.
+
     Raises:
-        DataError: the questions do not follow the schema, or there are none.
+        DataError: the questions do not follow the schema, there are none, or they contain a special token.
     """
-    try:
-        questions = tuple(_question(fields) for fields in metadata["questions"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error!r}") from error
+    with _schema_errors(key):
+        questions = questions_field(metadata)
     if not questions:
         raise DataError(f"{key} has no questions")
+    for number, question in enumerate(questions):
+        for name in ("text", "answer"):
+            if token := next((token for token in reserved if token in getattr(question, name)), None):
+                raise DataError(
+                    f"{key}.json: questions[{number}].{name} contains {token!r}, a special token of this host, which "
+                    "may stand for a picture or a turn of the conversation: write it in other words"
+                )
     return questions
 
 
-def _question(fields: dict[str, Any]) -> Question:
-    evidence = tuple(
-        (int(frame), float(y0), float(x0), float(y1), float(x1)) for frame, y0, x0, y1, x1 in fields["evidence"]
-    )
-    words = [str(fields[name]) for name in ("type", "text", "answer")]
-    return Question(words[0], words[1], words[2], tuple(fields["choices"]), evidence)
+@contextmanager
+def _schema_errors(key: str) -> Iterator[None]:
+    try:
+        yield
+    except FieldError as error:
+        raise DataError(f"{key}.json does not follow schema {SCHEMA_VERSION}: {error}") from error

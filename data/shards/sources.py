@@ -1,12 +1,10 @@
-"""Resolving what a user names as shards: a folder, tar files, globs, brace lists, URLs or ``pipe:`` commands.
+"""Resolving what a user names as shards, counting their samples and reading their files.
 
-Several sources are joined by ``::``, as in webdataset. Commands are taken from the user's call only, never from an
-index, so it is safe to download an index.
+Commands are taken from the user's call only, never from an index, so it is safe to download an index.
 """
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import shlex
@@ -14,13 +12,14 @@ import shutil
 import urllib.error
 import urllib.request
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from webdataset.shardlists import expand_urls
-from webdataset.tariterators import tarfile_samples
+from webdataset.handlers import reraise_exception
+from webdataset.tariterators import group_by_keys, tar_file_expander, url_opener
 
 from framefold.errors import DataError
 from framefold.files import write_json
@@ -38,12 +37,10 @@ from .index import (
     read_index,
     read_shard_json,
 )
+from .location import NOT_LOCAL, PIPE, REMOTE, describe_folder, expand_source, local_path, split_sources
+from .members import MemberNotes
 
-REMOTE = ("http://", "https://")
-
-PIPE = "pipe:"
-
-NOT_LOCAL = (*REMOTE, PIPE)
+Handler = Callable[[Exception], bool]  # takes an error of a shard, and returns whether to continue
 
 TIMEOUT_SECONDS = 30  # for a server to respond, and for a stalled transfer to continue
 
@@ -64,7 +61,7 @@ def resolve_shards(shards: str, index: str | None = None) -> Index:
     Raises:
         DataError: there are no shards, a required index is missing, or an index is damaged.
     """
-    if index is None and not shards.startswith(NOT_LOCAL) and os.path.isdir(shards):
+    if index is None and os.path.isdir(shards):
         return replace(read_index(shards), source=shards)
     paths = expand_shards(shards)
     if index is not None:
@@ -87,19 +84,8 @@ def expand_shards(shards: str) -> list[str]:
         DataError: a pattern or name matches nothing.
     """
     paths: list[str] = []
-    for part in shards.split("::"):
-        if not part.startswith(NOT_LOCAL) and os.path.isdir(part):
-            paths += [shard.path for shard in read_index(part).shards]
-            continue
-        try:
-            names = expand_urls(part)
-        except (ValueError, AssertionError) as error:
-            raise DataError(f"{part!r} does not name shards: {error}") from error
-        for name in names:
-            matches = sorted(glob.glob(name)) if glob.has_magic(name) and not name.startswith(NOT_LOCAL) else [name]
-            if not matches or not name.startswith(NOT_LOCAL) and len(names) == 1 and not os.path.exists(matches[0]):
-                raise DataError(f"no shards at {name}: create some with 'framefold shards synth --out FOLDER'")
-            paths += matches
+    for source in split_sources(shards):
+        paths += [shard.path for shard in read_index(source).shards] if os.path.isdir(source) else expand_source(source)
     if any(path.startswith(REMOTE) for path in paths) and shutil.which("curl") is None:
         raise DataError("http(s):// shards are read with curl, which is not installed")
     return paths
@@ -116,16 +102,15 @@ def index_shards(shards: str, out: str | None = None) -> None:
         DataError: there are no readable samples, or --out is missing and the shards have no common local folder.
         OSError: the index cannot be written.
     """
-    folder = not shards.startswith(NOT_LOCAL) and os.path.isdir(shards)
-    paths = sorted(map(str, Path(shards).glob("*.tar"))) if folder else expand_shards(shards)
-    if not paths:
-        raise DataError(f"{shards} has no tar files")
+    paths = _tar_files(shards) if os.path.isdir(shards) else expand_shards(shards)
     bases = {_base(path) for path in paths}
     if out is None and (len(bases) > 1 or next(iter(bases)).startswith(NOT_LOCAL)):
         raise DataError("these shards have no common local folder for the index: give --out index.json")
     target = Path(out) if out is not None else Path(next(iter(bases)) or ".") / INDEX
     target.parent.mkdir(parents=True, exist_ok=True)
-    described = [scan_shard(path) for path in progress_bar(paths, "index", unit="shard")]
+    notes = MemberNotes()
+    described = [_scan_shard(path, notes) for path in progress_bar(paths, "index", unit="shard")]
+    _warn(shards, notes)
     entries = [
         {"file": _file_name(number, shard.path), "samples": shard.samples, "lengths": list(shard.lengths)}
         for number, shard in enumerate(described)
@@ -138,7 +123,15 @@ def index_shards(shards: str, out: str | None = None) -> None:
     print(f"{target}: {total} samples in {len(entries)} shards")
 
 
-def scan_shard(path: str) -> Shard:
+def _tar_files(folder: str) -> list[str]:
+    """Return the tar files in a folder; hidden ones, which macOS writes, are left out."""
+    paths = [local_path(str(path)) for path in sorted(Path(folder).glob("*.tar")) if not path.name.startswith(".")]
+    if not paths:
+        raise DataError(f"{folder} has no tar files{f': {found}' if (found := describe_folder(folder)) else ''}")
+    return paths
+
+
+def _scan_shard(path: str, notes: MemberNotes) -> Shard:
     """Count the samples of a shard and read their lengths from its json files, without decoding videos.
 
     Samples that cannot be read are not counted; a warning names the shard.
@@ -149,21 +142,57 @@ def scan_shard(path: str) -> Shard:
         errors.append(error)
         return True
 
-    lengths = [_length(raw) for raw in tarfile_samples([{"url": webdataset_url(path)}], handler=record)]
+    lengths: list[int] = []
+    for raw in group_by_keys(notes.watch(_read_files(path, record)), handler=record):
+        lengths.append(_length(raw))
+        notes.add(raw)
+    errors = [error for error in errors if "duplicate file name" not in str(error)]  # which the notes count
     if errors:
         warnings.warn(f"{path} is damaged after sample {len(lengths)}{error_reason(errors)}", stacklevel=2)
-    known = all(length > 0 for length in lengths)
-    return Shard(path, len(lengths), tuple(lengths) if known else ())
+    return Shard(path, len(lengths), tuple(lengths) if all(lengths) else ())
+
+
+def _warn(shards: str, notes: MemberNotes) -> None:
+    for text in notes.messages():
+        warnings.warn(f"{shards}: {text}", stacklevel=3)
 
 
 def _length(raw: dict[str, bytes]) -> int:
-    """Return the length that the json file of a sample gives, or 0."""
+    """Return the length that the json file of a sample gives, or 0 if it is unknown."""
     try:
         metadata = json.loads(raw["json"])
-        length = metadata.get("length", len(metadata.get("times", ())))
-        return length if type(length) is int else 0
-    except (KeyError, ValueError, AttributeError, TypeError):
-        return 0
+        length = metadata["length"] if "safetensors" in raw else len(metadata["times"])
+        length = length if type(length) is int and length > 0 else 0
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError):
+        length = 0
+    return length if length or "safetensors" in raw else 1  # a video without times is damaged, and never in a batch
+
+
+def read_samples(path: str, handler: Handler = reraise_exception) -> Iterator[dict[str, Any]]:
+    """Yield the samples of a shard: their files by extension, and ``__key__``.
+
+    Args:
+        path: file, URL or command, as :func:`expand_shards` returns it.
+        handler: called with each error; what it returns decides whether reading continues.
+    """
+    return group_by_keys(_read_files(path, handler), handler=handler)
+
+
+def _read_files(path: str, handler: Handler) -> Iterator[dict[str, Any]]:
+    remote = path.startswith(NOT_LOCAL)
+    opened = url_opener([{"url": webdataset_url(path)}], handler=handler) if remote else _open_local(path, handler)
+    return tar_file_expander(opened, handler=handler)
+
+
+def _open_local(path: str, handler: Handler) -> Iterator[dict[str, Any]]:
+    """Open a local file, which webdataset would take for a URL if its name contains a colon."""
+    try:
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        handler(error)
+        return
+    with file:
+        yield {"url": path, "stream": file}
 
 
 def webdataset_url(path: str) -> str:
@@ -186,20 +215,21 @@ def error_reason(errors: list[Exception]) -> str:
 
 def _kind_of(path: str) -> str:
     """Return the kind of a shard, from its first sample."""
-    first: dict[str, Any] = next(tarfile_samples([{"url": webdataset_url(path)}], handler=lambda error: True), {})
+    first: dict[str, Any] = next(read_samples(path, lambda error: True), {})
     return FEATURES if "safetensors" in first else VIDEOS
 
 
 def _match_names(paths: list[str], known: dict[str, Shard]) -> list[Shard]:
     """Describe shards from the indexes next to them; local ones that no index lists are scanned."""
-    shards = []
+    shards, notes = [], MemberNotes()
     for path in paths:
         if path not in known and path.startswith(NOT_LOCAL):
             raise DataError(
                 f"the number of samples in {path} is unknown: run 'framefold shards index' on these shards once, then "
                 f"store the index.json next to them or pass it as data.index"
             )
-        shards.append(known.get(path) or scan_shard(path))
+        shards.append(known.get(path) or _scan_shard(path, notes))
+    _warn(paths[0] if len(paths) == 1 else f"{paths[0]} and others", notes)
     if not sum(shard.samples for shard in shards):
         raise DataError(f"no sample could be read from {paths[0]}")
     return shards

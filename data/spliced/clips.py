@@ -14,15 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from framefold.data.question import SPECIAL_TOKEN
 from framefold.errors import DataError
 from framefold.files import text_digest
 
 from .annotations import COLUMNS, Annotation, UnusableClip, seconds_field, text_field
 
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".mov")
-
-# Markers of chat templates between turns and in place of a video; inside a question they would break the prompt.
-SPECIAL = re.compile(r"<\|[^<>]*\|>|<(image|video|audio|img|vid|s|/s|unk|pad|bos|eos|image_pad|video_pad)>", re.I)
 
 MAX_LISTED = 20  # problems that an error message lists
 
@@ -190,7 +188,7 @@ def _required_text(fields: dict[str, Any], name: str) -> str:
     value = text_field(fields, name)
     if not normalize_caption(value):
         raise UnusableClip(f"{name} is empty")
-    special = SPECIAL.search(value)
+    special = SPECIAL_TOKEN.search(value)
     if special:
         raise UnusableClip(f"{name} contains {special[0]}, which chat templates interpret as a special token")
     return value

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
-from webdataset.tariterators import tarfile_samples
-
 from framefold.data.question import Question
 from framefold.data.shards.index import VIDEOS, Index
 from framefold.data.shards.sample import Sample, parse_questions, read_metadata, unpack_sample, unpack_video
-from framefold.data.shards.sources import error_reason, webdataset_url
+from framefold.data.shards.sources import error_reason, read_samples
 from framefold.data.synthetic.difficulty import resolve_difficulty
 from framefold.data.synthetic.questions import QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
@@ -191,8 +189,8 @@ class ShardVideos:
             errors.append(error)
             return True
 
-        urls = [{"url": webdataset_url(shard.path)} for shard in self.index.shards]
-        yield from itertools.islice(tarfile_samples(urls, handler=record), self.most)
+        samples = (sample for shard in self.index.shards for sample in read_samples(shard.path, record))
+        yield from itertools.islice(samples, self.most)
         if errors:
             raise DataError(
                 f"{self.shards} cannot be read{error_reason(errors)}: 'framefold shards check' names the damage"

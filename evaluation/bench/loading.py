@@ -14,12 +14,11 @@ from pathlib import Path
 import av
 import torch
 from av.video.reformatter import VideoReformatter
-from webdataset.tariterators import tarfile_samples
 
 from framefold.data.loading.loader import Batch, ResumableLoader
 from framefold.data.loading.shard_stream import ShardStream
 from framefold.data.shards.index import FEATURES, VIDEOS
-from framefold.data.shards.sources import resolve_shards, webdataset_url
+from framefold.data.shards.sources import read_samples, resolve_shards
 from framefold.data.synthetic.write_shards import synth
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.memory import ChildMemory, trim_heap
@@ -94,8 +93,7 @@ def bench_data(
 
 def _decoding(shards: str, repeats: int) -> dict[str, float]:
     """Frames per second of the stream that training reads, and of PyAV alone on the same bytes in memory."""
-    urls = [{"url": webdataset_url(shard.path)} for shard in resolve_shards(shards).shards]
-    clips = [files["mp4"] for url in urls for files in tarfile_samples([url])]
+    clips = [files["mp4"] for shard in resolve_shards(shards).shards for files in read_samples(shard.path)]
 
     def stream() -> int:
         loader = ResumableLoader(ShardStream(shards, 1, shuffle=False))

@@ -89,15 +89,14 @@ def _generate(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[in
 
 
 def _read_shards(data: dict[str, Any], numbers: Sequence[int]) -> Iterator[tuple[int, VideoSample]]:
-    from webdataset.tariterators import tarfile_samples
-
-    from framefold.data.shards.sources import expand_shards
+    from framefold.data.shards.sources import expand_shards, read_samples
 
     files = expand_shards(data["shards"])
-    if not_local := [file for file in files if ":" in file or not Path(file).is_file()]:
+    if not_local := [file for file in files if not Path(file).is_file()]:
         raise DataError(f"{not_local[0]} is not a local file")
     wanted, last = set(numbers), max(numbers)
-    for number, raw in enumerate(tarfile_samples([{"url": file} for file in files], handler=lambda error: True)):
+    samples = (sample for file in files for sample in read_samples(file, lambda error: True))
+    for number, raw in enumerate(samples):
         if number in wanted:
             if "mp4" not in raw or "json" not in raw:
                 raise DataError(f"{data['shards']} contains features of the videos instead of their frames")

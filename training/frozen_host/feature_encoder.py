@@ -12,12 +12,11 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.encoded import pack_encoded
 from framefold.data.shards.index import Shard
-from framefold.data.shards.sample import read_metadata, unpack_video
-from framefold.data.shards.sources import error_reason, webdataset_url
+from framefold.data.shards.sample import check_files, read_metadata, unpack_video
+from framefold.data.shards.sources import error_reason, read_samples
 from framefold.data.shards.writer import PackedSample
 from framefold.errors import DataError, InputError, PromptError
 from framefold.progress import progress_bar
@@ -61,7 +60,7 @@ class FeatureEncoder:
             return True
 
         count = 0
-        files = tarfile_samples([{"url": webdataset_url(shard.path)}], handler=collect)
+        files = read_samples(shard.path, collect)
         bar = progress_bar(files, shard.path, total=shard.samples, unit="video", leave=False)
         for sample in bar:
             count += 1
@@ -73,8 +72,7 @@ class FeatureEncoder:
             self._skip(bar, shard.samples - count, f"{shard.path} ends early{error_reason(errors)}")
 
     def _encode(self, key: str, files: dict[str, Any]) -> PackedSample:
-        if missing := {"mp4", "json"} - files.keys():
-            raise DataError(f"{key} has no {' and no '.join(sorted(missing))}")
+        check_files(key, files, "mp4")
         metadata = read_metadata(key, files["json"])
         sample = unpack_video(key, metadata, files["mp4"], self.settings["frames"])
         encoded = self.host.encode_sample(sample, self.settings["attention"])

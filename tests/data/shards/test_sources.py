@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
+import io
 import json
+import os
+import re
 import shutil
 import socket
+import tarfile
 import threading
 import time
+import warnings
 from functools import partial
 
 import psutil
@@ -97,6 +103,144 @@ def test_missing_shards_are_an_error_with_a_remedy(tmp_path):
         with pytest.raises(DataError, match="framefold shards|no sample|does not name shards"):
             resolve_shards(str(tmp_path / name) if name else "")
             pytest.fail(f"{name!r} is accepted")
+
+
+# ---- names ----------------------------------------------------------------------------------------------------------
+
+ODD_FOLDERS = (
+    "exp-12:30",
+    "a::b",
+    "http:x",
+    "pipe:cat",
+    "exp[1]",
+    "a{b,c}d",
+    "a*?",
+    "file:x",
+    "s3:x",
+    "::",
+    "-",
+    "a b#?",
+)
+
+
+def test_folders_and_files_with_any_name_are_read(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ODD_FOLDERS:
+        shutil.copytree(shards, folder)
+        (tmp_path / folder / "index.json").unlink()
+        os.rename(f"{folder}/shard-000002.tar", f"{folder}/shard-2[0]: a::b.tar")
+        index_shards(folder)
+        forms = [folder, f"{tmp_path}/{folder}", f"{folder}/*.tar", f"{folder}::{folder}/shard-00000[1].tar"]
+        forms += [f"{folder}/shard-{{000000,000001}}.tar::{folder}/shard-2[0]: a::b.tar"]
+        for form in forms:
+            again = [*NAMES, *NAMES[8:16]] if form == forms[3] else NAMES
+            assert keys(form) == again, form
+        assert keys(f"{folder}/shard-2[0]: a::b.tar") == NAMES[16:]
+    assert check_shards(ODD_FOLDERS[0]) == 0
+
+
+def test_existing_file_wins_over_pattern_command_and_joined_names(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(["s[01].tar", "s0.tar", "s{0,1}.tar", "pipe:touch owned.tar", "a.tar::b.tar"]):
+        shutil.copy(shards / f"shard-{number % 3:06d}.tar", name)
+        assert keys(name) == NAMES[8 * (number % 3) : 8 * (number % 3) + 8], name
+    assert sorted(os.listdir()) == sorted(["s[01].tar", "s0.tar", "s{0,1}.tar", "pipe:touch owned.tar", "a.tar::b.tar"])
+
+
+def test_index_cannot_make_a_file_name_a_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.tar").write_bytes(b"")
+    for name in ("pipe:touch owned", "pipe:touch owned.tar"):
+        (tmp_path / "index.json").write_text(
+            json.dumps(
+                {"framefold_shards": 1, "shards": [{"file": name, "samples": 1}, {"file": "a.tar", "samples": 1}]}
+            )
+        )
+        for form in ("a.tar", ".", str(tmp_path)):
+            with pytest.raises(DataError):
+                resolve_shards(form)
+                pytest.fail(name)
+    assert not (tmp_path / "owned").exists() and not (tmp_path / "owned.tar").exists()
+
+
+# ---- contents of tar files ------------------------------------------------------------------------------------------
+
+
+def write_tar(path, *names, content=b'{"schema": 2}'):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+def test_index_warns_of_files_that_it_cannot_use_with_counts_and_the_rule(tmp_path):
+    dotted = [f"clip.v2.{number:04d}.{kind}" for number in range(6) for kind in ("json", "mp4")]
+    cases = {
+        "dotted": (dotted, "more than one dot in their names: 12;.*file name up to the first dot.*"
+                   "clip.v2.0000.json to clip-v2-0000.json"),
+        "folder": (["v1.2/a.b.mp4", "v1.2/a.b.json"], "more than one dot in their names: 2;.* a.b.mp4 to a-b.mp4"),
+        "hidden": (["a.mp4", "a.json", ".b.mp4", ".b.json", "._a.mp4", ".DS_Store"], r"hidden files: 2, .*\.b\.mp4"),
+        "twice": (["a.mp4", "a.json", "a.mp4", "a.MP4"], r"name of another file of their sample: 2, .*a\.mp4"),
+        "lacking": (["a.mp4", "b.json", "c.mp4", "c.json"], r"lack a file: 2 of 3 \(first: a has no json\)"),
+        "foreign": (["a.json", "a.mkv"], r"lack a file: 1 of 1 \(first: a has no mp4\)"),
+        "again": (["a.mp4", "a.json", "b.mp4", "b.json", "a.mp4", "a.json"], r"used again: 1 \(first: a\)"),
+        "apart": (["a.json", "b.json", "a.mp4", "b.mp4"], "used again: 2"),
+    }  # fmt: skip
+    for name, (files, text) in cases.items():
+        write_tar(tmp_path / name / "x.tar", *files)
+        for scan in (index_shards, lambda folder: resolve_shards(f"{folder}/x.tar")):
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                scan(str(tmp_path / name))
+            (tmp_path / name / "index.json").unlink(missing_ok=True)
+            assert any(re.search(text, str(w.message)) for w in caught), (name, [str(w.message) for w in caught])
+
+
+def test_upper_case_extensions_and_folders_in_a_tar_are_fine(tmp_path, recwarn):
+    write_tar(tmp_path / "x.tar", "A.MP4", "A.JSON", "sub/b.mp4", "sub/b.json", "./c.mp4", "./c.json", "d.mp4",
+              "d.json", "d.txt", "._d.mp4", ".DS_Store")  # fmt: skip
+    index_shards(str(tmp_path))
+    assert resolve_shards(str(tmp_path)).samples == 4 and not recwarn.list
+
+
+def test_one_damaged_json_does_not_cost_a_shard_its_lengths(shards, tmp_path):
+    folder = shutil.copytree(shards, tmp_path / "copy")
+    (folder / "index.json").unlink()
+    tar = folder / "shard-000001.tar"
+    data = tar.read_bytes()
+    tar.write_bytes(data.replace(b'{"schema"', b'{"???ema"', 1).replace(b'"times"', b'"tim??"', 1))
+    index_shards(str(folder))
+    lengths = resolve_shards(str(folder)).shards[1].lengths
+    assert len(lengths) == 8 and lengths[0] == 1 and lengths[1:] == resolve_shards(str(shards)).shards[1].lengths[1:]
+
+
+def test_folder_without_shards_says_what_it_holds(tmp_path):
+    for names, text in (
+        (["a.tar.gz", "b.tar.gz", "c.txt"], "holds 2 .tar.gz, 1 .txt.*gunzip.*shards index --shards '.*tar.gz'"),
+        (["a.tgz"], "holds 1 .tgz: decompress"),
+        (["a.mp4", "b.mp4", "a.json"], "holds 2 .mp4, 1 .json: shards are tar files"),
+        (["A.TAR"], "holds 1 .TAR: shards are tar files"),
+        (["sub/a.tar"], "holds 1 folder of .tar: shards are tar files"),
+    ):
+        folder = tmp_path / re.sub(r"\W", "", text)
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"")
+        for call in (resolve_shards, index_shards):
+            for form in (str(folder), f"{folder}/*.tar"):
+                with pytest.raises(DataError, match=text) as caught:
+                    call(form)
+                    pytest.fail(f"{form} is accepted")
+                assert "synth" not in str(caught.value)
+
+
+def test_compressed_shards_are_read_as_they_are(shards, tmp_path):
+    for shard in shards.glob("*.tar"):
+        (tmp_path / f"{shard.name}.gz").write_bytes(gzip.compress(shard.read_bytes(), 1))
+    index_shards(f"{tmp_path}/*.tar.gz")
+    assert keys(str(tmp_path)) == NAMES
 
 
 # ---- servers and commands -------------------------------------------------------------------------------------------
