@@ -10,6 +10,7 @@ import pytest
 
 import framefold
 from framefold import errors
+from tests.support.limits import HANG
 
 NAMES = {
     *("Compressed", "Compressor", "FramefoldError", "Merger", "Selector", "VideoTokens"),
@@ -43,5 +44,5 @@ assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 framefold.errors.BudgetError
 assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ from framefold.cli.parser import call
 from framefold.configs import ConfigNotFoundError, config_names, expand_config_names, find_config
 from framefold.configs.arguments import normalize_options
 from framefold.evaluation.ablation import ablate
+from tests.support.limits import HANG
 
 # Arguments, and text of the message. All of them are wrong usage, found before anything is written to "x".
 WRONG_USAGE = [
@@ -69,7 +70,7 @@ def test_wrong_usage_ends_with_one_line_and_nothing_written(
 def test_a_process_of_its_own_prints_one_line_and_exits_with_the_status(tmp_path: Path) -> None:
     words = ["ablate", "--out", "x", "--compressors", "st_simdif"]
     command = [sys.executable, "-m", "framefold", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=HANG, cwd=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "st_simdiff" in done.stderr, done.stderr
 
 

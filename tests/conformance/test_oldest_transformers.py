@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
+from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 FOLDER = Path(sys.prefix) / "transformers-oldest"  # installed by `make setup`
@@ -40,7 +41,7 @@ def test_the_conformance_suite_passes_on_the_oldest_supported_transformers() -> 
     environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", RUN, *arguments],
-        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=240,
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HANG,
     )  # fmt: skip
     version = re.search(r"^transformers (\S+) (\S+)$", done.stdout, re.MULTILINE)
     assert version, done.stderr[-2000:]

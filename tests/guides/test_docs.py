@@ -21,6 +21,7 @@ from framefold.evaluation.results.measures import MEASURES
 from framefold.training.module import CompressorModule
 from tests.support.guides.blocks import ROOT, Block, broken_links
 from tests.support.guides.guide_sandbox import GuideSandbox, UnknownCommandError
+from tests.support.limits import HANG
 from tests.support.processes import needs_torchvision
 
 GUIDES = sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))
@@ -48,7 +49,7 @@ def output_of(sandbox: GuideSandbox, guide: str) -> str:
 
 @no_gpu
 @needs_torchvision
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * HANG)
 @pytest.mark.parametrize("guide", GUIDES)
 def test_every_line_of_a_guide_runs(guide: str, sandbox: GuideSandbox) -> None:
     assert output_of(sandbox, guide)
@@ -61,7 +62,7 @@ def test_there_is_a_guide_for_each_job() -> None:
 
 @no_gpu
 @needs_torchvision
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * HANG)
 def test_the_shared_adapter_is_on_the_hub_with_its_card_and_tag(sandbox: GuideSandbox) -> None:
     text = output_of(sandbox, "docs/share.md")
     found = sandbox.hub.repositories["me/fila-tinyhost"]
@@ -75,7 +76,7 @@ def test_the_shared_adapter_is_on_the_hub_with_its_card_and_tag(sandbox: GuideSa
 
 @no_gpu
 @needs_torchvision
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * HANG)
 def test_outputs_quoted_in_guides_are_printed(sandbox: GuideSandbox) -> None:
     assert "10 of 96 tokens" in output_of(sandbox, "docs/first_adapter.md")
     assert "12 of 128" in output_of(sandbox, "docs/add_compressor.md") and "passed" in output_of(
@@ -89,7 +90,7 @@ def test_outputs_quoted_in_guides_are_printed(sandbox: GuideSandbox) -> None:
 
 @no_gpu
 @needs_torchvision
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * HANG)
 @pytest.mark.parametrize(("picture", "guide"), PICTURES.items())
 def test_a_picture_is_drawn_by_a_command_of_its_guide(picture: str, guide: str, sandbox: GuideSandbox) -> None:
     output_of(sandbox, guide)

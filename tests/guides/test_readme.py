@@ -9,6 +9,7 @@ import pytest
 from framefold.data.synthetic.questions import VOCABULARY
 from tests.support.guides.blocks import ROOT, blocks, parse
 from tests.support.guides.guide_sandbox import GuideSandbox
+from tests.support.limits import HANG
 from tests.support.processes import needs_torchvision
 
 MAKE = ("make demo", "make test")
@@ -27,7 +28,7 @@ def test_readme_shows_the_two_commands() -> None:
 
 
 @needs_torchvision
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * HANG)
 def test_every_command_of_the_readme_runs(sandbox: GuideSandbox) -> None:
     commands = [command for block in parse("README.md") if block.language == "bash" for command in block.commands()]
     for number, line in commands:
@@ -37,7 +38,7 @@ def test_every_command_of_the_readme_runs(sandbox: GuideSandbox) -> None:
 
 
 @needs_torchvision
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(2 * HANG)
 def test_the_python_of_the_readme_runs_and_answers_about_a_video_file(sandbox: GuideSandbox) -> None:
     sandbox.run_command("framefold view --out runs/readme/video.mp4 --difficulty hard", "README.md:python")
     code = "\n".join(blocks("README.md", "python"))

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from tests.support.hosts.tiny_families import HOSTS
+from tests.support.limits import HANG
 from tests.support.ranks import attach_distributed as script
 
 KINDS = [
@@ -62,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, str]:
         command = [sys.executable, script.__file__, str(folder), *plan]
         ranks = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True)
         try:
-            status = ranks.wait(timeout=400)
+            status = ranks.wait(timeout=HANG)
         except subprocess.TimeoutExpired:
             status = None
         finally:
@@ -79,7 +80,7 @@ def is_installed(strategy: str) -> bool:
     return strategy == "ddp" or find_spec("deepspeed") is not None
 
 
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(HANG + 60)
 @pytest.mark.parametrize("strategy", PLAN)
 def test_two_processes_train_to_the_weights_of_one(strategy: str, run: tuple[Results, str]) -> None:
     if not is_installed(strategy):

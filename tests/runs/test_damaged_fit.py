@@ -14,9 +14,8 @@ import pytest
 import torch
 
 from framefold.data.synthetic.write_shards import synth
+from tests.support.limits import HANG
 from tests.support.ranks.fork_server import ForkServer
-
-LIMIT = 200  # seconds
 
 
 def words(host: Path, shards: Path, out: Path) -> list[str]:
@@ -26,7 +25,7 @@ def words(host: Path, shards: Path, out: Path) -> list[str]:
     return ["fit", *settings, "--trainer.enable_progress_bar", "false", "--data.batch_size", "2", "--last.every", "99"]
 
 
-@pytest.mark.timeout(LIMIT + 100)
+@pytest.mark.timeout(HANG + 100)
 def test_two_ranks_with_two_workers_each_train_on_one_uneven_damaged_shard(
     ranks: ForkServer, random_host: Path, tmp_path: Path
 ) -> None:
@@ -39,14 +38,14 @@ def test_two_ranks_with_two_workers_each_train_on_one_uneven_damaged_shard(
     tar.write_bytes(data[: 9 * len(data) // 10])  # and the end is missing
     steps = ["--trainer.max_epochs", "2", "--trainer.max_steps", "-1"]
     steps += ["--data.workers", "2", "--data.max_damaged", "0.9"]
-    run = ranks.run([*words(random_host, shards, tmp_path / "run"), *steps], tmp_path / "logs", LIMIT)
+    run = ranks.run([*words(random_host, shards, tmp_path / "run"), *steps], tmp_path / "logs", HANG)
     assert run.statuses == [0, 0], run.text()[-3000:]
     assert "damaged sample skipped" in run.text() + run.text(1)
     saved = torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 4  # 4 and 3 samples in batches of two: two steps an epoch on both ranks
 
 
-@pytest.mark.timeout(LIMIT + 100)
+@pytest.mark.timeout(HANG + 100)
 def test_too_much_damage_on_one_rank_ends_both(random_host: Path, shards: Path, tmp_path: Path) -> None:
     """The command itself starts rank 1, so that its end must also end that process."""
     copy = Path(shutil.copytree(shards, tmp_path / "copy"))
@@ -58,7 +57,7 @@ def test_too_much_damage_on_one_rank_ends_both(random_host: Path, shards: Path, 
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True)
         try:
-            status = run.wait(timeout=LIMIT)
+            status = run.wait(timeout=HANG)
         except subprocess.TimeoutExpired:
             status = None
         finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from framefold.training.checkpoint.read import trained_weights
+from tests.support.limits import HANG
 from tests.support.ranks.fork_server import ForkServer
 from tests.support.weights import relative_differences
 
@@ -23,10 +24,9 @@ SAVE_START = """
 from framefold.training.module import CompressorModule as M
 M.on_train_start = lambda self: self.trainer.save_checkpoint({!r})
 """
-LIMIT = 300  # seconds
 
 
-@pytest.mark.timeout(2 * LIMIT + 60)
+@pytest.mark.timeout(2 * HANG + 60)
 def test_the_command_starts_both_ranks_and_zero_2_trains_and_saves_the_weights_of_ddp(
     ranks: ForkServer, random_host: Path, shards: Path, tmp_path: Path
 ) -> None:
@@ -40,8 +40,8 @@ def test_the_command_starts_both_ranks_and_zero_2_trains_and_saves_the_weights_o
         try:
             options = ["--trainer.default_root_dir", str(tmp_path / "ddp"), "--trainer.strategy", "ddp"]
             code = SAVE_START.format(str(tmp_path / "start.ckpt"))
-            ddp = ranks.run([*words, *options], tmp_path / "logs", LIMIT, code=code)
-            status = zero.wait(timeout=LIMIT)
+            ddp = ranks.run([*words, *options], tmp_path / "logs", HANG, code=code)
+            status = zero.wait(timeout=HANG)
         except subprocess.TimeoutExpired:
             status = None
         finally:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.limits import HANG
 from tests.support.ranks.distributed_equal import FAULTS, PARAMS
 from tests.support.ranks.fork_server import ForkServer
 from tests.support.weights import relative_differences
@@ -27,7 +28,6 @@ TOGETHER = {
     "fsdp2": tuple(PARAMS),
 }
 BOUND = 1e-4  # of the difference between trainings, relative to the movement
-LIMIT = 420  # seconds, then the ranks are killed; about 60 on two idle cores
 CODE = "from tests.support.ranks.distributed_equal import train_all; train_all({!r}, {!r}, {!r}, {!r}, {!r})"
 
 
@@ -42,7 +42,7 @@ def trained(ranks: ForkServer, random_host: Path, shards: Path, tmp_path_factory
         ranks.start([], out / "one", world=1, code=CODE.format(*common, [(c, "auto") for c in PARAMS], alone)),
         ranks.start([], out / "two", world=2, code=CODE.format(*common, together, {})),
     ]
-    statuses = [ranks.wait(run, LIMIT) for run in runs]
+    statuses = [ranks.wait(run, HANG) for run in runs]
     for run, status in zip(runs, statuses, strict=True):
         assert not any(status), f"{status}\n{run.text()[-3000:]}"
     return out
@@ -54,7 +54,7 @@ def differences(trained: Path, compressor: str, training: str) -> dict[str, floa
     return relative_differences(*(torch.load(trained / f"{compressor}-{name}.pt", weights_only=True) for name in names))
 
 
-@pytest.mark.timeout(2 * LIMIT + 60)
+@pytest.mark.timeout(2 * HANG + 60)
 @pytest.mark.parametrize("strategy", TOGETHER)
 def test_two_ranks_train_the_weights_of_a_single_process(trained: Path, strategy: str) -> None:
     for compressor in TOGETHER[strategy]:
@@ -63,7 +63,7 @@ def test_two_ranks_train_the_weights_of_a_single_process(trained: Path, strategy
         assert not wrong, f"{compressor}: {wrong}"
 
 
-@pytest.mark.timeout(2 * LIMIT + 60)
+@pytest.mark.timeout(2 * HANG + 60)
 def test_the_bound_lies_far_below_the_effect_of_a_fault(trained: Path) -> None:
     for compressor, fault in zip(PARAMS, FAULTS, strict=True):
         found = differences(trained, compressor, fault)

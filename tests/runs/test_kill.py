@@ -26,6 +26,7 @@ from framefold.__main__ import main
 from framefold.training.checkpoint.inventory import list_checkpoints, verify_checkpoint
 from framefold.training.checkpoint.read import safe_deepspeed_load
 from framefold.training.module import CompressorModule
+from tests.support.limits import HANG
 from tests.support.ranks.fork_server import ForkServer, Run
 
 SEED = int(os.environ.get("FRAMEFOLD_KILL_SEED", 6))
@@ -60,7 +61,7 @@ class Training:
         records.mkdir(parents=True)
         self.runs += 1
         code = f"from tests.support.ranks.killed_ranks import arm\narm(rank, {str(records)!r}, **{kill!r})"
-        run = self.ranks.run(self.words, records, timeout=100, code=code)
+        run = self.ranks.run(self.words, records, timeout=HANG, code=code)
         found = re.search(r"resume: (?:from .*, step (\d+)|no checkpoint in)", run.text())
         assert found, run.text()
         start = int(found[1] or 0)
@@ -165,7 +166,7 @@ def remaining_processes(ranks: ForkServer) -> list[str]:
         time.sleep(0.2)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(2 * HANG)
 @pytest.mark.parametrize(
     ("words", "kinds", "damages"),
     [

@@ -13,6 +13,7 @@ import torch
 from framefold import configs
 from framefold.__main__ import main
 from framefold.cli.launch import TEMPLATES
+from tests.support.limits import HANG
 from tests.support.ranks.clusters import STEPS, Cluster, free_port
 from tests.support.weights import relative_differences
 
@@ -47,7 +48,7 @@ def equal(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> boo
     return ours.keys() == theirs.keys() and all(value.equal(theirs[name]) for name, value in ours.items())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(HANG)
 def test_mpirun_on_two_machines_trains_like_one_process(cluster, undisturbed, monkeypatch) -> None:
     for rank in (0, 1):
         (record,) = cluster.records("mpi", rank)
@@ -62,7 +63,7 @@ def test_mpirun_on_two_machines_trains_like_one_process(cluster, undisturbed, mo
     assert max(differences.values()) < 1e-4, differences
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(HANG)
 def test_torchrun_restarts_after_a_kill_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
     environment = {**TWO, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 6 KILL"}
     for node in ("0", "1"):
@@ -77,7 +78,7 @@ def test_torchrun_restarts_after_a_kill_and_ends_with_the_same_weights(cluster, 
     assert last["global_step"] == STEPS and equal(last["state_dict"], undisturbed)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(HANG)
 def test_a_slurm_job_is_saved_and_requeued_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
     rare = ["--last.every", "1000"]  # so that the signal causes the only checkpoint
     job = {**SLURM, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 5 USR1"}
@@ -103,7 +104,7 @@ def test_a_template_is_written_but_overwrites_no_file(name: str, tmp_path: Path,
     assert main(["launch", name, "--out", str(file)]) == 0
     packaged = Path(configs.__file__).parent / TEMPLATES[name]
     assert file.read_text() == packaged.read_text() and file.stat().st_mode & 0o111
-    assert subprocess.run(["bash", "-n", str(file)], timeout=20).returncode == 0
+    assert subprocess.run(["bash", "-n", str(file)], timeout=HANG).returncode == 0
     capsys.readouterr()
     assert main(["launch", name]) == 0
     assert capsys.readouterr().out == packaged.read_text()
@@ -152,7 +153,7 @@ def test_ranks_of_open_mpi_and_mpich_become_ranks_of_torch(variables: dict[str, 
     show = "echo " + " ".join(f"{name}=${name}" for name in names)
     words = ["bash", str(script), "--rank", "10.0.0.1", "29500", "2", "bash", "-c", show]
     env = {"PATH": "/usr/bin:/bin", **variables}
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=HANG)
     assert text in done.stdout + done.stderr
     assert done.returncode == (0 if text.startswith("RANK") else 2)
 
@@ -161,5 +162,5 @@ def test_ranks_of_open_mpi_and_mpich_become_ranks_of_torch(variables: dict[str, 
 def test_several_machines_need_an_address(name: str) -> None:
     script = Path(configs.__file__).parent / TEMPLATES[name]
     env = {"PATH": "/usr/bin:/bin", "NNODES": "2"}
-    done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(["bash", str(script)], env=env, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 1 and "MASTER_ADDR: the address at which" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -11,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from framefold.__main__ import main
-
-DEADLINE = 120.0  # seconds after which a command that does not react is killed
+from tests.support.limits import HANG
 
 
 class ForkedCommand:
@@ -36,7 +36,7 @@ class ForkedCommand:
 
     def wait_until(self, condition: Callable[[], bool]) -> None:
         """Return as soon as the condition holds; fail if the command ends before, or does not react."""
-        end = time.monotonic() + DEADLINE
+        end = time.monotonic() + HANG
         while not condition():
             assert self._process.is_alive() and time.monotonic() < end, self.log.read_text()
             time.sleep(0.01)
@@ -48,7 +48,7 @@ class ForkedCommand:
 
     def wait(self) -> int:
         """Return the exit status, as of Popen."""
-        self._process.join(DEADLINE)
+        self._process.join(HANG)
         if self._process.exitcode is None:
             self.send(signal.SIGKILL)
             self._process.join()
@@ -58,6 +58,7 @@ class ForkedCommand:
 
 def _run(words: list[str], log: Path, prepare: Callable[[], None]) -> None:
     os.setsid()
+    gc.callbacks.clear()  # hypothesis's callback, inherited from pytest, would swallow an interrupt that hits it
     with open(log, "w", buffering=1) as output:
         sys.stdout = sys.stderr = output
         prepare()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 SETUP_FOLDER = Path(sys.prefix) / "torchvision"  # where make setup installs it
@@ -21,4 +22,4 @@ needs_torchvision = pytest.mark.skipif(
 def python(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run Python without a network; a nonzero exit status raises nothing."""
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    return subprocess.run([sys.executable, *words], cwd=cwd, env=env, capture_output=True, text=True, timeout=HANG)

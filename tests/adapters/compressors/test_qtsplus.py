@@ -19,6 +19,7 @@ from framefold.adapters.layers.cross_attention import RMSNorm
 from framefold.adapters.reference import qtsplus as release
 from framefold.errors import BudgetError
 from tests.support.cases import case
+from tests.support.limits import HANG
 from tests.support.videos import noise
 
 WIDTH = 16
@@ -248,7 +249,7 @@ def test_the_mean_ratio_includes_all_ranks(tmp_path: Path) -> None:
         rank.start()
     try:
         for _ in ranks:
-            assert results.get(timeout=100) == pytest.approx([0.7, 3.0])
+            assert results.get(timeout=HANG) == pytest.approx([0.7, 3.0])
     finally:
         for rank in ranks:
             rank.kill()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 ASKED = os.environ.get("FRAMEFOLD_TRITON_ORACLE", "")
@@ -36,7 +37,7 @@ def report() -> dict[str, Any]:
     paths = os.pathsep.join([str(ROOT), str(FOLDER)])
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, str(ROOT / "tests" / "support" / "triton_oracle.py")]
-    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout.splitlines()[-1])
     print({name: report[name] for name in ("triton", "mamba_ssm")})

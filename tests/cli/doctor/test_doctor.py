@@ -20,6 +20,7 @@ from framefold.cli.doctor import machine as doctor_machine
 from framefold.cli.doctor.doctor import _plain_lines, doctor
 from framefold.cli.doctor.findings import GROUPS, PACKAGE_LISTS, PACKAGES, Finding, Package
 from framefold.cli.doctor.probes import _check_torch, check_package
+from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 # Fake packages. The doctor finds no other ones, so its check takes little time.
@@ -58,7 +59,7 @@ def running(pid: int) -> bool:
         return False
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(HANG)
 def test_this_machine_has_everything_that_the_tests_need(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json", "--timeout", "200"]) == 0  # 9 s on two idle cores
     report = json.loads(capsys.readouterr().out)
@@ -72,7 +73,7 @@ def test_this_machine_has_everything_that_the_tests_need(capsys: pytest.CaptureF
     assert {row.pip_name for row in PACKAGES.values()} <= rows.keys()
 
 
-@pytest.mark.timeout(200)
+@pytest.mark.timeout(HANG)
 def test_packages_that_raise_crash_or_hang_are_named_and_do_not_affect_others(tmp_path: Path) -> None:
     for name, code in FAKES.items():
         write_package(tmp_path, name, code)
@@ -86,7 +87,7 @@ def test_packages_that_raise_crash_or_hang_are_named_and_do_not_affect_others(tm
     )
     run = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True, cwd=tmp_path)
     try:
-        out, _ = run.communicate(timeout=180)
+        out, _ = run.communicate(timeout=HANG)
     finally:
         if run.poll() is None:
             os.killpg(run.pid, signal.SIGKILL)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framefold.__main__ import main
+from framefold.evaluation.ablation import runner
 from framefold.evaluation.results.result_files import FOLDER, read_results
 from tests.support.forked_command import ForkedCommand
+from tests.support.limits import HANG
 from tests.support.paths import TINYHOST as HOST
 
 METHODS = ["uniform", "random"]  # the queue cannot see which compressors it runs
@@ -58,13 +62,34 @@ def written(out: Path) -> int:
     return len(list((out / FOLDER).glob("*.json")))
 
 
+def hold_next_result(out: Path, results: int, place: str, held: Path) -> None:
+    """Let this process stop where a result has been computed, written or renamed, once a number of results exist."""
+    write, rename = runner.write_result, os.replace
+
+    def hold(*_: Any) -> None:
+        held.touch()
+        time.sleep(HANG)
+
+    def write_or_hold(*result: Any) -> Any:
+        if written(out) < results:
+            return write(*result)
+        if place == "computed":
+            hold()
+        os.replace = hold if place == "written" else rename  # type: ignore[assignment]
+        write(*result)
+        return hold()
+
+    runner.write_result = write_or_hold  # type: ignore[assignment]
+
+
 def test_five_kills_at_random_moments_change_nothing(undisturbed: Path, tmp_path: Path) -> None:
     out, rng, total = tmp_path / "killed", random.Random(7), written(undisturbed)
     moments = [0, *sorted(rng.sample(range(1, total - 1), KILLS - 1))]  # results that exist at each kill
     for number, results in enumerate(moments):
-        command = ForkedCommand(words(out), tmp_path / f"log{number}")
-        command.wait_until(lambda results=results: written(out) >= results)
-        time.sleep(rng.random() * 0.15)  # in the middle of the next result
+        place, held = rng.choice(("computed", "written", "renamed")), tmp_path / f"held{number}"
+        hold = partial(hold_next_result, out, results, place, held)
+        command = ForkedCommand(words(out), tmp_path / f"log{number}", hold)
+        command.wait_until(held.exists)
         command.send(signal.SIGKILL)
         assert command.wait() == -signal.SIGKILL, command.log.read_text()
         assert written(out) < total, "it was killed too late to test anything"

@@ -24,6 +24,7 @@ from framefold.evaluation.lmms import evaluate, worker
 from framefold.evaluation.lmms.answer_log import read_answer_log
 from framefold.evaluation.lmms.results import finished, read_eval
 from tests.support.forked_command import ForkedCommand
+from tests.support.limits import HANG
 from tests.support.lmms.lmms_fixtures import (
     EVAL,
     REAL,
@@ -223,7 +224,7 @@ def test_lmms_eval_finds_the_model_through_the_entry_point_and_knows_the_benchma
     )
     words = [sys.executable, "-c", code]
     done = subprocess.run(
-        words, cwd=folder, env=environment(folder, stub=False), capture_output=True, text=True, timeout=120
+        words, cwd=folder, env=environment(folder, stub=False), capture_output=True, text=True, timeout=HANG
     )
     module, unknown = done.stdout.splitlines()[-2:]
     assert module == "framefold.evaluation.lmms.model", done.stderr[-2000:]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.limits import HANG
 from tests.support.lmms.lmms_fixtures import environment, write_task_files
 from tests.support.paths import ROOT
 from tests.support.processes import needs_torchvision
@@ -26,7 +27,7 @@ def wrapper(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "wrapper").mkdir()
     words = [sys.executable, "-m", "tests.support.lmms.wrapper", "wrapper"]
     env = environment(folder, stub=True)
-    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "wrapper/results.json").read_text())
 

@@ -20,6 +20,7 @@ from typing import Any
 from tests.support.coloured_clips import write_clips
 from tests.support.guides.blocks import ROOT, Block, parse
 from tests.support.hub.loopback_hub import Hub
+from tests.support.limits import HANG
 
 SOURCE = ("adapters", "configs", "data", "evaluation", "framefold", "training")
 SMALL_FIT = (
@@ -177,7 +178,7 @@ class GuideSandbox:
 
     def _shell(self, words: list[str], where: str, env: dict[str, str]) -> None:
         done = subprocess.run(
-            words, cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=120
+            words, cwd=self.folder, env={**os.environ, **env}, capture_output=True, text=True, timeout=HANG
         )
         assert done.returncode == 0, f"{where}: {shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 

@@ -17,6 +17,7 @@ import psutil
 from framefold.data.synthetic.generate import generate
 from framefold.data.video.codec import encode_video
 from framefold.evaluation.lmms.settings import EvalSettings
+from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 STUB = ROOT / "tests" / "assets" / "lmms_stub"
@@ -72,7 +73,7 @@ def run(folder: Path, *words: str, stub: bool, **more: str) -> tuple[int, str, l
     """Run ``framefold eval``; return its exit status, stdout and the lines of stderr."""
     process = start(folder, *words, stub=stub, **more)
     try:
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=HANG)
     finally:
         process.kill()
     return process.returncode, out, [line for line in err.splitlines() if line.strip()]

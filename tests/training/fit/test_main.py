@@ -14,6 +14,7 @@ import torch
 
 from framefold.__main__ import main
 from framefold.training.module import CompressorModule
+from tests.support.limits import HANG
 from tests.support.ranks.fork_server import ForkServer
 
 COMMON = ["--config", "compressor/fila", "--model.budget", "0.1", "--config", "trainer/cpu"]
@@ -251,14 +252,14 @@ def test_ctrl_c_is_one_line(ranks: ForkServer, random_host, shards, tmp_path):
     where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / "run")]
     words = ["fit", *COMMON, *on_shards(shards), *where, "--last.every", "2", "--trainer.max_steps", "100000"]
     run = ranks.start(words, tmp_path / "logs", world=1)
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + HANG
     try:
         while not list((tmp_path / "run").rglob("last.ckpt")) and time.monotonic() < deadline:
             assert "error" not in run.text(), run.text()
             time.sleep(0.1)
     finally:  # a failure here must not leave a rank to the tests that follow
         run.kill(0, number=signal.SIGINT)
-        statuses = ranks.wait(run, 60)
+        statuses = ranks.wait(run, HANG)
     text = run.text()
     assert statuses == [130], text
     assert text.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in text

@@ -41,6 +41,7 @@ from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.write_features import LOCAL_RANK, _devices, features
 from framefold.training.module import CompressorModule
 from framefold.training.tinyhost.build import Architecture, build_host, save_host
+from tests.support.limits import HANG
 
 VIDEOS = 10
 SMALL: Any = dict(vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_layers=1, text_heads=2)
@@ -169,7 +170,7 @@ def run_command(words: list[str], log: Path, die_at: int) -> None:
 
 def end(process: Any) -> int:
     """Return the status of a process; it is killed if it takes too long."""
-    process.join(timeout=200)
+    process.join(timeout=HANG)
     process.kill()
     process.join()
     return process.exitcode

@@ -11,6 +11,7 @@ import pytest
 
 from framefold.training.checkpoint.inventory import list_checkpoints
 from framefold.training.checkpoint.read import trained_weights
+from tests.support.limits import HANG
 from tests.support.ranks.fork_server import ForkServer, Run
 from tests.support.weights import Weights, relative_differences
 
@@ -131,7 +132,7 @@ def test_only_runs_with_deepspeed_import_it(random_host: Path, shards: Path, tmp
     code = "import sys\nfrom framefold.__main__ import main\nstatus = main(sys.argv[1:])\n"
     code += "print(status, 'deepspeed' in sys.modules, __import__('os').environ.get('DS_ACCELERATOR'))"
     env = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
-    done = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", code, *words], env=env, capture_output=True, text=True, timeout=HANG)
     assert done.stdout.splitlines()[-1] == "0 False None", done.stdout + done.stderr
     assert list(tmp_path.rglob("last.ckpt"))
 
