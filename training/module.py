@@ -50,7 +50,7 @@ class CompressorModule(pl.LightningModule):
         compressor: registered name, or the class path of a compressor.
         budget: retention ratio (float in (0, 1]) or tokens per video (int); the default budget of exported adapters.
         params: parameters of the compressor.
-        host: folder of the host, or its id in the cache of the Hub.
+        host: folder of the host, or its id on the Hub, if it has been downloaded (hf download).
         train_budgets: each step selects one of these at random, the same on all ranks; by default always ``budget``.
         val_budgets: budgets to validate at; by default ``budget``.
         lr: peak learning rate of AdamW.

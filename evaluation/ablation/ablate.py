@@ -56,7 +56,7 @@ def ablate(
 
     Args:
         out: output folder: cells/*.json, report.md with its plots, and the encoded videos.
-        host: folder of the host, or its id on the Hub.
+        host: folder of the host, or its id on the Hub, if it has been downloaded (hf download).
         compressors: registered names, or chains such as storm+st_simdiff; all registered compressors by default.
             Trainable compressors take part through their adapters.
         adapters: trained adapters, as folders or ids on the Hub. Adapters of one compressor that differ only in the

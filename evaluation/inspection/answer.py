@@ -18,6 +18,7 @@ from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError, InputError
 from framefold.training.frozen_host.device import resolve_device
+from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
 from .answer_table import Answer, answer_report
@@ -37,13 +38,15 @@ def answer(
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
+    revision: str | None = None,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer, its times and its memory.
 
     Decoding is greedy. Times are medians of `repeats` runs after a warm-up; with `compare`, the two variants alternate.
 
     Args:
-        host: folder or Hub id of a video-LLM of a supported family, with its processor.
+        host: video-LLM of a supported family with its processor: a folder, or an id on the Hub that has been downloaded
+            (hf download).
         video: video file that FFmpeg can read.
         question: question, which is wrapped in the host's own chat template.
         compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
@@ -57,6 +60,7 @@ def answer(
         device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
         dtype: dtype of the weights; "auto" is the one that they were saved in.
         allow_other_host: accept an adapter that was trained in another host.
+        revision: branch, tag or commit of a host on the Hub.
 
     Raises:
         UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
@@ -71,6 +75,7 @@ def answer(
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
+    found = find_host(host, revision)
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget), resolve_device(device)
     module.base_model = BaseModel() if allow_other_host else module.base_model
@@ -81,13 +86,13 @@ def answer(
 
     from .answer_run import Task, lora_of, run_answers
 
-    config = load_config(host)
-    processor = load_processor(host)
+    config = load_config(found)
+    processor = load_processor(found)
     sample = sample_frames(video, frames)
     inputs = build_inputs(processor, sample, question)
     _check_length(config, processor, inputs, max_new_tokens)
     lora = lora_of(source)
-    model = load_model(host, dtype, where)
+    model = load_model(found, dtype, where)
     times = grid_times(processor, sample)
     task = Task(model, processor, move_inputs(inputs, model), times, positions, max_new_tokens, lora)
     result = run_answers(task, module, compare, repeats)

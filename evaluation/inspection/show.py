@@ -18,6 +18,7 @@ from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import SampledFrames, sample_frames
 from framefold.errors import ConfigError
 from framefold.training.frozen_host.device import resolve_device
+from framefold.training.frozen_host.locate import HostFolder, find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
 QUESTION = "What happens in the video?"
@@ -34,6 +35,7 @@ def show(
     question: str = QUESTION,
     params: dict[str, Any] | None = None,
     device: str | None = None,
+    revision: str | None = None,
 ) -> Path:
     """Draw the frames of a video with the tokens that a compressor keeps, and their number over time.
 
@@ -45,13 +47,15 @@ def show(
         video: video file that FFmpeg can read.
         compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub.
         out: PNG file to write.
-        host: folder or Hub id of a video-LLM with its processor; its vision encoder computes the tokens.
+        host: video-LLM with its processor, whose vision encoder computes the tokens: a folder, or an id on the Hub that
+            has been downloaded (hf download).
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to sample, evenly over the duration of the video.
         columns: frames per row.
         question: question for query-aware compressors.
         params: parameters of a registered compressor that differ from their defaults.
         device: cpu or cuda; by default cuda if it is available.
+        revision: branch, tag or commit of a host on the Hub.
 
     Returns:
         Path of the picture.
@@ -67,12 +71,13 @@ def show(
         raise ConfigError(f"out must be a .png file, not {out}")
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write {file.name} to")
+    found = find_host(host, revision)
     module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
     from .kept_tokens import KeptSheet, draw_kept_tokens
 
     find_torchvision()
     sample = sample_frames(video, frames)
-    tokens, events, times, crops = _compress(module, host, sample, question, where)
+    tokens, events, times, crops = _compress(module, found, sample, question, where)
     step = -(-len(sample.frames) // tokens.grid[0])  # frames per step of the token grid
     pictures = _crop_to_square(sample.frames[::step]) if crops else sample.frames[::step]
     title = f"{Path(video).name}   {module.name}   {len(tokens)} of {len(tokens.assign)} tokens"
@@ -83,7 +88,7 @@ def show(
 
 
 def _compress(
-    module: Any, host: str, sample: SampledFrames, question: str, device: torch.device
+    module: Any, host: HostFolder, sample: SampledFrames, question: str, device: torch.device
 ) -> tuple[Any, Any, Tensor, bool]:
     """Return the kept tokens, the events, the seconds of the steps, and whether the host's processor crops frames."""
     from framefold.adapters.core.tokens import VideoTokens

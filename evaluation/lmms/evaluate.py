@@ -18,6 +18,7 @@ from framefold.errors import ConfigError, EvalError
 from framefold.files import write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
+from framefold.training.frozen_host.locate import find_host
 
 from .process import find_lmms_eval, supervise
 from .results import JOINED, file_of, finished, join_results, read_eval
@@ -44,6 +45,7 @@ def evaluate(
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
+    revision: str | None = None,
 ) -> int:
     """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are reused.
 
@@ -51,7 +53,8 @@ def evaluate(
     of each are measured. Use one output folder for each compressor and budget; ``identity`` keeps all tokens.
 
     Args:
-        host: folder or Hub id of a video-LLM of a supported family, with its processor.
+        host: video-LLM of a supported family with its processor: a folder, or an id on the Hub that has been downloaded
+            (hf download).
         compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
             the adapter is added to the host.
         tasks: task names of lmms-eval, such as videomme, mlvu_dev, longvideobench_val_v, egoschema_subset.
@@ -66,6 +69,7 @@ def evaluate(
         device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
         dtype: dtype of the weights; "auto" is the one that they were saved in.
         allow_other_host: accept an adapter that was trained in another host.
+        revision: branch, tag or commit of a host on the Hub.
 
     Returns:
         Exit status: 0, or 1 if a task failed; stderr names the failed tasks, and the others are finished.
@@ -88,12 +92,13 @@ def evaluate(
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
         raise ConfigError("there is no task to run: give, for example, --tasks videomme,mlvu_dev")
+    find_host(host, revision)
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget, params), resolve_device(device)
     lmms_eval, folder = find_lmms_eval(), Path(out)
     given = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,
-        device=str(where), limit=limit, allow_other_host=allow_other_host,
+        device=str(where), limit=limit, allow_other_host=allow_other_host, revision=revision,
     )  # fmt: skip
     settings = resolve_settings(given, module, source, include_path)
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,6 +24,7 @@ from framefold.evaluation.metrics.memory import peak_memory
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.training.frozen_host.device import add_video_inputs, move_inputs, resolve_device
 from framefold.training.frozen_host.load import load_model
+from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
 
 from .settings import EvalSettings, digest_of, settings_of
@@ -77,10 +78,11 @@ class Session:
             raise ConfigError(f"{settings.compressor} has changed since the evaluation began: give another --out")
         params = settings.params if settings.adapter is None else None  # an adapter folder contains its parameters
         module = load_or_build(source, settings.budget, params)  # type: ignore[arg-type]
-        config, self.processor = load_config(settings.host), load_processor(settings.host)
+        host = find_host(settings.host, settings.revision)
+        config, self.processor = load_config(host), load_processor(host)
         self.longest = getattr(config.get_text_config(), "max_position_embeddings", None)
         lora = lora_of(source)
-        self.model = load_model(settings.host, settings.dtype, device)
+        self.model = load_model(host, settings.dtype, device)
         self._stack, self._last_call, self._warm = ExitStack(), _LastCall(module), False
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))

@@ -46,6 +46,7 @@ class EvalSettings:
         allow_other_host: whether an adapter that was trained in another host is accepted.
         row: name of the compressor in tables.
         tasks: digest of the folder of local tasks.
+        revision: branch, tag or commit of a host on the Hub, as given by the user.
     """
 
     host: str
@@ -63,6 +64,7 @@ class EvalSettings:
     allow_other_host: bool = False
     row: str = ""
     tasks: str = ""
+    revision: str | None = None
 
     @property
     def text(self) -> str:
@@ -105,7 +107,7 @@ def resolve_settings(
         "params": json_value(compressor.params()),
         "adapter": adapter,
         "row": compressor.name + (LORA_SUFFIX if lora else ""),
-        "host_revision": host_revision(settings.host),
+        "host_revision": host_revision(settings.host, settings.revision),
         "tasks": tasks_digest(include_path),
     }
     return EvalSettings(**{**asdict(settings), **resolved})
@@ -160,24 +162,18 @@ def read_settings(out: Path) -> dict[str, Any]:
     return settings
 
 
-def host_revision(host: str) -> str:
+def host_revision(host: str, revision: str | None = None) -> str:
     """Identify the state of a host: a digest of its folder, or its commit on the Hub.
 
     Raises:
         HostError: there is no such host.
     """
-    folder = Path(host)
-    if (folder / "config.json").is_file():
-        return _digest(file for file in folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
-    from huggingface_hub import hf_hub_download
+    from framefold.training.frozen_host.locate import find_host
 
-    try:
-        return Path(hf_hub_download(host, "config.json")).parent.name
-    except (OSError, ValueError) as error:
-        from framefold.errors import HostError
-
-        text = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise HostError(f"there is no host to load in {host!r}: {text}") from error
+    found = find_host(host, revision)
+    if found.folder != Path(host):
+        return found.folder.name
+    return _digest(file for file in found.folder.iterdir() if file.is_file() and file.suffix in HOST_FILES)
 
 
 def tasks_digest(folder: str | None) -> str:

@@ -23,6 +23,7 @@ from framefold.configs import find_config
 from framefold.errors import FramefoldError
 from framefold.evaluation.results.provenance import host_digest
 from framefold.files import file_digest, replace_file
+from framefold.training.frozen_host.locate import find_host
 
 SHIPPED = ("storm", "qtsplus", "fila")  # adapter folders next to the host's, and names of packaged configurations
 
@@ -58,15 +59,15 @@ def demo(
         max_steps: upper limit of training steps.
 
     Raises:
-        StageError: there is no host, or a stage failed.
+        HostError: there is no host.
+        StageError: a stage failed.
         ConfigNotFoundError: a configuration does not exist.
     """
-    if not (Path(host) / "config.json").is_file():
-        raise StageError(f"no host in {host}: train one with 'framefold tinyhost train --out {host}'")
+    found = find_host(host)
     recipes = train or [f"compressor/{name}" for name in (SHIPPED if retrain else ("fila",))]
     for recipe in recipes:
         find_config(recipe)
-    total, host_key = 2 * len(recipes) + 2, host_digest(Path(host))
+    total, host_key = 2 * len(recipes) + 2, host_digest(found.folder)
     shards = str(Path(out) / "shards")
     synth = ["shards", "synth", "--out", shards, "--videos", str(videos), "--seed", "0"]
     shards_key = _stage(f"1/{total} shards", [*synth, "--frames", *map(str, frames or [32, 64])], Path(shards))

@@ -125,7 +125,7 @@ def test_shipped_adapters_are_compared_unless_they_are_trained_again(
 
 
 def test_a_missing_host_is_reported_before_anything_is_written(calls: list[list[str]], tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="nowhere"):
+    with pytest.raises(HostError, match="nowhere"):
         demo(out=str(tmp_path / "out"), host="nowhere")
     assert not calls and not (tmp_path / "out").exists()
 

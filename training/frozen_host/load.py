@@ -13,12 +13,11 @@ from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from transformers.utils import logging as hf_logging
 
-from framefold.adapters.hosts.base.family import list_families
 from framefold.errors import HostError
 
 from .host import Host, Tinyhost
 from .locate import VIDEO_CONFIG, HostFolder, find_host
-from .processor import first_line
+from .processor import check_family, first_line
 from .processor_host import ProcessorHost
 
 HostDtype = Literal["auto", "float32", "bfloat16"]
@@ -47,24 +46,24 @@ def load_host(
     Args:
         host: folder, Hub id in the local cache, or the result of
             :func:`~framefold.training.frozen_host.locate.find_host`.
-        revision: of a Hub id.
+        revision: of a host on the Hub.
         dtype: of the weights; "auto" is the dtype that they are saved in.
         frames: maximum number of frames of a video that the host encodes, evenly spaced; None for all.
 
     Raises:
-        HostError: The host is missing, incomplete, or of no supported family.
+        HostError: The host is missing or incomplete.
+        UnsupportedHostError: It is of no supported family.
     """
     source = host if isinstance(host, HostFolder) else find_host(host, revision)
-    if source.kind not in list_families():
-        raise HostError(f"{source.name} holds a {source.kind!r} model; hosts are {', '.join(list_families())}")
+    check_family(source)
     try:
         video = json.loads((source.folder / VIDEO_CONFIG).read_text()) if source.is_tinyhost else None
         with _no_progress_bar():
             model = AutoModelForImageTextToText.from_pretrained(source.folder, dtype=dtype, local_files_only=True)
         tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        remedy = "create it again with 'framefold tinyhost train'" if source.is_tinyhost else "download it again"
-        raise HostError(f"the host in {source.folder} is damaged or incomplete ({error}); {remedy}") from error
+        text = f"the host in {source.folder} is damaged or incomplete: {first_line(error)}"
+        raise HostError(f"{text}; {source.remedy}") from error
     model.eval().requires_grad_(False)
     if video is None:
         return ProcessorHost(model, tokenizer, source=source, frames=frames)
@@ -84,14 +83,22 @@ def load_tinyhost(path: str | os.PathLike[str]) -> Tinyhost:
     return host
 
 
-def load_model(host: str, dtype: str, device: torch.device) -> Any:
-    """Load the model of a host, frozen and in eval mode.
+def load_model(host: str | os.PathLike[str] | HostFolder, dtype: str, device: torch.device) -> Any:
+    """Load the model of a host, frozen and in eval mode. Downloads nothing.
+
+    Args:
+        host: see :func:`load_host`.
+        dtype: of the weights; "auto" is the dtype that they are saved in.
+        device: of the model.
 
     Raises:
         HostError: The weights are missing or do not load.
     """
+    source = host if isinstance(host, HostFolder) else find_host(host)
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(host, dtype=dtype)
+        with _no_progress_bar():
+            model: Any = AutoModelForImageTextToText.from_pretrained(source.folder, dtype=dtype, local_files_only=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise HostError(f"the weights of {host} do not load: {first_line(error)}") from error
+        text = f"the weights of {source.name} do not load: {first_line(error)}"
+        raise HostError(f"{text}; {source.remedy}") from error
     return model.to(device).eval().requires_grad_(False)

@@ -16,11 +16,14 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
 from framefold.adapters.pretrained.base_model import BaseModel, hub_snapshot
+from framefold.adapters.pretrained.hub import HUB_ID
 from framefold.errors import HostError
 from framefold.files import weights_digest
 from framefold.messages import short
 
 CONFIG = "config.json"
+
+EMBEDDED = "checkpoints/tinyhost"  # default of all commands
 
 VIDEO_CONFIG = "video_preprocessor_config.json"
 
@@ -56,6 +59,15 @@ class HostFolder:
         except (OSError, ValueError):
             return False
         return isinstance(words, dict) and all(words.get(name) == token for name, token in TURNS.items())
+
+    @property
+    def remedy(self) -> str:
+        """What to do if files of the host are missing or damaged."""
+        if self.is_tinyhost:
+            return f"create it again with 'framefold tinyhost train --out {self.name}'"
+        if (snapshot := hub_snapshot(str(self.folder))) is not None:
+            return f"'{download_command(*snapshot)}' downloads what is missing"
+        return "copy or download the folder again"
 
     def base_model(self, width: int) -> dict[str, Any]:
         """Return the record that features keep of their host: Hub id and commit, and the digest of its weights.
@@ -99,11 +111,11 @@ class HostFolder:
 
 
 def find_host(name: str | os.PathLike[str], revision: str | None = None) -> HostFolder:
-    """Find a host on this machine.
+    """Find a host on this machine, as every command does. Nothing is downloaded.
 
     Args:
-        name: folder, or id on the Hub.
-        revision: branch, tag or commit of an id; None selects main.
+        name: folder, or user/name or user/name@revision on the Hub.
+        revision: branch, tag or commit on the Hub; None selects main.
 
     Raises:
         HostError: It is neither a folder nor in the cache of the Hub, or its config.json cannot be read.
@@ -111,9 +123,11 @@ def find_host(name: str | os.PathLike[str], revision: str | None = None) -> Host
     name = os.fspath(name)
     folder = Path(name)
     if not (folder / CONFIG).is_file():
-        folder = _cached_snapshot(name, revision)
+        hub_id = HUB_ID.fullmatch(name)
+        named = (hub_id["repository"], revision or hub_id["revision"]) if hub_id else (name, revision)
+        folder = _cached_snapshot(*named)
     elif revision is not None:
-        raise HostError(f"{name} is a folder and has no revisions: drop revision {revision!r}, or give the Hub id")
+        raise HostError(f"{name} is a folder and has no revisions: drop revision {short(revision)}, or give the Hub id")
     try:
         config = json.loads((folder / CONFIG).read_text())
     except (OSError, ValueError) as error:
@@ -123,6 +137,11 @@ def find_host(name: str | os.PathLike[str], revision: str | None = None) -> Host
     return HostFolder(name, folder, config)
 
 
+def download_command(name: str, revision: str | None = None) -> str:
+    """Return the command that downloads a host into the cache of the Hub."""
+    return f"hf download {name}{f' --revision {revision}' if revision else ''}"
+
+
 def _cached_snapshot(name: str, revision: str | None) -> Path:
     try:
         cached = try_to_load_from_cache(name, CONFIG, revision=revision)
@@ -130,8 +149,22 @@ def _cached_snapshot(name: str, revision: str | None) -> Path:
         cached = None
     if isinstance(cached, str):
         return Path(cached).parent
-    option = f" --revision {revision}" if revision else ""
-    raise HostError(
-        f"no host in {name}: create one with 'framefold tinyhost train --out {name}', or download a Hub id into the"
-        f" cache with 'hf download {name}{option}'"
-    )
+    raise HostError(_missing(name, revision))
+
+
+def _missing(name: str, revision: str | None) -> str:
+    """Say that there is no host of a name, and how to get one: from the Hub if the name is an id, else by training."""
+    path = Path(name)
+    if path.is_dir():
+        return f"no host in {name}: the folder has no {CONFIG}"
+    if path.exists():
+        return f"no host in {name}: it is a file, and a host is a folder with a {CONFIG}, or an id on the Hub"
+    download = f"download it with '{download_command(name, revision)}'"
+    train = f"'framefold tinyhost train --out {name}' trains a small one there"
+    if not HUB_ID.fullmatch(name):
+        return f"no host in {name}: there is no such folder, and ids on the Hub look like user/name; {train}"
+    if name == EMBEDDED:
+        return f"no host in {name}, which is in the checkout of framefold: run there, or give the path; or {train}"
+    if path.parent.is_dir():
+        return f"no host in {name}: there is no such folder; {train}. If it is an id on the Hub, {download}"
+    return f"the host {name} is not on this machine: {download}, or give the folder of a copy"

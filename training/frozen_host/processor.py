@@ -5,6 +5,7 @@ Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchv
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from framefold.adapters.hosts.base.family import list_families
 from framefold.data.video.frame_reader import SampledFrames
 from framefold.errors import HostError, InputError, MissingExtraError, UnsupportedHostError
 
+from .locate import HostFolder, find_host
+
 CLOCK = 1000  # see _metadata
 
 # Settings of some video processors. A host that drops tokens itself cannot be compared with others. Qwen's own code
@@ -25,37 +28,57 @@ NO_PRUNING = {"use_token_compression": False}
 DEFAULTS = {"cap_pixels_per_frame": True}
 
 
-def load_config(host: str) -> PreTrainedConfig:
-    """Load the configuration of a host folder or Hub id.
+def load_config(host: str | os.PathLike[str] | HostFolder) -> PreTrainedConfig:
+    """Load the configuration of a host.
+
+    Args:
+        host: see :func:`~framefold.training.frozen_host.load.load_host`.
 
     Raises:
         HostError: There is no such host, or it is damaged.
         UnsupportedHostError: The host is of no supported family.
     """
+    source = host if isinstance(host, HostFolder) else find_host(host)
+    check_family(source)
     try:
-        config = AutoConfig.from_pretrained(host)
+        return AutoConfig.from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
-        raise HostError(f"there is no host to load in {host!r}: {first_line(error)}") from error
-    if config.model_type not in list_families():
-        raise UnsupportedHostError(f"{host} is a {config.model_type!r} model. Supported: {', '.join(list_families())}")
-    return config
+        raise HostError(f"the config.json of {source.name} does not load: {first_line(error)}") from error
 
 
-def load_processor(host: str) -> Any:
-    """Load the processor of a host folder or Hub id.
+def check_family(source: HostFolder) -> None:
+    """Check that a host is of a supported family.
+
+    Raises:
+        UnsupportedHostError: It is not, or the folder holds an adapter.
+    """
+    if source.kind in list_families():
+        return
+    if "framefold_format" in source.config:
+        raise UnsupportedHostError(f"{source.name} is an adapter of framefold, not a host: give it as the compressor")
+    raise UnsupportedHostError(f"{source.name} is a {source.kind!r} model. Supported: {', '.join(list_families())}")
+
+
+def load_processor(host: str | os.PathLike[str] | HostFolder) -> Any:
+    """Load the processor of a host.
+
+    Args:
+        host: see :func:`~framefold.training.frozen_host.load.load_host`.
 
     Raises:
         HostError: The processor is missing, damaged, or has no video processor.
         MissingExtraError: The processor needs a package that is not installed.
     """
+    source = host if isinstance(host, HostFolder) else find_host(host)
     try:
-        processor = AutoProcessor.from_pretrained(host)
+        processor = AutoProcessor.from_pretrained(source.folder, local_files_only=True)
     except ImportError as error:
         raise MissingExtraError(" ".join(str(error).split())) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HostError(f"the processor of {host} does not load: {first_line(error)}") from error
+        text = f"the processor of {source.name} does not load: {first_line(error)}"
+        raise HostError(f"{text}; {source.remedy}") from error
     if getattr(processor, "video_processor", None) is None:
-        raise HostError(f"the processor of {host} ({type(processor).__name__}) does not take videos")
+        raise HostError(f"the processor of {source.name} ({type(processor).__name__}) does not take videos")
     return processor
 
 

@@ -57,7 +57,7 @@ def features(
 
     Args:
         shards: videos: a folder of 'framefold shards', tar files, globs, brace lists, URLs or ``pipe:`` commands.
-        host: folder of a host, or its id in the cache of the Hub.
+        host: folder of a host, or its id on the Hub, if it has been downloaded (hf download).
         out: folder for the shards of features, one per shard of videos.
         frames: maximum number of frames of a video, evenly spaced over its duration; by default all stored frames.
         revision: of a host from the Hub.

@@ -101,8 +101,11 @@ BAD: dict[str, tuple[dict[str, str], str]] = {
     "empty question": ({"question": " "}, "question is empty"),
     "placeholder": ({"question": "what is <video> ?"}, "'<video>'"),
     "long question": ({"question": "red " * 9000}, "context of 8192"),
-    "missing host": ({"host": "nowhere"}, "no host to load in 'nowhere'"),
-    "adapter instead of a host": ({"host": "checkpoints/fila"}, "checkpoints/fila"),
+    "missing host": ({"host": "nowhere"}, "no host in nowhere"),
+    "adapter instead of a host": (
+        {"host": "checkpoints/fila"},
+        "fila is an adapter of framefold",
+    ),
     "unsupported host": ({"host": "other"}, "Supported: "),
     "no chat template": ({"host": "silent"}, "chat_template.jinja"),
     "no processor": ({"host": "bare"}, "bare"),

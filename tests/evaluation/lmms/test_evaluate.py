@@ -61,7 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--tasks", "[]"], "no task"),
         (["--device", "tpu"], "'tpu'"),
         (["--include_path", "nowhere"], "no folder nowhere"),
-        (["--host", "no/where"], "no host to load in 'no/where'"),
+        (["--host", "no/where"], "hf download no/where"),
     ],
 )
 def test_wrong_settings_are_errors_of_one_line_before_the_work(

@@ -72,7 +72,7 @@ REFUSED = {
     "rounds": ("EvalError", "toy asks in several rounds"),
     "batch": ("ConfigError", "batch size must be 1"),
     "unknown option": ("ConfigError", "no setting 'budgt'; known: adapter, allow_other_host, budget"),
-    "no host": ("HostError", "no host to load in 'nowhere'"),
+    "no host": ("HostError", "no host in nowhere"),
     "changed adapter": ("ConfigError", "checkpoints/fila has changed since the evaluation began"),
     "adapter of another host": ("WrongHostError", "allow_other_host=True to load it"),
     "unknown compressor": ("UnknownCompressorError", "st_simdiff"),
