@@ -1,9 +1,10 @@
-"""Spellings of command line options: lists, switches and dashes."""
+"""Spellings of command line options: lists, switches and dashes; and errors about them."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable
 from typing import Any, get_args, get_origin
 
@@ -37,6 +38,27 @@ def normalize_options(function: Callable[..., Any], args: list[str], prefix: str
             values = [json.dumps(text) for value in values for text in value.split(",")]
         out += [f"{word}=[{','.join(values)}]"] if bare else [word, *values]
     return out
+
+
+def option_error(text: str) -> str:
+    """Return an error of jsonargparse as one line that names options as they are typed: ``--out``, not ``out``."""
+    text = " ".join(text.split())[:1000]
+    required = re.fullmatch(r"the following arguments are required: ([\w., ]+)", text)
+    if required is not None:
+        names = [f"--{name}" for name in required[1].split(", ")]
+        return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} required"
+    text = re.sub(r'(?:Parser key|Option|Key) "([\w.]+)"', r"--\1", text)
+    text = re.sub(r"<class '(\w+)'>", lambda found: found[1].replace("NoneType", "null"), text)
+    text = re.sub(r"typing\.Literal\[([^]]*)\]", r"one of \1", text)
+    union = r"Does not validate against any of the Union subtypes Subtypes: \[(.*?)\] Errors:.*Given value: (.*)"
+    text = re.sub(union, r"Expected \1. Got value: \2", text)
+    for old, new in {
+        "Expected a ": "Expected ",
+        "Expected Budget": "Expected int, float",
+        ", null.": " or null.",
+    }.items():
+        text = text.replace(old, new)
+    return text
 
 
 def _underscored(word: str) -> str:

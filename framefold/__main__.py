@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -99,6 +100,10 @@ EXTRA_OF = {
 }
 
 
+# Verbs that reuse what an interrupted call has finished.
+CONTINUED = {"shards synth", "shards splice", "shards features", "tinyhost train", "ablate", "eval", "demo"}
+
+
 def usage() -> str:
     """Return the text of ``framefold --help``."""
     verbs = {**LIGHTNING, **FUNCTIONS}
@@ -144,12 +149,14 @@ def _guarded(args: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
     except KeyboardInterrupt:
-        return _fail("interrupted; complete files are kept, incomplete ones were removed", 130)
+        return _fail(f"interrupted; complete files are kept, incomplete ones were removed{_continuation(args)}", 130)
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None or debug:
             raise
-        return _fail(f"{error.name} is not installed: pip install 'framefold[{extra}]'", 2)
+        from framefold.messages import install_command
+
+        return _fail(f"{error.name} is not installed: {install_command(extra)}", 2)
     except Exception as error:
         if debug:
             raise
@@ -160,10 +167,18 @@ def _describe(error: Exception) -> tuple[str, int]:
     """Return one line for an error and the exit status: 2 if the user can correct the call, otherwise 1."""
     text = " ".join(str(error).split())
     if isinstance(error, FramefoldError):
-        return text, 2
+        return re.sub(r"\b([a-z]\w*)=True\b", r"--\1", text), 2  # an argument in Python is an option here
     if isinstance(error, OSError):
         return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 1
     return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows the traceback)", 1
+
+
+def _continuation(args: list[str]) -> str:
+    """Say how to continue an interrupted verb; "" if it would start from the beginning."""
+    if args[0] == "fit":
+        return "; the same command with --resume auto continues from the latest checkpoint, if there is one"
+    verbs = {" ".join(args[:words]) for words in (1, 2)}
+    return "; the same command continues where it stopped" if verbs & CONTINUED else ""
 
 
 def _run(args: list[str]) -> int:

@@ -19,8 +19,6 @@ from .config import CONFIG, read_config
 from .hub import CARD, HUB_ID
 from .weights import WEIGHTS, read_shapes
 
-LICENSE = "apache-2.0"
-
 # Identifies cards that may be overwritten. Existing cards contain this text, so it must not change.
 GENERATED_MARK = "<!-- written by framefold: without this line the file is yours, and is left alone -->"
 
@@ -56,20 +54,25 @@ class CardResult:
     dataset: dict[str, Any]
 
 
-def check_license(text: str) -> None:
+def check_license(text: str | None) -> None:
     """Refuse a text that cannot be the identifier of a licence on the Hub, such as apache-2.0.
 
     Raises:
         ConfigError: the text is not an identifier.
     """
-    if not _LICENSE.fullmatch(text):
+    if text is not None and not _LICENSE.fullmatch(text):
         raise ConfigError(
             f"{short(text)} is not a license identifier of the Hub (apache-2.0, mit, cc-by-4.0, other ...)"
         )
 
 
 def write_card(
-    folder: Path, source: str, *, tag: str | None = None, license: str = LICENSE, results: Sequence[CardResult] = ()
+    folder: Path,
+    source: str,
+    *,
+    tag: str | None = None,
+    license: str | None = None,
+    results: Sequence[CardResult] = (),
 ) -> bool:
     """Write the model card of an adapter folder, unless the folder has a card that was not generated.
 
@@ -102,7 +105,7 @@ def card_text(
     source: str,
     *,
     tag: str | None = None,
-    license: str = LICENSE,
+    license: str | None = None,
     results: Sequence[CardResult] = (),
 ) -> str:
     """Return the text of a model card.
@@ -112,7 +115,7 @@ def card_text(
         parameters: number of parameters in its weights, without LoRA.
         source: Hub id or folder from which the adapter is loaded.
         tag: its tag on the Hub.
-        license: identifier of a licence on the Hub.
+        license: identifier of a licence on the Hub; None: the card names no licence.
         results: measured results, including those of other methods.
     """
     parts = [
@@ -139,7 +142,7 @@ def budget_text(budget: Any) -> str:
     return f"{100 * budget:.10g} %" if isinstance(budget, float) else f"{budget} tokens" if budget != "auto" else "auto"
 
 
-def _metadata(config: dict[str, Any], source: str, license: str, results: Sequence[CardResult]) -> str:
+def _metadata(config: dict[str, Any], source: str, license: str | None, results: Sequence[CardResult]) -> str:
     from huggingface_hub import EvalResult, ModelCardData
 
     name, own = config["compressor"], [result for result in results if result.is_adapter]

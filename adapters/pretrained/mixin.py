@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 from framefold.adapters.core.budget import Budget
 
 from .base_model import BaseModel
-from .card import LICENSE, check_license, write_card
+from .card import check_license, write_card
 from .folder import SavedCompressor, load_folder, save_folder
 from .hub import check_push_target, locate_adapter, push_folder
 
@@ -69,7 +69,7 @@ class PretrainedMixin:
         *,
         private: bool = False,
         tag: str | None = None,
-        license: str = LICENSE,
+        license: str | None = None,
         **fields: Any,
     ) -> str:
         """Upload the adapter with a model card, in one commit; the repository is created if needed.
@@ -78,7 +78,7 @@ class PretrainedMixin:
             repository: ``user/name``.
             private: make a new repository private.
             tag: tag of the commit, such as v1.
-            license: identifier of a licence on the Hub.
+            license: identifier of a licence on the Hub; None: the card names no licence.
             fields: further entries of ``config.json``.
 
         Returns:

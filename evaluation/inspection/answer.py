@@ -75,11 +75,12 @@ def answer(
     for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
         if value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
-    found = find_host(host, revision)
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget), resolve_device(device)
+    found = find_host(host, revision)
     module.base_model = BaseModel() if allow_other_host else module.base_model
     find_torchvision()
+    from framefold.adapters.hosts.prompt.question import query_or_none
     from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
     from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
@@ -93,8 +94,9 @@ def answer(
     _check_length(config, processor, inputs, max_new_tokens)
     lora = lora_of(source)
     model = load_model(found, dtype, where)
-    times = grid_times(processor, sample)
-    task = Task(model, processor, move_inputs(inputs, model), times, positions, max_new_tokens, lora)
+    inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
+    query = query_or_none(model, inputs, processor, question) if module.query_aware else None
+    task = Task(model, processor, inputs, times, positions, max_new_tokens, lora, query)
     result = run_answers(task, module, compare, repeats)
     print(answer_report(result, sample, repeats, where))
     return result

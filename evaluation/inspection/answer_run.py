@@ -40,6 +40,7 @@ class Task:
         positions: see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
         max_new_tokens: largest length of the answer.
         lora: LoRA that the host has while it runs with the compressor.
+        query: question for the compressor; None if it can be found in the prompt.
     """
 
     model: Any
@@ -49,6 +50,7 @@ class Task:
     positions: Positions
     max_new_tokens: int
     lora: LoraAdapter | None = None
+    query: str | None = None
 
 
 def lora_of(compressor: str) -> LoraAdapter | None:
@@ -95,7 +97,8 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswe
     if compressor is None:
         return timed_generate(task.model, task.inputs, new)
     lora: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
-    with lora, attach(task.model, compressor, positions=task.positions, tokenizer=task.processor):
+    options: dict[str, Any] = {"positions": task.positions, "query": task.query, "tokenizer": task.processor}
+    with lora, attach(task.model, compressor, **options):
         return timed_generate(task.model, add_video_inputs(task.inputs, task.times), new)
 
 

@@ -71,8 +71,8 @@ def show(
         raise ConfigError(f"out must be a .png file, not {out}")
     if not file.parent.is_dir():
         raise ConfigError(f"there is no folder {file.parent} to write {file.name} to")
-    found = find_host(host, revision)
     module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
+    found = find_host(host, revision)
     from .kept_tokens import KeptSheet, draw_kept_tokens
 
     find_torchvision()
@@ -93,6 +93,7 @@ def _compress(
     """Return the kept tokens, the events, the seconds of the steps, and whether the host's processor crops frames."""
     from framefold.adapters.core.tokens import VideoTokens
     from framefold.adapters.hosts.prompt.prepare import prepare
+    from framefold.adapters.hosts.prompt.question import query_or_none
     from framefold.adapters.hosts.prompt.vision import encode
     from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
@@ -105,7 +106,8 @@ def _compress(
     inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
     with torch.no_grad():
         clips = encode(model, inputs, attention=module.needs_attention)
-        prepared = prepare(model, inputs, module, encoded=clips, tokenizer=processor, times=[times])
+        query = query_or_none(model, inputs, processor, question) if module.query_aware else None
+        prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
         events = module.events(VideoTokens.from_grid(clips[0].features, times=times))
     crops = bool(getattr(processor.video_processor, "do_center_crop", False))
     return prepared.tokens[0].to("cpu"), None if events is None else events.cpu(), times, crops

@@ -92,9 +92,9 @@ def evaluate(
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
         raise ConfigError("there is no task to run: give, for example, --tasks videomme,mlvu_dev")
-    find_host(host, revision)
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget, params), resolve_device(device)
+    find_host(host, revision)
     lmms_eval, folder = find_lmms_eval(), Path(out)
     given = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,

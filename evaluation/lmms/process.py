@@ -13,6 +13,7 @@ from pathlib import Path
 from threading import Thread
 
 from framefold.errors import MissingExtraError
+from framefold.messages import install_command
 
 PAUSE = 0.2  # seconds between two updates of the progress
 
@@ -33,7 +34,7 @@ def find_lmms_eval() -> Path | None:
         return folder
     raise MissingExtraError(
         f"lmms-eval is not installed: 'make lmms' in a checkout installs it into {folder}; with a CUDA build of torch,"
-        " pip install 'framefold[lmms]' works as well"
+        f" {install_command('lmms')} works as well"
     )
 
 

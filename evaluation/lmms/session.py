@@ -15,6 +15,7 @@ from framefold.adapters.base.build import load_or_build
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.lora.inject import with_lora
+from framefold.adapters.hosts.prompt.question import query_or_none
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError
@@ -84,6 +85,7 @@ class Session:
         lora = lora_of(source)
         self.model = load_model(host, settings.dtype, device)
         self._stack, self._last_call, self._warm = ExitStack(), _LastCall(module), False
+        self._query_aware = module.query_aware
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))
         options: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
@@ -100,6 +102,8 @@ class Session:
         sample = self._sample(video)
         prompt = build_inputs(self.processor, sample, question)
         inputs = add_video_inputs(move_inputs(prompt, self.model), grid_times(self.processor, sample))
+        if self._query_aware and (query := query_or_none(self.model, inputs, self.processor, question)) is not None:
+            inputs["query"] = query
         if not self._warm:  # the first run of a host is slower than all others
             timed_generate(self.model, inputs, min(2, max_new_tokens))
             self._warm = True

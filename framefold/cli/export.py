@@ -10,7 +10,7 @@ from typing import Any
 
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.hosts.lora.digest import adapter_digest
-from framefold.adapters.pretrained.card import LICENSE, CardResult, check_license, is_generated, write_card
+from framefold.adapters.pretrained.card import CardResult, check_license, is_generated, write_card
 from framefold.adapters.pretrained.hub import CARD, check_push_target, push_folder
 from framefold.errors import ConfigError
 from framefold.evaluation.results.card_results import card_results
@@ -25,7 +25,7 @@ def export(
     private: bool = False,
     tag: str | None = None,
     results: str | None = None,
-    license: str = LICENSE,
+    license: str | None = None,
     base_model: str | None = None,
     budget: Budget | None = None,
     params: dict[str, Any] | None = None,
@@ -43,7 +43,7 @@ def export(
         private: with push: create a private repository.
         tag: with push: tag of the commit, such as v1.
         results: --out folder of an ablation of exactly these weights, for the model card.
-        license: license of the adapter, as the Hub names it.
+        license: license of the adapter, as the Hub names it, such as apache-2.0; by default the card names none.
         base_model: name of the host on the Hub, user/name@revision, if the adapter was trained with a local copy of it.
         budget: default budget of the adapter; by default that of the training.
         params: parameters of a compressor without weights.
@@ -77,7 +77,7 @@ def publish(
     private: bool,
     tag: str | None,
     results: str | None,
-    license: str,
+    license: str | None,
 ) -> Path | None:
     """Write an adapter with its model card to a temporary folder, then copy it to a folder, push it, or both.
 

@@ -10,7 +10,7 @@ from typing import Any
 import jsonargparse
 
 from framefold.configs import expand_config_names
-from framefold.configs.arguments import normalize_options
+from framefold.configs.arguments import normalize_options, option_error
 
 
 def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
@@ -37,8 +37,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
             parser.parse_args(expand_config_names(normalize_options(function, _named(function, args))))
         )
     except (jsonargparse.ArgumentError, argparse.ArgumentError, ValueError) as error:  # ValueError: raised by a type
-        text = " ".join(str(error).split())[:1000]
-        raise SystemExit(f"{text} (options: framefold {verb} --help)") from error
+        raise SystemExit(f"{option_error(str(error))} (options: framefold {verb} --help)") from error
     result = function(**{key: value for key, value in values.as_dict().items() if key != "config"})
     return result if isinstance(result, int) and not isinstance(result, bool) else 0
 

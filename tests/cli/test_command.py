@@ -16,8 +16,10 @@ from framefold.adapters.core.budget import Budget
 from framefold.cli.parser import call
 from framefold.configs import ConfigNotFoundError, config_names, expand_config_names, find_config
 from framefold.configs.arguments import normalize_options
+from framefold.errors import WrongHostError
 from framefold.evaluation.ablation import ablate
 from tests.support.limits import HANG
+from tests.support.paths import ROOT
 
 # Arguments, and text of the message. All of them are wrong usage, found before anything is written to "x".
 WRONG_USAGE = [
@@ -25,7 +27,7 @@ WRONG_USAGE = [
     (["shards"], "unknown verb 'shards'; did you mean 'shards "),
     (["host", "train", "--out", "x"], "unknown verb 'host train'; did you mean 'tinyhost train'"),
     (["ablate", "--out", "x", "--budget", "3"], "--budget"),
-    (["ablate"], "out"),
+    (["ablate"], "error: --out is required (options: framefold ablate --help)"),
     (["ablate", "--out", "x", "--compressors", "st_simdif"], "did you mean 'st_simdiff'"),
     (["ablate", "--out", "x", "--budgets", "1.5"], "(0, 1]"),
     (["ablate", "--out", "x", "--host", "nowhere"], "nowhere"),
@@ -59,6 +61,7 @@ def test_wrong_usage_ends_with_one_line_and_nothing_written(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["framefold"])
     for args, text in WRONG_USAGE:
         status = main(args)
         lines = capsys.readouterr().err.strip().splitlines()
@@ -78,7 +81,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(capsys: pytest.Captu
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     monkeypatch.delitem(sys.modules, "framefold.cli.parser", raising=False)
     assert main(["report", "--results", "x"]) == 2
-    assert "pip install 'framefold[train]'" in capsys.readouterr().err
+    assert f"jsonargparse is not installed: pip install -e '{ROOT}[train]'\n" in capsys.readouterr().err
 
 
 def test_a_whole_number_stays_whole_after_another_union_of_int_and_float() -> None:
@@ -108,8 +111,26 @@ def test_an_interrupt_ends_with_one_line(capsys: pytest.CaptureFixture[str], mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr("framefold.__main__._run", interrupted)
-    assert main(["report"]) == 130
-    assert capsys.readouterr().err.count("\n") == 1
+    for words, text in (
+        (["report"], "incomplete ones were removed\n"),
+        (["fit", "--config", "x"], "the same command with --resume auto continues from the latest checkpoint"),
+        (["shards", "features"], "the same command continues where it stopped\n"),
+        (["ablate"], "the same command continues where it stopped\n"),
+    ):
+        assert main(words) == 130
+        err = capsys.readouterr().err
+        assert err.startswith("framefold: error: interrupted") and err.count("\n") == 1 and text in err, err
+
+
+def test_an_error_of_a_verb_names_options_instead_of_arguments_in_python(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise WrongHostError("x was trained in another host: pass allow_other_host=True to load it anyway")
+
+    monkeypatch.setattr("framefold.__main__._run", refuse)
+    assert main(["answer"]) == 2
+    assert capsys.readouterr().err.endswith("another host: pass --allow_other_host to load it anyway\n")
 
 
 def test_lists_may_be_written_with_spaces() -> None:
@@ -193,3 +214,20 @@ def test_a_config_that_is_not_text_is_reported_in_one_line(tmp_path: Path) -> No
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00\xd8\x80")
     with pytest.raises(SystemExit, match="codec|config"):
         call(lambda seed=0: None, "x", ["--config", str(tmp_path / "x.yaml")])
+
+
+def test_errors_about_options_name_them_as_they_are_typed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["framefold"])
+    for words, text in [
+        ("answer --host x", "--video, --question, --compressor are required"),
+        ("shards synth --out x --videos many", "--videos: Expected int. Got value: many"),
+        ("bench attach --size huge", "--size: Expected one of 'small', '7b'. Got value: huge"),
+        ("ablate --out x --budgets a", "--budgets: Expected list[int | float] or null. Got value: ['a']"),
+        ("answer --budget big", "--budget: Expected int, float or null. Got value: big"),
+        ("fit --model.lr fast", "--model.lr: Expected float. Got value: fast"),
+        ("fit --trainer.max_epochs x", "--trainer.max_epochs: Expected int or null. Got value: x"),
+    ]:
+        assert main(words.split()) == 2
+        assert capsys.readouterr().err.startswith(f"framefold: error: {text} (options: framefold "), words

@@ -203,7 +203,7 @@ def test_markup_in_a_config_does_not_reach_the_card(tmp_path: Path) -> None:
     evil = "x` | y\n\n# Owned\n---\nlicense: mit\n<script>"
     framefold.build("uniform", 0.1).save_pretrained(tmp_path / "a", base_model_name_or_path=evil, training={evil: evil})
     data, text = card_of(export(str(tmp_path / "a"), str(tmp_path / "b")))
-    assert data["license"] == "apache-2.0" and "base_model" not in data
+    assert "license" not in data and "base_model" not in data  # nobody chose a licence
     assert "\n# Owned" not in text and "<script>" not in text
 
 

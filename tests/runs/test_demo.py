@@ -12,6 +12,7 @@ import pytest
 import framefold
 from framefold.cli import demo as demo_module
 from framefold.cli.demo import StageError, demo
+from framefold.errors import HostError
 
 FOLDERS = {"shards": "--out", "fit": "--trainer.default_root_dir", "export": "--out", "ablate": "--out"}
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping
+from pytorch_lightning.callbacks import Callback, EarlyStopping, Timer
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -36,8 +36,18 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         score = trainer.callback_metrics.get("val/accuracy")
         text = f", validation accuracy {float(score):.1%}" if score is not None else ""
-        files = [getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks]
-        print(f"fit: {trainer.global_step} steps done{text}: {', '.join(filter(None, files))}", flush=True)
+        files = list(filter(None, (getattr(one, "best_model_path", "") for one in trainer.checkpoint_callbacks)))
+        saved = f": {', '.join(files)}" if files else "; no checkpoint was saved"
+        print(f"fit: {trainer.global_step} steps done{text}{saved}{_out_of_time(trainer)}", flush=True)
+
+
+def _out_of_time(trainer: Any) -> str:
+    """Say how to continue a run that trainer.max_time ended; "" for all other runs."""
+    left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]
+    is_over = any(seconds is not None and seconds <= 0 for seconds in left)
+    if not is_over or trainer.global_step >= trainer.estimated_stepping_batches:
+        return ""
+    return "; its time was up: --resume auto with a longer --trainer.max_time continues it"
 
 
 class ThroughputLogger(Callback):
@@ -55,7 +65,11 @@ class ThroughputLogger(Callback):
     def _start_interval(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.start_time, self.step, pl_module.tokens_seen = time.monotonic(), trainer.global_step, 0
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
+        """Start the first interval; runs shorter than an interval log more often, or they would log nothing."""
+        steps = trainer.estimated_stepping_batches
+        if steps < trainer.log_every_n_steps:
+            trainer.log_every_n_steps = max(1, int(steps) // 10)
         self._start_interval(trainer, pl_module)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

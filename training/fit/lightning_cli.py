@@ -21,7 +21,7 @@ from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from framefold.configs import expand_config_names
-from framefold.configs.arguments import normalize_options
+from framefold.configs.arguments import normalize_options, option_error
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import BestCheckpoint, LastCheckpoint
 from framefold.training.checkpoint.class_paths import check_config_file
@@ -56,8 +56,7 @@ class OneLineErrorParser(LightningArgumentParser):
     """Argument parser whose errors are one line instead of a usage text."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        text = " ".join(message.split())
-        raise SystemExit(f"{text} (options: {self.prog.replace('[options] ', '')} --help)")
+        raise SystemExit(f"{option_error(message)} (options: {self.prog.replace('[options] ', '')} --help)")
 
 
 class FitCLI(LightningCLI):

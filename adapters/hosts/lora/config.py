@@ -22,7 +22,7 @@ from framefold.adapters.hosts.hooks.state import COMPRESSOR_NAME
 from framefold.adapters.pretrained.config import read_adapter_json, read_config
 from framefold.adapters.pretrained.weights import check_finite, read_weights
 from framefold.errors import AdapterFileError, ConfigError, MissingExtraError
-from framefold.messages import short
+from framefold.messages import install_command, short
 
 from .patterns import find_dangerous_pattern
 
@@ -95,7 +95,7 @@ def import_peft() -> Any:
     try:
         import peft
     except ImportError as error:
-        raise MissingExtraError("PEFT is not installed: pip install 'framefold[lora]'") from error
+        raise MissingExtraError(f"PEFT is not installed: {install_command('lora')}") from error
     return peft
 
 

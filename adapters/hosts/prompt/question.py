@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.hosts.base.encoded import Encoded
-from framefold.adapters.hosts.base.family import Family
+from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.errors import InputError
 
 from .find_question import REMEDY, TurnMarkers, tokenizer_of
@@ -67,6 +67,25 @@ def embed_queries(
     for index, embedded in zip(token_ids, _embed(model, list(token_ids.values())), strict=True):
         out[index] = embedded
     return out
+
+
+def query_or_none(model: PreTrainedModel, inputs: Mapping[str, Any], tokenizer: Any, question: str) -> str | None:
+    """Return None if a question can be found in its prompt, otherwise its text, to be passed as query.
+
+    It cannot be found if the chat template is unusual, or if the tokenizer knows none of its words.
+
+    Args:
+        model: the host.
+        inputs: the host's inputs for one video.
+        tokenizer: tokenizer or processor of the host.
+        question: text of the question.
+    """
+    family = family_of(model)
+    try:
+        _find_question(family, inputs, family.placeholders(model, inputs).nonzero(), _turn_markers(model, tokenizer))
+    except InputError:
+        return question
+    return None
 
 
 def _check_queries(query: Query, videos: int) -> list[VideoQuery]:

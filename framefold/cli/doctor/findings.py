@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Literal
 
+from framefold.messages import install_command
+
 State = Literal["found", "missing", "broken", "low"]
 
 
@@ -59,8 +61,7 @@ class Package:
     def finding(self, state: State, detail: str = "") -> Finding:
         """Return the finding of this package."""
         group = "base install" if self.extra == "" else f"extra '{self.extra}'" if self.extra else "optional"
-        command = f"framefold[{self.extra}]" if self.extra else self.requirement()
-        get = self.get or f"pip install '{command}'"
+        get = self.get or (install_command(self.extra) if self.extra else f"pip install '{self.requirement()}'")
         disables, get = ("", "") if state == "found" else (self.disables, get)
         return Finding(group, self.pip_name, state, detail, disables, get, required=self.extra == "")
 
@@ -98,7 +99,7 @@ GROUPS += ("GPUs", "distributed", "DeepSpeed", "FFmpeg", "machine", "folders", "
 
 MAMBA = "the fast scan of storm on GPUs; a slower one that needs more memory is used instead"
 
-BUILD_MAMBA = "pip install --no-build-isolation 'framefold[mamba]' (needs a CUDA toolkit)"
+BUILD_MAMBA = f"{install_command('mamba', '--no-build-isolation')} (needs a CUDA toolkit)"
 
 # Each list is imported in a process of its own, in this order; the processes run in parallel.
 PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (

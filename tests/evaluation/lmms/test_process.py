@@ -19,7 +19,7 @@ def test_missing_lmms_eval_is_an_error_with_the_command_that_installs_it(
 ) -> None:
     monkeypatch.setattr(process, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    with pytest.raises(MissingExtraError, match=r"'make lmms' .* pip install 'framefold\[lmms\]'"):
+    with pytest.raises(MissingExtraError, match=r"'make lmms' .* pip install -e '.*\[lmms\]'"):
         process.find_lmms_eval()
     (tmp_path / "lmms-eval/lmms_eval").mkdir(parents=True)
     (tmp_path / "lmms-eval/lmms_eval/__init__.py").touch()

@@ -25,6 +25,7 @@ from framefold.training import datamodule
 from framefold.training.fit import callbacks, progress
 from framefold.training.fit.loggers import WandB
 from framefold.training.module import CompressorModule
+from tests.support.paths import ROOT
 from tests.support.ranks.fork_server import ForkServer
 
 FEW = ["--data.batch_size", "2", "--data.val_videos", "2", "--data.val_frames", "16", "--data.val_batch_size", "2"]
@@ -184,7 +185,7 @@ def test_a_missing_wandb_is_one_line_with_the_command_that_installs_it(fit, monk
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(CompressorModule, "setup", lambda *args: pytest.fail("training started"))
     assert fit("--config", "logger/wandb") == 2
-    assert capsys.readouterr().err == "framefold: error: wandb is not installed: pip install 'framefold[wandb]'\n"
+    assert capsys.readouterr().err == f"framefold: error: wandb is not installed: pip install -e '{ROOT}[wandb]'\n"
     assert not (tmp_path / "run").exists()
 
 

@@ -525,5 +525,5 @@ def test_a_host_with_a_compressor_or_adapters_is_refused(ours: Path) -> None:
 
 def test_the_error_without_peft_names_the_command_that_installs_it(ours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'framefold\[lora\]'"):
+    with pytest.raises(MissingExtraError, match=r"pip install -e '.*\[lora\]'"):
         framefold.load_peft(tiny.llava_onevision(), ours)

@@ -1,0 +1,51 @@
+"""The last line of a fit, and the metrics of short runs."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+
+from framefold.__main__ import main
+
+WORDS = ["fit", "--config", "compressor/fila", "--config", "trainer/cpu", "--data.batch_size", "1"]
+WORDS += ["--data.frames", "16", "16", "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
+
+
+@pytest.fixture
+def fit(random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run framefold fit and return its output."""
+
+    def run(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["framefold"])
+        assert (
+            main([*WORDS, "--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path), *words]) == 0
+        )
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_run_of_fewer_steps_than_the_logging_interval_writes_metrics(fit, tmp_path: Path) -> None:
+    assert "fit: 6 steps done: " in fit("--trainer.max_steps", "6")
+    with (tmp_path / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row.get("train/loss")] == list("012345")
+    assert any(row.get("train/step_seconds") for row in rows)
+
+
+def test_a_trial_run_ends_with_a_complete_sentence(fit) -> None:
+    for words in (
+        ["--trainer.fast_dev_run", "true"],
+        ["--trainer.max_steps=1", "--trainer.enable_checkpointing=false"],
+    ):
+        last = fit(*words).strip().splitlines()[-1]
+        assert last.startswith("fit: 1 steps done") and last.endswith("; no checkpoint was saved"), last
+
+
+def test_a_run_whose_time_is_up_says_how_to_continue(fit) -> None:
+    out = fit("--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:01")
+    assert out.strip().endswith("its time was up: --resume auto with a longer --trainer.max_time continues it")
+    assert "time was up" not in fit("--trainer.max_steps", "1", "--trainer.max_time", "00:00:10:00")
