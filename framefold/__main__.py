@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from framefold.errors import FramefoldError
+from framefold.errors import FramefoldError, UnknownCompressorError
 
 # Verbs of LightningCLI, which read sys.argv themselves because relaunched ranks do: verb -> (module:function, help).
 LIGHTNING = {
@@ -111,7 +111,7 @@ def usage() -> str:
     lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items()]
     return "\n".join(
         [
-            "usage: framefold VERB [--config NAME_OR_FILE ...] [--key value ...]",
+            "usage: framefold [--import MODULE ...] VERB [--config NAME_OR_FILE ...] [--key value ...]",
             "",
             "Plug-in adapters that compress the visual tokens of long video for video-LLMs.",
             "",
@@ -120,6 +120,7 @@ def usage() -> str:
             "",
             "'framefold VERB --help' lists the options of a verb. Packaged configurations have short names"
             " (--config trainer/cpu).",
+            "'--import my_package.my_module' before the verb makes the compressors and families of that module known.",
         ]
     )
 
@@ -130,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 if it succeeded, 1 if it failed, 2 for wrong usage or input, 130 if it was interrupted.
     """
-    args = list(sys.argv[1:] if argv is None else argv)
+    args, modules = _split_imports(list(sys.argv[1:] if argv is None else argv))
     if not args or args[0] in ("-h", "--help"):
         print(usage())
         return 0
@@ -139,12 +140,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"framefold {__version__}")
         return 0
-    return _guarded(args)
+    return _guarded(args, modules)
 
 
-def _guarded(args: list[str]) -> int:
+def _split_imports(args: list[str]) -> tuple[list[str], list[str]]:
+    """Split ``--import MODULE`` before the verb from the other arguments."""
+    modules = []
+    while args and args[0].partition("=")[0] == "--import":
+        option, equals, value = args.pop(0).partition("=")
+        modules.append(value if equals else args.pop(0) if args else "")
+    return args, modules
+
+
+def _import_plugins(modules: list[str]) -> None:
+    """Import modules that register compressors or families, here and in processes that this one starts.
+
+    Raises:
+        UnknownCompressorError: a module cannot be imported.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except (Exception, SystemExit) as error:  # a module of another package may raise anything
+            raise UnknownCompressorError(f"--import {module}: {type(error).__name__}: {error}") from error
+    inherited = os.environ.get("FRAMEFOLD_IMPORT", "").split(",")
+    os.environ["FRAMEFOLD_IMPORT"] = ",".join(filter(None, dict.fromkeys([*inherited, *modules])))
+
+
+def _guarded(args: list[str], modules: list[str]) -> int:
     debug = bool(os.environ.get("FRAMEFOLD_DEBUG"))
     try:
+        if modules:
+            _import_plugins(modules)
         return _run(args)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0

@@ -17,9 +17,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from framefold.adapters.core.registry import foreign_classes
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.init_from_host import init_from_host
 from framefold.adapters.ops.gradients import zero_times_parameters
+from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
 from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, checkpoint_name, is_trained
@@ -102,6 +104,7 @@ class CompressorModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the other weights
         self.start = resolve_start(compressor, budget, params, lora, start)
         self.compressor = self.start.compressor
+        self.hparams["compressor"] = self.compressor.name  # not the class path that may have been given
         self.hparams["lora"] = asdict(self.start.settings) if self.start.settings else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
@@ -117,6 +120,8 @@ class CompressorModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Load the host here, before :meth:`configure_model`, in which ZeRO-3 would shard it while it loads."""
         self.configure_model()
+        if stage == "fit":  # before the first step, rather than when the trained weights are exported
+            check_saveable(self.compressor, self.model)
         check_data(self.host, data_sources(self.trainer, stage))
         prepare_module(self)
 
@@ -253,6 +258,7 @@ class CompressorModule(pl.LightningModule):
         """Keep only the weights of compressor and LoRA, and record the seed and the start of the run."""
         checkpoint["seed"] = int(_seed() or 0)
         checkpoint["start"] = self.hparams["start"]
+        checkpoint["compressor_classes"] = foreign_classes(type(self.compressor))
         checkpoint["hyper_parameters"]["start"] = None  # the checkpoint holds all weights
         state = checkpoint["state_dict"].items()
         checkpoint["state_dict"] = {checkpoint_name(name): value for name, value in state if is_trained(name)}

@@ -1,22 +1,25 @@
 """Registry of compressors by name, used by contract tests, the command line and the ablation.
 
 A compressor registers itself by defining ``name``. Compressors of other packages are loaded from the entry point group
-``framefold.compressors``. A configuration may also give a class path (``my_package.my_module.MyCompressor``).
-Names joined by "+" denote a chain, whose class is created on demand.
+``framefold.compressors`` and from the modules that ``framefold --import`` names. A configuration may also give a class
+path (``my_package.my_module.MyCompressor``). Names joined by "+" denote a chain, whose class is created on demand.
 """
 
 from __future__ import annotations
 
 import functools
+import os
+import sys
 import warnings
 from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, TypeVar
 
 from framefold.errors import ConfigError, UnknownCompressorError
-from framefold.messages import nearest, short
+from framefold.messages import short
 
 from .parameters import check_params
+from .plugins import GROUP, PluginProblem, class_path, defines_nothing, explain_missing, import_failed
 
 C = TypeVar("C")
 CHAIN_SEPARATOR = "+"
@@ -57,17 +60,39 @@ def list_compressors(trainable: bool | None = None) -> list[str]:
     return sorted(name for name, cls in _CLASSES.items() if trainable is None or cls.trainable == trainable)
 
 
-def compressor_class(name: str) -> type[Any]:
+def compressor_class(name: str, class_paths: Mapping[str, str] | None = None) -> type[Any]:
     """Return the Compressor class of a registered name or of a chain of names (``uniform+st_simdiff``).
 
+    Args:
+        name: registered name, or names joined by "+".
+        class_paths: names and class paths as a file records them (:func:`foreign_classes`), for the message.
+
     Raises:
-        UnknownCompressorError: no such name; the message lists the most similar ones.
+        UnknownCompressorError: no such name. The message lists the most similar ones, or states which package provides
+            the compressor and why it is not available.
     """
     if isinstance(name, str) and CHAIN_SEPARATOR in name:
+        for stage in name.split(CHAIN_SEPARATOR) if class_paths else ():
+            compressor_class(stage, class_paths)
         return _chain_factories[0](name)
-    if name not in list_compressors():
-        raise UnknownCompressorError(f"no compressor is called {short(name)}{nearest(name, _CLASSES)}")
+    known = list_compressors()
+    if name not in known:
+        hint = explain_missing(name, (class_paths or {}).get(name), known, _load_plugins())
+        raise UnknownCompressorError(f"no compressor is called {short(name)}{hint}")
     return _CLASSES[name]
+
+
+def foreign_classes(cls: type[Any]) -> dict[str, str]:
+    """Return name and class path of a compressor, or of each stage of a chain, that is defined outside of framefold."""
+    stages = getattr(cls, "stage_classes", None) or (cls,)
+    return {stage.name: class_path(stage) for stage in stages if stage.__module__.partition(".")[0] != "framefold"}
+
+
+def imported_name(path: str) -> str:
+    """Return the registered name of a class path if its module has been imported, otherwise the path itself."""
+    module, _, attribute = path.rpartition(".")
+    found = getattr(sys.modules.get(module), attribute, None)
+    return next((name for name, cls in _CLASSES.items() if cls is found), path)
 
 
 def create_compressor(cls: type[C], budget: float | int | str, params: Mapping[str, Any]) -> C:
@@ -81,9 +106,17 @@ def create_compressor(cls: type[C], budget: float | int | str, params: Mapping[s
 
 
 @functools.cache
-def _load_plugins() -> None:
-    for entry in entry_points(group="framefold.compressors"):
+def _load_plugins() -> tuple[PluginProblem, ...]:
+    """Import all plug-ins, once; return the problems of those that cannot be used."""
+    given = filter(None, os.environ.get("FRAMEFOLD_IMPORT", "").split(","))  # set by ``framefold --import``
+    problems = []
+    for entry in [*entry_points(group=GROUP), *(EntryPoint(module, module, "--import") for module in given)]:
         try:
             entry.load()
-        except Exception as error:  # a broken plug-in of another package must not make framefold unusable
-            warnings.warn(f"the compressor plug-in {entry.name!r} ({entry.value}) failed: {error}", stacklevel=2)
+        except (Exception, SystemExit) as error:  # a broken plug-in of another package must not make framefold unusable
+            problems.append(import_failed(entry, error))
+            warnings.warn(problems[-1].text, stacklevel=3)
+            continue
+        if entry.name not in _CLASSES:
+            problems.append(defines_nothing(entry))
+    return tuple(problems)

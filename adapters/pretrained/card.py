@@ -245,7 +245,7 @@ def _limitations(config: dict[str, Any], results: Sequence[CardResult]) -> str:
     ]
     if source == "synthetic":
         lines.append("It was trained on nothing but synthetic videos.")
-    if compressor_class(config["compressor"]).query_aware:
+    if compressor_class(config["compressor"], config.get("compressor_classes")).query_aware:
         lines.append("It depends on the question: a video has to be compressed again for each question.")
     if not results:
         lines.append(

@@ -30,6 +30,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
 # checked.
 _OPTIONAL: dict[str, type] = {
     "framefold_version": str,
+    "compressor_classes": dict,
     "base_model_name_or_path": str,
     "base_model_revision": str,
     "host": str,

@@ -16,13 +16,14 @@ from typing import Any, ClassVar, Protocol
 import torch
 from safetensors.torch import save_file
 
-from framefold.adapters.core.registry import compressor_class, create_compressor
+from framefold.adapters.core.registry import compressor_class, create_compressor, foreign_classes
 from framefold.errors import AdapterFileError, ConfigError, FramefoldError
 from framefold.files import replace_files
 from framefold.messages import one_line
 
 from .base_model import BaseModel
 from .config import CONFIG, FORMAT, check_config, read_config
+from .saveable import check_saveable, tied_names, untied_state
 from .weights import WEIGHTS, check_finite, init_empty_weights, read_weights
 
 
@@ -61,8 +62,9 @@ def save_folder(
         more: further files by relative path, each with a function that writes it to a given path.
 
     Raises:
-        ConfigError: another class is registered under the name of the compressor, so that loading would return that
-            class; ZeRO-3 has partitioned the weights; or a field is invalid.
+        ConfigError: the compressor could not be loaded again, see
+            :func:`~framefold.adapters.pretrained.saveable.check_saveable`; ZeRO-3 has partitioned the weights; or a
+            field is invalid.
         OSError: a file cannot be written; existing files stay complete.
     """
     if any(getattr(parameter, "ds_numel", 0) > parameter.numel() for parameter in compressor.parameters()):
@@ -70,17 +72,14 @@ def save_folder(
             "the weights are partitioned over processes (ZeRO-3): save inside of deepspeed.zero.GatheredParameters("
             "list(compressor.parameters()))"
         )
-    if compressor_class(compressor.name) is not type(compressor):
-        raise ConfigError(
-            f"{type(compressor).__name__} must define its own name: {compressor.name!r} is registered for another class"
-        )
+    check_saveable(compressor)
     path = Path(folder)
     text = json.dumps(fields | compressor_fields(compressor), indent=2) + "\n"
     try:
         check_config(json.loads(text), CONFIG)
     except AdapterFileError as error:
         raise ConfigError(f"the adapter could not be loaded again: {error}") from error
-    state = {key: value.detach().contiguous().cpu() for key, value in compressor.state_dict().items()}
+    state = untied_state(compressor)
     files: dict[Path, Callable[[Path], Any]] = {path / CONFIG: lambda temporary: temporary.write_text(text)}
     if state:
         files = {path / WEIGHTS: lambda temporary: save_file(state, temporary), **files}
@@ -99,6 +98,7 @@ def compressor_fields(compressor: SavedCompressor) -> dict[str, Any]:
         "compressor": compressor.name,
         "budget": compressor.budget,
         "params": compressor.params(),
+        **({"compressor_classes": classes} if (classes := foreign_classes(type(compressor))) else {}),
     }
 
 
@@ -134,7 +134,7 @@ class UnloadedCompressor:
             AdapterFileError: there is no such compressor, or it cannot have these parameters.
         """
         try:
-            kind = compressor_class(config["compressor"])
+            kind = compressor_class(config["compressor"], config.get("compressor_classes"))
             if expected is not None and not issubclass(kind, expected):
                 raise AdapterFileError(f"the adapter is a {kind.name!r}, not a {expected.__name__}")
             arguments = kind, config["budget"] if budget is None else budget, kind.upgrade_params(config["params"])
@@ -150,6 +150,19 @@ class UnloadedCompressor:
             ) from error
         return cls(model, arguments, config, file)
 
+    def saved_tensors(self) -> dict[str, torch.Tensor]:
+        """Return the tensors, on the meta device, that the weights file must have: tied weights occur once."""
+        tensors = self.model.state_dict()
+        return {name: value for name, value in tensors.items() if name not in tied_names(tensors)}
+
+    def _with_tied(self, state: Mapping[str, torch.Tensor], weights_file: Path) -> dict[str, torch.Tensor]:
+        """Return weights with all names of tied ones; PEFT's files have them already."""
+        tied = tied_names(self.model.state_dict())
+        for name, other in tied.items():
+            if name in state and other in state and not torch.equal(state[name], state[other]):
+                raise AdapterFileError(f"{weights_file}: {name} and {other} are one tensor, but have different values")
+        return {**{name: state[other] for name, other in tied.items() if other in state}, **state}
+
     def load_weights(self, state: Mapping[str, torch.Tensor], weights_file: Path) -> Any:
         """Return the compressor with its weights.
 
@@ -161,6 +174,7 @@ class UnloadedCompressor:
             AdapterFileError: the tensors do not match the config, or contain NaN or infinite values.
         """
         expected = self.model.state_dict()
+        state = self._with_tied(state, weights_file)
         try:
             self.model.load_state_dict(state, strict=True, assign=True)
         except RuntimeError as error:
@@ -190,5 +204,5 @@ def load_folder(
     """
     path = Path(folder)
     unloaded = UnloadedCompressor.from_config(read_config(path), path / CONFIG, expected, budget)
-    state = read_weights(path / WEIGHTS, unloaded.model.state_dict(), path / CONFIG)
+    state = read_weights(path / WEIGHTS, unloaded.saved_tensors(), path / CONFIG)
     return unloaded.load_weights(state, path / WEIGHTS)

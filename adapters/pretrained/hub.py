@@ -126,7 +126,7 @@ def _check_sizes(repository: str, revision: str | None) -> str:
     if CONFIG in sizes:
         file = Path(hf_hub_download(repository, CONFIG, revision=info.sha))
         config = read_config(file.parent)
-        tensors = UnloadedCompressor.from_config(config, f"{CONFIG} of {repository}").model.state_dict()
+        tensors = UnloadedCompressor.from_config(config, f"{CONFIG} of {repository}").saved_tensors()
         if tensors and WEIGHTS not in sizes:
             raise HubError(f"{repository} has no {WEIGHTS}, which its {CONFIG} requires: its owner must push it again")
         _refuse_larger(repository, sizes, {WEIGHTS: max_file_size(tensors)})

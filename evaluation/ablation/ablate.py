@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from framefold.adapters.base.build import registered_name
 from framefold.adapters.core.budget import check_budget
-from framefold.adapters.core.registry import compressor_class
 from framefold.data.shards.index import FEATURES
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
@@ -57,8 +57,8 @@ def ablate(
     Args:
         out: output folder: cells/*.json, report.md with its plots, and the encoded videos.
         host: folder of the host, or its id on the Hub, if it has been downloaded (hf download).
-        compressors: registered names, or chains such as storm+st_simdiff; all registered compressors by default.
-            Trainable compressors take part through their adapters.
+        compressors: registered names, class paths, or chains such as storm+st_simdiff; all registered compressors by
+            default. Trainable compressors take part through their adapters.
         adapters: trained adapters, as folders or ids on the Hub. Adapters of one compressor that differ only in the
             seed of their training form one method. An adapter with LoRA forms a method of its own, such as
             "storm (LoRA)", and the host has that LoRA only while it runs this method.
@@ -101,8 +101,7 @@ def ablate(
     if videos < 1 or batch_size < 1 or drill < 0:
         numbers = f"{videos}, {batch_size} and {drill}"
         raise ConfigError(f"videos and batch_size must be positive and drill not negative, got {numbers}")
-    for name in compressors or []:
-        compressor_class(name)
+    names = [registered_name(name) for name in compressors] if compressors else compressors
     where, recipe = resolve_device(device), Recipe((frames, frames), data_seed, split, difficulty, style)
     shards, found = None if data is None else resolve_shards(data), find_host(host, revision)
     if not found.is_tinyhost and (shards is None or shards.kind != FEATURES):
@@ -114,7 +113,7 @@ def ablate(
         host=found,
         device=where,
         dtype=dtype,
-        compressors=compressors,
+        compressors=names,
         adapters=adapters or [],
         params=params or {},
         budgets=list({repr(budget): budget for budget in checked}.values()),  # 1 token and 1.0 are two budgets

@@ -80,12 +80,13 @@ def _print(text: str) -> None:
     print(text, flush=True)
 
 
-def check_same_run(path: Path, model: dict[str, Any]) -> None:
+def check_same_run(path: Path, model: dict[str, Any], name: str) -> None:
     """Refuse a checkpoint that does not belong to the configured model.
 
     Args:
         path: the checkpoint.
         model: the configuration of the model.
+        name: registered name of the configured compressor, which may be given as a class path.
 
     Raises:
         ConfigError: the checkpoint has another compressor, lacks the configured LoRA, or belongs to a run that was
@@ -94,9 +95,9 @@ def check_same_run(path: Path, model: dict[str, Any]) -> None:
     saved = read_run_state(path)["hyper_parameters"]
     check_class_paths(saved, path)
     check_config_file(path.parent.parent / "config.yaml")
-    if saved.get("compressor") != model["compressor"]:
+    if saved.get("compressor") not in (name, model["compressor"]):
         raise ConfigError(
-            f"{path} contains {saved.get('compressor')}, this run trains {model['compressor']}: choose another "
+            f"{path} contains {saved.get('compressor')}, this run trains {name}: choose another "
             "--trainer.default_root_dir, or pass --config of the compressor to resume"
         )
     if model["lora"] is not None and saved.get("lora") is None:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from framefold.adapters.base.build import registered_name
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, create_compressor, list_compressors
+from framefold.adapters.core.registry import (
+    CHAIN_SEPARATOR,
+    compressor_class,
+    create_compressor,
+    imported_name,
+    list_compressors,
+)
 from framefold.adapters.hosts.lora.config import LoraAdapter, check_lora, has_lora, read_lora
 from framefold.adapters.pretrained.config import CONFIG, read_config
 from framefold.adapters.pretrained.folder import compressor_fields, load_folder
 from framefold.adapters.pretrained.hub import HUB_ID, locate_adapter
-from framefold.errors import AdapterFileError, ConfigError, FramefoldError, MissingExtraError
+from framefold.errors import (
+    AdapterFileError,
+    ConfigError,
+    FramefoldError,
+    MissingExtraError,
+    UnknownCompressorError,
+)
 from framefold.training.checkpoint.inventory import (
     MANIFEST,
     first_sentence,
@@ -59,12 +73,13 @@ def load_for_export(source: str, base_model: str | None, budget: Any, params: di
         ConfigError: the compressor must be trained first, or params are given for one that is trained.
     """
     path = Path(source)
-    if not path.exists() and "/" not in source and (CHAIN_SEPARATOR in source or source in list_compressors()):
-        if compressor_class(source).trainable:
+    if not path.exists() and "/" not in source and _is_compressor(source):
+        cls = compressor_class(registered_name(source))
+        if cls.trainable:
             raise ConfigError(
                 f"{source} has weights that must be trained: export the run or the checkpoint of its training"
             )
-        compressor = create_compressor(compressor_class(source), 0.25 if budget is None else budget, params or {})
+        compressor = create_compressor(cls, 0.25 if budget is None else budget, params or {})
         return Adapter(compressor, find_base_model(None, None, base_model).to_config(), None, source)
     if params:
         raise ConfigError(f"params are only for a compressor without weights; {source} has its own")
@@ -77,6 +92,13 @@ def load_for_export(source: str, base_model: str | None, budget: Any, params: di
     if budget is not None:
         adapter.compressor.budget = budget
     return adapter
+
+
+def _is_compressor(text: str) -> bool:
+    """Whether a text that is no file names a compressor: registered, a chain, or the class path of a package."""
+    package, *rest = text.split(".")
+    is_class_path = bool(rest) and all(part.isidentifier() for part in (package, *rest)) and find_spec(package)
+    return CHAIN_SEPARATOR in text or text in list_compressors() or bool(is_class_path)
 
 
 def _from_checkpoint(path: Path, base_model: str | None) -> Adapter:
@@ -108,8 +130,20 @@ def locate_checkpoint(path: Path) -> Path:
         return path
     found = latest_checkpoint(path, by_time=True)
     if found is None:
-        raise AdapterFileError(f"no checkpoint at {path}: give a .ckpt file or the folder of a 'framefold fit' run")
+        hint = "" if path.exists() else _unknown_name(str(path))
+        raise AdapterFileError(
+            f"no checkpoint at {path}: give a .ckpt file or the folder of a 'framefold fit' run{hint}"
+        )
     return found.path
+
+
+def _unknown_name(text: str) -> str:
+    """Return why a word that may be the name of a compressor is none, for a message."""
+    try:
+        compressor_class(text if text.isidentifier() else "identity")
+    except UnknownCompressorError as error:
+        return f"; {error}"
+    return ""
 
 
 def read_checkpoint(path: Path) -> TrainedCheckpoint:
@@ -122,12 +156,11 @@ def read_checkpoint(path: Path) -> TrainedCheckpoint:
     try:
         saved, state = read_run_state(path), trained_weights(path)
         hyper = saved["hyper_parameters"]
-        # Only registered names: a class path in a checkpoint would import any module.
-        compressor = create_compressor(
-            compressor_class(hyper["compressor"]),
-            hyper["budget"],
-            compressor_class(hyper["compressor"]).upgrade_params(hyper["params"]),
-        )
+        # Nothing is imported here: a class path in a checkpoint would import any module.
+        name = str(hyper["compressor"])  # a class path in checkpoints of earlier versions
+        known = saved.get("compressor_classes") or ({name: name} if "." in name else None)
+        cls = compressor_class(imported_name(name), known)
+        compressor = create_compressor(cls, hyper["budget"], cls.upgrade_params(hyper["params"]))
         compressor.load_state_dict(_part(state, "compressor."), strict=True)
         hyper |= {"steps": saved.get("global_step", 0), "seed": saved.get("seed", 0), "start": saved.get("start")}
         lora, host_fields = None, {}

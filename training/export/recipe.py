@@ -90,7 +90,9 @@ def _run_config(file: Path, hyper: Mapping[str, Any]) -> dict[str, Any]:
     """Read the configuration that LightningCLI saved; empty if it is missing, damaged, or of another training."""
     try:
         config = yaml.safe_load(file.read_text())
-        same = config["model"]["compressor"] == hyper["compressor"] and config["model"]["lr"] == hyper.get("lr")
+        given = str(config["model"]["compressor"])
+        same = "." in given or given == hyper["compressor"]  # a class path has another name than its compressor
+        same = same and config["model"]["lr"] == hyper.get("lr")
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return {}
     return config if same else {}

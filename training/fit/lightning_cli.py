@@ -20,6 +20,8 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveCon
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from framefold.adapters.base.build import registered_name
+from framefold.adapters.core.registry import compressor_class
 from framefold.configs import expand_config_names
 from framefold.configs.arguments import normalize_options, option_error
 from framefold.errors import ConfigError
@@ -105,22 +107,27 @@ class FitCLI(LightningCLI):
         checkpoint = Path(settings["ckpt_path"])
         if not settings.get("resume"):
             require_complete(checkpoint)
-        saved = read_run_state(checkpoint)["hyper_parameters"]
+        state = read_run_state(checkpoint)
+        saved = state["hyper_parameters"]
         given = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
         model = {name: value for name, value in saved.items() if name not in given and name != "_instantiator"}
         self.config = self.parser.parse_object({self.verb: {"model": model}}, self.config)
         compressor = str(self.config[self.verb]["model"]["compressor"])
-        if "compressor" not in given and "." in compressor:  # a class path imports any module
+        if "compressor" in given or settings.get("resume"):  # named by the user: _resume has compared it
+            return
+        if "." in compressor:  # a class path imports any module
             raise SystemExit(
                 f"{checkpoint} names the class {compressor}: pass --model.compressor {compressor} if you trust it"
             )
+        compressor_class(compressor, state.get("compressor_classes"))
 
     def _resume(self, settings: Any) -> None:
         if settings.get("ckpt_path"):
             raise SystemExit("--resume and --ckpt_path both choose the checkpoint: give only one of them")
         found = resolve_resume(settings["resume"], Path(settings["trainer"]["default_root_dir"] or DEFAULT_ROOT))
         if found is not None:
-            check_same_run(found, settings["model"])
+            model = settings["model"]
+            check_same_run(found, model, registered_name(model["compressor"]))
         settings["ckpt_path"] = str(found) if found else None
 
     def instantiate_classes(self) -> None:

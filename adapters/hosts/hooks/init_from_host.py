@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.pretrained.saveable import check_separate
 from framefold.errors import AttachError, ConfigError
 
 PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -34,7 +35,8 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
 
     Raises:
         UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
-        ConfigError: the compressor has no parameters to initialise from a host, or no projection of the host fits.
+        ConfigError: the compressor has no parameters to initialise from a host, or no projection of the host fits, or
+            the compressor took the host's tensors instead of copies.
         AttachError: weights of either are partitioned over processes (ZeRO-3) or not loaded (meta device).
     """
     width = model.config.get_text_config().hidden_size if isinstance(model, PreTrainedModel) else 0
@@ -49,6 +51,7 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
     fits = compressor.init_from_layers([_layer_tensors(layer) for layer in language.layers], heads, kv_heads)
     copied = [name for name, fit in fits.items() if fit]
     skipped = [name for name, fit in fits.items() if not fit]
+    check_separate(compressor, model)
     if not any("_proj" in name for name in copied):
         raise ConfigError(f"no projection of {type(language).__name__} fits {compressor.name}: {skipped}")
     if skipped:
