@@ -155,8 +155,8 @@ def _check_views(title: str, state: Mapping[str, Tensor], new: Mapping[str, Tens
         for (storage, _, end, name), (next_storage, start, _, other) in zip(spans, spans[1:], strict=False):
             if storage == next_storage and start < end:
                 raise ConfigError(
-                    f"{title}: {other} is a view of the memory of {name}, which loading cannot restore: register a copy "
-                    "(tensor.clone()), or compute it where it is used"
+                    f"{title}: {other} is a view of the memory of {name}, which loading cannot restore: register a "
+                    "copy (tensor.clone()), or compute it where it is used"
                 )
         for name, value in tensors.items():
             if any(step == 0 and size > 1 for step, size in zip(value.stride(), value.shape, strict=True)):
