@@ -105,7 +105,7 @@ def _compress(
     model = load_model(host, "auto", device)
     inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
     with torch.no_grad():
-        clips = encode(model, inputs, attention=module.needs_attention)
+        clips = encode(model, inputs, attention=module.needs_attention, tokenizer=processor)
         query = query_or_none(model, inputs, processor, question) if module.query_aware else None
         prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
         events = module.events(VideoTokens.from_grid(clips[0].features, times=times))

@@ -77,7 +77,8 @@ def raw_and_encoded(host: Host) -> dict[str, Any]:
 
 
 def embedded(host: Host) -> dict[str, Any]:
-    return without(valid(host), "input_ids") | {"inputs_embeds": torch.zeros(1, 9, 32)}
+    columns = valid(host)["input_ids"].shape
+    return without(valid(host), "input_ids") | {"inputs_embeds": torch.zeros(*columns, 32)}
 
 
 def packed(host: Host) -> dict[str, Any]:
@@ -116,9 +117,22 @@ BAD_INPUTS: dict[str, tuple[Callable[[Host], dict[str, Any]], str]] = {
     "a mask of another length": (changed(attention_mask=lambda h: ids_like(h, 1, 9)), "attention_mask must be"),
     "a dict of masks": (changed(attention_mask={"full": None}), "attention_mask must be.*dict"),
     "labels of another length": (changed(labels=lambda h: ids_like(h, 1, 9)), "labels must be"),
-    "shifted labels": (changed(shift_labels=ids_like), "shift_labels"),
+    "a shifted label on a dropped column": (
+        changed(shift_labels=lambda h: valid(h)["input_ids"]),
+        "labels are on placeholders",
+    ),
+    "shifted labels of another length": (changed(shift_labels=lambda h: ids_like(h, 1, 9)), "shift_labels must be"),
     "raw and encoded video": (raw_and_encoded, "both raw"),
-    "embeddings instead of ids": (embedded, "pass input_ids"),
+    "neither ids nor embeddings": (lambda h: without(valid(h), "input_ids"), "pass input_ids, or inputs_embeds"),
+    "embeddings without a placeholder": (embedded, "more videos than placeholders|do not form images"),
+    "embeddings of another length than the ids": (
+        changed(inputs_embeds=torch.zeros(1, 9, 32)),
+        "inputs_embeds must be",
+    ),
+    "embeddings as a list": (
+        lambda h: without(valid(h), "input_ids") | {"inputs_embeds": [[0.0]]},
+        "pass input_ids, or inputs_embeds",
+    ),
     "packed sequences": (packed, "packed sequences"),
     "ids as a list": (changed(input_ids=[[1, 2]]), "input_ids must be a tensor.*list"),
     "a number as query": (changed(query=5), "query must be text"),
@@ -141,7 +155,7 @@ def test_invalid_inputs_are_refused(host: Host) -> None:
 
 
 def test_generate_refuses_invalid_inputs(host: Host) -> None:
-    names = ["more videos than placeholders", "a 4-D mask", "no videos", "embeddings instead of ids"]
+    names = ["more videos than placeholders", "a 4-D mask", "no videos", "embeddings without a placeholder"]
     with framefold.attach(host.model, framefold.build("uniform", 0.25)):
         assert not wrongly_handled(InputError, calls(partial(host.model.generate, max_new_tokens=2), host, names))
 

@@ -15,33 +15,14 @@ from framefold.adapters.hosts import encode, list_families, register_family
 from framefold.adapters.hosts.base import family
 from framefold.adapters.hosts.base.image_runs import guess_clips
 from framefold.errors import InputError, UnsupportedHostError
-from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Batch, Host, build
+from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, Batch, Host, build
+from tests.support.hosts.images import image_arguments, noise
 from tests.support.hosts.oracles import CONTROL, TOLERANCE, max_difference, run_masked, shorten, shorten_row
 from tests.support.hosts.refusals import wrongly_handled
 from tests.support.hosts.tiny_families import HOSTS, IMAGE
 from tests.support.hosts.tiny_hosts import Positive
 
 FRAMES = 6
-
-
-def noise(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
-
-
-def patch_image(width: int, **more: Any) -> dict[str, Any]:
-    """Return an image of 4 x 4 patches; the frames of videos have 4 x 6."""
-    return {"pixel_values": noise(16, width), "image_grid_thw": torch.tensor([[1, 4, 4]]), **more}
-
-
-def image_arguments(host: Host) -> dict[str, Any]:
-    """Return the arguments of one image, by the names of the host's processor."""
-    if host.name == "video_llama_3":
-        return patch_image(48, image_merge_sizes=torch.tensor([2]))
-    if host.name in MROPE_HOSTS:
-        return patch_image(96)
-    if host.name == "video_llava":
-        return {"pixel_values_images": noise(1, 3, 16, 16)}
-    return {"pixel_values": noise(1, 2, 3, 16, 16), "image_sizes": torch.tensor([[16, 16]])}
 
 
 def image_and_video(host: Host) -> Batch:

@@ -104,9 +104,22 @@ class Family:
         """Return the token id that stands for one visual token of a video in the prompt."""
         return model.config.video_token_id
 
+    def embedded_placeholder_id(self, model: PreTrainedModel) -> int:
+        """Return the token id whose embedding is a placeholder of a video for a host that gets no token ids."""
+        return self.placeholder_id(model)
+
     def placeholders(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
         """Return a (B, L) bool mask of the columns that the features of the videos fill."""
         return inputs["input_ids"] == self.placeholder_id(model)
+
+    def image_placeholders(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+        """Return a (B, L) bool mask of the columns that the features of images fill."""
+        image = getattr(model.config, "image_token_id", None)
+        return inputs["input_ids"] == (-1 if image is None else image)
+
+    def has_video(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+        """Return whether the inputs contain raw video; the host runs unchanged on all other inputs."""
+        return inputs.get(self.pixels) is not None
 
     def pad_id(self, model: PreTrainedModel) -> int:
         """Return a token id for new padding columns, which are masked; it must not be a placeholder."""
@@ -115,7 +128,10 @@ class Family:
         return next(candidate for candidate in (pad, 0, 1, 2) if candidate is not None and candidate not in taken)
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any], mask: Tensor, generation: bool) -> Tensor:
-        """Return the (..., B, L) positions that the host assigns to the columns of the uncompressed prompts."""
+        """Return the (..., B, L) positions that the host assigns to the columns of the uncompressed prompts.
+
+        ``input_ids`` are None where the host gets embeddings instead.
+        """
         return self.text_positions(mask, generation)
 
     def text_positions(self, mask: Tensor, generation: bool) -> Tensor:

@@ -5,9 +5,11 @@ Dimensions: I images in the batch, H W token grid of an image.
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,40 +24,80 @@ from .family import Family, features_of
 CLIPS = "clips"
 
 
+class FrameText(NamedTuple):
+    """Content of the text that a processor writes before a frame.
+
+    Attributes:
+        order: number or seconds of the frame, which do not decrease within a video.
+        begins: whether the frame is the first of a video; None if its text does not tell.
+    """
+
+    order: int
+    begins: bool | None
+
+
 class ImageRuns(Family):
     """Base class of such hosts, which groups images into clips.
 
-    Consecutive images of a row with the same token before their placeholders form one clip. A single image is a still,
-    and so are images whose placeholders are adjacent (tiles of one picture). Stills are never compressed.
-    ``model(..., clips=...)`` overrides this guess with one number per image: equal numbers for the frames of a clip,
-    -1 for a still.
+    The processor's text before an image shows whether it is a frame of a video; all other images are stills, also the
+    tiles of one picture. Stills are never compressed. Without a tokenizer, the clips are guessed from the token ids:
+    see :func:`guess_clips`. ``model(..., clips=...)`` overrides both with one number per image: equal numbers for the
+    frames of a clip, -1 for a still.
     """
 
     modality = "image"
     pixels = "pixel_values"
     images = ()
 
+    def read_frame_text(self, match: re.Match[str]) -> FrameText:
+        """Return the content of a match of ``frame_text``; by default, frames with no other text between them are one
+        video."""
+        return FrameText(0, None)
+
     def placeholder_id(self, model: PreTrainedModel) -> int:
         return model.config.image_token_id
+
+    def image_starts(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+        """Return the (I, 2) row and column of the first placeholder of each image.
+
+        Raises:
+            InputError: the placeholders do not form images.
+        """
+        h, w = self.grid(model)
+        where = self.placeholders(model, inputs).nonzero()
+        if len(where) % (h * w) or not len(where):
+            raise InputError(f"{len(where)} placeholders do not form images of {h} x {w} tokens")
+        return where[:: h * w]
+
+    def clip_numbers(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[int]:
+        """Return the number of the clip that each image belongs to, -1 for stills.
+
+        Raises:
+            InputError: the placeholders do not form images, or ``clips`` are given and impossible.
+        """
+        starts, given = self.image_starts(model, inputs), inputs.get(CLIPS)
+        if given is not None:
+            return _check_clips(given, starts)
+        return guess_clips(inputs["input_ids"], starts, math.prod(self.grid(model)))
+
+    def has_video(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> bool:
+        if not super().has_video(model, inputs) or inputs.get(CLIPS) is None:
+            return super().has_video(model, inputs)  # impossible inputs, which are refused later
+        return max(self.clip_numbers(model, inputs)) >= 0
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
         pixels = inputs[self.pixels]
         if not isinstance(pixels, Tensor) or pixels.numel() == 0:
             raise InputError(f"{self.pixels} must be a tensor of images and not empty")
+        clips = self.clip_numbers(model, inputs)
         output = features_of(model, "image", inputs).pooler_output
         features = output.flatten(0, 1) if isinstance(output, Tensor) else torch.cat(tuple(output))
         h, w = self.grid(model)
-        where = self.placeholders(model, inputs).nonzero()
-        if len(features) % (h * w) or len(where) % (h * w) or not len(where):
-            raise InputError(
-                f"{len(features)} features and {len(where)} placeholders do not form images of {h} x {w} tokens"
-            )
-        starts = where[:: h * w]
-        numbers = inputs.get(CLIPS)
-        clips = guess_clips(inputs["input_ids"], starts, h * w) if numbers is None else _check_clips(numbers, starts)
+        if len(features) % (h * w):
+            raise InputError(f"{len(features)} features do not form images of {h} x {w} tokens")
         images = features.unflatten(0, (-1, h, w))
-        if len(images) != len(starts):
-            raise InputError(f"{len(images)} images do not match placeholders for {len(starts)} images")
+        if len(images) != len(clips):
+            raise InputError(f"{len(images)} images do not match placeholders for {len(clips)} images")
         return _group(images, clips)
 
     def attention_grids(
@@ -67,7 +109,10 @@ class ImageRuns(Family):
 
 
 def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:
-    """Return the number of the clip that each image belongs to, -1 for stills.
+    """Guess the number of the clip that each image belongs to, -1 for stills, without reading the text.
+
+    Consecutive images of a row with the same token before their placeholders form one clip. A single image is a still,
+    and so are images whose placeholders are adjacent (tiles of one picture).
 
     Args:
         ids: (B, L) prompts.

@@ -27,6 +27,8 @@ class MRoPE(Patches):
     needs_token_types = True
 
     def positions(self, model: PreTrainedModel, inputs: Mapping[str, Any], mask: Tensor, generation: bool) -> Tensor:
+        if inputs.get("input_ids") is None:
+            return self._embedded_positions(model, mask, generation)
         if inputs.get("mm_token_type_ids") is None:
             if self.needs_token_types:
                 raise InputError("pass mm_token_type_ids with a video; the processor returns them with input_ids")
@@ -38,6 +40,14 @@ class MRoPE(Patches):
         named = {name: inputs[name] for name in parameters_of(cls, "get_rope_index") if name in inputs}
         positions, _ = base.get_rope_index(**named | {"attention_mask": mask})
         return positions
+
+    def _embedded_positions(self, model: PreTrainedModel, mask: Tensor, generation: bool) -> Tensor:
+        """Return the positions of prompts without token ids, which the host numbers like text."""
+        deltas = getattr(model.base_model, "rope_deltas", None)  # of the last prompt, which the host adds in a forward
+        if generation or deltas is None:
+            return self.text_positions(mask, generation)
+        deltas = deltas.repeat_interleave(len(mask) // len(deltas), dim=0).to(mask.device)
+        return (count_unmasked(mask) + deltas).expand(3, *mask.shape)
 
     def text_positions(self, mask: Tensor, generation: bool) -> Tensor:
         return super().text_positions(mask, generation).expand(3, *mask.shape)

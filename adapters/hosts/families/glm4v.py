@@ -36,6 +36,9 @@ class Glm4v(MRoPE):
     def placeholder_id(self, model: PreTrainedModel) -> int:
         return model.config.image_token_id
 
+    def embedded_placeholder_id(self, model: PreTrainedModel) -> int:
+        return model.config.video_token_id
+
     def placeholders(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
         filled, types = super().placeholders(model, inputs), inputs.get("mm_token_type_ids")
         return filled if types is None else filled & (types == 2)

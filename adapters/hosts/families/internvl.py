@@ -1,7 +1,8 @@
-"""InternVL: 1-D positions; frames are images of one tile each, separated by text such as "Frame1: "."""
+"""InternVL: 1-D positions; frames are images of one tile each after text such as "Frame1: ", counted in every video."""
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,7 @@ from transformers.utils.generic import ModelOutput
 
 from framefold.adapters.hosts.base.clips import one_tensor
 from framefold.adapters.hosts.base.family import register_family
-from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
+from framefold.adapters.hosts.base.image_runs import CLIPS, FrameText, ImageRuns
 
 
 class InternVL(ImageRuns):
@@ -19,8 +20,12 @@ class InternVL(ImageRuns):
 
     model_type = "internvl"
     classes = ("InternVLForConditionalGeneration",)
-    frame_text = r"Frame\d+:"
+    frame_text = r"Frame(?P<number>\d+):"
     vision_inputs = ("pixel_values", "vision_feature_layer", "vision_feature_select_strategy", "image_sizes", CLIPS)
+
+    def read_frame_text(self, match: re.Match[str]) -> FrameText:
+        number = int(match["number"])
+        return FrameText(number, number == 1)
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

@@ -1,6 +1,8 @@
-"""SmolVLM: 1-D positions; frames are images of one tile each, separated by their times as text."""
+"""SmolVLM: 1-D positions; frames are images of one tile each, after text with their times."""
 
 from __future__ import annotations
+
+import re
 
 import torch
 from torch import Tensor
@@ -9,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import ModelOutput
 
 from framefold.adapters.hosts.base.family import register_family
-from framefold.adapters.hosts.base.image_runs import CLIPS, ImageRuns
+from framefold.adapters.hosts.base.image_runs import CLIPS, FrameText, ImageRuns
 
 
 class SmolVLM(ImageRuns):
@@ -21,12 +23,16 @@ class SmolVLM(ImageRuns):
     model_type = "smolvlm"
     classes = ("SmolVLMForConditionalGeneration",)
     frame_text = (
-        r"(?:You are provided the following series of [\w,-]+ frames from a [\w:,]+ \[H:MM:SS\] video\.)?"
-        r"Frame from \d{2,}:\d\d:"
+        r"(?P<introduction>You are provided the following series of [\w,-]* frames from a [\w:,]+ \[H:MM:SS\] video\.)?"
+        r"Frame from (?P<minutes>\d{2,}):(?P<seconds>\d\d):"
     )
     vision = "vision_model"
     vision_inputs = ("pixel_values", "pixel_attention_mask", CLIPS)
     language = "text_model"
+
+    def read_frame_text(self, match: re.Match[str]) -> FrameText:
+        seconds = 60 * int(match["minutes"]) + int(match["seconds"])
+        return FrameText(seconds, True if match["introduction"] else None)
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

@@ -64,8 +64,10 @@ def attach(
         query: the question, as text or (Q, D) embeddings, or a list with one entry per video. If None, query-aware
             compressors get the text of the user's turn that contains the video. ``model(..., query=...)`` overrides
             it, and ``model(..., times=...)`` passes the (T,) seconds of the frames of each video.
-        tokenizer: the host's tokenizer or processor, used to separate the question from the chat template. If None,
-            the tokenizer next to the weights that the host was loaded from. Only query-aware compressors need it.
+        tokenizer: the host's tokenizer or processor. Query-aware compressors need it to separate the question from the
+            chat template, and hosts that take frames as images to tell videos from pictures, unless
+            ``model(..., clips=...)`` names them. If None, the tokenizer next to the weights that the host was loaded
+            from.
         allow_other_host: accept an adapter that was trained in another host.
 
     Raises:

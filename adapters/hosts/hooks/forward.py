@@ -75,7 +75,9 @@ def forward_pre_hook(
         prompt = getattr(encoded, COMPACTED_NAME, None)
         if prompt is not None and not prompt.compaction.trivial:
             # generate drops masks of ones, and without a cache the host takes gaps in the positions for packing
-            kwargs = kwargs | {"attention_mask": torch.ones_like(kwargs["input_ids"])}
+            ids = kwargs.get("input_ids")
+            columns = ids if ids is not None else kwargs["inputs_embeds"][..., 0]
+            kwargs = kwargs | {"attention_mask": torch.ones_like(columns, dtype=torch.long)}
     return None if kwargs is original else ((), kwargs)
 
 
@@ -84,6 +86,8 @@ def _shorten(model: Any, attachment: Attachment, kwargs: dict[str, Any]) -> dict
     if attachment.outputs == "full":
         kwargs = {name: value for name, value in kwargs.items() if name != "logits_to_keep"}
     prepared = compress_inputs(model, kwargs, False)
+    if prepared.prompt is None:  # images only
+        return prepared.kwargs if logits_to_keep is None else prepared.kwargs | {"logits_to_keep": logits_to_keep}
     if attachment.outputs == "compact" and isinstance(logits_to_keep, Tensor) and not prepared.compaction.trivial:
         raise InputError(
             "logits_to_keep as a tensor names columns that compression moves: attach with outputs='full', or pass a"

@@ -58,18 +58,20 @@ class CompressedGenerate:
                 inputs, *args, **{name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
             )
         config = args[0] if args else kwargs.get("generation_config")
-        if _setting("prefill_chunk_size", self.model, config, kwargs) and _version() < FIRST_WITH_CHUNKED_VIDEO:
-            raise InputError(
-                f"transformers {transformers.__version__} cannot prefill a prompt with a video in chunks: drop"
-                f" prefill_chunk_size, or install transformers>={FIRST_WITH_CHUNKED_VIDEO}"
-            )
         prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
         if kwargs.get("attention_mask") is None and prompt is not None:
             kwargs["attention_mask"] = _infer_mask(prompt, self.model, config, kwargs)
         with torch.no_grad():
             prepared = self.compress(self.model, kwargs, True)
+        chunked = prepared.prompt is not None and _setting("prefill_chunk_size", self.model, config, kwargs)
+        if chunked and _version() < FIRST_WITH_CHUNKED_VIDEO:
+            raise InputError(
+                f"transformers {transformers.__version__} cannot prefill a prompt with a video in chunks: drop"
+                f" prefill_chunk_size, or install transformers>={FIRST_WITH_CHUNKED_VIDEO}"
+            )
         short = prepared.kwargs
-        _shift_lengths(self.model, config, short, prepared.compaction.removed)
+        if not prepared.compaction.trivial:
+            _shift_lengths(self.model, config, short, prepared.compaction.removed)
         result = host(None, *args, **short)
         if prepared.compaction.trivial or prompt is None:
             return result

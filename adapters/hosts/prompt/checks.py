@@ -20,12 +20,16 @@ def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
         InputError: an argument cannot be compressed together with a video; the message says what to pass instead.
     """
     ids, mask, position_ids = (inputs.get(name) for name in ("input_ids", "attention_mask", "position_ids"))
-    if ids is None or inputs.get("inputs_embeds") is not None:
-        raise InputError("pass input_ids (not inputs_embeds) with a video: placeholders are found by their token id")
+    embeds = inputs.get("inputs_embeds")
+    if ids is None:
+        raise InputError("pass input_ids, or inputs_embeds (batch, columns, width), with a video")
     if not isinstance(ids, Tensor) or ids.ndim != 2:
         got = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
         raise InputError(f"input_ids must be a tensor (batch, columns), got {got}")
-    for name in ("attention_mask", "labels", "token_type_ids", "mm_token_type_ids"):
+    if embeds is not None and (not isinstance(embeds, Tensor) or embeds.shape[:-1] != ids.shape):
+        got = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise InputError(f"inputs_embeds must be (batch, columns, width) with input_ids {tuple(ids.shape)}, got {got}")
+    for name in ("attention_mask", "labels", "shift_labels", "token_type_ids", "mm_token_type_ids"):
         value = inputs.get(name)
         if value is not None and (not isinstance(value, Tensor) or value.shape != ids.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -33,8 +37,6 @@ def check_inputs(inputs: Mapping[str, Any], positions: str) -> None:
     cache = inputs.get("past_key_values")
     if cache is not None and cache.get_seq_length() > 0:
         raise InputError("a new video cannot follow a filled cache: pass the full conversation without the cache")
-    if inputs.get("shift_labels") is not None:
-        raise InputError("shift_labels cannot be compressed with the prompt: pass labels instead")
     if position_ids is None:
         return
     if positions == "compact":
@@ -73,6 +75,14 @@ def check_counts(ids: Tensor, where: Tensor, clips: Sequence[Encoded]) -> Tensor
     if bool((first != last).any()):
         raise InputError(f"the placeholders of the rows do not match the videos: {counts}")
     return first
+
+
+def labels_of(inputs: Mapping[str, Any]) -> Tensor | None:
+    """Return the (B, L) label of each column, also if the caller passes them as labels of the column before."""
+    shifted = inputs.get("shift_labels")
+    if shifted is None:
+        return inputs.get("labels")
+    return torch.nn.functional.pad(shifted, (1, 0), value=-100)[:, :-1]
 
 
 def check_labels(labels: Tensor | None, keep: Tensor) -> None:

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family
+from framefold.errors import InputError
 
 from .compaction import Compaction, Side, compact
+from .embeddings import embed_id
 
 Positions = Literal["preserve", "compact"]
 
@@ -53,7 +55,13 @@ def choose_columns(
 
 
 def shorten(
-    inputs: Mapping[str, Any], keep: Tensor, where: Tensor, streams: list[list[Tensor]], rows: list[int], left: bool
+    inputs: Mapping[str, Any],
+    keep: Tensor,
+    where: Tensor,
+    streams: list[list[Tensor]],
+    rows: list[int],
+    left: bool,
+    images: Tensor | None = None,
 ) -> tuple[Compaction, list[list[Tensor]]]:
     """Compute the map to the shorter batch, and group the features of each layer as the host expects them.
 
@@ -65,14 +73,18 @@ def shorten(
         rows: row of each video.
         left: prepare for ``generate``: pad on the left unless the caller pads on the right, and give all groups the
             same length, because beam search separates repeated groups by their length.
+        images: (B, L) bool, placeholders of images. They are no padding even where they are masked, since the host
+            fills them.
 
     Returns:
         The map; and for features and each deepstack layer a list of groups.
     """
-    mask, labels = prompt_mask(inputs), inputs.get("labels")
-    real = mask != 0
+    mask = prompt_mask(inputs)
+    real = mask != 0 if images is None else (mask != 0) | images
     real[where[:, 0], where[:, 1]] = True
-    real = real if labels is None else real | (labels != -100)
+    for name in ("labels", "shift_labels"):
+        if inputs.get(name) is not None:
+            real = real | (inputs[name] != -100)
     side: Side = "left" if left else "right"
     if bool((mask[:, 0] == 0).any()):  # padding stays on the caller's side
         side = "left"
@@ -110,9 +122,24 @@ def move_columns(
     compaction: Compaction,
     positions: Positions,
     generation: bool,
+    embedded: bool = False,
 ) -> dict[str, Tensor]:
-    """Return the arguments with one value per column, shortened."""
+    """Return the arguments with one value per column, shortened.
+
+    Args:
+        model: the host.
+        family: family of the host.
+        inputs: the host's inputs, and ``input_ids`` if it gets embeddings.
+        compaction: map between the columns.
+        positions: as in :func:`~framefold.adapters.hosts.prompt.prepare.prepare`.
+        generation: as there.
+        embedded: whether the host gets embeddings instead of ids.
+
+    Raises:
+        InputError: a shifted label is lost, as every column before it is dropped.
+    """
     mask = prompt_mask(inputs)
+    host_inputs = {**inputs, "input_ids": None} if embedded else inputs
     new = {
         name: compaction.gather(inputs[name], fill)
         for name, fill in family.columns.items()
@@ -125,7 +152,27 @@ def move_columns(
         position_ids = family.text_positions(new["attention_mask"], generation)
     else:
         given = inputs.get("position_ids")
-        position_ids = family.positions(model, inputs, mask, generation) if given is None else given
+        position_ids = family.positions(model, host_inputs, mask, generation) if given is None else given
         position_ids = compaction.gather(position_ids.expand(*position_ids.shape[:-2], *mask.shape), 0)
+    remembered = {name: getattr(model.base_model, name, None) for name in family.remembers if embedded}
     new["position_ids"] = family.finalize_positions(model, position_ids, new["attention_mask"], generation)
+    for name, value in remembered.items():  # without ids, the host remembers nothing about this prompt
+        setattr(model.base_model, name, value)
+    if inputs.get("shift_labels") is not None:
+        new["shift_labels"] = _move_shifted_labels(inputs["shift_labels"], compaction)
+    if inputs.get("inputs_embeds") is not None:
+        vectors = compaction.gather_vectors(inputs["inputs_embeds"])
+        placeholder = embed_id(model, family.placeholder_id(model), vectors.device).to(vectors)
+        filled = (new["input_ids"] == family.placeholder_id(model))[..., None]
+        new["inputs_embeds"] = torch.where(filled, placeholder, vectors)
+    if embedded:
+        del new["input_ids"]
     return new
+
+
+def _move_shifted_labels(labels: Tensor, compaction: Compaction) -> Tensor:
+    """Return the labels of each next column, where a next column may now be further away in the original prompt."""
+    moved, lost = compaction.gather_shifted(labels, -100)
+    if lost:
+        raise InputError(f"{lost} shifted labels have no column left that predicts them: set them to -100")
+    return moved

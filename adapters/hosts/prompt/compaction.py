@@ -49,6 +49,30 @@ class Compaction:
         src = self.src.expand(*values.shape[:-1], self.n_after)
         return values.gather(-1, src).masked_fill(self.pad, fill)
 
+    def gather_vectors(self, values: Tensor) -> Tensor:
+        """Select one vector per column: (B, L, D) -> (B, L', D), with zeros in the new padding."""
+        if self.trivial:
+            return values
+        rows = torch.arange(values.shape[0], device=values.device)[:, None]
+        return values[rows, self.src].masked_fill(self.pad[..., None], 0)
+
+    def gather_shifted(self, values: Tensor, fill: int) -> tuple[Tensor, int]:
+        """Move values that each belong to the next column: (B, L) -> (B, L').
+
+        A value moves to the last kept column before the one that it belongs to. Values other than ``fill`` must not
+        belong to a dropped column.
+
+        Returns:
+            The values, ``fill`` elsewhere; and the number of values that are lost, as no column before them is kept.
+        """
+        if self.trivial:
+            return values, 0
+        rows, columns = (values != fill).nonzero(as_tuple=True)
+        new = self.last_kept()[rows, columns]
+        moved = values.new_full(self.src.shape, fill)
+        moved[rows, new] = values[rows, columns]
+        return moved, int((self.src[rows, new] > columns).sum())
+
     def expand(self, values: Tensor) -> Tensor:
         """Give every original column the value of its last kept predecessor: (B, L', ...) -> (B, L, ...).
 

@@ -13,8 +13,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import takewhile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,55 +25,23 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from framefold.errors import InputError
 
 from .chat_template import ChatTemplate, Opener
-
-VISUAL_CHAR = "\N{OBJECT REPLACEMENT CHARACTER}"  # represents a run of placeholders
-
-INCOMPLETE_CHAR = "\N{REPLACEMENT CHARACTER}"  # decoding of some, but not all, bytes of a character
-
-REMEDY = "pass attach(..., query=...) or attach(..., tokenizer=processor.tokenizer)"
-
-Word = tuple[int, int, int, int]  # first and end character, first and end column
+from .row_text import REMEDY, RowDecoder, RowText, Word
 
 Patterns = tuple[re.Pattern[str], re.Pattern[str]]
 
 
-@dataclass
-class _Row:
-    """A row of a prompt as text.
-
-    Attributes:
-        text: the text; special tokens as written, every run of placeholders as one VISUAL_CHAR.
-        special: for each character, whether it belongs to a special token.
-        words: the text tokens; tokens that share a character form one word.
-        visuals: for each run of placeholders, its character, first and end column.
-    """
-
-    text: str = ""
-    special: list[bool] = field(default_factory=list)
-    words: list[Word] = field(default_factory=list)
-    visuals: list[tuple[int, int, int]] = field(default_factory=list)
-
-    def visual_of(self, column: int) -> int:
-        """Return the character of the run of placeholders that contains a column."""
-        return next(at for at, first, end in self.visuals if first <= column < end)
-
-    def opener_end(self, opener: Opener, before: int) -> int:
-        """Return the end of the last occurrence of an opener before a character, or 0 if there is none."""
-        at = self.text.rfind(opener.text, 0, before)
-        while at > 0 and opener.after_special and not self.special[at - 1]:
-            at = self.text.rfind(opener.text, 0, at + len(opener.text) - 1)
-        return at + len(opener.text) if at >= 0 else 0
-
-
 @dataclass(frozen=True, eq=False)
 class TurnMarkers:
-    """Text that a chat template writes around a user's message, and the tokenizer that decodes prompts."""
+    """Text that a chat template writes around a user's message, and the decoder of prompts."""
 
-    tokenizer: PreTrainedTokenizerBase
-    specials: dict[int, str]
+    decoder: RowDecoder
     openers: tuple[Opener, ...] = ()
     closers: tuple[str, ...] = ()
-    texts: dict[tuple[int, ...], str] = field(default_factory=dict, repr=False)  # cache of decoded tokens
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that decodes prompts."""
+        return self.decoder.tokenizer
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> TurnMarkers:
@@ -86,20 +53,16 @@ class TurnMarkers:
             InputError: the argument is no tokenizer or processor, or the template cannot render one user message.
         """
         source = getattr(tokenizer, "chat_template", None)
-        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise InputError(f"{type(tokenizer).__name__} is not a transformers tokenizer or processor: {REMEDY}")
-        added = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
-        ids = sorted(added.union(tokenizer.all_special_ids))
-        specials = dict(zip(ids, tokenizer.convert_ids_to_tokens(ids), strict=True))
+        decoder = RowDecoder.from_tokenizer(tokenizer)
+        tokenizer = decoder.tokenizer
         source = source or tokenizer.chat_template
         source = source.get("default") if isinstance(source, dict) else source
         if not source:
-            return cls(tokenizer, specials)
-        template = ChatTemplate(tokenizer, source, specials.values())
+            return cls(decoder)
+        template = ChatTemplate(tokenizer, source, decoder.specials.values())
         if not template.render("A"):
             raise InputError(f"the chat template of {tokenizer.name_or_path!r} cannot render a user message: {REMEDY}")
-        return cls(tokenizer, specials, template.openers(), template.closers())
+        return cls(decoder, template.openers(), template.closers())
 
     def question(self, ids: Tensor, video: Tensor, frame_text: str = "") -> Tensor:
         """Return the columns of the text in the user's turn that contains a video.
@@ -126,9 +89,9 @@ class TurnMarkers:
                 "ids must be (L,) and video (L,) bool with at least one placeholder, got"
                 f" {tuple(ids.shape)} {ids.dtype} and {tuple(video.shape)} {video.dtype}"
             )
-        row = self._row(ids.tolist(), torch.isin(ids, ids[video].unique()).tolist())
+        row = self.decoder.decode(ids.tolist(), torch.isin(ids, ids[video].unique()).tolist())
         first, last = (row.visual_of(column) for column in video.nonzero()[[0, -1], 0].tolist())
-        start = max((row.opener_end(opener, first) for opener in self.openers), default=0)
+        start = max((_opener_end(row, opener, first) for opener in self.openers), default=0)
         stops = [at for closer in self.closers if (at := row.text.find(closer, last)) >= 0]
         stop = min(stops, default=len(row.text))
         excluded = bytearray(len(row.text))
@@ -136,38 +99,6 @@ class TurnMarkers:
             excluded[begin:end] = b"\1" * (end - begin)
         words = [w for w in row.words if start <= w[0] and w[1] <= stop and not any(excluded[w[0] : w[1]])]
         return torch.tensor(list(_columns(words)), dtype=torch.long, device=ids.device)
-
-    def _row(self, ids: list[int], visual: list[bool]) -> _Row:
-        known = len(self.tokenizer)
-        plain = [not v and id not in self.specials and 0 <= id < known for id, v in zip(ids, visual, strict=True)]
-        ends, row, pieces, at, column = [*visual, False], _Row(), [], 0, 0
-        while column < len(ids):
-            piece, size = VISUAL_CHAR, 1
-            if visual[column]:
-                size = ends.index(False, column) - column
-                row.visuals.append((at, column, column + size))
-            elif plain[column]:
-                piece, size = self._piece(ids[column : column + 4], plain[column : column + 4])
-                row.words.append((at, at + len(piece), column, column + size))
-            else:
-                piece = self.specials.get(ids[column], "")  # ids unknown to the tokenizer have no text
-            pieces.append(piece)
-            row.special += [not (visual[column] or plain[column])] * len(piece)
-            at, column = at + len(piece), column + size
-        row.text = "".join(pieces)
-        return row
-
-    def _piece(self, ids: list[int], plain: list[bool]) -> tuple[str, int]:
-        """Return the text of the next token and 1, or of the next few tokens that form a character and their number."""
-        longest = len(list(takewhile(bool, plain)))  # a character has at most four bytes
-        for size in range(1, longest + 1):
-            some = tuple(ids[:size])
-            if some not in self.texts:
-                text = self.tokenizer.decode(list(some), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-                self.texts[some] = "".join(str(text).split())
-            if INCOMPLETE_CHAR not in self.texts[some]:
-                return self.texts[some], size
-        return self.texts[(ids[0],)], 1
 
 
 def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
@@ -182,11 +113,16 @@ def tokenizer_of(model: PreTrainedModel) -> PreTrainedTokenizerBase:
         raise InputError(
             f"this {type(model).__name__} was not loaded from a folder or the Hub, so it has no tokenizer: {REMEDY}"
         )
-    return _load(str(model.name_or_path), getattr(model.config, "_commit_hash", None))
+    return load_tokenizer(str(model.name_or_path), getattr(model.config, "_commit_hash", None))
 
 
 @functools.lru_cache(maxsize=8)
-def _load(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a folder, or of a Hub id in the cache on this machine.
+
+    Raises:
+        InputError: there is no tokenizer, or it is damaged.
+    """
     try:
         folder = _folder(name, revision)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -221,7 +157,15 @@ def _patterns(frame_text: str) -> Patterns:
         raise InputError(f"frame_text {frame_text!r} is not a regular expression: {error}") from None
 
 
-def _frame_spans(row: _Row, patterns: Patterns) -> Iterator[tuple[int, int]]:
+def _opener_end(row: RowText, opener: Opener, before: int) -> int:
+    """Return the end of the last occurrence of an opener before a character, or 0 if there is none."""
+    at = row.text.rfind(opener.text, 0, before)
+    while at > 0 and opener.after_special and not row.special[at - 1]:
+        at = row.text.rfind(opener.text, 0, at + len(opener.text) - 1)
+    return at + len(opener.text) if at >= 0 else 0
+
+
+def _frame_spans(row: RowText, patterns: Patterns) -> Iterator[tuple[int, int]]:
     """Yield (first, end) characters of the text that the processor wrote next to frames, also of other videos."""
     last = 0
     for at, _, _ in row.visuals:

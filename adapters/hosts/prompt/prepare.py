@@ -18,11 +18,14 @@ from transformers import PreTrainedModel
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of
+from framefold.adapters.hosts.base.image_runs import CLIPS
 from framefold.errors import InputError
 
-from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens
+from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens, labels_of
 from .columns import Positions, choose_columns, move_columns, prompt_mask, shorten
 from .compaction import Compaction, compact
+from .embeddings import with_ids
+from .frame_clips import name_clips
 from .question import Query, embed_queries
 from .vision import encode, encode_images
 
@@ -90,7 +93,8 @@ def prepare(
             needed.
         query: the question about all videos, or a list with one entry per video: text or (Q, D) embeddings. Where it is
             None, a query-aware compressor gets the question of the prompt.
-        tokenizer: the host's tokenizer or processor, used to find the question. If None, the one next to its weights.
+        tokenizer: the host's tokenizer or processor, used to find the question, and the videos among the images of a
+            host that takes frames as images. If None, the one next to its weights.
         times: (T,) seconds of the frames of each video, if the host's own arguments do not contain them.
         positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
         generation: prepare for ``model.generate`` instead of a forward: its positions, and padding on the left. Do not
@@ -106,8 +110,10 @@ def prepare(
     if positions not in ("preserve", "compact"):
         raise InputError(f"positions must be 'preserve' or 'compact', got {positions!r}")
     encoder_outputs = dict(inputs.get("mm_encoder_outputs") or {})
-    if encoded is None and inputs.get(family.pixels) is None:
+    completed = _with_ids_and_clips(model, family, inputs, encoded, tokenizer)
+    if completed is None:
         return _unchanged(family, model, inputs)
+    given, inputs = inputs, completed
     if encoder_outputs.get(family.modality) is not None:
         raise InputError("the video is passed both raw (or as encoded=) and in mm_encoder_outputs: drop one of them")
     check_inputs(inputs, positions)
@@ -121,18 +127,36 @@ def prepare(
     queries = embed_queries(model, family, inputs, where, clips, query, query_aware, tokenizer)
     tokens, losses, scores = _compress(compressor, clips, queries, times, ids.device)
     keep, streams = choose_columns(ids, where, clips, tokens)
-    check_labels(inputs.get("labels"), keep)
+    check_labels(labels_of(inputs), keep)
     if generation and positions == "preserve":
         check_end(keep, prompt_mask(inputs))
-    compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation)
+    images = family.image_placeholders(model, inputs)
+    compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation, images)
 
-    kwargs = {name: value for name, value in inputs.items() if name not in family.vision_inputs}
-    kwargs |= move_columns(model, family, inputs, compaction, positions, generation)
+    kwargs = {name: value for name, value in given.items() if name not in family.vision_inputs}
+    embedded = given.get("input_ids") is None
+    kwargs |= move_columns(model, family, inputs, compaction, positions, generation, embedded)
     packed = family.pack(layers)
     kwargs["mm_encoder_outputs"] = {**encoder_outputs, **encode_images(model, inputs), family.modality: packed}
     prompt = _compacted_prompt(family, kwargs, compaction, positions)
     setattr(packed, COMPACTED_NAME, prompt)
     return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, prompt, scores)
+
+
+def _with_ids_and_clips(
+    model: PreTrainedModel,
+    family: Family,
+    inputs: Mapping[str, Any],
+    encoded: Sequence[Encoded] | None,
+    tokenizer: Any,
+) -> Mapping[str, Any] | None:
+    """Add what the inputs may lack: the ids of embeddings, and the clips among images; None if there is no video."""
+    if encoded is not None:
+        return with_ids(model, family, inputs)
+    if inputs.get(family.pixels) is None:
+        return None
+    inputs = name_clips(model, family, with_ids(model, family, inputs), tokenizer)
+    return inputs if family.has_video(model, inputs) else None
 
 
 def _compacted_prompt(
@@ -147,10 +171,12 @@ def _compacted_prompt(
 def _unchanged(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
     ids = inputs.get("input_ids")
     shape = ids if ids is not None else inputs["inputs_embeds"][..., 0]
-    if ids is not None and not inputs.get("mm_encoder_outputs") and bool(family.placeholders(model, inputs).any()):
+    lacks_pixels = ids is not None and inputs.get(family.pixels) is None and not inputs.get("mm_encoder_outputs")
+    if lacks_pixels and bool(family.placeholders(model, inputs).any()):
         raise InputError(f"the prompts contain video placeholders, but there is neither {family.pixels} nor encoded=")
     everything = torch.ones(shape.shape, dtype=torch.bool, device=shape.device)
-    return Prepared(dict(inputs), [], {}, compact(everything, everything))
+    unchanged = {name: value for name, value in inputs.items() if name != CLIPS}
+    return Prepared(unchanged, [], {}, compact(everything, everything))
 
 
 def _compress(

@@ -17,7 +17,9 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.errors import InputError
 
-from .find_question import REMEDY, TurnMarkers, tokenizer_of
+from .checks import labels_of
+from .find_question import TurnMarkers, tokenizer_of
+from .row_text import REMEDY
 
 VideoQuery = Tensor | str | None
 
@@ -114,7 +116,7 @@ _cached_markers = functools.lru_cache(maxsize=8)(TurnMarkers.from_tokenizer)
 
 def _find_question(family: Family, inputs: Mapping[str, Any], placeholders: Tensor, turns: TurnMarkers) -> Tensor:
     number = placeholders[0, 0]
-    mask, labels = inputs.get("attention_mask"), inputs.get("labels")
+    mask, labels = inputs.get("attention_mask"), labels_of(inputs)
     row: Tensor = inputs["input_ids"][number]
     video = torch.zeros_like(row, dtype=torch.bool)
     video[placeholders[:, 1]] = True

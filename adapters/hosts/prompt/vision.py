@@ -14,11 +14,14 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of, features_of
 from framefold.errors import InputError
 
+from .frame_clips import name_clips
 from .received_attention import recording
 from .zero3 import gathered
 
 
-def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False) -> list[Encoded]:
+def encode(
+    model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False, tokenizer: Any = None
+) -> list[Encoded]:
     """Run the vision side of the host once.
 
     No graph is recorded unless a parameter of the vision side requires gradients.
@@ -27,6 +30,8 @@ def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = 
         model: the host.
         inputs: the host's inputs.
         attention: also collect the attention that each token received in the last vision block.
+        tokenizer: tokenizer or processor of a host that takes frames as images, with which the videos among the images
+            are found. If None, the one next to its weights.
 
     Returns:
         One Encoded per video, in the order of their placeholders; also one per still, if the host takes frames as
@@ -39,6 +44,7 @@ def encode(model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = 
     family = family_of(model)
     if inputs.get(family.pixels) is None:
         raise InputError(f"there is no {family.pixels} to encode")
+    inputs = name_clips(model, family, inputs, tokenizer)
     with _vision_side(model, family):
         if not attention:
             return family.encode(model, inputs)

@@ -77,3 +77,20 @@ def test_random_batches_agree_with_a_loop() -> None:
             assert plan.pad[row].tolist() == sorted(plan.pad[row].tolist(), reverse=side == "left")
             where = plan.last_kept()[row].tolist()
             assert [plan.src[row, j].item() for j in where] == [max(k for k in kept if k <= i) for i in range(30)]
+
+
+def test_a_value_for_the_next_column_moves_to_the_last_kept_column_before_it() -> None:
+    plan = compact(flags("1100110", "0111111"), flags("1111111", "1111111"), "left")
+    moved, lost = plan.gather_shifted(torch.tensor([[1, -1, -1, 4, 5, -1, 7], [-1, 2, 3, 4, 5, 6, -1]]), -1)
+    assert moved.tolist() == [[-1, -1, 1, 4, 5, 7], [2, 3, 4, 5, 6, -1]] and lost == 0
+    # no column before the second one is kept
+    assert plan.gather_shifted(torch.tensor([[-1] * 7, [9, *[-1] * 6]]), -1)[1] == 1
+    whole = compact(flags("11"), flags("11"))
+    values = torch.tensor([[3, 4]])
+    assert whole.gather_shifted(values, -1) == (values, 0)
+
+
+def test_vectors_move_with_their_columns_and_padding_is_zero() -> None:
+    plan = compact(flags("1001", "0001"), flags("1111", "1111"), "left")
+    values = torch.arange(1.0, 17).view(2, 4, 2)
+    assert plan.gather_vectors(values).tolist() == [[[1, 2], [7, 8]], [[0, 0], [15, 16]]]

@@ -102,6 +102,16 @@ def test_the_question_excludes_labels_even_without_a_template() -> None:
     assert torch.equal(recorder.queries[0], words_of(host, inputs["input_ids"][0])[:-2])
 
 
+def test_the_question_is_found_in_embeddings_and_excludes_shifted_labels() -> None:
+    host, recorder = HOSTS["qwen2_vl"].build(), QueryRecorder()
+    inputs = HOSTS["qwen2_vl"].inputs([5, -4, 6])
+    embeds = host.get_input_embeddings()(inputs["input_ids"])
+    shifted = torch.nn.functional.pad(labels_of(inputs, last=2), (0, 1), value=-100)[:, 1:]
+    embedded = {**inputs, "input_ids": None, "inputs_embeds": embeds, "shift_labels": shifted}
+    prepare(host, embedded, recorder, tokenizer=tokenizer_for("qwen2_vl"))
+    assert torch.equal(recorder.queries[0], words_of(host, inputs["input_ids"][0])[:-2])
+
+
 def test_a_call_overrides_attach_and_attach_overrides_the_prompt() -> None:
     host, recorder, one = HOSTS["llava_next_video"].build(), QueryRecorder(), torch.ones(1, 32)
     inputs = HOSTS["llava_next_video"].inputs([5, -4, 6], [9, -4, 3])
