@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import framefold
 from framefold.adapters.hosts import encode, prepare
 from framefold.adapters.hosts.base.family import family_of
-from framefold.adapters.hosts.prompt.frame_clips import read_clips
+from framefold.adapters.hosts.prompt.frame_clips import clips_in_row
 from framefold.adapters.hosts.prompt.row_text import RowDecoder
 from framefold.errors import InputError
 from tests.support.hosts.bare_hosts import IMAGE_RUN_HOSTS, KEEPING, Host, build
@@ -62,7 +62,7 @@ def clips_in(decoder: RowDecoder, name: str, prompt: str) -> list[int]:
         ids += new * PER_IMAGE if word == "|" else new
     visual = [id == decoder.tokenizer.convert_tokens_to_ids("|") for id in ids]
     family = family_of(HOSTS[name].build())
-    return read_clips(family, decoder.decode(ids, visual), PER_IMAGE)  # type: ignore[arg-type]
+    return clips_in_row(family, decoder.decode(ids, visual), PER_IMAGE)  # type: ignore[arg-type]
 
 
 def frames(count: int) -> str:

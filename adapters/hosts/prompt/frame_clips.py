@@ -52,7 +52,7 @@ def name_clips(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]
         if any((end - first) % per_image for _, first, end in text.visuals):
             return inputs
         count = max(clips, default=-1) + 1
-        clips += [number + count if number >= 0 else -1 for number in read_clips(family, text, per_image)]
+        clips += [number + count if number >= 0 else -1 for number in clips_in_row(family, text, per_image)]
     return {**inputs, CLIPS: clips}
 
 
@@ -69,7 +69,7 @@ def _guess(
     return clips
 
 
-def read_clips(family: ImageRuns, row: RowText, per_image: int) -> list[int]:
+def clips_in_row(family: ImageRuns, row: RowText, per_image: int) -> list[int]:
     """Return the number of the clip that each image of a row belongs to, -1 for stills.
 
     A frame is one image (not several tiles) right after the processor's text. It continues the video of the image
