@@ -83,9 +83,13 @@ def compressor_class(name: str, class_paths: Mapping[str, str] | None = None) ->
 
 
 def foreign_classes(cls: type[Any]) -> dict[str, str]:
-    """Return name and class path of a compressor, or of each stage of a chain, that is defined outside of framefold."""
+    """Return name and class path of a compressor, or of each stage of a chain, that is defined outside of framefold.
+
+    Classes without a name are not registered and cannot be found by it.
+    """
     stages = getattr(cls, "stage_classes", None) or (cls,)
-    return {stage.name: class_path(stage) for stage in stages if stage.__module__.partition(".")[0] != "framefold"}
+    named = [stage for stage in stages if getattr(stage, "name", None)]
+    return {stage.name: class_path(stage) for stage in named if stage.__module__.partition(".")[0] != "framefold"}
 
 
 def imported_name(path: str) -> str:
