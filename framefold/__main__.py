@@ -81,6 +81,8 @@ FUNCTIONS = {
         "training.checkpoint.commands:consolidate",
         "write the trained weights of a checkpoint as safetensors",
     ),
+    "list": ("cli.names:print_list", "list compressors, hosts, configs or losses"),
+    "help": ("cli.names:print_help", "describe a compressor, host family, configuration or loss"),
     "doctor": ("cli.doctor.doctor:main", "report what this machine has and what each missing piece disables"),
     "launch slurm": ("cli.launch:slurm", "write a job for sbatch that saves, requeues and resumes the training"),
     "launch torchrun": ("cli.launch:torchrun", "write a script that trains with torchrun, on one or several machines"),
@@ -177,6 +179,9 @@ def _guarded(args: list[str], modules: list[str]) -> int:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
     except KeyboardInterrupt:
         return _fail(f"interrupted; complete files are kept, incomplete ones were removed{_continuation(args)}", 130)
+    except BrokenPipeError:  # the reader of the output has ended, as in 'framefold list configs | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ModuleNotFoundError as error:
         extra = EXTRA_OF.get((error.name or "").partition(".")[0])
         if extra is None or debug:

@@ -39,6 +39,8 @@ class Compressor(PretrainedMixin, nn.Module):
     """
 
     name: ClassVar[str]
+    paper: ClassVar[str] = ""  # name and arXiv id of the publication
+    cost: ClassVar[str] = ""  # of N tokens of width D, k of them kept, in words
     trainable: ClassVar[bool] = False  # has parameters to learn
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last

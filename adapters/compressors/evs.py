@@ -40,6 +40,8 @@ class EVS(FramePruner):
     """
 
     name = "evs"
+    paper = "EVS, arXiv 2510.14624"
+    cost = "one cosine similarity per token, and a sort"
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         change = changes(video)

@@ -42,6 +42,8 @@ class FiLA(SceneMean):
     """
 
     name = "fila"
+    paper = "FiLA-Video, arXiv 2504.20384"
+    cost = "that of scene_mean, and one product per token"
     trainable: ClassVar[bool] = True
     counterpart: ClassVar[str | None] = "scene_mean"
 

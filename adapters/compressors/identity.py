@@ -15,6 +15,7 @@ class Identity(Compressor):
     """
 
     name = "identity"
+    cost = "nothing"
     exact_budget = False
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:

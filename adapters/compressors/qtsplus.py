@@ -73,6 +73,8 @@ class QTSplus(Compressor):
     """
 
     name = "qtsplus"
+    paper = "QTSplus, arXiv 2511.11910"
+    cost = "keys of all tokens per scoring block, and self-attention among the k kept tokens"
     trainable: ClassVar[bool] = True
     query_aware: ClassVar[bool] = True
     predicts_budget = True
@@ -286,8 +288,7 @@ class QTSplus(Compressor):
         return self._weighted(self.head.costs(ratio, n, self.n_max))
 
     def _weighted(self, costs: dict[str, Tensor]) -> dict[str, Tensor]:
-        weights = {"flops": self.cost_flops, "kv": self.cost_kv, "smooth": self.cost_smooth}
-        return {name: weights[name] * cost for name, cost in costs.items()}
+        return {name: getattr(self, f"cost_{name}") * cost for name, cost in costs.items()}
 
     def synchronize(self) -> None:
         if self.head is not None:
@@ -296,5 +297,4 @@ class QTSplus(Compressor):
 
 def _logistic(like: Tensor) -> Tensor:
     """Sample logistic noise, the difference of two Gumbel variables, which samples a gate with its probability."""
-    uniform = torch.rand_like(like).clamp(1e-6, 1 - 1e-6)
-    return uniform.logit()
+    return torch.rand_like(like).clamp(1e-6, 1 - 1e-6).logit()

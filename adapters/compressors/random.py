@@ -20,6 +20,7 @@ class Random(Selector):
     """
 
     name = "random"
+    cost = "one copy of the kept tokens"
     baseline_rank = 1
 
     def __init__(self, budget: Budget = 0.25, *, seed: int = 0) -> None:

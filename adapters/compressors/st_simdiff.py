@@ -79,6 +79,8 @@ class STSimDiff(Compressor):
     """
 
     name = "st_simdiff"
+    paper = "ST-SimDiff, arXiv 2605.22158"
+    cost = "three cosine similarities per token, and a sort"
     baseline_rank = 3
 
     def __init__(

@@ -65,6 +65,8 @@ class STORM(Pool):
     """
 
     name = "storm"
+    paper = "STORM, arXiv 2503.04130"
+    cost = "layers * (two Mamba-2 scans and four matrix products) over all tokens"
     trainable: ClassVar[bool] = True
     encodes: ClassVar[bool] = True
     counterpart: ClassVar[str | None] = "pool"

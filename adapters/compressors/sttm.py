@@ -73,6 +73,8 @@ class STTM(Compressor):
     """
 
     name = "sttm"
+    paper = "STTM, arXiv 2507.07990"
+    cost = "a quadtree and its similarities: a few passes over the tokens"
 
     def __init__(
         self,

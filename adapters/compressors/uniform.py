@@ -18,6 +18,7 @@ class Uniform(Compressor):
     """
 
     name = "uniform"
+    cost = "one copy of the kept tokens"
     baseline_rank = 2
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:

@@ -36,6 +36,8 @@ class VidCom2(FramePruner):
     """
 
     name = "vidcom2"
+    paper = "VidCom2, arXiv 2505.14454"
+    cost = "two similarities per token, and a sort"
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         similarity = mean_similarities(Frames(video, rescale=True))

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
 from framefold.errors import UnsupportedHostError
+from framefold.messages import nearest
 
 from .encoded import Encoded
 
@@ -188,6 +189,17 @@ def register_family(family: Family) -> None:
 def list_families() -> list[str]:
     """Return the ``config.model_type`` of every supported family, sorted."""
     return sorted(_FAMILIES)
+
+
+def get_family(model_type: str) -> Family:
+    """Return the family of a ``config.model_type``.
+
+    Raises:
+        UnsupportedHostError: no family has that name; the message lists the most similar ones.
+    """
+    if model_type not in _FAMILIES:
+        raise UnsupportedHostError(f"no host family is called {model_type!r}{nearest(model_type, _FAMILIES)}")
+    return _FAMILIES[model_type]
 
 
 def family_of(model: Any) -> Family:
