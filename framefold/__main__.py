@@ -69,6 +69,7 @@ FUNCTIONS = {
     "ablate": ("evaluation.ablation.ablate:ablate", "compare compressors at several budgets on held-out videos"),
     "report": ("evaluation.report.report:report", "write tables, plots and an HTML page from a results folder"),
     "export": ("cli.export:export", "turn a checkpoint into an adapter, as a folder or on the Hub"),
+    "curves": ("training.fit.curves:draw_curves", "draw loss and accuracy of training runs"),
     "checkpoint list": (
         "training.checkpoint.commands:show_checkpoints",
         "list the checkpoints of a run and name damaged ones",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_origin
 
 import jsonargparse
 
@@ -20,7 +21,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
         function: annotated and documented function; its parameters become options.
         verb: words after ``framefold``, for the usage line.
         args: words after the verb. Lists may be written ``--frames 32 64`` or ``--frames [32,64]``; a word before all
-            options is the value of the first parameter.
+            options is the value of the first parameter, several words are its values if it is a list.
 
     Returns:
         The exit status: the function's result if it is an int (a check that found damage), otherwise 0.
@@ -43,7 +44,14 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
 
 
 def _named(function: Callable[..., Any], args: list[str]) -> list[str]:
-    """Turn ``runs/fit --out x`` into ``--checkpoint=runs/fit --out x``, using the name of the first parameter."""
-    if not args or args[0].startswith("-"):
-        return args
-    return [f"--{next(iter(inspect.signature(function).parameters))}={args[0]}", *args[1:]]
+    """Turn ``runs/fit --out x`` into ``--checkpoint runs/fit --out x``, using the name of the first parameter."""
+    words = list(itertools.takewhile(lambda arg: not arg.startswith("-"), args))
+    first = f"--{next(iter(inspect.signature(function).parameters))}"
+    if len(words) == 1 and not _takes_list(function):
+        return [f"{first}={words[0]}", *args[1:]]
+    return [first, *args] if words else args
+
+
+def _takes_list(function: Callable[..., Any]) -> bool:
+    parameter = next(iter(inspect.signature(function, eval_str=True).parameters.values()))
+    return get_origin(parameter.annotation) is list
