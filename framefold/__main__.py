@@ -84,6 +84,7 @@ FUNCTIONS = {
     ),
     "list": ("cli.names:print_list", "list compressors, hosts, configs or losses"),
     "help": ("cli.names:print_help", "describe a compressor, host family, configuration or loss"),
+    "completion": ("cli.completion:completion", "print a script for the completion of a shell"),
     "doctor": ("cli.doctor.doctor:main", "report what this machine has and what each missing piece disables"),
     "launch slurm": ("cli.launch:slurm", "write a job for sbatch that saves, requeues and resumes the training"),
     "launch torchrun": ("cli.launch:torchrun", "write a script that trains with torchrun, on one or several machines"),
@@ -94,6 +95,7 @@ FUNCTIONS = {
 # Module that is missing -> the extra of framefold that installs it.
 EXTRA_OF = {
     **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
+    **dict.fromkeys(("docstring_parser", "shtab"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
     "peft": "lora",
     "mamba_ssm": "mamba",
@@ -217,6 +219,9 @@ def _continuation(args: list[str]) -> str:
 def _run(args: list[str]) -> int:
     verb = args[0]
     if verb in LIGHTNING:
+        if _asks_for_help(args[1:]):
+            return _print_help(verb, *LIGHTNING[verb])
+        args = [word for word in args if word != "all"] if args[1:] == ["--help", "all"] else args
         sys.argv[1:] = args  # argv[0] stays, because relaunched ranks run it
         _load(LIGHTNING[verb][0])()
         return 0
@@ -225,6 +230,8 @@ def _run(args: list[str]) -> int:
     for words in (2, 1):
         verb = " ".join(args[:words])
         if verb in FUNCTIONS:
+            if _asks_for_help(args[words:]):
+                return _print_help(verb, *FUNCTIONS[verb])
             from framefold.cli.parser import call
 
             return call(_load(FUNCTIONS[verb][0]), verb, args[words:])
@@ -232,6 +239,17 @@ def _run(args: list[str]) -> int:
 
     typed = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), args[:2])) or verb
     raise SystemExit(f"unknown verb {typed!r}{nearest(typed, [*LIGHTNING, *FUNCTIONS])}")
+
+
+def _asks_for_help(words: list[str]) -> bool:
+    return any(word in ("-h", "--help") for word in words) and words != ["--help", "all"]
+
+
+def _print_help(verb: str, target: str, summary: str) -> int:
+    from framefold.cli.verb_help import verb_help
+
+    print(verb_help(verb, target, summary), end="")
+    return 0
 
 
 def _load(target: str) -> Any:

@@ -7,7 +7,6 @@ compressor, host family, configuration or loss appears here by itself.
 from __future__ import annotations
 
 import inspect
-import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from framefold.configs import config_names, find_config
 from framefold.errors import ConfigError
-from framefold.messages import nearest
+from framefold.messages import nearest, plain_text
 
 Kind = Literal["compressors", "hosts", "configs", "losses"]
 
@@ -119,7 +118,7 @@ def _describe_compressor(cls: type[Any]) -> str:
     lines += [f"  framefold {verb} --video clip.mp4 {question}--compressor {cls.name} --budget 0.1"]
     if cls.trainable:
         lines += [f"  framefold fit --model.compressor {cls.name} --model.budget 0.1 --config trainer/cpu"]
-    details = _plain(inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[0])
+    details = plain_text(inspect.cleandoc(cls.__doc__ or "").partition("\nArgs:")[0])
     lines += [f'  framefold.build("{cls.name}", budget=0.1)', "", details]
     return "\n".join(lines).rstrip()
 
@@ -128,7 +127,7 @@ def _parameter_lines(cls: type[Any]) -> list[str]:
     texts = _parameter_texts(cls)
     lines = []
     for parameter in inspect.signature(cls, eval_str=True).parameters.values():
-        text = _plain(" ".join(texts.get(parameter.name, "").split()))
+        text = plain_text(" ".join(texts.get(parameter.name, "").split()))
         values = f"{_values(parameter.annotation)}, default {parameter.default!r}"
         lines.append(f"  {parameter.name} ({values})" + (f": {text}" if text else ""))
     return lines
@@ -224,12 +223,7 @@ def _describe_loss(loss: Any) -> str:
 
 def _summary(cls: type[Any]) -> str:
     """Return the first sentence of a docstring, without the full stop."""
-    return _plain(inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]).partition(". ")[0].rstrip(".")
-
-
-def _plain(text: str) -> str:
-    """Return a docstring without markup: names instead of references."""
-    return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", text).replace("``", "")
+    return plain_text(inspect.cleandoc(cls.__doc__ or "").partition("\n")[0]).partition(". ")[0].rstrip(".")
 
 
 _KINDS: Mapping[Kind, Callable[[], list[Entry]]] = {

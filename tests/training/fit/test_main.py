@@ -199,15 +199,6 @@ def test_a_trainer_for_gpus_says_that_there_is_none(fit, shards, capsys):
         assert error.startswith("framefold: error: ") and ("gpu" in error.lower() or "cuda" in error.lower()), name
 
 
-def test_the_help_lists_the_options(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["framefold"])
-    assert main(["fit", "--help"]) == 0
-    out = capsys.readouterr().out
-    assert all(
-        option in out for option in ("--model.compressor", "--data.shards", "--trainer.max_steps", "--last.every")
-    )
-
-
 def test_a_checkpoint_of_another_compressor_is_refused(fit, shards, tmp_path, capsys):
     assert fit("run", *on_shards(shards), "--trainer.max_steps", "1", "--trainer.limit_val_batches", "0") == 0
     last = str(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt")
