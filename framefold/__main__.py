@@ -100,7 +100,7 @@ EXTRA_OF = {
     "peft": "lora",
     "mamba_ssm": "mamba",
     "causal_conv1d": "mamba",
-    "matplotlib": "report",
+    **dict.fromkeys(("matplotlib", "plotly"), "report"),
     "wandb": "wandb",
 }
 

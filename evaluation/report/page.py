@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import html
 import json
 import re
@@ -10,10 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from plotly.offline import get_plotlyjs
+
 from framefold.errors import ResultsError
 from framefold.files import replace_file, text_digest
 
 from .page_data import page_data, question_data
+from .styles import palette_css
 from .table import ResultTable
 
 PAGE = "report.html"
@@ -56,13 +60,17 @@ def render_page(data: dict[str, Any]) -> bytes:
     Texts of the data may be anything, because results may come from an untrusted source. They are embedded as JSON
     without characters that are special in HTML, and the script inserts them into the page as text nodes only.
     """
-    style, script = _read_asset("page.css"), _script()
-    title = html.escape(data["title"]).encode("ascii", "xmlcharrefreplace").decode()  # also of lone surrogates
+    style, script, plotly = palette_css() + _read_asset("page.css"), _script(), get_plotlyjs()
+    title = (
+        html.escape(f"{data['folder']}: {data['title']}").encode("ascii", "xmlcharrefreplace").decode()
+    )  # also of lone surrogates
     policy = (
-        f"default-src 'none'; style-src '{_csp_hash(style)}'; script-src '{_csp_hash(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
+        # plotly fills an empty style element rule by rule and sets style attributes; neither can load or run anything.
+        f"default-src 'none'; style-src '{_csp_hash(style)}' '{_csp_hash('')}'; style-src-attr 'unsafe-inline'; "
+        f"script-src '{_csp_hash(script)}' '{_csp_hash(plotly)}'; img-src data:; base-uri 'none'; form-action 'none'"
     )
     parts = {"policy": policy, "title": title, "style": style, "script": script, "data": inert_json(data)}
+    parts["plotly"] = base64.b64encode(gzip.compress(plotly.encode(), 9, mtime=0)).decode()
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _read_asset("page.html")).encode()
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -15,22 +16,24 @@ from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import page_measures
-from framefold.evaluation.results.settings import ORACLES, SYNTHETIC
+from framefold.evaluation.results.settings import SYNTHETIC
 
 from .markdown_tables import setting_paragraph
 from .page_provenance import provenance_groups
 from .page_questions import PageQuestions, pack_bits
+from .styles import method_styles
+from .summary import CAUTION, summary_points
 from .table import ResultTable
 
 PageValue = list[Any]  # number, both ends of its interval or None, text
 
 
-def page_data(table: ResultTable, title: str) -> dict[str, Any]:
+def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
     """Return everything that the page shows, except for single questions.
 
     Args:
         table: results.
-        title: title of the page.
+        folder: name of the folder of results.
     """
     comparisons = table.comparisons([None], table.budgets)
     points = [
@@ -40,9 +43,15 @@ def page_data(table: ResultTable, title: str) -> dict[str, Any]:
     full = _full(table)
     keys = {key for point in [full, *chain(*points)] if point for key in point["values"]}
     return {
-        "title": title,
+        "folder": folder,
+        "title": _title(table),
         "about": setting_paragraph(table).replace("`", ""),
-        "methods": [{"name": method, "kind": _kind(table, method)} for method in table.methods],
+        "summary": {
+            "points": [[budget, text.replace("`", "")] for budget, text in summary_points(table)],
+            "caution": CAUTION,
+        },
+        "methods": _methods(table),
+        "first": [table.methods.index(method) for method in first_methods(table)],
         "budgets": [_budget(table, budget) for budget in table.budgets],
         "baseline": table.baseline,
         "measures": _menu(table, keys, len(comparisons)),
@@ -67,11 +76,40 @@ def question_data(table: ResultTable, max_videos: int) -> dict[str, Any]:
     return {"question_types": types, "asked": table.sample["n"], "runs": runs, "detail": detail}
 
 
-def _kind(table: ResultTable, method: str) -> str:
-    if method in ORACLES:
-        return "oracle"
-    results = next(iter(table.by_method[method].values()))
-    return "training-free" if results[0]["settings"]["adapter"] is None else "trained"
+def _title(table: ResultTable) -> str:
+    """Return a title that says what was compared."""
+    compared = sum(table.kind(method) != "oracle" for method in table.methods)
+    if not compared:
+        return f"All tokens: {table.sample['n']:,} questions"
+    budgets = f"{', '.join(table.budgets[:-1])} and {table.budgets[-1]}" if table.budgets[1:] else table.budgets[0]
+    compressors = f"{compared} compressor{'s' * (compared > 1)}"
+    return f"{compressors} at {budgets} of the visual tokens: {table.sample['n']:,} questions"
+
+
+def _methods(table: ResultTable) -> list[dict[str, Any]]:
+    kinds = {method: table.kind(method) for method in table.methods}
+    styles = method_styles(kinds)
+    return [{"name": name, "kind": kinds[name], **asdict(styles[name])} for name in table.methods]
+
+
+def first_methods(table: ResultTable, most: int = 5) -> list[str]:
+    """Return the methods that the page shows first, in the order of the table.
+
+    They are, as far as they were run: the best trained method and the one without a query, the best training-free
+    method, the baseline, and the weakest method; further ones in the order of the table.
+    """
+    budget = table.second_smallest
+    compressors = [method for method in table.methods if table.kind(method) != "oracle"]
+    wanted = [
+        table.best(budget, lambda cls: cls.trainable),
+        table.best(budget, lambda cls: cls.trainable and not cls.query_aware),
+        table.best(budget, lambda cls: not cls.trainable),
+        table.baseline,
+        *compressors[-1:],
+        *compressors,
+    ]
+    chosen = list(dict.fromkeys(method for method in wanted if method in table.methods))[:most]
+    return sorted(chosen, key=table.methods.index)
 
 
 def _budget(table: ResultTable, budget: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,15 @@ from matplotlib.axes import Axes  # noqa: E402
 
 from framefold.data.synthetic.questions import CHANCE
 from framefold.evaluation.results.measure import Measure
-from framefold.evaluation.results.settings import ORACLE, ORACLES, SYNTHETIC
+from framefold.evaluation.results.settings import SYNTHETIC
 from framefold.files import replace_file
 
-from .table import Curve, ResultTable, class_of
+from .styles import COLORS, DASHES, SYMBOLS, Style, method_styles
+from .table import Curve, ResultTable
 
 matplotlib.use("Agg")
 
-COLORS = ["#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#bcbd22", "#17becf", "#14286e"]
-
-COLORS += ["#e6ab02", "#00a087", "#7a0177", "#66a61e", "#a6761d"]
-
-MARKERS = "osD^vPX*<>hd"
+Styles = Mapping[str, Style]
 
 PANEL_COLUMNS = 4  # panels in a row of the plot by type
 
@@ -35,16 +32,17 @@ TOKENS_LABEL = "visual tokens per video that enter the language model"
 ACCURACY_LABEL = "accuracy, mean over question types (%)"
 
 
-def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> None:
+def plot_accuracy(curves: dict[str, Curve], styles: Styles, full: float | None, file: Path) -> None:
     """Plot accuracy against visual tokens per video, with 95 % intervals.
 
     Args:
         curves: method -> points in ascending number of tokens.
+        styles: method -> its style.
         full: accuracy with all tokens, drawn as a dotted line; None leaves it out.
         file: PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
-    _draw_curves(axes, curves, full)
+    _draw_curves(axes, curves, styles, full)
     _set_token_ticks(axes, curves)
     axes.set_xlabel(TOKENS_LABEL)
     axes.set_ylabel(ACCURACY_LABEL)
@@ -52,18 +50,19 @@ def plot_accuracy(curves: dict[str, Curve], full: float | None, file: Path) -> N
     _save(figure, file)
 
 
-def plot_cost(curves: dict[str, Curve], full: float | None, measure: Measure, file: Path) -> None:
+def plot_cost(curves: dict[str, Curve], styles: Styles, full: float | None, measure: Measure, file: Path) -> None:
     """Plot accuracy against a measure such as time, on a logarithmic axis.
 
     Args:
         curves: method -> points in ascending value of the measure.
+        styles: method -> its style.
         full: accuracy with all tokens, drawn as a dotted line, and as a star if the measure has a fixed value for them;
             None leaves it out.
         measure: measure on the horizontal axis.
         file: PNG to write.
     """
     figure, axes = plt.subplots(figsize=(10, 5.5), layout="constrained")
-    _draw_curves(axes, {method: points for method, points in curves.items() if points}, full, spread=False)
+    _draw_curves(axes, {method: points for method, points in curves.items() if points}, styles, full, spread=False)
     if full is not None and measure.full_value is not None:
         axes.plot([measure.full_value], [100 * full], marker="*", markersize=13, color="black", linestyle="")
     axes.set_xscale("log")
@@ -77,6 +76,7 @@ def plot_cost(curves: dict[str, Curve], full: float | None, measure: Measure, fi
 
 def plot_types(table: ResultTable, file: Path) -> None:
     """Plot accuracy against visual tokens in one panel per question type, with all tokens and the level of chance."""
+    styles = method_styles({method: table.kind(method) for method in table.methods})
     rows = -(-len(table.types) // PANEL_COLUMNS)
     figure, panels = plt.subplots(
         rows, PANEL_COLUMNS, figsize=(14, 2.8 * rows + 1), sharex=True, sharey=True, squeeze=False
@@ -86,7 +86,7 @@ def plot_types(table: ResultTable, file: Path) -> None:
     full = table.full_answers.by_type if table.full_answers is not None else {}
     for axes, kind in zip(panels.flat, table.types, strict=False):
         curves = table.curves(lambda method, budget: table.results_of(method, budget)[0]["tokens"], kind)
-        _draw_curves(axes, curves, full.get(kind), small=True)
+        _draw_curves(axes, curves, styles, full.get(kind), small=True)
         _set_token_ticks(axes, curves)
         axes.tick_params(axis="x", labelrotation=45, labelsize="small")
         if synthetic and kind in CHANCE:
@@ -102,18 +102,18 @@ def plot_types(table: ResultTable, file: Path) -> None:
 
 
 def _draw_curves(
-    axes: Axes, curves: dict[str, Curve], full: float | None, spread: bool = True, small: bool = False
+    axes: Axes, curves: dict[str, Curve], styles: Styles, full: float | None, spread: bool = True, small: bool = False
 ) -> None:
     """Draw a line with intervals for each method, in the same style in every plot.
 
     Args:
         axes: where to draw.
         curves: method -> points.
+        styles: method -> its style.
         full: accuracy with all tokens.
         spread: whether to shift the methods a little, so that their error bars do not overlap.
         small: whether the panel is small.
     """
-    styles = _styles(list(curves))
     for i, (method, points) in enumerate(curves.items()):
         if not points:
             continue
@@ -123,29 +123,15 @@ def _draw_curves(
         if spread:
             positions = [position * (1 + SPACING * (i - len(curves) / 2)) for position in positions]
         size = {"markersize": 3, "linewidth": 1.0, "elinewidth": 0.7} if small else {"markersize": 5, "capsize": 2}
-        axes.errorbar(positions, [100 * v for v in value], errors, label=method, **styles[method], **size)
+        axes.errorbar(positions, [100 * v for v in value], errors, label=method, **_look(styles[method]), **size)
     if full is not None:
         axes.axhline(100 * full, label="all tokens", color="black", linestyle=":", linewidth=1.0)
     axes.grid(alpha=0.3)
 
 
-def _styles(methods: list[str]) -> dict[str, dict[str, Any]]:
-    """Return colour, marker and line of each method: solid if trained, dashed if training-free, grey for oracles."""
-    styles: dict[str, dict[str, Any]] = {}
-    number = 0
-    for method in sorted(methods):
-        if method in ORACLES:
-            color = "black" if method == ORACLE else "dimgrey"
-            styles[method] = {"color": color, "marker": ".", "linestyle": "-."}
-            continue
-        cls = class_of(method)
-        styles[method] = {
-            "color": COLORS[number % len(COLORS)],
-            "marker": MARKERS[number % len(MARKERS)],
-            "linestyle": "-" if cls is not None and cls.trainable else "--",
-        }
-        number += 1
-    return styles
+def _look(style: Style) -> dict[str, Any]:
+    """Return a style as arguments of matplotlib."""
+    return {"color": COLORS[style.color], "marker": SYMBOLS[style.symbol], "linestyle": DASHES[style.dash]}
 
 
 def _set_token_ticks(axes: Axes, curves: dict[str, Curve]) -> None:
@@ -179,7 +165,8 @@ def plot_times(rows: Sequence[dict[str, Any]], file: Path) -> None:
                 curves[row["compressor"]][row["tokens_in"]].append(1e3 * row["seconds"])
         for i, (compressor, points) in enumerate(curves.items()):
             means = [sum(times) / len(times) for times in points.values()]
-            axes.plot(list(points), means, label=compressor, marker="osD^vPX*<>"[i % 10])
+            look = {"marker": list(SYMBOLS.values())[i % len(SYMBOLS)], "color": COLORS[i % len(COLORS)]}
+            axes.plot(list(points), means, label=compressor, **look)
         axes.set(xscale="log", yscale="log", title=f"input: {name}", xlabel="visual tokens of the video")
         axes.grid(alpha=0.3, which="both")
     panels[0][0].set_ylabel("milliseconds")

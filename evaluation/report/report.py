@@ -21,6 +21,7 @@ from .markdown_tables import (
 )
 from .page import write_page
 from .plots import plot_accuracy, plot_cost, plot_types
+from .styles import method_styles
 from .summary import losses, summary
 from .table import ResultTable
 
@@ -55,11 +56,14 @@ def report(results: str, baseline: str | None = None) -> Path:
 def _plot(table: ResultTable, out: Path) -> list[str]:
     """Write the plots and return the Markdown lines that show them."""
     tokens = table.curves(lambda method, budget: table.results_of(method, budget)[0]["tokens"])
-    plot_accuracy(tokens, table.full_accuracy, out / "accuracy.png")
+    styles = method_styles({method: table.kind(method) for method in table.methods})
+    plot_accuracy(tokens, styles, table.full_accuracy, out / "accuracy.png")
     plot_types(table, out / "types.png")
     shown = {"accuracy": "accuracy against budget", "types": "accuracy by type"}
     for measure in plotted_measures():
-        plot_cost(table.curves(partial(table.cost, measure)), table.full_accuracy, measure, out / f"{measure.key}.png")
+        plot_cost(
+            table.curves(partial(table.cost, measure)), styles, table.full_accuracy, measure, out / f"{measure.key}.png"
+        )
         shown[measure.key] = f"accuracy against {measure.title}"
     return [f"![{text}]({name}.png)" for name, text in shown.items()]
 

@@ -15,16 +15,23 @@ from .table import ResultTable, class_of
 WORST_TYPES = 3  # number of question types that the table of losses names
 
 
+CAUTION = (
+    "The best methods were chosen by these very answers, so their lead is slightly overestimated. p is that of the "
+    "sign-flip test over videos, with Holm's correction if several methods are compared."
+)
+
+
 def summary(table: ResultTable) -> str:
     """Return a section with a paragraph for each budget; "" if there is no compressor."""
+    points = [f"- **{budget}**: {text}" for budget, text in summary_points(table)]
+    return "\n\n".join(["## In short", "\n".join(points), CAUTION]) if points else ""
+
+
+def summary_points(table: ResultTable) -> list[tuple[str, str]]:
+    """Return each budget and the sentences about it, with names in backticks; nothing if there is no compressor."""
     if not table.best(table.budgets[0] if table.budgets else ""):
-        return ""
-    points = [f"- **{budget}**: {_sentences(table, budget)}" for budget in table.budgets]
-    caution = (
-        "The best methods were chosen by these very answers, so their lead is slightly overestimated. p is that of the "
-        "sign-flip test over videos, with Holm's correction if several methods are compared."
-    )
-    return "\n\n".join(["## In short", "\n".join(points), caution])
+        return []
+    return [(budget, _sentences(table, budget)) for budget in table.budgets]
 
 
 def _sentences(table: ResultTable, budget: str) -> str:

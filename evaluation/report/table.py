@@ -72,6 +72,13 @@ class ResultTable:
         smallest = self.answers(method, self.budgets[-1])
         return method in ORACLES, -1.0 if smallest is None else smallest.macro
 
+    def kind(self, method: str) -> str:
+        """Return "oracle", "trained" (with an adapter) or "training-free"."""
+        if method in ORACLES:
+            return "oracle"
+        results = next(iter(self.by_method[method].values()))
+        return "training-free" if results[0]["settings"]["adapter"] is None else "trained"
+
     @cached_property
     def full_results(self) -> list[Result]:
         """Results of all tokens."""

@@ -2,22 +2,20 @@
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-const SHAPES = [
-  "M4,0A4,4,0,1,1,-4,0A4,4,0,1,1,4,0Z", // circle
-  "M-3.6,-3.6H3.6V3.6H-3.6Z", // square
-  "M0,-5.2L5.2,0L0,5.2L-5.2,0Z", // diamond
-  "M0,-4.8L4.8,3.6H-4.8Z", // triangle
-  "M0,4.8L4.8,-3.6H-4.8Z", // triangle pointing down
-  "M-4.6,-1.7H-1.7V-4.6H1.7V-1.7H4.6V1.7H1.7V4.6H-1.7V1.7H-4.6Z", // plus
-  "M0,-5.4L1.5,-1.7L5.2,-1.7L2.3,0.8L3.3,4.6L0,2.4L-3.3,4.6L-2.3,0.8L-5.2,-1.7L-1.5,-1.7Z", // star
-  "M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z", // cross
-  "M-4.8,-2H4.8V2H-4.8Z", // horizontal bar
-  "M0,-5L4.7,-1.5L2.9,4H-2.9L-4.7,-1.5Z", // pentagon
-];
-const COLOURS = 8; // number of colour classes in page.css
+const SHAPES = {
+  circle: "M4,0A4,4,0,1,1,-4,0A4,4,0,1,1,4,0Z",
+  square: "M-3.6,-3.6H3.6V3.6H-3.6Z",
+  diamond: "M0,-5.2L5.2,0L0,5.2L-5.2,0Z",
+  "triangle-up": "M0,-4.8L4.8,3.6H-4.8Z",
+  "triangle-down": "M0,4.8L4.8,-3.6H-4.8Z",
+  cross: "M-4.6,-1.7H-1.7V-4.6H1.7V-1.7H4.6V1.7H1.7V4.6H-1.7V1.7H-4.6Z",
+  star: "M0,-5.4L1.5,-1.7L5.2,-1.7L2.3,0.8L3.3,4.6L0,2.4L-3.3,4.6L-2.3,0.8L-5.2,-1.7L-1.5,-1.7Z",
+  x: "M-4.4,-2.2L-2.2,-4.4L0,-2.2L2.2,-4.4L4.4,-2.2L2.2,0L4.4,2.2L2.2,4.4L0,2.2L-2.2,4.4L-4.4,2.2L-2.2,0Z",
+  pentagon: "M0,-5L4.7,-1.5L2.9,4H-2.9L-4.7,-1.5Z",
+};
 
 const state = {
-  shown: new Set(DATA.methods.keys()),
+  shown: new Set(DATA.first),
   measure: "accuracy",
   sort: { column: -1, down: true },
   cost: null,
@@ -50,7 +48,8 @@ function setAttribute(node, name, value) {
 
 /** Creates the mark of a method. It has its own shape, so that colours need not be distinguished. */
 function marker(method) {
-  return svgElement("path", { d: SHAPES[method % SHAPES.length], class: `mark c${method % COLOURS}` });
+  const { symbol, color } = DATA.methods[method];
+  return svgElement("path", { d: SHAPES[symbol], class: `mark c${color}` });
 }
 
 function swatch(method) {

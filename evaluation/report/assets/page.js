@@ -11,13 +11,25 @@ function fillProvenance() {
   }
 }
 
+function fillVerdict() {
+  const points = DATA.summary.points.map(([budget, text]) =>
+    element("li", {}, element("strong", {}, `${budget}: `), element("span", { class: "long" }, text)));
+  byId("verdict").hidden = !points.length;
+  byId("verdict").append(element("ul", {}, ...points), element("p", { class: "quiet" }, DATA.summary.caution));
+}
+
+byId("folder").textContent = DATA.folder;
 byId("title").textContent = DATA.title;
 byId("about").textContent = DATA.about;
+fillVerdict();
 fillMethods();
 fillMeasures();
 fillTable();
 listeners.push(fillTable);
-fillPlots();
 fillQuestions();
 fillProvenance();
-document.documentElement.dataset.ready = "yes";
+loadPlotly().then(fillPlots, (error) => {
+  byId("plots-note").textContent = `This browser cannot draw the plots (${error}); the table has the same numbers.`;
+}).finally(() => {
+  document.documentElement.dataset.ready = "yes";
+});

@@ -41,7 +41,7 @@ function drawBudgets() {
     key: "accuracy", ...range("accuracy"), series: seriesFor(tokensOf, "accuracy"), rules: rules("accuracy"),
     ticks: budgetTicks(),
     xLabel: "visual tokens kept per video", yLabel: "accuracy, %",
-    label: "Plot: accuracy against visual tokens", spread: true, names: box.clientWidth > 460,
+    label: "Plot: accuracy against visual tokens", legend: box.clientWidth > 460,
   });
 }
 
@@ -53,7 +53,6 @@ function drawCosts() {
   plot(box, {
     key: state.cost, ...range("accuracy"), series: seriesFor(xOf, "accuracy"), rules: rules("accuracy"),
     xLabel: cost.label, yLabel: "accuracy, %", label: `Plot: accuracy against ${cost.label}`,
-    names: box.clientWidth > 460,
   });
 }
 
@@ -93,11 +92,7 @@ function fillPlots() {
   }
   const chance = DATA.types.some((type) => type.chance !== null);
   byId("types-note").textContent = `All panels have the same axes${chance ? "; the dotted line is the accuracy of guessing" : ""}.`;
-  let wide = 0;
-  new ResizeObserver(() => {
-    if (document.documentElement.clientWidth === wide) return;
-    wide = document.documentElement.clientWidth;
-    drawAll();
-  }).observe(document.documentElement);
+  drawAll();
   listeners.push(drawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
 }

@@ -23,7 +23,7 @@ function fillMethods() {
   if (kinds.length > 1) choices.push(...kinds.map((kind) => [kind, (method) => method.kind === kind]));
   const boxes = DATA.methods.map((method, i) =>
     element("input", {
-      type: "checkbox", checked: true,
+      type: "checkbox", checked: state.shown.has(i),
       onchange: (event) => {
         state.shown[event.target.checked ? "add" : "delete"](i);
         notify();

@@ -1,6 +1,7 @@
 """The page of an ablation: its numbers are those of the report, it shows kept tokens, and it trusts no text."""
 
 import base64
+import gzip
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from plotly.offline import get_plotlyjs
 from webdataset.tariterators import tarfile_samples
 
 from framefold.data.shards.sample import read_metadata, unpack_video
@@ -171,7 +173,8 @@ def test_hostile_results_add_nothing_but_text(tmp_path: Path, folder: Path) -> N
     reader, data = read_page(out)
     plain, _ = read_page(folder)
     assert reader.tags == plain.tags
-    assert [text for _, text in reader.of("title")] == ["<b>&quot;{{script}} · framefold"] and data["title"] == out.name
+    assert [text for _, text in reader.of("title")] == [f"<b>&quot;{{{{script}}}}: {data['title']} · framefold"]
+    assert data["folder"] == out.name
     assert {method["name"] for method in data["methods"]} == set(HOSTILE[: len(METHODS)])
     assert data["detail"]["questions"][0]["text"] in HOSTILE
 
@@ -184,8 +187,12 @@ def test_policy_permits_only_the_page_s_own_style_and_script(folder: Path) -> No
     (script,) = [text for attrs, text in reader.of("script") if "id" not in attrs]
     ((_, style),) = reader.of("style")
     assert rules["default-src"] == "'none'" and rules["img-src"] == "data:"
-    for name, text in (("script-src", script), ("style-src", style)):
-        assert rules[name] == f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    (packed,) = [text for attrs, text in reader.of("script") if attrs.get("id") == "plotly"]
+    plotly = gzip.decompress(base64.b64decode(packed)).decode()
+    assert plotly == get_plotlyjs()
+    for name, texts in (("script-src", (script, plotly)), ("style-src", (style, ""))):
+        digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
+        assert rules[name] == " ".join(f"'sha256-{digest}'" for digest in digests), name
     links = [attrs[name] for _, attrs in reader.tags for name in ("src", "href", "action") if name in attrs]
     assert links == ["#results"]
     assert "innerHTML" not in script and "document.write" not in script and "eval(" not in script

@@ -14,6 +14,11 @@ from tests.support.pages.results_folders import METHODS, edit_results, fill_resu
 pytestmark = needs_chromium
 NAMES = "[...document.querySelectorAll('#table tbody th')].map(one => one.textContent)"
 TIP = "document.querySelector('#tip').hidden ? '' : document.querySelector('#tip').innerText"
+HOVER = (
+    "[...document.querySelectorAll('#{0} .hoverlayer .hovertext text')].flatMap("
+    "one => one.querySelector('tspan') ? [...one.querySelectorAll('tspan.line')].map(line => line.textContent)"
+    " : [one.textContent])"
+)
 FITS_WINDOW = "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
 
 
@@ -41,7 +46,33 @@ def test_other_scripts_are_blocked(page: Browser) -> None:
     assert len(page.errors) >= 3 and all("Content Security Policy" in error for error in page.errors[:3])
 
 
+def show_all(page: Browser) -> None:
+    page.js("document.querySelector('#methods button').click()")
+
+
+def hint(page: Browser, box: str = "plot-budget") -> list[str]:
+    """Return the lines of the hint that a plot shows, once it shows one."""
+    page.until(HOVER.format(box) + ".length > 0")
+    return page.js(HOVER.format(box))
+
+
+def test_verdict_and_title_say_what_was_compared_and_what_came_out(page: Browser, data: dict[str, Any]) -> None:
+    assert page.js("document.querySelector('#title').textContent").startswith("4 compressors at 25 % and 10 % of the")
+    verdict = page.js("document.querySelector('#verdict').innerText")
+    assert "In short" in verdict and "Training helped" in verdict and "slightly overestimated" in verdict
+    assert page.js("document.querySelector('#verdict').getBoundingClientRect().top") < page.js(
+        "document.querySelector('#table').getBoundingClientRect().top"
+    )
+
+
+def test_methods_of_the_verdict_are_shown_first(page: Browser, data: dict[str, Any]) -> None:
+    assert page.js(NAMES) == ["fila", "st_simdiff", "pool", "uniform"], "all but the oracle, which is not a compressor"
+    checked = "[...document.querySelectorAll('#methods input')].map(one => one.checked)"
+    assert page.js(checked) == [method["name"] != "oracle" for method in data["methods"]]
+
+
 def test_columns_are_sorted_by_click_and_by_key(page: Browser, data: dict[str, Any]) -> None:
+    show_all(page)
     assert page.js(NAMES) == [method["name"] for method in data["methods"]]
     page.click("#table th:nth-child(4) button")
     assert page.js(NAMES) == sorted_names(data, 1, down=True)
@@ -58,15 +89,16 @@ def test_columns_are_sorted_by_click_and_by_key(page: Browser, data: dict[str, A
 
 
 def test_cell_and_mark_show_the_same_hint(page: Browser, data: dict[str, Any]) -> None:
+    show_all(page)
     number = [method["name"] for method in data["methods"]].index("pool")
     values = data["points"][number][1]["values"]
     page.point(*page.middle(f"#table tbody tr:nth-child({number + 1}) td:nth-child(4)"))
-    hint = page.js(TIP)
+    lines = page.js(TIP).splitlines()
     page.point(1, 1)
     assert page.js(TIP) == ""
-    page.point(*page.middle(f"#plot-budget .series[data-method='{number}'] .point:nth-of-type(1) .mark"))
-    assert page.js(TIP) == hint, "the leftmost mark is the smallest budget"
-    lines = hint.splitlines()
+    trace = f"#plot-budget .scatterlayer .trace:nth-child({number + 1})"
+    page.point(*page.middle(f"{trace} .points path:nth-of-type(1)"))
+    assert hint(page) == lines, "the leftmost mark is the smallest budget"
     assert lines[0] == "pool at 10 %" and f"accuracy, %: {values['accuracy'][3]}" in lines
     for key, label in (("difference", "minus st_simdiff, points"), ("time", "time relative to all tokens, %")):
         assert f"{label}: {values[key][3]}" in lines
@@ -74,6 +106,7 @@ def test_cell_and_mark_show_the_same_hint(page: Browser, data: dict[str, Any]) -
 
 
 def test_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> None:
+    show_all(page)
     for key in ("difference", "recall", "type:needle", "total_ms"):
         page.choose("#measure", key)
         shown = page.js(
@@ -86,28 +119,31 @@ def test_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> None
 
 
 def test_arrow_keys_move_between_marks(page: Browser, data: dict[str, Any]) -> None:
-    page.js("document.querySelector('#plot-budget .point[tabindex=\"0\"]').focus()")
-    first = page.js(TIP).splitlines()[0]
-    assert first == f"{data['methods'][0]['name']} at 10 %"
+    show_all(page)
+    page.js("document.querySelector('#plot-budget').focus()")
+    first = data["methods"][0]["name"]
+    assert hint(page)[0] == f"{first} at 10 %"
     page.press("ArrowRight")
-    assert page.js(TIP).splitlines()[0] == f"{data['methods'][0]['name']} at 25 %"
-    seen = [page.js(TIP).splitlines()[0]]
-    for _ in range(len(METHODS) - 1):
+    page.until(f"{HOVER.format('plot-budget')}[0] === {json.dumps(f'{first} at 25 %')}")
+    seen = [hint(page)[0]]
+    for name in sorted_names(data, 0, down=True)[1:]:
         page.press("ArrowDown")
-        seen.append(page.js(TIP).splitlines()[0])
-    assert [one.removesuffix(" at 25 %") for one in seen] == sorted_names(data, 0, down=True)
-    assert page.js("document.querySelectorAll('#plot-budget [tabindex=\"0\"]').length") == 1, "one stop for Tab"
+        page.until(f"{HOVER.format('plot-budget')}[0] === {json.dumps(f'{name} at 25 %')}")
+        seen.append(hint(page)[0])
+        assert page.js("document.querySelector('#live').textContent").startswith(f"{name} at 25 %; ")
     page.press("Escape")
-    assert page.js(TIP) == ""
+    page.until(f"{HOVER.format('plot-budget')}.length === 0")
 
 
 def test_methods_can_be_hidden(page: Browser) -> None:
     page.click("#methods label:nth-of-type(2) input")
+    assert page.js(NAMES) == ["st_simdiff", "pool", "uniform"]
     page.js("[...document.querySelectorAll('#methods button')].find(one => one.textContent === 'trained').click()")
     assert page.js(NAMES) == ["fila"]
-    assert page.js("document.querySelectorAll('#plot-budget .line').length") == 1
+    page.until("document.querySelectorAll('#plot-budget .trace').length === 1")
     page.js("[...document.querySelectorAll('#methods button')].find(one => one.textContent === 'none').click()")
-    assert page.js("document.querySelectorAll('.point').length") == 0 and page.errors == []
+    page.until("document.querySelectorAll('.plot .trace').length === 0")
+    assert page.errors == []
 
 
 def test_every_control_is_reached_by_tab_and_has_a_name(page: Browser) -> None:
@@ -164,7 +200,7 @@ def test_page_fits_narrow_and_wide_windows_and_nothing_jumps(
         wait_for_panels(browser)
         assert browser.js(top) == before and browser.js(FITS_WINDOW), width
         browser.resize(other)
-        browser.until(f"{plot}.querySelector('svg').clientWidth <= {plot}.clientWidth")
+        browser.until(f"{plot}.querySelector('svg').getBoundingClientRect().width <= {plot}.clientWidth")
         assert browser.js(FITS_WINDOW), (width, other)
 
 
@@ -173,7 +209,7 @@ def test_hostile_results_are_shown_literally(browser: Browser, tmp_path: Path) -
     browser.open(write_page(ResultTable(read_results(out)), out), width=400)
     wait_for_panels(browser)
     assert browser.js("window.pwned") is None and browser.errors == []
-    assert len(browser.js("[...document.querySelectorAll('script, img, b')].map(one => one.id)")) == 2
+    assert len(browser.js("[...document.querySelectorAll('script, img, b')].map(one => one.id)")) == 4
     expected = [replace_surrogates(text) for text in HOSTILE]
     assert {replace_surrogates(name) for name in browser.js(NAMES)} == set(expected[: len(METHODS)])
     assert replace_surrogates(browser.js("document.querySelector('#asked span').textContent")) in expected
