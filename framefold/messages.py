@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import shlex
 from importlib import metadata
 from pathlib import Path
-import re
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -74,6 +74,8 @@ def _source(extra: str) -> str:
         return shlex.quote(f"framefold[{extra}] @ {url}")
     path = Path(unquote(urlparse(url).path))
     return shlex.quote(f"{path}[{extra}]") if url.startswith("file:") and path.exists() else ""
+
+
 def plain_text(docstring: str) -> str:
     """Return the text of a docstring without markup: names instead of references."""
     return re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`", r"\1", docstring).replace("``", "")
