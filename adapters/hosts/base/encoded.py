@@ -5,7 +5,7 @@ Dimensions: T frames, H W grid, D width, E tokens off the grid, N tokens that ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,13 @@ class Encoded:
     def is_still(self) -> bool:
         """Whether this is a still image, which is never compressed."""
         return self.features.shape[0] == 0
+
+    def to(self, device: torch.device) -> Encoded:
+        """Return the video on a device."""
+        if self.features.device == device:
+            return self
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved, deepstack=tuple(layer.to(device) for layer in self.deepstack))
 
     def streams(self, tokens: VideoTokens | None) -> list[Tensor]:
         """Return what fills the kept placeholders, in prompt order: (N + E, D) features, then each deepstack layer.

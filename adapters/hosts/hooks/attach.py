@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.base.family import Family, family_of
+from framefold.adapters.hosts.base.offload import execution_device
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.hosts.prompt.question import Query
 from framefold.errors import AttachError, InputError
@@ -50,7 +51,8 @@ def attach(
 ) -> Handle:
     """Make a host compress the video of its inputs, in ``forward`` and ``generate``, until :func:`detach`.
 
-    The compressor becomes the submodule ``model.compressor``, in the host's mode and on its device; with PEFT, attach
+    The compressor becomes the submodule ``model.compressor``, in the host's mode and on the device where the host
+    embeds its prompt, also if the host is dispatched over devices or offloaded (``device_map``); with PEFT, attach
     first and name it in ``modules_to_save``. ``model.save_pretrained`` leaves it out. In training mode its losses are
     added to the host's loss. ``generate`` returns the caller's prompt and the new tokens.
 
@@ -136,7 +138,7 @@ def detach(model: PreTrainedModel) -> None:
 
 
 def _add_compressor(model: PreTrainedModel, compressor: Compressor, family: Family) -> None:
-    device: Any = model.get_input_embeddings().weight.device
+    device = execution_device(model)
     compressor.materialize(model.config.get_text_config().hidden_size, family.grid(model), device)
     if device.type != "meta":
         compressor.to(device)

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
-from transformers.utils.generic import ModelOutput
 
 from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, CompactedPrompt, Prepared, prepare
 from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import InputError
 
 from .generate import FRAMEFOLD_ARGUMENTS, holds_compressed_prompt
+from .losses import expose_losses, record_losses
+from .outputs import read_outputs, write_outputs
 from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment
 
 CALL_NAME = "framefold_call"
@@ -33,6 +34,7 @@ class _ForwardCall:
 
     losses: dict[str, Tensor]
     logits_to_keep: Any
+    as_tuple: bool
 
 
 def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: bool) -> Prepared:
@@ -64,8 +66,10 @@ def forward_pre_hook(
     attachment: Attachment = getattr(model, ATTACHMENT_NAME)
     if kwargs.get(attachment.pixels) is not None:
         return (), _shorten(model, attachment, kwargs)
+    if model.training and torch.is_grad_enabled():
+        attachment.losses = None  # those of the batch before
     original = kwargs
-    if not kwargs.keys().isdisjoint(FRAMEFOLD_ARGUMENTS):  # passed with a batch that has no video
+    if any(name in kwargs for name in FRAMEFOLD_ARGUMENTS):  # passed with a batch that has no video
         kwargs = {name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
     if (cache := kwargs.get("past_key_values")) is not None:
         if getattr(cache, COMPACTED_NAME, None) is not None:
@@ -81,6 +85,8 @@ def forward_pre_hook(
     return None if kwargs is original else ((), kwargs)
 
 
+# Compression depends on the values of the features, so tracing it would break the graph at nearly every operation.
+@torch.compiler.disable
 def _shorten(model: Any, attachment: Attachment, kwargs: dict[str, Any]) -> dict[str, Any]:
     logits_to_keep = kwargs.get("logits_to_keep")
     if attachment.outputs == "full":
@@ -94,8 +100,9 @@ def _shorten(model: Any, attachment: Attachment, kwargs: dict[str, Any]) -> dict
             " number"
         )
     encoded = prepared.kwargs["mm_encoder_outputs"][attachment.modality]
-    setattr(encoded, CALL_NAME, _ForwardCall(prepared.losses, logits_to_keep))
-    return prepared.kwargs
+    as_tuple = kwargs.get("return_dict") is False  # a tuple would not name its values, so it is made afterwards
+    setattr(encoded, CALL_NAME, _ForwardCall(prepared.losses, logits_to_keep, as_tuple))
+    return prepared.kwargs | {"return_dict": True} if as_tuple else prepared.kwargs
 
 
 def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
@@ -133,18 +140,23 @@ def forward_hook(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outp
     if call is None:
         return None
     prompt: CompactedPrompt = getattr(encoded, COMPACTED_NAME)
-    values = list(output.values() if isinstance(output, ModelOutput) else output)
-    for cache in (value for value in values if isinstance(value, Cache)):
-        setattr(cache, COMPACTED_NAME, None if prompt.compaction.trivial else prompt)
-    at = 0 if kwargs.get("labels") is None else 1  # index of the logits
-    if at and model.training and call.losses:
-        values[0] = values[0] + torch.stack(list(call.losses.values())).sum() * _batch_weight(kwargs)
-    if attachment.outputs == "full":
-        values[at] = _select_logits(prompt.compaction.expand(values[at]), call.logits_to_keep)
-    if not isinstance(output, ModelOutput):
-        return tuple(values)
-    for name, value in zip(list(output), values, strict=True):
-        output[name] = value
+    columns = prompt.compaction.n_after
+    values, changes = read_outputs(output, columns), {}
+    for cache in (*values.values(), kwargs.get("past_key_values")):
+        if isinstance(cache, Cache):
+            setattr(cache, COMPACTED_NAME, None if prompt.compaction.trivial else prompt)
+    loss, logits = values.get("loss"), values.get("logits")
+    if loss is not None and model.training and call.losses:
+        own = torch.stack(list(call.losses.values())).sum() * _batch_weight(kwargs)
+        loss = changes["loss"] = loss + own.to(loss.device)  # device maps may place them on different devices
+    if attachment.outputs == "full" and isinstance(logits, Tensor) and logits.shape[1] == columns:
+        changes["logits"] = _select_logits(prompt.compaction.expand(logits), call.logits_to_keep)
+    output = write_outputs(output, columns, changes)
+    if model.training and torch.is_grad_enabled():
+        record_losses(attachment, call.losses, (values | changes).values(), loss)
+    if call.as_tuple and hasattr(output, "to_tuple"):
+        return output.to_tuple()
+    expose_losses(output, call.losses)
     return output
 
 
@@ -154,8 +166,11 @@ def _batch_weight(kwargs: dict[str, Any]) -> Any:
     Under gradient accumulation and over several devices, Trainer divides by the labels of all batches. As in the loss
     of its hosts, the first column does not count.
     """
-    items = kwargs.get("num_items_in_batch")
-    return 1 if items is None else (kwargs["labels"][..., 1:] != -100).sum() / items
+    items, labels, shifted = (kwargs.get(name) for name in ("num_items_in_batch", "labels", "shift_labels"))
+    if items is None or (labels is None and shifted is None):
+        return 1
+    counted = labels[..., 1:] if shifted is None else shifted
+    return (counted != -100).sum() / items
 
 
 def _select_logits(logits: Tensor, keep: Any) -> Tensor:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.hosts.base.offload import is_offloaded, loaded
 from framefold.adapters.pretrained.saveable import check_separate
 from framefold.errors import AttachError, ConfigError
 
@@ -64,12 +65,13 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
 
 
 def _check_loaded(module: nn.Module) -> None:
-    for parameter in module.parameters():
+    owners = [(owner, p) for owner in module.modules() for p in owner.parameters(recurse=False)]
+    for owner, parameter in owners:
         if hasattr(parameter, "ds_id"):
             raise AttachError(
                 "the weights are partitioned over processes (ZeRO-3): call init_from_host before DeepSpeed starts"
             )
-        if parameter.is_meta:
+        if parameter.is_meta and not is_offloaded(owner):
             raise AttachError(f"the weights of {type(module).__name__} are not loaded (meta device)")
 
 
@@ -79,9 +81,12 @@ def _layer_tensors(layer: Any) -> dict[str, Tensor]:
     for name in PROJECTIONS:
         projection = getattr(layer.self_attn, name)
         projection = getattr(projection, "base_layer", projection)  # the layer below LoRA
-        tensors[f"{name}.weight"] = projection.weight.detach()
-        if getattr(projection, "bias", None) is not None:
-            tensors[f"{name}.bias"] = projection.bias.detach()
+        with loaded([projection]):
+            tensors[f"{name}.weight"] = projection.weight.detach()
+            if getattr(projection, "bias", None) is not None:
+                tensors[f"{name}.bias"] = projection.bias.detach()
     for host_name, name in NORMS.items():
-        tensors[f"{name}.weight"] = getattr(layer, host_name).weight.detach()
+        norm = getattr(layer, host_name)
+        with loaded([norm]):
+            tensors[f"{name}.weight"] = norm.weight.detach()
     return tensors

@@ -34,6 +34,8 @@ class Attachment:
         instance_generate: ``model.generate``, if it was set on the instance before attaching.
         base_attributes: attributes of the base model that ``detach`` restores.
         hooks: handles that ``detach`` removes.
+        losses: losses of the compressor in the last forward in training mode.
+        warned_of_losses: whether a warning said that nothing uses these losses.
     """
 
     pixels: str
@@ -46,3 +48,8 @@ class Attachment:
     instance_generate: Any
     base_attributes: dict[str, Any]
     hooks: list[RemovableHandle] = field(default_factory=list)
+    losses: Any = None
+    warned_of_losses: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"losses": None}  # tensors with a graph can be neither copied nor pickled

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.base.image_runs import CLIPS
+from framefold.adapters.hosts.base.offload import weights_device
 from framefold.errors import InputError
 
 from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens, labels_of
@@ -125,7 +126,9 @@ def prepare(
     rows = check_counts(ids, where, clips)
     query_aware = getattr(compressor, "query_aware", False)
     queries = embed_queries(model, family, inputs, where, clips, query, query_aware, tokenizer)
-    tokens, losses, scores = _compress(compressor, clips, queries, times, ids.device)
+    device = weights_device(compressor, ids.device) if isinstance(compressor, nn.Module) else ids.device
+    clips = [clip.to(device) for clip in clips]  # the vision side may be on another device
+    tokens, losses, scores = _compress(compressor, clips, queries, times)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(labels_of(inputs), keep)
     if generation and positions == "preserve":
@@ -184,7 +187,6 @@ def _compress(
     clips: list[Encoded],
     queries: list[Tensor | None],
     times: Any,
-    device: torch.device,
 ) -> tuple[list[VideoTokens | None], dict[str, Tensor], tuple[Tensor | None, ...]]:
     """Compress each video.
 
@@ -201,7 +203,8 @@ def _compress(
     losses: dict[str, list[Tensor]] = {}
     for clip, question, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
-        video = VideoTokens.from_grid(clip.features.to(device), times=seconds, attention=clip.attention)
+        video = VideoTokens.from_grid(clip.features, times=seconds, attention=clip.attention)
+        question = None if question is None else question.to(clip.features.device)
         out = check_tokens(compressor(video, question), video)
         tokens.append(out.tokens)
         scores.append(out.scores)

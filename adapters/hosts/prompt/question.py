@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of
+from framefold.adapters.hosts.base.offload import execution_device
 from framefold.errors import InputError
 
 from .checks import labels_of
@@ -145,5 +146,5 @@ def _embed(model: PreTrainedModel, texts: list[Tensor]) -> list[Tensor]:
     if not texts:
         return []
     embeddings: Any = model.get_input_embeddings()
-    ids = torch.cat([text.to(model.device) for text in texts])
+    ids = torch.cat([text.to(execution_device(model)) for text in texts])
     return list(embeddings(ids).split([len(text) for text in texts]))

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, family_of, features_of
+from framefold.adapters.hosts.base.offload import loaded
 from framefold.errors import InputError
 
 from .frame_clips import name_clips
@@ -65,9 +66,13 @@ def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str
 
 @contextlib.contextmanager
 def _vision_side(model: PreTrainedModel, family: Family) -> Iterator[None]:
-    """Disable gradients if the vision side is frozen, and gather parameters that no hook of ZeRO-3 would gather."""
+    """Disable gradients if the vision side is frozen, and load parameters that no hook would load.
+
+    Hooks of ZeRO-3 and of accelerate's offload load the parameters of a module around its own forward.
+    """
     base = model.base_model
     direct = [*base.parameters(recurse=False), *map(base.get_parameter, family.read_directly)]
     trained = family.vision_requires_grad(model)
-    with gathered(model, direct), contextlib.nullcontext() if trained else torch.no_grad():
+    owners = [base, *(base.get_submodule(name.rpartition(".")[0]) for name in family.read_directly)]
+    with loaded(owners), gathered(model, direct), contextlib.nullcontext() if trained else torch.no_grad():
         yield

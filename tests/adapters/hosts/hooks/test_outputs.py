@@ -1,0 +1,144 @@
+"""Outputs of unusual hosts: without logits, without a loss, as tuples, dictionaries and objects."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.utils.generic import ModelOutput
+
+import framefold
+from tests.support.hosts import tiny_hosts as tiny
+from tests.support.hosts.tiny_families import labels_of
+from tests.support.hosts.tiny_hosts import TopNorm, single
+
+UNIFORM = 0.25
+
+
+@dataclass
+class FusedOutput(ModelOutput):
+    """What TRL's fused head returns in place of logits."""
+
+    loss: Tensor | None = None
+    log_probs: Tensor | None = None
+    entropy: Tensor | None = None
+    label_mask: Tensor | None = None
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    loss: Tensor
+
+
+@pytest.fixture(scope="module")
+def host() -> Any:
+    return tiny.llava_onevision("sdpa")
+
+
+@contextmanager
+def forward_of(host: Any, replacement: Callable[..., Any]) -> Iterator[None]:
+    """Replace the forward of one instance, as fused heads and kernels do; they keep the names of the arguments."""
+    original = host.forward
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return replacement(original(*args, **kwargs), kwargs)
+
+    host.forward = types.MethodType(forward, host)
+    try:
+        yield
+    finally:
+        del host.forward
+
+
+def fused(output: Any, arguments: Any) -> FusedOutput:
+    """Return log-probabilities of the labels, without logits."""
+    labels = arguments["labels"][:, 1:]
+    log_probs = output.logits[:, :-1].log_softmax(-1)
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    chosen = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == -100, 0)
+    return FusedOutput(output.loss, chosen, entropy, labels != -100)
+
+
+def inputs_with_labels() -> dict[str, Any]:
+    return single() | {"labels": labels_of(single())}
+
+
+@pytest.mark.parametrize("outputs", ["full", "compact"])
+def test_an_output_without_logits_is_left_alone(host: Any, outputs: Any) -> None:
+    with framefold.attach(host, framefold.build("uniform", UNIFORM)):
+        expected = host(**inputs_with_labels())
+    with framefold.attach(host, framefold.build("uniform", UNIFORM), outputs=outputs):
+        with forward_of(host, fused):
+            out = host(**inputs_with_labels())
+        with forward_of(host, lambda output, _: FusedOutput(entropy=output.logits.sum(-1))):
+            alone = host(**single())
+    reference = fused(expected, {"labels": labels_of(single())[:, -expected.logits.shape[1] :]})
+    assert torch.equal(out.loss, expected.loss) and list(out) == ["loss", "log_probs", "entropy", "label_mask"]
+    assert torch.equal(out.log_probs, reference.log_probs) and torch.equal(out.entropy, reference.entropy)
+    assert list(alone) == ["entropy"] and torch.equal(alone.entropy, expected.logits.sum(-1))
+
+
+def test_no_output_is_taken_for_the_loss_because_of_its_place() -> None:
+    """Labels without a loss in the output, and a loss without labels."""
+    host = tiny.llava_onevision("sdpa").train()
+    with framefold.attach(host, TopNorm()):
+        with forward_of(host, lambda output, _: FusedOutput(log_probs=output.logits[..., 0])):
+            out = host(**inputs_with_labels())
+            assert torch.equal(out.log_probs, host(**single()).log_probs)
+        with forward_of(host, lambda output, _: FusedOutput(loss=output.logits.mean())):
+            trained = host(**single()).loss
+            assert torch.allclose(trained, host.eval()(**single()).loss + 1)
+
+
+def test_full_logits_and_the_loss_are_found_in_any_container(host: Any) -> None:
+    inputs = inputs_with_labels()
+    with framefold.attach(host, framefold.build("uniform", UNIFORM), outputs="full"):
+        full = host(**inputs)
+        containers: dict[str, Callable[[Any, Any], Any]] = {
+            "dictionary": lambda output, _: {"logits": output.logits, "loss": output.loss},
+            "object": lambda output, _: types.SimpleNamespace(logits=output.logits, loss=output.loss),
+            "named tuple": lambda output, _: Pair(output.logits, output.loss),
+            "tuple": lambda output, _: (output.loss, output.logits),
+            "tuple without a loss": lambda output, _: (output.logits,),
+            "tuple without logits": lambda output, _: (output.loss, output.logits[:, :-1, 0]),
+        }
+        for name, container in containers.items():
+            with forward_of(host, container):
+                out = host(**inputs)
+            parts = out.values() if isinstance(out, dict) else out if isinstance(out, tuple) else vars(out).values()
+            values = [part for part in parts if isinstance(part, Tensor)]
+            longest = max(values, key=lambda value: value.ndim)
+            if name != "tuple without logits":
+                assert torch.equal(longest, full.logits), name
+            if name != "tuple without a loss":
+                assert any(value.ndim == 0 and torch.equal(value, full.loss) for value in values), name
+
+
+def test_tuples_have_the_values_and_the_order_of_the_bare_host(host: Any) -> None:
+    for more in ({}, {"output_hidden_states": True}, {"use_cache": False, "output_attentions": True}):
+        for inputs in (single(), inputs_with_labels()):
+            bare = host(**inputs, **more, return_dict=False)
+            for outputs in ("full", "compact"):
+                with framefold.attach(host, framefold.build("identity"), outputs=outputs):
+                    found = host(**inputs, **more, return_dict=False)
+                assert isinstance(found, tuple) and [type(x) for x in found] == [type(x) for x in bare], (more, outputs)
+                places = zip(found, bare, strict=True)
+                assert all(torch.equal(a, b) for a, b in places if isinstance(b, Tensor)), (more, outputs)
+
+
+def test_a_cache_that_is_passed_but_not_returned_is_continued(host: Any) -> None:
+    from transformers import DynamicCache
+
+    ids = torch.tensor([[5]])
+    with framefold.attach(host, framefold.build("uniform", UNIFORM)):
+        expected = host(input_ids=ids, past_key_values=host(**single(), use_cache=True).past_key_values).logits
+        cache = DynamicCache(config=host.config.get_text_config())
+        with forward_of(host, lambda output, _: FusedOutput(entropy=output.logits)):
+            host(**single(), past_key_values=cache, use_cache=True)
+        assert torch.equal(host(input_ids=ids, past_key_values=cache).logits, expected)
