@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,9 +64,12 @@ class STSimDiff(Compressor):
     Args:
         budget: retention ratio or tokens per video.
         variant: "exact" for the rule above, "official" for the release.
-        tau_sim: cosine similarity from which neighbours are linked (official: above which, for right and bottom).
-        tau_event: similarity with the previous frame below which a token is a turning point; None: ``tau_sim``, and 0.2
-            for official.
+        tau_sim: cosine similarity from which neighbours are linked (official: above which, for right and bottom), in
+            (0, 1]. Official takes any number: above 1, nothing is linked; below 0, only real neighbours are linked,
+            where the release also links the ends of a row with the next row.
+        tau_event: similarity with the previous frame below which a token is a turning point, in [-1, 1]; None:
+            ``tau_sim``, and 0.2 for official. Official takes any number: below -1, there are no turning points; above
+            1, all tokens after the first frame are.
         event_share: fraction of the budget for turning points, in [0, 1]; only for exact. The default was within a
             point of the best value in 0.3 ... 0.9 at 10 and 5 % of the embedded host's tokens, on three sets of videos.
         strategy: order in which official thins communities; 3 is by mean similarity, 2 by a sum that grows with size.
@@ -98,8 +102,14 @@ class STSimDiff(Compressor):
         bottom: bool = True,
     ) -> None:
         super().__init__(budget)
-        if not 0 < tau_sim <= 1 or not -1 <= (tau_event or 0) <= 1:
-            raise ConfigError(f"st_simdiff: tau_sim must be in (0, 1], tau_event in [-1, 1]: {tau_sim}, {tau_event}")
+        thresholds = tau_sim, tau_event or 0.0
+        if not all(map(math.isfinite, thresholds)):
+            raise ConfigError(f"st_simdiff: tau_sim and tau_event must be finite: {tau_sim}, {tau_event}")
+        if variant != "official" and not (0 < tau_sim <= 1 and -1 <= thresholds[1] <= 1):
+            raise ConfigError(
+                f"st_simdiff: tau_sim must be in (0, 1], tau_event in [-1, 1]: {tau_sim}, {tau_event}; "
+                "variant='official' takes any"
+            )
         if not 0 <= event_share <= 1:
             raise ConfigError(f"st_simdiff: event_share must be in [0, 1], got {event_share}")
         if variant not in ("exact", "official") or strategy not in (2, 3):
@@ -140,8 +150,11 @@ class STSimDiff(Compressor):
         sim = neighbour_similarities(grid)
         official = self.variant == "official"
         is_similar = torch.gt if official else torch.ge  # in space; in time the threshold is inclusive in both variants
+        linked = sim.temporal >= self.tau_sim
+        if official and self.tau_sim <= 0:  # in time, the similarity of a zero vector is NaN in the release
+            linked[1:] &= (sim.inverse[1:] > 0) & (sim.inverse[:-1] > 0)
         labels = communities(
-            (sim.temporal >= self.tau_sim) & self.temporal,
+            linked & self.temporal,
             is_similar(sim.right, self.tau_sim) & (self.spatial and self.right),
             is_similar(sim.bottom, self.tau_sim) & (self.spatial and self.bottom),
         )
@@ -149,6 +162,7 @@ class STSimDiff(Compressor):
         turning = (sim.temporal < (default if self.tau_event is None else self.tau_event)) & (sim.inverse > 0)
         if official:  # after a zero vector, the similarity of the release is NaN, which is not below the threshold
             turning[1:] &= sim.inverse[:-1] > 0
+            turning[0] = False  # also if tau_event is above 1, its similarity with itself
         return TokenGraph(
             labels=labels,
             centrality=centrality(grid, sim.inverse, labels, 2 if official else 3),

@@ -17,7 +17,7 @@ from framefold.adapters.compressors.qtsplus import QTSplus
 from framefold.adapters.layers.budget_head import BudgetHead
 from framefold.adapters.layers.cross_attention import RMSNorm
 from framefold.adapters.reference import qtsplus as release
-from framefold.errors import BudgetError
+from framefold.errors import BudgetError, ConfigError
 from tests.support.cases import case
 from tests.support.limits import HANG
 from tests.support.videos import noise
@@ -194,6 +194,15 @@ def test_a_predicted_budget_is_in_its_range_and_has_losses_in_training_only() ->
         assert set(out.losses) == {"flops", "kv", "smooth"}
         assert compressor.eval()(video(50), question(seed)).losses == {}
     assert len(counts) > 3
+
+
+def test_official_takes_a_lower_bound_of_0() -> None:
+    compressor = framefold.build("qtsplus", "auto", variant="official", rho_min=0.0, dim=32).eval()
+    compressor.head.mlp[2].bias.data.fill_(-1e4)
+    features = torch.randn(3, 2, 2, 32, generator=torch.Generator().manual_seed(0))
+    assert len(compressor(framefold.VideoTokens.from_grid(features), torch.ones(2, 32)).tokens) == 1
+    with pytest.raises(ConfigError, match="rho_min"):
+        framefold.build("qtsplus", "auto", rho_min=0.0)
 
 
 def test_only_a_compressor_with_a_head_predicts_budgets(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 
 import pytest
@@ -202,6 +203,66 @@ def test_thresholds() -> None:
     for wrong in ({"tau_sim": 0.0}, {"tau_sim": 1.1}, {"tau_event": -2.0}, {"event_share": 1.5}):
         with pytest.raises(ConfigError, match="st_simdiff"):
             framefold.build("st_simdiff", **wrong)
+
+
+def released_graph(x: torch.Tensor, tau_sim: float, tau_event: float) -> tuple[set[tuple[int, int]], list[int]]:
+    """Edges and events of the specification, token by token."""
+    t, h, w, _ = x.shape
+    edges, events = set(), []
+    for i in range(x[..., 0].numel()):
+        frame, row, column = i // (h * w), i // w % h, i % w
+        own = x[frame, row, column]
+        if frame:
+            similarity = float(own @ x[frame - 1, row, column]) / float(own.norm() * x[frame - 1, row, column].norm())
+            events += [i] if similarity < tau_event else []
+            edges |= {(i - h * w, i)} if similarity >= tau_sim else set()
+        for down, right in ((0, 1), (1, 0)):
+            if row + down < h and column + right < w:
+                other = x[frame, row + down, column + right]
+                if float(own @ other) / float(own.norm() * other.norm()) > tau_sim:
+                    edges.add((i, i + down * w + right))
+    return edges, events
+
+
+def test_official_takes_the_thresholds_of_the_release() -> None:
+    """Thresholds outside of the cosines, too: no events or only events, no edges or all edges."""
+    x = drifting((6, 3, 4), seed=2) - 0.5
+    video = VideoTokens.from_grid(x)
+    for tau_sim, tau_event in ((0.8, -1.5), (0.8, -1e9), (0.8, 1.5), (1.5, 0.2), (0.0, 0.2), (-0.3, 0.2), (-2.0, -2.0)):
+        with case(tau_sim, tau_event):
+            compressor = framefold.build("st_simdiff", 0.3, variant="official", tau_sim=tau_sim, tau_event=tau_event)
+            graph = compressor.graph(video)
+            edges, events = released_graph(x.double(), tau_sim, tau_event)
+            assert graph.turning.nonzero()[:, 0].tolist() == events
+            assert (len(events) == 0) == (tau_event < -1) and (tau_event <= 1 or len(events) == 60)
+            neighbours = {i: {i} for i in range(72)}
+            for a, b in edges:
+                merged = neighbours[a] | neighbours[b]
+                for one in merged:
+                    neighbours[one] = merged
+            assert {frozenset(one) for one in neighbours.values()} == {
+                frozenset((graph.labels == label).nonzero()[:, 0].tolist()) for label in graph.labels.unique()
+            }
+            kept = compressor(video).tokens.index.tolist()
+            assert set(events) <= set(kept) and (tau_sim <= 1 or len(kept) == 72)
+            assert framefold.build("st_simdiff", **compressor.params()).params() == compressor.params()
+
+
+def test_official_links_no_zero_vectors_in_time() -> None:
+    x = drifting((6, 3, 4))
+    x[2] = 0
+    graph = framefold.build("st_simdiff", variant="official", tau_sim=-1.0, tau_event=5.0).graph(
+        VideoTokens.from_grid(x)
+    )
+    assert not graph.turning[24:48].any() and graph.turning[12:24].all()
+    assert not set(graph.labels[:24].tolist()) & set(graph.labels[24:].tolist())
+
+
+def test_thresholds_that_are_no_numbers_are_refused() -> None:
+    for wrong in ({"tau_sim": math.nan}, {"tau_event": math.inf}):
+        for variant in ("exact", "official"):
+            with case(wrong, variant), pytest.raises(ConfigError, match="st_simdiff"):
+                framefold.build("st_simdiff", variant=variant, **wrong)
 
 
 def test_time_against_the_yardstick() -> None:
