@@ -58,7 +58,7 @@ class QTSplus(Compressor):
         kv_heads: number of key-value heads; None: as many as heads.
         tau: temperature of the gate.
         noise: scale of the logistic noise during training.
-        rho_min: lower bound of predicted ratios; 0 only for "official", which keeps one token then.
+        rho_min: lower bound of predicted ratios; 0 only for "official".
         rho_max: upper bound of predicted ratios.
         n_max: maximum number of tokens that "auto" keeps.
         cost_flops: weight of the loss "flops" of a predicted budget.
@@ -124,12 +124,11 @@ class QTSplus(Compressor):
         wrong += [] if 0 <= self.coverage <= 1 else ["coverage"]
         wrong += [] if 0 <= self.reencode_layers <= MAX_SIZE else ["reencode_layers"]
         wrong += [] if self.tau > 0 else ["tau"]
-        least = self.rho_min > 0 or self.rho_min == 0 and self.variant == "official"  # the release keeps one token
-        wrong += [] if least and 0 < self.rho_max <= 1 and self.rho_min <= self.rho_max else ["rho_min", "rho_max"]
+        least = self.rho_min > 0 or self.rho_min == 0 < self.rho_max and self.variant == "official"
+        wrong += [] if least and self.rho_min <= self.rho_max <= 1 else ["rho_min", "rho_max"]
         if wrong:
-            raise ConfigError(
-                f"{self.name}: out of range: " + ", ".join(f"{key}={getattr(self, key)}" for key in wrong)
-            )
+            values = ", ".join(f"{key}={getattr(self, key)}" for key in wrong)
+            raise ConfigError(f"{self.name}: out of range: {values}")
 
     @classmethod
     def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:

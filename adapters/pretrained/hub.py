@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from framefold.messages import short
 from . import hub_errors
 from .config import CONFIG, MAX_CONFIG, read_config
 from .folder import UnloadedCompressor
-from .hub_errors import hub_request, is_unreachable
+from .hub_errors import hub_request, is_unreachable, root_cause
 from .weights import WEIGHTS, max_file_size
 
 CARD = "README.md"
@@ -99,21 +100,52 @@ def download_adapter(repository: str, revision: str | None = None) -> Path:
     arguments: dict[str, Any] = {"repo_id": repository, "revision": revision, "allow_patterns": list(ADAPTER_FILES)}
     with hub_request(repository, revision):
         try:
-            commit = _check_sizes(repository, revision)
+            commit, files = _check_sizes(repository, revision)
         except Exception as error:
             if isinstance(error, AdapterFileError | HubError) or not is_unreachable(error):
                 raise
             folder = Path(snapshot_download(**arguments, local_files_only=True))
+            _refuse_incomplete(folder)
             _warn_cached(repository, folder, error)
             return folder
-        folder = Path(snapshot_download(**arguments))
+        folder = _download(arguments, commit, files)
     if folder.name != commit:
         raise HubError(f"{repository} was changed while it was being loaded: try again")
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:  # the client only warns if the Hub is too busy to list the files, and returns those that it has
+        raise HubError(f"the Hub is busy and has not sent {', '.join(missing)} of {repository}: try again later")
     return folder
 
 
-def _check_sizes(repository: str, revision: str | None) -> str:
-    """Check the sizes of the files on the Hub against the config; return the commit."""
+def _download(arguments: dict[str, Any], commit: str, files: list[str]) -> Path:
+    """Download a snapshot; if the connection is lost, the cache may already have all files of its commit."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(**arguments))
+    except Exception as error:
+        if not is_unreachable(error):
+            raise
+        with suppress(LocalEntryNotFoundError):
+            folder = Path(snapshot_download(**{**arguments, "revision": commit}, local_files_only=True))
+            if all((folder / name).is_file() for name in files):
+                return folder
+        raise
+
+
+def _refuse_incomplete(folder: Path) -> None:
+    """Refuse a cached adapter without weights, left by a load that was interrupted."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if not (folder / CONFIG).is_file() or (folder / WEIGHTS).is_file():
+        return
+    if UnloadedCompressor.from_config(read_config(folder), folder / CONFIG).saved_tensors():
+        raise LocalEntryNotFoundError(f"{folder} has no {WEIGHTS}")
+
+
+def _check_sizes(repository: str, revision: str | None) -> tuple[str, list[str]]:
+    """Check the sizes of the files on the Hub against the config; return the commit and the names of the files."""
     from huggingface_hub import HfApi, hf_hub_download
 
     info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=hub_errors.TIMEOUT)
@@ -130,7 +162,7 @@ def _check_sizes(repository: str, revision: str | None) -> str:
         if tensors and WEIGHTS not in sizes:
             raise HubError(f"{repository} has no {WEIGHTS}, which its {CONFIG} requires: its owner must push it again")
         _refuse_larger(repository, sizes, {WEIGHTS: max_file_size(tensors)})
-    return str(info.sha)
+    return str(info.sha), sorted(sizes)
 
 
 def _refuse_larger(repository: str, sizes: dict[str, int], limits: dict[str, int]) -> None:
@@ -143,9 +175,9 @@ def _warn_cached(repository: str, folder: Path, error: Exception) -> None:
     from huggingface_hub.errors import OfflineModeIsEnabled
 
     if not isinstance(error, OfflineModeIsEnabled):
+        name = type(root_cause(error)).__name__
         warnings.warn(
-            f"the Hub cannot be reached ({type(error).__name__}): using {repository} from the cache, commit "
-            f"{folder.name[:10]}",
+            f"the Hub cannot be reached ({name}): using {repository} from the cache, commit {folder.name[:10]}",
             stacklevel=5,
         )
 

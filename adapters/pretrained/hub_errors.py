@@ -9,9 +9,9 @@ from typing import Any
 from framefold.errors import FramefoldError, HubError
 from framefold.messages import one_line
 
-TIMEOUT = 60  # seconds without a byte; by default, the client of huggingface_hub waits forever
+from .hub_session import TRANSIENT, GaveUpError, limited_session, retry_after
 
-TRANSIENT = (408, 429, 500, 502, 503, 504)  # status codes of a Hub that may recover
+TIMEOUT = 60  # seconds without a byte, see :class:`~framefold.adapters.pretrained.hub_session.RequestLimits`
 
 
 @contextmanager
@@ -26,25 +26,20 @@ def hub_request(repository: str, revision: str | None = None, doing: str = "load
     Raises:
         HubError: a request failed.
     """
-    from huggingface_hub.utils import get_session
-
-    session: Any = get_session()  # shared by all users of huggingface_hub in this process
-    before = session.timeout
-    session.timeout = TIMEOUT
     try:
-        yield
+        with limited_session(TIMEOUT):
+            yield
     except FramefoldError:
         raise
     except Exception as error:  # a network may raise anything
         raise HubError(explain_hub_error(error, repository, revision, doing)) from error
-    finally:
-        session.timeout = before
 
 
 def is_unreachable(error: Exception) -> bool:
     """Whether the Hub did not answer, or not about the repository, so that the cached copy may be used."""
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    error = root_cause(error)
     return isinstance(error, OfflineModeIsEnabled) or _is_connection_error(error) or _status(error) in TRANSIENT
 
 
@@ -52,7 +47,7 @@ def explain_hub_error(error: Exception, repository: str, revision: str | None, d
     """Return one line that states what failed and what to do about it."""
     from huggingface_hub import constants, errors
 
-    error = _root_cause(error)
+    error = root_cause(error)
     hub, status = constants.ENDPOINT, _status(error)
     at = f"{repository}@{revision}" if revision else repository
     login = "log in with 'hf auth login' or set HF_TOKEN"
@@ -77,7 +72,9 @@ def explain_hub_error(error: Exception, repository: str, revision: str | None, d
     if status == 413:
         return f"{hub} does not accept files of that size: {one_line(error)}"
     if status is not None and (status >= 500 or status in TRANSIENT):
-        return f"{hub} is busy or out of order (status {status}): try again later; {_unchanged(doing)}"
+        seconds = retry_after(error.response)
+        when = f"in {seconds:g} seconds" if seconds else "later"
+        return f"{hub} is busy or out of order (status {status}): try again {when}; {_unchanged(doing)}"
     if _is_connection_error(error) or "Consistency check" in str(error):
         return f"the connection to {hub} was lost ({type(error).__name__}): try again; {_unchanged(doing)}"
     return f"{doing}ing {at} failed: {type(error).__name__}: {one_line(error)}"
@@ -87,10 +84,10 @@ def _unchanged(doing: str) -> str:
     return "nothing was published" if doing == "push" else "no incomplete file was kept"
 
 
-def _root_cause(error: Exception) -> Any:
-    """Return the cause of a failed upload, which the client wraps in RuntimeErrors without information."""
+def root_cause(error: Exception) -> Any:
+    """Return the cause of an error without information: the client wraps failed uploads in RuntimeErrors."""
     cause: Any = error
-    while type(cause) is RuntimeError and cause.__cause__ is not None:
+    while type(cause) in (RuntimeError, GaveUpError) and cause.__cause__ is not None:
         cause = cause.__cause__
     return cause
 

@@ -12,7 +12,9 @@ import io
 import multiprocessing
 import os
 import signal
+import socket
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -29,6 +31,8 @@ from framefold.adapters.pretrained import hub_errors
 from tests.support.hub.loopback_hub import Hub
 
 _sleep = time.sleep
+_naps: list[float] = []
+_longest_nap = 0.01
 
 
 class ClientError(Exception):
@@ -141,13 +145,33 @@ def start_of_training(start: str) -> str:
     return digest(resolve_start("fila", 0.1, start=start).compressor)
 
 
-def setting(token: str | None = "", limit: float | None = None) -> None:
+def slept() -> float:
+    """Return for how many seconds the client has wanted to sleep since the last call."""
+    seconds = sum(_naps)
+    _naps.clear()
+    return seconds
+
+
+def stall_names() -> None:
+    """From now on, looking up the name of a host does not end."""
+    socket.getaddrinfo = lambda *_, **__: threading.Event().wait()  # type: ignore[assignment]
+
+
+def setting(token: str | None = "", limit: float | None = None, nap: float = 0.01) -> None:
+    """Set the token, the time limit of requests, and the longest time that ``time.sleep`` takes."""
+    global _longest_nap
+    _longest_nap = nap
     if token is None:
         os.environ.pop("HF_TOKEN", None)
     elif token:
         os.environ["HF_TOKEN"] = token
     if limit is not None:
         hub_errors.TIMEOUT = limit
+
+
+def _nap(seconds: float) -> None:
+    _naps.append(seconds)
+    _sleep(min(seconds, _longest_nap))
 
 
 def serve(connection: Connection, env: dict[str, str]) -> None:
@@ -158,10 +182,9 @@ def serve(connection: Connection, env: dict[str, str]) -> None:
     os.environ.update(env)
     os.chdir(env["HF_HOME"])
     sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    time.sleep = lambda seconds: _sleep(min(seconds, 0.01))  # the client waits before it retries
-    actions = {
-        action.__name__: action for action in (load, push, from_pretrained, start_of_training, cli, load_peft, setting)
-    }
+    time.sleep = _nap  # the client waits before it retries
+    known = (load, push, from_pretrained, start_of_training, cli, load_peft, setting, slept, stall_names)
+    actions = {action.__name__: action for action in known}
     while True:
         try:
             name, args, options = connection.recv()

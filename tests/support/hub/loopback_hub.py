@@ -12,7 +12,7 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +59,7 @@ class Hub:
         self.objects: Files = {}
         self.faults: Counter[str] = Counter()
         self.stall_seconds = 3.0
+        self.misbehave: Callable[[Handler], None] | None = None  # called before a request is answered
         self.log: list[tuple[str, str]] = []
         self.url = ""
 
@@ -116,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
         self.path_only, self.query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         self.hub.log.append((self.command, unquote(self.path_only)))
         try:
+            if self.hub.misbehave is not None:
+                self.hub.misbehave(self)
             if self.hub.due("stall"):
                 time.sleep(self.hub.stall_seconds)
                 raise Dropped
