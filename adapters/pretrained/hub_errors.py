@@ -72,7 +72,7 @@ def explain_hub_error(error: Exception, repository: str, revision: str | None, d
     if status == 413:
         return f"{hub} does not accept files of that size: {one_line(error)}"
     if status is not None and (status >= 500 or status in TRANSIENT):
-        seconds = retry_after(error.response)
+        seconds = retry_after(getattr(error, "response", None))
         when = f"in {seconds:g} seconds" if seconds else "later"
         return f"{hub} is busy or out of order (status {status}): try again {when}; {_unchanged(doing)}"
     if _is_connection_error(error) or "Consistency check" in str(error):

@@ -118,7 +118,7 @@ class RequestLimits:
         if self._is_final() or isinstance(error, self.httpx.TimeoutException) or not self.reached:
             return GaveUpError(str(error))
         if isinstance(error, self.httpx.ConnectError):  # after it, the client would open a session without limits
-            return self.httpx.RemoteProtocolError(str(error))  # type: ignore[no-any-return]
+            return self.httpx.RemoteProtocolError(str(error))
         return error
 
     def _is_final(self) -> bool:
@@ -165,7 +165,7 @@ def limited_session(seconds: float) -> Iterator[None]:
 
 
 def retry_after(response: Any) -> float:
-    """Return the seconds for which the Hub asks the client to wait, and for which it would; 0 if it does not ask."""
+    """Return the seconds that the client would wait because the Hub asks for it; 0 if it does not."""
     value = response.headers.get("Retry-After", "")
     limit = _RATE_LIMIT.search(response.headers.get("RateLimit", ""))
     return max(float(value) if value.isdigit() else 0.0, float(limit[1]) if limit else 0.0)
