@@ -25,13 +25,14 @@ from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
 from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, checkpoint_name, is_trained
-from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, encode_batch, mean_visual_tokens
+from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import HostDtype, load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
 from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_module
 from framefold.training.strategies.fsdp2 import is_sharded
 
+from .accepted_samples import encode_accepted
 from .datamodule import data_sources
 from .lora import HostLora
 from .lora_settings import LoraSettings
@@ -157,9 +158,10 @@ class CompressorModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch at the budget of this step."""
         self.compressor.budget = self.training_budget(self.global_step)
-        encoded = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
+        needs_attention, loader = self.compressor.needs_attention, self.trainer.train_dataloader
+        encoded, samples = encode_accepted(self.host, batch, loader, needs_attention)
         self.tokens_seen += sum(map(len, encoded.encoded))
-        seeded = SampleRng(self.compressor, batch.samples, (_seed(), self.global_step))
+        seeded = SampleRng(self.compressor, samples, (_seed(), self.global_step))
         with self._lora_rng(batch_idx):
             answers = answer_questions(self.host, seeded, encoded)
         self.compressor.budget = self.hparams["budget"]
@@ -167,9 +169,9 @@ class CompressorModule(pl.LightningModule):
         factors = global_mean_factors(answers, parts, self.loss_weights, self._sum_over_ranks, self.trainer.world_size)
         balanced = {name: value * factors.get(name, 1.0) for name, value in parts.items()}
         total = total_loss(balanced, self.loss_weights) + zero_times_parameters(self)
-        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(batch))
-        self.log("train/visual_tokens", mean_visual_tokens(self.host, answers.prepared), batch_size=len(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(samples))
+        self.log("train/visual_tokens", mean_visual_tokens(self.host, answers.prepared), batch_size=len(samples))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(samples))
         return total * self._accumulation_factor()
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -206,9 +208,10 @@ class CompressorModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log loss and accuracy of a batch at every validation budget; videos are encoded once."""
-        encoded = encode_batch(self.host, batch.samples, self.compressor.needs_attention)
+        needs_attention, loader = self.compressor.needs_attention, self.trainer.val_dataloaders
+        encoded, samples = encode_accepted(self.host, batch, loader, needs_attention)
         for budget, accuracy in zip(self.val_budgets, self.accuracy, strict=True):
-            self._validate(encoded, budget, accuracy, len(batch))
+            self._validate(encoded, budget, accuracy, len(samples))
         self.compressor.budget = self.hparams["budget"]
 
     def _validate(self, encoded: EncodedBatch, budget: TrainingBudget, accuracy: Any, videos: int) -> None:

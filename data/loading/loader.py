@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +112,10 @@ class SampleStream(IterableDataset[Batch]):
         """
         raise NotImplementedError
 
+    def samples(self) -> Iterator[Sample]:
+        """Yield the intact samples in the order in which they are stored, the same at any position."""
+        raise NotImplementedError
+
     def __iter__(self) -> Iterator[Batch]:
         try:
             yield from self._batches()
@@ -177,7 +181,7 @@ class ResumableLoader(DataLoader[Batch]):
                 raise DataError(batch.error)
             self._resumed = False
             self.stream.delivered += 1
-            self._report(batch.damage)
+            self.report_damage(batch.damage)
             yield batch
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
@@ -191,7 +195,15 @@ class ResumableLoader(DataLoader[Batch]):
                 "stuck; increase data.timeout if it is only slow"
             ) from error
 
-    def _report(self, damage: tuple[str, ...]) -> None:
+    def report_damage(self, damage: Sequence[str]) -> None:
+        """Count damaged samples and warn of the first ones.
+
+        Args:
+            damage: a message for each of them.
+
+        Raises:
+            DataError: the stream allows fewer in an epoch.
+        """
         for text in damage:
             self.damaged, self.lost = self.damaged + 1, self.lost + 1
             if self.damaged <= 5:

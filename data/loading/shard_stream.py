@@ -116,6 +116,11 @@ class ShardStream(SampleStream):
         if empty:
             yield from ((self._any_intact_sample(epoch, positions), _take_all(damage)) for _ in range(empty))
 
+    def samples(self) -> Iterator[Sample]:
+        """See :meth:`.SampleStream.samples`."""
+        for unit in self._read_units(self.shards, range(self.layout.units)):
+            yield from _decode_intact(unit, [])
+
     def _any_intact_sample(self, epoch: int, positions: range) -> list[Sample]:
         """Return a list with the first intact sample of a reader's part, or else of the epoch."""
         for unit in itertools.chain(self._units_at(epoch, positions), self._units_at(epoch, range(self.layout.units))):

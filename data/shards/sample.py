@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -60,13 +60,12 @@ class VideoSample:
 Sample = VideoSample | EncodedSample
 
 
-def unpack_sample(key: str, files: dict[str, Any], reserved: Collection[str] = ()) -> Sample:
+def unpack_sample(key: str, files: dict[str, Any]) -> Sample:
     """Read a sample: a video, or a video encoded by a host.
 
     Args:
         key: name of the sample.
         files: its files by extension, as webdataset groups them: json, and mp4 or safetensors.
-        reserved: special tokens of a host, which questions and answers must not contain.
 
     Raises:
         DataError: a file is missing or damaged, has an unknown schema, or does not fit the others.
@@ -74,17 +73,15 @@ def unpack_sample(key: str, files: dict[str, Any], reserved: Collection[str] = (
     check_files(key, files, "safetensors" if "safetensors" in files else "mp4")
     metadata = read_metadata(key, files["json"])
     if "safetensors" not in files:
-        return unpack_video(key, metadata, files["mp4"], reserved=reserved)
-    questions = parse_questions(key, metadata, reserved)
+        return unpack_video(key, metadata, files["mp4"])
+    questions = parse_questions(key, metadata)
     sample = unpack_encoded(key, metadata, questions, files["safetensors"])
     with _schema_errors(key):
         check_frame_numbers(questions, len(sample.features))
     return sample
 
 
-def unpack_video(
-    key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int | None = None, reserved: Collection[str] = ()
-) -> VideoSample:
+def unpack_video(key: str, metadata: dict[str, Any], mp4: bytes, max_frames: int | None = None) -> VideoSample:
     """Decode a video sample.
 
     Args:
@@ -93,12 +90,11 @@ def unpack_video(
         mp4: contents of its mp4 file.
         max_frames: decode at most this many frames, evenly spaced in time; None decodes all. Frame numbers in the
             evidence of the questions are not changed.
-        reserved: special tokens of a host, which questions and answers must not contain.
 
     Raises:
         DataError: the json does not follow the schema, the video is damaged, or frames and times differ in number.
     """
-    questions = parse_questions(key, metadata, reserved)
+    questions = parse_questions(key, metadata)
     with _schema_errors(key):
         times = torch.from_numpy(times_field(metadata))
     chosen = None if max_frames is None else evenly_spaced(times.numpy(), max_frames)
@@ -155,29 +151,32 @@ def read_metadata(key: str, text: bytes) -> dict[str, Any]:
     return metadata
 
 
-def parse_questions(key: str, metadata: dict[str, Any], reserved: Collection[str] = ()) -> tuple[Question, ...]:
+def parse_questions(key: str, metadata: dict[str, Any]) -> tuple[Question, ...]:
     """Return the questions of a sample.
 
-    Args:
-        key: name of the sample.
-        metadata: contents of its json file.
-        reserved: special tokens of a host, which questions and answers must not contain.
-
     Raises:
-        DataError: the questions do not follow the schema, there are none, or they contain a special token.
+        DataError: the questions do not follow the schema, or there are none.
     """
     with _schema_errors(key):
         questions = questions_field(metadata)
     if not questions:
         raise DataError(f"{key} has no questions")
+    return questions
+
+
+def check_special_tokens(key: str, questions: Sequence[Question], tokens: Collection[str]) -> None:
+    """Check that questions and answers contain no special token of a host.
+
+    Raises:
+        DataError: one of them does.
+    """
     for number, question in enumerate(questions):
         for name in ("text", "answer"):
-            if token := next((token for token in reserved if token in getattr(question, name)), None):
+            if token := next((token for token in tokens if token in getattr(question, name)), None):
                 raise DataError(
                     f"{key}.json: questions[{number}].{name} contains {token!r}, a special token of this host, which "
-                    "may stand for a picture or a turn of the conversation: write it in other words"
+                    "stands for a picture or a turn of the conversation: write it in other words"
                 )
-    return questions
 
 
 @contextmanager

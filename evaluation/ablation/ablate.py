@@ -19,7 +19,7 @@ from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
-from .config import AblationConfig
+from .config import MOST_DAMAGED, AblationConfig
 
 CACHE = "features"  # folder of the encoded videos inside the output folder
 
@@ -49,6 +49,7 @@ def ablate(
     dtype: Literal["auto", "float32", "bfloat16"] = "auto",
     device: str | None = None,
     allow_other_host: bool = False,
+    max_damaged: float = MOST_DAMAGED,
 ) -> None:
     """Compare compressors at equal budgets on held-out videos; results that exist already are not computed again.
 
@@ -83,6 +84,7 @@ def ablate(
         dtype: dtype of the host; auto is that of its weights.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
         allow_other_host: accept adapters that were trained in another host.
+        max_damaged: fraction of the videos in shards that may be damaged, or refused by the host; they are left out.
 
     Raises:
         UnknownCompressorError: a name is not registered.
@@ -101,6 +103,8 @@ def ablate(
     if videos < 1 or batch_size < 1 or drill < 0:
         numbers = f"{videos}, {batch_size} and {drill}"
         raise ConfigError(f"videos and batch_size must be positive and drill not negative, got {numbers}")
+    if not 0 <= max_damaged <= 1:
+        raise ConfigError(f"max_damaged must be between 0 and 1, not {max_damaged}")
     names = [registered_name(name) for name in compressors] if compressors else compressors
     where, recipe = resolve_device(device), Recipe((frames, frames), data_seed, split, difficulty, style)
     shards, found = None if data is None else resolve_shards(data), find_host(host, revision)
@@ -129,5 +133,6 @@ def ablate(
         kept_videos=drill,
         cache=Path(cache) if cache else Path(out) / CACHE,
         allow_other_host=allow_other_host,
+        max_damaged=max_damaged,
     )
     run_ablation(config)

@@ -13,6 +13,8 @@ from framefold.data.shards.index import Index
 from framefold.data.synthetic.recipe import Recipe
 from framefold.training.frozen_host.locate import HostFolder
 
+MOST_DAMAGED = 0.05  # fraction of damaged videos that is tolerated by default
+
 
 @dataclass(frozen=True)
 class AblationConfig:
@@ -50,3 +52,4 @@ class AblationConfig:
     kept_videos: int
     cache: Path
     allow_other_host: bool
+    max_damaged: float = MOST_DAMAGED

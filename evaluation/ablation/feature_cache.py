@@ -23,11 +23,12 @@ from torch import Tensor
 from framefold.data.evidence import evidence_mask
 from framefold.data.question import Question
 from framefold.data.shards.encoded import COLUMN, DEEPSTACK, EncodedSample
-from framefold.errors import DataError
+from framefold.errors import DataError, InputError, PromptError
 from framefold.files import bytes_digest, file_digest, remove_leftovers, replace_file, text_digest, write_json
 from framefold.training.frozen_host.host import Host
 
-from .heldout import MOST_DAMAGED, HeldOutSource, HeldOutVideo
+from .config import MOST_DAMAGED
+from .heldout import HeldOutSource, HeldOutVideo
 from .work_queue import run_shared_tasks
 
 FORMAT = 1
@@ -63,15 +64,23 @@ class FeatureCache:
         source: source of the videos.
         key: everything that the features depend on, besides the videos.
         attention: also store the attention that tokens received in the vision encoder.
+        max_damaged: fraction of the videos that may be damaged.
     """
 
     def __init__(
-        self, folder: Path, host: Host, source: HeldOutSource, key: dict[str, Any], attention: bool = False
+        self,
+        folder: Path,
+        host: Host,
+        source: HeldOutSource,
+        key: dict[str, Any],
+        attention: bool = False,
+        max_damaged: float = MOST_DAMAGED,
     ) -> None:
         data = {name: value for name, value in source.describe().items() if name not in ("videos", "shards")}
         self.key = {"format": FORMAT, **key, "data": data, "attention": attention}
         digest = text_digest(json.dumps(self.key, sort_keys=True))
         self.folder, self.host, self.source, self.attention = folder / digest[:20], host, source, attention
+        self.max_damaged = max_damaged
         self._complete: dict[int, bool] = {}  # videos that this process has checked; False: damaged in the source
         self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], HeldOutVideo]], int
 
@@ -95,9 +104,12 @@ class FeatureCache:
             self._encode,
             lambda done: on_progress(sum(map(len, groups[:done]))),
         )
-        if len(self.damaged) > MOST_DAMAGED * len(self.source):
+        if len(self.damaged) > self.max_damaged * len(self.source) or not len(self):
             first = next(iter(self.damaged.values()))
-            raise DataError(f"{len(self.damaged)} of {len(self.source)} videos are damaged; the first: {first}")
+            raise DataError(
+                f"{len(self.damaged)} of {len(self.source)} videos are damaged, more than --max_damaged "
+                f"{self.max_damaged:g} allows; the first: {first}"
+            )
 
     @cached_property
     def damaged(self) -> dict[int, str]:
@@ -153,7 +165,7 @@ class FeatureCache:
             remove_leftovers(self._file(number))
             try:
                 note, content = _pack(self._encode_video(create()))
-            except DataError as error:
+            except (DataError, InputError, PromptError) as error:
                 note, content = {"damaged": str(error)}, b""
             if content:
                 replace_file(self._file(number), partial(_write, content))

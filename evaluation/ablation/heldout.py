@@ -26,8 +26,6 @@ from framefold.files import bytes_digest
 
 TWINS = re.compile(r"(train|val|test)-\d+-(\d{8})")  # keys of videos of which 2 i and 2 i + 1 are twins
 
-MOST_DAMAGED = 0.05  # largest tolerated share of damaged videos
-
 
 @dataclass(frozen=True)
 class HeldOutVideo:

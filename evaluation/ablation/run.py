@@ -45,7 +45,7 @@ def run_ablation(config: AblationConfig) -> None:
     check_comparable(every, config.out / FOLDER)
     key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": source_digest()}
     attention = any(method.needs_attention for method in methods)
-    features = FeatureCache(config.cache, host, source, key, attention)
+    features = FeatureCache(config.cache, host, source, key, attention, config.max_damaged)
     runner = AblationRunner(
         config.out, host, config.host.folder, features, trials, config.batch_size, config.kept_videos
     )

@@ -27,6 +27,8 @@ from .work_queue import run_shared_tasks
 
 LOCKS = ".locks"
 
+MOST_NAMED = 5  # damaged videos that the output names
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -79,7 +81,9 @@ class AblationRunner:
         with progress_bar(what="encoding videos", total=len(self.features.source), unit="video") as bar:
             self.features.fill(lambda done: bar.update(done - bar.n))
         if self.features.damaged:
-            print(f"ablation: {len(self.features.damaged)} damaged videos are left out")
+            reasons = list(self.features.damaged.values())
+            more = f"; and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
+            print(f"ablation: {len(reasons)} damaged videos are left out: {'; '.join(reasons[:MOST_NAMED])}{more}")
         with progress_bar(what="results", total=len(self.trials), done=len(self._done), unit="result") as bar:
 
             def update(*_: int) -> None:

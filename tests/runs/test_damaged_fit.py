@@ -15,6 +15,7 @@ import torch
 
 from framefold.data.synthetic.write_shards import synth
 from tests.support.limits import HANG
+from tests.support.own_shards import write_own_shards
 from tests.support.ranks.fork_server import ForkServer
 
 
@@ -43,6 +44,22 @@ def test_two_ranks_with_two_workers_each_train_on_one_uneven_damaged_shard(
     assert "damaged sample skipped" in run.text() + run.text(1)
     saved = torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)
     assert saved["global_step"] == 4  # 4 and 3 samples in batches of two: two steps an epoch on both ranks
+
+
+@pytest.mark.timeout(HANG + 100)
+def test_two_ranks_pass_over_samples_that_only_the_host_refuses(
+    ranks: ForkServer, random_host: Path, tmp_path: Path
+) -> None:
+    """One rank meets batches without any sample that the host accepts, and still takes part in every step."""
+    refused = {number: {"text": "a <video> b"} for number in (0, 1, 2, 9)}
+    shards = write_own_shards(tmp_path / "shards", 12, refused, per_shard=12)
+    steps = ["--data.batch_size", "1", "--data.max_damaged", "0.7"]
+    steps += ["--trainer.max_epochs", "2", "--trainer.max_steps", "-1"]
+    run = ranks.run([*words(random_host, shards, tmp_path / "run"), *steps], tmp_path / "logs", HANG)
+    assert run.statuses == [0, 0], run.text()[-3000:]
+    assert "damaged sample skipped: own-" in run.text() + run.text(1)
+    saved = torch.load(tmp_path / "run/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 12
 
 
 @pytest.mark.timeout(HANG + 100)

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.prompt.prepare import Prepared, prepare
 from framefold.data.question import Question
+from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample
 
 from .host import Host
@@ -83,7 +84,11 @@ def encode_batch(host: Host, samples: Sequence[Sample], attention: bool = False)
     Raises:
         DataError, HostError: See :meth:`~framefold.training.frozen_host.host.Host.encode_sample`.
     """
-    encoded = [host.encode_sample(sample, attention) for sample in samples]
+    return collate_encoded(host, [host.encode_sample(sample, attention) for sample in samples])
+
+
+def collate_encoded(host: Host, encoded: Sequence[EncodedSample]) -> EncodedBatch:
+    """Collate samples that this host has encoded or checked."""
     device = host.model.device
     columns = [{**sample.columns, "attention_mask": torch.ones_like(sample.columns["input_ids"])} for sample in encoded]
     fills = {"attention_mask": 0, "input_ids": host.family.pad_id(host.model), **host.family.columns}

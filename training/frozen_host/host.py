@@ -26,8 +26,8 @@ from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.prompt.vision import encode
 from framefold.data.evidence import relocate_evidence
 from framefold.data.shards.encoded import EncodedSample
-from framefold.data.shards.sample import Sample, VideoSample
-from framefold.errors import DataError, HostError
+from framefold.data.shards.sample import Sample, VideoSample, check_special_tokens
+from framefold.errors import DataError, HostError, InputError, PromptError
 
 from .locate import HostFolder
 from .question_rows import answer_ids, split_prompts
@@ -67,13 +67,21 @@ class Host:
             attention: also return the attention that each token received in the vision encoder.
 
         Raises:
-            DataError: Features that do not fit this host, or that lack the requested attention.
+            DataError: Features that do not fit this host, or that lack the requested attention; or a question or an
+                answer that this host cannot take.
+            InputError, PromptError: A video or a question that the processor of this host refuses.
             HostError: Features of another host, or a video that this host cannot encode in this environment.
         """
+        check_special_tokens(sample.key, sample.questions, self.special_tokens)
         if isinstance(sample, EncodedSample):
             self._check(sample, attention)
             return _move_sample(sample, self.model.device, self.model.dtype)
-        return self.encode_video(sample if self.frames is None else sample.subsample(self.frames), attention)
+        try:
+            encoded = self.encode_video(sample if self.frames is None else sample.subsample(self.frames), attention)
+        except (InputError, PromptError) as error:
+            raise type(error)(f"{sample.key}: {error}") from error
+        _check_replies(encoded)
+        return encoded
 
     def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
         """Encode a video with its prompts; evidence in the result is in steps of the grid.
@@ -106,6 +114,15 @@ class Host:
     def _accepted(self) -> set[str]:
         return set()
 
+    @cached_property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Texts that the tokenizer turns into a placeholder of pictures, or into a mark of the conversation."""
+        added = self.tokenizer.added_tokens_decoder
+        settings = vars(self.model.config).items()
+        placeholders = [value for name, value in settings if name.endswith(("_token_id", "_index"))]
+        found = (token.content for id_, token in added.items() if token.special or id_ in placeholders)
+        return tuple(token for token in found if len(token) > 2 and not token[0].isalnum() and not token[-1].isalnum())
+
     def check_videos(self) -> None:
         """Check that this host can encode videos in this environment.
 
@@ -121,7 +138,8 @@ class Host:
 
     def _check(self, sample: EncodedSample, attention: bool) -> None:
         self.check_features_host(sample.host, sample.key)
-        ids = [*sample.columns["input_ids"].unique().tolist(), *chain(*sample.prompts, *sample.replies)]
+        texts = list(chain(*sample.prompts, *sample.replies))
+        ids = [*sample.columns["input_ids"].unique().tolist(), *texts]
         known = self.model.config.get_text_config().vocab_size
         columns = {name: column[None] for name, column in sample.columns.items()}
         placeholders = self.family.placeholders(self.model, columns)[0]
@@ -132,11 +150,14 @@ class Host:
             problem = f"has {len(sample.on_grid)} visual tokens for {int(placeholders.sum())} placeholders"
         elif unknown := sample.columns.keys() - {"input_ids", *self.family.columns}:
             problem = f"has columns that this host does not take: {', '.join(sorted(unknown))}"
+        elif bool(self.family.placeholders(self.model, {"input_ids": torch.tensor([texts])}).any()):
+            problem = "has a placeholder of this host in a question or an answer"
         elif attention and sample.attention is None:
             problem = "lacks the attention of the vision encoder, which this compressor needs: encode the videos with"
             problem += " 'framefold shards features --attention'"
         if problem:
             raise DataError(f"{sample.key} {problem}")
+        _check_replies(sample)
 
 
 @dataclass(frozen=True)
@@ -207,6 +228,15 @@ class Tinyhost(Host):
             positions=torch.arange(len(prefix), device=device),
             attention=clip.attention,
         )
+
+
+def _check_replies(sample: EncodedSample) -> None:
+    """Raise DataError if an answer has no token, such as one of characters that the tokenizer drops."""
+    for number, (question, reply) in enumerate(zip(sample.questions, sample.replies, strict=True)):
+        if not reply:
+            raise DataError(
+                f"{sample.key} has an answer without tokens: questions[{number}].answer {question.answer!r}"
+            )
 
 
 def _move_sample(sample: EncodedSample, device: torch.device, dtype: torch.dtype) -> EncodedSample:

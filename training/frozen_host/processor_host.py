@@ -30,7 +30,7 @@ from framefold.data.question import Question
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import VideoSample
 from framefold.data.video.frame_reader import SampledFrames
-from framefold.errors import HostError, MissingExtraError
+from framefold.errors import HostError, InputError, MissingExtraError
 
 from .answer_format import AnswerFormat, infer_answer_format
 from .device import move_inputs
@@ -241,6 +241,8 @@ class _QuestionSuffixes:
             reply = complete[len(prompt) :]
         else:  # a token spans prompt and answer; the host cannot generate it after the prompt
             reply = self.recorder.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        if not reply:
+            raise InputError(f"the answer {answer!r} has no token of this host")
         return tuple(prompt), (*reply, *style.end)
 
     def _ids(self, after: str) -> list[int]:

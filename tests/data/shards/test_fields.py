@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from framefold.data.shards.sample import unpack_sample
+from framefold.data.shards.sample import check_special_tokens, unpack_sample
 from framefold.data.video.codec import encode_video
 from framefold.errors import DataError
 
@@ -53,9 +53,9 @@ def mp4() -> bytes:
     return encode_video(np.zeros((4, 16, 16, 3), np.uint8), np.arange(4))
 
 
-def unpack(mp4: bytes, question: Any = QUESTION, reserved: tuple[str, ...] = (), **fields: Any):
+def unpack(mp4: bytes, question: Any = QUESTION, **fields: Any):
     metadata = {"schema": 2, "times": [0, 1, 2, 3], "questions": [QUESTION, question]} | fields
-    return unpack_sample("clip-7", {"json": json.dumps(metadata).encode(), "mp4": mp4}, reserved)
+    return unpack_sample("clip-7", {"json": json.dumps(metadata).encode(), "mp4": mp4})
 
 
 def refusal(mp4: bytes, *args: Any, **fields: Any) -> str:
@@ -117,10 +117,11 @@ def test_numbers_are_answers_and_choices_and_boxes_may_touch_the_edges(mp4):
 
 def test_special_tokens_of_the_host_are_damage_with_key_and_field(mp4):
     for field in ("text", "answer"):
-        question = QUESTION | {field: "is it <|video_pad|> ?", "choices": []}
-        assert unpack(mp4, question).questions[1] is not None
-        message = refusal(mp4, question, ("<image>", "<|video_pad|>"))
-        assert message.startswith(f"clip-7.json: questions[1].{field} contains '<|video_pad|>'"), message
+        questions = unpack(mp4, QUESTION | {field: "is it <|video_pad|> ?", "choices": []}).questions
+        check_special_tokens("clip-7", questions, ("<image>", "</s>"))
+        where = rf"clip-7\.json: questions\[1\]\.{field} contains '<\|video_pad\|>'"
+        with pytest.raises(DataError, match=where):
+            check_special_tokens("clip-7", questions, ("<image>", "<|video_pad|>"))
 
 
 def test_files_that_a_sample_lacks_are_named_with_what_is_there(mp4):

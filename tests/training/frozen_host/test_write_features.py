@@ -42,6 +42,7 @@ from framefold.training.frozen_host.write_features import LOCAL_RANK, _devices, 
 from framefold.training.module import CompressorModule
 from framefold.training.tinyhost.build import Architecture, build_host, save_host
 from tests.support.limits import HANG
+from tests.support.own_shards import BAD_SAMPLES, write_own_shards
 
 VIDEOS = 10
 SMALL: Any = dict(vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_layers=1, text_heads=2)
@@ -278,6 +279,18 @@ def test_damaged_videos_are_skipped_counted_and_named(lossless, random_host, tmp
         features(*common, max_damaged=0.1)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_samples_that_schema_or_host_refuse_are_skipped_counted_and_named(random_host, tmp_path, capsys):
+    bad = dict(zip((1, 3, 4, 6, 7), BAD_SAMPLES.values(), strict=True))
+    shards = write_own_shards(tmp_path / "shards", 10, bad)
+    features(str(shards), str(random_host), str(tmp_path / "out"), max_damaged=0.5)
+    out = capsys.readouterr()
+    assert "features of 5 videos" in out.out and "5 videos skipped" in out.out
+    for number, field in zip(bad, BAD_SAMPLES, strict=True):
+        assert any(f"own-{number}.json" in line and field in line for line in out.err.splitlines()), out.err
+    assert check_shards(str(tmp_path / "out")) == 0
+
+
 def test_shard_without_any_usable_video_is_accepted(lossless, random_host, tmp_path):
     lost = {f"train-7-0000000{i}.mp4" for i in (3, 4, 5)}
     source = spoiled(lossless, tmp_path / "videos", lambda name, content: b"" if name in lost else content)
@@ -411,6 +424,8 @@ def test_samples_that_do_not_fit_the_host_are_refused_by_name(random_host, encod
     for changes, text in [
         ({"prompts": ((9999,), *sample.prompts[1:])}, "token 9999, this host knows"),
         ({"columns": {"input_ids": ids * 0}}, "for 0 placeholders"),
+        ({"prompts": ((int(ids[-1]),), *sample.prompts[1:])}, "a placeholder of this host in a question"),
+        ({"replies": ((), *sample.replies[1:])}, r"an answer without tokens.*questions\[0\]\.answer"),
         ({"columns": {**sample.columns, "use_cache": ids}}, "use_cache"),
         ({"attention": None}, "--attention"),
     ]:
