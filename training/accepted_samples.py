@@ -11,7 +11,7 @@ from framefold.data.loading.loader import Batch, ResumableLoader
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample
 from framefold.errors import DataError, FramefoldError, HostError, InputError, PromptError
-from framefold.training.frozen_host.batch import EncodedBatch, collate_encoded
+from framefold.training.frozen_host.batch import EncodedBatch, collate_encoded, encode_batch
 from framefold.training.frozen_host.host import Host
 
 MOST_CANDIDATES = 64  # samples tried in place of a batch that the host refuses completely
@@ -38,16 +38,14 @@ def encode_accepted(host: Host, batch: Batch, loader: Any, attention: bool) -> t
             were tried.
     """
     if not isinstance(loader, ResumableLoader) or math.isinf(loader.stream.max_damaged_samples):
-        encoded = [host.encode_sample(sample, attention) for sample in batch.samples]
-        return collate_encoded(host, encoded), list(batch.samples)
+        return encode_batch(host, batch.samples, attention), list(batch.samples)
     accepted, refusals = _try(host, batch.samples, attention)
     if not accepted:
         accepted, _ = _try(host, islice(loader.stream.samples(), MOST_CANDIDATES), attention, most=1)
         if not accepted:
             raise refusals[0]
     loader.report_damage([str(refusal) for refusal in refusals])
-    samples, encoded = zip(*accepted, strict=True)
-    return collate_encoded(host, encoded), list(samples)
+    return collate_encoded(host, [encoded for _, encoded in accepted]), [sample for sample, _ in accepted]
 
 
 def _try(
