@@ -14,6 +14,7 @@ from framefold.adapters.pretrained.card import CardResult, check_license, is_gen
 from framefold.adapters.pretrained.hub import CARD, check_push_target, push_folder
 from framefold.errors import ConfigError
 from framefold.evaluation.results.card_results import card_results
+from framefold.training.export.choose import Which
 from framefold.training.export.from_checkpoint import load_for_export
 from framefold.training.export.write import Adapter, copy_adapter
 
@@ -29,6 +30,7 @@ def export(
     base_model: str | None = None,
     budget: Budget | None = None,
     params: dict[str, Any] | None = None,
+    which: Which | None = None,
 ) -> Path | None:
     """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.
 
@@ -36,8 +38,8 @@ def export(
     and, if LoRA was trained, ``lora/``, a standard PEFT folder. ``framefold.load`` and ``framefold.load_peft`` load it.
 
     Args:
-        checkpoint: a checkpoint, or the folder of a run, whose last checkpoint is used; an adapter, as a folder or by
-            its name on the Hub; or the name of a compressor without weights, such as st_simdiff.
+        checkpoint: a checkpoint, or the folder of a run; an adapter, as a folder or by its name on the Hub; or the name
+            of a compressor without weights, such as st_simdiff.
         out: folder to write.
         push: user/name of the repository on the Hub, which gets one commit.
         private: with push: create a private repository.
@@ -47,6 +49,8 @@ def export(
         base_model: name of the host on the Hub, user/name@revision, if the adapter was trained with a local copy of it.
         budget: default budget of the adapter; by default that of the training.
         params: parameters of a compressor without weights.
+        which: for the folder of a run: its best checkpoint by validation, or its last one. By default the best one if
+            the run was validated on data that you chose (data.val_share or data.val_shards), otherwise the last one.
 
     Returns:
         The folder, if one was written.
@@ -65,7 +69,7 @@ def export(
     if push is not None:
         check_push_target(push, tag)
     check_license(license)
-    adapter = load_for_export(checkpoint, base_model, budget, params)
+    adapter = load_for_export(checkpoint, base_model, budget, params, which)
     return publish(adapter, out, push, private=private, tag=tag, results=results, license=license)
 
 

@@ -18,6 +18,7 @@ from framefold.cli.export import export
 from framefold.errors import AdapterFileError, BudgetError, ConfigError, FramefoldError, ResultsError
 from framefold.files import weights_digest
 from framefold.training.frozen_host.load import load_host
+from tests.support.cases import case
 from tests.support.hub.loopback_hub import metadata_problems
 from tests.support.paths import ASSETS
 
@@ -326,3 +327,60 @@ def test_the_command_takes_the_checkpoint_as_its_first_word(tmp_path: Path) -> N
     assert framefold.load(tmp_path / "a").budget == 0.1
     with pytest.raises(SystemExit, match="unrecognized|nrecognized"):
         call(export, "export", ["--out", str(tmp_path / "b"), "st_simdiff"])
+
+
+def test_the_best_checkpoint_is_exported_if_validation_is_the_users_own(
+    tmp_path: Path, random_host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without --which, data that were generated do not decide; the message says which checkpoint it is and why."""
+    for data, which, expected, reason in (
+        ({}, None, "last", "not validated on data of yours"),
+        ({"shards": "/data/a"}, None, "last", "not validated on data of yours"),
+        ({"val_share": 0.1}, None, "last", "not validated on data of yours"),
+        ({"shards": "/data/a", "val_share": 0.0}, None, "last", "not validated on data of yours"),
+        ({"shards": "/data/a", "val_share": 0.1}, None, "best", "held out by data.val_share"),
+        ({"val_shards": "/data/b"}, None, "best", "on its data.val_shards"),
+        ({"val_shards": "/data/b"}, "last", "last", "as --which says"),
+        ({}, "best", "best", "by val/accuracy 0.5, as --which says"),
+    ):
+        folder = tmp_path / f"{data} {which}"
+        with case(data, which):
+            run(folder, random_host, **data)
+            files = {name: folder / "version_0" / "checkpoints" / f"{name}.ckpt" for name in ("best", "last")}
+            best = torch.load(files["last"], weights_only=True)
+            best["hyper_parameters"]["budget"] = 0.3
+            best["callbacks"] = {"BestCheckpoint{}": {"monitor": "val/accuracy", "current_score": torch.tensor(0.5)}}
+            torch.save(best, files["best"])
+            capsys.readouterr()
+            export(str(folder), str(folder / "adapter"), which=which)
+            assert config_of(folder / "adapter")["budget"] == (0.3 if expected == "best" else 0.1)
+            out = capsys.readouterr().out
+            assert f"from {files[expected]}, the {expected} one" in out and reason in out
+
+
+def test_which_finds_the_best_checkpoint_of_the_run_before_it_was_resumed(tmp_path: Path, random_host: Path) -> None:
+    run(tmp_path, random_host, val_shards="/data/b")
+    shutil.copytree(tmp_path / "version_0", tmp_path / "version_1")
+    first, second = (tmp_path / f"version_{number}" / "checkpoints" for number in (0, 1))
+    best = torch.load(first / "last.ckpt", weights_only=True)
+    best["hyper_parameters"]["budget"] = 0.3
+    torch.save(best, first / "best.ckpt")
+    last = torch.load(second / "last.ckpt", weights_only=True)
+    last["callbacks"] = {"BestCheckpoint{}": {"best_model_path": str(first / "best.ckpt")}}
+    torch.save(last, second / "last.ckpt")
+    export(str(tmp_path), str(tmp_path / "adapter"))
+    assert config_of(tmp_path / "adapter")["budget"] == 0.3
+
+
+def test_which_is_refused_where_there_is_nothing_to_choose(tmp_path: Path, random_host: Path) -> None:
+    run(tmp_path, random_host)
+    file = str(tmp_path / "version_0" / "checkpoints" / "last.ckpt")
+    for source, which, error, text in (
+        (str(tmp_path), "best", AdapterFileError, "has no complete best.ckpt"),
+        (file, "last", ConfigError, "is a checkpoint: --which chooses"),
+        (str(V1 / "fila"), "best", ConfigError, "is an adapter: --which chooses"),
+        ("st_simdiff", "best", ConfigError, "has no checkpoints: --which chooses"),
+    ):
+        with case(source, which), pytest.raises(error, match=text):
+            export(source, str(tmp_path / "adapter"), which=which)
+    assert not (tmp_path / "adapter").exists()

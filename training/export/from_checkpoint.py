@@ -25,18 +25,11 @@ from framefold.errors import (
     ConfigError,
     FramefoldError,
     MissingExtraError,
-    UnknownCompressorError,
 )
-from framefold.training.checkpoint.inventory import (
-    MANIFEST,
-    first_sentence,
-    is_checkpoint,
-    latest_checkpoint,
-    read_header,
-    verify_checkpoint,
-)
+from framefold.training.checkpoint.inventory import first_sentence
 from framefold.training.checkpoint.read import read_run_state, trained_weights
 
+from .choose import Choice, Which, choose_checkpoint
 from .recipe import find_base_model, training_recipe
 from .write import Adapter
 
@@ -58,7 +51,9 @@ class TrainedCheckpoint:
     host_fields: dict[str, Any]
 
 
-def load_for_export(source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None) -> Adapter:
+def load_for_export(
+    source: str, base_model: str | None, budget: Any, params: dict[str, Any] | None, which: Which | None = None
+) -> Adapter:
     """Load and check what will be exported, without writing anything.
 
     Args:
@@ -67,14 +62,18 @@ def load_for_export(source: str, base_model: str | None, budget: Any, params: di
         base_model: name of the host on the Hub, if the training used a local copy of it.
         budget: default budget of the adapter; None: that of the training.
         params: parameters of a compressor without weights.
+        which: checkpoint of a run folder, see :func:`~framefold.training.export.choose.choose_checkpoint`.
 
     Raises:
         AdapterFileError: there is no checkpoint, or it is damaged or was not written by ``framefold fit``.
-        ConfigError: the compressor must be trained first, or params are given for one that is trained.
+        ConfigError: the compressor must be trained first, params are given for one that is trained, or ``which`` is
+            given for something else than a run folder.
     """
     path = Path(source)
     if not path.exists() and "/" not in source and _is_compressor(source):
         cls = compressor_class(registered_name(source))
+        if which is not None:
+            raise ConfigError(f"{source} is a compressor and has no checkpoints: --which chooses those of a run folder")
         if cls.trainable:
             raise ConfigError(
                 f"{source} has weights that must be trained: export the run or the checkpoint of its training"
@@ -84,10 +83,12 @@ def load_for_export(source: str, base_model: str | None, budget: Any, params: di
     if params:
         raise ConfigError(f"params are only for a compressor without weights; {source} has its own")
     is_adapter = (path / CONFIG).is_file() or not path.exists() and HUB_ID.fullmatch(source)
+    if is_adapter and which is not None:
+        raise ConfigError(f"{source} is an adapter: --which chooses one of the checkpoints of a run folder")
     adapter = (
         _from_adapter(locate_adapter(source), base_model)
         if is_adapter
-        else _from_checkpoint(locate_checkpoint(path), base_model)
+        else _from_checkpoint(choose_checkpoint(path, which), base_model)
     )
     if budget is not None:
         adapter.compressor.budget = budget
@@ -101,13 +102,14 @@ def _is_compressor(text: str) -> bool:
     return CHAIN_SEPARATOR in text or text in list_compressors() or bool(is_class_path)
 
 
-def _from_checkpoint(path: Path, base_model: str | None) -> Adapter:
-    trained = read_checkpoint(path)
+def _from_checkpoint(choice: Choice, base_model: str | None) -> Adapter:
+    path, trained = choice.path, read_checkpoint(choice.path)
     host, revision = (trained.hyper.get(key) for key in ("host", "host_revision"))
     base = find_base_model(host, revision, base_model)
     known = {"host_weights": trained.host_fields["host_weights"]} if trained.host_fields.get("host_weights") else {}
     fields = trained.host_fields | base.to_config() | known | training_recipe(trained.hyper, path)
-    return Adapter(trained.compressor, fields, trained.lora, str(path))
+    source = f"{path}, {choice.reason}" if choice.reason else str(path)
+    return Adapter(trained.compressor, fields, trained.lora, source)
 
 
 def _from_adapter(folder: Path, base_model: str | None) -> Adapter:
@@ -115,35 +117,6 @@ def _from_adapter(folder: Path, base_model: str | None) -> Adapter:
     fields = {key: value for key, value in config.items() if key not in compressor_fields(compressor)}
     lora = read_lora(folder) if has_lora(folder) else None
     return Adapter(compressor, fields | find_base_model(None, None, base_model).to_config(), lora, str(folder))
-
-
-def locate_checkpoint(path: Path) -> Path:
-    """Return the checkpoint itself, or the complete one that was written last below a run folder; of any strategy.
-
-    Raises:
-        AdapterFileError: there is no checkpoint, or it is damaged.
-    """
-    if path.exists() and is_checkpoint(path):
-        problem = verify_checkpoint(read_header(path)).problem
-        if problem and (path.is_file() or (path / MANIFEST).exists()):  # Lightning's own folders have no manifest
-            raise AdapterFileError(problem if problem.startswith(str(path)) else f"{path} is damaged: {problem}")
-        return path
-    found = latest_checkpoint(path, by_time=True)
-    if found is None:
-        hint = "" if path.exists() else _unknown_name(str(path))
-        raise AdapterFileError(
-            f"no checkpoint at {path}: give a .ckpt file or the folder of a 'framefold fit' run{hint}"
-        )
-    return found.path
-
-
-def _unknown_name(text: str) -> str:
-    """Return why a word that may be the name of a compressor is none, for a message."""
-    try:
-        compressor_class(text if text.isidentifier() else "identity")
-    except UnknownCompressorError as error:
-        return f"; {error}"
-    return ""
 
 
 def read_checkpoint(path: Path) -> TrainedCheckpoint:
