@@ -58,6 +58,7 @@ class ForkedCommand:
 
 def _run(words: list[str], log: Path, prepare: Callable[[], None]) -> None:
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     gc.callbacks.clear()  # hypothesis's callback, inherited from pytest, would swallow an interrupt that hits it
     with open(log, "w", buffering=1) as output:
         sys.stdout = sys.stderr = output

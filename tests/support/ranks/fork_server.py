@@ -116,6 +116,7 @@ class ForkServer:
 
 
 def serve(answers: IO[str]) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     for line in sys.stdin:
         request = json.loads(line)
         answer = _wait(request["wait"], request["timeout"]) if "wait" in request else _start(request)
