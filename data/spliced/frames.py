@@ -78,7 +78,8 @@ class ClipFrameReader:
         count = 0
         if not path.is_file() or file_stamp(path) != clip.stamp:
             raise DataError(f"{path} has changed since it was probed: run the command again, with another --out")
-        for pixels in frames_at(path, lambda duration: self.sampling.frame_times(clip)):
+        times = self.sampling.frame_times(clip)
+        for pixels in frames_at(path, lambda duration: times, self.sampling.tolerance):
             frames[count] = letterbox(pixels, self.size)
             count += 1
         if count != clip.length:

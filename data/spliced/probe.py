@@ -56,6 +56,11 @@ class ClipSampling:
     shortest: float
     longest: float
 
+    @property
+    def tolerance(self) -> float:
+        """Seconds by which a frame may be off where a clip is damaged: it remains in its interval."""
+        return 0.5 / self.fps
+
     def frame_times(self, clip: Clip) -> list[float]:
         """Return the seconds of the file at which frames of a clip are taken: midpoints of equal intervals."""
         return [clip.start + (i + 0.5) / self.fps for i in range(clip.length)]
@@ -201,7 +206,7 @@ def _decode_clip(path: Path, sampling: ClipSampling, clip: Clip) -> tuple[Clip, 
         measured[:] = [(sampling.measure(clip, duration), duration)]
         return sampling.frame_times(measured[0][0])
 
-    count = sum(1 for _ in frames_at(path, frame_times))
+    count = sum(1 for _ in frames_at(path, frame_times, sampling.tolerance))
     result, duration = measured[0]
     if count != result.length:
         raise UnusableClip(f"only {count} of {result.length} frames of {clip.file} can be decoded")

@@ -12,11 +12,12 @@ from fractions import Fraction
 
 import av
 import numpy as np
-from av.video.reformatter import VideoReformatter
 
 from framefold.errors import DataError
 
-from .container import open_container
+from .clock import FrameStamp, StreamClock, ascending_ticks
+from .main_stream import open_video
+from .picture import FrameConverter
 
 CLOCK = Fraction(1, 1000)  # timestamps are stored in milliseconds
 
@@ -84,7 +85,7 @@ def _rate(ticks: np.ndarray) -> Fraction:
 def decode_video(
     source: bytes | str | os.PathLike[str], frame_numbers: Sequence[int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Decode the frames of a video in temporal order.
+    """Decode the frames of a video in temporal order, upright and at the size of the first one.
 
     Args:
         source: the bytes of a file, or its path.
@@ -97,26 +98,24 @@ def decode_video(
         DataError: the file is missing or damaged, or has no video stream.
     """
     name = f"{len(source)} bytes" if isinstance(source, bytes) else os.fspath(source)
+    frames, stamps = list[np.ndarray](), list[FrameStamp]()
+    chosen = None if frame_numbers is None else frozenset(frame_numbers)
     try:
-        with open_container(source) as container:
-            if not container.streams.video:
-                raise DataError(f"no video stream in {name}")
-            stream = container.streams.video[0]
-            stream.thread_type, stream.codec_context.thread_count = "NONE", 1  # loader workers already run in parallel
-            to_rgb = VideoReformatter()  # shared: creating one per frame takes half of the decoding time
-            frames, times = [], []
-            chosen = None if frame_numbers is None else frozenset(frame_numbers)
+        with open_video(source, threads=False) as (container, stream):  # loader workers already run in parallel
+            converter, clock = FrameConverter(), StreamClock.of(container, stream)
             for number, frame in enumerate(container.decode(stream)):
+                converter.set_size(frame)
                 if chosen is None or number in chosen:
-                    frames.append(to_rgb.reformat(frame, format="rgb24").to_ndarray())
-                times.append(0.0 if frame.time is None else frame.time)
+                    frames.append(converter(frame))
+                stamps.append(FrameStamp(frame.pts, frame.dts, frame.duration or 0))
     except (av.FFmpegError, OSError, ValueError, IndexError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"cannot decode {name}: {error}") from error
     if not frames:
         raise DataError(f"no frame could be decoded from {name}")
-    return np.stack(frames), np.array(times, np.float32)
+    ticks, _, second = ascending_ticks(stamps, clock)
+    return np.stack(frames), (np.array(ticks) * float(second)).astype(np.float32)
 
 
 def evenly_spaced(times: np.ndarray, count: int) -> list[int]:

@@ -1,28 +1,34 @@
-"""Selected frames of a long video file, without decoding or storing the others (PyAV).
+"""Selected frames of a long video file, without storing the others (PyAV).
 
-The times of all frames are read from the packets, which are not decoded. Each requested frame is then decoded from the
-key frame before it. If the packets have no times, or times that differ from those of the decoder, the complete file is
-decoded instead; even then only the requested frames are kept in memory.
+In ordinary files, only what the requested frames depend on is decoded (:mod:`.seeking`). Files without seeking, with
+missing or wrong times, or with damage are decoded completely (:mod:`.in_order`); even then only the requested frames
+are kept in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import os
+import shutil
+import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import av
 import numpy as np
-from av.container import InputContainer
-from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 
 from framefold.errors import DataError
 
-from .container import open_container
+from .in_order import InOrderReader
+from .main_stream import open_video
+from .picture import FrameConverter
+from .seeking import FrameNotDecodedError, SeekingReader, read_packets
+
+Reader = SeekingReader | InOrderReader
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class SampledFrames:
     """T frames of a video file.
 
     Attributes:
-        frames: (T, H, W, 3) uint8, rotated upright if the file stores a rotation.
+        frames: (T, H, W, 3) uint8, upright, all at the size of the file's first frame.
         times: (T,) float32, seconds after the first frame of the file, ascending.
         total: number of frames in the file.
         duration: seconds from the first frame to the end of the last one.
@@ -47,209 +53,143 @@ class SampledFrames:
         return self.total / self.duration
 
 
-@dataclass(frozen=True)
-class _FrameTable:
-    """Presentation times of the frames of a file.
-
-    Attributes:
-        ticks: presentation time of every frame in units of the stream's time base, ascending.
-        start: tick of the key frame from which a frame must be decoded, by tick of the frame.
-        span: duration in ticks.
-    """
-
-    ticks: list[int]
-    start: dict[int, int]
-    span: int
-
-
-class _FrameNotDecodedError(Exception):
-    """The decoder did not return a frame that the packets announced."""
-
-
-def sample_frames(path: str | os.PathLike[str], frames: int) -> SampledFrames:
+def sample_frames(path: str | os.PathLike[str], frames: int, max_pixels: int | None = None) -> SampledFrames:
     """Read the frames on screen at the midpoints of `frames` equal intervals of the video.
 
     A frame that is on screen at several midpoints is returned once, so a slide show gives fewer frames. A file of at
-    most `frames` frames gives them all.
+    most `frames` frames gives them all. A frame that does not decode is replaced by the nearest one that does, with a
+    warning.
+
+    Args:
+        path: video file, or a pipe with the contents of one.
+        frames: number of intervals.
+        max_pixels: shrink larger frames to this number of pixels while they are read, with the same proportions.
 
     Raises:
-        DataError: the file is missing or damaged or has no video, or frames < 1.
+        DataError: the file is missing or has no video or nothing of it can be decoded, or frames < 1.
     """
     if frames < 1:
         raise DataError(f"frames must be at least 1, not {frames}")
-    name = os.fspath(path)
-    with _data_errors(name):
-        with _opened(name) as (container, stream):
-            table = _read_packets(container, stream)
-        if table is not None:
-            with contextlib.suppress(_FrameNotDecodedError):
-                return _sample(name, table, frames)
-        with _opened(name) as (container, stream):
-            table = _decode_times(container, stream)
-        return _sample(name, table, frames)
+    with _data_errors(path), _seekable(path) as name:
+        for reader in _readers(name):
+            with contextlib.suppress(FrameNotDecodedError):
+                return _sample(reader, frames, FrameConverter(max_pixels))
+    raise AssertionError("the last reader returns frames or raises DataError")
 
 
-def frames_at(path: str | os.PathLike[str], seconds: Callable[[float], Sequence[float]]) -> Iterator[np.ndarray]:
+def frames_at(
+    path: str | os.PathLike[str], seconds: Callable[[float], Sequence[float]], tolerance: float = math.inf
+) -> Iterator[np.ndarray]:
     """Yield the frames on screen at given times, one at a time.
 
+    A frame that does not decode is replaced by the nearest one that does, with a warning.
+
     Args:
-        path: video file.
-        seconds: called with the duration of the file; returns ascending times, counted from the first frame.
+        path: video file, or a pipe with the contents of one.
+        seconds: called with the duration of the file; returns ascending times, counted from the first frame. Called
+            again, with a more exact duration, if the file turns out to be damaged or not to permit seeking.
+        tolerance: seconds between a frame that does not decode and the one that replaces it, at most.
 
     Yields:
-        (H, W, 3) uint8, upright; one frame per time, repeated if it is still on screen.
+        (H, W, 3) uint8, upright, all of one size; one frame per time, repeated if it is still on screen.
 
     Raises:
-        DataError: the file is missing or damaged or has no video, or a time is before its first frame or after its end.
+        DataError: the file is missing or has no video or nothing of it can be decoded, a time is before its first frame
+            or after its end, or no good frame is within the tolerance.
     """
-    name = os.fspath(path)
     yielded = 0
-    with _data_errors(name):
-        with _opened(name) as (container, stream):
-            table, clock = _read_packets(container, stream), float(stream.time_base or 1)
-        if table is not None:
-            with contextlib.suppress(_FrameNotDecodedError):
-                for pixels in _frames_at_ticks(name, table, _ticks_on_screen(name, table, clock, seconds)):
+    with _data_errors(path), _seekable(path) as name:
+        for reader in _readers(name):
+            with contextlib.suppress(FrameNotDecodedError):
+                wanted = _on_screen(os.fspath(path), reader, seconds)
+                positions = reader.available(wanted)
+                _check_distance(os.fspath(path), reader, wanted, positions, tolerance)
+                for pixels in itertools.islice(_repeated(reader, positions), yielded, None):
                     yield pixels
                     yielded += 1
                 return
-        with _opened(name) as (container, stream):
-            table = _decode_times(container, stream)
-        ticks = _ticks_on_screen(name, table, clock, seconds)
-        yield from itertools.islice(_frames_at_ticks(name, table, ticks), yielded, None)
 
 
-def _ticks_on_screen(
-    name: str, table: _FrameTable, clock: float, seconds: Callable[[float], Sequence[float]]
-) -> list[int]:
-    """Return the ticks of the frames on screen at times in seconds; clock: seconds per tick."""
-    span = table.span * clock
+@contextlib.contextmanager
+def _data_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    try:
+        yield
+    except (av.FFmpegError, OSError, ValueError, IndexError, FrameNotDecodedError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"cannot decode {os.fspath(path)}: {error}") from error
+
+
+@contextlib.contextmanager
+def _seekable(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Return the name of a file that can be read twice: a pipe is copied to a temporary file."""
+    name = os.fspath(path)
+    if not os.path.exists(name) or not stat.S_ISFIFO(os.stat(name).st_mode):
+        yield name
+        return
+    with tempfile.NamedTemporaryFile(suffix=Path(name).suffix) as copy:
+        with open(name, "rb") as pipe:
+            shutil.copyfileobj(pipe, copy)
+        copy.flush()
+        yield copy.name
+
+
+def _readers(name: str) -> Iterator[Reader]:
+    """Yield the readers of a file: the second one if the first one raises FrameNotDecodedError."""
+    with open_video(name) as (container, stream):
+        table = read_packets(container, stream)
+    if table is not None:
+        yield SeekingReader(name, table)
+    yield InOrderReader(name)
+
+
+def _sample(reader: Reader, frames: int, converter: FrameConverter) -> SampledFrames:
+    positions = list(dict.fromkeys(reader.available(_at_midpoints(reader, frames))))
+    pictures = reader.decode(positions, converter)
+    first = next(pictures)
+    pixels = np.empty((len(positions), *first.shape), np.uint8)
+    pixels[0] = first
+    for number, picture in enumerate(pictures, 1):
+        pixels[number] = picture
+    clock, ticks = float(reader.clock), reader.ticks
+    times = np.array([(ticks[position] - ticks[0]) * clock for position in positions], np.float32)
+    return SampledFrames(pixels, times, reader.total, reader.span * clock)
+
+
+def _at_midpoints(reader: Reader, frames: int) -> list[int]:
+    """Return the positions of the frames on screen at the midpoints; integers, so that rounding has no influence."""
+    if len(reader.ticks) <= frames:
+        return list(range(len(reader.ticks)))
+    scaled = [2 * frames * (tick - reader.ticks[0]) for tick in reader.ticks]
+    midpoints = [(2 * i + 1) * reader.span for i in range(frames)]
+    return np.unique(np.searchsorted(scaled, midpoints, side="right") - 1).tolist()
+
+
+def _on_screen(name: str, reader: Reader, seconds: Callable[[float], Sequence[float]]) -> list[int]:
+    """Return the positions of the frames on screen at times in seconds."""
+    clock = float(reader.clock)
+    span = reader.span * clock
     times = np.asarray(seconds(span), np.float64)
     if len(times) and not (times[0] >= 0 and times[-1] < span and (np.diff(times) >= 0).all()):
         raise DataError(f"{name} lasts {span:g} s, but frames at {times[0]:g} to {times[-1]:g} s were requested")
     # A millionth of a tick is added, so that rounding never selects the frame before one that starts at exactly a time.
-    at = np.floor(times / clock + 1e-6).astype(np.int64) + table.ticks[0]
-    return [table.ticks[position] for position in np.searchsorted(table.ticks, at, side="right") - 1]
+    at = np.floor(times / clock + 1e-6).astype(np.int64) + reader.ticks[0]
+    return (np.searchsorted(reader.ticks, at, side="right") - 1).tolist()
 
 
-def _frames_at_ticks(name: str, table: _FrameTable, ticks: Sequence[int]) -> Iterator[np.ndarray]:
-    """Yield the frames at ascending ticks; ticks may repeat."""
-    with _opened(name) as (container, stream):
-        pixels = _decode(container, stream, table, list(dict.fromkeys(ticks)))
-        for frame, (_, repeats) in zip(pixels, itertools.groupby(ticks), strict=True):
-            yield from (frame for _ in repeats)
+def _check_distance(
+    name: str, reader: Reader, wanted: Sequence[int], positions: Sequence[int], tolerance: float
+) -> None:
+    """Refuse to replace a frame by one that is further away than the tolerance in seconds."""
+    for one, other in zip(wanted, positions, strict=True):
+        away = abs(reader.ticks[one] - reader.ticks[other]) * float(reader.clock)
+        if away > tolerance:
+            at = (reader.ticks[one] - reader.ticks[0]) * float(reader.clock)
+            raise DataError(f"{name} is damaged at {at:g} s: the nearest good frame is {away:g} s away")
 
 
-@contextlib.contextmanager
-def _data_errors(name: str) -> Iterator[None]:
-    try:
-        yield
-    except (av.FFmpegError, OSError, ValueError, IndexError, _FrameNotDecodedError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"cannot decode {name}: {error}") from error
-
-
-@contextlib.contextmanager
-def _opened(name: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    with open_container(name) as container:
-        if not container.streams.video:
-            raise DataError(f"no video stream in {name}")
-        stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
-        yield container, stream
-
-
-def _read_packets(container: InputContainer, stream: VideoStream) -> _FrameTable | None:
-    """Read the times from the packets, without decoding; return None if they are incomplete."""
-    start: dict[int, int] = {}
-    keys: list[int] = []
-    lengths: dict[int, int] = {}
-    for packet in container.demux(stream):
-        if packet.size == 0:  # end of the stream
-            continue
-        if packet.pts is None or packet.pts in lengths:
-            return None
-        if packet.is_keyframe:
-            keys.append(packet.pts)
-        lengths[packet.pts] = packet.duration or 0
-        # A frame that is shown before the last key frame depends on the key frame before that one.
-        before = next((key for key in reversed(keys[-2:]) if key <= packet.pts), None)
-        if before is None:
-            return None
-        if not packet.is_discard:
-            start[packet.pts] = before
-    return _table(sorted(start), lengths, start, stream) if start else None
-
-
-def _decode_times(container: InputContainer, stream: VideoStream) -> _FrameTable:
-    """Read the times from the decoder, which decodes the complete file."""
-    lengths: dict[int, int] = {}
-    for number, frame in enumerate(container.decode(stream)):
-        lengths[_tick(frame, number, stream)] = frame.duration or 0
-    if not lengths:
-        raise DataError(f"no frame could be decoded from {container.name}")
-    ticks = sorted(lengths)
-    return _table(ticks, lengths, dict.fromkeys(ticks, ticks[0]), stream)
-
-
-def _tick(frame: Any, number: int, stream: VideoStream) -> int:
-    """Return the presentation time of a frame; derived from its number if the file has no times (raw H.264)."""
-    return number * _step(stream) if frame.pts is None else frame.pts
-
-
-def _step(stream: VideoStream) -> int:
-    """Return the ticks between two frames at the mean rate."""
-    rate = stream.average_rate and stream.time_base and stream.average_rate * stream.time_base
-    return max(1, round(1 / rate)) if rate else 1
-
-
-def _table(ticks: list[int], lengths: dict[int, int], start: dict[int, int], stream: VideoStream) -> _FrameTable:
-    return _FrameTable(ticks, start, ticks[-1] - ticks[0] + (lengths[ticks[-1]] or _step(stream)))
-
-
-def _ticks_at_midpoints(table: _FrameTable, frames: int) -> list[int]:
-    """Return the ticks of the frames on screen at the midpoints; integers, so that rounding has no influence."""
-    if len(table.ticks) <= frames:
-        return table.ticks
-    scaled = [2 * frames * (tick - table.ticks[0]) for tick in table.ticks]
-    midpoints = [(2 * i + 1) * table.span for i in range(frames)]
-    positions = np.searchsorted(scaled, midpoints, side="right") - 1
-    return [table.ticks[position] for position in np.unique(positions)]
-
-
-def _sample(name: str, table: _FrameTable, frames: int) -> SampledFrames:
-    ticks = _ticks_at_midpoints(table, frames)
-    with _opened(name) as (container, stream):
-        clock = float(stream.time_base or 1)
-        pixels = np.stack(list(_decode(container, stream, table, ticks)))
-    seconds = np.array([(tick - table.ticks[0]) * clock for tick in ticks], np.float32)
-    return SampledFrames(pixels, seconds, len(table.ticks), table.span * clock)
-
-
-def _decode(
-    container: InputContainer, stream: VideoStream, table: _FrameTable, ticks: Sequence[int]
-) -> Iterator[np.ndarray]:
-    """Yield the frames at ascending ticks in RGB; seek if a key frame lies between one requested frame and the next."""
-    to_rgb, at = VideoReformatter(), table.ticks[0]
-    yielded = decoded = 0
-    while yielded < len(ticks):
-        if table.start[ticks[yielded]] > at:
-            container.seek(table.start[ticks[yielded]], stream=stream)
-        for frame in container.decode(stream):
-            at, decoded = _tick(frame, decoded, stream), decoded + 1
-            if at > ticks[yielded]:
-                raise _FrameNotDecodedError(f"there is no frame at tick {ticks[yielded]}")
-            if at < ticks[yielded]:
-                continue
-            yield _upright(to_rgb.reformat(frame, format="rgb24").to_ndarray(), frame.rotation)
-            yielded += 1
-            if yielded == len(ticks) or table.start[ticks[yielded]] > at:
-                break
-        else:
-            raise _FrameNotDecodedError(f"the video ends before tick {ticks[yielded]}")
-
-
-def _upright(pixels: np.ndarray, degrees: float) -> np.ndarray:
-    """Rotate a frame counterclockwise by the angle stored in its file, a multiple of 90 degrees."""
-    return np.ascontiguousarray(np.rot90(pixels, round(degrees / 90) % 4)) if degrees % 90 == 0 else pixels
+def _repeated(reader: Reader, positions: Sequence[int]) -> Iterator[np.ndarray]:
+    """Yield the frames at ascending positions, which may repeat."""
+    pictures = reader.decode(list(dict.fromkeys(positions)), FrameConverter())
+    for picture, (_, repeats) in zip(pictures, itertools.groupby(positions), strict=True):
+        yield from (picture for _ in repeats)

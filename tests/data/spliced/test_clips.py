@@ -16,10 +16,11 @@ from framefold.data.spliced.annotations import find_annotations, read_annotation
 from framefold.data.spliced.clips import Clip, Problems, assign_splits, read_clips, similar_captions, unknown_columns
 from framefold.data.spliced.frames import ClipFrameReader, letterbox
 from framefold.data.spliced.probe import ClipSampling, probe_clips
-from framefold.data.video import frame_reader
+from framefold.data.video import picture
 from framefold.data.video.codec import decode_video
 from framefold.errors import DataError
 from tests.support.coloured_clips import colour, frames_of, number_of, write_clip
+from tests.support.numbered_frames import damage, write_numbered
 
 SAMPLING = ClipSampling(2.0, 1.0, 60.0)
 
@@ -244,6 +245,16 @@ def test_unusable_clips_are_named_with_their_row(folder: Path, tmp_path: Path) -
         assert sum("of a file that ends at 6 s" in text for text in damage) == 2
 
 
+def test_clip_with_a_damaged_frame_is_used_if_a_good_one_is_near(tmp_path: Path) -> None:
+    for name, packets in (("one.mov", [5]), ("many.mov", range(8, 22))):  # 20 of them per second; 2 are stored
+        damage(write_numbered(tmp_path / name, "mjpeg", rate=20, pix_fmt="yuvj420p"), *packets)
+    rows = [{"file": f"{name}.mov", "caption": f"caption {name}"} for name in ("one", "many")]
+    with pytest.warns(UserWarning, match="is damaged: 1"):
+        (clip,), damaged = probed(tmp_path, rows, tmp_path)
+    assert clip.file == "one.mov" and len(damaged) == 1 and "many.mov is damaged at 0.7" in damaged[0]
+    assert len(ClipFrameReader(tmp_path, SAMPLING, (32, 48)).read(clip)) == clip.length
+
+
 def test_clips_of_wrong_length_are_left_out_without_being_damage(folder: Path, tmp_path: Path) -> None:
     rows = [A, {"file": "b/c.mp4", "caption": "y"}, A | {"start": 1, "end": 1.1}]
     problems = Problems(0.0, 3)
@@ -265,7 +276,7 @@ def test_second_probe_reads_only_changed_files(tmp_path: Path, monkeypatch: pyte
         write_clip(place / f"{name}.mp4", number, 24, 4)
     digest, reader = probe_module._video_digest, probe_module.frames_at
     monkeypatch.setattr(probe_module, "_video_digest", lambda path: read.append(path.name) or digest(path))
-    monkeypatch.setattr(probe_module, "frames_at", lambda path, at: decoded.append(path.name) or reader(path, at))
+    monkeypatch.setattr(probe_module, "frames_at", lambda path, *how: decoded.append(path.name) or reader(path, *how))
     rows = [{"file": f"{name}.mp4", "caption": name * 3} for name in "abc"]
     first, _ = probed(place, rows, out)
     assert read == decoded == ["a.mp4", "b.mp4", "c.mp4"]
@@ -304,10 +315,8 @@ def test_parts_and_copies_of_a_file_are_in_one_split_whatever_else_there_is() ->
 
 def test_only_stored_frames_are_converted_to_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_clip(tmp_path / "x.mp4", 1, 200, 10)
-    converted, upright = [], frame_reader._upright
-    monkeypatch.setattr(
-        frame_reader, "_upright", lambda pixels, degrees: converted.append(1) or upright(pixels, degrees)
-    )
+    converted, upright = [], picture.apply_matrix
+    monkeypatch.setattr(picture, "apply_matrix", lambda pixels, matrix: converted.append(1) or upright(pixels, matrix))
     (clip,), _ = probed(tmp_path, [{"file": "x.mp4", "caption": "x", "start": 5, "end": 10}], tmp_path)
     assert clip.length == 10 and len(converted) == 10
     ClipFrameReader(tmp_path, SAMPLING, (32, 32)).read(clip)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from framefold.data.video import frame_reader as module
+from framefold.data.video import frame_reader, picture, seeking
 from framefold.data.video.codec import decode_video, encode_video
 from framefold.data.video.frame_reader import frames_at, sample_frames
 from framefold.errors import DataError
@@ -54,13 +55,13 @@ def by_decoding_everything(path: Path, count: int) -> tuple[np.ndarray, np.ndarr
 
 def frames_decoded(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Count the frames that the reader takes from a decoder from now on."""
-    count, tick = [0], module._tick
+    count, tick = [0], seeking.SeekingReader._tick
 
     def counted(*args: object) -> int:
         count[0] += 1
-        return tick(*args)
+        return tick(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_tick", counted)
+    monkeypatch.setattr(seeking.SeekingReader, "_tick", counted)
     return lambda: count[0]
 
 
@@ -117,8 +118,8 @@ def test_only_frames_needed_for_the_requested_ones_are_decoded(tmp_path: Path, m
 
 
 def test_only_requested_frames_are_converted_to_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    turned, upright = [], module._upright
-    monkeypatch.setattr(module, "_upright", lambda pixels, degrees: turned.append(1) or upright(pixels, degrees))
+    turned, upright = [], picture.apply_matrix
+    monkeypatch.setattr(picture, "apply_matrix", lambda pixels, matrix: turned.append(1) or upright(pixels, matrix))
     sample_frames(write(tmp_path / "x.avi", REGULAR, "mpeg4"), 3)
     assert len(turned) <= 2 * 3  # the packets have wrong times, so the file is read a second time
 
@@ -129,17 +130,6 @@ def test_times_count_from_the_first_frame(tmp_path: Path) -> None:
     sample = sample_frames(path, 96)
     assert sample.times[0] == 0 and sample.times[-1] == pytest.approx(95 / 25, abs=1e-3)
     assert sample.duration == pytest.approx(96 / 25, abs=2e-3)
-
-
-def test_rotated_file_is_read_upright(tmp_path: Path) -> None:
-    raw = encode_video(noise(3), REGULAR[:3], crf=0)
-    at = raw.index(b"tkhd") + 4 + 4 + 20 + 16  # version and flags, times and ids, layer and volume; then the matrix
-    for matrix, turns in [((0, 1, -1, 0), 3), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]:
-        a, b, c, d = ((value << 16).to_bytes(4, "big", signed=True) for value in matrix)
-        zero = bytes(4)
-        (tmp_path / "x.mp4").write_bytes(raw[:at] + a + b + zero + c + d + zero + raw[at + 24 :])
-        expected = np.rot90(noise(3), turns, axes=(1, 2))
-        assert np.array_equal(sample_frames(tmp_path / "x.mp4", 3).frames, expected), turns
 
 
 def test_video_of_one_frame(tmp_path: Path) -> None:
@@ -194,16 +184,16 @@ def test_zero_frames_are_an_error(tmp_path: Path) -> None:
 
 
 def test_frames_that_only_the_packets_announce_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, read = write(tmp_path / "x.mp4", REGULAR, **{"x264-params": "keyint=8:bframes=0"}), module._read_packets
+    path, read = write(tmp_path / "x.mp4", REGULAR, **{"x264-params": "keyint=8:bframes=0"}), seeking.read_packets
 
     def announcing(container: object, stream: object) -> object:
         table = read(container, stream)  # type: ignore[arg-type]
         assert table is not None
         ticks = sorted([*table.ticks, *(tick + 1 for tick in table.ticks)])
-        return module._FrameTable(ticks, dict.fromkeys(ticks, ticks[0]) | table.start, table.span)
+        return replace(table, ticks=ticks, start=dict.fromkeys(ticks, ticks[0]) | table.start)
 
     expected = sample_frames(path, 7)
-    monkeypatch.setattr(module, "_read_packets", announcing)
+    monkeypatch.setattr(frame_reader, "read_packets", announcing)
     sample = sample_frames(path, 7)
     assert np.array_equal(sample.frames, expected.frames) and sample.total == 96
 
@@ -232,12 +222,13 @@ def test_wrong_times_in_packets_do_not_change_the_frames(tmp_path: Path, monkeyp
     requested = [0.1, 1.1, 1.2, 2.6, 5.9]
     expected = [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: requested)]
     assert expected == [0, 4, 4, 10, 23]
-    real = module._read_packets
+    real = seeking.read_packets
 
     def wrong_times(*where: object) -> object:
-        table = real(*where)
+        table = real(*where)  # type: ignore[arg-type]
+        assert table is not None
         ticks = [tick + (tick > 2 * 16_000) for tick in table.ticks]  # wrong only after some frames
-        return module._FrameTable(ticks, {tick: min(ticks) for tick in ticks}, table.span)
+        return replace(table, ticks=ticks, start={tick: min(ticks) for tick in ticks})
 
-    monkeypatch.setattr(module, "_read_packets", wrong_times)
+    monkeypatch.setattr(frame_reader, "read_packets", wrong_times)
     assert [int(f[0, 0, 0]) for f in frames_at(tmp_path / "x.mp4", lambda end: requested)] == expected
