@@ -21,6 +21,9 @@ from .main_stream import open_video
 from .picture import FrameConverter
 
 
+WITHOUT_KEYS = ("h261",)  # codecs whose packets all claim to be key frames, though none is
+
+
 class FrameNotDecodedError(Exception):
     """The file is not ordinary: the decoder did not return a frame that the packets announced."""
 
@@ -44,6 +47,8 @@ class PacketTable:
 
 def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable | None:
     """Read the times from the packets, without decoding; return None if the file is not an ordinary one."""
+    if stream.codec_context.name in WITHOUT_KEYS:
+        return None
     clock = StreamClock.of(container, stream)
     longest = GAP / clock.time_base if clock.joined else math.inf
     start: dict[int, int] = {}
