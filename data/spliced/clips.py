@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -167,7 +168,8 @@ def _clip_path(folder: Path, row: Annotation) -> str:
     if not name:
         raise UnusableClip("file is empty")
     path, windows = PurePosixPath(name), PureWindowsPath(name)
-    if windows.drive or windows.root or ".." in (*path.parts, *windows.parts):
+    drive = windows.drive and (windows.root or not os.path.isfile(folder / path))  # "C:", or a name such as "1:30.mp4"
+    if drive or windows.root or ".." in (*path.parts, *windows.parts):
         raise DataError(f"{row.where}: {name!r} must be a path inside {folder}, without '..'")
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         raise UnusableClip(f"{name} does not end in {', '.join(VIDEO_SUFFIXES)}")
@@ -209,7 +211,7 @@ def _question(fields: Any, first: float, last: float | None) -> ClipQuestion:
     if not isinstance(fields, dict):
         raise UnusableClip(f"qa contains {fields!r:.40}, not an object with question and answer")
     question, answer = _required_text(fields, "question"), _required_text(fields, "answer")
-    listed = fields.get("choices") or []
+    listed = [] if fields.get("choices") is None else fields["choices"]
     if not isinstance(listed, list):
         raise UnusableClip(f"choices must be a list, not {listed!r:.40}")
     choices = tuple(_required_text({"choices": choice}, "choices") for choice in listed)

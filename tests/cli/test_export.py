@@ -135,7 +135,15 @@ def test_the_config_records_host_recipe_and_frames(tmp_path: Path, random_host: 
 
 @pytest.mark.parametrize(
     ("shards", "published"),
-    [("{tmp}/secret/shards", "shards"), ("pipe:curl -H token=1 http://x", "remote"), ("data/x", "data/x")],
+    [
+        ("{tmp}/secret/shards", "shards"),
+        ("{tmp}/secret/a.tar::{tmp}/secret/b.tar", "a.tar::b.tar"),
+        ("pipe:curl -H token=1 http://x", "remote"),
+        ("a.tar::https://token@x/b.tar", "remote"),
+        ("s3://token/b.tar", "remote"),
+        ("data/x", "data/x"),
+        ("data/exp-12:30", "data/exp-12:30"),
+    ],
 )
 def test_local_paths_and_keys_are_not_published(shards: str, published: str, tmp_path: Path, random_host: Path) -> None:
     run(tmp_path / "run", random_host, shards=shards.format(tmp=tmp_path))

@@ -81,6 +81,9 @@ class Host:
         except (InputError, PromptError) as error:
             raise type(error)(f"{sample.key}: {error}") from error
         _check_replies(encoded)
+        low, high = torch.aminmax(encoded.features)  # one pass, no copy; NaN propagates
+        if not bool(torch.isfinite(low) & torch.isfinite(high)):
+            raise InputError(f"{sample.key}: the vision encoder of this host returned NaN or infinite features")
         return encoded
 
     def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:

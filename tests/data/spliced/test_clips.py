@@ -89,12 +89,22 @@ REFUSED = {  # for any max_damaged
     "up backwards": ([A | {"file": "..\\a.mp4"}], "inside .*without"),
     "absolute": ([A | {"file": "/etc/passwd.mp4"}], "inside .*without"),
     "drive": ([A | {"file": "C:\\a.mp4"}], "inside .*without"),
+    "drive without root": ([A | {"file": "C:a.mp4"}], "inside .*without"),
     "same id": ([A, A], "entry 2: the id 'a.mp4' is also used by .*entry 1"),
     "same given id": ([A | {"id": "k"}, {"file": "b/c.mp4", "caption": "y", "id": "k"}], "the id 'k' is also used"),
     "no caption at all": ([{"file": "a.mp4", "text": "x"}], "no column 'caption'"),
     "nothing": ([], "annotates no clip"),
     "no objects": ([["a.mp4", "x"]], "entry 1 must be an object"),
 }
+
+
+def test_names_of_clips_may_have_colons_and_brackets(tmp_path: Path) -> None:
+    names = ("1:30.mp4", "2026-01-01T12:00:00.mp4", "concat:x.mp4", "file:x.mp4", "x[1]%03d.mp4", "b:c/d::e.mp4")
+    (tmp_path / "b:c").mkdir()
+    for name in names:
+        write_clip(tmp_path / name, 1, 8, 4)
+    usable, problems = probed(tmp_path, [A | {"file": name} for name in names], tmp_path / "out")
+    assert {clip.file for clip in usable} == set(names) and not problems
 
 
 def test_dangerous_or_ambiguous_annotations_are_refused(folder: Path) -> None:
@@ -142,6 +152,10 @@ DAMAGED = {
     "qa with another answer": (
         A | {"qa": [{"question": "q", "answer": "z", "choices": ["x", "y"]}]},
         "choices must be",
+    ),
+    "qa with choices that are no list": (
+        A | {"qa": [{"question": "q", "answer": "x", "choices": 0}]},
+        "must be a list",
     ),
     "qa with equal choices": (
         A | {"qa": [{"question": "q", "answer": "x", "choices": ["x", "X!"]}]},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,18 @@ def test_what_every_sample_is_refused_for_is_raised_as_it_is(host, bad_shards, m
         with pytest.raises(InputError, match="never"):
             encode_accepted(host, batch, other, False)
         assert len(calls) == 1
+
+
+def test_video_of_which_the_vision_encoder_makes_nan_is_named(host, monkeypatch):
+    real = type(host).encode_video
+
+    def overflow(self, sample, attention):
+        encoded = real(self, sample, attention)
+        return replace(encoded, features=encoded.features * float("nan"))
+
+    monkeypatch.setattr(type(host), "encode_video", overflow)
+    with pytest.raises(InputError, match="^train-0-00000000: the vision encoder of this host returned NaN"):
+        host.encode_sample(Recipe((16, 16)).sample(0))
 
 
 def test_texts_that_this_host_cannot_take_are_named(host):
