@@ -105,7 +105,7 @@ class CompressorModule(pl.LightningModule):
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the other weights
         self.start = resolve_start(compressor, budget, params, lora, start)
         self.compressor = self.start.compressor
-        self.hparams["compressor"] = self.compressor.name  # not the class path that may have been given
+        self.hparams["compressor"] = getattr(self.compressor, "name", compressor)  # not the class path that was given
         self.hparams["lora"] = asdict(self.start.settings) if self.start.settings else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")

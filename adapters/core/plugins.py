@@ -14,7 +14,7 @@ GROUP = "framefold.compressors"  # of entry points
 
 LONGEST = 120  # characters of a class path
 
-_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<locals>))+")  # it may come from a downloaded file
+_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.([^\W\d]\w*|<locals>))+", re.ASCII)  # it may come from a downloaded file
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ def class_path(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+def module_of(path: Any) -> str:
+    """Return the module of a class path from a file; "" if it is none."""
+    is_class_path = isinstance(path, str) and len(path) < LONGEST and _CLASS_PATH.fullmatch(path)
+    return path.rpartition(".")[0] if is_class_path else ""
+
+
 def explain_missing(name: Any, path: str | None, known: Sequence[str], problems: Sequence[PluginProblem]) -> str:
     """Return the end of a message about a compressor that is not registered.
 
@@ -64,8 +70,8 @@ def explain_missing(name: Any, path: str | None, known: Sequence[str], problems:
         The problem of the plug-in that should provide the compressor; otherwise what to import, or the most similar
         names, followed by all plug-ins that failed.
     """
-    path = path if isinstance(path, str) and len(path) < LONGEST and _CLASS_PATH.fullmatch(path) else None
-    module = path.rpartition(".")[0] if path else ""
+    module = module_of(path)
+    path = path if module else None
     own = [problem.text for problem in problems if name == problem.name or module and module == problem.module]
     if own:
         return f": {'; '.join(own)}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from framefold.adapters.core.plugins import module_of
 from framefold.adapters.core.registry import compressor_class
 from framefold.errors import ConfigError
 from framefold.files import replace_file
@@ -192,6 +193,8 @@ def _summary(config: dict[str, Any]) -> str:
 def _usage(config: dict[str, Any], source: str, tag: str | None) -> str:
     quoted = json.dumps(source, ensure_ascii=False)
     arguments = quoted if tag is None else f'{quoted}, revision="{tag}"'
+    modules = {name: module_of(path) for name, path in (config.get("compressor_classes") or {}).items()}
+    imports = [f"import {module}  # defines {_plain(name)}" for name, module in modules.items() if module]
     lines = [f"compressor = framefold.load({arguments})", "framefold.attach(model, compressor)  # model: the host"]
     if config.get("lora"):
         lines = [f"model = framefold.load_peft(model, {arguments})  # model: the host, which gets compressor and LoRA"]
@@ -199,7 +202,7 @@ def _usage(config: dict[str, Any], source: str, tag: str | None) -> str:
         f"The saved budget is {budget_text(config['budget'])}; `budget=` sets another ratio (0.1) or number of tokens "
         "per video (100)."
     )
-    return "\n".join(["## Use", "", "```python", *lines, "```", "", budget])
+    return "\n".join(["## Use", "", "```python", *imports, *lines, "```", "", budget])
 
 
 def _provenance(config: dict[str, Any], parameters: int) -> str:

@@ -95,7 +95,9 @@ def check_separate(compressor: nn.Module, host: nn.Module) -> None:
     Raises:
         ConfigError: a weight shares memory with the host; it would be saved, trained and loaded apart from it.
     """
-    owners = {_storage(value): name for name, value in _tensors(host) if value.numel()}
+    attached = tuple(f"{name}." for name, module in host.named_modules() if module is compressor)
+    held = ((name, value) for name, value in _tensors(host) if not attached or not name.startswith(attached))
+    owners = {_storage(value): name for name, value in held if value.numel()}
     for name, value in _tensors(compressor):
         owner = owners.get(_storage(value)) if value.numel() else None
         if owner is not None:

@@ -210,7 +210,8 @@ def test_a_handwritten_card_is_not_changed(tmp_path: Path, random_host: Path) ->
 
 def test_markup_in_a_config_does_not_reach_the_card(tmp_path: Path) -> None:
     evil = "x` | y\n\n# Owned\n---\nlicense: mit\n<script>"
-    framefold.build("uniform", 0.1).save_pretrained(tmp_path / "a", base_model_name_or_path=evil, training={evil: evil})
+    fields = {"training": {evil: evil}, "compressor_classes": {evil: evil, "x": "os.system\n# Owned", "y": 3}}
+    framefold.build("uniform", 0.1).save_pretrained(tmp_path / "a", base_model_name_or_path=evil, **fields)
     data, text = card_of(export(str(tmp_path / "a"), str(tmp_path / "b")))
     assert "license" not in data and "base_model" not in data  # nobody chose a licence
     assert "\n# Owned" not in text and "<script>" not in text

@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
-from .findings import GROUPS, PACKAGE_LISTS, PACKAGES, Finding, Package
+from .findings import GROUPS, PACKAGE_LISTS, Finding, Package, plugins
 from .machine import machine_findings
 
 CHILD = (
@@ -41,7 +41,8 @@ def doctor(timeout: float = 60) -> list[Finding]:
         The findings, ordered by group.
     """
     with tempfile.TemporaryDirectory(prefix="framefold-doctor-") as folder:
-        checks = [_PackageCheck(list_, Path(folder, str(i)), timeout) for i, list_ in enumerate(PACKAGE_LISTS)]
+        lists = [*PACKAGE_LISTS, *([plugins()] if plugins() else [])]
+        checks = [_PackageCheck(list_, Path(folder, str(i)), timeout) for i, list_ in enumerate(lists)]
         try:
             findings = machine_findings()
             while not all([check.finished() for check in checks]):
@@ -66,7 +67,8 @@ class _PackageCheck:
     """
 
     def __init__(self, packages: Sequence[Package], file: Path, timeout: float) -> None:
-        self.remaining, self.file, self.timeout = [package.module for package in packages], file, timeout
+        self.packages = {package.module: package for package in packages}
+        self.remaining, self.file, self.timeout = list(self.packages), file, timeout
         self.findings: list[Finding] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.lines_read, self.last_is_broken = 0, False
@@ -120,7 +122,7 @@ class _PackageCheck:
         return bool(new)
 
     def _mark_broken(self, why: str) -> None:
-        package = PACKAGES[self.remaining.pop(0)]
+        package = self.packages[self.remaining.pop(0)]
         self.findings.append(package.finding("broken", f"{package.version() or ''} {why}".strip()))
 
 

@@ -143,3 +143,14 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
 )
 
 PACKAGES = {package.module: package for packages in PACKAGE_LISTS for package in packages}
+
+
+def plugins() -> tuple[Package, ...]:
+    """Return the plug-ins with compressors; the module of such a package is the value of its entry point."""
+    packages = {}
+    for entry in metadata.entry_points(group="framefold.compressors"):
+        origin = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "the package"
+        advice = f"repair {origin}, whose entry point {entry.name} is {entry.value}"
+        name = f"plug-in {entry.name}"
+        packages[entry.value] = Package(entry.value, f"the compressor {entry.name}", None, name, advice)
+    return tuple(packages.values())

@@ -12,10 +12,11 @@ import re
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from .findings import MAMBA, PACKAGES, Finding
+from .findings import MAMBA, PACKAGES, Finding, plugins
 
 Check = tuple[str, list[Finding]]  # text to add to the version, and additional findings
 
@@ -39,6 +40,8 @@ def main(results: str, names: list[str]) -> None:
 
 def check_package(name: str) -> list[Finding]:
     """Import a package and return its finding, followed by those of its additional checks."""
+    if name not in PACKAGES:
+        return [_check_plugin(name)]
     package = PACKAGES[name]
     version = package.version() or ""
     try:
@@ -56,6 +59,16 @@ def check_package(name: str) -> list[Finding]:
     if package.too_old(version):
         return [package.finding("broken", f"{version} is too old, {package.requirement()} is needed"), *more]
     return [package.finding("found", f"{version}{detail and ', '}{detail}"), *more]
+
+
+def _check_plugin(value: str) -> Finding:
+    """Load the entry point of a plug-in, as the registry of compressors does."""
+    package = next(plugin for plugin in plugins() if plugin.module == value)
+    try:
+        EntryPoint("", value, "").load()
+    except BaseException as error:  # a package may even call sys.exit
+        return package.finding("broken", error_text(error))
+    return package.finding("found")
 
 
 def error_text(error: BaseException) -> str:

@@ -184,6 +184,8 @@ def test_weights_of_the_host_are_refused() -> None:
 
     own = compressor(create)
     check_saveable(own, host)
+    host.add_module("compressor", own)  # attached: the host holds the weights of the compressor itself
+    check_saveable(own, host)
     for value in (host[1].weight, nn.Parameter(host[1].weight.detach()[:, :4])):
         own.a.weight = value
         with pytest.raises(ConfigError, match="a.weight of the compressor is the memory of 1.weight of the host"):

@@ -22,6 +22,7 @@ from framefold.cli.doctor.findings import GROUPS, PACKAGE_LISTS, PACKAGES, Findi
 from framefold.cli.doctor.probes import _check_torch, check_package
 from tests.support.limits import HANG
 from tests.support.paths import ROOT
+from tests.support.plugins import declare
 
 # Fake packages. The doctor finds no other ones, so its check takes little time.
 FAKES = {
@@ -110,6 +111,27 @@ def test_packages_that_raise_crash_or_hang_are_named_and_do_not_affect_others(tm
     assert rows["mamba-ssm"].state == rows["safetensors"].state == rows["rich"].state == "missing"
     assert rows["jsonargparse"].state == "missing" and "[train]'" in rows["jsonargparse"].get
     assert not running(int((tmp_path / "numpy" / "pid").read_text()))
+
+
+def test_plugins_that_cannot_be_imported_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, code in {
+        "good": "Own = 3",
+        "broken": "raise RuntimeError('no licence')",
+        "ends": "import os; os._exit(3)",
+    }.items():
+        write_package(tmp_path, f"package_{name}", code, version="1.0")
+        declare(tmp_path, f"package_{name}", **{name: f"package_{name}:Own"})
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("framefold.cli.doctor.doctor.PACKAGE_LISTS", ())
+    rows = by_name(doctor(HANG))
+    assert rows["plug-in good"].state == "found"
+    for name, text in {
+        "broken": "RuntimeError: no licence",
+        "ends": "its import ended the process with status 3",
+    }.items():
+        row = rows[f"plug-in {name}"]
+        assert row.state == "broken" and text in row.detail and not row.required
+        assert f"package_{name} 1.0" in row.get and f"package_{name}:Own" in row.get
 
 
 def test_a_hanging_import_is_killed_when_doctor_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 UNUSABLE = """
+from framefold import Selector
+from torch import nn
+
 from package_of_a_test.methods import Own
 
 
@@ -47,7 +50,15 @@ class View(Own):
         self.register_buffer("rows", self.head.weight.detach()[:, 1:])
 
 
-class Nameless(Own): ...
+class Inherits(Own): ...
+
+
+class Nameless(Selector):
+    trainable = True
+
+    def __init__(self, budget: float | int = 0.25) -> None:
+        super().__init__(budget)
+        self.head = nn.Linear(32, 1)
 """
 
 
@@ -104,7 +115,10 @@ def test_it_is_exported_and_loaded_where_the_package_is_imported(runs: dict[str,
             assert config["compressor_classes"] == {NAME: f"{PACKAGE}.methods.Own"}
             assert config["training"]["data"]["source"] == "shards"  # the run's configuration names the class path
             loaded, trained = framefold.load(folder), torch.load(last(run), weights_only=True)["state_dict"]
-            assert loaded.name == name and f"`{name}`" in (folder / "README.md").read_text()
+            card = (folder / "README.md").read_text()
+            assert (
+                loaded.name == name and f"`{name}`" in card and f"import {PACKAGE}.methods  # defines {NAME}\n" in card
+            )
             for key, value in loaded.state_dict().items():
                 assert torch.equal(value, trained[f"compressor.{key}"])
 
@@ -192,7 +206,8 @@ def test_what_cannot_be_saved_is_refused_before_training(
     importlib.invalidate_caches()
     for cls, text in (
         ("View", "rows is a view of the memory of head.weight"),
-        ("Nameless", "must define its own name"),
+        ("Inherits", "Inherits must define its own name"),
+        ("Nameless", "Nameless must define its own name"),
     ):
         with case(cls):
             path = f"{PACKAGE}.unusable.{cls}"
