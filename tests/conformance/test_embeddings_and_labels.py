@@ -154,6 +154,9 @@ def test_generation_from_embeddings_equals_the_bare_host(host: Host) -> None:
         with framefold.attach(host.model, make()):
             tokens = host.model.generate(**attached, max_new_tokens=2)
             first = host.model(**attached, position_ids=text_positions(host, batch.inputs)).logits[:, -1].argmax(-1)
+            if both is not None:
+                with_ids = host.model.generate(**attached | ids, max_new_tokens=2)
+                assert torch.equal(with_ids, host.model.generate(**batch.attached_inputs, max_new_tokens=2))
         assert tokens.shape == (2, 2) and torch.equal(tokens[:, 0], first)
 
 

@@ -15,6 +15,7 @@ from framefold.adapters.hosts.base.family import Family, family_of, features_of
 from framefold.adapters.hosts.base.offload import loaded
 from framefold.errors import InputError
 
+from .embeddings import with_ids
 from .frame_clips import name_clips
 from .received_attention import recording
 from .zero3 import gathered
@@ -45,7 +46,7 @@ def encode(
     family = family_of(model)
     if inputs.get(family.pixels) is None:
         raise InputError(f"there is no {family.pixels} to encode")
-    inputs = name_clips(model, family, inputs, tokenizer)
+    inputs = name_clips(model, family, with_ids(model, family, inputs), tokenizer)
     with _vision_side(model, family):
         if not attention:
             return family.encode(model, inputs)

@@ -116,11 +116,15 @@ def trial(family: Family, rows: list[list[int]], inputs: dict[str, Any]) -> dict
         bare = model(**inputs).logits
         tokens = model.generate(**inputs, max_new_tokens=2)
         found = [len(clip.features) for clip in encode(model, inputs) if not clip.is_still]
+        embedded = {**inputs, "inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+        del embedded["input_ids"]
         with framefold.attach(model, build("identity")):
             identity = torch.equal(model(**inputs).logits, bare)
             identity &= torch.equal(model.generate(**inputs, max_new_tokens=2), tokens)
+        embeds = len(encode(model, embedded)) == len(encode(model, inputs))
         short = prepare(model, inputs, build("uniform", KEPT))
         with framefold.attach(model, build("uniform", KEPT), tokenizer=family.processor):
+            embeds &= torch.equal(model(**embedded).logits, model(**inputs).logits)
             named = torch.equal(model(**inputs).logits, model(**inputs, clips=clips).logits)
             named &= torch.equal(model.generate(**inputs, max_new_tokens=2)[:, -2:],
                                  model.generate(**inputs, max_new_tokens=2, clips=clips)[:, -2:])  # fmt: skip
@@ -129,6 +133,7 @@ def trial(family: Family, rows: list[list[int]], inputs: dict[str, Any]) -> dict
         "found": found == videos,
         "identity": identity,
         "named": named,
+        "embeds": embeds,
         "budgets": [len(out) for out in short.tokens] == [KEPT] * len(videos),
         "pictures": kept == KEPT * len(videos) + SIDE * clips.count(-1),
         "untouched": bool(videos) or short.prompt is None,
