@@ -15,11 +15,13 @@ from transformers import PreTrainedTokenizerFast
 import framefold
 from framefold.adapters.hosts import encode, prepare
 from framefold.adapters.hosts.base.family import family_of
+from framefold.adapters.hosts.hooks.losses import compressor_losses
 from framefold.adapters.hosts.prompt.frame_clips import clips_in_row
 from framefold.adapters.hosts.prompt.row_text import RowDecoder
 from framefold.errors import InputError
 from tests.support.hosts.bare_hosts import IMAGE_RUN_HOSTS, KEEPING, Host, build
 from tests.support.hosts.tiny_families import HOSTS, IMAGE, without
+from tests.support.hosts.tiny_hosts import TopNorm
 from tests.support.processes import needs_torchvision, python
 
 
@@ -195,6 +197,17 @@ def check_unchanged(host: Host, inputs: dict[str, Any], more: dict[str, Any]) ->
         for options in OPTIONS:
             with framefold.attach(host.model, framefold.build("uniform", 1), **options):
                 assert all(map(torch.equal, run(given | more), bare)), (case, options)
+
+
+@pytest.mark.parametrize("name", IMAGE_RUN_HOSTS)
+def test_pictures_after_a_video_have_no_losses_of_the_compressor(name: str) -> None:
+    host, video = build(name), {"clips": [0, 0, 0]}
+    host.model.train()
+    with framefold.attach(host.model, TopNorm(0.5)):
+        host.model(**host.batch([5, -3, 6]).inputs | video)
+        assert compressor_losses(host.model).keys() == {"scale"}
+        host.model(**pictures(host))
+        assert compressor_losses(host.model) == {}
 
 
 @pytest.mark.parametrize("name", IMAGE_RUN_HOSTS)

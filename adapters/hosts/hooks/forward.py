@@ -64,10 +64,10 @@ def forward_pre_hook(
     if args:
         kwargs = dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
     attachment: Attachment = getattr(model, ATTACHMENT_NAME)
-    if kwargs.get(attachment.pixels) is not None:
-        return (), _shorten(model, attachment, kwargs)
     if model.training and torch.is_grad_enabled():
         attachment.losses = None  # those of the batch before
+    if kwargs.get(attachment.pixels) is not None:
+        return (), _shorten(model, attachment, kwargs)
     original = kwargs
     if any(name in kwargs for name in FRAMEFOLD_ARGUMENTS):  # passed with a batch that has no video
         kwargs = {name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
