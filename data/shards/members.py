@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import Any
@@ -28,7 +28,7 @@ class MemberNotes:
     def __init__(self) -> None:
         self.samples = 0
         self._counts, self._first = Counter[str](), dict[str, str]()
-        self._keys: set[str] = set()
+        self._keys, self._dotted = set[str](), 0  # samples by the last dot of their names
         self._key, self._extensions = "", set[str]()  # of the sample that is being read
 
     def watch(self, files: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -46,6 +46,7 @@ class MemberNotes:
         missing += ["mp4"] if "mp4" not in sample and "safetensors" not in sample else []
         if missing:
             self._note("incomplete", f"{key} has no {' and no '.join(missing)}")
+        self._note_dotted(key, sample, not missing)
         if key in self._keys:
             self._note("repeated", key)
         self._keys.add(key)
@@ -53,7 +54,8 @@ class MemberNotes:
     def messages(self) -> list[str]:
         """Return one sentence for each kind, with its count, the rule and an example."""
         texts = {
-            "dotted": f"; {RULE}. Rename them, for example {{first}}",
+            "dotted": f" for {self._dotted} samples, none of which can be read: {RULE}. Rename them, for example "
+            "{first}",
             "hidden": ", which are not read (first: {first})",
             "twice": ", which are not read (first: {first})",
             "incomplete": f" of {self.samples} (first: {{first}})",
@@ -65,6 +67,22 @@ class MemberNotes:
             if self._counts[kind]
         ]
 
+    def _note_dotted(self, key: str, sample: dict[str, Any], complete: bool) -> None:
+        """Count files whose names have more dots; next to a complete sample, only those that look like another one."""
+        groups: dict[str, set[str]] = defaultdict(set)
+        for name in sample:
+            stem, _, extension = name.rpartition(".")
+            if stem and extension in EXTENSIONS:
+                groups[stem].add(extension)
+        for stem, extensions in groups.items():
+            if complete and (len(extensions) == 1 or "json" not in extensions):
+                continue
+            self._dotted += 1
+            base = PurePosixPath(key).name
+            for extension in sorted(extensions):
+                fixed = f"{base}-{stem.replace('.', '-')}.{extension}"
+                self._note("dotted", f"{base}.{stem}.{extension} to {fixed}")
+
     def _note_file(self, name: str) -> None:
         path = PurePosixPath(name)
         if path.suffix[1:].lower() not in EXTENSIONS or path.name.startswith("._"):  # the latter are written by macOS
@@ -73,8 +91,6 @@ class MemberNotes:
         if key is None:
             self._note("hidden", name)
             return
-        if "." in extension:
-            self._note("dotted", f"{path.name} to {path.stem.replace('.', '-')}{path.suffix}")
         if key != self._key:
             self._key, self._extensions = key, set()
         if extension.lower() in self._extensions:

@@ -178,9 +178,10 @@ def write_tar(path, *names, content=b'{"schema": 2}'):
 def test_index_warns_of_files_that_it_cannot_use_with_counts_and_the_rule(tmp_path):
     dotted = [f"clip.v2.{number:04d}.{kind}" for number in range(6) for kind in ("json", "mp4")]
     cases = {
-        "dotted": (dotted, "more than one dot in their names: 12;.*file name up to the first dot.*"
+        "dotted": (dotted, "more than one dot in their names: 12 for 6 samples, .*file name up to the first dot.*"
                    "clip.v2.0000.json to clip-v2-0000.json"),
-        "folder": (["v1.2/a.b.mp4", "v1.2/a.b.json"], "more than one dot in their names: 2;.* a.b.mp4 to a-b.mp4"),
+        "folder": (["v1.2/a.b.mp4", "v1.2/a.b.json"], "in their names: 2 for 1 samples, .* a.b.json to a-b.json"),
+        "beside": (["a.mp4", "a.json", "a.v2.mp4", "a.v2.json"], "in their names: 2 for 1 samples, .* to a-v2.json"),
         "hidden": (["a.mp4", "a.json", ".b.mp4", ".b.json", "._a.mp4", ".DS_Store"], r"hidden files: 2, .*\.b\.mp4"),
         "twice": (["a.mp4", "a.json", "a.mp4", "a.MP4"], r"name of another file of their sample: 2, .*a\.mp4"),
         "lacking": (["a.mp4", "b.json", "c.mp4", "c.json"], r"lack a file: 2 of 3 \(first: a has no json\)"),
@@ -200,7 +201,7 @@ def test_index_warns_of_files_that_it_cannot_use_with_counts_and_the_rule(tmp_pa
 
 def test_upper_case_extensions_and_folders_in_a_tar_are_fine(tmp_path, recwarn):
     write_tar(tmp_path / "x.tar", "A.MP4", "A.JSON", "sub/b.mp4", "sub/b.json", "./c.mp4", "./c.json", "d.mp4",
-              "d.json", "d.txt", "._d.mp4", ".DS_Store")  # fmt: skip
+              "d.json", "d.depth.mp4", "d.meta.json", "d.txt", "._d.mp4", ".DS_Store")  # fmt: skip
     index_shards(str(tmp_path))
     assert resolve_shards(str(tmp_path)).samples == 4 and not recwarn.list
 
