@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from framefold.adapters.base.selector import Selector
     from framefold.adapters.hosts import attach, detach, list_families, register_family
     from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+    from framefold.adapters.hosts.hooks.losses import compressor_losses
     from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
     from framefold.errors import FramefoldError
 
@@ -32,6 +33,7 @@ _MODULE_OF = {
     "FramefoldError": ".errors",
     "Merger": ".adapters.base.merger",
     "Selector": ".adapters.base.selector",
+    "compressor_losses": ".adapters.hosts.hooks.losses",
     "init_from_host": ".adapters.hosts.hooks.init_from_host",
 }
 
@@ -44,6 +46,7 @@ __all__ = [
     "VideoTokens",
     "attach",
     "build",
+    "compressor_losses",
     "detach",
     "errors",
     "init_from_host",

@@ -56,7 +56,8 @@ def test_every_line_of_a_guide_runs(guide: str, sandbox: GuideSandbox) -> None:
 
 
 def test_there_is_a_guide_for_each_job() -> None:
-    names = "add_compressor add_host_family cluster first_adapter own_videos read_the_ablation share"
+    first = "add_compressor add_host_family cluster first_adapter own_videos"
+    names = f"{first} read_the_ablation share train_with_trainers"
     assert [Path(guide).stem for guide in GUIDES] == names.split()
 
 
@@ -83,6 +84,7 @@ def test_outputs_quoted_in_guides_are_printed(sandbox: GuideSandbox) -> None:
         sandbox, "docs/add_compressor.md"
     )
     assert "5 of 24 tokens, generated" in output_of(sandbox, "docs/add_host_family.md")
+    assert "trained with flops kv smooth and" in output_of(sandbox, "docs/train_with_trainers.md")
     zero = sandbox.folder / "runs" / "cluster"
     assert output_of(sandbox, "docs/cluster.md").count("fit: 2 steps done") == 8
     assert (zero / "plain" / "model.safetensors").is_file() and (zero / "fila" / "config.json").is_file()

@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
-from transformers.utils.generic import ModelOutput
 
 import framefold
 from tests.support.hosts import tiny_hosts as tiny
+from tests.support.hosts.fused_head import FusedOutput, forward_of, fused
 from tests.support.hosts.tiny_families import labels_of
 from tests.support.hosts.tiny_hosts import TopNorm, single
 
 UNIFORM = 0.25
-
-
-@dataclass
-class FusedOutput(ModelOutput):
-    """What TRL's fused head returns in place of logits."""
-
-    loss: Tensor | None = None
-    log_probs: Tensor | None = None
-    entropy: Tensor | None = None
-    label_mask: Tensor | None = None
 
 
 class Pair(NamedTuple):
@@ -39,30 +27,6 @@ class Pair(NamedTuple):
 @pytest.fixture(scope="module")
 def host() -> Any:
     return tiny.llava_onevision("sdpa")
-
-
-@contextmanager
-def forward_of(host: Any, replacement: Callable[..., Any]) -> Iterator[None]:
-    """Replace the forward of one instance, as fused heads and kernels do; they keep the names of the arguments."""
-    original = host.forward
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return replacement(original(*args, **kwargs), kwargs)
-
-    host.forward = types.MethodType(forward, host)
-    try:
-        yield
-    finally:
-        del host.forward
-
-
-def fused(output: Any, arguments: Any) -> FusedOutput:
-    """Return log-probabilities of the labels, without logits."""
-    labels = arguments["labels"][:, 1:]
-    log_probs = output.logits[:, :-1].log_softmax(-1)
-    entropy = -(log_probs.exp() * log_probs).sum(-1)
-    chosen = log_probs.gather(-1, labels.clamp(min=0)[..., None])[..., 0].masked_fill(labels == -100, 0)
-    return FusedOutput(output.loss, chosen, entropy, labels != -100)
 
 
 def inputs_with_labels() -> dict[str, Any]:
