@@ -20,6 +20,7 @@ from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, CompactedPro
 from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import InputError
 
+from .adapter_names import by_adapter_names
 from .generate import FRAMEFOLD_ARGUMENTS, holds_compressed_prompt
 from .losses import expose_losses, record_losses
 from .outputs import read_outputs, write_outputs
@@ -48,7 +49,7 @@ def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: 
     return prepare(
         model,
         inputs,
-        compressor,
+        by_adapter_names(compressor),
         query=query,
         tokenizer=attachment.tokenizer,
         times=times,

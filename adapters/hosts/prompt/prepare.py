@@ -126,9 +126,12 @@ def prepare(
     rows = check_counts(ids, where, clips)
     query_aware = getattr(compressor, "query_aware", False)
     queries = embed_queries(model, family, inputs, where, clips, query, query_aware, tokenizer)
-    device = weights_device(compressor, ids.device) if isinstance(compressor, nn.Module) else ids.device
+    of_row = getattr(compressor, "of_row", None)  # compressors that differ by row
+    compressors = [of_row(row, len(ids)) if of_row else compressor for row in rows.tolist()]
+    first = compressors[0]
+    device = weights_device(first, ids.device) if isinstance(first, nn.Module) else ids.device
     clips = [clip.to(device) for clip in clips]  # the vision side may be on another device
-    tokens, losses, scores = _compress(compressor, clips, queries, times)
+    tokens, losses, scores = _compress(compressors, clips, queries, times)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(labels_of(inputs), keep)
     if generation and positions == "preserve":
@@ -183,7 +186,7 @@ def _unchanged(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]
 
 
 def _compress(
-    compressor: Callable[..., Compressed],
+    compressors: Sequence[Callable[..., Compressed]],
     clips: list[Encoded],
     queries: list[Tensor | None],
     times: Any,
@@ -193,7 +196,7 @@ def _compress(
     Returns:
         The tokens of each video, None for stills; the means of the losses; and the scores of each video.
     """
-    videos = [clip for clip in clips if not clip.is_still]
+    videos = [pair for pair in zip(compressors, clips, strict=True) if not pair[1].is_still]
     times = [None] * len(videos) if times is None else times
     if not isinstance(times, (list, tuple, Tensor)):
         raise InputError(f"times must be a list with the (T,) seconds of each video, got {type(times).__name__}")
@@ -201,7 +204,7 @@ def _compress(
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
     tokens, scores = [], []
     losses: dict[str, list[Tensor]] = {}
-    for clip, question, seconds in zip(videos, queries, times, strict=True):
+    for (compressor, clip), question, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
         video = VideoTokens.from_grid(clip.features, times=seconds, attention=clip.attention)
         question = None if question is None else question.to(clip.features.device)
