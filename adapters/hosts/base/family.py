@@ -44,6 +44,9 @@ class Family:
             under ZeRO-3 they must be gathered explicitly.
         columns: arguments with one value per prompt column, and their value for padding.
         remembers: attributes of the base model that a forward sets for the next one; ``detach`` restores them.
+        builds_mask_twice: whether the host passes its attention mask through ``create_causal_mask`` before the language
+            model, which calls it again. A mask of ones is dropped by the first call, and the second takes gaps in the
+            positions for packing. Such a host gets a column of padding.
         language: name of the language model in the base model.
         vision: name of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes next to a frame, which is no part of a
@@ -59,6 +62,7 @@ class Family:
     read_directly: ClassVar[tuple[str, ...]] = ()
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
     remembers: ClassVar[tuple[str, ...]] = ()
+    builds_mask_twice: ClassVar[bool] = False
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""

@@ -62,6 +62,7 @@ def shorten(
     rows: list[int],
     left: bool,
     images: Tensor | None = None,
+    padded: bool = False,
 ) -> tuple[Compaction, list[list[Tensor]]]:
     """Compute the map to the shorter batch, and group the features of each layer as the host expects them.
 
@@ -75,6 +76,7 @@ def shorten(
             same length, because beam search separates repeated groups by their length.
         images: (B, L) bool, placeholders of images. They are no padding even where they are masked, since the host
             fills them.
+        padded: whether the mask must not be all ones; see ``Family.builds_mask_twice``.
 
     Returns:
         The map; and for features and each deepstack layer a list of groups.
@@ -85,7 +87,7 @@ def shorten(
     for name in ("labels", "shift_labels"):
         if inputs.get(name) is not None:
             real = real | (inputs[name] != -100)
-    side: Side = "left" if left else "right"
+    side: Side = "left" if left or padded else "right"  # so that the last column stays the last token
     if bool((mask[:, 0] == 0).any()):  # padding stays on the caller's side
         side = "left"
     elif bool((mask[:, -1] == 0).any()):
@@ -93,9 +95,10 @@ def shorten(
     layers = [list(layer) for layer in zip(*streams, strict=True)]
     lengths = [len(features) for features in layers[0]]
     if not left or len(set(lengths)) == 1:
-        return compact(keep, real, side), layers
+        return compact(keep, real, side, padded=padded), layers
     filler = _missing_placeholders(lengths, rows, len(keep))
-    return compact(keep, real, side, filler.to(keep.device)), [_group_rows(layer, rows, side) for layer in layers]
+    compaction = compact(keep, real, side, filler.to(keep.device), padded)
+    return compaction, [_group_rows(layer, rows, side) for layer in layers]
 
 
 def _missing_placeholders(lengths: list[int], rows: list[int], batch: int) -> Tensor:

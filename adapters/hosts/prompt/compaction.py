@@ -95,7 +95,9 @@ class Compaction:
         return latest.cummax(-1).values.maximum(first)
 
 
-def compact(keep: Tensor, real: Tensor, side: Side = "right", filler: Tensor | None = None) -> Compaction:
+def compact(
+    keep: Tensor, real: Tensor, side: Side = "right", filler: Tensor | None = None, padded: bool = False
+) -> Compaction:
     """Remove dropped columns from each row and pad the rows to a common length again.
 
     If nothing is dropped, the batch is unchanged, padding included. Otherwise old padding is removed and L' is minimal.
@@ -106,6 +108,7 @@ def compact(keep: Tensor, real: Tensor, side: Side = "right", filler: Tensor | N
             a row count as padding.
         side: side of new padding.
         filler: (B,) int64 padding columns that each row needs for placeholders without a token.
+        padded: whether a batch that is shortened must contain padding; it gets a column of padding if it has none.
     """
     batch, before = keep.shape
     filler = torch.zeros(batch, dtype=torch.long, device=keep.device) if filler is None else filler
@@ -117,6 +120,7 @@ def compact(keep: Tensor, real: Tensor, side: Side = "right", filler: Tensor | N
     keep = keep & _between_ends(real)
     count = keep.sum(-1, keepdim=True)
     after = int((count[:, 0] + filler).max())
+    after += padded and bool((count[:, 0] == after).all())
     kept_first = torch.argsort((~keep).to(torch.uint8), dim=-1, stable=True)
     column = torch.arange(after, device=keep.device).expand(batch, after)
     rank = column - (after - count) if side == "left" else column  # index of the kept column at this new column

@@ -137,7 +137,9 @@ def prepare(
     if generation and positions == "preserve":
         check_end(keep, prompt_mask(inputs))
     images = family.image_placeholders(model, inputs)
-    compaction, layers = shorten(inputs, keep, where, streams, rows.tolist(), generation, images)
+    compaction, layers = shorten(
+        inputs, keep, where, streams, rows.tolist(), generation, images, family.builds_mask_twice
+    )
 
     kwargs = {name: value for name, value in given.items() if name not in family.vision_inputs}
     embedded = given.get("input_ids") is None
