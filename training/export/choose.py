@@ -106,9 +106,9 @@ def _score(best: Path) -> str:
 
 
 def _unknown_name(text: str) -> str:
-    """Return why a word that may be the name of a compressor is none, for a message."""
+    """Return why a word that resembles the name of a compressor is none, for a message."""
     try:
         compressor_class(text if text.isidentifier() else "identity")
     except UnknownCompressorError as error:
-        return f"; {error}"
+        return "" if "; known: " in str(error) else f"; {error}"
     return ""
