@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from framefold.errors import FramefoldError, UnknownCompressorError
@@ -145,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"framefold {__version__}")
         return 0
+    with suppress(AttributeError, ValueError):  # a file shall show the lines as they are printed
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     return _guarded(args, modules)
 
 

@@ -65,6 +65,7 @@ class AblationRunner:
         self.kept_videos = kept_videos
         self.trials = {trial.settings.file: trial for trial in trials}
         self.batches = Batches(host, features, batch_size)
+        self._part = 0.0  # finished part of the current trial
         self._done: set[str] = set()
         self._missing = {name: self._modified(name) for name in self.trials if not self._is_done(name)}
 
@@ -87,7 +88,7 @@ class AblationRunner:
         with progress_bar(what="results", total=len(self.trials), done=len(self._done), unit="result") as bar:
 
             def update(*_: int) -> None:
-                bar.update(self._count_written() - bar.n)
+                bar.update(min(self._count_written() + self._part, len(self.trials)) - bar.n)
 
             return run_shared_tasks(
                 self.trials, self._lock_file, self._is_done, lambda name: self._run(name, update), update
@@ -135,12 +136,15 @@ class AblationRunner:
             cost |= self._cost_meter.measure(compressor, trial.method.lora_key)
         damaged = len(self.features.damaged)
         outcome = Outcome(answers, cost, kept, self.kept_videos, started, damaged, device)
+        self._part = 0.0
         write_result(self.out, trial.settings, outcome)
         self._done.add(name)
 
     def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
-        for batch in self.batches:
+        batches = -(-len(self.features.source) // self.batches.size)
+        for number, batch in enumerate(self.batches):
             yield batch
+            self._part = (number + 1) / (batches + 1)  # the costs are measured after the last batch
             on_progress()
 
     @cached_property

@@ -19,6 +19,7 @@ from framefold.errors import ConfigError
 from framefold.evaluation.metrics.memory import peak_memory
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.evaluation.results.settings import FULL
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 
 Float = Literal["float32", "bfloat16", "float16"]
@@ -95,7 +96,7 @@ def bench_attach(
     inputs = _inputs(host, frames, side, seed)
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     rows: dict[str, dict[str, float]] = {}
-    for turn in range(repeats + 1):
+    for turn in progress_bar(range(repeats + 1), "bench attach", unit="turn", leave=False):
         for name, variant in variants.items():
             rows[name], seconds = _measure(host, variant, inputs)
             for what, value in seconds.items():

@@ -5,6 +5,7 @@ Dimensions: T frames, H x W tokens of a frame, D width of a token.
 
 from __future__ import annotations
 
+import itertools
 import platform
 import statistics
 from collections import defaultdict
@@ -24,6 +25,7 @@ from framefold.errors import ConfigError
 from framefold.evaluation.metrics.memory import peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.files import write_json
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 
 YARDSTICK = "yardstick"
@@ -115,10 +117,10 @@ def bench_compress(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
+        videos = list(itertools.product(inputs, frames))
         rows = [
             row
-            for kind in inputs
-            for t in frames
+            for kind, t in progress_bar(videos, "bench compress", unit="video", leave=False)
             for row in _measure(_video(kind, t, grid, width, device, dtype, seed), variants, repeats, kind)
         ]
     finally:
@@ -172,7 +174,7 @@ def _measure(video: VideoTokens, variants: list[tuple[str, float, Any]], repeats
         for name, budget, run in variants
     ]
     seconds: dict[int, list[float]] = defaultdict(list)
-    for turn in range(repeats + 1):
+    for turn in progress_bar(range(repeats + 1), f"{kind}, {video.grid[0]} frames", unit="turn", leave=False):
         for number, (_, _, run) in enumerate(runs):
             with Stopwatch(features.device) as watch:
                 run()

@@ -15,6 +15,7 @@ from framefold.adapters.layers.mamba2 import Mamba2
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.memory import peak_memory
 from framefold.evaluation.metrics.timing import Stopwatch
+from framefold.progress import progress_bar
 
 OURS, THEIRS = "framefold", "transformers"
 
@@ -57,9 +58,9 @@ def bench_ssm(
         length=length, width=width, headdim=headdim, state=state, checkpointing=checkpointing, threads=threads
     )
     runs: dict[str, list[dict[str, float]]] = {OURS: [], THEIRS: []}
-    for _ in range(repeats):
-        for name, results in runs.items():
-            results.append(_run(name, settings))
+    order = list(runs) * repeats
+    for name in progress_bar(order, "bench ssm", unit="run", leave=False):
+        runs[name].append(_run(name, settings))
     medians = {
         name: {key: statistics.median(result[key] for result in results) for key in results[0]}
         for name, results in runs.items()

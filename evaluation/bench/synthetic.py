@@ -10,6 +10,7 @@ import numpy as np
 from framefold.data.synthetic.generate import generate
 from framefold.errors import DataError
 from framefold.evaluation.metrics.timing import Stopwatch
+from framefold.progress import progress_bar
 
 Setting = tuple[str, int]  # difficulty and frames
 
@@ -46,7 +47,7 @@ def bench_synth(
     for setting in settings:  # the first video of a setting also fills the caches of glyphs and textures
         _time(setting, 0, seed)
     timings: dict[Setting, list[Timing]] = defaultdict(list)
-    for index in range(videos):
+    for index in progress_bar(range(videos), "bench synth", unit="video", leave=False):
         turn = index % len(settings)  # no setting always follows the same one
         for setting in settings[turn:] + settings[:turn]:
             timings[setting].append(_time(setting, index, seed))

@@ -17,6 +17,7 @@ from framefold.adapters.pretrained.base_model import BaseModel
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError, InputError
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
@@ -93,7 +94,8 @@ def answer(
     inputs = build_inputs(processor, sample, question)
     _check_length(config, processor, inputs, max_new_tokens)
     lora = lora_of(source)
-    model = load_model(found, dtype, where)
+    with progress_bar(what=f"loading {host}", total=1, unit="host", leave=False):
+        model = load_model(found, dtype, where)
     inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
     query = query_or_none(model, inputs, processor, question) if module.query_aware else None
     task = Task(model, processor, inputs, times, positions, max_new_tokens, lora, query)

@@ -22,6 +22,7 @@ from framefold.adapters.hosts.lora.inject import with_lora
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.pretrained.config import CONFIG
 from framefold.evaluation.metrics.memory import peak_memory
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import add_video_inputs
 
 from .answer_table import ALL_TOKENS, Answer, AnswerRow
@@ -70,16 +71,20 @@ def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int)
     Each variant runs once to warm up, ``repeats`` times for its times, and once more for its memory.
     """
     variants: list[Compressor | None] = [compressor, None] if compare else [compressor]
-    before, after = _warm_up(task, compressor, variants)
     timed: list[list[TimedAnswer]] = [[] for _ in variants]
-    for _ in range(repeats):
-        for variant, runs in zip(variants, timed, strict=True):
-            runs.append(_generate(task, variant, task.max_new_tokens))
-    gc.collect()  # memory that is freed during the measurement would hide growth
     rows = []
-    for variant, runs in zip(variants, timed, strict=True):
-        memory = peak_memory(partial(_generate, task, variant, task.max_new_tokens), task.model.device)
-        rows.append(_row(task, variant, runs, before if variant is None else after, memory))
+    with progress_bar(what="answers", total=len(variants) * (repeats + 1) + 1, unit="answer", leave=False) as bar:
+        before, after = _warm_up(task, compressor, variants)
+        bar.update()
+        for _ in range(repeats):
+            for variant, runs in zip(variants, timed, strict=True):
+                runs.append(_generate(task, variant, task.max_new_tokens))
+                bar.update()
+        gc.collect()  # memory that is freed during the measurement would hide growth
+        for variant, runs in zip(variants, timed, strict=True):
+            memory = peak_memory(partial(_generate, task, variant, task.max_new_tokens), task.model.device)
+            rows.append(_row(task, variant, runs, before if variant is None else after, memory))
+            bar.update()
     return Answer(rows[0].text, rows[0], rows[1] if compare else None, before)
 
 

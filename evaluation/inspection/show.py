@@ -17,6 +17,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import SampledFrames, sample_frames
 from framefold.errors import ConfigError
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import HostFolder, find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
@@ -77,7 +78,8 @@ def show(
 
     find_torchvision()
     sample = sample_frames(video, frames)
-    tokens, events, times, crops = _compress(module, found, sample, question, where)
+    with progress_bar(what=f"encoding {Path(video).name}", total=1, unit="video", leave=False):
+        tokens, events, times, crops = _compress(module, found, sample, question, where)
     step = -(-len(sample.frames) // tokens.grid[0])  # frames per step of the token grid
     pictures = _crop_to_square(sample.frames[::step]) if crops else sample.frames[::step]
     title = f"{Path(video).name}   {module.name}   {len(tokens)} of {len(tokens.assign)} tokens"

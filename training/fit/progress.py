@@ -16,12 +16,13 @@ from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.trainer.states import TrainerFn
 
-LINE_INTERVAL = 60.0  # seconds between two lines
+from framefold.progress import LINE_INTERVAL
 
 
-def progress_display() -> ProgressBar:
-    """Return a bar if standard output is a terminal, otherwise lines."""
-    return StepProgressBar() if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" else ProgressLines()
+def progress_display(label: str = "fit") -> ProgressBar:
+    """Return a bar if standard output is a terminal, otherwise lines that begin with a label."""
+    is_terminal = sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return StepProgressBar() if is_terminal else ProgressLines(label)
 
 
 def total_steps(trainer: pl.Trainer) -> int | None:
@@ -66,16 +67,17 @@ class StepProgressBar(TQDMProgressBar):
 
 
 class ProgressLines(ProgressBar):
-    """A line after the first step, then once a minute, after each validation and at the end.
+    """A line after the first step, then every half minute, after each validation and at the end.
 
     Lightning's bars are not used here: they redraw one line with carriage returns, which a log keeps all of, and count
     the batches of an epoch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, label: str = "fit") -> None:
         super().__init__()
-        self.is_enabled = True
+        self.label, self.is_enabled = label, True
         self.start_time = self.line_time = 0.0  # seconds: start of training, latest line
+        self.validation_time = 0.0  # seconds: start of the validation
         self.first_step = self.step = 0  # steps done at the start of training, and at the latest line
 
     def disable(self) -> None:
@@ -98,26 +100,32 @@ class ProgressLines(ProgressBar):
         seconds = (time.monotonic() - self.start_time) / max(1, step - self.first_step)
         left = f", {timedelta(seconds=round(seconds * (total - step)))} left" if total else ""
         self.step = step
-        self._print(f"fit: step {step}/{total or '?'}, {self._metrics()}, {seconds:.3g} s a step{left}")
+        self._print(f"{self.label}: step {step}/{total or '?'}, {self._metrics()}, {seconds:.3g} s a step{left}")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start_time, self.first_step, self.step = time.monotonic(), trainer.global_step, trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
-        """Print a line after the first and the last step, and if the latest one is a minute old."""
+        """Print a line after the first and the last step, and if the latest one is half a minute old."""
         step = trainer.global_step
         is_end = step == self.first_step + 1 or step == total_steps(trainer)
         if step > self.step and (is_end or time.monotonic() - self.line_time >= LINE_INTERVAL):
             self._print_step()
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.validation_time = time.monotonic()
+
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Print a line if the latest one is a minute old."""
-        if time.monotonic() - self.line_time >= LINE_INTERVAL:
+        """Print a line if the latest one is half a minute old."""
+        now, done = time.monotonic(), batch_idx + 1
+        if now - self.line_time >= LINE_INTERVAL:
             batches = trainer.num_sanity_val_batches if trainer.sanity_checking else trainer.num_val_batches
-            total = f"{sum(batches)}" if sum(batches) != float("inf") else "?"
-            self._print(f"{trainer.state.fn}: validation, batch {batch_idx + 1}/{total}")
+            total, seconds = sum(batches), (now - self.validation_time) / done
+            left = f", {timedelta(seconds=round(seconds * (total - done)))} left" if total != float("inf") else ""
+            of = f"{total}" if total != float("inf") else "?"
+            self._print(f"{trainer.state.fn}: validation, batch {done}/{of}, {seconds:.3g} s a batch{left}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the result; 'framefold validate' prints a table instead."""

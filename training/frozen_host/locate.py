@@ -155,12 +155,12 @@ def _cached_snapshot(name: str, revision: str | None) -> Path:
 def _missing(name: str, revision: str | None) -> str:
     """Say that there is no host of a name, and how to get one: from the Hub if the name is an id, else by training."""
     path = Path(name)
-    if path.is_dir():
-        return f"no host in {name}: the folder has no {CONFIG}"
-    if path.exists():
-        return f"no host in {name}: it is a file, and a host is a folder with a {CONFIG}, or an id on the Hub"
     download = f"download it with '{download_command(name, revision)}'"
     train = f"'framefold tinyhost train --out {name}' trains a small one there"
+    if path.is_dir():
+        return f"no host in {name}: the folder has no {CONFIG}; {train}"
+    if path.exists():
+        return f"no host in {name}: it is a file, and a host is a folder with a {CONFIG}, or an id on the Hub"
     if not HUB_ID.fullmatch(name):
         return f"no host in {name}: there is no such folder, and ids on the Hub look like user/name; {train}"
     if name == EMBEDDED:

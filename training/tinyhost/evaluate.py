@@ -16,6 +16,7 @@ from framefold.data.synthetic.generate import Video
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import HostError
+from framefold.progress import progress_bar
 from framefold.training.frozen_host.host import Tinyhost
 from framefold.training.frozen_host.load import load_tinyhost
 from framefold.training.frozen_host.question_rows import answer_logits, predict
@@ -71,17 +72,20 @@ def evaluate_host(
         raise HostError(f"videos must be at least 1, got {videos}")
     recipes = [Recipe((length, length), seed, split, difficulty, one) for length in frames for one in style]
     results = {}
-    for recipe in recipes:
-        marks = _marks(loaded, views, recipe, videos)
-        for name in show:
-            key = f"{name}@{recipe.frames[0]}/{recipe.style}"
-            results[key] = _summary(marks[name])
-            title = f"{name}, {recipe.frames[0]} frames, {recipe.style} style, {videos} videos"
-            print(_table(title, results[key]), flush=True)
+    with progress_bar(what="tinyhost eval", total=videos * len(recipes), unit="video", leave=False) as bar:
+        for recipe in recipes:
+            marks = _marks(loaded, views, recipe, videos, bar)
+            for name in show:
+                key = f"{name}@{recipe.frames[0]}/{recipe.style}"
+                results[key] = _summary(marks[name])
+                title = f"{name}, {recipe.frames[0]} frames, {recipe.style} style, {videos} videos"
+                print(_table(title, results[key]), flush=True)
     return results
 
 
-def _marks(host: Tinyhost, views: dict[str, View], recipe: Recipe, videos: int) -> dict[str, dict[str, list[Mark]]]:
+def _marks(
+    host: Tinyhost, views: dict[str, View], recipe: Recipe, videos: int, bar: Any
+) -> dict[str, dict[str, list[Mark]]]:
     """Return the marks of all questions by view and question type."""
     marks: dict[str, dict[str, list[Mark]]] = {name: defaultdict(list) for name in views}
     for index in range(videos):
@@ -90,6 +94,7 @@ def _marks(host: Tinyhost, views: dict[str, View], recipe: Recipe, videos: int) 
         for name, view in views.items():
             for kind, correct in zip(*answer_video(host, video, tokens, view), strict=True):
                 marks[name][kind].append((index // 2, correct))
+        bar.update()
     return marks
 
 

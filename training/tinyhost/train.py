@@ -21,6 +21,7 @@ from framefold.errors import HostError
 from framefold.files import replace_file
 from framefold.training.checkpoint.write import AtomicCheckpointIO
 from framefold.training.fit.interrupt import reraise_interrupt
+from framefold.training.fit.progress import progress_display
 from framefold.training.fit.warning_filters import filter_warnings
 from framefold.training.frozen_host.load import load_host
 
@@ -125,6 +126,8 @@ def _accelerator(name: str) -> str:
 def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, workers: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     last = folder / "last.ckpt"
+    shown = os.environ.get("FRAMEFOLD_PROGRESS", "1") != "0"
+    display = [progress_display(f"tinyhost train, {stage.name}")] if shown else []
     trainer = pl.Trainer(
         accelerator=accelerator,
         devices=1,
@@ -135,10 +138,13 @@ def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, wor
         default_root_dir=folder,
         logger=False,
         plugins=[AtomicCheckpointIO()],
-        callbacks=[ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False)],
+        callbacks=[
+            *display,
+            ModelCheckpoint(folder, last.stem, save_on_train_epoch_end=True, enable_version_counter=False),
+        ],
         log_every_n_steps=EPOCH,
         enable_model_summary=False,
-        enable_progress_bar=os.environ.get("FRAMEFOLD_PROGRESS", "1") != "0",
+        enable_progress_bar=shown,
         num_sanity_val_steps=0,
     )
     first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
