@@ -10,11 +10,13 @@ import itertools
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
-from framefold.errors import FramefoldError, UnknownCompressorError
+from framefold.errors import FramefoldError, FramefoldWarning, UnknownCompressorError
 
 # Verbs of LightningCLI, which read sys.argv themselves because relaunched ranks do: verb -> (module:function, help).
 LIGHTNING = {
@@ -148,7 +150,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with suppress(AttributeError, ValueError):  # a file shall show the lines as they are printed
         sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
-    return _guarded(args, modules)
+    with warnings.catch_warnings():
+        warnings.showwarning = partial(_show_warning, warnings.showwarning)
+        return _guarded(args, modules)
 
 
 def _split_imports(args: list[str]) -> tuple[list[str], list[str]]:
@@ -173,6 +177,14 @@ def _import_plugins(modules: list[str]) -> None:
             raise UnknownCompressorError(f"--import {module}: {type(error).__name__}: {error}") from error
     inherited = os.environ.get("FRAMEFOLD_IMPORT", "").split(",")
     os.environ["FRAMEFOLD_IMPORT"] = ",".join(filter(None, dict.fromkeys([*inherited, *modules])))
+
+
+def _show_warning(default: Any, text: Any, category: type[Warning], *where: Any) -> None:
+    """Print warnings of framefold as one line, and others in the default way."""
+    if issubclass(category, FramefoldWarning):
+        print(f"framefold: warning: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+    else:
+        default(text, category, *where)
 
 
 def _guarded(args: list[str], modules: list[str]) -> int:

@@ -50,6 +50,9 @@ class Compressor(PretrainedMixin, nn.Module):
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
     exact_budget: bool = True  # False for an instance whose variant determines the number of tokens itself
 
+    _weights_loaded: bool = False
+    _first_versions: tuple[int, ...] | None = None  # of the parameters, when they were first used
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" in cls.__dict__:
@@ -120,10 +123,35 @@ class Compressor(PretrainedMixin, nn.Module):
         self._check_input(video, query)
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
         self.materialize(video.width, video.grid[1:], video.features.device)
+        self._note_versions()
         out = self.compress(video, k, query)
         if isinstance(out, VideoTokens):
             out = Compressed(out)
         return self._check_output(out, video, k)
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether it has parameters to learn, and no weights were loaded and no step was taken since its first use."""
+        if not self.trainable or self._weights_loaded:
+            return False
+        self._note_versions()
+        return self._first_versions == self._versions()
+
+    def _note_versions(self) -> None:
+        """Remember the versions of the parameters once they exist."""
+        if torch.compiler.is_compiling():
+            return
+        versions = self._versions()
+        if self._first_versions is None or len(self._first_versions) != len(versions):  # created since
+            self._first_versions = versions
+
+    def _versions(self) -> tuple[int, ...]:
+        """Return a count of the changes in place of each parameter."""
+        return tuple(0 if one.is_inference() else one._version for one in self.parameters())
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self._weights_loaded |= any(key.startswith(prefix) for key in state_dict)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def events(self, video: VideoTokens) -> Tensor | None:
         """Return (N,) bool, the tokens of a dense video with an event; None if the method detects no events."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 from framefold.adapters.base.build import build
 from framefold.adapters.base.chain import Chain, counterpart_params
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import UNTRAINED_SUFFIX, untrained_text
 from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.core.parameters import init_params
 from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, list_compressors
@@ -21,7 +23,7 @@ from framefold.adapters.hosts.lora.digest import adapter_digest
 from framefold.adapters.pretrained.config import read_config
 from framefold.adapters.pretrained.folder import load_folder
 from framefold.adapters.pretrained.hub import resolve_adapter
-from framefold.errors import ConfigError
+from framefold.errors import ConfigError, UntrainedCompressorWarning
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
 from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
@@ -45,6 +47,7 @@ class Method:
         weights: SHA-256 of the adapter's weights; None without any.
         seed: seed that the adapter was trained with.
         lora: fields of the adapter's LoRA config that determine what it computes; None without LoRA.
+        untrained: it has parameters to learn, and no adapter.
     """
 
     compressor: str
@@ -53,11 +56,12 @@ class Method:
     weights: str | None = None
     seed: int | None = None
     lora: dict[str, Any] | None = None
+    untrained: bool = False
 
     @property
     def name(self) -> str:
         """Name of the method in tables."""
-        return self.compressor + (LORA_SUFFIX if self.lora else "")
+        return self.compressor + (LORA_SUFFIX if self.lora else UNTRAINED_SUFFIX if self.untrained else "")
 
     @property
     def all_params(self) -> dict[str, Any]:
@@ -108,7 +112,7 @@ class Method:
         if not cls.exact_budget:
             yield replace(common, budget=1.0)
             return
-        random = with_seed(cls, self.params, 0) != with_seed(cls, self.params, 1)
+        random = self.untrained or with_seed(cls, self.params, 0) != with_seed(cls, self.params, 1)
         for budget in budgets:
             for seed in seeds if random else [self.seed or 0]:
                 yield replace(common, budget=budget, seed=seed)
@@ -170,7 +174,8 @@ def registered_methods(
 ) -> Iterator[Method]:
     """Yield the adapters, then the registered names.
 
-    A trainable compressor without an adapter is left out with a message, unless it was asked for by name.
+    A trainable compressor without an adapter is left out with a message. If it was asked for by name, it takes part
+    untrained, with a warning.
     """
     trained = dict[str, Method]()  # one for each name
     for method in _trained_methods(adapters, params):
@@ -188,13 +193,13 @@ def registered_methods(
         if name in trained or cls.trainable and name in {method.compressor for method in by_lora}:
             continue
         if cls.trainable:
-            if names:
-                raise ConfigError(f"{name} is trainable and can be compared only through --adapters; none was given")
-            print(f"ablation: {name} is left out, because no adapter of it was given")
-            continue
+            if not names:
+                print(f"ablation: {name} is left out, because no adapter of it was given")
+                continue
+            warnings.warn(f"{untrained_text(cls)}, and give it in --adapters", UntrainedCompressorWarning, stacklevel=2)
         known = init_params(cls)
         defaults = {key: value for key, value in inherited.get(name, {}).items() if key in known}
-        yield Method(name, defaults | params.get(name, {}))
+        yield Method(name, defaults | params.get(name, {}), untrained=cls.trainable)
 
 
 def _trained_methods(adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Method]:

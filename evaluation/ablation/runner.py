@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.result_files import FOLDER, Outcome, read_result, write_result
 from framefold.evaluation.results.settings import REPORT, Settings
@@ -22,7 +23,7 @@ from .ask import evaluate_questions
 from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, CostMeter
 from .feature_cache import FeatureCache
-from .methods import AnyMethod
+from .methods import AnyMethod, Method
 from .work_queue import run_shared_tasks
 
 LOCKS = ".locks"
@@ -128,7 +129,7 @@ class AblationRunner:
         trial, started, device = self.trials[name], now(), self.host.model.device
         remove_leftovers(self.out / FOLDER / name)
         with trial.method.apply_lora(self.host, self.host_folder):
-            compressor = trial.method.build(trial.settings.budget, trial.settings.seed)
+            compressor = self._build(trial)
             if isinstance(compressor, torch.nn.Module):
                 compressor.to(device)
             batches = self._iterate(on_progress)
@@ -139,6 +140,16 @@ class AblationRunner:
         self._part = 0.0
         write_result(self.out, trial.settings, outcome)
         self._done.add(name)
+
+    def _build(self, trial: Trial) -> Compress:
+        method, settings = trial.method, trial.settings
+        if not isinstance(method, Method) or not method.untrained:
+            return method.build(settings.budget, settings.seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            compressor = method.build(settings.budget, settings.seed)
+            compressor.materialize(self.host.width, self.host.family.grid(self.host.model))
+        return compressor
 
     def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
         batches = -(-len(self.features.source) // self.batches.size)

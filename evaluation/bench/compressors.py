@@ -212,7 +212,14 @@ def _table(
             f"{row['input']:<8} {row['frames']:>6} {row['compressor']:<12} {budget:>6} {tokens:>7}"
             f" {row['seconds'] * 1e3:9.1f} {row['yardsticks']:10.2f} {row['peak_inputs']:13.2f}"
         )
+    untrained = sorted({row["compressor"] for row in rows if _is_trainable(row["compressor"])})
+    if untrained:
+        lines.append(f"untrained: {', '.join(untrained)}; their costs do not depend on the values of their weights")
     return "\n".join(lines)
+
+
+def _is_trainable(name: str) -> bool:
+    return name != YARDSTICK and bool(compressor_class(name).trainable)
 
 
 def _write(folder: Path, rows: list[Measurement], settings: dict[str, Any]) -> None:

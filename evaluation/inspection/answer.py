@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 
 from framefold.adapters.base.build import load_or_build
+from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.base_model import BaseModel
 from framefold.adapters.pretrained.hub import resolve_adapter
@@ -21,6 +22,7 @@ from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
+from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
 from .answer_table import Answer, answer_report
 
@@ -79,6 +81,7 @@ def answer(
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget), resolve_device(device)
     found = find_host(host, revision)
+    warn_untrained(module)
     module.base_model = BaseModel() if allow_other_host else module.base_model
     find_torchvision()
     from framefold.adapters.hosts.prompt.question import query_or_none
@@ -93,6 +96,8 @@ def answer(
     sample = sample_frames(video, frames)
     inputs = build_inputs(processor, sample, question)
     _check_length(config, processor, inputs, max_new_tokens)
+    if found.is_tinyhost:
+        warn_unknown_words(host, processor.tokenizer, [question], "the question")
     lora = lora_of(source)
     with progress_bar(what=f"loading {host}", total=1, unit="host", leave=False):
         model = load_model(found, dtype, where)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import display_name
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.lora.config import LoraAdapter, has_lora, read_lora
 from framefold.adapters.hosts.lora.inject import with_lora
@@ -110,7 +111,7 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswe
 def _row(task: Task, variant: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> AnswerRow:
     name = ALL_TOKENS
     if variant is not None:
-        name = f"{variant.name}, budget {variant.budget}" if variant.exact_budget else variant.name
+        name = display_name(variant) + (f", budget {variant.budget}" if variant.exact_budget else "")
         name += " (LoRA)" if task.lora is not None else ""
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.base.build import load_or_build
+from framefold.adapters.base.untrained import display_name, warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import SampledFrames, sample_frames
@@ -21,6 +22,7 @@ from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import HostFolder, find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
+from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
 QUESTION = "What happens in the video?"
 
@@ -74,6 +76,7 @@ def show(
         raise ConfigError(f"there is no folder {file.parent} to write {file.name} to")
     module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
     found = find_host(host, revision)
+    warn_untrained(module)
     from .kept_tokens import KeptSheet, draw_kept_tokens
 
     find_torchvision()
@@ -82,7 +85,7 @@ def show(
         tokens, events, times, crops = _compress(module, found, sample, question, where)
     step = -(-len(sample.frames) // tokens.grid[0])  # frames per step of the token grid
     pictures = _crop_to_square(sample.frames[::step]) if crops else sample.frames[::step]
-    title = f"{Path(video).name}   {module.name}   {len(tokens)} of {len(tokens.assign)} tokens"
+    title = f"{Path(video).name}   {display_name(module)}   {len(tokens)} of {len(tokens.assign)} tokens"
     sheet = KeptSheet(title, pictures, times.numpy(), tokens, events, columns)
     draw_kept_tokens(sheet, file)
     print(f"wrote {file}: {len(tokens)} of {len(tokens.assign)} tokens of {tokens.grid[0]} steps")
@@ -103,6 +106,8 @@ def _compress(
 
     load_config(host)
     processor = load_processor(host)
+    if host.is_tinyhost and module.query_aware:
+        warn_unknown_words(host.name, processor.tokenizer, [question], "the question")
     inputs = build_inputs(processor, sample, question)
     model = load_model(host, "auto", device)
     inputs, times = move_inputs(inputs, model), grid_times(processor, sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -12,9 +13,10 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 
 from framefold.adapters.base.build import load_or_build
+from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
-from framefold.errors import ConfigError, EvalError
+from framefold.errors import ConfigError, EvalError, UnknownWordsWarning
 from framefold.files import write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
@@ -26,6 +28,11 @@ from .settings import EvalSettings, claim, resolve_settings
 from .table import text_table
 
 LOG = "lmms-eval.log"
+
+TINYHOST = (
+    "{host} knows only framefold's synthetic videos and a few words: its answers to questions of other benchmarks mean"
+    " nothing, see checkpoints/tinyhost/README.md"
+)
 
 COMPLETED: dict[str, Any] = {"done": True, "error": None, "usage": False, "failed": {}}
 
@@ -94,13 +101,16 @@ def evaluate(
         raise ConfigError("there is no task to run: give, for example, --tasks videomme,mlvu_dev")
     source = resolve_adapter(compressor)
     module, where = load_or_build(source, budget, params), resolve_device(device)
-    find_host(host, revision)
+    found = find_host(host, revision)
     lmms_eval, folder = find_lmms_eval(), Path(out)
     given = EvalSettings(
         host, compressor, frames=frames, positions=positions, max_new_tokens=max_new_tokens, dtype=dtype,
         device=str(where), limit=limit, allow_other_host=allow_other_host, revision=revision,
     )  # fmt: skip
     settings = resolve_settings(given, module, source, include_path)
+    if found.is_tinyhost:
+        warnings.warn(TINYHOST.format(host=host), UnknownWordsWarning, stacklevel=2)
+    warn_untrained(module)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

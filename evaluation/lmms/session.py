@@ -27,6 +27,7 @@ from framefold.training.frozen_host.device import add_video_inputs, move_inputs,
 from framefold.training.frozen_host.load import load_model
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
+from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
 from .settings import EvalSettings, digest_of, settings_of
 
@@ -85,7 +86,7 @@ class Session:
         lora = lora_of(source)
         self.model = load_model(host, settings.dtype, device)
         self._stack, self._last_call, self._warm = ExitStack(), _LastCall(module), False
-        self._query_aware = module.query_aware
+        self._query_aware, self._is_tinyhost = module.query_aware, host.is_tinyhost
         if lora is not None:
             self._stack.enter_context(with_lora(self.model, lora))
         options: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
@@ -99,6 +100,8 @@ class Session:
             DataError: the video cannot be decoded.
             InputError: the question cannot be used.
         """
+        if self._is_tinyhost:
+            warn_unknown_words(self.settings.host, self.processor.tokenizer, [question], "a question")
         sample = self._sample(video)
         prompt = build_inputs(self.processor, sample, question)
         inputs = add_video_inputs(move_inputs(prompt, self.model), grid_times(self.processor, sample))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import display_name
 from framefold.adapters.pretrained.config import CONFIG
 from framefold.errors import ConfigError, EvalError
 from framefold.evaluation.results.provenance import HOST_FILES
@@ -106,7 +107,7 @@ def resolve_settings(
         "budget": compressor.budget,
         "params": json_value(compressor.params()),
         "adapter": adapter,
-        "row": compressor.name + (LORA_SUFFIX if lora else ""),
+        "row": display_name(compressor) + (LORA_SUFFIX if lora else ""),
         "host_revision": host_revision(settings.host, settings.revision),
         "tasks": tasks_digest(include_path),
     }

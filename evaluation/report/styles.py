@@ -26,7 +26,7 @@ SYMBOLS = {
 # Name on the page (plotly) -> name in matplotlib.
 DASHES = {"solid": "-", "dash": "--", "dashdot": "-.", "dot": ":"}
 
-KIND_DASH = {"trained": "solid", "training-free": "dash", "oracle": "dashdot"}
+KIND_DASH = {"trained": "solid", "training-free": "dash", "untrained": "dash", "oracle": "dashdot"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ResultsError, UnknownCompressorError
@@ -73,9 +74,9 @@ class ResultTable:
         return method in ORACLES, -1.0 if smallest is None else smallest.macro
 
     def kind(self, method: str) -> str:
-        """Return "oracle", "trained" (with an adapter) or "training-free"."""
-        if method in ORACLES:
-            return "oracle"
+        """Return "oracle", "untrained", "trained" (with an adapter) or "training-free"."""
+        if method in ORACLES or method.endswith(UNTRAINED_SUFFIX):
+            return "oracle" if method in ORACLES else "untrained"
         results = next(iter(self.by_method[method].values()))
         return "training-free" if results[0]["settings"]["adapter"] is None else "trained"
 
@@ -267,7 +268,9 @@ def baselines() -> list[str]:
 
 @cache
 def class_of(method: str) -> type[Compressor] | None:
-    """Return the compressor class of a method; None for oracles and for compressors that are not installed."""
+    """Return the compressor class of a method; None for oracles and untrained ones, and if it is not installed."""
+    if method.endswith(UNTRAINED_SUFFIX):  # neither trained nor training-free
+        return None
     try:
         return compressor_class(method.removesuffix(LORA_SUFFIX))
     except UnknownCompressorError:

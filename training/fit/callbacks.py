@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, Timer
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from framefold.adapters.base.untrained import warn_untrained
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import check_monitor
 
@@ -31,6 +32,12 @@ class RunSummary(Callback):
             f" {hyper['host']} ({frozen:,}, frozen), {trainer.estimated_stepping_batches} steps",
             flush=True,
         )
+
+    @rank_zero_only
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """Warn if 'framefold validate' measures weights that were not trained."""
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            warn_untrained(pl_module.compressor)
 
     @rank_zero_only
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -31,6 +31,7 @@ from framefold.errors import DataError, HostError, InputError, PromptError
 
 from .locate import HostFolder
 from .question_rows import answer_ids, split_prompts
+from .vocabulary import warn_unknown_words
 
 
 @dataclass(frozen=True)
@@ -209,6 +210,7 @@ class Tinyhost(Host):
 
     def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
         device = self.model.device
+        self._check_words(sample)
         pixels = self.pixel_values(sample.frames.numpy()).to(device, self.model.dtype)
         (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention)
         texts = [question.text for question in sample.questions]
@@ -231,6 +233,22 @@ class Tinyhost(Host):
             positions=torch.arange(len(prefix), device=device),
             attention=clip.attention,
         )
+
+    def _check_words(self, sample: VideoSample) -> None:
+        """Warn once about questions or answers with words that this host does not know."""
+        asked = [question for question in sample.questions if question.type]  # without a type, it is a placeholder
+        texts = [text for question in asked for text in (question.text, question.answer)]
+        if not self._warned and warn_unknown_words(self.name, self.tokenizer, texts, sample.key, stacklevel=2):
+            self._warned.append(sample.key)
+
+    @cached_property
+    def _warned(self) -> list[str]:
+        return []
+
+    @property
+    def name(self) -> str:
+        """The host as the user gave it."""
+        return "this host" if self.source is None else self.source.name
 
 
 def _check_replies(sample: EncodedSample) -> None:

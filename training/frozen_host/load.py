@@ -17,7 +17,7 @@ from framefold.errors import HostError
 
 from .host import Host, Tinyhost
 from .locate import VIDEO_CONFIG, HostFolder, find_host
-from .processor import check_family, first_line
+from .processor import first_line, unsupported
 from .processor_host import ProcessorHost
 
 HostDtype = Literal["auto", "float32", "bfloat16"]
@@ -51,11 +51,11 @@ def load_host(
         frames: maximum number of frames of a video that the host encodes, evenly spaced; None for all.
 
     Raises:
-        HostError: The host is missing or incomplete.
-        UnsupportedHostError: It is of no supported family.
+        HostError: The host is missing, incomplete, or of no supported family.
     """
     source = host if isinstance(host, HostFolder) else find_host(host, revision)
-    check_family(source)
+    if (problem := unsupported(source)) is not None:
+        raise HostError(problem)
     try:
         video = json.loads((source.folder / VIDEO_CONFIG).read_text()) if source.is_tinyhost else None
         with _no_progress_bar():

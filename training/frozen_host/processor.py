@@ -52,11 +52,17 @@ def check_family(source: HostFolder) -> None:
     Raises:
         UnsupportedHostError: It is not, or the folder holds an adapter.
     """
+    if (problem := unsupported(source)) is not None:
+        raise UnsupportedHostError(problem)
+
+
+def unsupported(source: HostFolder) -> str | None:
+    """Return why a host is not supported; None if it is."""
     if source.kind in list_families():
-        return
+        return None
     if "framefold_format" in source.config:
-        raise UnsupportedHostError(f"{source.name} is an adapter of framefold, not a host: give it as the compressor")
-    raise UnsupportedHostError(f"{source.name} is a {source.kind!r} model. Supported: {', '.join(list_families())}")
+        return f"{source.name} is an adapter of framefold, not a host: give it as the compressor"
+    return f"{source.name} is a {source.kind!r} model. Supported: {', '.join(list_families())}"
 
 
 def load_processor(host: str | os.PathLike[str] | HostFolder) -> Any:

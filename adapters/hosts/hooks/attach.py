@@ -8,6 +8,7 @@ from typing import Any, get_args
 from transformers import PreTrainedModel
 
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.base.offload import execution_device
 from framefold.adapters.hosts.prompt.columns import Positions
@@ -77,6 +78,9 @@ def attach(
         AttachError: a compressor is attached already.
         WrongHostError: the compressor was loaded from an adapter folder that names another host.
         InputError: ``compressor`` is no Compressor, or an option is unknown.
+
+    Warns:
+        UntrainedCompressorWarning: the compressor has parameters to learn, and they have their initial values.
     """
     family = family_of(model)
     if ATTACHMENT_NAME in model.__dict__:
@@ -110,6 +114,7 @@ def attach(
     attachment.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
     attachment.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
     setattr(model, ATTACHMENT_NAME, attachment)
+    warn_untrained(compressor)
     host: Any = model  # the instance attribute shadows the method
     host.generate = CompressedGenerate(model, family.pixels, compress_inputs, attachment.instance_generate)
     return Handle(model)

@@ -20,6 +20,7 @@ from tests.support.processes import ROOT, needs_torchvision, python
 pytestmark = needs_torchvision
 
 QUESTION = "which shape flashed first ?"
+ANIMAL = "Gibt es Tiere ?"  # the embedded host knows none of these words
 # Runs all commands in one process, since starting it takes longer than the commands. The first command runs before
 # transformers and torchvision are imported, as on the command line.
 CALLS = """
@@ -123,6 +124,8 @@ def called(folder: Path) -> Called:
         "small context": answer("--repeats", "1", "--budget", "100", host="short"),
         "trained": answer("--frames", "16", "--max-new-tokens=1", "--repeats=1", compressor="checkpoints/fila"),
         **{name: answer("--repeats", "1", **bad) for name, (bad, _) in BAD.items()},
+        "untrained": answer("--frames", "16", "--repeats=1", compressor="qtsplus", question=ANIMAL, budget="10"),
+        "show untrained": show("qtsplus.png", compressor="qtsplus", budget="10", question=ANIMAL),
         "show dropped": show("st_simdiff.png", budget="0.1"),
         "show merged": show("pool.png", compressor="pool", budget="12"),
     }
@@ -171,6 +174,24 @@ def test_trained_adapter_answers_with_its_own_budget(called: Called) -> None:
     kept = budget if isinstance(budget, int) else round(budget * 16 * 16)
     assert re.search(rf"^fila, budget {budget} +{kept} +{kept + 8} .* - +[\d.]+ MiB$", out, flags=re.MULTILINE), out
     assert "16 of 64 frames" in out and "all tokens" not in out
+
+
+def test_an_untrained_compressor_is_announced_and_named_so(called: Called) -> None:
+    status, out, err, _ = called["untrained"]
+    assert status == 0 and re.search(r"^qtsplus \(untrained\), budget 10 +10 ", out, flags=re.MULTILINE), (out, err)
+    for name in ("untrained", "show untrained"):
+        lines = [line for line in called[name][2].splitlines() if "UNTRAINED" in line]
+        assert len(lines) == 1 and lines[0].startswith("framefold: warning: qtsplus is UNTRAINED"), called[name]
+    assert not any("UNTRAINED" in err for name, (_, _, err, _) in called.items() if "untrained" not in name)
+
+
+def test_questions_outside_the_vocabulary_get_a_sentence_first_and_their_query_is_used(called: Called) -> None:
+    for name in ("untrained", "show untrained"):  # a query-aware compressor gets the question, though all is unknown
+        status, _, err, _ = called[name]
+        (line,) = (line for line in err.splitlines() if "vocabulary" in line or "knows only" in line)
+        assert status == 0 and line.startswith("framefold: warning: checkpoints/tinyhost knows only framefold's")
+        assert "59 words" in line and "'Gibt', 'es', 'Tiere'" in line and "checkpoints/tinyhost/README.md" in line
+    assert "knows only" not in called["compare"][2]
 
 
 def test_show_draws_kept_tokens_through_the_processor_of_the_host(called: Called, folder: Path) -> None:
