@@ -16,7 +16,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from framefold.errors import FramefoldError, FramefoldWarning, UnknownCompressorError
+from framefold.errors import FramefoldError, UnknownCompressorError
+from framefold.warning_types import FramefoldWarning
 
 # Verbs of LightningCLI, which read sys.argv themselves because relaunched ranks do: verb -> (module:function, help).
 LIGHTNING = {

@@ -76,15 +76,3 @@ class ResultsError(FramefoldError, ValueError):
 
 class EvalError(FramefoldError, ValueError):
     """An evaluation that cannot be run, or results of one that cannot be read."""
-
-
-class FramefoldWarning(UserWarning):
-    """Base class of warnings that the command line prints as one line."""
-
-
-class UntrainedCompressorWarning(FramefoldWarning):
-    """A compressor with parameters to learn is used with its initial ones."""
-
-
-class UnknownWordsWarning(FramefoldWarning):
-    """A host is asked about words that it does not know."""

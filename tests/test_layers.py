@@ -18,6 +18,7 @@ GROUND = {
     "framefold.messages",
     "framefold.progress",
     "framefold.torchvision_finder",
+    "framefold.warning_types",
 }  # every folder may import these
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}
 HEAVY = {"transformers", "peft", "pytorch_lightning", "lightning", "deepspeed", "webdataset", "torchdata", "matplotlib"}

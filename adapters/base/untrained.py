@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from framefold.errors import UntrainedCompressorWarning
+from framefold.warning_types import UntrainedCompressorWarning
 
 from .compressor import Compressor
 

@@ -6,6 +6,7 @@ Dimensions: R question rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.evaluation.metrics.answers import token_overlap
 from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.training.frozen_host.batch import answer_questions, mean_visual_tokens
@@ -65,7 +67,7 @@ def evaluate_questions(
 
 
 def _answers(
-    batch: HeldOutBatch, prompts: list[int], tokens: list[VideoTokens], decoded: list[tuple[str, bool]]
+    batch: HeldOutBatch, prompts: list[int], tokens: list[VideoTokens], decoded: list[DecodedAnswer]
 ) -> Iterator[Record]:
     """Yield one record per answer.
 
@@ -73,11 +75,11 @@ def _answers(
         batch: videos with R questions.
         prompts: (R,) index of the compressed video in the prompt of each question.
         tokens: compressed videos.
-        decoded: (R,) text and correctness of each answer.
+        decoded: (R,) answers.
     """
     kept = [KeptEvidence.of(video) for video in tokens]
     videos = batch.encoded.rows.video.tolist()
-    for row, (video, prompt, (text, correct)) in enumerate(zip(videos, prompts, decoded, strict=True)):
+    for row, (video, prompt, said) in enumerate(zip(videos, prompts, decoded, strict=True)):
         question, evidence = batch.encoded.questions[row], batch.evidence[row]
         yield {
             "video": batch.numbers[video],
@@ -85,8 +87,10 @@ def _answers(
             "type": question.type,
             "question": question.text,
             "answer": question.answer,
-            "said": text,
-            "correct": correct,
+            "said": said.text,
+            "correct": said.correct,
+            "loss": said.loss,
+            "overlap": said.overlap,
             "tokens": kept[prompt].tokens,
             "recall": kept[prompt].recall(evidence),
             "purity": kept[prompt].purity(evidence),
@@ -111,27 +115,50 @@ def _kept_tokens(
             }
 
 
+@dataclass(frozen=True)
+class DecodedAnswer:
+    """The greedy answer of a host to a question, compared with the right one.
+
+    Attributes:
+        text: as many tokens as the right answer has, each after the right tokens before it.
+        correct: whether they are those of the right answer.
+        loss: mean negative log-likelihood of the tokens of the right answer, in nats.
+        overlap: F1 of both bags of tokens, without special tokens.
+    """
+
+    text: str
+    correct: bool
+    loss: float
+    overlap: float
+
+
 class _AnswerDecoder:
     """Decodes the greedy answers of a host and compares them with the right ones."""
 
     def __init__(self, host: Host) -> None:
         self.tokenizer, self._texts = host.tokenizer, dict[tuple[int, ...], str]()
+        self._special = set(host.tokenizer.all_special_ids)
 
-    def __call__(self, logits: Tensor, rows: QuestionRows) -> list[tuple[str, bool]]:
-        """Return text and correctness of each answer.
+    def __call__(self, logits: Tensor, rows: QuestionRows) -> list[DecodedAnswer]:
+        """Return the answer to each question.
 
-        An answer is right if every token of the right answer is the likeliest one after the tokens before it. The text
-        has as many tokens as the right answer.
+        An answer is right if every token of the right answer is the likeliest one after the tokens before it.
         """
         row, column = (rows.labels[:, 1:] != IGNORE).nonzero(as_tuple=True)
-        likeliest = logits[row, column].argmax(dim=-1)
-        right = (likeliest == rows.labels[row, column + 1]).tolist()
-        ids: list[list[int]] = [[] for _ in range(len(rows.labels))]
-        wrong = [False] * len(ids)
-        for number, token, hit in zip(row.tolist(), likeliest.tolist(), right, strict=True):
-            ids[number].append(token)
-            wrong[number] |= not hit
-        return [(self._text(tuple(one)), bool(one) and not bad) for one, bad in zip(ids, wrong, strict=True)]
+        scores, right = logits[row, column], rows.labels[row, column + 1]
+        losses = torch.nn.functional.cross_entropy(scores.float(), right, reduction="none")
+        answers: list[list[tuple[int, int, float]]] = [[] for _ in range(len(rows.labels))]
+        columns = (row, scores.argmax(dim=-1), right, losses)
+        for number, *token in zip(*(values.tolist() for values in columns), strict=True):
+            answers[number].append(tuple(token))
+        return [self._compare(tokens) for tokens in answers]
+
+    def _compare(self, tokens: list[tuple[int, int, float]]) -> DecodedAnswer:
+        """Return an answer of which each token is given as (likeliest, right, loss)."""
+        said, right, losses = (tuple(values) for values in zip(*tokens, strict=True)) if tokens else ((), (), ())
+        bags = [[token for token in ids if token not in self._special] for ids in (said, right)]
+        loss = sum(losses) / max(1, len(losses))
+        return DecodedAnswer(self._text(said), bool(said) and said == right, loss, token_overlap(*bags))
 
     def _text(self, ids: tuple[int, ...]) -> str:
         if ids not in self._texts:

@@ -23,7 +23,7 @@ from framefold.adapters.hosts.lora.digest import adapter_digest
 from framefold.adapters.pretrained.config import read_config
 from framefold.adapters.pretrained.folder import load_folder
 from framefold.adapters.pretrained.hub import resolve_adapter
-from framefold.errors import ConfigError, UntrainedCompressorWarning
+from framefold.errors import ConfigError
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
 from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
@@ -31,6 +31,7 @@ from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
 from framefold.training.lora import adapter_lora
 from framefold.training.lora_settings import structural_fields
+from framefold.warning_types import UntrainedCompressorWarning
 
 from . import ask
 from .oracles import KeepEvidence

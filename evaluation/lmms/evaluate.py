@@ -16,11 +16,12 @@ from framefold.adapters.base.build import load_or_build
 from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
-from framefold.errors import ConfigError, EvalError, UnknownWordsWarning
+from framefold.errors import ConfigError, EvalError
 from framefold.files import write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
+from framefold.warning_types import UnknownWordsWarning
 
 from .process import find_lmms_eval, supervise
 from .results import JOINED, file_of, finished, join_results, read_eval

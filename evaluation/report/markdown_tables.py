@@ -28,7 +28,7 @@ def setting_paragraph(table: ResultTable) -> str:
         f"{sample['n']} questions about {data['videos'] - sample['damaged']} {videos}{damaged}, host "
         f"`{settings['host']}` in {settings['dtype']}. Accuracy is the mean over question types, in percent, with its "
         f"95 % bootstrap interval over {_clusters(table)}.{excluded} All methods at a budget keep exactly the same "
-        "number of visual tokens."
+        f"number of visual tokens.{f' {note}' if (note := unsuited_note(table)) else ''}"
     )
 
 
@@ -151,24 +151,62 @@ def _types_at(table: ResultTable, budget: str) -> str:
     return collapsible(f"at {budget}", *([text] if comparisons else []), content)
 
 
+def unsuited_note(table: ResultTable) -> str:
+    """Return a sentence for answers that accuracy cannot measure; "" if it can."""
+    if table.suits_accuracy:
+        return ""
+    known = any(measure.value(table.readings(*key)) is not None for measure in _ANSWERS for key in _results(table))
+    others = " and ".join(measure.title for measure in _ANSWERS)
+    advice = f"compare {others}" if known else f"these results lack {others}: run the ablation again"
+    return (
+        "Accuracy does not suit these answers: an answer counts as right only if every one of its tokens is the"
+        f" likeliest, which hardly happens in sentences; {advice}."
+    )
+
+
+_ANSWERS = measures_of_table("answers")
+
+
+def _results(table: ResultTable) -> list[tuple[str, str]]:
+    return [(method, budget) for method in table.methods for budget in table.by_method[method]]
+
+
+def answer_section(table: ResultTable) -> str:
+    """Return the section on loss and overlap of the answers; "" if the results lack them."""
+    return _measures_section("## Answers", table, _ANSWERS, "", table.full_readings())
+
+
 def evidence_section(table: ResultTable) -> str:
     """Return the section on the kept share of the annotated evidence and its purity; "" without annotations."""
-    measures = measures_of_table("evidence")
+    remark = "Recall and purity are equal if tokens are only dropped; merging keeps more evidence, but dilutes it."
+    return _measures_section("## Evidence kept", table, measures_of_table("evidence"), remark)
+
+
+def measures_table(table: ResultTable, measures: list[Measure], full: Readings | None = None) -> str:
+    """Return a table with several measures in a cell, and a row for all tokens if given; "" if there are no values."""
     rows = []
     for method in table.methods:
-        values = []
-        for budget in table.budgets:
-            texts = [measure.brief_text(table.readings(method, budget)) for measure in measures]
-            values.append(" / ".join(text or "-" for text in texts) if any(texts) else "")
-        rows.append([method, *values])
+        rows.append([method, *(_cell(measures, table.readings(method, budget)) for budget in table.budgets)])
+    if full is not None and (text := _cell(measures, full)):
+        rows.append(["all tokens", f"{text} (every column)", *[""] * (len(table.budgets) - 1)])
     if not any(any(row[1:]) for row in rows):
         return ""
+    return format_table([" / ".join(measure.label for measure in measures), *table.budgets], rows)
+
+
+def _cell(measures: list[Measure], readings: Readings) -> str:
+    texts = [measure.brief_text(readings) for measure in measures]
+    return " / ".join(text or "-" for text in texts) if any(texts) else ""
+
+
+def _measures_section(
+    title: str, table: ResultTable, measures: list[Measure], remark: str, full: Readings | None = None
+) -> str:
+    content = measures_table(table, measures, full)
+    if not content:
+        return ""
     definitions = [f"{measure.title.capitalize()}: {measure.definition}." for measure in measures]
-    remark = "Recall and purity are equal if tokens are only dropped; merging keeps more evidence, but dilutes it."
-    title = " / ".join(measure.label for measure in measures)
-    return "\n\n".join(
-        ["## Evidence kept", " ".join([*definitions, remark]), format_table([title, *table.budgets], rows)]
-    )
+    return "\n\n".join([title, " ".join(filter(None, [*definitions, remark])), content])
 
 
 def cost_section(table: ResultTable) -> str:

@@ -55,6 +55,7 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         "budgets": [_budget(table, budget) for budget in table.budgets],
         "baseline": table.baseline,
         "measures": _menu(table, keys, len(comparisons)),
+        "headline": "accuracy" if table.suits_accuracy or "loss" not in keys else "loss",
         "points": points,
         "full": full,
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],

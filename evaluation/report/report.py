@@ -5,19 +5,22 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from framefold.evaluation.results.measures import plotted_measures
+from framefold.evaluation.results.measures import measures_of_table, plotted_measures
 from framefold.evaluation.results.result_files import read_results
 from framefold.evaluation.results.settings import REPORT
 from framefold.files import replace_file
 
 from .markdown_tables import (
     accuracy_table,
+    answer_section,
     comparison_section,
     cost_section,
     difference_table,
     evidence_section,
+    measures_table,
     setting_paragraph,
     type_section,
+    unsuited_note,
 )
 from .page import write_page
 from .plots import plot_accuracy, plot_cost, plot_types
@@ -44,12 +47,16 @@ def report(results: str, baseline: str | None = None) -> Path:
     page = write_page(table, out)
     plots = _plot(table, out)
     accuracies, differences = accuracy_table(table), difference_table(table)
-    blocks = ["# Ablation", setting_paragraph(table), summary(table), "## Accuracy", accuracies, *plots[:1]]
+    answers, note = answer_section(table), unsuited_note(table)
+    blocks = ["# Ablation", setting_paragraph(table), *([answers] if note else [summary(table)])]
+    blocks += ["## Accuracy", accuracies, *plots[:1], *([] if note else [answers])]
     blocks += ["## Differences", differences, comparison_section(table), losses(table), type_section(table)]
     blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     replace_file(out / REPORT, lambda temporary: temporary.write_text(text))
-    print(f"{accuracies}\n\n{differences}\n\nreport: {out / REPORT}\npage: {page}")
+    tables = [note, measures_table(table, measures_of_table("answers"), table.full_readings())] if note else []
+    tables += [accuracies, differences, f"report: {out / REPORT}\npage: {page}"]
+    print("\n\n".join(filter(None, tables)))
     return out / REPORT
 
 

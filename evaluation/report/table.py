@@ -13,6 +13,7 @@ from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ResultsError, UnknownCompressorError
+from framefold.evaluation.metrics.answers import are_open
 from framefold.evaluation.metrics.significance import Comparison, contributions, discordant, holm, mcnemar, sign_flip
 from framefold.evaluation.metrics.statistics import (
     Answers,
@@ -157,10 +158,23 @@ class ResultTable:
         if self.full_answers is None:
             return None
         return Readings(
-            stored=lambda key: mean_of_known(result["cost"].get(key) for result in self.full_results),
+            stored=lambda key: mean_of_known(self._full_number(result, key) for result in self.full_results),
             accuracy=macro_interval(self.full_answers),
             by_type=type_intervals(self.full_answers),
         )
+
+    def _full_number(self, result: Result, key: str) -> float | None:
+        """Return a cost, or a mean over answers; of the kept evidence, all tokens say nothing."""
+        number = result["cost"].get(key, result.get(key) if key.startswith("answer_") else None)
+        return None if number is None else float(number)
+
+    @cached_property
+    def suits_accuracy(self) -> bool:
+        """Whether accuracy says something: answers are not sentences, and some method is sometimes right."""
+        answers = self.sample["answers"]
+        counted = [kind not in self.sample["settings"]["exclude"] for kind in answers["type"]]
+        right = [answer for answer, counts in zip(answers["answer"], counted, strict=True) if counts]
+        return not are_open(right) and any(any(result["answers"]["correct"]) for result in self.results)
 
     def cost(self, measure: Measure, method: str, budget: str) -> float | None:
         """Return the value of a measure that is read from stored numbers; None if there is none."""

@@ -82,7 +82,7 @@ class Measure:
     hint: bool = False
     axis: bool = False
     compares: bool = False
-    table: Literal["evidence", "cost"] | None = None
+    table: Literal["answers", "evidence", "cost"] | None = None
     column: int = 99
     plot: bool = False
     phrase: str = ""

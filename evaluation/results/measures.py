@@ -10,11 +10,16 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal
 
-from framefold.evaluation.metrics.significance import stars
-from framefold.evaluation.metrics.statistics import Interval
-
 from .formats import byte_count, factor, flops, number, p_value, percent, share_percent, whole_percent
-from .measure import ANSWERS, COSTS, TYPES, Measure, Readings
+from .measure import ANSWERS, COSTS, TYPES, Measure
+from .readings import (
+    baseline_difference,
+    corrected_p,
+    mcnemar_remark,
+    relative_time,
+    significance_marks,
+    total_ms,
+)
 
 
 def type_measure(kind: str) -> Measure:
@@ -35,32 +40,6 @@ def type_measure(kind: str) -> Measure:
 def _literal(text: str) -> str:
     """Escape a text for ``str.format``."""
     return text.replace("{", "{{").replace("}", "}}")
-
-
-def _difference(readings: Readings) -> Interval | None:
-    return readings.comparison.difference if readings.comparison else None
-
-
-def _p(readings: Readings) -> float | None:
-    return readings.comparison.flip_holm if readings.comparison else None
-
-
-def _stars(readings: Readings) -> str:
-    return stars(readings.comparison.flip_holm) if readings.comparison else ""
-
-
-def _mcnemar(readings: Readings) -> str:
-    return f"(McNemar {p_value(readings.comparison.mcnemar_holm)})" if readings.comparison else ""
-
-
-def _relative_time(readings: Readings) -> float | None:
-    speedup = readings.stored("speedup")
-    return 100 / speedup if speedup else None
-
-
-def _total_ms(readings: Readings) -> float | None:
-    compressor, prefill = readings.stored("compressor_ms"), readings.stored("prefill_ms")
-    return None if compressor is None or prefill is None else compressor + prefill
 
 
 ACCURACY = Measure(
@@ -87,8 +66,8 @@ MEASURES = (
         "this table",
         better="higher",
         show=partial(percent, sign=True),
-        remark=_stars,
-        read=_difference,
+        remark=significance_marks,
+        read=baseline_difference,
         group=ANSWERS,
         hint=True,
         compares=True,
@@ -100,11 +79,36 @@ MEASURES = (
         "both with Holm's correction",
         better=None,
         show=p_value,
-        remark=_mcnemar,
-        read=_p,
+        remark=mcnemar_remark,
+        read=corrected_p,
         group=ANSWERS,
         hint=True,
         compares=True,
+    ),
+    Measure(
+        "loss",
+        title="answer loss",
+        unit="nats",
+        description="Negative log-likelihood of the right answer, in nats per token, mean over questions; also suits "
+        "answers that are sentences",
+        better="lower",
+        show=partial(number, digits=3),
+        stored="answer_loss",
+        group=ANSWERS,
+        hint=True,
+        table="answers",
+    ),
+    Measure(
+        "overlap",
+        title="answer overlap",
+        unit="%",
+        description="F1 of the tokens that the host finds likeliest and those of the right answer, in percent, mean "
+        "over questions; also suits answers that are sentences",
+        better="higher",
+        show=share_percent,
+        stored="answer_overlap",
+        group=ANSWERS,
+        table="answers",
     ),
     Measure(
         "recall",
@@ -139,7 +143,7 @@ MEASURES = (
         description="Time of compressor and prefill, in percent of the prefill of all tokens in the same process",
         better="lower",
         show=number,
-        read=_relative_time,
+        read=relative_time,
         full_value=100.0,
         of_compressor=True,
         hint=True,
@@ -153,7 +157,7 @@ MEASURES = (
         description="Time of compressor and prefill, in milliseconds per video",
         better="lower",
         show=partial(number, digits=2),
-        read=_total_ms,
+        read=total_ms,
         of_compressor=True,
         hint=True,
         axis=True,
@@ -260,7 +264,7 @@ MEASURES = (
 )
 
 
-def measures_of_table(table: Literal["evidence", "cost"]) -> list[Measure]:
+def measures_of_table(table: Literal["answers", "evidence", "cost"]) -> list[Measure]:
     """Return the measures that a table of ``report.md`` shows, in the order of its columns."""
     return sorted((one for one in MEASURES if one.table == table), key=lambda one: one.column)
 

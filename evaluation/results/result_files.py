@@ -5,6 +5,8 @@ A file contains the settings of a result and what was measured, down to every an
 - ``accuracy``, ``accuracy_interval``, ``accuracy_micro``, ``accuracy_by_type``, ``n`` (number of questions), ``tokens``
   (mean number of kept tokens), ``evidence_recall`` and ``evidence_purity`` (see
   :mod:`framefold.evaluation.metrics.evidence`; None if nothing is annotated).
+- ``answer_loss`` and ``answer_overlap``, means over the questions of the headline, see
+  :class:`~framefold.evaluation.ablation.ask.DecodedAnswer`; results of earlier versions lack them.
 - ``cost``: the stored numbers of :mod:`.measures`, and what :class:`~framefold.evaluation.ablation.cost.CostMeter` says
   about them.
 - ``answers``: columns of equal length with one entry per question, in the same order in all files of a folder.
@@ -43,6 +45,8 @@ FOLDER = "cells"
 
 ANSWER_COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "tokens", "recall", "purity")
 
+ANSWER_MEASURES = ("loss", "overlap")
+
 REQUIRED_FIELDS = ("answers", "n", "tokens", "cost", "kept", "drill")
 
 REQUIRED_COSTS = (*required_costs(), "full_prefill_ms", "memory_of")
@@ -53,7 +57,7 @@ class Outcome:
     """What was measured of a method at a budget with a seed.
 
     Attributes:
-        answers: one record per answer, with the keys of ``ANSWER_COLUMNS``.
+        answers: one record per answer, with the keys of ``ANSWER_COLUMNS``, and with ``loss`` and ``overlap``.
         cost: numbers with the keys of ``REQUIRED_COSTS``, and perhaps further ones.
         kept: records of kept tokens, see the module.
         kept_videos: number of videos, from the first, whose kept tokens were recorded.
@@ -96,6 +100,7 @@ def write_result(out: Path, settings: Settings, outcome: Outcome) -> Result:
         "accuracy_by_type": everything.by_type,
         "evidence_recall": mean_of_known(columns["recall"]),
         "evidence_purity": mean_of_known(columns["purity"]),
+        **{f"answer_{name}": _headline_mean(outcome, name, settings.exclude) for name in ANSWER_MEASURES},
         "cost": outcome.cost,
         "damaged": outcome.damaged,
         "settings": settings.to_dict(),
@@ -113,6 +118,10 @@ def write_result(out: Path, settings: Settings, outcome: Outcome) -> Result:
     text = json.dumps(result, separators=(",", ":")) + "\n"
     replace_file(folder / settings.file, lambda temporary: temporary.write_text(text))
     return result
+
+
+def _headline_mean(outcome: Outcome, name: str, exclude: Container[str]) -> float | None:
+    return mean_of_known(one.get(name) for one in outcome.answers if one["type"] not in exclude)
 
 
 def mean_of_known(values: Iterable[float | None]) -> float | None:

@@ -7,8 +7,8 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from framefold.errors import UnknownWordsWarning
 from framefold.messages import short
+from framefold.warning_types import UnknownWordsWarning
 
 from .locate import EMBEDDED
 

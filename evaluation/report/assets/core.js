@@ -16,7 +16,7 @@ const SHAPES = {
 
 const state = {
   shown: new Set(DATA.first),
-  measure: "accuracy",
+  measure: DATA.headline,
   sort: { column: -1, down: true },
   cost: null,
 };

@@ -13,7 +13,7 @@ import framefold
 from framefold import VideoTokens
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name
-from framefold.errors import UntrainedCompressorWarning
+from framefold.warning_types import UntrainedCompressorWarning
 from tests.support.hosts.tiny_hosts import llava_onevision
 from tests.support.paths import ROOT
 

@@ -22,6 +22,7 @@ from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.ablation.config import AblationConfig
 from framefold.evaluation.ablation.feature_cache import FeatureCache
 from framefold.evaluation.results.result_files import FOLDER, read_results
+from framefold.warning_types import UntrainedCompressorWarning
 from tests.support.paths import TINYHOST as HOST
 
 # One compressor that drops tokens, one that merges them, and the counterpart of the adapter: the ablation cannot see
@@ -76,6 +77,36 @@ def test_every_method_keeps_exactly_equal_tokens(results: Path) -> None:
         assert set(result["answers"]["tokens"]) == {kept}, name
         assert result["cost"]["tokens_entered"] == kept + 1, f"{name}: besides the kept tokens, only the host's newline"
         assert {"compressor", "budget", "seed", "host", "tokens", "n", "accuracy", "accuracy_by_type"} <= set(result)
+
+
+def test_loss_and_overlap_of_the_answers_are_stored(results: Path) -> None:
+    stored = by_method(results)
+    for key, result in stored.items():
+        assert result["answer_loss"] > 0 and 0 <= result["answer_overlap"] <= 1, key
+        one_word = all(len(answer.split()) == 1 for answer in result["answers"]["answer"])
+        assert one_word and result["answer_overlap"] == pytest.approx(np.mean(result["answers"]["correct"])), key
+    assert stored["identity", 1.0]["answer_loss"] < stored["uniform", 0.25]["answer_loss"]
+
+
+def test_a_trainable_compressor_without_adapter_is_compared_untrained_and_its_row_says_so(
+    results: Path, tmp_path: Path
+) -> None:
+    with pytest.warns(UntrainedCompressorWarning, match="qtsplus is UNTRAINED.*--adapters"):
+        stored = extend(results, tmp_path / "out", compressors=["uniform", "qtsplus"], seeds=[0, 1])
+    assert ("qtsplus (untrained)", 40) in stored and ("qtsplus", 40) not in stored
+    answers = {seed: _answers(tmp_path / "out", seed) for seed in (0, 1)}
+    assert answers[0] != answers[1], "the seed is that of its weights"
+    (tmp_path / "out" / FOLDER / "qtsplus (untrained)-b40-s1.json").unlink()
+    with pytest.warns(UntrainedCompressorWarning):
+        ablate(str(tmp_path / "out"), **SMALL | {"compressors": ["qtsplus"], "budgets": [40], "seeds": [1]})
+    assert _answers(tmp_path / "out", 1) == answers[1], "equal seeds give equal weights"
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| qtsplus (untrained) |" in text and "`qtsplus (untrained)` is the most" not in text
+
+
+def _answers(out: Path, seed: int) -> dict[str, list[Any]]:
+    kept = json.loads((out / FOLDER / f"qtsplus (untrained)-b40-s{seed}.json").read_text())["kept"]
+    return {str(number): one["index"] for number, one in enumerate(kept)}
 
 
 def test_twins_are_one_cluster_of_the_statistics(results: Path) -> None:
@@ -135,7 +166,6 @@ def test_impossible_output_folder_is_an_error_before_the_work(tmp_path: Path, mo
         ({"drill": -1}, "drill not negative"),
         ({"data": "nowhere"}, "no shards at nowhere"),
         ({"exclude": list(QUESTION_TYPES)}, "no question type"),
-        ({"compressors": ["fila"], "adapters": []}, "only through --adapters"),
         ({"params": {"fila": {"r": 1}}}, "brings its own parameters"),
         ({"params": {"fil": {"r": 1}}}, "did you mean 'fila'"),
         ({"adapters": ["adapter", "adapter"]}, "both fila trained with seed 0"),

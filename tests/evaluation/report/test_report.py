@@ -162,3 +162,38 @@ def test_report_about_shards_names_them_and_resamples_videos(tmp_path: Path) -> 
     text = report(str(tmp_path)).read_text()
     assert "80 questions about 40 videos of `runs/clips` (2 more were damaged)" in text
     assert "bootstrap interval over videos" in text and "twin" not in text
+
+
+def test_answers_that_are_sentences_are_compared_by_loss_and_overlap(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for method, budget, loss in (("uniform", 0.1, 2.5), ("st_simdiff", 0.1, 1.25), ("identity", 1.0, 0.75)):
+        settings = replace(SETTINGS, compressor=method, budget=budget)
+        answers = simple_answers(0.0, 100, 0)
+        for number, answer in enumerate(answers):
+            answer |= {"answer": f"it shows number {number} of them", "loss": loss, "overlap": loss / 5}
+        write_simple_result(tmp_path, settings, answers)
+    text = report(str(tmp_path)).read_text()
+    printed = capsys.readouterr().out
+    rows = [
+        "| uniform | 2.500 / 50.0 |",
+        "| st_simdiff | 1.250 / 25.0 |",
+        "| all tokens | 0.750 / 15.0 (every column) |",
+    ]
+    for shown in (text, printed):
+        assert "Accuracy does not suit these answers" in shown and "compare answer loss and answer overlap" in shown
+        assert shown.index("| answer loss, nats / answer overlap, % |") < shown.index("| compressor |")
+        assert all(row in shown for row in rows), shown
+    assert "most accurate" not in text
+    assert '"headline": "loss"' in (tmp_path / "report.html").read_text().replace('"headline":"', '"headline": "')
+
+
+def test_results_without_a_right_answer_say_that_accuracy_does_not_suit(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    for method in ("uniform", "identity"):
+        write_method(tmp_path, method, 1.0 if method == "identity" else 0.1, 0.0, 100)
+    report(str(tmp_path))
+    assert "these results lack answer loss and answer overlap: run the ablation again" in capsys.readouterr().out
+    report(str(folder))
+    assert "does not suit" not in capsys.readouterr().out

@@ -9,10 +9,10 @@ import pytest
 
 from framefold.data.synthetic.questions import VOCABULARY
 from framefold.data.synthetic.recipe import Recipe
-from framefold.errors import UnknownWordsWarning
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.vocabulary import unknown_words
+from framefold.warning_types import UnknownWordsWarning
 from tests.support.paths import ROOT
 
 
