@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -218,7 +217,7 @@ def _describe(error: Exception) -> tuple[str, int]:
     """Return one line for an error and the exit status: 2 if the user can correct the call, otherwise 1."""
     text = " ".join(str(error).split())
     if isinstance(error, FramefoldError):
-        return re.sub(r"\b([a-z]\w*)=True\b", r"--\1", text), 2  # an argument in Python is an option here
+        return text.replace("allow_other_host=True", "--allow_other_host"), 2  # an argument in Python is an option here
     if isinstance(error, OSError):
         return f"{error.strerror or text}{f': {error.filename}' if error.filename else ''}", 1
     return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows the traceback)", 1

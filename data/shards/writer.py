@@ -7,6 +7,7 @@ the same time: each writes the next shard whose lock is free.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -18,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from framefold.errors import DataError
 from framefold.files import remove_leftovers, replace_file, write_json
-from framefold.progress import progress_bar
+from framefold.progress import QUIET, progress_bar
 
 from .index import FORMAT, INDEX, STARTED, Shard, read_index, read_shard_json
 
@@ -124,11 +125,17 @@ def _run(jobs: list[Any], workers: int) -> Iterator[Any]:
     if workers == 1:
         yield from map(_write_shard, jobs)
         return
-    pool = ProcessPoolExecutor(workers, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(workers, initializer=_start_worker)
     try:
         yield from pool.map(_write_shard, jobs)
     finally:  # on Ctrl-C, shards in progress are finished (seconds) and the others are not started
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C and the progress to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.environ[QUIET] = "1"
 
 
 def _write_shard(job: tuple[Path, Any, Callable[[Any], Iterable[PackedSample]]]) -> None:

@@ -119,7 +119,7 @@ class _Task:
 
 def _videos(task: _Task) -> Iterator[PackedSample]:
     reader = ClipFrameReader(task.folder, task.settings.sampling, task.settings.size)
-    for plan in task.plans:
+    for plan in progress_bar(task.plans, "its videos", unit="video", leave=False):
         metadata = build_metadata(plan, task.settings, task.recorded)
         questions = ask_about_clips(plan, metadata, task.settings.questions)
         metadata["questions"] = [asdict(question) for question in questions]

@@ -9,6 +9,7 @@ from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import VIDEOS
 from framefold.data.shards.writer import PackedSample, ShardFolder
 from framefold.errors import DataError
+from framefold.progress import progress_bar
 
 from .difficulty import Difficulty, resolve_difficulty
 from .recipe import Recipe, length_range, pack_sample
@@ -64,6 +65,6 @@ def synth(
 
 def _videos(span: Span) -> Iterator[PackedSample]:
     recipe, numbers, crf = span
-    for index in numbers:
+    for index in progress_bar(numbers, "its videos", unit="video", leave=False):
         video = recipe.video(index)
         yield PackedSample(f"{recipe.split}-{recipe.seed}-{index:08d}", pack_sample(video, crf), len(video.frames))

@@ -23,6 +23,7 @@ from framefold.data.shards.index import FEATURES, INDEX, VIDEOS, Index, Shard, r
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.shards.writer import ShardFolder
 from framefold.errors import DataError
+from framefold.progress import QUIET
 
 from .device import resolve_device
 from .locate import HostFolder, find_host
@@ -31,8 +32,6 @@ from .torchvision import find_torchvision
 VERB = "framefold shards features"
 
 LOCAL_RANK = ("LOCAL_RANK", "SLURM_LOCALID", "OMPI_COMM_WORLD_LOCAL_RANK")  # of torchrun, SLURM and mpirun
-
-QUIET = "TQDM_DISABLE"
 
 
 def features(
