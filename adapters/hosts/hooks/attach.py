@@ -55,7 +55,9 @@ def attach(
     The compressor becomes the submodule ``model.compressor``, in the host's mode and on the device where the host
     embeds its prompt, also if the host is dispatched over devices or offloaded (``device_map``); with PEFT, attach
     first and name it in ``modules_to_save``. ``model.save_pretrained`` leaves it out. In training mode its losses are
-    added to the host's loss. ``generate`` returns the caller's prompt and the new tokens.
+    added to the loss that the host returns; a trainer that computes its own gets them from
+    :func:`~framefold.adapters.hosts.hooks.losses.compressor_losses`. ``generate`` returns the caller's prompt and the
+    new tokens.
 
     Args:
         model: the host.
@@ -63,7 +65,7 @@ def attach(
         positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
         outputs: "compact" returns logits of the shorter prompt; "full" returns logits of the caller's length, where a
             dropped column takes the logits of its last kept predecessor. Hidden states and attentions always have the
-            length of the shorter prompt.
+            length of the shorter prompt, and so has an output without logits.
         query: the question, as text or (Q, D) embeddings, or a list with one entry per video. If None, query-aware
             compressors get the text of the user's turn that contains the video. ``model(..., query=...)`` overrides
             it, and ``model(..., times=...)`` passes the (T,) seconds of the frames of each video.

@@ -167,10 +167,11 @@ def _batch_weight(kwargs: dict[str, Any]) -> Any:
     Under gradient accumulation and over several devices, Trainer divides by the labels of all batches. As in the loss
     of its hosts, the first column does not count.
     """
-    items, labels, shifted = (kwargs.get(name) for name in ("num_items_in_batch", "labels", "shift_labels"))
-    if items is None or (labels is None and shifted is None):
+    items, counted = kwargs.get("num_items_in_batch"), kwargs.get("shift_labels")
+    if counted is None and (labels := kwargs.get("labels")) is not None:
+        counted = labels[..., 1:]
+    if items is None or counted is None:
         return 1
-    counted = labels[..., 1:] if shifted is None else shifted
     return (counted != -100).sum() / items
 
 
