@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from framefold.adapters.hosts.hooks.losses import compressor_losses
     from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
     from framefold.errors import FramefoldError
+    from framefold.evaluation.inspection.answer import answer
 
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ _MODULE_OF = {
     **dict.fromkeys(("attach", "detach", "list_families", "register_family"), ".adapters.hosts"),
     **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.lora.save_load"),
     "FramefoldError": ".errors",
+    "answer": ".evaluation.inspection.answer",
     "Merger": ".adapters.base.merger",
     "Selector": ".adapters.base.selector",
     "compressor_losses": ".adapters.hosts.hooks.losses",
@@ -44,6 +46,7 @@ __all__ = [
     "Merger",
     "Selector",
     "VideoTokens",
+    "answer",
     "attach",
     "build",
     "compressor_losses",

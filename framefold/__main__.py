@@ -67,7 +67,10 @@ FUNCTIONS = {
     ),
     "tinyhost train": ("training.tinyhost.train:train", "train the embedded host from scratch"),
     "tinyhost eval": ("training.tinyhost.evaluate:evaluate_host", "measure the accuracy of a host per question type"),
-    "answer": ("evaluation.inspection.answer:answer", "ask a video-LLM about a video file, with fewer visual tokens"),
+    "answer": (
+        "evaluation.inspection.answer:answer_command",
+        "ask a video-LLM about a video file, with fewer visual tokens",
+    ),
     "eval": ("evaluation.lmms.evaluate:evaluate", "run benchmarks of lmms-eval and measure accuracy and cost"),
     "ablate": ("evaluation.ablation.ablate:ablate", "compare compressors at several budgets on held-out videos"),
     "report": ("evaluation.report.report:report", "write tables, plots and an HTML page from a results folder"),

@@ -1,4 +1,4 @@
-"""Ask a host about a video file, with and without a compressor: the command ``framefold answer``.
+"""Ask a host about a video file, with and without a compressor: ``framefold.answer`` and its command.
 
 This module must not import transformers before torchvision is found, since transformers looks for it only once; not
 even under ``TYPE_CHECKING``, which jsonargparse executes to read the signature.
@@ -6,12 +6,15 @@ even under ``TYPE_CHECKING``, which jsonargparse executes to read the signature.
 
 from __future__ import annotations
 
+import os
 import sys
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
 from framefold.adapters.base.build import load_or_build
+from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.base_model import BaseModel
@@ -24,10 +27,118 @@ from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
-from .answer_table import Answer, answer_report
+from .answer_table import Answer, describe_setting
 
 
 def answer(
+    model: Any,
+    processor: Any,
+    video: str | os.PathLike[str],
+    question: str,
+    *,
+    compressor: str | Compressor,
+    budget: Budget | None = None,
+    frames: int = 64,
+    max_new_tokens: int = 64,
+    compare: bool = False,
+    positions: Literal["preserve", "compact"] = "preserve",
+    repeats: int = 1,
+) -> Answer:
+    """Ask a loaded host about a video file on fewer visual tokens.
+
+    Decoding is greedy. The host is left as it was; a compressor that is attached to it must be detached first.
+
+    Args:
+        model: video-LLM of a supported family, an unmodified transformers model.
+        processor: its processor.
+        video: video file that FFmpeg can read.
+        question: question, which is wrapped in the host's own chat template.
+        compressor: a compressor, a registered name, or an adapter (a folder, or user/name@revision on the Hub). LoRA in
+            an adapter is added to the host, except for the run with all tokens.
+        budget: share of the visual tokens to keep (0.1), or their number (100); by default the compressor's own.
+        frames: number of frames to sample, evenly over the duration of the video.
+        max_new_tokens: largest length of the answer.
+        compare: also answer with all tokens.
+        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
+        repeats: number of timed runs, of which the times are medians.
+
+    Returns:
+        The answer with its costs; ``print(answer)`` shows both as ``framefold answer`` does.
+
+    Raises:
+        UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
+            invalid.
+        WrongHostError: the adapter was trained in another host.
+        MissingExtraError: torchvision or Pillow is missing.
+        UnsupportedHostError: the model belongs to no supported family.
+        DataError: the video cannot be decoded.
+        InputError: the question does not fit into the context of the host.
+    """
+    from .source import compressor_and_lora, tinyhost_name
+
+    _check_counts(frames, max_new_tokens, repeats)
+    module, lora = compressor_and_lora(compressor, budget)
+    warn_untrained(module)
+    find_torchvision()
+    prompt = _Prompt(processor, video, question, frames)
+    prompt.check(model.config, max_new_tokens, tinyhost_name(model))
+    return prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
+
+
+class _Prompt:
+    """The prompt of a question about a video file.
+
+    Args:
+        processor: processor of the host.
+        video: video file.
+        question: question.
+        frames: largest number of frames to sample.
+    """
+
+    def __init__(self, processor: Any, video: str | os.PathLike[str], question: str, frames: int) -> None:
+        from framefold.training.frozen_host.processor import build_inputs
+
+        self.processor, self.question = processor, question
+        self.sample = sample_frames(os.fspath(video), frames)
+        self.inputs = build_inputs(processor, self.sample, question)
+
+    def check(self, config: Any, max_new_tokens: int, tinyhost: str | None) -> None:
+        """Check the length of the prompt, and warn about words that a tinyhost (by its name) does not know."""
+        _check_length(config, self.processor, self.inputs, max_new_tokens)
+        if tinyhost is not None:
+            warn_unknown_words(tinyhost, self.processor.tokenizer, [self.question], "the question")
+
+    def answer(
+        self,
+        model: Any,
+        compressor: Compressor,
+        lora: Any,
+        positions: Literal["preserve", "compact"],
+        max_new_tokens: int,
+        compare: bool,
+        repeats: int,
+    ) -> Answer:
+        """Run the host, see :func:`answer`."""
+        from framefold.adapters.hosts.prompt.question import query_or_none
+        from framefold.training.frozen_host.device import move_inputs
+        from framefold.training.frozen_host.processor import grid_times
+
+        from .answer_run import Task, run_answers
+
+        inputs, times = move_inputs(self.inputs, model), grid_times(self.processor, self.sample)
+        query = query_or_none(model, inputs, self.processor, self.question) if compressor.query_aware else None
+        task = Task(model, self.processor, inputs, times, positions, max_new_tokens, lora, query)
+        result = run_answers(task, compressor, compare, repeats)
+        return replace(result, setting=describe_setting(self.sample, result.visual, repeats, model.device))
+
+
+def _check_counts(frames: int, max_new_tokens: int, repeats: int) -> None:
+    for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, not {value}")
+
+
+def answer_command(
     host: str,
     video: str,
     question: str,
@@ -75,37 +186,25 @@ def answer(
         DataError: the video cannot be decoded.
         InputError: the question does not fit into the context of the host.
     """
-    for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, not {value}")
-    source = resolve_adapter(compressor)
-    module, where = load_or_build(source, budget), resolve_device(device)
+    _check_counts(frames, max_new_tokens, repeats)
+    module, where = load_or_build(resolve_adapter(compressor), budget), resolve_device(device)
     found = find_host(host, revision)
     warn_untrained(module)
-    module.base_model = BaseModel() if allow_other_host else module.base_model
     find_torchvision()
-    from framefold.adapters.hosts.prompt.question import query_or_none
-    from framefold.training.frozen_host.device import move_inputs
     from framefold.training.frozen_host.load import load_model
-    from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
+    from framefold.training.frozen_host.processor import load_config, load_processor
 
-    from .answer_run import Task, lora_of, run_answers
+    from .source import lora_of
 
-    config = load_config(found)
-    processor = load_processor(found)
-    sample = sample_frames(video, frames)
-    inputs = build_inputs(processor, sample, question)
-    _check_length(config, processor, inputs, max_new_tokens)
-    if found.is_tinyhost:
-        warn_unknown_words(host, processor.tokenizer, [question], "the question")
-    lora = lora_of(source)
+    config, processor = load_config(found), load_processor(found)
+    prompt = _Prompt(processor, video, question, frames)
+    prompt.check(config, max_new_tokens, host if found.is_tinyhost else None)
     with progress_bar(what=f"loading {host}", total=1, unit="host", leave=False):
         model = load_model(found, dtype, where)
-    inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
-    query = query_or_none(model, inputs, processor, question) if module.query_aware else None
-    task = Task(model, processor, inputs, times, positions, max_new_tokens, lora, query)
-    result = run_answers(task, module, compare, repeats)
-    print(answer_report(result, sample, repeats, where))
+    module.base_model = BaseModel() if allow_other_host else module.base_model
+    lora = lora_of(resolve_adapter(compressor))
+    result = prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
+    print(result)
     return result
 
 

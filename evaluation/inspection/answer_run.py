@@ -10,7 +10,6 @@ import statistics
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +17,9 @@ import torch
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name
 from framefold.adapters.hosts.hooks.attach import attach
-from framefold.adapters.hosts.lora.config import LoraAdapter, has_lora, read_lora
+from framefold.adapters.hosts.lora.config import LoraAdapter
 from framefold.adapters.hosts.lora.inject import with_lora
 from framefold.adapters.hosts.prompt.columns import Positions
-from framefold.adapters.pretrained.config import CONFIG
 from framefold.evaluation.metrics.memory import peak_memory
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import add_video_inputs
@@ -53,17 +51,6 @@ class Task:
     max_new_tokens: int
     lora: LoraAdapter | None = None
     query: str | None = None
-
-
-def lora_of(compressor: str) -> LoraAdapter | None:
-    """Read the LoRA of an adapter folder; None if the folder has none, or for a registered name.
-
-    Raises:
-        AdapterFileError: the LoRA is damaged.
-        MissingExtraError: PEFT is not installed.
-    """
-    folder = Path(compressor)
-    return read_lora(folder) if (folder / CONFIG).is_file() and has_lora(folder) else None
 
 
 def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:

@@ -1,4 +1,4 @@
-"""Result of ``framefold answer``, and the table that it prints."""
+"""Result of ``framefold.answer``, and the table that it prints."""
 
 from __future__ import annotations
 
@@ -43,31 +43,42 @@ class Answer:
         compressed: that answer with its costs.
         full: the answer with all tokens; None without ``compare``.
         visual: visual tokens of the video before compression.
+        setting: a line about the video, and about how times and memory were measured.
     """
 
     text: str
     compressed: AnswerRow
     full: AnswerRow | None
     visual: int
+    setting: str = ""
+
+    def __str__(self) -> str:
+        rows = [row for row in (self.compressed, self.full) if row is not None]
+        width = max(len(row.name) for row in rows)
+        head = f"{'':<{width}}  visual tokens  prompt     prefill  decode/token  peak memory"
+        lines = [
+            f"{row.name:<{width}}  {row.visual:>13}  {row.prompt:>6}  {_ms(row.prefill):>10}  {_ms(row.decode):>12}"
+            f"  {row.memory / 2**20:>7.1f} MiB"
+            for row in rows
+        ]
+        answers = [self.text] if self.full is None else [f"{row.name:<{width}}  {row.text}" for row in rows]
+        return "\n".join([*answers, "", head, *lines, "", self.setting])
 
 
-def answer_report(result: Answer, sample: SampledFrames, repeats: int, device: torch.device) -> str:
-    """Format the answers and a table of their costs."""
-    rows = [row for row in (result.compressed, result.full) if row is not None]
-    width = max(len(row.name) for row in rows)
-    head = f"{'':<{width}}  visual tokens  prompt     prefill  decode/token  peak memory"
-    lines = [
-        f"{row.name:<{width}}  {row.visual:>13}  {row.prompt:>6}  {_ms(row.prefill):>10}  {_ms(row.decode):>12}"
-        f"  {row.memory / 2**20:>7.1f} MiB"
-        for row in rows
-    ]
-    answers = [result.text] if result.full is None else [f"{row.name:<{width}}  {row.text}" for row in rows]
+def describe_setting(sample: SampledFrames, visual: int, repeats: int, device: torch.device) -> str:
+    """Return a line about the video, and about how times and memory were measured.
+
+    Args:
+        sample: the frames that the host was shown.
+        visual: visual tokens of the video before compression.
+        repeats: number of timed runs.
+        device: device of the host.
+    """
     memory = "allocated on the GPU" if device.type == "cuda" else "growth of the process"
     count = len(sample.times)
     frames = f"all {count}" if count == sample.total else f"{count} of {sample.total}"
-    video = f"{frames} frames, {sample.duration:.1f} s, {result.visual} visual tokens"
-    footer = f"{video}; times: median of {repeats} after a warm-up; memory: {memory} on top of the loaded model"
-    return "\n".join([*answers, "", head, *lines, "", footer])
+    video = f"{frames} frames, {sample.duration:.1f} s, {visual} visual tokens"
+    return f"{video}; times: median of {repeats} after a warm-up; memory: {memory} on top of the loaded model"
 
 
 def _ms(seconds: float | None) -> str:

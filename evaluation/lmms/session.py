@@ -19,7 +19,7 @@ from framefold.adapters.hosts.prompt.question import query_or_none
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError
-from framefold.evaluation.inspection.answer_run import lora_of
+from framefold.evaluation.inspection.source import lora_of
 from framefold.evaluation.inspection.timed_answer import TimedAnswer, timed_generate
 from framefold.evaluation.metrics.memory import peak_memory
 from framefold.evaluation.metrics.timing import Stopwatch

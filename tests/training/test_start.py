@@ -28,8 +28,9 @@ from framefold.data.synthetic.stream import SyntheticStream
 from framefold.errors import AdapterFileError, ConfigError, FramefoldError
 from framefold.evaluation.ablation import ask as heldout
 from framefold.evaluation.ablation.ablate import ablate
-from framefold.evaluation.inspection.answer_run import Task, lora_of
+from framefold.evaluation.inspection.answer_run import Task
 from framefold.evaluation.inspection.answer_run import run_answers as run_answer
+from framefold.evaluation.inspection.source import lora_of
 from framefold.evaluation.results.result_files import read_results
 from framefold.training.frozen_host.batch import answer_questions, encode_batch
 from framefold.training.frozen_host.host import Host

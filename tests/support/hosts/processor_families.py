@@ -46,7 +46,7 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
     from framefold.adapters.hosts import prepare
     from framefold.data.video.codec import encode_video
     from framefold.data.video.frame_reader import sample_frames
-    from framefold.evaluation.inspection.answer import answer
+    from framefold.evaluation.inspection.answer import answer_command
     from framefold.evaluation.inspection.show import show
     from framefold.training.frozen_host.load import load_model
     from framefold.training.frozen_host.processor import build_inputs, load_processor
@@ -57,12 +57,12 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
     frames[:, :8] = 128  # static parts, which a processor may drop
     file.write_bytes(encode_video(frames, TIMES, crf=0))
     common: dict[str, Any] = {"frames": 7, "max_new_tokens": 3, "repeats": 1}
-    full = answer(host, str(file), QUESTION, "identity", compare=True, **common)
-    few = answer(host, str(file), QUESTION, "tests.support.hosts.tiny_processors.Probe", KEPT, **common)
+    full = answer_command(host, str(file), QUESTION, "identity", compare=True, **common)
+    few = answer_command(host, str(file), QUESTION, "tests.support.hosts.tiny_processors.Probe", KEPT, **common)
     video, query = Probe.video, Probe.query
     single = None
     if name in ("internvl", "smolvlm"):  # a single image could be a still
-        single = answer(host, str(file), QUESTION, "uniform", 3, **common | {"frames": 1})
+        single = answer_command(host, str(file), QUESTION, "uniform", 3, **common | {"frames": 1})
     picture = None
     if name in SHOWN:
         path = show(str(file), "st_simdiff", str(folder / f"{name}.png"), host, KEPT, frames=7, columns=3)

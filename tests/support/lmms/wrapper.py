@@ -46,13 +46,13 @@ def attempt(do: Callable[[], Any]) -> Any:
 
 
 def answers(file: str, folder: Path) -> dict[str, Any]:
-    from framefold.evaluation.inspection.answer import answer
+    from framefold.evaluation.inspection.answer import answer_command
 
     one = model()
     text = one.generate_until(
         [request([file]), request([file], doc=1, do_sample=True), request([file], doc=2, until="i")]
     )
-    own = answer(HOST, file, QUESTION, "st_simdiff", 0.1, max_new_tokens=4, repeats=1)
+    own = answer_command(HOST, file, QUESTION, "st_simdiff", 0.1, max_new_tokens=4, repeats=1)
     logged = list(one.log.answers.values())
     one.session.longest = 500  # the full prompt is longer, the compressed one is shorter
     one.generate_until([request([file], "how many scenes ?", doc=1)])
