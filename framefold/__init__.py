@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
     from framefold.errors import FramefoldError
     from framefold.evaluation.inspection.answer import answer
+    from framefold.evaluation.inspection.show import show
 
 
 __version__ = "0.1.0"
@@ -33,6 +34,7 @@ _MODULE_OF = {
     **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.lora.save_load"),
     "FramefoldError": ".errors",
     "answer": ".evaluation.inspection.answer",
+    "show": ".evaluation.inspection.show",
     "Merger": ".adapters.base.merger",
     "Selector": ".adapters.base.selector",
     "compressor_losses": ".adapters.hosts.hooks.losses",
@@ -59,6 +61,7 @@ __all__ = [
     "load_peft",
     "register_family",
     "save_peft",
+    "show",
 ]
 
 

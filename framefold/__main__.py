@@ -47,7 +47,7 @@ FUNCTIONS = {
         "data.drawing.view:view",
         "draw a video with its questions and evidence as a contact sheet, or write it as mp4",
     ),
-    "show": ("evaluation.inspection.show:show", "draw which parts of a video file a compressor keeps"),
+    "show": ("evaluation.inspection.show:show_command", "draw which parts of a video file compressors keep"),
     "bench compress": (
         "evaluation.bench.compressors:bench_compress",
         "measure time and additional memory of compressors on their own",

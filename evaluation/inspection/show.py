@@ -1,18 +1,20 @@
-"""Draw the tokens of a video file that a compressor keeps: the command ``framefold show``.
+"""Draw the tokens of a video file that compressors keep: ``framefold.show`` and its command.
 
 This module must not import transformers before torchvision is found, since transformers looks for it only once.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from framefold.adapters.base.build import load_or_build
+from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name, warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
@@ -20,104 +22,166 @@ from framefold.data.video.frame_reader import SampledFrames, sample_frames
 from framefold.errors import ConfigError
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
-from framefold.training.frozen_host.locate import HostFolder, find_host
+from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
+
+if TYPE_CHECKING:
+    from .kept_figure import KeptFigure
 
 QUESTION = "What happens in the video?"
 
 
 def show(
+    model: Any,
+    processor: Any,
+    video: str | os.PathLike[str],
+    compressors: str | Compressor | Sequence[str | Compressor],
+    *,
+    budget: Budget | None = None,
+    frames: int = 32,
+    columns: int = 8,
+    question: str = QUESTION,
+) -> KeptFigure:
+    """Draw the tokens of a video file that compressors keep.
+
+    Args:
+        model: video-LLM of a supported family, whose vision encoder computes the tokens; it is left as it was.
+        processor: its processor.
+        video: video file that FFmpeg can read.
+        compressors: one or several compressors, registered names, or adapters.
+        budget: share of the visual tokens to keep (0.1), or their number (100); by default each compressor's own.
+        frames: number of frames to sample, evenly over the duration of the video.
+        columns: frames per row.
+        question: question for query-aware compressors.
+
+    Returns:
+        A figure, which notebooks display; ``save("kept.png")`` writes it, ``save("kept.mp4")`` an animation.
+
+    Raises:
+        The errors of :func:`framefold.answer`.
+    """
+    _check_counts(frames, columns)
+    several = [compressors] if isinstance(compressors, str | Compressor) else list(compressors)
+    modules = [one if isinstance(one, Compressor) else load_or_build(resolve_adapter(one), budget) for one in several]
+    for module in modules:
+        module.budget = module.budget if budget is None else budget
+        warn_untrained(module)
+    find_torchvision()
+    sample = sample_frames(os.fspath(video), frames)
+    return _draw(model, processor, sample, modules, question, columns, Path(video).name)
+
+
+def show_command(
     video: str,
-    compressor: str,
-    out: str,
+    compressor: list[str],
+    out: str | None = None,
     host: str = "checkpoints/tinyhost",
     budget: Budget | None = None,
     frames: int = 32,
     columns: int = 8,
     question: str = QUESTION,
-    params: dict[str, Any] | None = None,
+    params: dict[str, dict[str, Any]] | None = None,
     device: str | None = None,
     revision: str | None = None,
-) -> Path:
-    """Draw the frames of a video with the tokens that a compressor keeps, and their number over time.
+) -> None:
+    """Draw the frames of a video with the tokens that compressors keep, and their number over time.
 
-    Kept tokens are bright and dropped ones dim. Tokens that were merged have an outline in one colour, in every frame
-    that the merged token represents. The plot below shows the number of tokens per frame, merged ones at their anchor,
+    Kept tokens are in colour, dropped ones dim and grey. Tokens that were merged have an outline in one colour, in
+    every frame that the merged token represents. The plot below shows the number of tokens that represent each frame,
     and, for methods that detect events, the share of each frame's tokens that are events.
 
     Args:
         video: video file that FFmpeg can read.
-        compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub.
-        out: PNG file to write.
+        compressor: one or several registered names or adapters (a folder, or user/name or user/name@revision on the
+            Hub); each gets a strip of the same frames.
+        out: picture (.png, .jpg, .webp, .svg, .pdf) or animation (.mp4) to write; by default VIDEO.kept.png next to the
+            video.
         host: video-LLM with its processor, whose vision encoder computes the tokens: a folder, or an id on the Hub that
             has been downloaded (hf download).
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to sample, evenly over the duration of the video.
         columns: frames per row.
         question: question for query-aware compressors.
-        params: parameters of a registered compressor that differ from their defaults.
+        params: parameters of registered compressors that differ from their defaults, by name of the compressor.
         device: cpu or cuda; by default cuda if it is available.
         revision: branch, tag or commit of a host on the Hub.
 
-    Returns:
-        Path of the picture.
-
     Raises:
-        The errors of ``framefold answer``.
+        ConfigError: the suffix of out, a number or a parameter is wrong.
         OSError: the picture cannot be written.
+        FramefoldError: as ``framefold answer``.
     """
+    _check_counts(frames, columns)
+    from .kept_figure import check_picture
+
+    file = check_picture(out or Path(video).with_suffix(".kept.png"))
+    if unknown := set(params or {}) - set(compressor):
+        raise ConfigError(f"params are by name of a compressor, and {sorted(unknown)[0]!r} is not shown")
+    known = params or {}
+    modules = [load_or_build(resolve_adapter(name), budget, known.get(name)) for name in compressor]
+    where, found = resolve_device(device), find_host(host, revision)
+    for module in modules:
+        warn_untrained(module)
+    find_torchvision()
+    from framefold.training.frozen_host.load import load_model
+    from framefold.training.frozen_host.processor import load_config, load_processor
+
+    load_config(found)
+    processor = load_processor(found)
+    sample = sample_frames(video, frames)
+    if found.is_tinyhost and any(module.query_aware for module in modules):
+        warn_unknown_words(host, processor.tokenizer, [question], "the question")
+    with progress_bar(what=f"encoding {Path(video).name}", total=1, unit="video", leave=False):
+        model = load_model(found, "auto", where)
+        drawn = _draw(model, processor, sample, modules, question, columns, Path(video).name)
+    drawn.save(file)
+    counts = ", ".join(kept.title for kept in drawn.sheet.kept)
+    print(f"wrote {file}: {counts} of {len(drawn.sheet.times)} steps")
+
+
+def _check_counts(frames: int, columns: int) -> None:
     if min(frames, columns) < 1:
         raise ConfigError(f"frames and columns must be at least 1, not {frames} and {columns}")
-    file = Path(out)
-    if file.suffix.lower() != ".png":
-        raise ConfigError(f"out must be a .png file, not {out}")
-    if not file.parent.is_dir():
-        raise ConfigError(f"there is no folder {file.parent} to write {file.name} to")
-    module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
-    found = find_host(host, revision)
-    warn_untrained(module)
-    from .kept_tokens import KeptSheet, draw_kept_tokens
-
-    find_torchvision()
-    sample = sample_frames(video, frames)
-    with progress_bar(what=f"encoding {Path(video).name}", total=1, unit="video", leave=False):
-        tokens, events, times, crops = _compress(module, found, sample, question, where)
-    step = -(-len(sample.frames) // tokens.grid[0])  # frames per step of the token grid
-    pictures = _crop_to_square(sample.frames[::step]) if crops else sample.frames[::step]
-    title = f"{Path(video).name}   {display_name(module)}   {len(tokens)} of {len(tokens.assign)} tokens"
-    sheet = KeptSheet(title, pictures, times.numpy(), tokens, events, columns)
-    draw_kept_tokens(sheet, file)
-    print(f"wrote {file}: {len(tokens)} of {len(tokens.assign)} tokens of {tokens.grid[0]} steps")
-    return file
 
 
-def _compress(
-    module: Any, host: HostFolder, sample: SampledFrames, question: str, device: torch.device
-) -> tuple[Any, Any, Tensor, bool]:
-    """Return the kept tokens, the events, the seconds of the steps, and whether the host's processor crops frames."""
+def _draw(
+    model: Any,
+    processor: Any,
+    sample: SampledFrames,
+    modules: Sequence[Compressor],
+    question: str,
+    columns: int,
+    title: str,
+) -> KeptFigure:
+    """Compress a video with each compressor and return the figure; the vision encoder runs once."""
     from framefold.adapters.core.tokens import VideoTokens
     from framefold.adapters.hosts.prompt.prepare import prepare
     from framefold.adapters.hosts.prompt.question import query_or_none
     from framefold.adapters.hosts.prompt.vision import encode
     from framefold.training.frozen_host.device import move_inputs
-    from framefold.training.frozen_host.load import load_model
-    from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
+    from framefold.training.frozen_host.processor import build_inputs, grid_times
 
-    load_config(host)
-    processor = load_processor(host)
-    if host.is_tinyhost and module.query_aware:
-        warn_unknown_words(host.name, processor.tokenizer, [question], "the question")
-    inputs = build_inputs(processor, sample, question)
-    model = load_model(host, "auto", device)
-    inputs, times = move_inputs(inputs, model), grid_times(processor, sample)
+    from .kept_figure import KeptFigure
+    from .kept_tokens import KeptSheet, KeptTokens
+
+    inputs = move_inputs(build_inputs(processor, sample, question), model)
+    times = grid_times(processor, sample)
+    kept = []
     with torch.no_grad():
-        clips = encode(model, inputs, attention=module.needs_attention, tokenizer=processor)
-        query = query_or_none(model, inputs, processor, question) if module.query_aware else None
-        prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
-        events = module.events(VideoTokens.from_grid(clips[0].features, times=times))
-    crops = bool(getattr(processor.video_processor, "do_center_crop", False))
-    return prepared.tokens[0].to("cpu"), None if events is None else events.cpu(), times, crops
+        attention = any(module.needs_attention for module in modules)
+        clips = encode(model, inputs, attention=attention, tokenizer=processor)
+        for module in modules:
+            query = query_or_none(model, inputs, processor, question) if module.query_aware else None
+            prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
+            events = module.events(VideoTokens.from_grid(clips[0].features, times=times))
+            tokens = prepared.tokens[0].to("cpu")
+            kept.append(KeptTokens(display_name(module), tokens, None if events is None else events.cpu()))
+    step = -(-len(sample.frames) // kept[0].tokens.grid[0])  # frames per step of the token grid
+    pictures = sample.frames[::step]
+    if getattr(processor.video_processor, "do_center_crop", False):
+        pictures = _crop_to_square(pictures)
+    return KeptFigure(KeptSheet(title, pictures, times.cpu().numpy(), tuple(kept), columns))
 
 
 def _crop_to_square(frames: np.ndarray) -> np.ndarray:

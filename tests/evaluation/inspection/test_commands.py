@@ -196,8 +196,8 @@ def test_questions_outside_the_vocabulary_get_a_sentence_first_and_their_query_i
 
 def test_show_draws_kept_tokens_through_the_processor_of_the_host(called: Called, folder: Path) -> None:
     for name, text in (
-        ("show dropped", "wrote st_simdiff.png: 13 of 128 tokens of 8 steps"),
-        ("show merged", "wrote pool.png: 12 of 128 tokens of 8 steps"),
+        ("show dropped", "wrote st_simdiff.png: st_simdiff: 13 of 128 tokens of 8 steps"),
+        ("show merged", "wrote pool.png: pool: 12 of 128 tokens of 8 steps"),
     ):
         status, out, err, _ = called[name]
         assert status == 0 and text in out, err

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import av
 import matplotlib.image
 import numpy as np
 import pytest
@@ -15,21 +16,22 @@ import framefold
 from framefold import VideoTokens
 from framefold.__main__ import main
 from framefold.data.video.frame_reader import sample_frames
-from framefold.evaluation.inspection.kept_tokens import (
-    DIM,
-    KeptSheet,
-    draw_kept_tokens,
-    group_colors,
-    render_kept_tokens,
-    tokens_per_frame,
-)
-from tests.support.paths import ROOT
+from framefold.errors import ConfigError
+from framefold.evaluation.inspection.kept_figure import PLOT, KeptFigure
+from framefold.evaluation.inspection.kept_tokens import DIM, KeptSheet, KeptTokens, group_colors
+from tests.support.paths import ROOT, TINYHOST
+from tests.support.processes import needs_torchvision
 
 CLIPS = ROOT.parent / "shared" / "videos"
 
 
 def sheet_of(tokens: VideoTokens, frames: np.ndarray, events: torch.Tensor | None = None) -> KeptSheet:
-    return KeptSheet("a title", frames, np.arange(len(frames)) / 2, tokens, events, columns=3)
+    kept = KeptTokens("mine", tokens, events)
+    return KeptSheet("a title", frames, np.arange(len(frames)) / 2, (kept,), columns=3)
+
+
+def tiles_of(sheet: KeptSheet) -> np.ndarray:
+    return np.stack(list(sheet.tiles(sheet.kept[0])))
 
 
 def grey(t: int, height: int = 40, width: int = 60) -> np.ndarray:
@@ -45,13 +47,29 @@ def pixel(tiles: np.ndarray, t: int, y: int, x: int, grid: tuple[int, int]) -> n
 def test_kept_tokens_are_bright_and_dropped_ones_dim() -> None:
     video = VideoTokens.from_grid(torch.randn(4, 2, 3, 8, generator=torch.Generator().manual_seed(0)))
     kept = [0, 4, 9, 23]
-    tiles = render_kept_tokens(sheet_of(video.keep(torch.tensor(kept)), grey(4)))
+    tiles = tiles_of(sheet_of(video.keep(torch.tensor(kept)), grey(4)))
     assert tiles.shape[0] == 4 and abs(tiles.shape[2] / tiles.shape[1] - 1.5) < 0.02  # the aspect ratio of the video
     for token in range(24):
         t, y, x = np.unravel_index(token, (4, 2, 3))
         expected = 200 if token in kept else round(200 * DIM)
         assert (pixel(tiles, t, y, x, (2, 3)) == expected).all()
-    assert tokens_per_frame(video.keep(torch.tensor(kept))).tolist() == [2, 1, 0, 1]
+    assert KeptTokens("", video.keep(torch.tensor(kept))).tokens_per_frame().tolist() == [2, 1, 0, 1]
+
+
+def test_dropped_tokens_lose_their_colour_and_remain_readable() -> None:
+    video = VideoTokens.from_grid(torch.zeros(1, 1, 2, 4))
+    red = np.zeros((1, 20, 40, 3), np.uint8)
+    red[..., 0] = 250
+    tiles = tiles_of(sheet_of(video.keep(torch.tensor([0])), red))
+    assert pixel(tiles, 0, 0, 0, (1, 2)).tolist() == [250, 0, 0]
+    dropped = pixel(tiles, 0, 0, 1, (1, 2)).tolist()
+    assert dropped[0] == dropped[1] == dropped[2] == round(250 * 0.299 * DIM)
+
+
+def test_pooled_tokens_count_in_every_frame_that_they_represent() -> None:
+    video = VideoTokens.from_grid(torch.randn(4, 2, 2, 8, generator=torch.Generator().manual_seed(0)))
+    pooled = framefold.build("pool", 8)(video).tokens  # two runs of two frames, four tokens each
+    assert KeptTokens("pool", pooled).tokens_per_frame().tolist() == [4, 4, 4, 4]
 
 
 def test_merged_groups_have_an_outline_in_one_color() -> None:
@@ -61,7 +79,7 @@ def test_merged_groups_have_an_outline_in_one_color() -> None:
         features=torch.ones(3, 8), grid=(2, 2, 2), index=torch.tensor([0, 2, 3]), size=torch.tensor([4, 1, 2]),
         assign=assign, times=video.times,
     )  # fmt: skip
-    tiles, tint = render_kept_tokens(sheet_of(tokens, grey(2))), group_colors(3).round().astype(np.uint8)
+    tiles, tint = tiles_of(sheet_of(tokens, grey(2))), group_colors(3).round().astype(np.uint8)
     high, wide = tiles.shape[1:3]
     for t in range(2):
         assert (tiles[t, 0, :] == tint[0]).all()  # the border of the frame
@@ -79,7 +97,7 @@ def test_neighbouring_groups_differ_in_color() -> None:
 
 def test_a_video_whose_tokens_are_all_kept_is_drawn_unchanged() -> None:
     video = VideoTokens.from_grid(torch.ones(2, 3, 3, 8))
-    assert (render_kept_tokens(sheet_of(video, grey(2))) == 200).all()
+    assert (tiles_of(sheet_of(video, grey(2))) == 200).all()
 
 
 def test_plot_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) -> None:
@@ -88,8 +106,8 @@ def test_plot_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) -> No
     event = torch.arange(24) >= 20
 
     def plot(name: str, tokens: VideoTokens, events: torch.Tensor | None) -> np.ndarray:
-        draw_kept_tokens(sheet_of(tokens, grey(6), events), tmp_path / name)
-        return matplotlib.image.imread(tmp_path / name)[-190:]
+        KeptFigure(sheet_of(tokens, grey(6), events)).save(tmp_path / name)
+        return matplotlib.image.imread(tmp_path / name)[-PLOT + 80 :]
 
     bars = plot("a.png", early, None)
     assert not np.array_equal(bars, plot("b.png", late, None))
@@ -109,10 +127,11 @@ def test_plot_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) -> No
         ({"--compressor": "unheard_of"}, "unheard_of"),
         ({"--budget": "0"}, "a budget in tokens must be at least 1, got 0"),
         ({"--frames": "0"}, "at least 1"),
-        ({"--out": "sheet.jpg"}, "must be a .png file"),
+        ({"--out": "sheet.txt"}, "out must end in .png, .jpg"),
         ({"--out": "nowhere/sheet.png"}, "no folder nowhere"),
         ({"--device": "abacus"}, "abacus"),
-        ({"--compressor": "uniform", "--params": "{size: 1}"}, "size"),
+        ({"--compressor": "uniform", "--params": "{uniform: {size: 1}}"}, "size"),
+        ({"--compressor": "uniform", "--params": "{pool: {spatial: 2}}"}, "'pool' is not shown"),
     ],
 )
 def test_wrong_settings_are_errors_of_one_line_before_the_work(
@@ -125,6 +144,43 @@ def test_wrong_settings_are_errors_of_one_line_before_the_work(
     assert main(["show", *[part for pair in words.items() for part in pair]]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_every_suffix_gives_a_file_of_its_kind(tmp_path: Path) -> None:
+    video = VideoTokens.from_grid(torch.randn(6, 2, 2, 8, generator=torch.Generator().manual_seed(0)))
+    kept = tuple(KeptTokens(name, framefold.build(name, 6)(video).tokens) for name in ("uniform", "pool"))
+    figure = KeptFigure(KeptSheet("a title", grey(6), np.arange(6) / 2, kept, columns=3))
+    marks = {"png": b"\x89PNG", "jpg": b"\xff\xd8", "webp": b"RIFF", "svg": b"<?xml", "pdf": b"%PDF", "mp4": b"ftyp"}
+    for suffix, mark in marks.items():
+        assert mark in figure.save(tmp_path / f"kept.{suffix}").read_bytes()[:12], suffix
+    drawing = (tmp_path / "kept.svg").read_text()
+    for text in ("uniform: 6 of 24 tokens", "pool: 6 of 24 tokens", "grey: dropped", "outlined in one colour"):
+        assert text in drawing, text
+    with av.open(str(tmp_path / "kept.mp4")) as container:
+        frames, seconds = list(container.decode(video=0)), float(container.duration) / 1e6
+    assert len(frames) == 6 and frames[0].width > 3 * 224 and seconds == pytest.approx(3, abs=0.6)
+    with pytest.raises(ConfigError, match="must end in"):
+        figure.save(tmp_path / "kept.gif")
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@needs_torchvision
+def test_python_draws_what_the_command_draws_next_to_the_video(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    video = tmp_path / "video.mp4"
+    assert main(["view", "--out", str(video), "--frames", "16"]) == 0
+    words = ["show", "--video", str(video), "--compressor", "st_simdiff", "pool", "--budget", "12", "--frames", "8"]
+    assert main([*words, "--host", str(TINYHOST)]) == 0
+    assert "st_simdiff: 12 of 128 tokens, pool: 12 of 128 tokens of 8 steps" in capsys.readouterr().out
+    model, processor = (auto.from_pretrained(TINYHOST) for auto in (AutoModelForImageTextToText, AutoProcessor))
+    drawn = framefold.show(model, processor, video, ["st_simdiff", framefold.build("pool")], budget=12, frames=8)
+    theirs = matplotlib.image.imread(tmp_path / "video.kept.png")
+    ours = matplotlib.image.imread(drawn.save(tmp_path / "ours.png"))
+    assert np.array_equal(ours, theirs)
+    assert [kept.name for kept in drawn.sheet.kept] == ["st_simdiff", "pool"]
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="there are no real clips next to this checkout")

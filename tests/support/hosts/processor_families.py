@@ -47,7 +47,7 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
     from framefold.data.video.codec import encode_video
     from framefold.data.video.frame_reader import sample_frames
     from framefold.evaluation.inspection.answer import answer_command
-    from framefold.evaluation.inspection.show import show
+    from framefold.evaluation.inspection.show import show_command
     from framefold.training.frozen_host.load import load_model
     from framefold.training.frozen_host.processor import build_inputs, load_processor
     from tests.support.hosts.tiny_processors import Probe
@@ -65,7 +65,8 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
         single = answer_command(host, str(file), QUESTION, "uniform", 3, **common | {"frames": 1})
     picture = None
     if name in SHOWN:
-        path = show(str(file), "st_simdiff", str(folder / f"{name}.png"), host, KEPT, frames=7, columns=3)
+        path = folder / f"{name}.png"
+        show_command(str(file), ["st_simdiff"], str(path), host, KEPT, frames=7, columns=3)
         picture = path.read_bytes()[:4].hex()
 
     processor, sample = load_processor(host), sample_frames(file, 7)
