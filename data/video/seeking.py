@@ -20,7 +20,6 @@ from .clock import GAP, StreamClock, frame_length
 from .main_stream import open_video
 from .picture import FrameConverter
 
-
 WITHOUT_KEYS = ("h261",)  # codecs whose packets all claim to be key frames, though none is
 
 
