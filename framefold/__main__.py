@@ -42,7 +42,10 @@ FUNCTIONS = {
         "training.frozen_host.write_features:features",
         "encode the videos of shards once, to speed up training",
     ),
-    "shards check": ("data.shards.check:check_shards", "read every sample of shards and report damaged ones"),
+    "shards check": (
+        "training.frozen_host.check_samples:check_samples",
+        "read every sample of shards and report damaged ones",
+    ),
     "view": (
         "data.drawing.view:view",
         "draw a video with its questions and evidence as a contact sheet, or write it as mp4",

@@ -1,9 +1,9 @@
-"""The verb ``framefold shards check``: open every sample and report damage."""
+"""Opening every sample of shards, and reporting damage."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from framefold.data.question import SPECIAL_TOKEN
@@ -11,16 +11,17 @@ from framefold.errors import DataError
 from framefold.progress import progress_bar
 
 from .index import Shard
-from .sample import Sample, unpack_sample
+from .sample import Sample, check_special_tokens, unpack_sample
 from .sources import error_reason, read_samples, resolve_shards
 
 
-def check_shards(shards: str, index: str | None = None) -> int:
+def check_shards(shards: str, index: str | None = None, special_tokens: Collection[str] | None = None) -> int:
     """Open every sample of shards, and report what is damaged.
 
     Args:
         shards: folder that ``framefold shards`` wrote, tar files, globs, brace lists, URLs or ``pipe:`` commands.
         index: file or URL of their index, if it is not next to them.
+        special_tokens: those of a host, which texts must not contain; None for those of all supported hosts.
 
     Returns:
         0 if all samples are intact, 1 otherwise.
@@ -32,7 +33,7 @@ def check_shards(shards: str, index: str | None = None) -> int:
     intact, problems, keys = 0, list[str](), Counter[str]()
     with progress_bar(what=f"check {shards}", total=listed.samples, unit="sample") as bar:
         for shard in listed.shards:
-            for key, problem in _check_shard(shard):
+            for key, problem in _check_shard(shard, special_tokens):
                 keys[key] += bool(key)
                 problems += filter(None, [problem])
                 intact += not problem
@@ -43,7 +44,7 @@ def check_shards(shards: str, index: str | None = None) -> int:
     return 1 if problems else 0
 
 
-def _check_shard(shard: Shard) -> Iterator[tuple[str, str]]:
+def _check_shard(shard: Shard, special_tokens: Collection[str] | None) -> Iterator[tuple[str, str]]:
     """Yield (key, problem) for every sample, "" if there is none, and ("", problem) if the shard itself has one."""
     errors: list[Exception] = []
 
@@ -53,20 +54,21 @@ def _check_shard(shard: Shard) -> Iterator[tuple[str, str]]:
 
     count = 0
     for count, raw in enumerate(read_samples(shard.path, record), start=1):
-        yield str(raw["__key__"]), _sample_problem(raw, shard, count - 1)
+        yield str(raw["__key__"]), _sample_problem(raw, shard, count - 1, special_tokens)
     if errors or count != shard.samples:
         yield "", f"{shard.path}: {count} of {shard.samples} samples can be read{error_reason(errors)}"
 
 
-def _sample_problem(raw: dict[str, Any], shard: Shard, position: int) -> str:
+def _sample_problem(raw: dict[str, Any], shard: Shard, position: int, special_tokens: Collection[str] | None) -> str:
     try:
         sample = unpack_sample(raw["__key__"], raw)
+        check_special_tokens(sample.key, sample.questions, special_tokens or ())
     except DataError as error:
         return str(error)
     indexed = shard.lengths[position] if position < len(shard.lengths) else sample.length
     if sample.length != indexed:
         return f"{sample.key} has length {sample.length}, but the index of {shard.path} says {indexed}"
-    return _special_token(sample)
+    return _special_token(sample) if special_tokens is None else ""
 
 
 def _special_token(sample: Sample) -> str:
@@ -75,5 +77,5 @@ def _special_token(sample: Sample) -> str:
         for name in ("text", "answer"):
             if found := SPECIAL_TOKEN.search(getattr(question, name)):
                 where = f"{sample.key}.json: questions[{number}].{name}"
-                return f"{where} contains {found[0]!r}, a special token of some hosts: write it in other words"
+                return f"{where} contains {found[0]!r}, a special token of some hosts: reword it, or give your --host"
     return ""

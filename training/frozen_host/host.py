@@ -29,6 +29,7 @@ from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample, VideoSample, check_special_tokens
 from framefold.errors import DataError, HostError, InputError, PromptError
 
+from .check_samples import special_tokens
 from .locate import HostFolder
 from .question_rows import answer_ids, split_prompts
 from .vocabulary import warn_unknown_words
@@ -121,11 +122,7 @@ class Host:
     @cached_property
     def special_tokens(self) -> tuple[str, ...]:
         """Texts that the tokenizer turns into a placeholder of pictures, or into a mark of the conversation."""
-        added = self.tokenizer.added_tokens_decoder
-        settings = vars(self.model.config).items()
-        placeholders = [value for name, value in settings if name.endswith(("_token_id", "_index"))]
-        found = (token.content for id_, token in added.items() if token.special or id_ in placeholders)
-        return tuple(token for token in found if len(token) > 2 and not token[0].isalnum() and not token[-1].isalnum())
+        return special_tokens(self.tokenizer, self.model.config)
 
     def check_videos(self) -> None:
         """Check that this host can encode videos in this environment.
