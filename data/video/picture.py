@@ -12,6 +12,11 @@ from av.video.reformatter import VideoReformatter
 FLAT = math.tan(math.radians(1))  # matrices within a degree of a multiple of 90 degrees count as one
 
 
+Matrix = tuple[float, float, float, float]  # a b c d: the point (x, y) is displayed at (a x + c y, b x + d y)
+
+UPRIGHT: Matrix = (1.0, 0.0, 0.0, 1.0)
+
+
 class FrameConverter:
     """Converts frames to RGB, upright, all at the size of the first one.
 
@@ -22,6 +27,7 @@ class FrameConverter:
     def __init__(self, max_pixels: int | None = None) -> None:
         self.max_pixels = max_pixels
         self.size: tuple[int, int] | None = None  # height and width of all pictures
+        self._matrices: dict[float, Matrix] = {}  # by rotation
         self._to_rgb = VideoReformatter()  # shared: creating one per frame takes half of the decoding time
 
     def set_size(self, frame: VideoFrame) -> None:
@@ -29,14 +35,14 @@ class FrameConverter:
         if self.size is None:
             height, width = frame.height, frame.width
             shrunk = min(1.0, math.sqrt((self.max_pixels or height * width) / (height * width)))
-            upright = (width, height) if is_transposed(display_matrix(frame)) else (height, width)
+            upright = (width, height) if is_transposed(self._matrix(frame)) else (height, width)
             self.size = (max(1, round(upright[0] * shrunk)), max(1, round(upright[1] * shrunk)))
 
     def __call__(self, frame: VideoFrame) -> np.ndarray:
         """Return a frame as (H, W, 3) uint8."""
         self.set_size(frame)
         assert self.size is not None
-        matrix = display_matrix(frame)
+        matrix = self._matrix(frame)
         height, width = reversed(self.size) if is_transposed(matrix) else self.size
         if (height, width) == (frame.height, frame.width):
             pixels = self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
@@ -45,10 +51,14 @@ class FrameConverter:
             pixels = self._to_rgb.reformat(frame, width, height, "rgb24", interpolation=scaling).to_ndarray()
         return apply_matrix(pixels, matrix)
 
+    def _matrix(self, frame: VideoFrame) -> Matrix:
+        """Return the display matrix, read from the first frame with each rotation.
 
-Matrix = tuple[float, float, float, float]  # a b c d: the point (x, y) is displayed at (a x + c y, b x + d y)
-
-UPRIGHT: Matrix = (1.0, 0.0, 0.0, 1.0)
+        PyAV keeps a frame whose side data are read, until the garbage collector runs.
+        """
+        if frame.rotation not in self._matrices:
+            self._matrices[frame.rotation] = display_matrix(frame)
+        return self._matrices[frame.rotation]
 
 
 def display_matrix(frame: VideoFrame) -> Matrix:
