@@ -64,7 +64,7 @@ def test_every_family_answers_through_its_own_processor(name: str, results: Any)
     assert [full["full"]["prompt"], few["compressed"]["prompt"]] == result["columns"]
     assert few["compressed"]["visual"] == result["kept"] == KEPT and few["full"] is None
     assert "whatisit?" in result["prompt"] and result["prompt"].lower().endswith("assistant:")
-    assert result["single"] in (None, [h * w, 3])
+    assert result["single"] == [h * w, 3]  # of one frame, though a single image could be a still
     assert result["png"] == (b"\x89PNG".hex() if name in SHOWN else None)  # of framefold show
     assert result["question"]  # the compressor got the words of the question and nothing of the template
 
@@ -113,6 +113,7 @@ def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     result, tiny = results[name]["features"], HOSTS[name]
     patch = 2 if name in ("glm4v", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe") else 1
     assert result["grid"] == result["attention"] == [-(-LENGTHS[0] // patch), *tiny.grid]
+    assert result["single"] == [1, *tiny.grid, 0]  # a video of one frame
     assert result["layers"] == (2 if name.startswith("qwen3") else 0)
     assert result["replies"] == ["a video </s>", "<unk> </s>"] and set(result["ends"]) == {"assistant:"}
     cropped = name in ("llava_next_video", "video_llava")  # to the middle two thirds of the width

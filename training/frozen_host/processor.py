@@ -6,8 +6,10 @@ Import this after :func:`~framefold.training.frozen_host.torchvision.find_torchv
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, PreTrainedConfig
@@ -120,10 +122,12 @@ def apply_processor(processor: Any, sample: SampledFrames, prompt: str) -> dict[
     """Return prompt and pixels as the host's forward takes them, a batch of one on the CPU.
 
     The processor neither samples frames nor drops tokens; times that it writes into the prompt are those of the frames.
+    The last frame is repeated if there are fewer than one step of the token grid takes.
 
     Raises:
         InputError: The processor refuses the video.
     """
+    sample = _with_complete_step(processor, sample)
     defaults = {name: value for name, value in DEFAULTS.items() if getattr(processor.video_processor, name, 0) is None}
     pruning = {name: value for name, value in NO_PRUNING.items() if hasattr(processor.video_processor, name)}
     try:
@@ -143,9 +147,22 @@ def apply_processor(processor: Any, sample: SampledFrames, prompt: str) -> dict[
         raise InputError(f"the host's processor refuses {shape} frames: {first_line(error)}") from error
 
 
+def _with_complete_step(processor: Any, sample: SampledFrames) -> SampledFrames:
+    """Repeat the last frame until one step is complete; some processors refuse shorter videos, but fill later steps."""
+    missing = _frames_per_step(processor) - len(sample.frames)
+    if missing <= 0:
+        return sample
+    frames, times = (np.concatenate([x, x[-1:].repeat(missing, 0)]) for x in (sample.frames, sample.times))
+    return replace(sample, frames=frames, times=times)
+
+
+def _frames_per_step(processor: Any) -> int:
+    return getattr(processor.video_processor, "temporal_patch_size", None) or 1
+
+
 def grid_times(processor: Any, sample: SampledFrames) -> Tensor:
     """Return (G,) seconds of the steps of the token grid; for a step of several frames (two in Qwen), their mean."""
-    patch = getattr(processor.video_processor, "temporal_patch_size", None) or 1
+    patch = _frames_per_step(processor)
     times = torch.from_numpy(sample.times)
     filled = torch.cat([times, times[-1:].expand(-len(times) % patch)])  # as processors repeat the last frame
     return filled.view(-1, patch).mean(dim=1)

@@ -60,12 +60,11 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
     full = answer_command(host, str(file), QUESTION, "identity", compare=True, **common)
     few = answer_command(host, str(file), QUESTION, "tests.support.hosts.tiny_processors.Probe", KEPT, **common)
     video, query = Probe.video, Probe.query
-    single = None
-    if name in ("internvl", "smolvlm"):  # a single image could be a still
-        single = answer_command(host, str(file), QUESTION, "uniform", 3, **common | {"frames": 1})
+    single = answer_command(host, str(file), QUESTION, "uniform", 3, **common | {"frames": 1})
     picture = None
     if name in SHOWN:
         path = folder / f"{name}.png"
+        show_command(str(file), ["st_simdiff"], str(folder / "single.png"), host, 3, frames=1)
         show_command(str(file), ["st_simdiff"], str(path), host, KEPT, frames=7, columns=3)
         picture = path.read_bytes()[:4].hex()
 
@@ -78,7 +77,7 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
         "full": asdict(full),
         "few": asdict(few),
         "png": picture,
-        "single": single and [single.visual, single.compressed.visual],
+        "single": [single.visual, single.compressed.visual],
         "columns": [prepared.compaction.n_before, prepared.compaction.n_after],
         "kept": len(prepared.tokens[0]),
         "grid": video.grid,
@@ -151,6 +150,7 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
         joined = torch.cat([stored[i].positions, tail], -1)
         positions.append(torch.equal(joined, all_positions[..., : joined.shape[-1]]))
     first, decode = stored[0], host.tokenizer.decode
+    single = host.encode_sample(videos[0].subsample(1))
     return {
         "same": all(map(same_sample, encoded, stored)),
         "errors": errors,
@@ -159,6 +159,7 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
         "grid": list(first.features.shape[:3]),
         "replies": [decode(reply) for reply in first.replies],
         "ends": [decode(prompt).replace(" ", "").lower()[-10:] for prompt in first.prompts],
+        "single": [*single.features.shape[:3], *single.times.tolist()],
         "steps": [box[0] for box in first.questions[0].evidence],
         "left": first.questions[0].evidence[0][2:5:2],
         "layers": len(first.deepstack),
