@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 QUESTION = "What happens in the video?"
 
+MAX_PIXELS = 1024 * 768  # per frame: larger frames are shrunk as they are read, which bounds the memory
+
 
 def show(
     model: Any,
@@ -48,7 +50,7 @@ def show(
     Args:
         model: video-LLM of a supported family, whose vision encoder computes the tokens; it is left as it was.
         processor: its processor.
-        video: video file that FFmpeg can read.
+        video: video file that FFmpeg can read. Frames of more than 1024 x 768 pixels are shrunk to as many.
         compressors: one or several compressors, registered names, or adapters.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default each compressor's own.
         frames: number of frames to sample, evenly over the duration of the video.
@@ -68,7 +70,7 @@ def show(
         module.budget = module.budget if budget is None else budget
         warn_untrained(module)
     find_torchvision()
-    sample = sample_frames(os.fspath(video), frames)
+    sample = sample_frames(video, frames, MAX_PIXELS)
     return _draw(model, processor, sample, modules, question, columns, Path(video).name)
 
 
@@ -92,7 +94,7 @@ def show_command(
     and, for methods that detect events, the share of each frame's tokens that are events.
 
     Args:
-        video: video file that FFmpeg can read.
+        video: video file that FFmpeg can read. Frames of more than 1024 x 768 pixels are shrunk to as many.
         compressor: one or several registered names or adapters (a folder, or user/name or user/name@revision on the
             Hub); each gets a strip of the same frames.
         out: picture (.png, .jpg, .webp, .svg, .pdf) or animation (.mp4) to write; by default VIDEO.kept.png next to the
@@ -129,7 +131,7 @@ def show_command(
 
     load_config(found)
     processor = load_processor(found)
-    sample = sample_frames(video, frames)
+    sample = sample_frames(video, frames, MAX_PIXELS)
     if found.is_tinyhost and any(module.query_aware for module in modules):
         warn_unknown_words(host, processor.tokenizer, [question], "the question")
     with progress_bar(what=f"encoding {Path(video).name}", total=1, unit="video", leave=False):

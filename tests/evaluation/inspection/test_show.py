@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 import framefold
 from framefold import VideoTokens
 from framefold.__main__ import main
-from framefold.data.video.frame_reader import sample_frames
+from framefold.data.video.frame_reader import SampledFrames, sample_frames
 from framefold.errors import ConfigError
 from framefold.evaluation.inspection.kept_figure import PLOT, KeptFigure
 from framefold.evaluation.inspection.kept_tokens import DIM, KeptSheet, KeptTokens, group_colors
+from tests.support.numbered_frames import write_numbered
 from tests.support.paths import ROOT, TINYHOST
 from tests.support.processes import needs_torchvision
 
@@ -199,3 +202,29 @@ def test_cuts_of_a_real_clip_are_events() -> None:
     assert events is not None
     share = events.view(64, -1).float().mean(1)
     assert all(share[cut] > 0.3 for cut in cuts) and share.median() < 0.1, json.dumps(share.tolist())
+
+
+def test_large_frames_are_shrunk_as_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    show = importlib.import_module("framefold.evaluation.inspection.show")
+    path, shapes = write_numbered(tmp_path / "x.mp4", count=9, size=(1080, 1920), preset="ultrafast"), []
+
+    class Stop(Exception):
+        pass
+
+    def stop(model: object, processor: object, sample: SampledFrames, *args: object) -> None:
+        shapes.append(sample.frames.shape)
+        raise Stop
+
+    monkeypatch.setattr(show, "_draw", stop)
+    tracemalloc.start()
+    with pytest.raises(Stop):
+        show.show(None, None, str(path), "uniform", budget=0.5, frames=8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    with pytest.raises(Stop):
+        show.show_command(str(path), ["uniform"], str(tmp_path / "x.png"), str(TINYHOST), 0.5, frames=8)
+    for count, height, width, _ in shapes:
+        assert count == 8 and 0.99 < height * width / show.MAX_PIXELS <= 1.01
+        assert width / height == pytest.approx(16 / 9, rel=0.01)
+    assert len(shapes) == 2
+    assert peak < 1.5 * np.prod(shapes[0]) + 2**24  # of NumPy and Python: the large frames are not kept
