@@ -13,6 +13,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,6 +21,7 @@ import torch
 from filelock import FileLock
 
 from framefold.__main__ import main
+from framefold.errors import EvalError
 from framefold.evaluation.lmms import evaluate, worker
 from framefold.evaluation.lmms.answer_log import read_answer_log
 from framefold.evaluation.lmms.results import finished, read_eval
@@ -77,6 +79,24 @@ def test_wrong_settings_are_errors_of_one_line_before_the_work(
     err = capsys.readouterr().err
     assert len(err.splitlines()) == 1 and text in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_untrained_compressors_and_the_embedded_host_are_announced_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claimed = []
+
+    def claim(out: Path, settings: Any) -> None:
+        claimed.append(settings.row)
+        raise EvalError("stop here")
+
+    monkeypatch.setattr(evaluate, "find_lmms_eval", lambda: None)
+    monkeypatch.setattr(evaluate, "claim", claim)
+    words = ["eval", "--host", str(ROOT / "checkpoints/tinyhost"), "--tasks", "videomme", "--out", str(tmp_path)]
+    assert main([*words, "--compressor", "qtsplus"]) == main([*words, "--compressor", "uniform"]) == 2
+    host, untrained, stop, *uniform = capsys.readouterr().err.splitlines()
+    assert "knows only framefold's synthetic videos" in host and "qtsplus is UNTRAINED" in untrained
+    assert uniform == [host, stop] and claimed == ["qtsplus (untrained)", "uniform"]
 
 
 def test_folder_is_used_by_one_evaluation_at_a_time(

@@ -49,3 +49,21 @@ def test_a_run_whose_time_is_up_says_how_to_continue(fit) -> None:
     out = fit("--trainer.max_steps", "100000", "--trainer.max_time", "00:00:00:01")
     assert out.strip().endswith("its time was up: --resume auto with a longer --trainer.max_time continues it")
     assert "time was up" not in fit("--trainer.max_steps", "1", "--trainer.max_time", "00:00:10:00")
+
+
+def test_validate_warns_about_weights_that_were_not_trained(
+    fit, random_host: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def validate(*words: str) -> list[str]:
+        small = ["--data.val_videos", "1", "--data.val_frames", "16", "--trainer.enable_progress_bar", "false"]
+        where = ["--model.host", str(random_host), "--trainer.default_root_dir", str(tmp_path / "validate")]
+        assert main(["validate", "--config", "trainer/cpu", *small, *where, *words]) == 0
+        err = capsys.readouterr().err
+        return [line for line in err.splitlines() if line.startswith("framefold: warning: ")]
+
+    assert "UNTRAINED" not in fit("--trainer.max_steps", "1")  # it is being trained
+    capsys.readouterr()
+    (line,) = validate("--config", "compressor/fila")
+    assert "fila is UNTRAINED: with its initial weights it computes what scene_mean computes" in line
+    assert validate("--ckpt_path", str(next(tmp_path.rglob("last.ckpt")))) == []
+    assert validate("--config", "compressor/scene_mean") == []
