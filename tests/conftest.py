@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import framefold  # noqa: F401 (before transformers, which looks for torchvision only once)
 from tests.support.ranks.fork_server import ForkServer
 
 # Tiny models gain nothing from threads, and on a busy machine waiting threads make them ten times slower.

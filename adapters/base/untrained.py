@@ -13,7 +13,7 @@ UNTRAINED_SUFFIX = " (untrained)"  # of the name of such a compressor in tables
 
 def display_name(compressor: Compressor) -> str:
     """Return the name of a compressor for tables and titles."""
-    return compressor.name + (UNTRAINED_SUFFIX if compressor.is_untrained else "")
+    return _name(type(compressor)) + (UNTRAINED_SUFFIX if compressor.is_untrained else "")
 
 
 def warn_untrained(compressor: Compressor, stacklevel: int = 2) -> None:
@@ -30,6 +30,10 @@ def untrained_text(cls: type[Compressor]) -> str:
     if cls.counterpart is not None:
         effect = f"with its initial weights it computes what {cls.counterpart} computes"
     return (
-        f"{cls.name} is UNTRAINED: {effect}. Use a trained adapter of it (its folder or its name on the Hub, in Python"
-        " framefold.load), or train it first ('framefold fit')"
+        f"{_name(cls)} is UNTRAINED: {effect}. Use a trained adapter of it (its folder or its name on the Hub, in"
+        " Python framefold.load), or train it first ('framefold fit')"
     )
+
+
+def _name(cls: type[Compressor]) -> str:
+    return str(getattr(cls, "name", cls.__name__))  # a class without a name is not registered

@@ -14,7 +14,7 @@ from framefold import VideoTokens
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name
 from framefold.warning_types import UntrainedCompressorWarning
-from tests.support.hosts.tiny_hosts import llava_onevision
+from tests.support.hosts.tiny_hosts import TopNorm, llava_onevision
 from tests.support.paths import ROOT
 
 
@@ -82,3 +82,8 @@ def test_weights_of_the_host_alone_do_not_count_as_loaded(host: PreTrainedModel)
         with framefold.attach(host, compressor):
             host.load_state_dict(state, strict=False)
     assert compressor.is_untrained
+
+
+def test_a_class_without_a_name_is_called_by_its_own(host: PreTrainedModel) -> None:
+    (text,) = warned(host, TopNorm())
+    assert text.startswith("TopNorm is UNTRAINED")
