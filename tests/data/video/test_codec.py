@@ -1,4 +1,4 @@
-"""Frames and times survive encoding, equal frames give equal bytes, and bad input is a DataError."""
+"""Frames and times survive encoding, and bad input is a DataError."""
 
 from __future__ import annotations
 
@@ -26,11 +26,6 @@ def test_uneven_times_survive():
     times = np.array([0.0, 0.1, 0.7, 0.701, 9.5], np.float32)
     decoded = decode_video(encode_video(generate(0, frames=16).frames[:5], times))[1]
     np.testing.assert_allclose(decoded, times, atol=5e-4)
-
-
-def test_equal_frames_give_equal_bytes():
-    video = generate(3, frames=50)
-    assert len({encode_video(video.frames, video.times) for _ in range(8)}) == 1
 
 
 def test_damaged_bytes_are_a_data_error():
