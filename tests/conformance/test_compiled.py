@@ -76,10 +76,10 @@ def check_one_graph(host: Host, inputs: dict[str, Any], fullgraph: bool) -> None
 @pytest.mark.parametrize("name", HOSTS)
 def test_compiled_decoding_is_one_graph(name: str) -> None:
     host = build(name)
-    check_one_graph(host, host.batch([5, -6, 6], [9, -4, 3]).attached_inputs, fullgraph=True)
+    check_one_graph(host, host.batch([5, -6, 6]).attached_inputs, fullgraph=True)
 
 
-@pytest.mark.parametrize("name", ["internvl", "llava_onevision", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["internvl", "qwen3_vl"])
 def test_compiled_decoding_of_a_prompt_with_an_image_only_is_one_graph(name: str) -> None:
     host = build(name)
     check_one_graph(host, image_only(host), fullgraph=True)
@@ -101,16 +101,17 @@ def test_compiled_decoding_continues_after_attach_and_detach() -> None:
     assert torch.equal(host.model.generate(**batch.inputs, **compiled(True)), bare)
 
 
-def test_a_compiled_forward_has_one_graph_break_more_than_the_bare_host() -> None:
-    """Compression is not traced: where it breaks the graph depends on the values of the features."""
+def test_a_compiled_forward_adds_one_graph_break_to_those_of_the_bare_host() -> None:
+    """Compression is not traced: where it breaks the graph depends on the values of the features.
+
+    The bare host breaks its graph 6 times, where it compares numbers of features and placeholders.
+    """
     host = build("llava_onevision")
     batch = host.batch([5, -6, 6])
-    torch.compile(host.model, backend="eager")(**batch.inputs)
-    graphs, breaks = graphs_and_breaks()
     with framefold.attach(host.model, AboveMean()):
         expected = host.model(**batch.attached_inputs).logits
-        torch._dynamo.reset()
-        counters.clear()
         found = torch.compile(host.model, backend="eager")(**batch.attached_inputs).logits
     assert torch.equal(found, expected)
-    assert graphs_and_breaks()[1] <= breaks + 1 and graphs_and_breaks()[0] <= graphs + 1
+    breaks = counters["graph_break"]
+    assert sum(count for reason, count in breaks.items() if "_shorten" in reason) == 1
+    assert all("_shorten" in reason or "`Tensor.item()`" in reason for reason in breaks), breaks
