@@ -18,6 +18,7 @@ FAR = 1.0  # seconds, and
 FAR_FRAMES = 16  # frames, by which times must jump back to count as a new recording: H.264 reorders up to 16 frames
 
 GAP = 10.0  # seconds of a jump ahead that count as a new recording, in formats made for joining, as in FFmpeg
+DAY = 86_400.0  # the same in other formats, where a still picture may be displayed for long
 
 LARGEST_SCALE = 1001  # ticks are divided into at most this many parts, so that a frame lasts a whole number of them
 
@@ -62,6 +63,11 @@ class StreamClock:
         return cls(stream.time_base or 1 / rate, rate, bool(container.format.flags & TS_DISCONT))
 
     @property
+    def longest(self) -> float:
+        """Ticks of the longest jump ahead that is not a new recording."""
+        return (GAP if self.joined else DAY) / float(self.time_base)
+
+    @property
     def step(self) -> Fraction:
         """Ticks per frame at the mean rate."""
         return 1 / (self.rate * self.time_base)
@@ -90,7 +96,7 @@ def ascending_ticks(stamps: Sequence[FrameStamp], clock: StreamClock) -> tuple[l
     _sort_late(times, each)
     lengths = [stamp.duration * scale if stamp.duration > 0 else each for stamp in stamps]
     second = scale / clock.time_base
-    far, gap = max(FAR * second, FAR_FRAMES * each), GAP * second if clock.joined else float("inf")
+    far, gap = max(FAR * second, FAR_FRAMES * each), clock.longest * scale
     known = next((number for number, time in enumerate(times) if time is not None), 0)
     ticks, shift = [(times[known] or 0) - known * each], 0
     for time, length in zip(times[1:], lengths, strict=False):

@@ -19,7 +19,7 @@ from av.video.stream import VideoStream
 
 from framefold.errors import DataError
 
-from .clock import FrameStamp, StreamClock, ascending_ticks
+from .clock import GAP, FrameStamp, StreamClock, ascending_ticks
 from .main_stream import open_video
 from .picture import FrameConverter
 
@@ -181,9 +181,25 @@ def _with_lost_frames(survey: _Survey, announced: Sequence[FrameStamp]) -> _Surv
     if len(stamps) < len(announced) or len(times) < len(survey.stamps) or not times <= stamps.keys():
         return survey
     decoded = {time: number for number, time in enumerate(sorted(times))}  # near damage, decoders confuse the order
-    first = min(stamps if survey.damaged else times, default=0)
-    ordered = [time for time in sorted(stamps) if time >= first]
+    ordered = [time for time in sorted(stamps) if survey.damaged or time >= min(times, default=0)]
+    ordered = _connected(ordered, times, GAP / float(survey.clock.time_base))
     numbers = [decoded.get(time, -1) for time in ordered]
     states = [State.LOST if number < 0 else survey.states[number] for number in numbers]
     damaged = max(survey.damaged, states.count(State.LOST))
     return replace(survey, stamps=[stamps[time] for time in ordered], states=states, numbers=numbers, damaged=damaged)
+
+
+def _connected(times: list[int], decoded: set[int], gap: float) -> list[int]:
+    """Return ascending times without those at both ends that are separated from the decoded ones by a gap.
+
+    They are no times: where a file is damaged, FFmpeg takes other data for packets.
+    """
+    known = [number for number, time in enumerate(times) if time in decoded]
+    if not known:
+        return times
+    start, end = known[0], known[-1]
+    while start > 0 and times[start] - times[start - 1] <= gap:
+        start -= 1
+    while end + 1 < len(times) and times[end + 1] - times[end] <= gap:
+        end += 1
+    return times[start : end + 1]

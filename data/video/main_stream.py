@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 
 import av
+import av.logging
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
@@ -37,7 +38,8 @@ def open_video(source: Source, threads: bool = True) -> Iterator[tuple[InputCont
     """
     with open_container(source) as container:
         stream = main_stream(container, source)
-        if threads:
+        # A decoder is closed with Python's lock held, for which the log messages of its threads would wait forever.
+        if threads and av.logging.get_level() is None:
             stream.thread_type = "AUTO"
         else:
             stream.thread_type, stream.codec_context.thread_count = "NONE", 1

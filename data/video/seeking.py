@@ -6,7 +6,6 @@ requested. :mod:`.in_order` reads the others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +15,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from .clock import GAP, StreamClock, frame_length
+from .clock import StreamClock, frame_length
 from .main_stream import open_video
 from .picture import FrameConverter
 
@@ -49,7 +48,6 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable 
     if stream.codec_context.name in WITHOUT_KEYS:
         return None
     clock = StreamClock.of(container, stream)
-    longest = GAP / clock.time_base if clock.joined else math.inf
     start: dict[int, int] = {}
     keys: list[int] = []
     lengths: dict[int, int] = {}
@@ -60,7 +58,7 @@ def read_packets(container: InputContainer, stream: VideoStream) -> PacketTable 
                 continue
             if packet.pts is None or packet.pts in lengths:
                 return None
-            if decoding is not None and packet.dts is not None and not 0 <= packet.dts - decoding <= longest:
+            if decoding is not None and packet.dts is not None and not 0 <= packet.dts - decoding <= clock.longest:
                 return None  # the clock jumps
             decoding = decoding if packet.dts is None else packet.dts
             if packet.is_keyframe:

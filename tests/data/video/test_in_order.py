@@ -19,6 +19,7 @@ from framefold.data.video.codec import decode_video
 from framefold.data.video.frame_reader import frames_at, sample_frames
 from framefold.errors import DataError
 from tests.support.numbered_frames import damage, numbered, numbers_shown, remux, write_numbered
+from tests.support.processes import python
 
 MIDPOINTS = [3, 11, 18, 26, 33, 41, 48, 56]  # of 8 intervals of 60 frames
 
@@ -96,6 +97,17 @@ def test_frames_that_depend_on_a_lost_key_frame_are_shown_only_if_nothing_else_i
         assert len(sample_frames(path, 60).frames) > 45
 
 
+def test_reading_damaged_video_does_not_hang_while_pyav_logs(tmp_path: Path) -> None:
+    path = write_numbered(tmp_path / "x.mp4", **{"x264-params": "keyint=10:scenecut=0:bframes=2"})
+    damage(path, 1, 2, 20)
+    code = (
+        "import sys, av, av.logging; av.logging.set_level(av.logging.PANIC)\n"
+        "from framefold.data.video.frame_reader import sample_frames\n"
+        "for count in 20 * (8, 60): sample_frames(sys.argv[1], count)"
+    )
+    assert python("-W", "ignore", "-c", code, str(path)).returncode == 0
+
+
 def test_video_without_any_good_frame_is_a_data_error(tmp_path: Path) -> None:
     for name, (codec, pix_fmt, options) in FILES.items():
         path = write_numbered(tmp_path / name, codec, pix_fmt=pix_fmt, **options)
@@ -113,6 +125,14 @@ def test_file_that_was_cut_off_is_read_as_far_as_it_goes(tmp_path: Path) -> None
         warnings.simplefilter("ignore")
         sample = sample_frames(path, 100)
     assert numbers_shown(sample.frames) == list(range(sample.total)) and 20 < sample.total < 50
+
+
+def test_data_that_are_no_packets_add_nothing(tmp_path: Path) -> None:
+    raw = write_numbered(tmp_path / "x.ivf", "libvpx", g="10").read_bytes()
+    (tmp_path / "x.ivf").write_bytes(raw + raw)  # the second header is taken for a packet whose time is an eon later
+    with one_warning("x.ivf is damaged"):
+        sample = sample_frames(tmp_path / "x.ivf", 8)
+    assert numbers_shown(sample.frames) == MIDPOINTS and sample.duration == pytest.approx(6)
 
 
 def test_recording_that_begins_within_a_group_of_pictures(tmp_path: Path) -> None:
