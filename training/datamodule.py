@@ -11,6 +11,8 @@ import pytorch_lightning as pl
 
 from framefold.data.loading.loader import ResumableLoader, SampleStream
 from framefold.data.loading.shard_stream import ShardStream
+from framefold.data.shards.held_out import hold_out
+from framefold.data.shards.index import Index
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe, length_range
@@ -23,12 +25,15 @@ class VideoData(pl.LightningDataModule):
     """Batches of videos of different lengths with their questions; the order of batches is exactly resumable.
 
     Training videos come from ``shards``, or are generated if none are given. Validation videos come from
-    ``val_shards``, or are generated.
+    ``val_shards``, or are held out of ``shards`` by ``val_share``. Otherwise they are generated if the training videos
+    are synthetic, and there is no validation if they are not.
 
     Args:
         shards: training videos or features: a folder of 'framefold shards'; or tar files, globs, brace lists,
             http(s):// URLs and "pipe:" commands, joined by "::".
         val_shards: the same for validation.
+        val_share: instead of val_shards: fraction of the samples in ``shards`` to hold out for validation, by their
+            keys.
         videos: number of synthetic videos per training epoch.
         val_videos: number of synthetic validation videos.
         frames: shortest and longest synthetic training video, or one length.
@@ -80,6 +85,7 @@ class VideoData(pl.LightningDataModule):
         tokens_per_frame: int | None = None,
         lanes: int | None = None,
         timeout: float = 600,
+        val_share: float | None = None,
     ) -> None:
         super().__init__()
         if max_tokens is not None and (shards is None or max_tokens < 1):
@@ -88,12 +94,19 @@ class VideoData(pl.LightningDataModule):
         self.val_options: dict[str, Any] = {"batch_size": val_batch_size}
         self.shards = None if shards is None else resolve_shards(shards, index)
         self.val_shards = None if val_shards is None else resolve_shards(val_shards, val_index)
+        if val_share is not None:
+            if self.shards is None or val_shards is not None:
+                raise DataError("val_share holds out samples of data.shards: give these, and no data.val_shards")
+            self.shards, self.val_shards = hold_out(self.shards, val_share)
+        self.val_share = val_share
         self.workers, self.timeout = workers, timeout
         self.packing: dict[str, Any] = {"max_tokens": max_tokens, "tokens_per_frame": tokens_per_frame}
         self.reading: dict[str, Any] = {"buffer": shuffle_buffer, "max_damaged": max_damaged}
         self.recipe = Recipe(length_range(frames), seed, "train", difficulty, style)
         self.val_recipe = Recipe(length_range(val_frames), val_seed, "val", difficulty, style)
         self.videos, self.val_videos = videos, val_videos
+        self.repeats_epoch = False  # train on the batches of the first epoch in every epoch (trainer.overfit_batches)
+        self._train_loader: ResumableLoader | None = None  # of the current fit
         self.train_stream(lanes=None), self.val_stream()  # raises for missing data before any work is done
 
     def train_stream(self, **where: Any) -> SampleStream:
@@ -114,12 +127,46 @@ class VideoData(pl.LightningDataModule):
             return SyntheticStream(self.val_recipe, self.val_videos, fresh=False, **settings)
         return ShardStream(self.val_shards, shuffle=False, **settings, **self.reading)
 
-    def train_dataloader(self) -> ResumableLoader:
-        """Return a loader with a state: checkpoints hold the number of batches that it has delivered."""
-        return ResumableLoader(self.train_stream(**self._where()), self.workers, timeout=self.timeout)
+    def setup(self, stage: str) -> None:
+        """Forget the loader of an earlier fit."""
+        self._train_loader = None
 
-    def val_dataloader(self) -> ResumableLoader:
-        """Return a loader that starts at the first batch in each epoch."""
+    def train_dataloader(self) -> ResumableLoader:
+        """Return a loader with a state: checkpoints hold the number of batches that it has delivered.
+
+        A loader that replaces another one during a fit continues after its epoch.
+        """
+        stream = self.train_stream(**self._where())
+        loader = ResumableLoader(stream, self.workers, restart=self.repeats_epoch, timeout=self.timeout)
+        if self.trainer is not None:
+            if self._train_loader is not None:
+                loader.continue_from(self._train_loader)
+            self._train_loader = loader
+        return loader
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation videos: the user's own, or synthetic ones for synthetic training videos."""
+        return self.val_shards is not None or self.shards is None or self.shards.is_synthetic
+
+    @property
+    def description(self) -> str:
+        """What is trained and validated on, for the first line of a run."""
+        videos = f"{self.videos} synthetic videos an epoch"
+        training = videos if self.shards is None else f"{self.shards.samples} samples of {_name(self.shards)}"
+        if not self.validates:
+            return f"{training}; no validation (data.val_share or data.val_shards would select samples for it)"
+        if self.val_shards is None:
+            return f"{training}; validation: {self.val_videos} synthetic videos"
+        samples = f"validation: {self.val_shards.samples} samples"
+        if self.val_share is not None:
+            return f"{training}; {samples} held out of them by key (data.val_share {self.val_share:g})"
+        return f"{training}; {samples} of {_name(self.val_shards)}"
+
+    def val_dataloader(self) -> ResumableLoader | list[ResumableLoader]:
+        """Return a loader that starts at the first batch in each epoch; an empty list if there is no validation."""
+        if not self.validates:
+            return []
         return ResumableLoader(self.val_stream(**self._where()), self.workers, restart=True, timeout=self.timeout)
 
     def _where(self) -> dict[str, int]:
@@ -127,10 +174,15 @@ class VideoData(pl.LightningDataModule):
         return readers if trainer is None else {"rank": trainer.global_rank, "world": trainer.world_size, **readers}
 
 
+def _name(index: Index) -> str:
+    """Return the name of shards without what may be a key in a URL or command."""
+    return "remote shards" if ":" in index.source else index.source
+
+
 def data_sources(trainer: Any, stage: str) -> DataSources:
     """Return the data that a stage reads from :class:`VideoData`; empty for other data modules."""
     data = trainer.datamodule
     if not hasattr(data, "val_shards"):
         return []
-    validates = stage != "fit" or trainer.limit_val_batches != 0
+    validates = (stage != "fit" or trainer.limit_val_batches != 0) and data.validates
     return ([data.shards] if stage == "fit" else []) + ([data.val_shards] if validates else [])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any, Literal
@@ -38,7 +37,7 @@ from .lora import HostLora
 from .lora_settings import LoraSettings
 from .losses import compute_losses, document_losses, global_mean_factors, total_loss, validate_loss_weights
 from .metrics import TypeAccuracy
-from .optimizer import parameter_groups, warmup_cosine
+from .optimizer import parameter_groups, total_steps, warmup_cosine
 from .sample_rng import SampleRng, seeded_generators
 from .start import check_host, resolve_start
 
@@ -250,12 +249,11 @@ class CompressorModule(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameter_groups(self, parameters: Iterable[Any], lr: float) -> list[dict[str, Any]]:
+    def _parameter_groups(self, parameters: Any, lr: float) -> list[dict[str, Any]]:
         return parameter_groups(parameters, lr, self.hparams["weight_decay"])
 
     def _lr_factor(self, step: int) -> float:
-        steps = self.trainer.estimated_stepping_batches
-        return warmup_cosine(step, steps, self.hparams["warmup"], self.hparams["lr_end"])
+        return warmup_cosine(step, total_steps(self.trainer), self.hparams["warmup"], self.hparams["lr_end"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the weights of compressor and LoRA, and record the seed and the start of the run."""
@@ -275,6 +273,7 @@ class CompressorModule(pl.LightningModule):
             AdapterFileError: The checkpoint holds other weights.
         """
         self.configure_model()
+        self.hparams["start"] = self.hparams["start"] or checkpoint.get("start")  # for the record
         if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
             return
         state, lora = checkpoint["state_dict"], {} if self.lora is None else self.lora.state()
@@ -285,7 +284,8 @@ class CompressorModule(pl.LightningModule):
             saved, own = checkpoint.get("hyper_parameters", {}), self.compressor
             raise AdapterFileError(
                 f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
-                f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}"
+                f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}: model.params and "
+                "model.lora must have the values of the checkpoint"
             )
         if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
             self.lora.load({key: state[LORA_PREFIX + key] for key in lora})

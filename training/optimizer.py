@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch.nn import Parameter
 
 
@@ -15,6 +16,21 @@ def parameter_groups(parameters: Iterable[Parameter], lr: float, weight_decay: f
     decayed, others = ([p for p in trained if (p.ndim > 1) == matrix] for matrix in (True, False))
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}, {"params": others}]
     return [{**group, "lr": lr} for group in groups if group["params"]]
+
+
+def total_steps(trainer: Any) -> float:
+    """Return the number of optimizer steps of the whole run, infinity if it has no end.
+
+    Lightning's own number takes the gradient accumulation of the current epoch for that of all epochs.
+    """
+    steps = float(trainer.estimated_stepping_batches)  # also creates the loader
+    schedules = [each for each in trainer.callbacks if isinstance(each, GradientAccumulationScheduler)]
+    batches, epochs = trainer.num_training_batches, trainer.max_epochs
+    if not schedules or epochs == -1 or not math.isfinite(batches):
+        return steps
+    accumulated = [schedules[0].get_accumulate_grad_batches(epoch) for epoch in range(max(1, epochs))]
+    steps = sum(math.ceil(batches / count) for count in accumulated)
+    return min(steps, trainer.max_steps) if trainer.max_steps != -1 else steps
 
 
 def warmup_cosine(step: int, steps: float, warmup: float, end: float) -> float:

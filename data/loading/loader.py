@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -21,11 +22,13 @@ from framefold.data.shards.sample import Sample
 from framefold.errors import DataError
 
 from .order import Layout, rank_share
+from .workers import answer_only_parent, check_open_files, name_open_files
 
 PartialBatch = tuple[list[Sample], tuple[str, ...]]  # samples, and a message for each damaged sample that was skipped
 
 # Entries of a saved layout that may differ in the resuming run without a change of the order.
 CHANGEABLE = {"readers", "lanes", "per_batch", "world"}
+NEWER = {"data"}  # entries that older checkpoints lack
 
 
 class Batch:
@@ -76,7 +79,7 @@ class SampleStream(IterableDataset[Batch]):
         lanes: int | None = None,
         readers: int = 1,
     ) -> None:
-        lanes = lanes or world
+        self.has_fixed_lanes, lanes = lanes is not None, lanes or world
         if per_batch < 1 or per_batch * world % lanes:
             raise DataError(f"a global batch of {per_batch} x {world} cannot be divided evenly among {lanes} lanes")
         self.layout = Layout(units, per_batch * world // lanes, lanes, readers)
@@ -141,6 +144,8 @@ class SampleStream(IterableDataset[Batch]):
                 part, problems = next(open_readers[key])
                 samples += part
                 damage += problems
+            if info:
+                check_open_files(samples, info.num_workers)
             yield Batch(tuple(samples), tuple(damage))
 
 
@@ -150,7 +155,7 @@ class ResumableLoader(DataLoader[Batch]):
     Args:
         stream: where samples come from.
         workers: processes that read ahead; 0 reads in this process.
-        restart: deliver the first epoch at every iteration, as validation requires.
+        restart: deliver the first epoch at every iteration, as validation and overfitting require.
         timeout: seconds to wait for a batch from a worker.
 
     Attributes:
@@ -163,17 +168,41 @@ class ResumableLoader(DataLoader[Batch]):
 
     def __init__(self, stream: SampleStream, workers: int = 0, restart: bool = False, timeout: float = 600) -> None:
         waits = timeout if workers else 0
-        super().__init__(stream, batch_size=None, num_workers=workers, collate_fn=_identity, timeout=waits)
+        super().__init__(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            collate_fn=_identity,
+            timeout=waits,
+            worker_init_fn=answer_only_parent,
+        )
         self.stream, self.restart, self._resumed = stream, restart, False
         self.damaged = self.lost = 0
+        self.on_wait: Callable[[bool], Any] = bool  # called with True before waiting for a batch, then with False
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
-        if self.restart:
+        if self.restart and not self._resumed:
             self.stream.delivered = self.damaged = self.lost = 0
         elif not self._resumed:  # a truncated epoch is not continued
             self.stream.delivered = -(-self.stream.delivered // len(self.stream)) * len(self.stream)
             self.lost = 0
-        return self._deliver(super().__iter__())
+        with self._name_open_files():  # workers are started with pipes
+            return self._deliver(super().__iter__())
+
+    @property
+    def is_at_epoch_start(self) -> bool:
+        """Whether no batch of the current epoch has been delivered."""
+        return self.stream.delivered % len(self.stream) == 0
+
+    def end_epoch(self) -> None:
+        """Start the next iteration with another epoch, even if the current one was resumed in the middle."""
+        self._resumed = False
+
+    def continue_from(self, other: ResumableLoader) -> None:
+        """Take the position, the layout and the counts of damage of a loader that this one replaces."""
+        self.stream.set_layout(other.stream.layout)
+        self.stream.delivered, self._resumed = other.stream.delivered, other._resumed
+        self.damaged, self.lost = other.damaged, other.lost
 
     def _deliver(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         while (batch := self._next(batches)) is not None:
@@ -186,7 +215,11 @@ class ResumableLoader(DataLoader[Batch]):
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         try:
-            return next(batches, None)
+            self.on_wait(True)
+            with self._name_open_files():
+                batch = next(batches, None)
+            self.on_wait(False)
+            return batch
         except RuntimeError as error:
             if "timed out" not in str(error):
                 raise
@@ -194,6 +227,10 @@ class ResumableLoader(DataLoader[Batch]):
                 f"no batch came from a loader worker for {self.timeout:g} seconds: a pipe or a download may be "
                 "stuck; increase data.timeout if it is only slow"
             ) from error
+
+    def _name_open_files(self) -> AbstractContextManager[None]:
+        layout = self.stream.layout
+        return name_open_files(self.num_workers, layout.per_batch * layout.lanes // self.stream.world)
 
     def report_damage(self, damage: Sequence[str]) -> None:
         """Count damaged samples and warn of the first ones.
@@ -234,12 +271,15 @@ class ResumableLoader(DataLoader[Batch]):
     def _adopt_layout(self, saved: dict[str, int]) -> str:
         """Use the layout of the resumed run; return why that is impossible, or ""."""
         own = self._layout()
-        if any(saved.get(name) != own.get(name) for name in (saved.keys() | own.keys()) - CHANGEABLE):
+        names = (saved.keys() | own.keys()) - CHANGEABLE - (NEWER - saved.keys())
+        if any(saved.get(name) != own.get(name) for name in names):
             return f"the data layout changed from {saved} to {own}"
         global_batch = saved["per_batch"] * saved["lanes"]
         if global_batch != own["per_batch"] * own["lanes"]:
             fitting, world = global_batch / self.stream.world, self.stream.world
             return f"the global batch changed (data.batch_size {fitting:g} on {world} ranks would keep it)"
+        if self.stream.has_fixed_lanes and saved["lanes"] != own["lanes"]:
+            return f"data.lanes changed from {saved['lanes']} to {own['lanes']}"
         kept = {name: saved[name] for name in ("per_batch", "lanes", "readers")}
         try:
             self.stream.set_layout(replace(self.stream.layout, **kept))

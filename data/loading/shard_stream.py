@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import json
 import random
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import webdataset as wds
 
-from framefold.data.shards.index import FEATURES, Index, Shard
+from framefold.data.shards.index import FEATURES, Index, KeyFilter, Shard
 from framefold.data.shards.sample import Sample, unpack_sample
 from framefold.data.shards.sources import error_reason, read_samples, resolve_shards
 from framefold.errors import DataError
@@ -67,7 +70,8 @@ class ShardStream(SampleStream):
             raise DataError(f"max_damaged must be between 0 and 1, buffer and batch_size positive, got {settings}")
         self.index = resolve_shards(shards) if isinstance(shards, str) else shards
         self.shards = [
-            _ShardUnits(shard, self._units(shard, max_tokens, tokens_per_frame)) for shard in self.index.shards
+            _ShardUnits(shard, self._units(shard, max_tokens, tokens_per_frame), self.index.keys)
+            for shard in self.index.shards
         ]
         units = sum(len(shard.counts) for shard in self.shards)
         super().__init__(units, 1 if max_tokens else batch_size, **where)
@@ -75,7 +79,10 @@ class ShardStream(SampleStream):
         self.shuffle, self.max_damaged_samples = shuffle, max_damaged * self.index.samples / self.world
         samples = buffer or DEFAULT_BUFFER[self.index.kind]
         self.buffer = max(1, samples * units // self.index.samples)
+        names: list[Any] = [[Path(shard.path).name, shard.samples] for shard in self.index.shards]
+        names += [] if self.index.keys is None else [repr(self.index.keys)]
         self.order_settings = {"samples": self.index.samples, "max_tokens": max_tokens or 0, "buffer": self.buffer}
+        self.order_settings["data"] = zlib.crc32(json.dumps(names).encode())
 
     def _units(self, shard: Shard, max_tokens: int | None, tokens_per_frame: int | None) -> list[int]:
         """Return the number of samples in each unit of a shard."""
@@ -157,6 +164,7 @@ class _ShardUnits:
 
     shard: Shard
     counts: list[int]
+    keys: KeyFilter | None = None
 
     def read(self, first: int, count: int) -> Iterator[list[RawSample]]:
         """Yield units first to first + count - 1; a sample that cannot be read is replaced by a message."""
@@ -168,6 +176,8 @@ class _ShardUnits:
 
         start, counts = sum(self.counts[:first]), self.counts[first : first + count]
         raws = read_samples(self.shard.path, record)
+        if (keys := self.keys) is not None:
+            raws = (raw for raw in raws if keys.accepts(str(raw["__key__"])))
         readable: Iterator[RawSample] = itertools.islice(raws, start, start + sum(counts))
         for size in counts:
             unit = list(itertools.islice(readable, size))

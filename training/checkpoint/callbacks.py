@@ -70,6 +70,7 @@ class BestCheckpoint(AtomicCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep comparing with the best value of the resumed run, whose checkpoints are in another folder."""
         super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        self.current_score = state_dict.get("current_score")  # so that the next checkpoint records it, too
 
 
 class LastCheckpoint(AtomicCheckpoint):

@@ -21,6 +21,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DeepSpeedStrategy, ModelParallelStrategy
 from pytorch_lightning.utilities.rank_zero import rank_zero_only, rank_zero_warn
+from torch.optim.lr_scheduler import LambdaLR
 
 from framefold.errors import CheckpointError, ConfigError
 
@@ -69,14 +70,15 @@ def resolve_resume(resume: str, root: Path) -> Path | None:
         raise CheckpointError(f"cannot resume from {path}: it has no complete checkpoint")
     os.environ[CHOICE_VARIABLE] = f"{os.getpid()}:{found.path if found else ''}"
     if found is None:
-        _print(f"resume: no checkpoint in {path} yet, starting a new run")
+        rank_zero_print(f"resume: no checkpoint in {path} yet, starting a new run")
         return None
-    _print(f"resume: from {found.path}, step {found.step}")
+    rank_zero_print(f"resume: from {found.path}, step {found.step}")
     return found.path
 
 
 @rank_zero_only
-def _print(text: str) -> None:
+def rank_zero_print(text: str) -> None:
+    """Print a line on rank 0."""
     print(text, flush=True)
 
 
@@ -109,10 +111,19 @@ class Resume(Callback):
 
     Args:
         path: the choice of this rank; None: it starts a new run.
+        settings: of data and trainer, which checkpoints record.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(self, path: Path | None, settings: dict[str, Any] | None = None) -> None:
+        self.path, self.settings = path, settings or {}
+        self.groups: list[dict[str, float]] = []  # of the optimizer, as this run configures them
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the settings, with which the next run that resumes compares its own."""
+        return {"settings": self.settings}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the settings of this run."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Compare the choices, and make the strategy check a checkpoint before it loads it.
@@ -134,22 +145,23 @@ class Resume(Callback):
             config["checkpoint"] = {"load_universal": True}  # read when the engine is created
         strategy.load_checkpoint = functools.partial(_load, trainer, self.path, strategy.load_checkpoint)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restore the position in the data and the count of epochs where Lightning does not.
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the learning rates and weight decays of this run, which loading replaces by those of the checkpoint."""
+        for config in trainer.lr_scheduler_configs:
+            groups = config.scheduler.optimizer.param_groups
+            self.groups = [{key: group[key] for key in ("initial_lr", "weight_decay")} for group in groups]
 
-        With max_epochs, Lightning creates the loader before it reads the position, which it then loses. If a checkpoint
-        was saved at the end of an epoch, Lightning takes the next epoch for the rest of that one: the epoch is never
-        counted as started, and checkpoints saved during it look as if an epoch had just ended.
-        """
-        loop = trainer.fit_loop
-        count: Any = loop.epoch_progress.current
-        if loop.restarted_mid_epoch and count.processed == count.started:
-            loop.reset_restart_stage()
-        states, loader, fetcher = loop._combined_loader_states_to_load, loop._combined_loader, loop._data_fetcher
-        if states and loader is not None and fetcher is not None:
-            loader._load_state_dicts(states)
-            loop._combined_loader_states_to_load = []
-            iter(fetcher)  # starts at the restored position
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the optimizer the settings of this run, at the place in its schedule that the checkpoint has reached."""
+        for config in trainer.lr_scheduler_configs if self.path else ():
+            schedule: Any = config.scheduler
+            if not isinstance(schedule, LambdaLR):
+                continue
+            schedule.base_lrs = [group["initial_lr"] for group in self.groups]
+            factors = [factor(schedule.last_epoch) for factor in schedule.lr_lambdas]
+            schedule._last_lr = [lr * factor for lr, factor in zip(schedule.base_lrs, factors, strict=True)]
+            for group, own, lr in zip(schedule.optimizer.param_groups, self.groups, schedule._last_lr, strict=True):
+                group.update(own, lr=lr)
 
 
 def _digest(path: Path) -> int:

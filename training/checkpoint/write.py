@@ -37,13 +37,6 @@ from .strategy_name import strategy_name
 TAG = "checkpoint"  # Lightning's name for the one checkpoint in a DeepSpeed folder
 
 
-class AtomicTrainer(pl.Trainer):
-    """Lightning's trainer, with atomic checkpoints, including those that SLURM's signal triggers."""
-
-    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
-        save_atomically(self, Path(filepath), weights_only=weights_only)
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write a file under a hidden name and rename it: a kill or a full disk leaves the previous file intact."""
 

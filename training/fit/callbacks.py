@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from framefold.adapters.base.untrained import warn_untrained
 from framefold.errors import ConfigError
 from framefold.training.checkpoint.callbacks import check_monitor
+from framefold.training.optimizer import total_steps
 
 
 class RunSummary(Callback):
@@ -29,7 +30,7 @@ class RunSummary(Callback):
         lora = f", LoRA of rank {hyper['lora']['r']} included," if hyper["lora"] else ""
         print(
             f"fit: {hyper['compressor']} at {hyper['budget']:g}, {trained:,} trainable parameters{lora} in front of"
-            f" {hyper['host']} ({frozen:,}, frozen), {trainer.estimated_stepping_batches} steps",
+            f" {hyper['host']} ({frozen:,}, frozen), {total_steps(trainer):.0f} steps{_data(trainer)}",
             flush=True,
         )
 
@@ -48,11 +49,17 @@ class RunSummary(Callback):
         print(f"fit: {trainer.global_step} steps done{text}{saved}{_out_of_time(trainer)}", flush=True)
 
 
+def _data(trainer: Any) -> str:
+    """Say what is trained and validated on; "" for other data modules."""
+    description = getattr(trainer.datamodule, "description", "")
+    return f", {description}" if description else ""
+
+
 def _out_of_time(trainer: Any) -> str:
     """Say how to continue a run that trainer.max_time ended; "" for all other runs."""
     left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]
     is_over = any(seconds is not None and seconds <= 0 for seconds in left)
-    if not is_over or trainer.global_step >= trainer.estimated_stepping_batches:
+    if not is_over or trainer.global_step >= total_steps(trainer):
         return ""
     return "; its time was up: --resume auto with a longer --trainer.max_time continues it"
 
@@ -74,7 +81,7 @@ class ThroughputLogger(Callback):
 
     def on_train_start(self, trainer: Any, pl_module: pl.LightningModule) -> None:
         """Start the first interval; runs shorter than an interval log more often, or they would log nothing."""
-        steps = trainer.estimated_stepping_batches
+        steps = total_steps(trainer)
         if steps < trainer.log_every_n_steps:
             trainer.log_every_n_steps = max(1, int(steps) // 10)
         self._start_interval(trainer, pl_module)
@@ -95,6 +102,28 @@ class ThroughputLogger(Callback):
         total = float(trainer.strategy.reduce(tokens, reduce_op="sum"))
         pl_module.log_dict({"train/step_seconds": seconds / steps, "train/tokens_per_second": total / seconds})
         self._start_interval(trainer, pl_module)
+
+
+class FiniteWeights(Callback):
+    """End a run whose weights are no longer finite, before a checkpoint of them replaces an earlier one."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        """Look at the trained weights of this rank after each step.
+
+        Raises:
+            ConfigError: some are NaN or infinite.
+        """
+        if trainer.fit_loop._should_accumulate():
+            return
+        weights = [getattr(p, "_local_tensor", p).detach() for p in pl_module.parameters() if p.requires_grad]
+        finite = [weight.isfinite().all() for weight in weights if weight.numel()]
+        if not finite or bool(torch.stack(finite).all()):
+            return
+        raise ConfigError(
+            f"the weights became NaN or infinite in step {trainer.global_step} (model.lr {pl_module.hparams['lr']:g}, "
+            f"trainer.precision {trainer.precision}): lower model.lr, set trainer.gradient_clip_val, or train with "
+            "trainer.precision 32-true or bf16-mixed; earlier checkpoints are unchanged"
+        )
 
 
 class EarlyStop(EarlyStopping):
@@ -126,7 +155,10 @@ class EarlyStop(EarlyStopping):
         """Check that validation will log the monitored value."""
         super().setup(trainer, pl_module, stage)
         if stage == TrainerFn.FITTING and not trainer.enable_validation:
-            raise ConfigError("early_stop waits for a validation, and trainer.limit_val_batches is 0")
+            raise ConfigError(
+                "early_stop waits for a validation, and there is none: trainer.limit_val_batches is 0, or "
+                "data.val_share and data.val_shards are missing"
+            )
         check_monitor("early_stop", self.monitor, pl_module.validation_metrics())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

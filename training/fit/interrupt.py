@@ -18,7 +18,7 @@ def reraise_interrupt(trainer: pl.Trainer) -> Iterator[None]:
     """
     try:
         yield
-    except SystemExit:
-        if trainer.state.status == TrainerStatus.INTERRUPTED:
+    except SystemExit as error:
+        if error.code == 1 and trainer.state.status == TrainerStatus.INTERRUPTED:
             raise KeyboardInterrupt from None
         raise

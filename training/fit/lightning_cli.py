@@ -6,7 +6,6 @@ Arguments are read from ``sys.argv``, because the ranks that Lightning starts re
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +23,7 @@ from framefold.adapters.base.build import registered_name
 from framefold.adapters.core.registry import compressor_class
 from framefold.configs import expand_config_names
 from framefold.configs.arguments import normalize_options, option_error
-from framefold.errors import ConfigError
+from framefold.errors import ConfigError, DataError
 from framefold.training.checkpoint.callbacks import BestCheckpoint, LastCheckpoint
 from framefold.training.checkpoint.class_paths import check_config_file
 from framefold.training.checkpoint.read import read_run_state
@@ -32,20 +31,25 @@ from framefold.training.checkpoint.resume import (
     CHOICE_VARIABLE,
     Resume,
     check_same_run,
+    rank_zero_print,
     require_complete,
     resolve_resume,
 )
 from framefold.training.checkpoint.strategy_name import strategy_name
-from framefold.training.checkpoint.write import AtomicCheckpointIO, AtomicTrainer
+from framefold.training.checkpoint.trainer import AtomicTrainer
+from framefold.training.checkpoint.write import AtomicCheckpointIO
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_deepspeed, register_strategies
 
-from .callbacks import EarlyStop, RunSummary, ThroughputLogger
+from .callbacks import EarlyStop, FiniteWeights, RunSummary, ThroughputLogger
 from .interrupt import reraise_interrupt
 from .loggers import CSV, DEFAULT_ROOT, TensorBoard, assign_run_folder
 from .progress import progress_display
+from .resumed_settings import check_changes, list_changes, recorded_settings
+from .signals import Interruption, SaveOnInterrupt
 from .slurm_requeue import SlurmRequeue
+from .trainer_settings import check_trainer
 from .warning_filters import filter_warnings
 
 VERBS = {
@@ -64,8 +68,8 @@ class OneLineErrorParser(LightningArgumentParser):
 class FitCLI(LightningCLI):
     """LightningCLI for one verb."""
 
-    def __init__(self, verb: str) -> None:
-        self.verb = verb
+    def __init__(self, verb: str, interruption: Interruption) -> None:
+        self.verb, self.interruption = verb, interruption
         super().__init__(
             CompressorModule,
             VideoData,
@@ -98,7 +102,7 @@ class FitCLI(LightningCLI):
             )
 
     def _parse_ckpt_path(self) -> None:
-        """Take the settings of the model from the checkpoint, except for those on the command line."""
+        """Take the settings of the model from the checkpoint, except for those that the command gives."""
         settings = self.config[self.verb]
         if settings.get("resume"):
             self._resume(settings)
@@ -109,7 +113,9 @@ class FitCLI(LightningCLI):
             require_complete(checkpoint)
         state = read_run_state(checkpoint)
         saved = state["hyper_parameters"]
-        given = {re.split(r"[.=]", arg)[1] for arg in sys.argv if arg.startswith("--model.")}
+        given = self._given_model_settings()
+        if self.verb == "fit":
+            self._check_changes(checkpoint, given)
         model = {name: value for name, value in saved.items() if name not in given and name != "_instantiator"}
         self.config = self.parser.parse_object({self.verb: {"model": model}}, self.config)
         compressor = str(self.config[self.verb]["model"]["compressor"])
@@ -130,6 +136,23 @@ class FitCLI(LightningCLI):
             check_same_run(found, model, registered_name(model["compressor"]))
         settings["ckpt_path"] = str(found) if found else None
 
+    def _given_model_settings(self) -> dict[str, Any]:
+        """Return the settings of the model in options and configuration files, without any defaults."""
+        given = self.parser.parse_args(sys.argv[1:], defaults=False)[self.verb].get("model")
+        return given.as_dict() if given is not None else {}
+
+    def _check_changes(self, checkpoint: Path, given: dict[str, Any]) -> None:
+        """Print what the command changes in the run that it resumes.
+
+        Raises:
+            ConfigError: a change cannot take effect.
+        """
+        config = self.config[self.verb].as_dict()
+        changes = list_changes(checkpoint, given, config)
+        check_changes(checkpoint, changes, config["trainer"])
+        if changes:
+            rank_zero_print(f"resume: changed: {', '.join(map(str, changes))}")
+
     def instantiate_classes(self) -> None:
         """Create model, data and trainer of the configuration.
 
@@ -143,7 +166,13 @@ class FitCLI(LightningCLI):
                 f"trainer.accelerator is {accelerator}, and torch finds no GPU here ('framefold doctor' shows what it "
                 "finds): --config trainer/cpu trains without one"
             )
+        check_trainer(self.config[self.verb]["trainer"])
         super().instantiate_classes()
+        if self.verb == "validate" and not self.datamodule.validates:
+            raise DataError(
+                "there is nothing to validate on: name shards with data.val_shards, or hold out a share of data.shards "
+                "with data.val_share"
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Create the trainer with framefold's progress display, loggers and checkpoint files."""
@@ -153,20 +182,26 @@ class FitCLI(LightningCLI):
         kwargs["logger"] = self._loggers(settings["logger"], root)
         display = [progress_display()] if settings["enable_progress_bar"] in (None, True) else []
         monitors = [LearningRateMonitor("step"), ThroughputLogger()] if kwargs["logger"] and self.verb == "fit" else []
-        resume = Resume(Path(checkpoint) if checkpoint else None)
+        resume = Resume(Path(checkpoint) if checkpoint else None, recorded_settings(self.config[self.verb].as_dict()))
         settings["callbacks"] = [
             *display,
             RunSummary(),
             resume,
+            FiniteWeights(),
             SlurmRequeue(),
+            SaveOnInterrupt(self.interruption),
             *monitors,
             *(settings["callbacks"] or []),
         ]
         self._drop_callbacks(settings)
         try:
-            trainer = super().instantiate_trainer(default_root_dir=root, **kwargs)
+            trainer: Any = super().instantiate_trainer(default_root_dir=root, **kwargs)
         except MisconfigurationException as error:
             raise ConfigError(str(error)) from error
+        if trainer.overfit_batches:  # Lightning would replace the loader; both limits are already set
+            self.datamodule.repeats_epoch, trainer.overfit_batches = True, 0.0
+        if not self.datamodule.validates:
+            trainer.limit_val_batches = 0
         _check_device(trainer.strategy)
         configure_deepspeed(trainer.strategy, self.datamodule.train_options["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
@@ -230,7 +265,8 @@ def main() -> None:
     if any(DeepSpeedOnCPU.name_prefix in word for word in sys.argv):
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when deepspeed is imported, which parsing may cause
     try:
-        FitCLI(verb)
+        with Interruption() as interruption:
+            FitCLI(verb, interruption)
     finally:
         os.environ.pop(CHOICE_VARIABLE, None)
     if dist.is_available() and dist.is_initialized():

@@ -5,6 +5,7 @@ Both show the steps of the whole run, the loss, the latest validation accuracy a
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from pytorch_lightning.trainer.states import TrainerFn
 
 from framefold.progress import LINE_INTERVAL
+from framefold.training.optimizer import total_steps
 
 
 def progress_display(label: str = "fit") -> ProgressBar:
@@ -25,10 +27,10 @@ def progress_display(label: str = "fit") -> ProgressBar:
     return StepProgressBar() if is_terminal else ProgressLines(label)
 
 
-def total_steps(trainer: pl.Trainer) -> int | None:
-    """Return the number of optimizer steps of the whole run, or None if it is unknown."""
-    total = trainer.estimated_stepping_batches
-    return int(total) if total != float("inf") else None
+def _known_steps(trainer: pl.Trainer) -> int | None:
+    """Return the number of optimizer steps of the whole run, or None if it has no end."""
+    steps = total_steps(trainer)
+    return int(steps) if math.isfinite(steps) else None
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -41,7 +43,7 @@ class StepProgressBar(TQDMProgressBar):
     def init_train_tqdm(self) -> Tqdm:
         bar = super().init_train_tqdm()
         bar.set_description("step", refresh=False)
-        bar.total, bar.unit, bar.n = total_steps(self.trainer), "step", self.trainer.global_step
+        bar.total, bar.unit, bar.n = _known_steps(self.trainer), "step", self.trainer.global_step
         bar.initial = bar.n  # steps of the resumed run, which do not count for the remaining time
         bar.refresh()
         return bar
@@ -96,7 +98,7 @@ class ProgressLines(ProgressBar):
         return ", ".join(f"{name} {float(value):.4g}" for name, value in self.trainer.progress_bar_metrics.items())
 
     def _print_step(self) -> None:
-        step, total = self.trainer.global_step, total_steps(self.trainer)
+        step, total = self.trainer.global_step, _known_steps(self.trainer)
         seconds = (time.monotonic() - self.start_time) / max(1, step - self.first_step)
         left = f", {timedelta(seconds=round(seconds * (total - step)))} left" if total else ""
         self.step = step
@@ -108,7 +110,7 @@ class ProgressLines(ProgressBar):
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         """Print a line after the first and the last step, and if the latest one is half a minute old."""
         step = trainer.global_step
-        is_end = step == self.first_step + 1 or step == total_steps(trainer)
+        is_end = step == self.first_step + 1 or step == _known_steps(trainer)
         if step > self.step and (is_end or time.monotonic() - self.line_time >= LINE_INTERVAL):
             self._print_step()
 

@@ -254,5 +254,6 @@ def test_ctrl_c_is_one_line(ranks: ForkServer, random_host, shards, tmp_path):
     text = run.text()
     assert statuses == [130], text
     assert text.strip().splitlines()[-1].startswith("framefold: error: interrupted") and "Traceback" not in text
-    assert checkpoint(tmp_path / "run")["global_step"] % 2 == 0  # and it can be read
+    step = checkpoint(tmp_path / "run")["global_step"]  # it can be read
+    assert f"fit: Ctrl-C: step {step} is saved in" in text and "--resume auto" in text
     assert not list((tmp_path / "run").rglob("*.part"))
