@@ -134,6 +134,7 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
         Package("rich", "progress bars of fit, tables with lines", "train"),
         Package("jsonargparse", "every verb except doctor", "train"),
         Package("filelock", "writing shards", "train"),
+        Package("shtab", "shell completion: framefold completion", "train"),
         Package("psutil", "answer, bench", "train"),
         Package("PIL", "video processors of hosts: answer, show", "train", "pillow"),
         Package("av", "reading and writing video files and video shards", "train"),
