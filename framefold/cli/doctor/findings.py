@@ -139,6 +139,7 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
         Package("PIL", "video processors of hosts: answer, show", "train", "pillow"),
         Package("av", "reading and writing video files and video shards", "train"),
         Package("matplotlib", "plots of report; view, show", "report"),
+        Package("plotly", "plots of the page of report", "report"),
         Package("torchvision", "video processors of hosts: answer, show", None),
     ),
 )
