@@ -13,6 +13,10 @@ import framefold
 from framefold.cli import demo as demo_module
 from framefold.cli.demo import StageError, demo
 from framefold.errors import HostError
+from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.formats import percent
+from framefold.evaluation.results.result_files import read_results
+from tests.support.pages.results_folders import fill_results
 
 FOLDERS = {"shards": "--out", "fit": "--trainer.default_root_dir", "export": "--out", "ablate": "--out"}
 
@@ -31,6 +35,7 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
     monkeypatch.setattr(demo_module, "_run", record)
     monkeypatch.setattr(demo_module, "load", lambda folder: framefold.build(Path(folder).name))
+    monkeypatch.setattr(demo_module, "verdict", lambda results: f"verdict of {results}")
     return recorded
 
 
@@ -49,7 +54,9 @@ def test_a_second_run_reuses_stages_and_a_change_repeats_those_that_depend_on_it
     args = {"out": out, "host": str(host), "train": [str(own)]}
     demo(**args)
     assert verbs(calls) == ["shards", "fit", "export", "ablate"]
-    assert capsys.readouterr().out.strip().endswith(f"{out}/ablation/report.html")
+    printed = capsys.readouterr().out
+    assert f"verdict of {out}/ablation" in printed and f"page: {out}/ablation/report.html" in printed
+    assert "next: framefold show --video YOUR_CLIP.mp4" in printed
     demo(**args)
     assert verbs(calls) == ["ablate"], "the table must be printed again"
     demo(**args, max_steps=3)
@@ -104,25 +111,32 @@ def test_files_that_the_demo_did_not_write_are_not_removed(
     assert precious.exists()
 
 
-def test_shipped_adapters_are_compared_unless_they_are_trained_again(
+def test_trained_compressors_are_compared_with_their_starts_and_a_few_others(
     calls: list[list[str]], tmp_path: Path, random_host: Path
 ) -> None:
-    host = shutil.copytree(random_host, tmp_path / "host")
-    for name in demo_module.SHIPPED:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").touch()
     out = tmp_path / "out"
 
-    def compared() -> list[str]:
-        words = calls[-1][calls[-1].index("--adapters") + 1 :]
-        return [str(Path(word).relative_to(tmp_path)) for word in words]
+    def option(name: str) -> list[str]:
+        words = calls[-1][calls[-1].index(name) + 1 :]
+        return words[: next((i for i, word in enumerate(words) if word.startswith("--")), len(words))]
 
-    demo(out=str(out), host=str(host))
-    assert verbs(calls[:4]) == ["shards", "fit", "export", "ablate"]
-    assert compared() == ["out/adapters/fila", "storm", "qtsplus"]
-    demo(out=str(out), host=str(host), retrain=True)
+    demo(out=str(out), host=str(random_host))
+    assert verbs(calls[:]) == ["shards", "fit", "export", "ablate"]
+    assert "hard" in calls[0] and "hard" in calls[1]
+    assert option("--adapters") == [str(out / "adapters" / "fila")]
+    assert option("--compressors") == ["identity", "st_simdiff", "sttm", "uniform", "scene_mean"]
+    demo(out=str(out), host=str(random_host), retrain=True)
     assert [command[2] for command in calls if command[0] == "fit"][-2:] == ["compressor/storm", "compressor/qtsplus"]
-    assert compared() == [f"out/adapters/{name}" for name in demo_module.SHIPPED]
+    assert option("--adapters") == [str(out / "adapters" / name) for name in demo_module.TRAINABLE]
+    assert option("--compressors")[-2:] == ["pool", "scene_mean"], "qtsplus has no training-free start"
+
+
+def test_verdict_gives_the_differences_with_intervals(tmp_path: Path) -> None:
+    table = ResultTable(read_results(fill_results(tmp_path)))
+    head, *lines = demo_module.verdict(tmp_path).splitlines()
+    assert "95 % intervals" in head
+    gains = [percent(table.difference("fila", "st_simdiff", budget), sign=True) for budget in ("10 %", "25 %")]
+    assert lines == [f"  fila - st_simdiff (the best training-free row): {gains[0]} at 10 %, {gains[1]} at 25 %"]
 
 
 def test_a_missing_host_is_reported_before_anything_is_written(calls: list[list[str]], tmp_path: Path) -> None:
