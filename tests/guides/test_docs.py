@@ -58,7 +58,9 @@ def test_every_line_of_a_guide_runs(guide: str, sandbox: GuideSandbox) -> None:
 
 
 def test_there_is_a_guide_for_each_job() -> None:
-    names = "add_compressor add_host_family cluster commands compressors first_adapter hosts own_videos read_the_ablation"
+    names = (
+        "add_compressor add_host_family cluster commands compressors first_adapter hosts own_videos read_the_ablation"
+    )
     names += " results share train_with_trainers"
     assert [Path(guide).stem for guide in GUIDES] == names.split()
 
