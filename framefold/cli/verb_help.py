@@ -13,7 +13,6 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import docstring_parser
 
@@ -197,7 +196,7 @@ def _choices(annotation: ast.expr | None, tree: ast.Module) -> tuple[str, ...]:
             and any(isinstance(target, ast.Name) and target.id == annotation.id for target in node.targets)
         ]
         return _choices(alias[0], tree) if alias else ()
-    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == Literal.__name__:
+    if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
         return tuple(map(str, ast.literal_eval(ast.Tuple(_items(annotation.slice)))))
     return ()
 

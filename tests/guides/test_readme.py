@@ -12,7 +12,7 @@ from tests.support.guides.guide_sandbox import GuideSandbox
 from tests.support.limits import HANG
 from tests.support.processes import needs_torchvision
 
-MAKE = ("make demo", "make test")
+MAKE = ("make setup", "make demo", "make test")
 
 
 @pytest.fixture(scope="module")
