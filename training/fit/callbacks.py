@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, Timer
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -45,7 +48,8 @@ class RunSummary(Callback):
         score = trainer.callback_metrics.get("val/accuracy")
         text = f", validation accuracy {float(score):.1%}" if score is not None else ""
         files = list(filter(None, (getattr(one, "best_model_path", "") for one in trainer.checkpoint_callbacks)))
-        saved = f": {', '.join(files)}" if files else "; no checkpoint was saved"
+        metrics = _metrics(trainer)
+        saved = f": {', '.join(files)}{metrics}" if files else f"{metrics}; no checkpoint was saved"
         print(f"fit: {trainer.global_step} steps done{text}{saved}{_out_of_time(trainer)}", flush=True)
 
 
@@ -53,6 +57,17 @@ def _data(trainer: Any) -> str:
     """Say what is trained and validated on; "" for other data modules."""
     description = getattr(trainer.datamodule, "description", "")
     return f", {description}" if description else ""
+
+
+def _metrics(trainer: Any) -> str:
+    """Name the table of metrics and the command that draws it; "" if the run has none."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            logger.save()  # the rows since the latest flush, and the file itself in runs shorter than that
+            file = Path(logger.experiment.metrics_file_path)
+            if file.is_file():
+                return f"; metrics in {file}: draw them with framefold curves {shlex.quote(str(file.parent))}"
+    return ""
 
 
 def _out_of_time(trainer: Any) -> str:

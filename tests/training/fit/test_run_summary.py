@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 
 from framefold.__main__ import main
+from framefold.training.fit.curves import find_metrics
 
 WORDS = ["fit", "--config", "compressor/fila", "--config", "trainer/cpu", "--data.batch_size", "1"]
 WORDS += ["--data.frames", "16", "16", "--trainer.limit_val_batches", "0", "--trainer.enable_progress_bar", "false"]
@@ -34,6 +37,18 @@ def test_a_run_of_fewer_steps_than_the_logging_interval_writes_metrics(fit, tmp_
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows if row.get("train/loss")] == list("012345")
     assert any(row.get("train/step_seconds") for row in rows)
+
+
+def test_the_last_line_names_the_metrics_and_the_command_that_draws_them(fit, tmp_path: Path) -> None:
+    for words in (["--config", "logger/csv"], [], ["--trainer.enable_checkpointing=false"]):
+        last = fit("--trainer.max_steps", "1", *words).strip().splitlines()[-1]
+        found = re.search(r"; metrics in (\S+/metrics\.csv): draw them with (framefold curves .+?)(?:;|$)", last)
+        assert found, f"{words}: {last}"
+        command = shlex.split(found[2])[1:]
+        assert Path(found[1]).is_file() and find_metrics(Path(command[1])) == Path(found[1]), words
+        assert main([*command, "--out", str(tmp_path / "curves.svg")]) == 0, words
+    for words in (["--trainer.logger", "false"], ["--config", "logger/tensorboard"], ["--trainer.fast_dev_run=true"]):
+        assert "metrics in" not in fit("--trainer.max_steps", "1", *words), words
 
 
 def test_a_trial_run_ends_with_a_complete_sentence(fit) -> None:
