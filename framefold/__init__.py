@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from framefold.torchvision_finder import install as _install_torchvision
+from framefold.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from framefold import errors
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
     from framefold.adapters.hosts.hooks.losses import compressor_losses
     from framefold.adapters.hosts.lora.save_load import load_peft, save_peft
     from framefold.errors import FramefoldError
+    from framefold.evaluation.ablation.ablate import ablate
     from framefold.evaluation.inspection.answer import answer
     from framefold.evaluation.inspection.show import show
-
-
-__version__ = "0.1.0"
 
 _install_torchvision()  # transformers looks for torchvision once, so this must precede its import
 
@@ -33,6 +32,7 @@ _MODULE_OF = {
     **dict.fromkeys(("attach", "detach", "list_families", "register_family"), ".adapters.hosts"),
     **dict.fromkeys(("load_peft", "save_peft"), ".adapters.hosts.lora.save_load"),
     "FramefoldError": ".errors",
+    "ablate": ".evaluation.ablation.ablate",
     "answer": ".evaluation.inspection.answer",
     "show": ".evaluation.inspection.show",
     "Merger": ".adapters.base.merger",
@@ -48,6 +48,7 @@ __all__ = [
     "Merger",
     "Selector",
     "VideoTokens",
+    "ablate",
     "answer",
     "attach",
     "build",

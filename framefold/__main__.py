@@ -75,7 +75,10 @@ FUNCTIONS = {
         "ask a video-LLM about a video file, with fewer visual tokens",
     ),
     "eval": ("evaluation.lmms.evaluate:evaluate", "run benchmarks of lmms-eval and measure accuracy and cost"),
-    "ablate": ("evaluation.ablation.ablate:ablate", "compare compressors at several budgets on held-out videos"),
+    "ablate": (
+        "evaluation.ablation.ablate:ablate_command",
+        "compare compressors at several budgets on held-out videos",
+    ),
     "report": ("evaluation.report.report:report", "write tables, plots and an HTML page from a results folder"),
     "export": ("cli.export:export", "turn a checkpoint into an adapter, as a folder or on the Hub"),
     "curves": ("training.fit.curves:draw_curves", "draw loss and accuracy of training runs"),
@@ -150,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0
     if args[0] == "--version":
-        from framefold import __version__
+        from framefold.version import __version__
 
         print(f"framefold {__version__}")
         return 0

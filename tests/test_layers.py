@@ -18,6 +18,7 @@ GROUND = {
     "framefold.messages",
     "framefold.progress",
     "framefold.torchvision_finder",
+    "framefold.version",
     "framefold.warning_types",
 }  # every folder may import these
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}

@@ -14,7 +14,17 @@ from tests.support.limits import HANG
 
 NAMES = {
     *("Compressed", "Compressor", "FramefoldError", "Merger", "Selector", "VideoTokens"),
-    *("answer", "attach", "build", "compressor_losses", "detach", "errors", "init_from_host", "list_compressors"),
+    *(
+        "ablate",
+        "answer",
+        "attach",
+        "build",
+        "compressor_losses",
+        "detach",
+        "errors",
+        "init_from_host",
+        "list_compressors",
+    ),
     *("list_families", "load", "load_peft", "register_family", "save_peft", "show"),
 }
 

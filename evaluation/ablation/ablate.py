@@ -1,10 +1,11 @@
-"""Compare compressors at equal budgets on held-out videos: the command ``framefold ablate``.
+"""Compare compressors at equal budgets on held-out videos: ``framefold.ablate`` and its command.
 
 This module must not import transformers before torchvision is found, since transformers looks for it only once.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
+from .ablation_table import AblationTable
 from .config import MOST_DAMAGED, AblationConfig
 
 CACHE = "features"  # folder of the encoded videos inside the output folder
@@ -50,7 +52,7 @@ def ablate(
     device: str | None = None,
     allow_other_host: bool = False,
     max_damaged: float = MOST_DAMAGED,
-) -> None:
+) -> AblationTable:
     """Compare compressors at equal budgets on held-out videos; results that exist already are not computed again.
 
     Several calls with the same ``out``, on one machine or on several with a shared file system, share the work.
@@ -85,6 +87,10 @@ def ablate(
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
         allow_other_host: accept adapters that were trained in another host.
         max_damaged: fraction of the videos in shards that may be damaged, or refused by the host; they are left out.
+
+    Returns:
+        Table of accuracies, costs and differences, with the paths of the report and the page. Progress is printed as by
+        the command; ``print(table)`` shows the rest of what that prints.
 
     Raises:
         UnknownCompressorError: a name is not registered.
@@ -135,4 +141,10 @@ def ablate(
         allow_other_host=allow_other_host,
         max_damaged=max_damaged,
     )
-    run_ablation(config)
+    return run_ablation(config)
+
+
+@functools.wraps(ablate)  # the options of the command are its parameters
+def ablate_command(**options: Any) -> None:
+    table = ablate(**options)
+    print(table if table.is_writer else f"report: {table.report}, written by another process")

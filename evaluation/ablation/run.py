@@ -8,14 +8,17 @@ from __future__ import annotations
 from itertools import product
 
 from framefold.errors import ConfigError
-from framefold.evaluation.report.report import report
+from framefold.evaluation.report.page import PAGE
+from framefold.evaluation.report.report import write_report
+from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.provenance import host_digest
-from framefold.evaluation.results.result_files import FOLDER, stored_results
+from framefold.evaluation.results.result_files import FOLDER, read_results, stored_results
 from framefold.evaluation.results.settings import ORACLE, REPORT, Settings, check_comparable
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
 
+from .ablation_table import AblationTable
 from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
@@ -23,8 +26,8 @@ from .methods import AnyMethod, methods_of, source_digest
 from .runner import AblationRunner, Trial
 
 
-def run_ablation(config: AblationConfig) -> None:
-    """Compute the missing results and write the report.
+def run_ablation(config: AblationConfig) -> AblationTable:
+    """Compute the missing results and write the report, unless another process that shared the work has done so.
 
     Raises:
         See :func:`~framefold.evaluation.ablation.ablate.ablate`.
@@ -51,10 +54,11 @@ def run_ablation(config: AblationConfig) -> None:
     )
     shared = runner.run()
     with runner.report_lock():
-        if shared and runner.is_reported():
-            print(f"report: {config.out / REPORT}, written by another process")
-        else:
-            report(str(config.out), config.baseline)
+        is_writer = not (shared and runner.is_reported())
+        table = ResultTable(read_results(config.out), config.baseline)
+        if is_writer:
+            write_report(table, config.out)
+    return AblationTable(table, config.out / REPORT, config.out / PAGE, is_writer)
 
 
 def _resolve(config: AblationConfig) -> tuple[list[AnyMethod], HeldOutSource]:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framefold import __version__
 from framefold.adapters.base.build import build
 from framefold.adapters.core.budget import check_budget
 from framefold.adapters.core.registry import compressor_class, list_compressors
@@ -27,6 +26,7 @@ from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.files import write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
+from framefold.version import __version__
 
 YARDSTICK = "yardstick"
 

@@ -167,6 +167,13 @@ def unsuited_note(table: ResultTable) -> str:
 _ANSWERS = measures_of_table("answers")
 
 
+def main_tables(table: ResultTable) -> str:
+    """Return the tables that are printed: accuracies and paired differences, or first what suits the answers better."""
+    note = unsuited_note(table)
+    tables = [note, measures_table(table, _ANSWERS, table.full_readings())] if note else []
+    return "\n\n".join(filter(None, [*tables, accuracy_table(table), difference_table(table)]))
+
+
 def _results(table: ResultTable) -> list[tuple[str, str]]:
     return [(method, budget) for method in table.methods for budget in table.by_method[method]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from framefold.evaluation.results.measures import measures_of_table, plotted_measures
+from framefold.evaluation.results.measures import plotted_measures
 from framefold.evaluation.results.result_files import read_results
 from framefold.evaluation.results.settings import REPORT
 from framefold.files import replace_file
@@ -17,7 +17,7 @@ from .markdown_tables import (
     cost_section,
     difference_table,
     evidence_section,
-    measures_table,
+    main_tables,
     setting_paragraph,
     type_section,
     unsuited_note,
@@ -44,20 +44,28 @@ def report(results: str, baseline: str | None = None) -> Path:
     """
     out = Path(results)
     table = ResultTable(read_results(out), baseline)
+    page = write_report(table, out)
+    print("\n\n".join([main_tables(table), f"report: {out / REPORT}\npage: {page}"]))
+    return out / REPORT
+
+
+def write_report(table: ResultTable, out: Path) -> Path:
+    """Write ``report.md``, its plots and ``report.html`` into a folder, and return the path of the latter.
+
+    Raises:
+        ResultsError: the answers or kept tokens of a result are damaged.
+    """
     page = write_page(table, out)
     plots = _plot(table, out)
-    accuracies, differences = accuracy_table(table), difference_table(table)
     answers, note = answer_section(table), unsuited_note(table)
     blocks = ["# Ablation", setting_paragraph(table), *([answers] if note else [summary(table)])]
-    blocks += ["## Accuracy", accuracies, *plots[:1], *([] if note else [answers])]
-    blocks += ["## Differences", differences, comparison_section(table), losses(table), type_section(table)]
+    blocks += ["## Accuracy", accuracy_table(table), *plots[:1], *([] if note else [answers])]
+    blocks += ["## Differences", difference_table(table), comparison_section(table)]
+    blocks += [losses(table), type_section(table)]
     blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     replace_file(out / REPORT, lambda temporary: temporary.write_text(text))
-    tables = [note, measures_table(table, measures_of_table("answers"), table.full_readings())] if note else []
-    tables += [accuracies, differences, f"report: {out / REPORT}\npage: {page}"]
-    print("\n\n".join(filter(None, tables)))
-    return out / REPORT
+    return page
 
 
 def _plot(table: ResultTable, out: Path) -> list[str]:

@@ -20,9 +20,9 @@ from typing import Any
 import psutil
 import torch
 
-from framefold import __version__
 from framefold.adapters.base.chain import Chain
 from framefold.files import file_digest, text_digest
+from framefold.version import __version__
 
 PACKAGES = ("torch", "transformers", "numpy")
 GIT_SECONDS = 20  # time limit of a git command; "git status" reads the complete tree, which may be on a slow disk

@@ -149,7 +149,8 @@ def read_options(module: str, name: str) -> tuple[str, list[Option]]:
         ConfigError: the module has no such function.
     """
     tree = ast.parse(_source(module).read_text(encoding="utf-8"))
-    node = next((n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef) and n.name == name), None)
+    nodes = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    node = nodes.get(_wrapped(nodes[name]) or name) if name in nodes else None
     if node is None:
         raise ConfigError(f"framefold.{module} has no {name}")
     function = node
@@ -171,6 +172,12 @@ def read_options(module: str, name: str) -> tuple[str, list[Option]]:
         if argument.arg != "self"
     ]
     return " ".join((documented.short_description or "").split()), options
+
+
+def _wrapped(node: ast.FunctionDef | ast.ClassDef) -> str | None:
+    """Return the name of the function whose parameters and docstring ``functools.wraps`` gives to another one."""
+    wraps = [one for one in node.decorator_list if ast.unparse(one).startswith("functools.wraps(")]
+    return ast.unparse(wraps[0].args[0]) if wraps and isinstance(wraps[0], ast.Call) else None
 
 
 def _arguments(arguments: ast.arguments) -> list[tuple[ast.arg, ast.expr | None]]:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from framefold import __version__
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.lora.config import LoraAdapter, lora_files
 from framefold.adapters.pretrained.base_model import BaseModel
@@ -18,6 +17,7 @@ from framefold.adapters.pretrained.folder import save_folder
 from framefold.adapters.pretrained.hub import CARD, LORA_FILES
 from framefold.adapters.pretrained.weights import WEIGHTS
 from framefold.files import replace_files
+from framefold.version import __version__
 
 ORDER = (WEIGHTS, *LORA_FILES, CARD, CONFIG)  # the config last, because a folder without it is not an adapter
 

@@ -17,13 +17,13 @@ from typing import Any, Literal
 
 import torch
 
-from framefold import __version__
 from framefold.data.question import SCHEMA_VERSION
 from framefold.data.shards.index import FEATURES, INDEX, VIDEOS, Index, Shard, read_index
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.shards.writer import ShardFolder
 from framefold.errors import DataError
 from framefold.progress import QUIET
+from framefold.version import __version__
 
 from .device import resolve_device
 from .locate import HostFolder, find_host

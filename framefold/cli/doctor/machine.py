@@ -16,7 +16,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from framefold import __version__
+from framefold.version import __version__
 
 from .findings import Finding
 

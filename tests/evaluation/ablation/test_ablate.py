@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import framefold
+from framefold.__main__ import main
 from framefold.adapters.base.selector import Selector
 from framefold.adapters.core import registry
 from framefold.adapters.core.budget import budget_tokens
@@ -21,6 +22,8 @@ from framefold.errors import ConfigError, FramefoldError, ResultsError
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.ablation.config import AblationConfig
 from framefold.evaluation.ablation.feature_cache import FeatureCache
+from framefold.evaluation.ablation.runner import AblationRunner
+from framefold.evaluation.metrics.statistics import Interval
 from framefold.evaluation.results.result_files import FOLDER, read_results
 from framefold.warning_types import UntrainedCompressorWarning
 from tests.support.paths import TINYHOST as HOST
@@ -195,6 +198,26 @@ def test_results_of_other_videos_stop_the_ablation_before_it_runs(results: Path,
     with pytest.raises(ResultsError, match="differ in videos"):
         ablate(str(tmp_path / "copy"), str(HOST), ["uniform"], budgets=[0.5], videos=3, frames=16)
     assert not list((tmp_path / "copy" / FOLDER).glob("*b0.5*"))
+
+
+def test_python_gets_the_table_that_the_command_prints(
+    results: Path, adapter: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capsys.readouterr()
+    table = framefold.ablate(str(results), adapters=[str(adapter)], **SMALL)
+    printed = capsys.readouterr().out
+    assert table.is_writer and table.report.read_text().startswith("# Ablation") and table.page.is_file()
+    assert table.row("fila", 40).tokens == 40 and table.row("all tokens").tokens == 256
+    assert table.difference("fila", "scene_mean", 0.25) == Interval(0, 0, 0), "it is untrained"
+    assert "results, " in printed and "| uniform |" not in printed
+    words = ["--host", str(HOST), "--compressors", *SMALL["compressors"], "--budgets", "0.25", "40", "--videos", "4"]
+    words = ["ablate", "--out", str(results), *words, "--frames", "16", "--adapters", str(adapter)]
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"{printed}{table}\n"
+    monkeypatch.setattr(AblationRunner, "run", lambda self: True)
+    assert main(words) == 0
+    assert capsys.readouterr().out == f"report: {table.report}, written by another process\n"
+    assert not framefold.ablate(str(results), adapters=[str(adapter)], **SMALL).is_writer
 
 
 def test_results_of_other_weights_are_not_reused(results: Path, adapter: Path, tmp_path: Path, capsys) -> None:
