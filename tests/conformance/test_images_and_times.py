@@ -110,6 +110,32 @@ def test_impossible_clips_are_refused(name: str) -> None:
         assert not wrongly_handled(InputError, cases)
 
 
+@pytest.mark.parametrize("name", IMAGE_RUN_HOSTS)
+def test_a_picture_in_a_later_turn_continues_a_compressed_prompt(name: str) -> None:
+    """Pictures are passed as the frames of videos are, but need no compression."""
+    host = build(name)
+    first = host.batch([5, -FRAMES, 6], [9, -FRAMES, 3])
+    pixels = noise(2, 3, 16, 16)
+    pixels = pixels[:, None] if name == "smolvlm" else pixels
+    turn = torch.tensor([[3, 4, *[IMAGE] * host.tiny.tokens, 5, 6], [7, *[IMAGE] * host.tiny.tokens, 8, 3, 4]])
+    mask = torch.cat([first.inputs["attention_mask"], torch.ones_like(turn)], dim=1)
+    videos = first.inputs["pixel_values"]
+    if name == "internvl":
+        images = torch.cat([videos.unflatten(0, (2, -1)), pixels[:, None]], dim=1).flatten(0, 1)
+    else:
+        images = torch.cat([videos, pixels], dim=1)
+    ids = torch.cat([first.inputs["input_ids"], turn], dim=1)
+    conversation = {"input_ids": ids, "attention_mask": mask, "pixel_values": images}
+    conversation["clips"] = [*[0] * FRAMES, -1, *[1] * FRAMES, -1]
+    for make in (KEEPING, *DROPPING.values()):
+        with framefold.attach(host.model, make()), torch.no_grad():
+            expected = host.model(**conversation).logits[:, -turn.shape[1] :]
+            for more in ({"attention_mask": mask}, {"attention_mask": mask, "clips": [-1, -1]}):
+                cache = host.model(**first.attached_inputs, use_cache=True).past_key_values
+                found = host.model(input_ids=turn, pixel_values=pixels, past_key_values=cache, **more).logits
+                assert max_difference([found], [expected]) < TOLERANCE
+
+
 def test_clips_are_guessed_from_rows_gaps_and_the_token_before() -> None:
     first, second = 58, 57  # tokens before images
     row = [1, first, IMAGE, IMAGE, 2, first, IMAGE, IMAGE, 3, second, IMAGE, IMAGE, IMAGE, IMAGE, second, IMAGE, IMAGE]

@@ -73,8 +73,8 @@ def forward_pre_hook(
     if any(name in kwargs for name in FRAMEFOLD_ARGUMENTS):  # passed with a batch that has no video
         kwargs = {name: value for name, value in kwargs.items() if name not in FRAMEFOLD_ARGUMENTS}
     if (cache := kwargs.get("past_key_values")) is not None:
-        if getattr(cache, COMPACTED_NAME, None) is not None:
-            kwargs = kwargs | _continue(kwargs, cache)
+        if changes := _continue(kwargs, cache):
+            kwargs = kwargs | changes
     elif kwargs.get("attention_mask") is None:
         encoded = (kwargs.get("mm_encoder_outputs") or {}).get(attachment.modality)
         prompt = getattr(encoded, COMPACTED_NAME, None)
@@ -93,8 +93,9 @@ def _shorten(model: Any, attachment: Attachment, kwargs: dict[str, Any]) -> dict
     if attachment.outputs == "full":
         kwargs = {name: value for name, value in kwargs.items() if name != "logits_to_keep"}
     prepared = compress_inputs(model, kwargs, False)
-    if prepared.prompt is None:  # images only
-        return prepared.kwargs if logits_to_keep is None else prepared.kwargs | {"logits_to_keep": logits_to_keep}
+    if prepared.prompt is None:  # images only, maybe in a later turn of a conversation about a video
+        kwargs = prepared.kwargs if logits_to_keep is None else prepared.kwargs | {"logits_to_keep": logits_to_keep}
+        return kwargs | _continue(kwargs, kwargs.get("past_key_values"))
     if attachment.outputs == "compact" and isinstance(logits_to_keep, Tensor) and not prepared.compaction.trivial:
         raise InputError(
             "logits_to_keep as a tensor names columns that compression moves: attach with outputs='full', or pass a"
@@ -107,8 +108,13 @@ def _shorten(model: Any, attachment: Attachment, kwargs: dict[str, Any]) -> dict
 
 
 def _continue(kwargs: dict[str, Any], cache: Any) -> dict[str, Any]:
-    """Return mask and positions of a decode step whose caller counts the columns of the original prompt."""
-    prompt: CompactedPrompt = getattr(cache, COMPACTED_NAME)
+    """Return mask and positions of a decode step whose caller counts the columns of the original prompt.
+
+    Nothing is returned if the cache contains no compressed prompt.
+    """
+    prompt: CompactedPrompt | None = getattr(cache, COMPACTED_NAME, None)
+    if prompt is None:
+        return {}
     if not holds_compressed_prompt(cache):  # the cache was reset
         delattr(cache, COMPACTED_NAME)
         return {}
@@ -147,7 +153,7 @@ def forward_hook(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outp
         if isinstance(cache, Cache):
             setattr(cache, COMPACTED_NAME, None if prompt.compaction.trivial else prompt)
     loss, logits = values.get("loss"), values.get("logits")
-    if loss is not None and model.training and call.losses:
+    if isinstance(loss, Tensor) and model.training and call.losses:
         own = torch.stack(list(call.losses.values())).sum() * _batch_weight(kwargs)
         loss = changes["loss"] = loss + own.to(loss.device)  # device maps may place them on different devices
     if attachment.outputs == "full" and isinstance(logits, Tensor) and logits.shape[1] == columns:

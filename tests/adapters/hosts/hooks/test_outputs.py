@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,6 +23,12 @@ UNIFORM = 0.25
 class Pair(NamedTuple):
     logits: Tensor
     loss: Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    logits: Tensor
+    loss: Any
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +67,19 @@ def test_no_output_is_taken_for_the_loss_because_of_its_place() -> None:
             assert torch.allclose(trained, host.eval()(**single()).loss + 1)
 
 
+def test_losses_are_added_to_any_loss_that_is_a_tensor() -> None:
+    host = tiny.llava_onevision("sdpa").train()
+    with framefold.attach(host, TopNorm()):
+        expected = host(**inputs_with_labels()).loss
+        alone = expected - 1  # the loss of TopNorm is 1
+        with forward_of(host, lambda output, _: Frozen(output.logits, output.loss)):
+            assert torch.equal(host(**inputs_with_labels()).loss, expected)
+        with forward_of(host, lambda output, _: (output.loss[None], output.logits)):  # as of one device of several
+            assert torch.equal(host(**inputs_with_labels())[0], expected[None])
+        with forward_of(host, lambda output, _: Frozen(output.logits, {"text": output.loss})):
+            assert torch.allclose(host(**inputs_with_labels()).loss["text"], alone)
+
+
 def test_full_logits_and_the_loss_are_found_in_any_container(host: Any) -> None:
     inputs = inputs_with_labels()
     with framefold.attach(host, framefold.build("uniform", UNIFORM), outputs="full"):
@@ -68,6 +88,7 @@ def test_full_logits_and_the_loss_are_found_in_any_container(host: Any) -> None:
             "dictionary": lambda output, _: {"logits": output.logits, "loss": output.loss},
             "object": lambda output, _: types.SimpleNamespace(logits=output.logits, loss=output.loss),
             "named tuple": lambda output, _: Pair(output.logits, output.loss),
+            "frozen data class": lambda output, _: Frozen(output.logits, output.loss),
             "tuple": lambda output, _: (output.loss, output.logits),
             "tuple without a loss": lambda output, _: (output.logits,),
             "tuple without logits": lambda output, _: (output.loss, output.logits[:, :-1, 0]),
