@@ -5,7 +5,7 @@ Dimensions: B rows, L columns before, L' columns after.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -84,9 +84,8 @@ def shorten(
     mask = prompt_mask(inputs)
     real = mask != 0 if images is None else (mask != 0) | images
     real[where[:, 0], where[:, 1]] = True
-    for name in ("labels", "shift_labels"):
-        if inputs.get(name) is not None:
-            real = real | (inputs[name] != -100)
+    for labelled in _labelled_columns(inputs):
+        real = real | labelled
     side: Side = "left" if left or padded else "right"  # so that the last column stays the last token
     if bool((mask[:, 0] == 0).any()):  # padding stays on the caller's side
         side = "left"
@@ -99,6 +98,20 @@ def shorten(
     filler = _missing_placeholders(lengths, rows, len(keep))
     compaction = compact(keep, real, side, filler.to(keep.device), padded)
     return compaction, [_group_rows(layer, rows, side) for layer in layers]
+
+
+def _labelled_columns(inputs: Mapping[str, Any]) -> Iterator[Tensor]:
+    """Yield (B, L) bool masks of the columns that have a label and of those that predict one.
+
+    The host also counts the label of the first column after padding, which the padding predicts.
+    """
+    labels, shifted = inputs.get("labels"), inputs.get("shift_labels")
+    if labels is not None:
+        yield labels != -100
+        if shifted is None:
+            yield torch.nn.functional.pad(labels, (0, 1), value=-100)[:, 1:] != -100
+    if shifted is not None:
+        yield shifted != -100
 
 
 def _missing_placeholders(lengths: list[int], rows: list[int], batch: int) -> Tensor:
