@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from framefold.errors import FramefoldError, UnknownCompressorError
+from framefold.import_signals import end_at_once, interrupted
 from framefold.warning_types import FramefoldWarning
 
 # Verbs of LightningCLI, which read sys.argv themselves because relaunched ranks do: verb -> (module:function, help).
@@ -117,10 +118,6 @@ EXTRA_OF = {
 }
 
 
-# Verbs that reuse what an interrupted call has finished.
-CONTINUED = {"shards synth", "shards splice", "shards features", "tinyhost train", "ablate", "eval", "demo"}
-
-
 def usage() -> str:
     """Return the text of ``framefold --help``."""
     verbs = {**LIGHTNING, **FUNCTIONS}
@@ -205,7 +202,8 @@ def _guarded(args: list[str], modules: list[str]) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
     except KeyboardInterrupt:
-        return _fail(f"interrupted; complete files are kept, incomplete ones were removed{_continuation(args)}", 130)
+        print(interrupted(args), file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of the output has ended, as in 'framefold list configs | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -232,14 +230,6 @@ def _describe(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {text} (FRAMEFOLD_DEBUG=1 shows the traceback)", 1
 
 
-def _continuation(args: list[str]) -> str:
-    """Say how to continue an interrupted verb; "" if it would start from the beginning."""
-    if args[0] == "fit":
-        return "; the same command with --resume auto continues from the latest checkpoint, if there is one"
-    verbs = {" ".join(args[:words]) for words in (1, 2)}
-    return "; the same command continues where it stopped" if verbs & CONTINUED else ""
-
-
 def _run(args: list[str]) -> int:
     verb = args[0]
     if verb in LIGHTNING:
@@ -247,7 +237,9 @@ def _run(args: list[str]) -> int:
             return _print_help(verb, *LIGHTNING[verb])
         args = [word for word in args if word != "all"] if args[1:] == ["--help", "all"] else args
         sys.argv[1:] = args  # argv[0] stays, because relaunched ranks run it
-        _load(LIGHTNING[verb][0])()
+        with end_at_once(args):
+            run = _load(LIGHTNING[verb][0])
+        run()
         return 0
     if verb == "doctor":  # it parses its arguments itself, since it must run even without jsonargparse
         return _load(FUNCTIONS[verb][0])(args[1:])
@@ -256,9 +248,11 @@ def _run(args: list[str]) -> int:
         if verb in FUNCTIONS:
             if _asks_for_help(args[words:]):
                 return _print_help(verb, *FUNCTIONS[verb])
-            from framefold.cli.parser import call
+            with end_at_once(args):
+                from framefold.cli.parser import call
 
-            return call(_load(FUNCTIONS[verb][0]), verb, args[words:])
+                function = _load(FUNCTIONS[verb][0])
+            return call(function, verb, args[words:])
     from framefold.messages import nearest
 
     typed = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), args[:2])) or verb

@@ -15,6 +15,7 @@ GROUND = {
     "framefold",
     "framefold.errors",
     "framefold.files",
+    "framefold.import_signals",
     "framefold.messages",
     "framefold.progress",
     "framefold.torchvision_finder",

@@ -15,16 +15,18 @@ import yaml
 
 from framefold.configs import ConfigNotFoundError, expand_config_names
 from framefold.errors import HostError, MissingExtraError
+from framefold.import_signals import end_at_once
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 
 
 def main() -> None:
     """Run the verb that ``sys.argv`` begins with; see :func:`framefold.training.fit.lightning_cli.main`."""
-    if _needs_torchvision(sys.argv[2:]):
-        with suppress(MissingExtraError):  # features need none; for videos the host raises before training
-            find_torchvision()
-    from .lightning_cli import main as run
+    with end_at_once(sys.argv[1:]):
+        if _needs_torchvision(sys.argv[2:]):
+            with suppress(MissingExtraError):  # features need none; for videos the host raises before training
+                find_torchvision()
+        from .lightning_cli import main as run
 
     run()
 
