@@ -162,7 +162,9 @@ def _measure(
             outputs.append(host(**inputs, use_cache=True, logits_to_keep=1))
 
     peak = 0.0
-    with attach(host, variant) if variant is not None else contextlib.nullcontext():
+    words = inputs["input_ids"][0, -(WORDS // 2) :]  # the question of query-aware compressors
+    query = host.get_input_embeddings()(words) if variant is not None and variant.query_aware else None
+    with attach(host, variant, query=query) if variant is not None else contextlib.nullcontext():
         if host.device.type == "cuda":
             before = torch.cuda.memory_allocated(host.device)
             peak = (before + peak_memory(run_prefill, host.device)) / 1e6

@@ -25,6 +25,7 @@ from framefold.evaluation.metrics.memory import ChildMemory, trim_heap
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.batch import answer_questions, encode_batch
+from framefold.training.frozen_host.locate import find_host
 from framefold.training.losses import compute_losses, total_loss
 from framefold.training.module import CompressorModule
 
@@ -74,6 +75,7 @@ def bench_data(
             f"give at least {10 * EVERY} samples, and at least one repeat, video and frame; got {samples} samples, "
             f"{repeats} repeats, {videos} videos and frames {frames}"
         )
+    find_host(host)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="framefold-bench-")))
         if shards is None:

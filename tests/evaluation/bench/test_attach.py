@@ -27,6 +27,12 @@ def test_every_variant_has_columns_times_and_ratios(
     assert "uniform@0.5" in table and "random weights" in table and "medians of 2" in table
 
 
+def test_a_query_aware_compressor_gets_the_words_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
+    rows = bench_attach.bench_attach(frames=4, side=3, compressor="qtsplus", budgets=[0.5], repeats=1)
+    assert rows["qtsplus@0.5"]["columns"] == 18 + WORDS
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from framefold.__main__ import main
-from framefold.errors import ConfigError
+from framefold.errors import ConfigError, HostError
 from framefold.evaluation.bench import loading as module
 from framefold.evaluation.bench.loading import bench_data
 from framefold.evaluation.metrics import timing
@@ -50,6 +50,13 @@ def test_growing_memory_is_seen_and_constant_memory_is_not(shards, monkeypatch):
     assert leaky["videos_growth_mib"] > 60 and flat["videos_growth_mib"] < 15
     assert leaky["videos_worker_mib"] > flat["videos_worker_mib"] + 60
     del last
+
+
+@pytest.mark.parametrize("host", ["Qwen/Qwen2.5-VL-7B-Instrct", "nowhere"])
+def test_a_host_that_is_not_there_is_an_error_before_videos_are_written(host, monkeypatch):
+    monkeypatch.setattr(module, "synth", lambda *args, **kwargs: pytest.fail("videos were written"))
+    with pytest.raises(HostError, match=host):
+        bench_data(host=host)
 
 
 def test_numbers_that_are_not_positive_are_errors_before_the_work():
