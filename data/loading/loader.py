@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from framefold.data.shards.sample import Sample
 from framefold.errors import DataError
+from framefold.warning_types import FramefoldWarning
 
 from .order import Layout, rank_share
 from .workers import answer_only_parent, check_open_files, name_open_files
@@ -263,7 +264,7 @@ class ResumableLoader(DataLoader[Batch]):
         """Resume after the last delivered batch; if the order has changed, warn and resume at the next epoch."""
         epoch, done, saved = state["epoch"], state["done"], state["layout"]
         if done and (problem := self._adopt_layout(saved)):
-            warnings.warn(f"{problem}: resuming at the next epoch", stacklevel=2)
+            warnings.warn(f"{problem}: resuming at the next epoch", FramefoldWarning, stacklevel=2)
             epoch, done = epoch + 1, 0
         self.stream.delivered = epoch * len(self.stream) + done
         self.damaged, self.lost, self._resumed = state["damaged"], state.get("lost", 0) if done else 0, True
@@ -271,9 +272,10 @@ class ResumableLoader(DataLoader[Batch]):
     def _adopt_layout(self, saved: dict[str, int]) -> str:
         """Use the layout of the resumed run; return why that is impossible, or ""."""
         own = self._layout()
-        names = (saved.keys() | own.keys()) - CHANGEABLE - (NEWER - saved.keys())
-        if any(saved.get(name) != own.get(name) for name in names):
-            return f"the data layout changed from {saved} to {own}"
+        names = sorted((saved.keys() | own.keys()) - CHANGEABLE - (NEWER - saved.keys()))
+        differing = [name for name in names if saved.get(name) != own.get(name)]
+        if differing:
+            return f"the data layout changed ({', '.join(f'{x} {saved.get(x)} -> {own.get(x)}' for x in differing)})"
         global_batch = saved["per_batch"] * saved["lanes"]
         if global_batch != own["per_batch"] * own["lanes"]:
             fitting, world = global_batch / self.stream.world, self.stream.world

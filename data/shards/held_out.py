@@ -52,7 +52,10 @@ def hold_out(index: Index, share: float) -> tuple[Index, Index]:
         DataError: the share is out of range, a shard is not local, or nothing would be left to train.
     """
     if not 0 < share < 1:
-        raise DataError(f"data.val_share must be between 0 and 1, not {share:g}")
+        raise DataError(
+            f"data.val_share must be between 0 and 1, not {share:g}; without it, and without data.val_shards, nothing "
+            "is validated"
+        )
     remote = next((shard.path for shard in index.shards if shard.path.startswith(NOT_LOCAL)), None)
     if remote is not None:
         raise DataError(

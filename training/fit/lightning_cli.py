@@ -128,7 +128,8 @@ class FitCLI(LightningCLI):
         compressor_class(compressor, state.get("compressor_classes"))
 
     def _resume(self, settings: Any) -> None:
-        if settings.get("ckpt_path"):
+        is_option = any(word.partition("=")[0] == "--ckpt_path" for word in sys.argv)
+        if settings.get("ckpt_path") and is_option:  # config.yaml of a resumed run has both, and the newest one counts
             raise SystemExit("--resume and --ckpt_path both choose the checkpoint: give only one of them")
         found = resolve_resume(settings["resume"], Path(settings["trainer"]["default_root_dir"] or DEFAULT_ROOT))
         if found is not None:

@@ -91,6 +91,18 @@ def test_the_same_command_changes_nothing(fit: Fit, run: Path, tmp_path: Path, c
     assert whole["callbacks"]["Resume"] == last(run)["callbacks"]["Resume"]
 
 
+def test_the_configuration_of_a_resumed_run_resumes_it_again(fit: Fit, run: Path, tmp_path: Path) -> None:
+    assert fit(run, "--resume", "auto", "--trainer.max_steps", "5") == 0
+    changed = yaml.safe_load((run / "version_1" / "config.yaml").read_text())
+    changed["model"]["lr"] = 0.3
+    given = tmp_path / "given.yaml"
+    given.write_text(yaml.safe_dump(changed))
+    assert fit(run, "--resume", "auto", given=str(given)) == 0
+    saved = torch.load(run / "version_2" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["global_step"] == 6 and saved["hyper_parameters"]["lr"] == 0.3
+    assert fit(run, "--resume", "auto", "--ckpt_path", str(run / "version_0" / "checkpoints" / "last.ckpt")) == 2
+
+
 def test_settings_that_cannot_take_effect_are_refused_by_name(fit: Fit, run: Path, capsys: Any) -> None:
     for args, words in (
         (["--model.start", "runs/other"], ["model.start", "cannot take effect"]),
@@ -126,10 +138,12 @@ def test_changed_data_start_at_the_next_epoch_and_are_named(
         root = Path(shutil.copytree(run, tmp_path / key))
         places.clear()
         capsys.readouterr()
-        with pytest.warns(UserWarning, match="next epoch"):
-            assert fit(root, "--resume", "auto", f"--{key}", value) == 0
+        assert fit(root, "--resume", "auto", f"--{key}", value) == 0
         assert places == [(1, 0), (1, 1)], key
-        assert f"resume: changed: {key}" in capsys.readouterr().out, key
+        printed = capsys.readouterr()
+        assert f"resume: changed: {key}" in printed.out, key
+        (warning,) = [line for line in printed.err.splitlines() if line.startswith("framefold: warning: ")]
+        assert "changed" in warning and warning.endswith("resuming at the next epoch"), warning
     moved = Path(shutil.copytree(shards, tmp_path / "moved"))
     places.clear()
     assert fit(run, "--resume", "auto", "--data.shards", str(moved)) == 0
