@@ -46,7 +46,9 @@ def check_params(cls: type, params: Mapping[str, Any]) -> dict[str, Any]:
             raise ConfigError(f"{_title(cls)} has no parameter {short(name)}{nearest(name, known)}")
         ok, converted = _convert(value, hints.get(name, Any))
         if not ok:
-            raise ConfigError(f"{_title(cls)}: {name} must be {_describe(hints[name])}, got {short(value)}")
+            infinite = isinstance(value, float) and not math.isfinite(value)
+            expected = "a finite number" if infinite else _describe(hints[name])
+            raise ConfigError(f"{_title(cls)}: {name} must be {expected}, got {short(value)}")
         checked[name] = converted
     return checked
 

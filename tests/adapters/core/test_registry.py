@@ -53,6 +53,9 @@ def test_a_selector_needs_only_a_score(clean_registry, tmp_path) -> None:
     assert framefold.load(tmp_path).params() == {"power": 3.0}
     with pytest.raises(ConfigError, match="power must be float"):
         framefold.build("small_norm_of_a_test", power="high")
+    for value in ("inf", "-inf", "nan"):
+        with pytest.raises(ConfigError, match=f"power must be a finite number, got {value}"):
+            framefold.build("small_norm_of_a_test", power=float(value))
     with pytest.raises(UnknownCompressorError, match="did you mean 'small_norm_of_a_test'"):
         framefold.build("small_norm_of_a_tset")
 
