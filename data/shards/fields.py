@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from reprlib import Repr
 from typing import Any
+from unicodedata import category
 
 import numpy as np
 
@@ -20,6 +21,8 @@ NUMBERS = (int, float)
 SHORT = Repr()
 
 SHORT.maxstring = SHORT.maxother = 60
+
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs")  # Unicode categories of controls, blanks and zero-width characters
 
 ROUNDING = 1e-6  # by which the sides of a box may exceed the frame
 
@@ -123,8 +126,10 @@ def _required(fields: dict[str, Any], name: str, where: str) -> Any:
 def _text(value: Any, where: str) -> str:
     if not isinstance(value, str):
         raise FieldError(f"{where} must be text, not {_short(value)}")
-    if not value.strip():
-        raise FieldError(f"{where} is empty")
+    if all(category(letter) in INVISIBLE for letter in value):
+        raise FieldError(
+            f"{where} is empty" if not value.strip() else f"{where} has no visible letter: {_short(value)}"
+        )
     if any("\ud800" <= letter <= "\udfff" for letter in value):  # tokenizers refuse what UTF-8 cannot encode
         raise FieldError(f"{where} has half of a surrogate pair: {_short(value)}")
     return value

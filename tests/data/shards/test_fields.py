@@ -22,14 +22,14 @@ QUESTION = {
 HUGE = 10**400
 
 # field of the question -> values that it must not have, with the words of the message after the field
-TEXTS = [None, ["a"], {"a": 1}, True, "", "  \n\t", "\ud800"]
+TEXTS = [None, ["a"], {"a": 1}, True, "", "  \n\t", "\u200b\ufeff", "\x00", "\ud800"]
 BAD_FIELDS: dict[str, list[Any]] = {
     "type": [*TEXTS, 3],
     "text": [*TEXTS, 3, 2.5],
     "answer": [*TEXTS, float("nan"), float("inf"), HUGE],
     "choices": [
         None, "red", {"red": 1}, 3, ["red", None], ["red", ""], ["red", ["blue"]], ["red", True], ["red", "red"],
-        ["blue", "green"], ["red", {"a": 1}], ["red", float("nan")],
+        ["blue", "green"], ["red", {"a": 1}], ["red", float("nan")], ["red", "\u200b"],
     ],
     "evidence": [None, "all", 3, {"frame": 1}, [1, 0, 0, 1, 1], [[1, 0, 0, 1, 1], 7]],
 }  # fmt: skip
