@@ -168,7 +168,7 @@ def text_field(fields: dict[str, Any], name: str) -> str:
         UnusableClip: the value is not text, or cannot be encoded as UTF-8.
     """
     value = fields.get(name, "")
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if (isinstance(value, float) and math.isfinite(value)) or type(value) is int:
         value = str(value)
     if not isinstance(value, str) or any("\ud800" <= letter <= "\udfff" for letter in value):
         raise UnusableClip(f"{name} must be text, not {value!r:.40}")

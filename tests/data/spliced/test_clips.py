@@ -133,6 +133,8 @@ DAMAGED = {
     "empty caption": (A | {"caption": " \t"}, "caption is empty"),
     "only signs": (A | {"caption": "?!"}, "caption is empty"),
     "a number of a file": (A | {"file": True}, "file must be text"),
+    "NaN as a caption": ('[{"file": "a.mp4", "caption": NaN}]', "caption must be text"),
+    "infinite label": ('[{"file": "a.mp4", "caption": "x", "label": -Infinity}]', "label must be text"),
     "half a surrogate": ('[{"file": "a.mp4", "caption": "x \\ud800"}]', "caption must be text"),
     "no video": (A | {"file": "a.txt"}, "does not end in .mp4"),
     "too long a name": (A | {"file": "x" * 5000 + ".mp4"}, "cannot be read"),
