@@ -13,6 +13,7 @@ from framefold.data.loading.loader import ResumableLoader, SampleStream
 from framefold.data.loading.shard_stream import ShardStream
 from framefold.data.shards.held_out import hold_out
 from framefold.data.shards.index import Index
+from framefold.data.shards.location import is_remote
 from framefold.data.shards.sources import resolve_shards
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe, length_range
@@ -176,7 +177,7 @@ class VideoData(pl.LightningDataModule):
 
 def _name(index: Index) -> str:
     """Return the name of shards without what may be a key in a URL or command."""
-    return "remote shards" if ":" in index.source else index.source
+    return "remote shards" if is_remote(index.source) else index.source
 
 
 def data_sources(trainer: Any, stage: str) -> DataSources:

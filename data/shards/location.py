@@ -64,6 +64,14 @@ def expand_source(source: str) -> list[str]:
     return [local_path(path) for path in paths]
 
 
+def is_remote(shards: str) -> bool:
+    """Return whether a part of what a user named is a URL or a command, which may contain keys, and no local path."""
+    return any(
+        (source.startswith(NOT_LOCAL) or "://" in source) and not _existing_folder(source)[0]
+        for source in split_sources(shards)
+    )
+
+
 def describe_folder(folder: str | os.PathLike[str]) -> str:
     """Return what a folder without shards holds, and what to do; "" if it is empty."""
     entries = [entry for entry in Path(folder).iterdir() if not entry.name.startswith(".")]

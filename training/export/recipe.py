@@ -11,7 +11,7 @@ import yaml
 
 from framefold.adapters.pretrained.base_model import BaseModel, hub_snapshot
 from framefold.adapters.pretrained.hub import HUB_ID
-from framefold.data.shards.location import NOT_LOCAL, split_sources
+from framefold.data.shards.location import is_remote, split_sources
 from framefold.errors import ConfigError, HostError
 from framefold.files import weights_digest
 from framefold.messages import short
@@ -106,10 +106,7 @@ def _without_location(path: str) -> str:
 
 def _shards(text: str) -> str:
     """Return the names of shards, or "remote" for URLs and commands, because they may contain keys."""
-    sources = split_sources(text)
-    if any(source.startswith(NOT_LOCAL) or "://" in source for source in sources):
-        return "remote"
-    return "::".join(_without_location(source) for source in sources)
+    return "remote" if is_remote(text) else "::".join(_without_location(source) for source in split_sources(text))
 
 
 def _scalar(value: Any) -> Any:

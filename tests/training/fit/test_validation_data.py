@@ -81,6 +81,26 @@ def test_synthetic_training_videos_are_validated_on_synthetic_ones(shards: Path,
     assert read_index(shards).is_synthetic and not read_index(own).is_synthetic
 
 
+def test_the_first_line_names_local_shards_whatever_they_are_called(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("exp-12:30", "a::b", "pipe:cat", "c://d"):
+        shutil.copytree(shards, name)
+        assert f"22 samples of {name};" in VideoData(name).description, name
+    assert "44 samples of a::b::exp-12:30/*.tar;" in VideoData("a::b::exp-12:30/*.tar").description
+    secret = VideoData(f"pipe:cat {shards}/shard-000000.tar #token", index=str(first_of(shards, tmp_path)))
+    assert "8 samples of remote shards;" in secret.description
+
+
+def first_of(shards: Path, folder: Path) -> Path:
+    """Write an index of the first shard only."""
+    content = json.loads((shards / "index.json").read_text())
+    content["shards"] = content["shards"][:1]
+    (folder / "first.json").write_text(json.dumps(content))
+    return folder / "first.json"
+
+
 def test_a_share_needs_training_shards_and_excludes_validation_shards(own: Path) -> None:
     for settings in ({"val_share": 0.1}, {"shards": str(own), "val_shards": str(own), "val_share": 0.1}):
         with pytest.raises(DataError, match="val_share holds out samples of data.shards"):
