@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -140,7 +141,7 @@ def read_metadata(key: str, text: bytes) -> dict[str, Any]:
         DataError: the file is damaged, or has another schema.
     """
     try:
-        metadata = json.loads(text)
+        metadata = json.loads(text, object_pairs_hook=_unique_fields)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{key}.json is damaged: {error}") from error
     if not isinstance(metadata, dict):
@@ -177,6 +178,15 @@ def check_special_tokens(key: str, questions: Sequence[Question], tokens: Collec
                     f"{key}.json: questions[{number}].{name} contains {token!r}, a special token of this host, which "
                     "stands for a picture or a turn of the conversation: write it in other words"
                 )
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the fields of a JSON object; json itself would keep the last of equal names only."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {twice!r:.40} is given twice")
+    return fields
 
 
 @contextmanager

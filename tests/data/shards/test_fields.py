@@ -103,6 +103,15 @@ def test_json_of_another_form_is_damage_with_key(mp4):
             pytest.fail(f"{text[:9]!r} is accepted")
 
 
+def test_a_field_that_is_given_twice_is_damage_with_key_and_field(mp4):
+    text = json.dumps({"schema": 2, "times": [0, 1, 2, 3], "questions": [QUESTION]})
+    for field, first in (("answer", "blue"), ("times", [0]), ("text", "who?")):
+        twice = text.replace(f'"{field}":', f'"{field}": {json.dumps(first)}, "{field}":')
+        with pytest.raises(DataError, match=f"clip-7.json is damaged: the field '{field}' is given twice"):
+            unpack_sample("clip-7", {"json": twice.encode(), "mp4": mp4})
+            pytest.fail(field)
+
+
 def test_numbers_are_answers_and_choices_and_boxes_may_touch_the_edges(mp4):
     for answer, choices, text in (
         (3, [1, 2, 3], "3"), (2.5, [], "2.5"), ("3", [3, 4], "3"), (0, ["0", 1], "0"), (-1, [], "-1"), ("é", [], "é"),
