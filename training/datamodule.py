@@ -97,7 +97,7 @@ class VideoData(pl.LightningDataModule):
         self.val_shards = None if val_shards is None else resolve_shards(val_shards, val_index)
         if val_share is not None:
             if self.shards is None or val_shards is not None:
-                raise DataError("val_share holds out samples of data.shards: give these, and no data.val_shards")
+                raise DataError("data.val_share holds out samples of data.shards: give these, and no data.val_shards")
             self.shards, self.val_shards = hold_out(self.shards, val_share)
         self.val_share = val_share
         self.workers, self.timeout = workers, timeout

@@ -119,7 +119,8 @@ def _box(values: Any, where: str) -> Box:
 
 def _required(fields: dict[str, Any], name: str, where: str) -> Any:
     if name not in fields:
-        raise FieldError(f"{where} is missing")
+        hint = " (an empty list if the answer is open)" if name == "choices" else ""
+        raise FieldError(f"{where} is missing{hint}")
     return fields[name]
 
 

@@ -73,6 +73,8 @@ def test_what_is_no_text_is_damage_with_key_and_field(mp4):
             assert len(message) < 300, message
         missing = {name: value for name, value in QUESTION.items() if name != field}
         assert f"questions[1].{field} is missing" in refusal(mp4, missing)
+    open_answer = {name: value for name, value in QUESTION.items() if name != "choices"}
+    assert "choices is missing (an empty list if the answer is open)" in refusal(mp4, open_answer)
 
 
 def test_what_is_no_box_is_damage_with_key_and_field(mp4):
