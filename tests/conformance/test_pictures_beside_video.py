@@ -87,6 +87,7 @@ INTERNVL: dict[str, list[int]] = {
     f"{frames(2)} <img>|<end> {frames(2)} is <img>||<end>": [0, 0, -1, 1, 1, -1, -1],
     "<img>|<end> <img>|<end> is <img>|<end>": [-1, -1, -1],
     "is it Frame 7: <img>|<end>": [-1],  # a picture with a text of the user
+    "Frame1: <img>|<end> Frame2: <img>|<end> Frame9: <img>|<end>": [0, 0, -1],
     "Frame1: <img>||<end>": [-1, -1],
     "Frame1: is <img>|<end>": [-1],
     "Frame4: <img>|<end> Frame5: <img>|<end>": [0, 0],  # the start of the video was cut off

@@ -30,10 +30,17 @@ class FrameText(NamedTuple):
     Attributes:
         order: number or seconds of the frame, which do not decrease within a video.
         begins: whether the frame is the first of a video; None if its text does not tell.
+        counted: whether ``order`` is 1 higher than that of the frame before.
     """
 
     order: int
     begins: bool | None
+    counted: bool = False
+
+    def follows(self, previous: FrameText) -> bool:
+        """Return whether the frame may be the one after another frame of a video."""
+        in_order = self.order == previous.order + 1 if self.counted else self.order >= previous.order
+        return in_order and not self.begins
 
 
 class ImageRuns(Family):

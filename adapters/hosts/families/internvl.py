@@ -25,7 +25,7 @@ class InternVL(ImageRuns):
 
     def read_frame_text(self, match: re.Match[str]) -> FrameText:
         number = int(match["number"])
-        return FrameText(number, number == 1)
+        return FrameText(number, begins=number == 1, counted=True)
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         vision = model.config.vision_config

@@ -73,7 +73,7 @@ def clips_in_row(family: ImageRuns, row: RowText, per_image: int) -> list[int]:
     """Return the number of the clip that each image of a row belongs to, -1 for stills.
 
     A frame is one image (not several tiles) right after the processor's text. It continues the video of the image
-    before it if there is no other text between them, and if its number or time does not start again.
+    before it if there is no other text between them, and if its number or time continues that of the image before.
 
     Args:
         family: family of the host.
@@ -87,7 +87,7 @@ def clips_in_row(family: ImageRuns, row: RowText, per_image: int) -> list[int]:
         if frame is None:
             clips += [-1] * images
         else:
-            follows = previous is not None and text and not frame.begins and frame.order >= previous.order
+            follows = previous is not None and text and frame.follows(previous)
             clip += not follows
             clips.append(clip)
             if not follows and frame.begins is False:
