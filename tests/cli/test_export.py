@@ -367,6 +367,26 @@ def test_the_best_checkpoint_is_exported_if_validation_is_the_users_own(
             assert f"from {files[expected]}, the {expected} one" in out and reason in out
 
 
+def test_a_best_checkpoint_that_was_never_right_is_not_taken(
+    tmp_path: Path, random_host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where answers are sentences, accuracy stays 0, and the best checkpoint is that of the first validation."""
+    run(tmp_path, random_host, val_shards="/data/b")
+    checkpoints = tmp_path / "version_0" / "checkpoints"
+    best = torch.load(checkpoints / "last.ckpt", weights_only=True)
+    state = {"current_score": torch.tensor(0.0)}
+    for monitor, which, expected in (
+        ("val/accuracy", None, "the last one: val/accuracy 0 in all validations tells none apart (--which best)"),
+        ("val/accuracy", "best", "the best one by val/accuracy 0, as --which says"),
+        ("val/loss", None, "the best one by val/loss 0, on its data.val_shards"),
+    ):
+        best["callbacks"] = {"BestCheckpoint{}": state | {"monitor": monitor}}
+        torch.save(best, checkpoints / "best.ckpt")
+        capsys.readouterr()
+        export(str(tmp_path), str(tmp_path / f"{monitor} {which}".replace("/", "_")), which=which)
+        assert expected in capsys.readouterr().out, (monitor, which)
+
+
 def test_which_finds_the_best_checkpoint_of_the_run_before_it_was_resumed(tmp_path: Path, random_host: Path) -> None:
     run(tmp_path, random_host, val_shards="/data/b")
     shutil.copytree(tmp_path / "version_0", tmp_path / "version_1")

@@ -37,7 +37,8 @@ def choose_checkpoint(path: Path, which: Which | None = None) -> Choice:
     Args:
         path: checkpoint, or folder of a run.
         which: "last": the checkpoint that was written last. "best": that of the best validation of the same run. None:
-            the best one if the run was validated on data that the user chose, otherwise the last one.
+            the best one if the run was validated on data that the user chose, and its accuracy was ever above 0,
+            otherwise the last one.
 
     Raises:
         AdapterFileError: there is no such checkpoint, or it is damaged.
@@ -66,6 +67,8 @@ def choose_checkpoint(path: Path, which: Which | None = None) -> Choice:
         raise AdapterFileError(f"{path} has no complete best.ckpt, because no validation was run: use --which last")
     if best is None:
         return Choice(last.path, "the last one: there is no best.ckpt")
+    if which is None and _is_never_right(best):
+        return Choice(last.path, f"the last one: {_score(best)} in all validations tells none apart (--which best)")
     why = "as --which says" if which else f"on {validation} (--which last for the last one)"
     return Choice(best, f"the best one by {_score(best)}, {why}")
 
@@ -97,6 +100,13 @@ def _best_state(checkpoint: Path) -> dict[str, Any]:
     callbacks = read_run_state(checkpoint).get("callbacks")
     states = callbacks.items() if isinstance(callbacks, dict) else ()
     return next((state for name, state in states if str(name).startswith("BestCheckpoint")), {})
+
+
+def _is_never_right(best: Path) -> bool:
+    """Return whether no validation had an accuracy above 0, as with sentences as answers; the best one is the first."""
+    state = _best_state(best)
+    score = state.get("current_score", state.get("best_model_score"))
+    return score is not None and float(score) == 0 and str(state.get("monitor")).startswith("val/accuracy")
 
 
 def _score(best: Path) -> str:
