@@ -54,5 +54,5 @@ def test_a_wheel_a_folder_and_a_repository_are_named_as_they_were_installed(inst
 def test_packages_are_named_if_the_origin_is_unknown_or_gone(installed, tmp_path: Path) -> None:
     for origin in (None, {"url": (tmp_path / "gone.whl").as_uri(), "archive_info": {}}):
         installed(origin)
-        assert install_command("report") == "pip install 'matplotlib>=3.9'"
+        assert install_command("report") == "pip install 'matplotlib>=3.9' 'plotly>=6'"
         assert "'pytorch-lightning>=2.6' 'deepspeed>=0.19'" in install_command("train")

@@ -12,6 +12,7 @@ import yaml
 from framefold.adapters import build
 from framefold.configs import config_names, find_config
 from framefold.training.fit.lightning_cli import VERBS, FitCLI
+from framefold.training.fit.signals import Interruption
 
 TRAINING = ("compressor", "data", "trainer", "stage", "logger", "callback")
 PARTS = {kind: [name for name in config_names() if name.startswith(f"{kind}/")] for kind in TRAINING}
@@ -32,7 +33,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, verb: str, *names: str, options: tupl
     """Return the settings of a verb with some packaged configurations and further options."""
     configs = [word for name in names for word in ("--config", str(find_config(name)))]
     monkeypatch.setattr(sys, "argv", ["framefold", verb, *configs, *options])
-    return ParseOnly(verb).config[verb]
+    return ParseOnly(verb, Interruption()).config[verb]
 
 
 def test_every_kind_of_configuration_is_packaged() -> None:

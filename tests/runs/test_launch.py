@@ -14,7 +14,8 @@ from framefold import configs
 from framefold.__main__ import main
 from framefold.cli.launch import TEMPLATES
 from tests.support.limits import HANG
-from tests.support.ranks.clusters import STEPS, Cluster, free_port
+from tests.support.ports import free_port
+from tests.support.ranks.clusters import STEPS, Cluster
 from tests.support.weights import relative_differences
 
 SLURM = {
@@ -39,7 +40,9 @@ def cluster(tmp_path_factory, random_host: Path, shards: Path) -> Iterator[Clust
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster) -> dict[str, torch.Tensor]:
     """Final weights of a run with mpirun in a SLURM allocation, whose variables describe a single task."""
-    cluster.start("mpirun", out="mpi", MASTER_PORT=free_port(), **TWO, **SLURM, SLURM_PROCID="0", SLURM_LOCALID="0")
+    cluster.start(
+        "mpirun", out="mpi", MASTER_PORT=str(free_port()), **TWO, **SLURM, SLURM_PROCID="0", SLURM_LOCALID="0"
+    )
     assert cluster.wait() == [0], cluster.log("mpi")
     return cluster.last("mpi")["state_dict"]
 
@@ -65,7 +68,7 @@ def test_mpirun_on_two_machines_trains_like_one_process(cluster, undisturbed, mo
 
 @pytest.mark.timeout(HANG)
 def test_torchrun_restarts_after_a_kill_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
-    environment = {**TWO, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 6 KILL"}
+    environment = {**TWO, "MASTER_PORT": str(free_port()), "FRAMEFOLD_TEST_AT": "1 6 KILL"}
     for node in ("0", "1"):
         cluster.start("torchrun", "--last.every", "4", out="torchrun", NODE_RANK=node, **environment)
     assert cluster.wait() == [0, 0], cluster.log("torchrun")
@@ -81,7 +84,7 @@ def test_torchrun_restarts_after_a_kill_and_ends_with_the_same_weights(cluster, 
 @pytest.mark.timeout(HANG)
 def test_a_slurm_job_is_saved_and_requeued_and_ends_with_the_same_weights(cluster, undisturbed) -> None:
     rare = ["--last.every", "1000"]  # so that the signal causes the only checkpoint
-    job = {**SLURM, "MASTER_PORT": free_port(), "FRAMEFOLD_TEST_AT": "1 5 USR1"}
+    job = {**SLURM, "MASTER_PORT": str(free_port()), "FRAMEFOLD_TEST_AT": "1 5 USR1"}
     cluster.start("slurm", *rare, out="slurm", **job)
     assert cluster.wait() == [1], cluster.log("slurm")
     assert (cluster.folder / "slurm" / "records" / "scontrol").read_text() == "requeue 4242\n"

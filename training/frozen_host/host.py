@@ -249,9 +249,12 @@ class Tinyhost(Host):
 
 
 def _check_replies(sample: EncodedSample) -> None:
-    """Raise DataError if an answer has no token, such as one of characters that the tokenizer drops."""
+    """Raise DataError if an answer has no token, such as one of characters that the tokenizer drops.
+
+    An answer of "" is an unanswered question, from which distillation can learn; those in shards are refused as damage.
+    """
     for number, (question, reply) in enumerate(zip(sample.questions, sample.replies, strict=True)):
-        if not reply:
+        if question.answer and not reply:
             raise DataError(
                 f"{sample.key} has an answer without tokens: questions[{number}].answer {question.answer!r}"
             )

@@ -161,10 +161,3 @@ class Cluster:
         """Return the newest single-file checkpoint of a run."""
         files = (self.folder / out).rglob("last.ckpt")
         return torch.load(max(files, key=lambda file: file.stat().st_mtime), weights_only=True)
-
-
-def free_port() -> str:
-    """Return a port on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])

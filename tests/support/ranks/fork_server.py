@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 PRELOADED = ("framefold.training.fit.lightning_cli", "peft", "deepspeed", "torch.distributed.fsdp", "tensorboard")
@@ -82,10 +83,8 @@ class ForkServer:
         logs = [folder / f"rank{rank}.log" for rank in range(world)]
         for log in logs:
             log.touch()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        request = {"args": list(args), "logs": [str(log) for log in logs], "code": code, "env": env, "port": port}
+        request = {"args": list(args), "logs": [str(log) for log in logs], "code": code, "env": env}
+        request["port"] = free_port()
         return Run(self._ask(request), logs)
 
     def wait(self, run: Run, timeout: float = 200) -> list[int | None]:
