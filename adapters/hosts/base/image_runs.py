@@ -30,7 +30,8 @@ class FrameText(NamedTuple):
     Attributes:
         order: number or seconds of the frame, which do not decrease within a video.
         begins: whether the frame is the first of a video; None if its text does not tell.
-        counted: whether ``order`` is 1 higher than that of the frame before.
+        counted: whether ``order`` is 1 higher than that of the frame before, or the same where a tokenizer has one
+            token for all numbers.
     """
 
     order: int
@@ -39,8 +40,8 @@ class FrameText(NamedTuple):
 
     def follows(self, previous: FrameText) -> bool:
         """Return whether the frame may be the one after another frame of a video."""
-        in_order = self.order == previous.order + 1 if self.counted else self.order >= previous.order
-        return in_order and not self.begins
+        most = previous.order + 1 if self.counted else math.inf
+        return previous.order <= self.order <= most and not self.begins
 
 
 class ImageRuns(Family):
