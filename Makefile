@@ -45,7 +45,10 @@ QUICK := $(addprefix --ignore=tests/,runs guides cli/doctor evaluation/bench eva
   evaluation/report/test_page_browser.py training/checkpoint/test_commands.py training/checkpoint/test_resume.py \
   training/fit/test_loggers.py training/frozen_host/test_torchvision.py training/strategies \
   training/tinyhost/test_shipped.py data/synthetic/test_shortcuts.py conformance/test_oldest_transformers.py \
-  conformance/test_processors.py)
+  conformance/test_processors.py conformance/test_pictures_beside_video.py conformance/test_compiled.py \
+  cli/test_progress_of_verbs.py training/checkpoint/test_place.py training/fit/test_damaged_samples.py \
+  training/fit/test_signals.py training/fit/test_resumed_settings.py adapters/pretrained/test_hub_stalls.py \
+  data/video/test_equal_bytes.py test_import_signals.py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) -k "not conformance or llava_onevision" $(PYTEST_ARGS)
