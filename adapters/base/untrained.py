@@ -17,7 +17,7 @@ def display_name(compressor: Compressor) -> str:
 
 
 def warn_untrained(compressor: Compressor, stacklevel: int = 2) -> None:
-    """Warn, once for each instance, if a compressor has parameters to learn that nobody has trained."""
+    """Warn, once for each instance, if a compressor has parameters to learn that were never trained."""
     if not compressor.is_untrained or getattr(compressor, "_untrained_warned", False):
         return
     compressor._untrained_warned = True  # type: ignore[assignment]

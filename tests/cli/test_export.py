@@ -213,7 +213,7 @@ def test_markup_in_a_config_does_not_reach_the_card(tmp_path: Path) -> None:
     fields = {"training": {evil: evil}, "compressor_classes": {evil: evil, "x": "os.system\n# Owned", "y": 3}}
     framefold.build("uniform", 0.1).save_pretrained(tmp_path / "a", base_model_name_or_path=evil, **fields)
     data, text = card_of(export(str(tmp_path / "a"), str(tmp_path / "b")))
-    assert "license" not in data and "base_model" not in data  # nobody chose a licence
+    assert "license" not in data and "base_model" not in data  # no licence was chosen
     assert "\n# Owned" not in text and "<script>" not in text
 
 

@@ -68,7 +68,9 @@ def test_this_machine_has_everything_that_the_tests_need(capsys: pytest.CaptureF
     assert report["ok"] is True
     for name in ("torch", "transformers", "scipy", "deepspeed", "av", "peft", "gloo", "libx264 (encoder)", "CPU cores"):
         assert rows[name].state == "found", rows[name]
-    assert torch.__version__.partition("+")[0] in rows["torch"].detail
+    version, _, build = torch.__version__.partition("+")
+    assert version in rows["torch"].detail
+    assert torch.version.cuda is None or f"CUDA {torch.version.cuda}" in rows["torch"].detail, build
     assert (rows["NCCL"].state == "found") == torch.distributed.is_nccl_available()
     assert all(row.disables for row in rows.values() if row.state != "found")
     assert {row.pip_name for row in PACKAGES.values()} <= rows.keys()

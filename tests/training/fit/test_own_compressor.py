@@ -24,7 +24,7 @@ PACKAGE, NAME = "package_of_a_test", "own_of_a_test"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder on ``sys.path`` with a package that nobody has imported."""
+    """A folder on ``sys.path`` with a package that has not been imported."""
     folder, before = tmp_path_factory.mktemp("site"), dict(registry._CLASSES)
     write_package(folder, PACKAGE, NAME, "Own")
     with pytest.MonkeyPatch.context() as patch:
