@@ -30,7 +30,7 @@ $(READY): pyproject.toml constraints.txt
 
 # Makes that torchvision importable in every Python of the environment.
 $(FINDER): framefold/torchvision_finder.py $(READY)
-	@$(BIN)/python -m framefold.torchvision_finder
+	@$(BIN)/python framefold/torchvision_finder.py
 	@touch $@
 
 demo: setup
