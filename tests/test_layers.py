@@ -25,7 +25,7 @@ GROUND = {
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}
 HEAVY = {"transformers", "peft", "pytorch_lightning", "lightning", "deepspeed", "webdataset", "torchdata", "matplotlib"}
 MOST_LINES, MOST_FILES = 300, 15
-FREE_FOLDERS = {"adapters.compressors", "adapters.hosts.families"}  # one file for each method or family
+FREE_FOLDERS = {"adapters.compressors", "adapters.reference", "adapters.hosts.families"}  # one file a method or family
 
 ADAPTERS = "adapters.core adapters.ops adapters.layers adapters.pretrained adapters.base"
 HOSTS = "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks adapters.hosts.lora"

@@ -40,7 +40,10 @@ class Compressor(PretrainedMixin, nn.Module):
 
     name: ClassVar[str]
     paper: ClassVar[str] = ""  # name and arXiv id of the publication
+    keeps: ClassVar[str] = ""  # what its tokens are, a noun phrase for tables
     cost: ClassVar[str] = ""  # of N tokens of width D, k of them kept, in words
+    licence: ClassVar[str] = ""  # of the authors' released code: an SPDX name, or "none"; empty if there is no release
+    deviations: ClassVar[str] = ""  # of the exact budget from the released code, in words
     trainable: ClassVar[bool] = False  # has parameters to learn
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last

@@ -41,6 +41,7 @@ class EVS(FramePruner):
 
     name = "evs"
     paper = "EVS, arXiv 2510.14624"
+    keeps = "tokens that change from frame to frame, pruned as in serving engines"
     cost = "one cosine similarity per token, and a sort"
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:

@@ -15,6 +15,7 @@ class Identity(Compressor):
     """
 
     name = "identity"
+    keeps = "everything"
     cost = "nothing"
     exact_budget = False
 

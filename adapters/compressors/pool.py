@@ -29,6 +29,7 @@ class Pool(Merger):
     """
 
     name = "pool"
+    keeps = "means over time and space"
     cost = "one pass over the tokens"
 
     def __init__(self, budget: Budget = 0.25, *, spatial: int = 1) -> None:

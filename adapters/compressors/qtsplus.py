@@ -62,8 +62,8 @@ class QTSplus(Compressor):
         rho_max: upper bound of predicted ratios.
         n_max: maximum number of tokens that "auto" keeps.
         cost_flops: weight of the loss "flops" of a predicted budget.
-        cost_kv: weight of the loss "kv" of a predicted budget.
-        cost_smooth: weight of the loss "smooth" of a predicted budget.
+        cost_kv: the same of the loss "kv".
+        cost_smooth: the same of the loss "smooth".
         budget_head: create the head that predicts budgets; None: if the budget is "auto".
         dim: token width D; None: that of the first video.
 
@@ -74,6 +74,7 @@ class QTSplus(Compressor):
 
     name = "qtsplus"
     paper = "QTSplus, arXiv 2511.11910"
+    keeps = "tokens that the question attends to, and evenly spaced tokens"
     cost = "keys of all tokens per scoring block, and self-attention among the k kept tokens"
     trainable: ClassVar[bool] = True
     query_aware: ClassVar[bool] = True
@@ -283,9 +284,7 @@ class QTSplus(Compressor):
         assert self.head is not None
         if not self.training:
             return {}
-        if self.budget != AUTO:
-            return {"flops": 0.0 * ratio}
-        return self._weighted(self.head.costs(ratio, n, self.n_max))
+        return self._weighted(self.head.costs(ratio, n, self.n_max)) if self.budget == AUTO else {"flops": 0.0 * ratio}
 
     def _weighted(self, costs: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: getattr(self, f"cost_{name}") * cost for name, cost in costs.items()}

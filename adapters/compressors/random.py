@@ -20,6 +20,7 @@ class Random(Selector):
     """
 
     name = "random"
+    keeps = "seeded random tokens"
     cost = "one copy of the kept tokens"
     baseline_rank = 1
 

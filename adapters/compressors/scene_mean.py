@@ -81,6 +81,7 @@ class SceneMean(Compressor):
     """
 
     name = "scene_mean"
+    keeps = "means of the frames of K-means scenes"
     cost = "one pass over the tokens, and k-means of the T frame means"
 
     def __init__(

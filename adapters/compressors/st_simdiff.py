@@ -84,6 +84,7 @@ class STSimDiff(Compressor):
 
     name = "st_simdiff"
     paper = "ST-SimDiff, arXiv 2605.22158"
+    keeps = "representatives of similar tokens, and turning points"
     cost = "three cosine similarities per token, and a sort"
     baseline_rank = 3
 

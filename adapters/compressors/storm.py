@@ -66,6 +66,7 @@ class STORM(Pool):
 
     name = "storm"
     paper = "STORM, arXiv 2503.04130"
+    keeps = "means over time and space after a Mamba scan of the whole video"
     cost = "layers * (two Mamba-2 scans and four matrix products) over all tokens"
     trainable: ClassVar[bool] = True
     encodes: ClassVar[bool] = True

@@ -74,6 +74,7 @@ class STTM(Compressor):
 
     name = "sttm"
     paper = "STTM, arXiv 2507.07990"
+    keeps = "means of similar regions, merged over frames where they persist"
     cost = "a quadtree and its similarities: a few passes over the tokens"
 
     def __init__(

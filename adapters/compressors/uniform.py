@@ -18,6 +18,7 @@ class Uniform(Compressor):
     """
 
     name = "uniform"
+    keeps = "evenly spaced frames; the rest of the budget as evenly spaced tokens of one more frame"
     cost = "one copy of the kept tokens"
     baseline_rank = 2
 

@@ -37,6 +37,7 @@ class VidCom2(FramePruner):
 
     name = "vidcom2"
     paper = "VidCom2, arXiv 2505.14454"
+    keeps = "tokens unlike their frame and their video, pruned as in serving engines"
     cost = "two similarities per token, and a sort"
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:

@@ -22,7 +22,7 @@ PREFIXES = sorted(file.stem for file in (ROOT / "tests" / "support" / "golden").
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_golden_files(prefix: str) -> None:
     check = importlib.import_module(f"tests.support.golden.{prefix}").check
-    files = sorted(FOLDER.glob(f"{prefix}_*.npz"))
+    files = sorted([*FOLDER.glob(f"{prefix}.npz"), *FOLDER.glob(f"{prefix}_*.npz")])
     assert files or FOLDER != ASSETS / "golden", f"no golden files of {prefix}"
     for file in files:
         with case(file.name), np.load(file) as data:
@@ -32,5 +32,6 @@ def test_golden_files(prefix: str) -> None:
 def test_every_golden_file_has_a_check() -> None:
     files = sorted(FOLDER.glob("*.npz"))
     assert files, f"no golden files in {FOLDER}"
-    unchecked = [file.name for file in files if not file.name.startswith(tuple(f"{prefix}_" for prefix in PREFIXES))]
+    starts = tuple(f"{prefix}_" for prefix in PREFIXES)
+    unchecked = [file.name for file in files if file.stem not in PREFIXES and not file.name.startswith(starts)]
     assert not unchecked or FOLDER != ASSETS / "golden", unchecked
