@@ -1,0 +1,73 @@
+"""Integer allocations: how many tokens of a budget each frame, segment or set gets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from framefold.errors import ContractError
+
+from .partition import even_positions
+
+
+def share(total: int, weights: Tensor, caps: Tensor) -> Tensor:
+    """Divide a total in proportion to weights, by largest remainder; no part exceeds its cap.
+
+    What a full part cannot take is divided among the others by their weights, or evenly if these are 0. Ties go to the
+    lower index. Integer weights are divided without rounding errors.
+
+    Args:
+        total: number of tokens.
+        weights: (m,) non-negative numbers.
+        caps: (m,) int64 upper bounds.
+
+    Returns:
+        (m,) int64 with the given total, on the device of ``caps``.
+
+    Raises:
+        ContractError: the caps add up to less than the total.
+    """
+    if total > int(caps.sum()):
+        raise ContractError(f"parts of at most {int(caps.sum())} tokens in all cannot take {total}")
+    out = caps.cpu().clone()
+    weights = weights.cpu().double() if weights.is_floating_point() else weights.cpu().long()
+    open_parts, left = out > 0, total
+    while left > 0:
+        w = torch.where(open_parts, weights, 0)
+        if not bool((w > 0).any()):
+            w = open_parts.to(w.dtype)
+        quota, unit = w * left, w.sum()
+        full = open_parts & (quota >= out * unit)
+        if not bool(full.any()):
+            whole = torch.div(quota, unit, rounding_mode="floor").long()
+            order = torch.sort(quota - whole * unit, descending=True, stable=True).indices
+            order = order[w[order] > 0]
+            whole[order[: left - int(whole.sum())]] += 1
+            return torch.where(open_parts, whole, out).to(caps.device)
+        left -= int(out[full].sum())
+        open_parts &= ~full
+    return out.masked_fill(open_parts, 0).to(caps.device)
+
+
+def proportional_parts(sizes: Tensor, k: int) -> Tensor:
+    """Divide k among consecutive parts in proportion to their sizes: the differences of floor(c_i k / N).
+
+    c_i is the number of tokens of the first i parts, N that of all. A part of at least N / k tokens gets at least one,
+    and none gets more than its size if k <= N.
+
+    Args:
+        sizes: (m,) int64, not all 0.
+        k: number of tokens.
+
+    Returns:
+        (m,) int64 with sum k.
+    """
+    ends = sizes.long().cumsum(0)
+    return torch.diff(ends * k // ends[-1], prepend=ends.new_zeros(1))
+
+
+def even_counts(total: int, parts: int, device: torch.device | None = None) -> Tensor:
+    """Return (parts,) int64 counts with the given total that differ by at most one; larger ones are spread evenly."""
+    counts = torch.full((parts,), total // parts, device=device)
+    counts[even_positions(parts, total % parts, device)] += 1
+    return counts
