@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .selection import first_argmin
+
 
 @torch.no_grad()
 def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor]:
@@ -29,7 +31,7 @@ def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor
     labels = torch.full((len(points),), -1, device=points.device)
     for _ in range(iterations):
         distance = _squared_distances(points, centres)
-        new = _fill_empty(_first_argmin(distance), distance, k)
+        new = _fill_empty(first_argmin(distance), distance, k)
         if torch.equal(new, labels):
             break
         labels = new
@@ -41,11 +43,6 @@ def kmeans(points: Tensor, k: int, iterations: int = 50) -> tuple[Tensor, Tensor
 def _squared_distances(points: Tensor, centres: Tensor) -> Tensor:
     """Return (T, k) distances from differences, not the expanded square, so that equal points have distance 0."""
     return torch.stack([(points - centre).square().sum(-1) for centre in centres], dim=1)
-
-
-def _first_argmin(distance: Tensor) -> Tensor:
-    """Return the column of the lowest value of each row; of equal values the first one, on every device."""
-    return (distance == distance.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
 
 
 def _farthest_first(points: Tensor, k: int) -> Tensor:

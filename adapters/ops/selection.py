@@ -27,6 +27,11 @@ def exact_topk(scores: Tensor, k: int) -> Tensor:
     return order[:k].sort().values
 
 
+def first_argmin(values: Tensor) -> Tensor:
+    """Return the position of the lowest value in the last dimension; of equal values the first one, on every device."""
+    return (values == values.amin(-1, keepdim=True)).to(torch.uint8).argmax(-1)
+
+
 def select_by_stage(stage: Tensor, cost: Tensor, k: int) -> Tensor:
     """Return k rows: lower stages first, within a stage the lowest cost first, ties to the lower row.
 

@@ -61,6 +61,27 @@ def normalize(x: Tensor, floor: float) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(max(floor, info.tiny * info.eps))
 
 
+def temporal_similarities(video: Tensor) -> Tensor:
+    """Return the (T - 1, P) cosine similarity of each token with the same position in the next frame, in fp32.
+
+    It is computed from the distance of unit vectors, so it is exact to the last digit where tokens hardly differ, and
+    exactly 1 where they are equal. A zero vector has similarity 0 with everything.
+
+    Args:
+        video: (T, P, D) features of any floating dtype, as :func:`rescale_if_extreme` returns them.
+    """
+    out = torch.empty(len(video) - 1, video.shape[1], device=video.device)
+    previous, previous_zero = None, None
+    for t, frame in enumerate(video):
+        norm = torch.linalg.vector_norm(frame.float(), dim=-1, keepdim=True)
+        unit, zero = frame.float() / norm.clamp_min(TINY), norm[:, 0] <= TINY
+        if previous is not None:
+            cosine = 1 - torch.linalg.vector_norm(unit - previous, dim=-1).square() / 2
+            out[t - 1] = cosine.masked_fill(zero | previous_zero, 0)
+        previous, previous_zero = unit, zero
+    return out
+
+
 @dataclass(frozen=True)
 class NeighbourSimilarities:
     """Cosine similarities of neighbouring tokens; a zero vector has similarity 0 with everything.

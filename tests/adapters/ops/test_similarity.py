@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.similarity import Frames, normalize, rescale_if_extreme
+from framefold.adapters.ops.similarity import Frames, normalize, rescale_if_extreme, temporal_similarities
 from tests.support.videos import DTYPES, noise, synthetic
 
 
@@ -41,3 +41,14 @@ def test_rescaling_is_by_a_power_of_two_and_only_of_extreme_features() -> None:
     y = x * 2.0**30
     assert rescale_if_extreme(y, max_exponent=33) is y
     assert rescale_if_extreme(torch.zeros(2, 3)).tolist() == [[0] * 3] * 2
+
+
+def test_temporal_similarities_are_cosines_and_exact_for_equal_tokens() -> None:
+    x = synthetic((5, 2, 3)).flatten(1, 2)
+    expected = torch.nn.functional.cosine_similarity(x[1:].double(), x[:-1].double(), dim=-1)
+    assert torch.allclose(temporal_similarities(x).double(), expected, atol=1e-6)
+    x[2] = x[1]
+    x[4, 0] = 0
+    out = temporal_similarities(x)
+    assert out[1].tolist() == [1] * 6 and out[3, 0] == 0
+    assert temporal_similarities(x[:1]).shape == (0, 6)
