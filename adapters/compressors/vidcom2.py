@@ -8,9 +8,7 @@ from torch import Tensor
 from framefold.adapters.base.frame_pruner import FramePruner, engine_token_count
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.selection import rank_in_frame, select_by_stage
-from framefold.adapters.ops.similarity import Frames, normalize
-
-BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
+from framefold.adapters.ops.similarity import Frames, gaussian_similarity, normalize, steady_channels
 
 TEMPERATURE = 0.01
 
@@ -84,10 +82,10 @@ def mean_similarities(frames: Frames) -> MeanSimilarities:
         unit = normalize(frame.index_select(1, channels), 1e-12)
         centre = unit.sum(0, dtype=wide)
         total += centre
-        to_frame.append(kernel(unit, (centre / p).to(unit.dtype)))
+        to_frame.append(gaussian_similarity(unit, (centre / p).to(unit.dtype)))
     total /= t * p
     for frame in frames:  # normalized again, because storing all normalized frames would need the memory of the video
-        to_video.append(kernel(normalize(frame.index_select(1, channels), 1e-12), total.to(frame.dtype)))
+        to_video.append(gaussian_similarity(normalize(frame.index_select(1, channels), 1e-12), total.to(frame.dtype)))
     return MeanSimilarities(torch.stack(to_video), torch.stack(to_frame))
 
 
@@ -100,18 +98,6 @@ def channel_variances(frames: Frames) -> Tensor:
         means.append(frame.mean(0))
         within.append((frame - means[-1]).square_().mean(0))
     return (torch.stack(within).mean(0) + torch.stack(means).var(0, correction=0)).to(frames.dtype)
-
-
-def steady_channels(variance: Tensor) -> Tensor:
-    """Return the max(1, D // 2) channels of lowest variance, ascending; ties go to the lower channel."""
-    half = max(1, len(variance) // 2)
-    return torch.sort(variance, stable=True).indices[:half].sort().values
-
-
-def kernel(unit: Tensor, centre: Tensor) -> Tensor:
-    """Return the (P,) sums of Gaussian kernels between each row and a centre (D,)."""
-    distance = (unit - centre).square_().sum(-1)
-    return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(0)
 
 
 def frame_budgets(weights: Tensor, ratio: float, p: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Normalized frames of a video and cosine similarities of neighbouring tokens, independent of scale and dtype."""
+"""Normalized frames of a video and similarities of tokens, independent of scale and dtype."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
+
+BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 TINY = 1e-15  # shorter vectors count as zero, because their squares would underflow in fp32
 
@@ -80,6 +82,18 @@ def temporal_similarities(video: Tensor) -> Tensor:
             out[t - 1] = cosine.masked_fill(zero | previous_zero, 0)
         previous, previous_zero = unit, zero
     return out
+
+
+def steady_channels(variance: Tensor) -> Tensor:
+    """Return the max(1, D // 2) channels of lowest variance, ascending; ties go to the lower channel."""
+    half = max(1, len(variance) // 2)
+    return torch.sort(variance, stable=True).indices[:half].sort().values
+
+
+def gaussian_similarity(unit: Tensor, centre: Tensor) -> Tensor:
+    """Return the (P,) sums of Gaussian kernels of five widths between each row and a centre (D,)."""
+    distance = (unit - centre).square_().sum(-1)
+    return torch.stack([torch.exp(-distance / (2 * width)) for width in BANDWIDTHS]).sum(0)
 
 
 @dataclass(frozen=True)

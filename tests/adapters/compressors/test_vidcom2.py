@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors import vidcom2
-from framefold.adapters.ops.similarity import Frames
+from framefold.adapters.ops.similarity import Frames, steady_channels
 from tests.support.videos import kept_rows, synthetic
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 6))
@@ -62,7 +62,7 @@ def test_steps_one_and_two_in_fp64(grid, kind, seed, width) -> None:
     gaps = variance.sort().values.diff()
     if len(gaps) and gaps.min() < 1e-6:
         return  # rounding decides which channels
-    assert vidcom2.steady_channels(variance).tolist() == channels.tolist()
+    assert steady_channels(variance).tolist() == channels.tolist()
     ours = similarities_of(x)
     torch.testing.assert_close(ours.to_video.double(), to_video, atol=1e-5, rtol=0)
     torch.testing.assert_close(ours.to_frame.double(), to_frame, atol=1e-5, rtol=0)
