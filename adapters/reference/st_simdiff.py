@@ -22,12 +22,13 @@ LAYERS = 28  # number of layers that the release assumes for the language model
 Strategy = Literal[2, 3]
 
 
-def drop_ratio(dropped: Sequence[float], cost: float) -> float:
+def drop_ratio(dropped: Sequence[float], cost: float, layers: int = LAYERS) -> float:
     """Return the fraction to drop next, so that layers process a fraction ``cost`` of the tokens on average.
 
     Args:
         dropped: fractions dropped so far, one for each layer from the first.
         cost: mean fraction of the tokens that a layer processes.
+        layers: number of layers of the language model.
 
     Raises:
         BudgetError: the layers so far have already exceeded the cost.
@@ -36,12 +37,12 @@ def drop_ratio(dropped: Sequence[float], cost: float) -> float:
     for fraction in dropped:
         left *= 1 - fraction
         used += left
-    rest = LAYERS * cost - used
+    rest = layers * cost - used
     if rest < 0:
         raise BudgetError(
             f"a cost of {cost:g} is too small: the first layers have already processed the tokens of {used:g} layers"
         )
-    return max(0.0, 1 - rest / ((LAYERS - len(dropped)) * left))
+    return max(0.0, 1 - rest / ((layers - len(dropped)) * left))
 
 
 def stage_1(
