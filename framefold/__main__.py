@@ -97,6 +97,10 @@ FUNCTIONS = {
     ),
     "list": ("cli.names:print_list", "list compressors, hosts, configs or losses"),
     "help": ("cli.names:print_help", "describe a compressor, host family, configuration or loss"),
+    "catalogue": (
+        "cli.catalogue:catalogue",
+        "write the tables of docs/compressors.md from the registry and from committed results",
+    ),
     "completion": ("cli.completion:completion", "print a script for the completion of a shell"),
     "doctor": ("cli.doctor.doctor:main", "report what this machine has and what each missing piece disables"),
     "launch slurm": ("cli.launch:slurm", "write a job for sbatch that saves, requeues and resumes the training"),

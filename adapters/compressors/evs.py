@@ -43,6 +43,11 @@ class EVS(FramePruner):
     paper = "EVS, arXiv 2510.14624"
     keeps = "tokens that change from frame to frame, pruned as in serving engines"
     cost = "one cosine similarity per token, and a sort"
+    licence = "Apache-2.0"
+    deviations = (
+        "divides the budget between frame 0 and the changed tokens, and keeps a token of every frame if k >= "
+        "T; the engines keep all of frame 0 first"
+    )
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         change = changes(video)

@@ -68,14 +68,15 @@ class QTSplus(Compressor):
         dim: token width D; None: that of the first video.
 
     Raises:
-        ConfigError: a parameter is out of range.
-        InputError: the width of the video differs from that of the weights.
+        ConfigError, InputError: a parameter is out of range; the width of the video is not that of the weights.
     """
 
     name = "qtsplus"
     paper = "QTSplus, arXiv 2511.11910"
     keeps = "tokens that the question attends to, and evenly spaced tokens"
     cost = "keys of all tokens per scoring block, and self-attention among the k kept tokens"
+    licence = "MIT"
+    deviations = "adds evenly spaced tokens, encodes time, re-encodes from the identity, and never samples the count"
     trainable: ClassVar[bool] = True
     query_aware: ClassVar[bool] = True
     predicts_budget = True

@@ -86,6 +86,11 @@ class STSimDiff(Compressor):
     paper = "ST-SimDiff, arXiv 2605.22158"
     keeps = "representatives of similar tokens, and turning points"
     cost = "three cosine similarities per token, and a sort"
+    licence = "Apache-2.0"
+    deviations = (
+        "keeps k tokens in proportion to the communities; in the release, thresholds and a cost determine the "
+        "number, and attention in the language model prunes further"
+    )
     baseline_rank = 3
 
     def __init__(

@@ -76,6 +76,12 @@ class STTM(Compressor):
     paper = "STTM, arXiv 2507.07990"
     keeps = "means of similar regions, merged over frames where they persist"
     cost = "a quadtree and its similarities: a few passes over the tokens"
+    licence = "none"
+    deviations = (
+        "derives the thresholds from the budget, requires uniform cells at every level, and takes means over "
+        "all tokens of true components; the release has fixed thresholds, means of means, and components that "
+        "may be split"
+    )
 
     def __init__(
         self,

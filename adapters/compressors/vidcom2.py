@@ -37,6 +37,11 @@ class VidCom2(FramePruner):
     paper = "VidCom2, arXiv 2505.14454"
     keeps = "tokens unlike their frame and their video, pruned as in serving engines"
     cost = "two similarities per token, and a sort"
+    licence = "Apache-2.0"
+    deviations = (
+        "uses the ratio k / N and never removes the last token of a frame; the engines keep at least T "
+        "tokens, the authors as many as the rounded frame budgets have"
+    )
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         similarity = mean_similarities(Frames(video, rescale=True))
