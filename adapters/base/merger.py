@@ -32,16 +32,39 @@ def merge(video: VideoTokens, groups: Tensor, k: int) -> VideoTokens:
         groups: (N,) int64 group of each token in [-1, k), every group non-empty; -1 drops a token.
         k: number of groups.
     """
-    anchor = segment_median(groups, k)
-    order = torch.sort(anchor).indices
+    anchors = segment_median(groups, k)
+    order, groups = _order_by_anchor(anchors, groups)
+    return _with_groups(video, anchors[order], groups, segment_mean(video.features, video.size, groups, k))
+
+
+def merge_at(video: VideoTokens, anchors: Tensor, groups: Tensor, features: Tensor) -> VideoTokens:
+    """Replace each of k groups by a token with a given anchor and given features, ordered by anchor.
+
+    Args:
+        video: N tokens.
+        anchors: (k,) int64 distinct rows, each a member of its group.
+        groups: (N,) int64 group of each token in [-1, k); -1 drops a token.
+        features: (k, D) in the order of the groups.
+    """
+    order, groups = _order_by_anchor(anchors, groups)
+    return _with_groups(video, anchors[order], groups, features[order].to(video.features.dtype))
+
+
+def _order_by_anchor(anchors: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (k,) order of ascending anchors, and the (N,) groups renumbered in that order."""
+    k = len(anchors)
+    order = torch.sort(anchors).indices
     rank = torch.full((k + 1,), -1, dtype=torch.long, device=groups.device)
     rank[order] = torch.arange(k, device=groups.device)
-    groups = rank[groups]  # index -1 reads the extra last entry, which is -1
+    return order, rank[groups]  # index -1 reads the extra last entry, which is -1
+
+
+def _with_groups(video: VideoTokens, anchors: Tensor, groups: Tensor, features: Tensor) -> VideoTokens:
     padded = torch.cat([groups, groups.new_tensor([-1])])
     return replace(
         video,
-        features=segment_mean(video.features, video.size, groups, k),
-        index=video.index[anchor[order]],
-        size=segment_sum(video.size, groups, k),
+        features=features,
+        index=video.index[anchors],
+        size=segment_sum(video.size, groups, len(anchors)),
         assign=padded[video.assign],
     )

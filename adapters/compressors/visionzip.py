@@ -1,0 +1,170 @@
+"""VisionZip: the most attended tokens, and contextual tokens that the others are merged into (arXiv 2412.04467)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.merger import merge_at
+from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.ops.allocation import even_counts, proportional_parts
+from framefold.adapters.ops.partition import even_positions
+from framefold.adapters.ops.quadtree import sum_groups
+from framefold.adapters.ops.selection import exact_topk, rank_in_frame
+from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
+from framefold.adapters.reference.visionzip import zip_frame
+from framefold.errors import ConfigError
+
+
+class VisionZip(Compressor):
+    """Keeps the most attended tokens, and merges the others into evenly spaced contextual tokens. Training-free.
+
+    Rule for k tokens:
+
+    1. int(``dominant`` * k) tokens with the highest attention received in the vision encoder are kept unchanged. Frames
+       get equal numbers with ``scope="frame"``, as in the paper; with ``scope="video"`` they compete.
+    2. The other tokens of k are evenly spaced among those that are left, of each frame or of the video.
+    3. All others join the most similar of them, by cosine, in their frame or in the video; those of a frame without
+       any are dropped. A contextual token is the mean of its group.
+
+    ``official`` follows the adaption to video that papers compare with (in the release of HoliTom): round(k / T) tokens
+    of each frame, at least one. Every n-th of the tokens left is contextual, so the last ones never are, and its value
+    is a sum: the token itself plus the mean of those that join it. The release compares keys of the encoder; here
+    features are compared.
+
+    Args:
+        budget: retention ratio or tokens per video.
+        variant: see above.
+        dominant: fraction of the kept tokens that is selected by attention; 54 of 64 in the release.
+        scope: see above; only for ``exact``.
+        merge: "mean", or "sum" for the values of the release; only for ``exact``.
+
+    Raises:
+        ConfigError: an unknown variant, scope or merge, or a fraction outside [0, 1] (``official``: of 1 or more).
+    """
+
+    name = "visionzip"
+    paper = "VisionZip, arXiv 2412.04467"
+    keeps = "tokens that receive most attention, and means of the others"
+    cost = "one product of each token with the contextual tokens of its frame, and one mean"
+    licence = "Apache-2.0"
+    deviations = (
+        "Frames share k tokens evenly instead of getting equal numbers; contextual tokens are spaced evenly to the end"
+        " of a frame and are plain means; tokens are compared by features instead of keys."
+    )
+    needs_attention = True
+
+    def __init__(
+        self,
+        budget: Budget = 0.25,
+        *,
+        variant: Literal["exact", "official"] = "exact",
+        dominant: float = 54 / 64,
+        scope: Literal["frame", "video"] = "frame",
+        merge: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__(budget)
+        if variant not in ("exact", "official") or scope not in ("frame", "video") or merge not in ("mean", "sum"):
+            raise ConfigError(f"visionzip: unknown option in {variant=}, {scope=}, {merge=}")
+        if not 0 <= dominant <= 1 or variant == "official" and dominant == 1:
+            raise ConfigError(f"visionzip: dominant must be in [0, 1] (official: less than 1), got {dominant}")
+        self.variant, self.dominant, self.scope, self.merge = variant, dominant, scope, merge
+        self.exact_budget = variant == "exact"
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        if k >= len(video):
+            return video
+        with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
+            chosen = self.choose(video, k) if self.exact_budget else self.choose_official(video, k)
+        return self.zip(video, chosen)
+
+    def choose(self, video: VideoTokens, k: int) -> Chosen:
+        """Choose dominant tokens and targets by the exact rule, and the target that each other token joins."""
+        t, per_frame = video.grid[0], video.per_frame
+        attention = video.attention.reshape(t, per_frame)  # type: ignore[union-attr]
+        chosen = torch.zeros_like(attention, dtype=torch.bool)
+        contextual = torch.tensor([k - int(self.dominant * k)])
+        if self.scope == "video":
+            chosen.view(-1)[exact_topk(attention.reshape(-1), k - int(contextual))] = True
+        else:
+            tokens = even_counts(k, t)
+            dominant = proportional_parts(tokens, k - int(contextual))
+            chosen, contextual = rank_in_frame(-attention) < dominant.to(attention.device)[:, None], tokens - dominant
+        targets = []
+        rest = (~chosen).reshape(len(contextual), -1)
+        for part, (left, count) in enumerate(zip(rest, contextual.tolist(), strict=True)):
+            rows = left.nonzero()[:, 0]
+            targets.append(rows[even_positions(len(rows), count, rows.device)] + part * rest.shape[1])
+        join = nearest_targets(rescale_if_extreme(video.as_grid().flatten(1, 2)), targets)
+        dominant = chosen.reshape(-1).nonzero()[:, 0]
+        join[dominant] = join[torch.cat(targets)] = -1
+        return Chosen(dominant, torch.cat(targets), join)
+
+    def choose_official(self, video: VideoTokens, k: int) -> Chosen:
+        """Choose as the release does, in each frame."""
+        t, per_frame = video.grid[0], video.per_frame
+        tokens = min(per_frame, max(1, round(k / t)))
+        dominant = int(self.dominant * tokens)
+        frames = zip(video.attention.reshape(t, -1), video.as_grid().flatten(1, 2), strict=True)  # type: ignore[union-attr]
+        zipped = [zip_frame(attention, x, dominant, tokens - dominant) for attention, x in frames]
+        join = [torch.where(one.join < 0, -1, one.join + i * len(one.targets)) for i, one in enumerate(zipped)]
+        return Chosen(
+            torch.cat([one.dominant + i * per_frame for i, one in enumerate(zipped)]),
+            torch.cat([one.targets + i * per_frame for i, one in enumerate(zipped)]),
+            torch.cat(join),
+        )
+
+    def zip(self, video: VideoTokens, chosen: Chosen) -> VideoTokens:
+        """Return the dominant tokens, and the contextual ones with the tokens that join them."""
+        n, c = len(chosen.dominant), len(chosen.targets)
+        anchors = torch.cat([chosen.dominant, chosen.targets])
+        groups = torch.where(chosen.join < 0, -1, chosen.join + n)
+        groups[anchors] = torch.arange(n + c, device=groups.device)
+        own = video.features[anchors]
+        rows = torch.where(chosen.join < 0, c, chosen.join).reshape(video.grid[0], -1)
+        others = sum_groups(video.as_grid().flatten(1, 2), rows, c + 1)[:c]
+        count = torch.bincount(rows.reshape(-1), minlength=c + 1)[:c, None]
+        if self.merge == "sum" or not self.exact_budget:
+            merged = own[n:] + others / count.clamp(min=1)
+        else:
+            merged = (own[n:] + others) / (count + 1)
+        return merge_at(video, anchors, groups, torch.cat([own[:n].to(merged.dtype), merged]))
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Tokens that are kept, and which others are merged into them.
+
+    Attributes:
+        dominant: (n,) int64 rows of tokens that are kept unchanged.
+        targets: (C,) int64 rows of contextual tokens.
+        join: (N,) int64 contextual token that each other token joins, -1 for none.
+    """
+
+    dominant: Tensor
+    targets: Tensor
+    join: Tensor
+
+
+def nearest_targets(x: Tensor, targets: list[Tensor]) -> Tensor:
+    """Return the (N,) int64 most similar target of each token by cosine, numbered over all parts; -1 if it has none.
+
+    Args:
+        x: (T, P, D) features.
+        targets: rows of the targets of each part of the video: of each frame, or of the whole.
+    """
+    flat, join, first = x.reshape(-1, x.shape[-1]), [], 0
+    unit, per_part = x.new_empty(0), len(x) // len(targets)
+    for t, frame in enumerate(x):
+        rows = targets[t // per_part]
+        if t % per_part == 0:
+            first += len(unit)
+            unit = normalize(flat[rows].float(), TINY)
+        none = torch.full((len(frame),), -1, device=x.device)
+        join.append((frame.float() @ unit.T).argmax(1) + first if len(rows) else none)
+    return torch.cat(join)
