@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from framefold.adapters.base.build import load_or_build
@@ -28,6 +29,10 @@ from framefold.training.frozen_host.torchvision import find_torchvision
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
 from .answer_table import Answer, describe_setting
+from .kept_tokens import KeptSheet, shrink_frame, step_frames
+from .picture_file import check_picture
+
+SMALL = 160  # pixels, width of the frames that an answer keeps
 
 
 def answer(
@@ -129,7 +134,14 @@ class _Prompt:
         query = query_or_none(model, inputs, self.processor, self.question) if compressor.query_aware else None
         task = Task(model, self.processor, inputs, times, positions, max_new_tokens, lora, query)
         result = run_answers(task, compressor, compare, repeats)
-        return replace(result, setting=describe_setting(self.sample, result.visual, repeats, model.device))
+        setting = describe_setting(self.sample, result.visual, repeats, model.device)
+        return replace(result, setting=setting, sheet=self._sheet(times))
+
+    def _sheet(self, times: torch.Tensor) -> KeptSheet:
+        """Return the question with small frames of the video."""
+        frames = step_frames(self.sample, self.processor, len(times))
+        small = np.stack([shrink_frame(one, SMALL * one.shape[0] // one.shape[1], SMALL) for one in frames])
+        return KeptSheet(self.question, small.astype(np.uint8), times.cpu().numpy(), (), 8)
 
 
 def _check_counts(frames: int, max_new_tokens: int, repeats: int) -> None:
@@ -153,6 +165,7 @@ def answer_command(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
     revision: str | None = None,
+    out: str | None = None,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer, its times and its memory.
 
@@ -175,6 +188,7 @@ def answer_command(
         dtype: dtype of the weights; "auto" is the one that they were saved in.
         allow_other_host: accept an adapter that was trained in another host.
         revision: branch, tag or commit of a host on the Hub.
+        out: picture to write (.png, .jpg, .webp, .svg, .pdf): the tokens that the host read, its answer and the costs.
 
     Raises:
         UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
@@ -187,6 +201,7 @@ def answer_command(
         InputError: the question does not fit into the context of the host.
     """
     _check_counts(frames, max_new_tokens, repeats)
+    picture = None if out is None else check_picture(out)
     module, where = load_or_build(resolve_adapter(compressor), budget), resolve_device(device)
     found = find_host(host, revision)
     warn_untrained(module)
@@ -205,6 +220,8 @@ def answer_command(
     lora = lora_of(resolve_adapter(compressor))
     result = prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
     print(result)
+    if picture is not None:
+        print(f"wrote {result.save(picture)}")
     return result
 
 

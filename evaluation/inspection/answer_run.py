@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import statistics
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name
+from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.lora.config import LoraAdapter
 from framefold.adapters.hosts.lora.inject import with_lora
@@ -62,7 +63,7 @@ def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int)
     timed: list[list[TimedAnswer]] = [[] for _ in variants]
     rows = []
     with progress_bar(what="answers", total=len(variants) * (repeats + 1) + 1, unit="answer", leave=False) as bar:
-        before, after = _warm_up(task, compressor, variants)
+        before, tokens = _warm_up(task, compressor, variants)
         bar.update()
         for _ in range(repeats):
             for variant, runs in zip(variants, timed, strict=True):
@@ -71,19 +72,23 @@ def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int)
         gc.collect()  # memory that is freed during the measurement would hide growth
         for variant, runs in zip(variants, timed, strict=True):
             memory = peak_memory(partial(_generate, task, variant, task.max_new_tokens), task.model.device)
-            rows.append(_row(task, variant, runs, before if variant is None else after, memory))
+            rows.append(_row(task, variant, runs, before if variant is None else len(tokens), memory))
             bar.update()
-    return Answer(rows[0].text, rows[0], rows[1] if compare else None, before)
+    return Answer(rows[0].text, rows[0], rows[1] if compare else None, before, tokens=tokens)
 
 
-def _warm_up(task: Task, compressor: Compressor, variants: list[Compressor | None]) -> tuple[int, int]:
-    """Generate two tokens with each variant; return the number of visual tokens before and after the compressor."""
-    counts: list[tuple[int, int]] = []
-    hook = compressor.register_forward_hook(lambda _, args, out: counts.append((len(args[0]), len(out.tokens))))
+def _warm_up(task: Task, compressor: Compressor, variants: list[Compressor | None]) -> tuple[int, VideoTokens]:
+    """Generate two tokens with each variant; return the number of visual tokens, and those that the compressor keeps.
+
+    The kept tokens have no features, which are large.
+    """
+    seen: list[tuple[int, VideoTokens]] = []
+    hook = compressor.register_forward_hook(lambda _, args, out: seen.append((len(args[0]), out.tokens)))
     for variant in variants:
         _generate(task, variant, min(2, task.max_new_tokens))
     hook.remove()
-    return counts[0]
+    before, tokens = seen[0]
+    return before, replace(tokens, features=tokens.features[:, :0]).to("cpu")
 
 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswer:

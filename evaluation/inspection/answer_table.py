@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
+from framefold.adapters.core.tokens import VideoTokens
 from framefold.data.video.frame_reader import SampledFrames
+from framefold.errors import InputError
+
+from .picture_file import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from .kept_tokens import KeptSheet
 
 ALL_TOKENS = "all tokens"  # name of the variant without compression in printed tables
 
@@ -33,6 +44,11 @@ class AnswerRow:
     decode: float | None
     memory: int
 
+    @property
+    def costs(self) -> str:
+        """Time and length of the prompt in one line."""
+        return f"{_ms(self.prefill)} to the first token of the answer, {self.prompt:,} tokens in the prompt"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -44,6 +60,8 @@ class Answer:
         full: the answer with all tokens; None without ``compare``.
         visual: visual tokens of the video before compression.
         setting: a line about the video, and about how times and memory were measured.
+        tokens: the tokens that the compressor kept, without their features.
+        sheet: the question, and small frames of the video.
     """
 
     text: str
@@ -51,6 +69,8 @@ class Answer:
     full: AnswerRow | None
     visual: int
     setting: str = ""
+    tokens: VideoTokens | None = field(default=None, repr=False)
+    sheet: KeptSheet | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         rows = [row for row in (self.compressed, self.full) if row is not None]
@@ -63,6 +83,34 @@ class Answer:
         ]
         answers = [self.text] if self.full is None else [f"{row.name:<{width}}  {row.text}" for row in rows]
         return "\n".join([*answers, "", head, *lines, "", self.setting])
+
+    def figure(self) -> Figure:
+        """Return a new matplotlib figure: the answer with all tokens, if there is one, beside that with fewer.
+
+        Raises:
+            InputError: the answer does not come from :func:`framefold.answer`, which keeps the frames.
+        """
+        from .answer_figure import Panel, draw_answers
+
+        if self.tokens is None or self.sheet is None:
+            raise InputError("the frames of this answer were not kept: framefold.answer keeps them")
+        everything = VideoTokens.from_grid(self.tokens.features.new_zeros(*self.tokens.grid, 1))
+        pairs = [(row, tokens) for row, tokens in ((self.full, everything), (self.compressed, self.tokens)) if row]
+        panels = [Panel(self._title(row), tokens, _first_line(row.text), row.costs) for row, tokens in pairs]
+        return draw_answers(self.sheet, panels)
+
+    def save(self, file: str | Path) -> Path:
+        """Write :meth:`figure` to a picture (png, jpg, webp, svg, pdf), atomically.
+
+        Raises:
+            ConfigError: another suffix, or there is no such folder.
+            OSError: the file cannot be written.
+        """
+        return save_figure(self.figure(), file)
+
+    def _title(self, row: AnswerRow) -> str:
+        share = "" if row is self.full else f" ({100 * row.visual / self.visual:.2g} %)"
+        return f"{row.name.partition(', budget')[0]}: {row.visual:,} visual tokens{share}"
 
 
 def describe_setting(sample: SampledFrames, visual: int, repeats: int, device: torch.device) -> str:
@@ -83,3 +131,9 @@ def describe_setting(sample: SampledFrames, visual: int, repeats: int, device: t
 
 def _ms(seconds: float | None) -> str:
     return "-" if seconds is None else f"{1000 * seconds:.1f} ms"
+
+
+def _first_line(text: str, length: int = 56) -> str:
+    """Return the first line of a text, of at most ``length`` characters."""
+    line = (text.splitlines() or [""])[0]
+    return line if len(line) <= length else line[: length - 1] + "…"

@@ -9,17 +9,14 @@ from typing import Any
 
 import av
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from framefold.errors import ConfigError
 from framefold.files import replace_file
 
 from .kept_tokens import KeptSheet, KeptTokens
-
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".pdf")
+from .picture_file import check_picture, save_figure
 
 ANIMATIONS = (".mp4",)
 
@@ -49,33 +46,16 @@ class KeptFigure:
             ConfigError: another suffix, or there is no such folder.
             OSError: the file cannot be written.
         """
-        path = check_picture(file)
-        if path.suffix.lower() in ANIMATIONS:
-            replace_file(path, lambda temporary: temporary.write_bytes(encode_animation(self.sheet)))
-        else:
-            suffix, figure = path.suffix.lower()[1:], self.figure()
-            with rc_context({"svg.fonttype": "none"}):  # texts remain texts
-                replace_file(path, lambda temporary: figure.savefig(temporary, dpi=100, format=suffix))
+        path = check_picture(file, ANIMATIONS)
+        if path.suffix.lower() not in ANIMATIONS:
+            return save_figure(self.figure(), path)
+        replace_file(path, lambda temporary: temporary.write_bytes(encode_animation(self.sheet)))
         return path
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
         self.figure().savefig(buffer, dpi=100, format="png")
         return buffer.getvalue()
-
-
-def check_picture(file: str | Path) -> Path:
-    """Return the path of a picture or an animation to write.
-
-    Raises:
-        ConfigError: its suffix is none of those that can be written, or there is no such folder.
-    """
-    path = Path(file)
-    if path.suffix.lower() not in (*PICTURES, *ANIMATIONS):
-        raise ConfigError(f"out must end in {', '.join((*PICTURES, *ANIMATIONS))}, not {path.name}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"there is no folder {path.parent} to write {path.name} to")
-    return path
 
 
 def draw_figure(sheet: KeptSheet) -> Figure:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import colorsys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.data.video.frame_reader import SampledFrames
 
 TOKEN_PIXELS = 12  # smallest side of a token
 
@@ -78,16 +80,22 @@ class KeptSheet:
     kept: tuple[KeptTokens, ...]
     columns: int
 
-    def tiles(self, kept: KeptTokens) -> Iterator[np.ndarray]:
-        """Yield each frame, (height, width, 3) uint8: dropped tokens dim and grey, merged groups outlined."""
+    def tiles(self, kept: KeptTokens, width: int | None = None) -> Iterator[np.ndarray]:
+        """Yield each frame, (height, width, 3) uint8: dropped tokens dim and grey, merged groups outlined.
+
+        Args:
+            kept: tokens of one compressor.
+            width: pixels; None: as many as it takes to see single tokens.
+        """
         _, rows, columns = kept.tokens.grid
-        wide = max(FRAME_PIXELS, TOKEN_PIXELS * columns)
-        high = max(round(wide * self.frames.shape[1] / self.frames.shape[2]), TOKEN_PIXELS * rows)
+        wide = width or max(FRAME_PIXELS, TOKEN_PIXELS * columns)
+        high = round(wide * self.frames.shape[1] / self.frames.shape[2])
+        high = high if width else max(high, TOKEN_PIXELS * rows)
         merged = np.append(kept.tokens.size.numpy() > 1, False)  # an owner of -1 reads the last entry
         colors = group_colors(len(kept.tokens))
         owners = kept.tokens.assign.numpy().reshape(kept.tokens.grid)
         for frame, owner in zip(self.frames, owners, strict=True):  # one at a time: large frames become small at once
-            tile = _shrink(frame, high, wide)
+            tile = shrink_frame(frame, high, wide)
             owner = owner[np.arange(high) * rows // high][:, np.arange(wide) * columns // wide]
             tile[owner < 0] = DIM * (tile[owner < 0] @ np.array(LUMINANCE, np.float32))[:, None]
             edge = _edges(owner) & merged[owner]
@@ -95,7 +103,26 @@ class KeptSheet:
             yield tile.round().clip(0, 255).astype(np.uint8)
 
 
-def _shrink(frame: np.ndarray, high: int, wide: int) -> np.ndarray:
+def step_frames(sample: SampledFrames, processor: Any, steps: int) -> np.ndarray:
+    """Return the (steps, height, width, 3) frames of the steps of a token grid, cropped as for the host.
+
+    Args:
+        sample: frames that were shown to the host.
+        processor: processor of the host.
+        steps: T, number of steps of the token grid; a step may cover several frames.
+    """
+    frames = sample.frames[:: -(-len(sample.frames) // steps)]
+    return _crop_to_square(frames) if getattr(processor.video_processor, "do_center_crop", False) else frames
+
+
+def _crop_to_square(frames: np.ndarray) -> np.ndarray:
+    """Return the central square of each frame, which is what processors that crop pass to a host."""
+    side = min(frames.shape[1:3])
+    top, left = ((size - side) // 2 for size in frames.shape[1:3])
+    return frames[:, top : top + side, left : left + side]
+
+
+def shrink_frame(frame: np.ndarray, high: int, wide: int) -> np.ndarray:
     """Resize a frame to (high, wide, 3) float32 by averaging areas."""
     pixels = torch.from_numpy(frame).movedim(-1, 0)[None].float()
     return torch.nn.functional.interpolate(pixels, size=(high, wide), mode="area")[0].movedim(0, -1).numpy().copy()

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from framefold.adapters.base.build import load_or_build
@@ -25,6 +24,8 @@ from framefold.training.frozen_host.device import resolve_device
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
+
+from .picture_file import check_picture
 
 if TYPE_CHECKING:
     from .kept_figure import KeptFigure
@@ -115,9 +116,9 @@ def show_command(
         FramefoldError: as ``framefold answer``.
     """
     _check_counts(frames, columns)
-    from .kept_figure import check_picture
+    from .kept_figure import ANIMATIONS
 
-    file = check_picture(out or Path(video).with_suffix(".kept.png"))
+    file = check_picture(out or Path(video).with_suffix(".kept.png"), ANIMATIONS)
     if unknown := set(params or {}) - set(compressor):
         raise ConfigError(f"params are by name of a compressor, and {sorted(unknown)[0]!r} is not shown")
     known = params or {}
@@ -165,7 +166,7 @@ def _draw(
     from framefold.training.frozen_host.processor import build_inputs, grid_times
 
     from .kept_figure import KeptFigure
-    from .kept_tokens import KeptSheet, KeptTokens
+    from .kept_tokens import KeptSheet, KeptTokens, step_frames
 
     inputs = move_inputs(build_inputs(processor, sample, question), model)
     times = grid_times(processor, sample)
@@ -179,15 +180,5 @@ def _draw(
             events = module.events(VideoTokens.from_grid(clips[0].features, times=times))
             tokens = prepared.tokens[0].to("cpu")
             kept.append(KeptTokens(display_name(module), tokens, None if events is None else events.cpu()))
-    step = -(-len(sample.frames) // kept[0].tokens.grid[0])  # frames per step of the token grid
-    pictures = sample.frames[::step]
-    if getattr(processor.video_processor, "do_center_crop", False):
-        pictures = _crop_to_square(pictures)
+    pictures = step_frames(sample, processor, kept[0].tokens.grid[0])
     return KeptFigure(KeptSheet(title, pictures, times.cpu().numpy(), tuple(kept), columns))
-
-
-def _crop_to_square(frames: np.ndarray) -> np.ndarray:
-    """Return the central square of each frame, which is what processors that crop pass to a host."""
-    side = min(frames.shape[1:3])
-    top, left = ((size - side) // 2 for size in frames.shape[1:3])
-    return frames[:, top : top + side, left : left + side]

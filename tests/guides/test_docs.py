@@ -18,7 +18,7 @@ from framefold import __main__ as command
 from framefold.adapters.pretrained.card import GENERATED_MARK
 from framefold.evaluation.results.measures import MEASURES
 from framefold.training.module import CompressorModule
-from tests.support.guides.blocks import ROOT, Block, broken_links
+from tests.support.guides.blocks import ROOT, Block, broken_links, size_of
 from tests.support.guides.guide_sandbox import GuideSandbox, UnknownCommandError
 from tests.support.limits import HANG
 from tests.support.processes import needs_torchvision
@@ -28,6 +28,7 @@ DOCUMENTS = [*GUIDES, "README.md", "CONTRIBUTING.md", "data/README.md"]
 # Guides that continue with the files of others.
 BEFORE = {"docs/share.md": ["docs/first_adapter.md"]}
 PICTURES = {"docs/kept.webp": "docs/first_adapter.md", "docs/accuracy.png": "docs/read_the_ablation.md"}
+README_PICTURE = "docs/answers.webp"  # test_readme.py draws it
 # Guides without commands or code.
 TEXTS = {"docs/results.md"}
 
@@ -110,16 +111,10 @@ def test_a_picture_is_drawn_by_a_command_of_its_guide(picture: str, guide: str, 
         assert ours.shape == theirs.shape and np.abs(ours - theirs).mean() < 2
 
 
-def size_of(file: Path) -> tuple[int, int]:
-    """Return width and height of a picture."""
-    from PIL import Image
-
-    with Image.open(file) as picture:
-        return picture.size
-
-
 def test_every_picture_in_docs_is_shown_by_a_guide() -> None:
-    assert sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.[pw]*")) == sorted(PICTURES)
+    assert sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.[pw]*")) == sorted(
+        [*PICTURES, README_PICTURE]
+    )
 
 
 def test_links_lead_somewhere() -> None:

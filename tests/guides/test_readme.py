@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import pytest
 
 from framefold.data.synthetic.questions import VOCABULARY
-from tests.support.guides.blocks import ROOT, blocks, parse
+from tests.support.guides.blocks import ROOT, blocks, parse, size_of
 from tests.support.guides.guide_sandbox import GuideSandbox
 from tests.support.limits import HANG
 from tests.support.processes import needs_torchvision
 
+PICTURE = "answers.webp"
 MAKE = ("make setup", "make demo", "make test")
 
 
@@ -35,6 +36,9 @@ def test_every_command_of_the_readme_runs(sandbox: GuideSandbox) -> None:
         if not line.startswith(MAKE):
             sandbox.run_command(line, f"README.md:{number}")
     assert len(sandbox.outputs["README.md"]) >= 7
+    assert f"](docs/{PICTURE})" in (ROOT / "README.md").read_text()
+    sizes = [size_of(folder / PICTURE) for folder in (sandbox.folder / "runs" / "readme", ROOT / "docs")]
+    assert sizes[0] == sizes[1] and (ROOT / "docs" / PICTURE).stat().st_size < 150_000
 
 
 @needs_torchvision

@@ -5,12 +5,11 @@ This module must not import transformers when it is imported, which would look f
 
 from __future__ import annotations
 
-from typing import Any
-
 from framefold.data.shards.check import check_shards
 from framefold.errors import HostError
 
 from .locate import find_host
+from .vocabulary import special_tokens
 
 
 def check_samples(shards: str, index: str | None = None, host: str | None = None, revision: str | None = None) -> int:
@@ -31,19 +30,6 @@ def check_samples(shards: str, index: str | None = None, host: str | None = None
         HostError: There is no such host, or its tokenizer does not load.
     """
     return check_shards(shards, index, None if host is None else _load_special_tokens(host, revision))
-
-
-def special_tokens(tokenizer: Any, config: Any) -> tuple[str, ...]:
-    """Return the texts that a tokenizer turns into a placeholder of pictures, or into a mark of the conversation.
-
-    Args:
-        tokenizer: of a host.
-        config: of the host, which names the ids of its placeholders.
-    """
-    placeholders = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_index"))]
-    added = tokenizer.added_tokens_decoder.items()
-    found = (token.content for id_, token in added if token.special or id_ in placeholders)
-    return tuple(token for token in found if len(token) > 2 and not token[0].isalnum() and not token[-1].isalnum())
 
 
 def _load_special_tokens(host: str, revision: str | None) -> tuple[str, ...]:

@@ -29,10 +29,9 @@ from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample, VideoSample, check_special_tokens
 from framefold.errors import DataError, HostError, InputError, PromptError
 
-from .check_samples import special_tokens
 from .locate import HostFolder
 from .question_rows import answer_ids, split_prompts
-from .vocabulary import warn_unknown_words
+from .vocabulary import special_tokens, warn_unknown_words
 
 
 @dataclass(frozen=True)

@@ -47,3 +47,16 @@ def warn_unknown_words(name: str, tokenizer: Any, texts: Iterable[str], asked: s
         stacklevel + 1,
     )
     return True
+
+
+def special_tokens(tokenizer: Any, config: Any) -> tuple[str, ...]:
+    """Return the texts that a tokenizer turns into a placeholder of pictures, or into a mark of the conversation.
+
+    Args:
+        tokenizer: of a host.
+        config: of the host, which names the ids of its placeholders.
+    """
+    placeholders = [value for name, value in vars(config).items() if name.endswith(("_token_id", "_index"))]
+    added = tokenizer.added_tokens_decoder.items()
+    found = (token.content for id_, token in added if token.special or id_ in placeholders)
+    return tuple(token for token in found if len(token) > 2 and not token[0].isalnum() and not token[-1].isalnum())

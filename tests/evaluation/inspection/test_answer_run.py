@@ -64,5 +64,5 @@ def test_times_are_medians_without_the_warm_up(task: Task, monkeypatch: pytest.M
         return TimedAnswer(torch.tensor([5]), 9, next(seconds), None)
 
     monkeypatch.setattr(answer_run, "timed_generate", timed)
-    monkeypatch.setattr(answer_run, "_warm_up", lambda task, *args: (timed() and 256, 10))
+    monkeypatch.setattr(answer_run, "_warm_up", lambda task, *args: (timed() and 256, [None] * 10))
     assert run_answers(task, build("uniform", 10), compare=False, repeats=3).compressed.prefill == 2

@@ -6,6 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.support.paths import ROOT
 
@@ -79,3 +80,11 @@ def broken_links(file: str) -> list[str]:
         if not target.exists() or (anchor and not (has_headings and anchor in anchors(target.read_text()))):
             broken.append(link)
     return broken
+
+
+def size_of(file: Path) -> tuple[int, int]:
+    """Return width and height of a picture."""
+    from PIL import Image
+
+    with Image.open(file) as picture:
+        return picture.size
