@@ -33,30 +33,40 @@ def merge(video: VideoTokens, groups: Tensor, k: int) -> VideoTokens:
         k: number of groups.
     """
     anchors = segment_median(groups, k)
-    order, groups = _order_by_anchor(anchors, groups)
+    order, rank = _order_by_anchor(anchors)
+    groups = rank[groups]
     return _with_groups(video, anchors[order], groups, segment_mean(video.features, video.size, groups, k))
 
 
-def merge_at(video: VideoTokens, anchors: Tensor, groups: Tensor, features: Tensor) -> VideoTokens:
+def merge_at(
+    video: VideoTokens, anchors: Tensor, groups: Tensor, features: Tensor, changed: Tensor | None = None
+) -> VideoTokens:
     """Replace each of k groups by a token with a given anchor and given features, ordered by anchor.
 
     Args:
         video: N tokens.
         anchors: (k,) int64 distinct rows, each a member of its group.
         groups: (N,) int64 group of each token in [-1, k); -1 drops a token.
-        features: (k, D) in the order of the groups.
+        features: (k, D) in the order of the groups, or (c, D) of the changed groups.
+        changed: (c,) int64 groups that get features; the others keep those of their anchors. None: all groups.
     """
-    order, groups = _order_by_anchor(anchors, groups)
-    return _with_groups(video, anchors[order], groups, features[order].to(video.features.dtype))
+    order, rank = _order_by_anchor(anchors)
+    features = features.to(video.features.dtype)
+    if changed is None:
+        values = features[order]
+    else:
+        values = video.features[anchors[order]]
+        values[rank[changed]] = features
+    return _with_groups(video, anchors[order], rank[groups], values)
 
 
-def _order_by_anchor(anchors: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the (k,) order of ascending anchors, and the (N,) groups renumbered in that order."""
+def _order_by_anchor(anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the (k,) order of ascending anchors, and the (k + 1,) rank of each group; that of group -1 is -1."""
     k = len(anchors)
     order = torch.sort(anchors).indices
-    rank = torch.full((k + 1,), -1, dtype=torch.long, device=groups.device)
-    rank[order] = torch.arange(k, device=groups.device)
-    return order, rank[groups]  # index -1 reads the extra last entry, which is -1
+    rank = torch.full((k + 1,), -1, dtype=torch.long, device=anchors.device)
+    rank[order] = torch.arange(k, device=anchors.device)
+    return order, rank
 
 
 def _with_groups(video: VideoTokens, anchors: Tensor, groups: Tensor, features: Tensor) -> VideoTokens:

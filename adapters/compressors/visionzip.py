@@ -125,15 +125,15 @@ class VisionZip(Compressor):
         anchors = torch.cat([chosen.dominant, chosen.targets])
         groups = torch.where(chosen.join < 0, -1, chosen.join + n)
         groups[anchors] = torch.arange(n + c, device=groups.device)
-        own = video.features[anchors]
+        own = video.features[chosen.targets]
         rows = torch.where(chosen.join < 0, c, chosen.join).reshape(video.grid[0], -1)
         others = sum_groups(video.as_grid().flatten(1, 2), rows, c + 1)[:c]
         count = torch.bincount(rows.reshape(-1), minlength=c + 1)[:c, None]
         if self.merge == "sum" or not self.exact_budget:
-            merged = own[n:] + others / count.clamp(min=1)
+            merged = own + others / count.clamp(min=1)
         else:
-            merged = (own[n:] + others) / (count + 1)
-        return merge_at(video, anchors, groups, torch.cat([own[:n].to(merged.dtype), merged]))
+            merged = (own + others) / (count + 1)
+        return merge_at(video, anchors, groups, merged, groups[chosen.targets])
 
 
 @dataclass(frozen=True)

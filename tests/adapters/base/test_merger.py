@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters.base.merger import merge
+from framefold.adapters.base.merger import merge, merge_at
 from framefold.adapters.core.tokens import VideoTokens
 from tests.adapters.ops.test_segments import random_groups
+from tests.support.videos import noise
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
@@ -27,3 +28,14 @@ def test_merge_against_loops(seed: int, k: int, drop: bool) -> None:
         assert out.index[row] == members[(len(members) - 1) // 2]
         torch.testing.assert_close(out.features[row], video.features[members].mean(0))
     assert torch.equal(out.assign < 0, groups < 0) and bool((out.index[1:] > out.index[:-1]).all())
+
+
+def test_merge_at_given_anchors_changes_only_the_given_groups() -> None:
+    video = VideoTokens.from_grid(noise(1, 1, 6, 3))
+    groups, anchors = torch.tensor([1, 0, -1, 2, 0, 1]), torch.tensor([4, 0, 3])
+    values = noise(3, 3, seed=1)
+    out = merge_at(video, anchors, groups, values)
+    assert out.index.tolist() == [0, 3, 4] and out.assign.tolist() == [0, 2, -1, 1, 2, 0]
+    assert out.size.tolist() == [2, 1, 2] and torch.equal(out.features, values[[1, 2, 0]])
+    some = merge_at(video, anchors, groups, values[:1], torch.tensor([1]))
+    assert torch.equal(some.features, torch.stack([values[0], video.features[3], video.features[4]]))
