@@ -9,7 +9,7 @@ A method derives from :class:`Compressor` (implement ``compress``), from
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class Compressor(PretrainedMixin, nn.Module):
     paper: ClassVar[str] = ""  # name and arXiv id of the publication
     keeps: ClassVar[str] = ""  # what its tokens are, a noun phrase for tables
     cost: ClassVar[str] = ""  # of N tokens of width D, k of them kept, in words
+    growth: ClassVar[Literal["linear", "quadratic"]] = "linear"  # of its time with N at a fixed ratio k / N
     licence: ClassVar[str] = ""  # of the authors' released code: an SPDX name, or "none"; empty if there is no release
     deviations: ClassVar[str] = ""  # of the exact budget from the released code, in words
     trainable: ClassVar[bool] = False  # has parameters to learn

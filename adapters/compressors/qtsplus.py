@@ -75,6 +75,7 @@ class QTSplus(Compressor):
     paper = "QTSplus, arXiv 2511.11910"
     keeps = "tokens that the question attends to, and evenly spaced tokens"
     cost = "keys of all tokens per scoring block, and self-attention among the k kept tokens"
+    growth = "quadratic"
     licence = "MIT"
     deviations = "adds evenly spaced tokens, encodes time, re-encodes from the identity, and never samples the count"
     trainable: ClassVar[bool] = True
@@ -105,14 +106,13 @@ class QTSplus(Compressor):
         super().__init__(budget)
         self.variant = variant
         self.coverage, self.scoring_layers, self.reencode_layers = coverage, scoring_layers, reencode_layers
-        self.heads, self.kv_heads, self.tau, self.noise, self.dim = heads, kv_heads, tau, noise, dim
-        self.rho_min, self.rho_max, self.n_max = rho_min, rho_max, n_max
+        self.heads, self.kv_heads, self.dim, self.n_max = heads, kv_heads, dim, n_max
+        self.tau, self.noise, self.rho_min, self.rho_max = tau, noise, rho_min, rho_max
         self.cost_flops, self.cost_kv, self.cost_smooth = cost_flops, cost_kv, cost_smooth
         self.budget_head = self.budget == AUTO if budget_head is None else budget_head
         self._check()
-        self.predicts_budget = self.budget_head
+        self.predicts_budget, self.ratios = self.budget_head, release.RunningMean()  # ratios for "official"
         self.budget = budget  # again, because "auto" is valid only with a head
-        self.ratios = release.RunningMean()  # for "official"
         self.exact_budget = variant == "exact"  # modules start in training mode, see train()
         self.scoring: nn.ModuleList | None = None
         if dim is not None:
