@@ -1,0 +1,21 @@
+"""Golden file of Tempo: tokens of each segment by the released code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from framefold.adapters.reference.tempo_ata import allocate_as_released
+from tests.support.cases import case
+from tests.support.golden_cases import golden_cases
+
+
+def check(data: Any) -> None:
+    """Check the allocations, and that a segment keeps what it was allocated, up to all its tokens."""
+    for name, params, arrays in golden_cases(data):
+        with case(name):
+            most = params.get("max_tokens", params["tokens_per_segment"])
+            ours = allocate_as_released(arrays["scores"].tolist(), params["max_budget"], params["min_tokens"], most)
+            np.testing.assert_array_equal(ours, arrays["allocations"])
+            np.testing.assert_array_equal(np.minimum(ours, params["tokens_per_segment"]), arrays["kept"])
