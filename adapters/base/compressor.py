@@ -49,7 +49,7 @@ class Compressor(PretrainedMixin, nn.Module):
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last
     query_aware: ClassVar[bool] = False  # needs the question
-    needs_attention: ClassVar[bool] = False  # needs VideoTokens.attention
+    needs_attention: bool = False  # needs VideoTokens.attention; an instance may need none by its parameters
     encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
     exact_budget: bool = True  # False for an instance whose variant determines the number of tokens itself

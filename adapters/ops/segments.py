@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+BLOCK = 512  # rows at a time, which fit the CPU cache
+
 
 def segment_sum(values: Tensor, groups: Tensor, k: int) -> Tensor:
     """Sum the rows of each group, in fp32 or wider; rows of group -1 are ignored.
@@ -26,6 +28,26 @@ def segment_sum(values: Tensor, groups: Tensor, k: int) -> Tensor:
     return out.index_add(0, torch.where(groups < 0, k, groups), values)[:k]
 
 
+def weighted_segment_sum(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> Tensor:
+    """Sum the weighted rows of each group, in fp32 or wider, without a copy of all rows; group -1 is ignored.
+
+    Args:
+        features: (N, D).
+        weights: (N,) numbers.
+        groups: (N,) int64 in [-1, k).
+        k: number of groups.
+
+    Returns:
+        (k, D) sums, differentiable with respect to ``features``.
+    """
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    out = features.new_zeros((k + 1, features.shape[1]), dtype=dtype)
+    blocks = [x.split(BLOCK) for x in (features, weights.to(dtype), torch.where(groups < 0, k, groups))]
+    for rows, weight, group in zip(*blocks, strict=True):
+        out.index_add_(0, group, rows.to(dtype) * weight[:, None])
+    return out[:k]
+
+
 def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> Tensor:
     """Return the weighted mean of the rows of each group, computed in fp32 or wider, in the dtype of the input.
 
@@ -35,10 +57,8 @@ def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> T
         groups: (N,) int64 in [-1, k), every group non-empty.
         k: number of groups.
     """
-    wide = features.to(torch.promote_types(features.dtype, torch.float32))
-    weights = weights.to(wide.dtype)
-    total = segment_sum(wide * weights[:, None], groups, k)
-    return (total / segment_sum(weights, groups, k)[:, None]).to(features.dtype)
+    total = weighted_segment_sum(features, weights, groups, k)
+    return (total / segment_sum(weights.to(total.dtype), groups, k)[:, None]).to(features.dtype)
 
 
 def segment_median(groups: Tensor, k: int) -> Tensor:

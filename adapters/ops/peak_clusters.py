@@ -1,0 +1,143 @@
+"""Clusters around density peaks, and groups whose features are weighted sums of their tokens.
+
+Dimensions: N tokens, q points of a set, c clusters, k groups, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .density_peaks import density_peaks, scaled_distances
+from .segments import weighted_segment_sum
+from .selection import exact_topk, first_argmin
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of the points of a set.
+
+    Attributes:
+        centres: (c,) int64 points that represent the clusters.
+        label: (q,) int64 cluster of each point; -1: none.
+        weight: (q,) weight of each point in the feature of its cluster.
+    """
+
+    centres: Tensor
+    label: Tensor
+    weight: Tensor
+
+
+def peak_clusters(
+    points: Tensor, count: int, neighbours: int, scale: bool = True, include_self: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Cluster points around the highest density-peak scores; each point joins the nearest centre.
+
+    Args:
+        points: (q, D).
+        count: number of clusters, 1 <= count <= q.
+        neighbours, scale, include_self: see :func:`~framefold.adapters.ops.density_peaks.density_peaks` and
+            :func:`~framefold.adapters.ops.density_peaks.scaled_distances`.
+
+    Returns:
+        (count,) int64 centres, ascending, and the (q,) int64 label of each point; ties go to the lower centre.
+    """
+    if count == len(points):
+        every = torch.arange(count, device=points.device)
+        return every, every
+    distance = scaled_distances(points[None], scale)
+    centres = exact_topk(density_peaks(distance, neighbours, include_self)[0], count)
+    label = first_argmin(distance[0, :, centres])
+    label[centres] = torch.arange(count, device=points.device)
+    return centres, label
+
+
+def blended(centres: Tensor, label: Tensor, beta: float | None) -> Clusters:
+    """Weight each centre with beta and the mean of the other points of its cluster with 1 - beta.
+
+    Args:
+        centres: (c,) int64.
+        label: (q,) int64 in [0, c).
+        beta: None weights all points of a cluster alike.
+    """
+    size = torch.bincount(label, minlength=len(centres)).float()
+    if beta is None:
+        return Clusters(centres, label, (1 / size)[label])
+    weight = ((1 - beta) / (size - 1).clamp(min=1))[label]
+    weight[centres] = torch.where(size > 1, beta, 1.0)
+    return Clusters(centres, label, weight)
+
+
+def keep_only(kept: Tensor, points: int) -> Clusters:
+    """Return clusters of one point each; the other points of the set are dropped.
+
+    Args:
+        kept: (c,) int64 points, ascending.
+        points: number of points of the set.
+    """
+    label = torch.full((points,), -1, device=kept.device)
+    label[kept] = torch.arange(len(kept), device=kept.device)
+    return Clusters(kept, label, torch.ones(points, device=kept.device))
+
+
+def keep_and_cluster(kept: Tensor, others: Tensor, clusters: Clusters) -> Clusters:
+    """Keep some points of a set unchanged, and cluster the others.
+
+    Args:
+        kept: (c',) int64 points.
+        others: (q - c',) int64 points other than ``kept``.
+        clusters: clusters of the others, which are numbered within ``others``.
+    """
+    out = keep_only(kept, len(kept) + len(others))
+    out.label[others] = torch.where(clusters.label < 0, -1, clusters.label + len(kept))
+    out.weight[others] = clusters.weight
+    return Clusters(torch.cat([kept, others[clusters.centres]]), out.label, out.weight)
+
+
+def complement(rows: Tensor, n: int) -> Tensor:
+    """Return the other rows of 0 ... n - 1, ascending."""
+    return torch.ones(n, dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
+
+
+@dataclass
+class WeightedGroups:
+    """Groups of tokens of a video, whose features are weighted sums of their tokens.
+
+    Attributes:
+        group: (N,) int64 group of each token; -1: dropped.
+        weight: (N,) weight of each token in its group.
+        anchors: (k,) int64 token that represents each group.
+    """
+
+    group: Tensor
+    weight: Tensor
+    anchors: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    @classmethod
+    def empty(cls, tokens: int, device: torch.device) -> WeightedGroups:
+        """Return no groups of the given number of tokens."""
+        group = torch.full((tokens,), -1, device=device)
+        return cls(group, torch.zeros(tokens, device=device), group[:0])
+
+    @classmethod
+    def means(cls, group: Tensor, first: Tensor) -> WeightedGroups:
+        """Return groups whose features are means, represented by the given tokens."""
+        return cls(group, (1 / torch.bincount(group, minlength=len(first)).float())[group], first)
+
+    def add(self, rows: Tensor, clusters: Clusters) -> None:
+        """Add the clusters of a set.
+
+        Args:
+            rows: (q, L) int64 tokens of each point, whose mean it is; the first one represents it.
+            clusters: clusters of the points.
+        """
+        shift = len(self.anchors)
+        self.group[rows] = torch.where(clusters.label < 0, -1, clusters.label + shift)[:, None]
+        self.weight[rows] = clusters.weight[:, None] / rows.shape[1]
+        self.anchors = torch.cat([self.anchors, rows[clusters.centres, 0]])
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the (k, D) weighted sums of (N, D) features, in fp32 or wider."""
+        return weighted_segment_sum(x, self.weight, self.group, len(self.anchors))
