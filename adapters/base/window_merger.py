@@ -5,7 +5,6 @@ Dimensions: T frames of P = H*W tokens, N = T*P, k tokens kept, W windows, q poi
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -16,12 +15,12 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import share
 from framefold.adapters.ops.links import link_groups
 from framefold.adapters.ops.peak_clusters import Clusters, WeightedGroups
-from framefold.adapters.ops.segments import segment_sum
 from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, window_sets
 from framefold.errors import ConfigError, InputError
 
 from .compressor import Compressor
+from .merger import merge_at
 
 
 class WindowMerger(Compressor):
@@ -83,7 +82,7 @@ class WindowMerger(Compressor):
                 groups = self.official(video, ratio)
                 if len(groups.anchors) == 0:
                     raise InputError(f"{self.name}: the released code keeps no token of this video at {self.budget}")
-        return merge_weighted(video, groups)
+        return merge_at(video, groups.anchors, groups.group, groups.features(video.features))
 
     def groups(self, video: VideoTokens, k: int, ratio: float) -> WeightedGroups:
         """Return the k groups of a dense video; the ratio may determine thresholds."""
@@ -103,22 +102,6 @@ class WindowMerger(Compressor):
             if count:
                 groups.add(one.rows(video.per_frame), self.reduce(one, x, video, count))
         return groups
-
-
-def merge_weighted(video: VideoTokens, groups: WeightedGroups) -> VideoTokens:
-    """Replace each group with the weighted sum of its tokens, at the place of the token that represents it."""
-    order = torch.sort(groups.anchors).indices
-    rank = torch.full((len(order) + 1,), -1, device=order.device)
-    rank[order] = torch.arange(len(order), device=order.device)
-    rows = rank[groups.group]  # -1 reads the extra last entry, which is -1
-    padded = torch.cat([rows, rows.new_tensor([-1])])
-    return replace(
-        video,
-        features=groups.features(video.features)[order].to(video.features.dtype),
-        index=video.index[groups.anchors[order]],
-        size=segment_sum(video.size, rows, len(order)),
-        assign=padded[video.assign],
-    )
 
 
 def _strongest_links(linked: Tensor, similarity: Tensor, links: int) -> WeightedGroups:

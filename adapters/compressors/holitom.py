@@ -62,8 +62,9 @@ class HoliTom(WindowMerger):
     cost = "a cosine similarity per token, and the distances within each set of still positions"
     licence = "Apache-2.0"
     deviations = (
-        "shares of the budget in proportion to sizes instead of rounding up in each frame; if still positions alone"
-        " meet the budget, only the most similar ones are joined; attention_share below 1, where the release fails"
+        "The budget is divided in proportion to the sizes of frames and windows instead of rounding up in each; if"
+        " still positions alone meet it, only the most similar ones are joined; attention_share may be below 1, where"
+        " the release fails."
     )
     needs_attention = True
 
