@@ -60,6 +60,10 @@ FUNCTIONS = {
         "evaluation.bench.attach:bench_attach",
         "measure what an attached compressor costs and saves in a host",
     ),
+    "bench variants": (
+        "evaluation.ablation.variants:bench_variants",
+        "compare the evidence that exact and official variants keep with equally many tokens",
+    ),
     "bench ssm": (
         "evaluation.bench.mamba2:bench_ssm",
         "compare framefold's Mamba-2 block with that of transformers on the CPU",

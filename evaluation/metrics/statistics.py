@@ -117,6 +117,30 @@ def type_intervals(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) 
     return intervals
 
 
+def clustered_mean(
+    values: Sequence[float], clusters: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return the mean of Q numbers with its 95 % interval, for which their clusters are resampled.
+
+    Args:
+        values: (Q,) numbers, such as paired differences of two methods, question by question.
+        clusters: (Q,) cluster of each number.
+        resamples: number of resamples.
+        seed: seed of the resamples.
+
+    Raises:
+        ValueError: there is no number.
+    """
+    if not len(values):
+        raise ValueError("the mean of no numbers")
+    known = {cluster: number for number, cluster in enumerate(dict.fromkeys(clusters))}
+    members = np.array([known[cluster] for cluster in clusters])
+    numbers = np.asarray(values, dtype=np.float64)
+    weights = _weights(len(known), resamples, seed)
+    means = (weights @ np.bincount(members, numbers)) / (weights @ np.bincount(members).astype(np.float64))
+    return Interval(float(numbers.mean()), *_percentiles(means))
+
+
 def paired_difference(a: Answers, b: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean accuracy over types of a minus that of b, with the 95 % interval of the paired difference.
 

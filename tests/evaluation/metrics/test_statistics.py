@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from framefold.evaluation.metrics.statistics import Answers, macro_interval, paired_difference, type_intervals
+from framefold.evaluation.metrics.statistics import (
+    Answers,
+    Interval,
+    clustered_mean,
+    macro_interval,
+    paired_difference,
+    type_intervals,
+)
 
 
 def answers(correct: np.ndarray) -> Answers:
@@ -106,3 +113,16 @@ def test_type_that_a_resample_lacks_does_not_count_as_wrong() -> None:
     asked = np.zeros((5, 2), dtype=np.int64)
     asked[:, 0] = asked[0, 1] = 1  # only one video has the second type
     assert macro_interval(Answers(asked, asked, ("a", "b"))).low == 1.0
+
+
+def test_mean_of_numbers_resamples_their_clusters() -> None:
+    rng = np.random.default_rng(0)
+    values, clusters = rng.normal(size=400), np.arange(400)
+    independent = clustered_mean(values.tolist(), clusters.tolist())
+    assert independent.value == pytest.approx(values.mean())
+    assert independent.high - independent.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+    repeated = clustered_mean(np.repeat(values, 4).tolist(), np.repeat(clusters, 4).tolist())  # no new information
+    assert (repeated.low, repeated.high) == pytest.approx((independent.low, independent.high))
+    assert clustered_mean([1.0, 1.0], ["a", "a"]) == Interval(1.0, 1.0, 1.0)
+    with pytest.raises(ValueError, match="no numbers"):
+        clustered_mean([], [])
