@@ -13,8 +13,8 @@ from torch import Tensor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import share
+from framefold.adapters.ops.density_peaks import Clusters, WeightedGroups
 from framefold.adapters.ops.links import link_groups
-from framefold.adapters.ops.peak_clusters import Clusters, WeightedGroups
 from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, window_sets
 from framefold.errors import ConfigError, InputError

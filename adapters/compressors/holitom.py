@@ -10,7 +10,7 @@ from torch import Tensor
 from framefold.adapters.base.window_merger import WindowMerger
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.peak_clusters import (
+from framefold.adapters.ops.density_peaks import (
     Clusters,
     WeightedGroups,
     blended,

@@ -1,9 +1,17 @@
-"""Scores of density-peaks clustering (DPC-kNN): cluster centres are dense and far from anything denser."""
+"""Density-peaks clustering (DPC-kNN), whose centres are dense and far from anything denser; groups as weighted sums.
+
+Dimensions: B sets of n points, D width, c clusters; N tokens of a video in k groups.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
+
+from .segments import weighted_segment_sum
+from .selection import exact_topk, first_argmin
 
 SAME = 1e-6  # squared distances below this part of the squared norms are rounding errors, and count as 0
 
@@ -58,3 +66,130 @@ def density_peaks(distance: Tensor, neighbours: int, include_self: bool = True, 
     away = torch.minimum(distance.masked_fill(~denser, torch.inf).amin(-1), largest)
     score = (away.log() - sparsity).clamp(min=torch.finfo(distance.dtype).min)
     return score if valid is None else score.masked_fill(~valid, -torch.inf)
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Clusters of the points of a set.
+
+    Attributes:
+        centres: (c,) int64 points that represent the clusters.
+        label: (n,) int64 cluster of each point; -1: none.
+        weight: (n,) weight of each point in the feature of its cluster.
+    """
+
+    centres: Tensor
+    label: Tensor
+    weight: Tensor
+
+
+def peak_clusters(
+    points: Tensor, count: int, neighbours: int, scale: bool = True, include_self: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Cluster points around the highest density-peak scores; each point joins the nearest centre.
+
+    Args:
+        points: (n, D).
+        count: number of clusters, 1 <= count <= n.
+        neighbours, scale, include_self: see :func:`density_peaks` and :func:`scaled_distances`.
+
+    Returns:
+        (count,) int64 centres, ascending, and the (n,) int64 label of each point; ties go to the lower centre.
+    """
+    if count == len(points):
+        every = torch.arange(count, device=points.device)
+        return every, every
+    distance = scaled_distances(points[None], scale)
+    centres = exact_topk(density_peaks(distance, neighbours, include_self)[0], count)
+    label = first_argmin(distance[0, :, centres])
+    label[centres] = torch.arange(count, device=points.device)
+    return centres, label
+
+
+def blended(centres: Tensor, label: Tensor, beta: float | None) -> Clusters:
+    """Weight each centre with beta and the mean of the other points of its cluster with 1 - beta.
+
+    Args:
+        centres: (c,) int64.
+        label: (n,) int64 in [0, c).
+        beta: None weights all points of a cluster alike.
+    """
+    size = torch.bincount(label, minlength=len(centres)).float()
+    if beta is None:
+        return Clusters(centres, label, (1 / size)[label])
+    weight = ((1 - beta) / (size - 1).clamp(min=1))[label]
+    weight[centres] = torch.where(size > 1, beta, 1.0)
+    return Clusters(centres, label, weight)
+
+
+def keep_only(kept: Tensor, points: int) -> Clusters:
+    """Return clusters of one point each; the other points of the set are dropped.
+
+    Args:
+        kept: (c,) int64 points, ascending.
+        points: number of points of the set.
+    """
+    label = torch.full((points,), -1, device=kept.device)
+    label[kept] = torch.arange(len(kept), device=kept.device)
+    return Clusters(kept, label, torch.ones(points, device=kept.device))
+
+
+def keep_and_cluster(kept: Tensor, others: Tensor, clusters: Clusters) -> Clusters:
+    """Keep some points of a set unchanged, and cluster the others.
+
+    Args:
+        kept: (c',) int64 points.
+        others: (n - c',) int64 points other than ``kept``.
+        clusters: clusters of the others, which are numbered within ``others``.
+    """
+    out = keep_only(kept, len(kept) + len(others))
+    out.label[others] = torch.where(clusters.label < 0, -1, clusters.label + len(kept))
+    out.weight[others] = clusters.weight
+    return Clusters(torch.cat([kept, others[clusters.centres]]), out.label, out.weight)
+
+
+def complement(rows: Tensor, n: int) -> Tensor:
+    """Return the other rows of 0 ... n - 1, ascending."""
+    return torch.ones(n, dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
+
+
+@dataclass
+class WeightedGroups:
+    """Groups of tokens of a video, whose features are weighted sums of their tokens.
+
+    Attributes:
+        group: (N,) int64 group of each token; -1: dropped.
+        weight: (N,) weight of each token in its group.
+        anchors: (k,) int64 token that represents each group.
+    """
+
+    group: Tensor
+    weight: Tensor
+    anchors: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+    @classmethod
+    def empty(cls, tokens: int, device: torch.device) -> WeightedGroups:
+        """Return no groups of the given number of tokens."""
+        group = torch.full((tokens,), -1, device=device)
+        return cls(group, torch.zeros(tokens, device=device), group[:0])
+
+    @classmethod
+    def means(cls, group: Tensor, first: Tensor) -> WeightedGroups:
+        """Return groups whose features are means, represented by the given tokens."""
+        return cls(group, (1 / torch.bincount(group, minlength=len(first)).float())[group], first)
+
+    def add(self, rows: Tensor, clusters: Clusters) -> None:
+        """Add the clusters of a set.
+
+        Args:
+            rows: (n, L) int64 tokens of each point, whose mean it is; the first one represents it.
+            clusters: clusters of the points.
+        """
+        shift = len(self.anchors)
+        self.group[rows] = torch.where(clusters.label < 0, -1, clusters.label + shift)[:, None]
+        self.weight[rows] = clusters.weight[:, None] / rows.shape[1]
+        self.anchors = torch.cat([self.anchors, rows[clusters.centres, 0]])
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return the (k, D) weighted sums of (N, D) features, in fp32 or wider."""
+        return weighted_segment_sum(x, self.weight, self.group, len(self.anchors))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from framefold.adapters.ops.peak_clusters import Clusters, WeightedGroups, blended, keep_only, peak_clusters
+from framefold.adapters.ops.density_peaks import Clusters, WeightedGroups, blended, keep_only, peak_clusters
 from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.ops.windows import static_positions, still_windows, window_sets
 from framefold.errors import InputError
