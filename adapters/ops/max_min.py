@@ -184,15 +184,24 @@ def nearest_other(points: Tensor, metric: Metric) -> Tensor:
     return out
 
 
-def most_isolated(points: PointSet) -> int:
+def most_isolated(points: PointSet, period: int = 1) -> int:
     """Return the row whose nearest other point is farthest; ties go to the lower row.
 
-    The distance to some of the points bounds that to all of them. Blocks of the rows of the highest bounds are
-    compared with all points, until no bound reaches the highest distance found.
+    The distances to a few points bound that to the nearest one. Blocks of the rows with the highest bounds are compared
+    with all points, until no other bound reaches the highest distance found.
+
+    Args:
+        points: n points.
+        period: rows that are a multiple of it apart bound each other first: choose it such that they are similar.
     """
-    bound = torch.full_like(points.square, torch.inf).masked_fill_(has_copy(points.key), 0)
+    bound = torch.full_like(points.square, torch.inf)
+    for offset in range(min(period, len(points))):
+        for rows in torch.arange(offset, len(points), period, device=bound.device).split(BLOCK):
+            near = points[rows].squares(points[rows])
+            bound[rows] = near.fill_diagonal_(torch.inf).amin(1)
+    bound.masked_fill_(has_copy(points.key), 0)
     exact = torch.zeros_like(bound, dtype=torch.bool)
-    rows = torch.arange(0, len(bound), -(-len(bound) // BLOCK), device=bound.device)  # some of every scene
+    rows = torch.topk(bound, min(BLOCK, len(bound))).indices
     while len(rows):
         squares = _squares_to_others(points, rows)
         bound[rows] = torch.minimum(bound[rows], squares.amin(1))

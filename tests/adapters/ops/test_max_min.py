@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framefold.adapters.ops import max_min as module
-from framefold.adapters.ops.max_min import PointSet, farthest_points, max_min, most_isolated, nearest_other
+from framefold.adapters.ops.max_min import Metric, PointSet, farthest_points, max_min, most_isolated, nearest_other
 from tests.support.videos import DTYPES, noise
 
-METRICS = ["cosine", "euclid"]
+METRICS: list[Metric] = ["cosine", "euclid"]
 
 
-def distances(points: torch.Tensor, metric: str) -> list[list[float]]:
+def distances(points: torch.Tensor, metric: Metric) -> list[list[float]]:
     points = points.double()
     if metric == "cosine":
         points = torch.nn.functional.normalize(points, dim=-1)
@@ -36,7 +36,9 @@ def slow_max_min(table: list[list[float]], count: int, first: int, weight: list[
 @pytest.mark.parametrize("block", [3, 256])
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(data=st.data(), metric=st.sampled_from(METRICS), weighted=st.booleans(), seed=st.integers(0, 999))
-def test_max_min_against_the_reference(block: int, data: st.DataObject, metric: str, weighted: bool, seed: int) -> None:
+def test_max_min_against_the_reference(
+    block: int, data: st.DataObject, metric: Metric, weighted: bool, seed: int
+) -> None:
     n = data.draw(st.integers(1, 30))
     points = noise(n, 5, seed=seed)
     copies = data.draw(st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=n))
@@ -97,8 +99,16 @@ def test_dtype_and_autocast_do_not_change_the_choice() -> None:
 
 
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(n=st.integers(1, 25), metric=st.sampled_from(METRICS), copied=st.booleans(), seed=st.integers(0, 999))
-def test_nearest_other_and_most_isolated_against_the_reference(n: int, metric: str, copied: bool, seed: int) -> None:
+@given(
+    n=st.integers(1, 25),
+    metric=st.sampled_from(METRICS),
+    copied=st.booleans(),
+    seed=st.integers(0, 999),
+    period=st.sampled_from([1, 3, 50]),
+)
+def test_nearest_other_and_most_isolated_against_the_reference(
+    n: int, metric: Metric, copied: bool, seed: int, period: int
+) -> None:
     points = noise(n, 4, seed=seed)
     if copied and n > 2:
         points[n // 2] = points[0]
@@ -107,7 +117,7 @@ def test_nearest_other_and_most_isolated_against_the_reference(n: int, metric: s
     before, module.BLOCK = module.BLOCK, 4
     try:
         nearest = nearest_other(points[None], metric)
-        isolated = most_isolated(PointSet.prepare(points, metric))
+        isolated = most_isolated(PointSet.prepare(points, metric), period)
     finally:
         module.BLOCK = before
     torch.testing.assert_close(nearest[0].double(), torch.tensor(expected).double(), atol=1e-5, rtol=1e-4)
