@@ -60,6 +60,22 @@ def merge_at(
     return _with_groups(video, anchors[order], rank[groups], values)
 
 
+def merge_at_targets(video: VideoTokens, kept: Tensor, targets: Tensor, join: Tensor, features: Tensor) -> VideoTokens:
+    """Keep tokens unchanged beside targets, which represent themselves and the tokens that join them.
+
+    Args:
+        video: N tokens.
+        kept: (n,) int64 rows to keep unchanged.
+        targets: (c,) int64 other rows.
+        join: (N,) int64 target that each other token joins, -1 for none; ignored for the rows above.
+        features: (c, D) of the targets.
+    """
+    anchors = torch.cat([kept, targets])
+    groups = torch.where(join < 0, -1, join + len(kept))
+    groups[anchors] = torch.arange(len(anchors), device=groups.device)
+    return merge_at(video, anchors, groups, features, groups[targets])
+
+
 def _order_by_anchor(anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the (k,) order of ascending anchors, and the (k + 1,) rank of each group; that of group -1 is -1."""
     k = len(anchors)

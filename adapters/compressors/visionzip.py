@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.base.merger import merge_at
+from framefold.adapters.base.merger import merge_at_targets
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, proportional_parts
 from framefold.adapters.ops.partition import even_positions
-from framefold.adapters.ops.quadtree import sum_groups
 from framefold.adapters.ops.selection import exact_topk, rank_in_frame
-from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
+from framefold.adapters.ops.similarity import rescale_if_extreme
+from framefold.adapters.ops.targets import nearest_targets, sum_joined
 from framefold.adapters.reference.visionzip import zip_frame
 from framefold.errors import ConfigError
 
@@ -97,10 +97,11 @@ class VisionZip(Compressor):
             chosen, contextual = rank_in_frame(-attention) < dominant.to(attention.device)[:, None], tokens - dominant
         targets = []
         rest = (~chosen).reshape(len(contextual), -1)
-        for part, (left, count) in enumerate(zip(rest, contextual.tolist(), strict=True)):
+        for i, (left, count) in enumerate(zip(rest, contextual.tolist(), strict=True)):
             rows = left.nonzero()[:, 0]
-            targets.append(rows[even_positions(len(rows), count, rows.device)] + part * rest.shape[1])
-        join = nearest_targets(rescale_if_extreme(video.as_grid().flatten(1, 2)), targets)
+            targets.append(rows[even_positions(len(rows), count, rows.device)] + i * rest.shape[1])
+        part = list(range(t)) if len(rest) == t else [0] * t
+        join = nearest_targets(rescale_if_extreme(video.as_grid().flatten(1, 2)), part, targets)
         dominant = chosen.reshape(-1).nonzero()[:, 0]
         join[dominant] = join[torch.cat(targets)] = -1
         return Chosen(dominant, torch.cat(targets), join)
@@ -121,19 +122,13 @@ class VisionZip(Compressor):
 
     def zip(self, video: VideoTokens, chosen: Chosen) -> VideoTokens:
         """Return the dominant tokens, and the contextual ones with the tokens that join them."""
-        n, c = len(chosen.dominant), len(chosen.targets)
-        anchors = torch.cat([chosen.dominant, chosen.targets])
-        groups = torch.where(chosen.join < 0, -1, chosen.join + n)
-        groups[anchors] = torch.arange(n + c, device=groups.device)
         own = video.features[chosen.targets]
-        rows = torch.where(chosen.join < 0, c, chosen.join).reshape(video.grid[0], -1)
-        others = sum_groups(video.as_grid().flatten(1, 2), rows, c + 1)[:c]
-        count = torch.bincount(rows.reshape(-1), minlength=c + 1)[:c, None]
+        others, count = sum_joined(video.as_grid().flatten(1, 2), chosen.join, len(own))
         if self.merge == "sum" or not self.exact_budget:
             merged = own + others / count.clamp(min=1)
         else:
             merged = (own + others) / (count + 1)
-        return merge_at(video, anchors, groups, merged, groups[chosen.targets])
+        return merge_at_targets(video, chosen.dominant, chosen.targets, chosen.join, merged)
 
 
 @dataclass(frozen=True)
@@ -149,22 +144,3 @@ class Chosen:
     dominant: Tensor
     targets: Tensor
     join: Tensor
-
-
-def nearest_targets(x: Tensor, targets: list[Tensor]) -> Tensor:
-    """Return the (N,) int64 most similar target of each token by cosine, numbered over all parts; -1 if it has none.
-
-    Args:
-        x: (T, P, D) features.
-        targets: rows of the targets of each part of the video: of each frame, or of the whole.
-    """
-    flat, join, first = x.reshape(-1, x.shape[-1]), [], 0
-    unit, per_part = x.new_empty(0), len(x) // len(targets)
-    for t, frame in enumerate(x):
-        rows = targets[t // per_part]
-        if t % per_part == 0:
-            first += len(unit)
-            unit = normalize(flat[rows].float(), TINY)
-        none = torch.full((len(frame),), -1, device=x.device)
-        join.append((frame.float() @ unit.T).argmax(1) + first if len(rows) else none)
-    return torch.cat(join)
