@@ -85,26 +85,26 @@ class VisionZip(Compressor):
 
     def choose(self, video: VideoTokens, k: int) -> Chosen:
         """Choose dominant tokens and targets by the exact rule, and the target that each other token joins."""
-        t, per_frame = video.grid[0], video.per_frame
-        attention = video.attention.reshape(t, per_frame)  # type: ignore[union-attr]
-        chosen = torch.zeros_like(attention, dtype=torch.bool)
-        contextual = torch.tensor([k - int(self.dominant * k)])
+        t, n = video.grid[0], int(self.dominant * k)
+        attention = video.attention.reshape(t, -1)  # type: ignore[union-attr]
         if self.scope == "video":
-            chosen.view(-1)[exact_topk(attention.reshape(-1), k - int(contextual))] = True
+            mask = torch.zeros_like(attention, dtype=torch.bool)
+            mask.view(-1)[exact_topk(attention.reshape(-1), n)] = True
+            part, counts = [0] * t, [k - n]
         else:
             tokens = even_counts(k, t)
-            dominant = proportional_parts(tokens, k - int(contextual))
-            chosen, contextual = rank_in_frame(-attention) < dominant.to(attention.device)[:, None], tokens - dominant
+            dominant = proportional_parts(tokens, n)
+            mask = rank_in_frame(-attention) < dominant.to(attention.device)[:, None]
+            part, counts = list(range(t)), (tokens - dominant).tolist()
         targets = []
-        rest = (~chosen).reshape(len(contextual), -1)
-        for i, (left, count) in enumerate(zip(rest, contextual.tolist(), strict=True)):
+        rest = (~mask).reshape(len(counts), -1)
+        for i, (left, count) in enumerate(zip(rest, counts, strict=True)):
             rows = left.nonzero()[:, 0]
             targets.append(rows[even_positions(len(rows), count, rows.device)] + i * rest.shape[1])
-        part = list(range(t)) if len(rest) == t else [0] * t
         join = nearest_targets(rescale_if_extreme(video.as_grid().flatten(1, 2)), part, targets)
-        dominant = chosen.reshape(-1).nonzero()[:, 0]
-        join[dominant] = join[torch.cat(targets)] = -1
-        return Chosen(dominant, torch.cat(targets), join)
+        kept = mask.reshape(-1).nonzero()[:, 0]
+        join[kept] = join[torch.cat(targets)] = -1
+        return Chosen(kept, torch.cat(targets), join)
 
     def choose_official(self, video: VideoTokens, k: int) -> Chosen:
         """Choose as the release does, in each frame."""

@@ -130,7 +130,7 @@ def released_tokens(
         raise InputError(f"fastvid: {text}: lower segments, or use variant='exact'")
     similarity = torch.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=-1)
     lengths = segment_lengths(similarity, settings.segments, settings.cut)
-    chosen, all_targets, rows, values, first = [], [], [], [], 0
+    all_targets, rows, values, first = [], [], [], 0
     for length in lengths:
         segment = list(range(first, first + length))
         first += length
