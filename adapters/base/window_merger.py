@@ -48,13 +48,16 @@ class WindowMerger(Compressor):
             raise ConfigError(f"{self.name}: variant must be 'exact' or 'official', got {variant!r}")
         self.variant, self.exact_budget = variant, variant == "exact"
 
-    def windows(self, x: Tensor, similarity: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-        """Return the (W, 2) int64 first and last frames of the windows, and their (W, P) bool static positions.
+    def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Find the windows and their static positions.
 
         Args:
             x: (T, P, D) features.
-            similarity: (T - 1, P) cosine similarities with the next frame.
             ratio: the budget as a ratio.
+
+        Returns:
+            (W, 2) int64 first and last frames of the windows, (W, P) bool static positions, and the (T - 1, P) cosine
+            similarities with the next frame, or None if they were not needed.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement windows()")
 
@@ -88,13 +91,12 @@ class WindowMerger(Compressor):
         """Return the k groups of a dense video; the ratio may determine thresholds."""
         n, device = len(video), video.features.device
         x = rescale_if_extreme(video.features.reshape(video.grid[0], video.per_frame, -1))
-        similarity = temporal_similarities(x)
-        windows, static = self.windows(x, similarity, ratio)
-        linked = torch.zeros(similarity.shape, dtype=torch.bool, device=device)
+        windows, static, similarity = self.windows(x, ratio)
+        linked = torch.zeros((len(x) - 1, x.shape[1]), dtype=torch.bool, device=device)
         for (first, last), joined in zip(windows.tolist(), static, strict=True):
             linked[first:last] = joined
         if int(linked.sum()) >= n - k:
-            return _strongest_links(linked, similarity, n - k)
+            return _strongest_links(linked, temporal_similarities(x) if similarity is None else similarity, n - k)
         sets = window_sets(windows, static)
         sizes = torch.tensor([len(one.positions) for one in sets])
         groups = WeightedGroups.empty(n, device)

@@ -20,7 +20,7 @@ from framefold.adapters.ops.density_peaks import (
     peak_clusters,
 )
 from framefold.adapters.ops.selection import exact_topk
-from framefold.adapters.ops.similarity import rescale_if_extreme
+from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
 from framefold.adapters.reference.holitom import holitom_as_released
 from framefold.errors import ConfigError
@@ -87,10 +87,11 @@ class HoliTom(WindowMerger):
         self.tau, self.attention_share, self.beta, self.neighbours = tau, attention_share, beta, neighbours
         self.needs_attention = attention_share > 0
 
-    def windows(self, x: Tensor, similarity: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
+        similarity = temporal_similarities(x)
         similar = similarity > self._threshold(ratio)
         windows, _ = still_windows(similar)
-        return windows, static_positions(windows, similar)
+        return windows, static_positions(windows, similar), similarity
 
     def reduce(self, tokens: TokenSet, x: Tensor, video: VideoTokens, count: int) -> Clusters:
         size, device = len(tokens.positions), x.device

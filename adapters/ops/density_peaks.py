@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -50,22 +51,35 @@ def density_peaks(distance: Tensor, neighbours: int, include_self: bool = True, 
     Returns:
         (B, n), finite for valid points; choose with a stable sort.
     """
-    n = distance.shape[-1]
-    absent = distance.new_zeros(distance.shape, dtype=torch.bool)
-    if valid is not None:
-        absent = ~(valid[:, :, None] & valid[:, None])
-    largest = distance.masked_fill(absent, 0).flatten(1).amax(1)[:, None]
-
-    own = torch.eye(n, dtype=torch.bool, device=distance.device)
-    others = absent if include_self else absent | own
-    near = distance.masked_fill(others, torch.inf).topk(min(neighbours, n), dim=-1, largest=False).values
+    absent = None if valid is None else ~(valid[:, :, None] & valid[:, None])
+    largest = _fill(distance, absent, 0).flatten(1).amax(1)[:, None]
+    near = _nearest(distance, absent, neighbours, include_self)
     there = near.isfinite()
     sparsity = near.masked_fill(~there, 0).square().sum(-1) / there.sum(-1).clamp(min=1)
 
-    denser = (sparsity[:, None] < sparsity[:, :, None]) & ~absent
-    away = torch.minimum(distance.masked_fill(~denser, torch.inf).amin(-1), largest)
+    not_denser = sparsity[:, None] >= sparsity[:, :, None]
+    if absent is not None:
+        not_denser |= absent
+    away = torch.minimum(distance.masked_fill(not_denser, torch.inf).amin(-1), largest)
     score = (away.log() - sparsity).clamp(min=torch.finfo(distance.dtype).min)
     return score if valid is None else score.masked_fill(~valid, -torch.inf)
+
+
+def _nearest(distance: Tensor, absent: Tensor | None, neighbours: int, include_self: bool) -> Tensor:
+    """Return the (B, n, m) lowest distances of each point, ascending."""
+    count = min(neighbours, distance.shape[-1])
+    distance = _fill(distance, absent, torch.inf)
+    if not include_self:
+        own = torch.eye(distance.shape[-1], dtype=torch.bool, device=distance.device)
+        distance = distance.masked_fill(own, torch.inf)
+    if distance.device.type == "cpu":  # NumPy's selection is vectorised: more than twice as fast as topk
+        nearest = np.partition(distance.detach().numpy(), count - 1, axis=-1)[..., :count]
+        return torch.from_numpy(np.sort(nearest, axis=-1))
+    return distance.topk(count, dim=-1, largest=False).values
+
+
+def _fill(values: Tensor, mask: Tensor | None, value: float) -> Tensor:
+    return values if mask is None else values.masked_fill(mask, value)
 
 
 @dataclass(frozen=True)
@@ -84,7 +98,12 @@ class Clusters:
 
 
 def peak_clusters(
-    points: Tensor, count: int, neighbours: int, scale: bool = True, include_self: bool = True
+    points: Tensor,
+    count: int,
+    neighbours: int,
+    scale: bool = True,
+    include_self: bool = True,
+    by_score: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Cluster points around the highest density-peak scores; each point joins the nearest centre.
 
@@ -92,15 +111,17 @@ def peak_clusters(
         points: (n, D).
         count: number of clusters, 1 <= count <= n.
         neighbours, scale, include_self: see :func:`density_peaks` and :func:`scaled_distances`.
+        by_score: centres in order of descending score instead of ascending places.
 
     Returns:
-        (count,) int64 centres, ascending, and the (n,) int64 label of each point; ties go to the lower centre.
+        (count,) int64 centres, and the (n,) int64 label of each point; ties go to the first centre.
     """
-    if count == len(points):
+    if count == len(points) and not by_score:
         every = torch.arange(count, device=points.device)
         return every, every
     distance = scaled_distances(points[None], scale)
-    centres = exact_topk(density_peaks(distance, neighbours, include_self)[0], count)
+    score = density_peaks(distance, neighbours, include_self)[0]
+    centres = torch.sort(score, descending=True, stable=True).indices[:count] if by_score else exact_topk(score, count)
     label = first_argmin(distance[0, :, centres])
     label[centres] = torch.arange(count, device=points.device)
     return centres, label
