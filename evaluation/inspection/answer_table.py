@@ -47,7 +47,8 @@ class AnswerRow:
     @property
     def costs(self) -> str:
         """Time and length of the prompt in one line."""
-        return f"{_ms(self.prefill)} to the first token of the answer, {self.prompt:,} tokens in the prompt"
+        time = _ms(self.prefill) if self.prefill < 1 else f"{self.prefill:.2f} s"
+        return f"{time} to the first token of the answer, {self.prompt:,} tokens in the prompt"
 
 
 @dataclass(frozen=True)

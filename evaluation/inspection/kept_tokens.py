@@ -23,7 +23,7 @@ FRAME_PIXELS = 224  # smallest width of a frame
 
 DIM = 0.45  # brightness of dropped tokens, which also lose their colour
 
-LINE = 2  # pixels of an outline
+LINE = 2  # pixels of an outline; 1 around small tokens, which it would cover
 
 LUMINANCE = (0.299, 0.587, 0.114)  # of red, green and blue
 
@@ -98,7 +98,7 @@ class KeptSheet:
             tile = shrink_frame(frame, high, wide)
             owner = owner[np.arange(high) * rows // high][:, np.arange(wide) * columns // wide]
             tile[owner < 0] = DIM * (tile[owner < 0] @ np.array(LUMINANCE, np.float32))[:, None]
-            edge = _edges(owner) & merged[owner]
+            edge = _edges(owner, LINE if wide >= 2 * TOKEN_PIXELS * columns else 1) & merged[owner]
             tile[edge] = colors[owner[edge]]
             yield tile.round().clip(0, 255).astype(np.uint8)
 
@@ -128,11 +128,11 @@ def shrink_frame(frame: np.ndarray, high: int, wide: int) -> np.ndarray:
     return torch.nn.functional.interpolate(pixels, size=(high, wide), mode="area")[0].movedim(0, -1).numpy().copy()
 
 
-def _edges(owner: np.ndarray) -> np.ndarray:
-    """Return the pixels of a frame within LINE of another owner, or of the border of the frame."""
+def _edges(owner: np.ndarray, line: int) -> np.ndarray:
+    """Return the pixels of a frame within ``line`` of another owner, or of the border of the frame."""
     edge = np.zeros(owner.shape, bool)
     for axis in (0, 1):
-        for shift in range(1, LINE + 1):
+        for shift in range(1, line + 1):
             for signed in (shift, -shift):
                 other = np.roll(owner, signed, axis)
                 border = [slice(None)] * 2

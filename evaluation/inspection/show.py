@@ -21,7 +21,7 @@ from framefold.data.video.frame_reader import SampledFrames, sample_frames
 from framefold.errors import ConfigError
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
-from framefold.training.frozen_host.locate import find_host
+from framefold.training.frozen_host.locate import EMBEDDED, find_host
 from framefold.training.frozen_host.torchvision import find_torchvision
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
@@ -79,7 +79,7 @@ def show_command(
     video: str,
     compressor: list[str],
     out: str | None = None,
-    host: str = "checkpoints/tinyhost",
+    host: str = EMBEDDED,
     budget: Budget | None = None,
     frames: int = 32,
     columns: int = 8,
@@ -141,6 +141,8 @@ def show_command(
     drawn.save(file)
     counts = ", ".join(kept.title for kept in drawn.sheet.kept)
     print(f"wrote {file}: {counts} of {len(drawn.sheet.times)} steps")
+    if host == EMBEDDED:
+        print(f"tokens of the embedded host {host}; --host HOST draws those of your own model")
 
 
 def _check_counts(frames: int, columns: int) -> None:
