@@ -1,0 +1,90 @@
+"""Golden files of AOT: transport plans, merging in and between frames, and the whole reduction of the released code."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from framefold.adapters.reference import aot
+from tests.support.cases import case
+from tests.support.golden_cases import golden_cases
+
+ATOL = 1e-4
+LOOSE = 1e-3  # of results of many iterations
+
+
+def check(data: Any) -> None:
+    """Check one file; the arrays of a case tell what it is about."""
+    for name, params, arrays in golden_cases(data):
+        tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
+        with case(name):
+            if "cost" in tensors:
+                _check_plans(tensors, params, alone="alone" in name)
+            elif "attn_deep" in tensors:
+                shared = next(data[key] for key in data if key.endswith("__features"))
+                _check_whole(tensors, params, tensors.get("features", torch.from_numpy(shared)))
+            elif "anchor_mask" in tensors:
+                side = math.isqrt(tensors["features"].shape[1])
+                x, mask = (tensors[key].unflatten(1, (side, side)) for key in ("features", "anchor_mask"))
+                close(aot.merge_in_frame(x, mask).flatten(1, 2), tensors["out_features"])
+            elif "token_mask" in tensors:
+                out = aot.merge_clips(
+                    tensors["features"], tensors["token_mask"], params["segment_sizes"], params["keep_ratio"]
+                )
+                close(out, tensors["out_tokens"], LOOSE)
+            else:
+                _check_step(tensors, params)
+
+
+def close(ours: Tensor, theirs: Tensor, atol: float = ATOL) -> None:
+    np.testing.assert_allclose(ours, theirs, atol=atol)
+
+
+def _check_plans(tensors: dict[str, Tensor], params: dict[str, Any], alone: bool) -> None:
+    settings = (params["eps"], params["max_iter"], params["thresh"])
+    close(aot.sinkhorn(tensors["cost"], *settings, joint=not alone), tensors["plan"])
+    if alone or len(tensors["cost"]) == 1:
+        each = [aot.sinkhorn(cost[None], *settings) for cost in tensors["cost"]]
+        close(torch.cat(each), tensors["plan"])
+
+
+def _check_step(tensors: dict[str, Tensor], params: dict[str, Any]) -> None:
+    anchors, sources = tensors["anchors"][0], tensors["sources"][0]
+    merged, kept, plan = aot.merge_frame_into(anchors, sources, params["dt"], params["keep_ratio"])
+    close(plan, tensors["plan"][0])
+    np.testing.assert_array_equal(kept, tensors["keep_mask"][0])
+    close(merged, tensors["out_anchors"][0], LOOSE)
+
+
+def _check_whole(tensors: dict[str, Tensor], params: dict[str, Any], features: Tensor) -> None:
+    """The features of a case without any are those of another one."""
+    side = params["grid"]
+    x = features.float().unflatten(1, (side, side))
+    shallow, deep = (tensors[key].unflatten(1, (side, side)) for key in ("attn_shallow", "attn_deep"))
+    mask = aot.window_anchors(shallow, deep, params["visual_token_num"], params["global_ratio"], params["window"])
+    np.testing.assert_array_equal(mask.flatten(1), tensors["anchor_mask_27"])
+    merged = aot.merge_in_frame(x, mask)
+    close(merged[mask].unflatten(0, (len(x), -1)), tensors["anchors_27"])
+    pooled, present = (_pool(values, params["pool"]) for values in (merged, mask.float()[..., None]))
+    present = present[..., 0] >= 0.5
+    np.testing.assert_array_equal(present, tensors["pooled_mask_14"])
+    assert present.sum(1).tolist() == params["pooled_kept_per_frame"]
+    out = aot.merge_clips(pooled, present, params["segment_sizes"], params["keep_ratio"])
+    assert len(out) == params["n_out"]
+    close(out, tensors["out_tokens"], LOOSE)
+
+
+def _pool(grid: Tensor, mode: str) -> Tensor:
+    """Halve the sides of a (T, H, W, D) grid as LLaVA-OneVision ("bilinear") or LLaVA-Video (by means) does."""
+    channels = grid.movedim(-1, 1)
+    side = math.ceil(grid.shape[1] / 2)
+    if mode == "bilinear":
+        out = functional.interpolate(channels, (side, side), mode="bilinear")
+    else:
+        out = functional.avg_pool2d(channels, 2)
+    return out.flatten(2).mT
