@@ -16,10 +16,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from framefold.adapters.core.gradients import zero_times_parameters
 from framefold.adapters.core.registry import foreign_classes
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.init_from_host import init_from_host
-from framefold.adapters.ops.gradients import zero_times_parameters
 from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens, check_budget
+from framefold.adapters.core.gradients import zero_times_parameters
 from framefold.adapters.core.parameters import read_params
 from framefold.adapters.core.registry import register_class
 from framefold.adapters.core.tokens import Compressed, VideoTokens
-from framefold.adapters.ops.gradients import zero_times_parameters
 from framefold.adapters.pretrained.mixin import PretrainedMixin
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError
 
