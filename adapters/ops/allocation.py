@@ -71,3 +71,18 @@ def even_counts(total: int, parts: int, device: torch.device | None = None) -> T
     counts = torch.full((parts,), total // parts, device=device)
     counts[even_positions(parts, total % parts, device)] += 1
     return counts
+
+
+def joined_parts(sizes: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Divide k as :func:`proportional_parts` does, and join each part that gets nothing with the next one.
+
+    Args:
+        sizes: (m,) int64, not all 0.
+        k: number of tokens, 1 <= k <= sum of the sizes.
+
+    Returns:
+        (m',) sizes of the joined parts, and the (m',) tokens of each, at least 1.
+    """
+    counts = proportional_parts(sizes, k)
+    ends = sizes.cumsum(0)[counts > 0]  # the last part always gets something
+    return torch.diff(ends, prepend=ends.new_zeros(1)), counts[counts > 0]
