@@ -116,7 +116,7 @@ def farthest_points(points: PointSet, count: int, first: int, weight: Tensor | N
     """Choose as :func:`max_min` does, from one prepared set; returns (count,) int64 rows in the order of choice."""
     priority = torch.zeros_like(points.square) if weight is None else weight.float().clone()
     priority[first] = torch.inf
-    rows = _distinct(points.key, priority)
+    rows = distinct_rows(points.key, priority)
     if len(rows) < len(points):
         weight = None if weight is None else weight[rows]
         picks = rows[_choose_distinct(points[rows], count, int((rows == first).nonzero()), weight)]
@@ -126,7 +126,7 @@ def farthest_points(points: PointSet, count: int, first: int, weight: Tensor | N
     return torch.cat([picks, rest[: count - len(picks)]])
 
 
-def _distinct(key: Tensor, priority: Tensor) -> Tensor:
+def distinct_rows(key: Tensor, priority: Tensor) -> Tensor:
     """Return, ascending, one row of each key: that of the highest priority, of equal ones the lowest."""
     order = torch.sort(priority, descending=True, stable=True).indices
     order = order[torch.sort(key[order], stable=True).indices]
