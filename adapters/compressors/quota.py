@@ -96,7 +96,7 @@ class QuoTA(FrameBudget):
         if self.exact_budget:
             return super().compress(video, k, query)
         scores, _ = self.part_scores(video, query)
-        weights = power_weights(scores, 2, 0)
+        weights = power_weights(scores, 2, 0 if bool((scores > 0).any()) else 1)  # equal if nothing is relevant
         tokens = frame_tokens(weights.tolist(), k, "v1", video.per_frame)
         if not any(tokens):
             tokens[int(weights.argmax())] = 1

@@ -77,7 +77,8 @@ class Method:
     @property
     def needs_attention(self) -> bool:
         """Whether it needs the attention that tokens received in the vision encoder."""
-        return compressor_class(self.compressor).needs_attention
+        cls = compressor_class(self.compressor)
+        return cls.needs_attention if cls.trainable else build(self.compressor, **self.params).needs_attention
 
     def apply_lora(self, host: Host, host_folder: Path) -> AbstractContextManager[None]:
         """Give the host, loaded from ``host_folder``, the adapter's LoRA, if any, until the context ends."""

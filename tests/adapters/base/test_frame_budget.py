@@ -87,6 +87,14 @@ def test_any_compressor_fills_parts_as_videos_of_their_own() -> None:
                 assert torch.equal(out.size, torch.cat([part.size for part in parts]))
 
 
+def test_needs_of_the_compressor_that_fills_are_needs_of_the_whole() -> None:
+    compressor, video = make(fill="aot"), wrap(features(GRID))
+    assert compressor.needs_attention and not type(compressor).needs_attention and not compressor.query_aware
+    check_tokens(compressor(video).tokens, GRID)
+    with pytest.raises(InputError, match="attention"):
+        compressor(VideoTokens.from_grid(features(GRID)))
+
+
 def test_what_cannot_fill_is_refused() -> None:
     with pytest.raises(UnknownCompressorError, match="did you mean 'pool'"):
         make(fill="pol")

@@ -59,6 +59,7 @@ def test_quota_official_rounds_down_twice() -> None:
     expected = [min(rows, 3) * min(columns, 4) for rows, columns in map(near_square, tokens)]
     assert counts("quota", 40, scores, variant="official") == expected == [0, 4, 0, 12, 9, 1]
     assert counts("quota", 2, [1, 1, 1.1, 1, 1, 1], variant="official") == [0, 0, 1, 0, 0, 0]
+    assert counts("quota", 24, [0.0] * 6, variant="official") == [4] * 6
     with pytest.raises(ConfigError, match="no other parameters"):
         framefold.build("quota", variant="official", power=1.0)
 

@@ -73,3 +73,8 @@ def test_digest_of_a_method_covers_the_source_that_it_uses(monkeypatch: pytest.M
     used = {"fila.py", "scene_mean.py", "kmeans.py", "segments.py", "compressor.py", "heldout.py", "generate.py"}
     assert used <= set(read)
     assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
+
+
+def test_a_method_needs_attention_if_its_parameters_need_it() -> None:
+    assert Method("aot", {}).needs_attention
+    assert [Method("kffocus", {"fill": fill}).needs_attention for fill in ("pool", "aot")] == [False, True]
