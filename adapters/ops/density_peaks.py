@@ -16,6 +16,8 @@ from .selection import exact_topk, first_argmin
 
 SAME = 1e-6  # squared distances below this part of the squared norms are rounding errors, and count as 0
 
+ROWS = 512  # points that are clustered at a time, which fit the CPU cache
+
 
 def scaled_distances(points: Tensor, scale: bool = True) -> Tensor:
     """Return the (B, n, n) Euclidean distances of the points of each set, in fp32 or wider.
@@ -28,7 +30,7 @@ def scaled_distances(points: Tensor, scale: bool = True) -> Tensor:
     """
     x = points.to(torch.promote_types(points.dtype, torch.float32))
     x = x - x.mean(1, keepdim=True)
-    square = x.square().sum(-1)
+    square = torch.linalg.vector_norm(x, dim=-1).square()
     both = square[:, :, None] + square[:, None]
     distance = torch.baddbmm(both, x, x.transpose(1, 2), alpha=-2)
     distance = torch.where(distance > SAME * both, distance, 0).sqrt()
@@ -125,6 +127,43 @@ def peak_clusters(
     label = first_argmin(distance[0, :, centres])
     label[centres] = torch.arange(count, device=points.device)
     return centres, label
+
+
+def cluster_sets(points: Tensor, sizes: Tensor, counts: Tensor, neighbours: int) -> Tensor:
+    """Cluster each of many sets as :func:`peak_clusters` does, several sets of similar size at a time.
+
+    Args:
+        points: (n, D) points of all S sets, one set after the other.
+        sizes: (S,) int64 number of points of each set.
+        counts: (S,) int64 number of clusters of each set, between 1 and its size.
+        neighbours: largest number of nearest points that densities take into account; fewer in a set of fewer clusters.
+
+    Returns:
+        (n,) int64 cluster of each point within its set.
+    """
+    label = torch.zeros(len(points), dtype=torch.long, device=points.device)
+    start, near = sizes.cumsum(0) - sizes, counts.clamp(max=neighbours)
+    order = torch.sort(near * (len(points) + 1) + sizes, descending=True, stable=True).indices
+    while len(order):
+        most, limit = int(sizes[order[0]]), int(near[order[0]])
+        alike = (near[order] == limit) & (sizes[order] * 4 >= most * 3)
+        sets = order[: max(1, min(int(alike.sum()), ROWS // most))]
+        order = order[len(sets) :]
+        place = torch.arange(most, device=points.device)
+        valid = place < sizes[sets, None]
+        rows = torch.where(valid, start[sets, None] + place, start[sets, None])
+        label[rows[valid]] = _cluster_padded(points[rows], valid, counts[sets], limit)[valid]
+    return label
+
+
+def _cluster_padded(points: Tensor, valid: Tensor, counts: Tensor, neighbours: int) -> Tensor:
+    """Return the (B, q) cluster of the valid points of each of B sets (B, q, D) with (B,) clusters."""
+    distance = scaled_distances(points)
+    order = torch.sort(density_peaks(distance, neighbours, valid=valid), dim=1, descending=True, stable=True).indices
+    place = torch.arange(order.shape[1], device=order.device)
+    centre = torch.zeros_like(valid).scatter_(1, order, place < counts[:, None])
+    nearest = first_argmin(distance.masked_fill(~centre[:, None], torch.inf))
+    return (centre.cumsum(1) - 1).gather(1, torch.where(centre, place, nearest))
 
 
 def blended(centres: Tensor, label: Tensor, beta: float | None) -> Clusters:

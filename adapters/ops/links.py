@@ -36,8 +36,12 @@ def tree_groups(parent: Tensor) -> Tensor:
     Args:
         parent: (N,) int64 parent of each token, less than its own number; -1 for a root.
     """
-    is_root = parent < 0
-    root = torch.where(is_root, torch.arange(len(parent), device=parent.device), parent)
+    return ((parent < 0).cumsum(0) - 1)[tree_roots(parent)]
+
+
+def tree_roots(parent: Tensor) -> Tensor:
+    """Return the (N,) int64 root of the tree of each token; see :func:`tree_groups`."""
+    root = torch.where(parent < 0, torch.arange(len(parent), device=parent.device), parent)
     while not torch.equal(above := root[root], root):  # the number of rounds is the logarithm of the longest path
         root = above
-    return (is_root.cumsum(0) - 1)[root]
+    return root

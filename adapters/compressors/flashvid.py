@@ -1,0 +1,273 @@
+"""FlashVID: keep attended, distinct tokens of each frame, and merge the others over time (arXiv 2602.08024).
+
+Dimensions: T frames of P tokens, N = T*P, D width; b frames of a block, R trees of tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import threshold
+
+from framefold.adapters.base.merger import Merger
+from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.ops.allocation import even_counts, share
+from framefold.adapters.ops.density_peaks import cluster_sets
+from framefold.adapters.ops.links import strongest_links, tree_groups
+from framefold.adapters.ops.segments import segment_mean, segment_sum, weighted_segment_sum
+from framefold.adapters.ops.selection import first_argmin, rank_in_group
+from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
+from framefold.adapters.reference.flashvid import flashvid_tokens
+from framefold.errors import ConfigError
+
+Distance = Literal["attn_div", "attn_div_v2", "div"]
+
+NEIGHBOURS = 7  # largest number that the density of a point takes into account
+
+SAME = 1e-6  # a smaller distance 1 - cos is a rounding error and counts as 0
+
+BLOCK_SIZE = 5 * 2**19  # largest number of similarities that are computed at once
+
+
+class FlashVID(Merger):
+    """Keeps attended, distinct tokens of each frame, and merges the others over time and space. Training-free.
+
+    Only the part before the language model. Rule for exactly k tokens:
+
+    1. round(alpha * k) tokens are kept unchanged, equally many of each frame, give or take one. In a frame, the first
+       is the token farthest from its nearest other one; then, repeatedly, the token farthest from those kept so far.
+       Distances 1 - cos are multiplied by the attention that the candidate received (``selection``).
+    2. The video is cut where the means of neighbouring frames have a cosine similarity below ``cut``.
+    3. Each further token may be linked to the most similar such token of the previous frame, not across a cut, if their
+       cosine similarity is above ``tau``. The most similar links are made, until k groups are left. A group is a tree
+       of linked tokens.
+    4. If more groups are left, each frame gets a share of the budget, in proportion to the groups that begin in it, and
+       clusters the means of these groups (DPC-kNN with up to 7 neighbours). Frames with a share of 0 drop them.
+
+    A token of the output is the mean of all tokens of its group, each counted once. Ties go to the lower index.
+    Similarities are fp32.
+
+    ``variant="official"`` is the release before the language model,
+    :func:`~framefold.adapters.reference.flashvid.flashvid_tokens`. A retention ratio r stands for about 1.25 r of the
+    tokens, because the release drops more of them in the language model. If two of its tokens have the same position,
+    which happens in segments of one frame, their mean is returned.
+
+    Args:
+        budget: retention ratio or tokens per video.
+        variant: "exact" for the rule above, "official" for the release.
+        alpha: fraction of the budget that is kept unchanged, in [0, 1].
+        tau: cosine similarity above which tokens are linked, in [-1, 1].
+        cut: cosine similarity of frames below which the video is cut, in [-1, 1].
+        selection: "attn_div" multiplies distances by attention; "attn_div_v2" also by the inner product of the
+            candidate with the mean of its segment, if it is positive; "div" uses distances alone and needs no
+            attention.
+        min_segments: least number of segments, only for official: 8 in the scripts for LLaVA, 4 for Qwen.
+        expansion: ratio of the tokens before the language model to the budget, only for official.
+
+    Raises:
+        ConfigError: a parameter is unknown or out of range.
+        InputError: official with a ``tau`` of 1, where the release fails.
+    """
+
+    name = "flashvid"
+    paper = "FlashVID, arXiv 2602.08024"
+    keeps = "attended, distinct tokens of each frame, and means of the others over time and space"
+    cost = "cosine similarities within each frame and with the previous frame: 2 N P D"
+    licence = "MIT"
+    deviations = (
+        "Thresholds give way to an exact budget of the whole video; segments have no minimum number; means count every"
+        " token of a tree once, where the release divides by the direct children of the root; kept tokens are not"
+        " clustered again in segments of one frame."
+    )
+    needs_attention = True
+
+    def __init__(
+        self,
+        budget: Budget = 0.25,
+        *,
+        variant: Literal["exact", "official"] = "exact",
+        alpha: float = 0.7,
+        tau: float = 0.8,
+        cut: float = 0.9,
+        selection: Distance = "attn_div",
+        min_segments: int = 8,
+        expansion: float = 1.25,
+    ) -> None:
+        super().__init__(budget)
+        if variant not in ("exact", "official") or selection not in get_args(Distance):
+            raise ConfigError(
+                f"flashvid: variant must be 'exact' or 'official', selection one of {get_args(Distance)}: "
+                f"{variant!r}, {selection!r}"
+            )
+        if not (0 <= alpha <= 1 and -1 <= tau <= 1 and -1 <= cut <= 1 and min_segments >= 1 and expansion > 0):
+            raise ConfigError(f"flashvid: out of range: {alpha=}, {tau=}, {cut=}, {min_segments=}, {expansion=}")
+        self.variant, self.selection, self.min_segments, self.expansion = variant, selection, min_segments, expansion
+        self.alpha, self.tau, self.cut = alpha, tau, cut
+        self.exact_budget, self.needs_attention = variant == "exact", alpha > 0 and selection != "div"
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        with torch.autocast(video.features.device.type, enabled=False):
+            return super().compress(video, k, query) if self.exact_budget else self.released(video, k)
+
+    @torch.no_grad()
+    def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
+        n, frames = len(video), video.grid[0]
+        if k == n:
+            return torch.arange(n, device=video.features.device)
+        x = rescale_if_extreme(video.as_grid().flatten(1, 2))
+        means = torch.stack([frame.float().mean(0) for frame in x])
+        unit = normalize(means, 1e-15)
+        begins = torch.ones(frames, dtype=torch.bool, device=x.device)
+        begins[1:] = (unit[1:] * unit[:-1]).sum(-1) < self.cut
+        selected = round(self.alpha * k)
+        counts = even_counts(selected, frames, x.device)
+        chosen, parent, similarity = select_and_match(x, counts, self.weights(video, x, means, begins), k > selected)
+        allowed = ~begins[:, None] & (similarity > self.tau)
+        made = strongest_links(torch.where(allowed, parent, -1).flatten(), similarity.flatten(), n - k)
+        tree = tree_groups(made)
+        roots = (made < 0).nonzero()[:, 0]
+        if len(roots) == k:
+            return tree
+        return merge_roots(x, tree, roots, chosen.flatten(), k)[tree]
+
+    def attention(self, video: VideoTokens) -> Tensor:
+        """Return the (T, P) fp32 attention that each token received; 1 if the parameters need none."""
+        shape = video.grid[0], video.per_frame
+        if not self.needs_attention or video.attention is None:
+            return torch.ones(shape, device=video.features.device)
+        return video.attention.float().reshape(shape)
+
+    def weights(self, video: VideoTokens, x: Tensor, means: Tensor, begins: Tensor) -> Tensor:
+        """Return the (T, P) fp32 factors of the distances to each token."""
+        attention = self.attention(video)
+        attention = attention / attention.amax().clamp_min(torch.finfo(torch.float32).tiny)
+        if self.selection != "attn_div_v2":
+            return attention
+        segment = begins.cumsum(0) - 1
+        centre = segment_mean(means, torch.ones_like(segment), segment, int(segment[-1]) + 1)[segment]
+        relevance = torch.stack([frame.float() @ own for frame, own in zip(x, centre, strict=True)])
+        return attention * relevance.clamp_min(0)
+
+    def released(self, video: VideoTokens, k: int) -> VideoTokens:
+        """Return the tokens of the release; tokens at the same position are replaced with their mean."""
+        ratio = self.budget if isinstance(self.budget, float) else k / len(video)
+        x = video.as_grid().flatten(1, 2)
+        out = flashvid_tokens(
+            x, self.attention(video), ratio, method=self.selection, alpha=self.alpha, tau=self.tau,
+            cut=self.cut, min_segments=self.min_segments, expansion=self.expansion,
+        )  # fmt: skip
+        index, rows = torch.unique(out.index, return_inverse=True)
+        features = segment_mean(out.tokens, torch.ones_like(rows), rows, len(index)).to(video.features.dtype)
+        assign = torch.where(out.anchor < 0, -1, torch.searchsorted(index, out.anchor))
+        size = segment_sum(torch.ones_like(assign), assign, len(index))
+        return replace(video, features=features, index=index, size=size, assign=assign)
+
+
+def select_and_match(video: Tensor, counts: Tensor, weight: Tensor, match: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Select tokens of each frame, and find for each other one the most similar such token of the previous frame.
+
+    Args:
+        video: (T, P, D) features.
+        counts: (T,) int64 number of tokens to select of each frame, at most P.
+        weight: (T, P) factors >= 0 of the distances to each token.
+        match: False leaves out the second step.
+
+    Returns:
+        (T, P) bool, the selected tokens; (T, P) int64 token of the previous frame, in the flattened video; and the
+        (T, P) cosine similarity with it, -2 where there is none.
+    """
+    frames, p, _ = video.shape
+    chosen = torch.zeros(frames, p, dtype=torch.bool, device=video.device)
+    place, best = torch.zeros_like(chosen, dtype=torch.long), torch.full(chosen.shape, -2.0, device=video.device)
+    select = bool(counts.any())
+    size = min(max(BLOCK_SIZE // (2 * p * p), 1), frames)
+    cosines = best.new_empty(size, p, (match + select) * p)  # with the previous frame, and within the frame
+    for start in range(0, frames, size):
+        part = slice(start, min(start + size, frames))
+        block = cosines[: part.stop - start]
+        write_cosines(video, start, match, select, block)
+        if select:
+            chosen[part] = farthest_first(block[..., match * p :], weight[part], counts[part])
+        for t in range(max(start, 1), part.stop if match else 0):
+            similar = block[t - start, :, :p].index_fill_(1, chosen[t - 1].nonzero()[:, 0], -2)
+            best[t] = similar.amax(-1).clamp_(max=1 - SAME)
+            place[t] = (similar >= best[t][:, None]).view(torch.uint8).argmax(-1)
+    first = torch.arange(-1, frames - 1, device=video.device)[:, None] * p
+    return chosen, first + place, best.masked_fill_(chosen, -2)
+
+
+def write_cosines(video: Tensor, start: int, before: bool, within: bool, out: Tensor) -> None:
+    """Compute cosine similarities of the tokens of consecutive frames; 0 for zero vectors.
+
+    Args:
+        video: (T, P, D) features.
+        start: first of b frames.
+        before: compare with the tokens of the previous frame, except in frame 0 of the video.
+        within: compare with the tokens of the frame.
+        out: (b, P, P or 2 P) buffer for the similarities with the previous frame, then within the frame.
+    """
+    first = max(start - 1, 0)
+    x = video[first : start + len(out)].float()
+    norm = torch.stack([torch.linalg.vector_norm(frame, dim=-1) for frame in x])
+    inverse = torch.where(norm > TINY, 1 / norm, 0)
+    for t, target in enumerate(out, start - first):
+        compared = slice(max(t - before, 0), t + within)
+        columns = target[:, target.shape[1] - inverse[compared].numel() :]
+        torch.mm(x[t], x[compared].flatten(0, 1).T, out=columns)
+        columns.mul_(inverse[t][:, None]).mul_(inverse[compared].flatten())
+
+
+def farthest_first(cosine: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """Select rows that are far from each other: step 1 of :class:`FlashVID`.
+
+    Args:
+        cosine: (b, P, P) cosine similarities; the diagonal is overwritten.
+        weight: (b, P) factors >= 0 of the distances to each row.
+        counts: (b,) int64 number of rows, at most P.
+
+    Returns:
+        (b, P) bool.
+    """
+    sets = torch.arange(len(cosine), device=cosine.device)
+    cosine.diagonal(dim1=1, dim2=2).fill_(-1)
+    chosen = torch.zeros_like(weight, dtype=torch.bool)
+    similar, nearest = cosine.amax(2), torch.full_like(weight, -1)  # with the nearest other row, and the nearest chosen
+    for step in range(int(counts.max())):
+        distance = threshold(1 - similar, SAME, 0) * weight
+        pick = first_argmin(-distance.masked_fill_(chosen, -1))
+        chosen[sets, pick] |= step < counts
+        similar = nearest = torch.maximum(nearest, cosine[sets, pick])
+    return chosen
+
+
+def merge_roots(video: Tensor, tree: Tensor, roots: Tensor, chosen: Tensor, k: int) -> Tensor:
+    """Reduce trees to k groups: step 4 of :class:`FlashVID`.
+
+    Args:
+        video: (T, P, D) features.
+        tree: (N,) int64 tree of each token.
+        roots: (R,) int64 first token of each tree.
+        chosen: (N,) bool, the selected tokens, which are trees of their own and stay so.
+        k: number of groups, less than R.
+
+    Returns:
+        (R,) int64 group of each tree in [-1, k), -1 for trees that are dropped.
+    """
+    frames, p, _ = video.shape
+    kept, frame = chosen[roots], roots // p
+    sizes = torch.bincount(frame[~kept], minlength=frames)
+    counts = share(k - int(kept.sum()), sizes, sizes)
+    rank = rank_in_group((~kept).float(), frame)  # of a mergeable tree in its frame
+    local = torch.minimum(rank, counts[frame] - 1)  # right where a frame has one group or as many as trees
+    reduced = (counts > 1) & (counts < sizes)
+    wanted = reduced[frame] & ~kept
+    group = torch.where(wanted, wanted.cumsum(0) - 1, -1)[tree]
+    means = weighted_segment_sum(video.flatten(0, 1), (1 / torch.bincount(tree))[tree], group, int(wanted.sum()))
+    local[wanted] = cluster_sets(means, sizes[reduced], counts[reduced], NEIGHBOURS)
+    first = counts.cumsum(0) - counts + int(kept.sum())
+    label = torch.where(local < 0, -1, first[frame] + local)
+    return torch.where(kept, kept.cumsum(0) - 1, label)

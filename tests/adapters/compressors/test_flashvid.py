@@ -1,0 +1,135 @@
+"""flashvid: its steps against slow references, budgets, persisting tokens, and the release as a compressor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import framefold
+from framefold import VideoTokens
+from framefold.adapters.compressors.flashvid import select_and_match
+from framefold.adapters.ops.segments import segment_mean
+from framefold.errors import ConfigError, InputError
+from tests.support.cases import case
+from tests.support.contract import check_tokens
+from tests.support.videos import noise, synthetic
+
+grids = st.tuples(st.integers(1, 6), st.integers(1, 4), st.integers(1, 5))
+examples = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+
+
+def compress(x: torch.Tensor, budget: float | int, attention: torch.Tensor | None = None, **params) -> VideoTokens:
+    if attention is None:
+        attention = noise(*x.shape[:3], seed=3).abs()
+    return framefold.build("flashvid", budget, **params)(VideoTokens.from_grid(x, attention=attention)).tokens
+
+
+def slow_selection(x: torch.Tensor, weight: torch.Tensor, count: int) -> list[int]:
+    """Step 1 of the docstring in one frame, in fp64, one token at a time."""
+    unit = torch.nn.functional.normalize(x.double(), dim=-1)
+    distance = ((1 - unit @ unit.T).clamp(min=0) * weight.double()).tolist()  # from each row to each candidate
+    chosen: list[int] = []
+    while len(chosen) < count:
+        free = [j for j in range(len(x)) if j not in chosen]
+        value = {j: min((distance[i][j] for i in chosen or range(len(x)) if i != j), default=0) for j in free}
+        chosen.append(max(free, key=lambda j: (value[j], -j)))
+    return sorted(chosen)
+
+
+@examples
+@given(grid=grids, seed=st.integers(0, 999), share=st.floats(0, 1))
+def test_selection_and_matches_against_the_reference(grid, seed, share) -> None:
+    x = synthetic(grid, "noise", seed).flatten(1, 2)
+    t, p, _ = x.shape
+    counts = (share * p * noise(t, seed=seed).abs()).long().clamp(max=p)
+    weight = noise(t, p, seed=seed + 1).abs() + 0.1
+    chosen, parent, similarity = select_and_match(x, counts, weight, match=True)
+    for i in range(t):
+        assert chosen[i].nonzero()[:, 0].tolist() == slow_selection(x[i], weight[i], int(counts[i]))
+    cosine = torch.cosine_similarity(x[1:, :, None].double(), x[:-1, None].double(), dim=-1)
+    cosine = cosine.masked_fill(chosen[1:, :, None] | chosen[:-1, None], -2)
+    torch.testing.assert_close(similarity[1:].double(), cosine.amax(-1), atol=3e-6, rtol=0)
+    found = cosine.gather(-1, (parent[1:] % p)[..., None])[..., 0]
+    torch.testing.assert_close(found, cosine.amax(-1), atol=3e-6, rtol=0)
+    assert bool((similarity[0] == -2).all()) and bool((parent[1:] // p == torch.arange(t - 1)[:, None]).all())
+
+
+def test_every_parameter_keeps_the_budget() -> None:
+    for grid in ((1, 1, 1), (1, 4, 5), (5, 3, 4), (17, 2, 3)):
+        x, n = synthetic(grid, "drift"), grid[0] * grid[1] * grid[2]
+        for alpha in (0.0, 0.3, 1.0):
+            for params in ({}, {"tau": 1.0}, {"tau": -1.0, "cut": -1.0}, {"selection": "attn_div_v2"}):
+                for k in sorted({1, 2, grid[0], n // 2, n - 1, n} - {0}):
+                    with case(grid, alpha, params, k):
+                        out = compress(x, k, alpha=alpha, **params)
+                        assert len(out) == min(k, n)
+
+
+def test_the_selected_tokens_are_unchanged_and_spread_over_the_frames() -> None:
+    x = synthetic((10, 4, 4), "drift")
+    out = compress(x, 40, alpha=0.5)
+    same = (out.features == x.flatten(0, 2)[out.index]).all(1) & (out.size == 1)
+    per_frame = torch.bincount(out.index[same] // 16, minlength=10)
+    assert int(per_frame.sum()) >= 20 and bool((per_frame >= 2).all())
+    only = compress(x, 40, alpha=1.0)
+    assert torch.equal(only.features, x.flatten(0, 2)[only.index]) and bool((only.size == 1).all())
+
+
+def test_a_still_video_is_linked_place_by_place_and_no_norm_grows() -> None:
+    x = noise(1, 3, 4, 16).expand(8, 3, 4, 16).clone()
+    out = compress(x, 12, alpha=0.0)
+    assert torch.equal(out.assign.reshape(8, 12), torch.arange(12).expand(8, 12)) and bool((out.size == 8).all())
+    torch.testing.assert_close(out.features, x[0].flatten(0, 1), atol=1e-5, rtol=0)
+
+
+def test_outputs_are_means_of_their_tokens_and_no_group_crosses_a_cut() -> None:
+    x = torch.cat([synthetic((5, 3, 4), "still", seed) for seed in (4, 5)])
+    out = compress(x, 30, alpha=0.2)
+    mean = segment_mean(x.flatten(0, 2), torch.ones(120), out.assign, 30)
+    torch.testing.assert_close(out.features, mean, atol=1e-5, rtol=0)
+    rows = [set(half.tolist()) - {-1} for half in out.assign.chunk(2)]
+    assert rows[0].isdisjoint(rows[1])
+
+
+def test_attention_of_zeros_and_constant_videos_go_to_the_lower_index() -> None:
+    x = noise(2, 3, 3, 8)
+    out = compress(x, 6, torch.zeros(2, 3, 3), alpha=1.0)
+    assert out.index.tolist() == [0, 1, 2, 9, 10, 11]
+    constant = torch.ones(2, 3, 3, 8)
+    assert compress(constant, 6, alpha=1.0).index.tolist() == [0, 1, 2, 9, 10, 11]
+
+
+def test_more_attended_tokens_are_selected() -> None:
+    x, attention = noise(4, 4, 4, 32), torch.full((4, 4, 4), 0.01)
+    attention[:, 1, 2] = 1.0
+    assert set(compress(x, 4, attention, alpha=1.0).index.tolist()) == {6, 22, 38, 54}
+
+
+def test_distances_alone_need_no_attention() -> None:
+    x = synthetic((5, 3, 4), "drift")
+    for params in ({"selection": "div"}, {"alpha": 0.0}):
+        compressor = framefold.build("flashvid", 0.25, **params)
+        assert not compressor.needs_attention and len(compressor(VideoTokens.from_grid(x)).tokens) == 15
+    with pytest.raises(InputError, match="attention"):
+        framefold.build("flashvid")(VideoTokens.from_grid(x))
+
+
+def test_official_returns_unique_positions_near_the_count_of_the_release() -> None:
+    x = synthetic((9, 6, 6), "drift", width=16).requires_grad_()
+    for params in ({}, {"min_segments": 4}, {"min_segments": 1, "selection": "attn_div_v2"}, {"alpha": 1.0}):
+        out = compress(x, 0.25, variant="official", **params)
+        assert 60 <= len(out) <= 9 * 14
+        check_tokens(out, (9, 6, 6))
+        (gradient,) = torch.autograd.grad(out.features.square().sum(), x)
+        assert torch.isfinite(gradient).all() and bool((gradient != 0).any())
+    assert len(compress(x, 0.25, variant="official", expansion=0.5)) < len(out)
+    with pytest.raises(InputError, match="threshold"):
+        compress(x, 0.25, variant="official", tau=1.0)
+
+
+def test_parameters_out_of_range() -> None:
+    for params in ({"alpha": 1.1}, {"tau": 2.0}, {"cut": -2.0}, {"selection": "attn"}, {"min_segments": 0}):
+        with pytest.raises(ConfigError, match="flashvid"):
+            framefold.build("flashvid", **params)

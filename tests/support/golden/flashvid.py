@@ -1,0 +1,126 @@
+"""Golden files of FlashVID: the steps of the authors' released code and the whole of it, without noise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from framefold.adapters.reference import flashvid as release
+from framefold.errors import InputError
+from tests.support.cases import case
+from tests.support.golden_cases import golden_cases
+
+ATOL = 1e-4
+
+Arrays = dict[str, np.ndarray]
+
+PARAMETERS = {
+    "token_selection_method": "method",
+    "alpha": "alpha",
+    "temporal_threshold": "tau",
+    "expansion": "expansion",
+    "do_segment": "do_segment",
+    "segment_threshold": "cut",
+    "min_segment_num": "min_segments",
+    "complementary_segment": "complementary",
+}  # of the whole release
+
+
+def check(data: Any) -> None:
+    """Check every case; its keys tell which step it belongs to.
+
+    The release fails if every token must be left, where framefold's function merges nothing; such cases are only run.
+    """
+    for name, params, arrays in golden_cases(data):
+        with case(name):
+            if "retention_ratio" in params:
+                check_whole(params, arrays)
+            elif "num_retained" in params:
+                check_selection(params, arrays)
+            elif "frame_features" in arrays:
+                check_segments(params, arrays)
+            elif "token_mask" in arrays:
+                check_trees(params, arrays)
+            elif "center_indices" in arrays:
+                check_clusters(params, arrays)
+            else:
+                check_kept_in_llm(params, arrays)
+
+
+def check_selection(params: dict[str, Any], arrays: Arrays) -> None:
+    rows = release.select_diverse(
+        torch.from_numpy(arrays["features"]),
+        torch.from_numpy(arrays["cls_attention"]),
+        params["num_retained"],
+        params["method"],
+    )
+    assert rows.shape == arrays["out_indices"].shape
+    if params.get("stable", True):
+        np.testing.assert_array_equal(rows, arrays["out_indices"])
+
+
+def check_segments(params: dict[str, Any], arrays: Arrays) -> None:
+    lengths = release.flashvid_segments(
+        torch.from_numpy(arrays["frame_features"]),
+        params["segment_threshold"],
+        params["min_segment_num"],
+        params["complementary_segment"],
+    )
+    np.testing.assert_array_equal(lengths, arrays["segment_lengths"])
+
+
+def check_trees(params: dict[str, Any], arrays: Arrays) -> None:
+    features, free = torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["token_mask"]).bool()
+    merged, parent = release.merge_trees(features, free, params["temporal_threshold"], params["lower_bound"])
+    if "error" in params:
+        assert bool((parent < 0).all())
+        return
+    left = free & (parent < 0).reshape(free.shape)
+    np.testing.assert_array_equal(left.sum(1), arrays["out_counts"])
+    np.testing.assert_array_equal(left.nonzero()[:, 1], arrays["out_indices"])
+    np.testing.assert_allclose(merged[left], arrays["out_tokens"], atol=ATOL, rtol=ATOL)
+    np.testing.assert_allclose(merged, arrays["features_after_inplace"], atol=ATOL, rtol=ATOL)
+
+
+def check_clusters(params: dict[str, Any], arrays: Arrays) -> None:
+    """The centre of a single cluster is a tie."""
+    features = torch.from_numpy(arrays["features"])
+    valid = torch.from_numpy(arrays["valid_mask"]).bool() if "valid_mask" in arrays else None
+    groups, centres = release.cluster_density_peaks(features, params["num_clusters"], valid)
+    np.testing.assert_array_equal(groups, arrays["cluster_indices"])
+    if params["num_clusters"] > 1:
+        np.testing.assert_array_equal(centres, arrays["center_indices"])
+
+
+def check_whole(params: dict[str, Any], arrays: Arrays) -> None:
+    """If a frame has a single cluster, its position is a tie, so tokens are compared regardless of their order."""
+    features, attention = torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["cls_attention"])
+    settings = {name: params[key] for key, name in PARAMETERS.items() if key in params}
+    if "ZeroDivisionError" in params.get("error", ""):
+        with pytest.raises(InputError, match="flashvid"):
+            release.flashvid_tokens(features, attention, params["retention_ratio"], **settings)
+        return
+    out = release.flashvid_tokens(features, attention, params["retention_ratio"], **settings)
+    if "error" in params:
+        return
+    np.testing.assert_array_equal(out.segments, arrays["segment_lengths"])
+    assert out.tokens.shape == arrays["out_tokens"].shape
+    if not params.get("robust_to_rounding", True):
+        return
+    if params.get("has_single_cluster_frame"):
+        distance = torch.cdist(out.tokens.double(), torch.from_numpy(arrays["out_tokens"]).double())
+        assert max(float(distance.amin(0).max()), float(distance.amin(1).max())) < ATOL * features.shape[-1]
+        return
+    np.testing.assert_array_equal(out.index, arrays["out_indices"])
+    np.testing.assert_allclose(out.tokens, arrays["out_tokens"], atol=ATOL, rtol=ATOL)
+
+
+def check_kept_in_llm(params: dict[str, Any], arrays: Arrays) -> None:
+    attention = torch.from_numpy(arrays["attention"])[0, :, 0]
+    kept = release.kept_in_llm(attention, params["visual_start"], params["visual_len"], params["llm_retention_ratio"])
+    np.testing.assert_array_equal(kept, arrays["keep_indices"])
+    np.testing.assert_array_equal(arrays["hidden"][:, kept], arrays["out_hidden"])
+    np.testing.assert_array_equal(kept[None], arrays["out_position_ids"])
