@@ -37,7 +37,8 @@ def check(data: Any) -> None:
             if params.get("stable_under_official_noise", True):
                 np.testing.assert_array_equal(out.index, arrays["index"])
                 np.testing.assert_allclose(out.tokens, arrays["tokens"], atol=ATOL)
-            _check_class(inputs[0], inputs[2], form, _settings(params))
+            if len(out.index):  # a video without tokens is refused
+                _check_class(inputs[0], inputs[2], form, _settings(params))
 
 
 def _settings(params: dict[str, Any]) -> FastVIDSettings:

@@ -31,12 +31,14 @@ def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         "vcast", float(params["retain_ratio"]), variant="official", min_k=min_k, temperature=temperature
     )
     index = official(video).tokens.index
+    if "index" not in arrays:  # the release returns the video as it is
+        return np.testing.assert_array_equal(index, np.arange(len(video)))
     assert len(index) == len(arrays["index"])
     means = outlier_scores(video).mean
     if len(means) > 1 and bool((torch.linalg.vector_norm(means.diff(dim=0), dim=-1) < STILL).any()):
         return
     np.testing.assert_array_equal(index, arrays["index"])
-    if "curvature" in arrays:
+    if "curvature" in arrays and len(means) > 1:
         bends = curvature(means)
         np.testing.assert_allclose(bends, arrays["curvature"], atol=1e-4)
         np.testing.assert_allclose(torch.softmax(bends / temperature, 0), arrays["weights"], atol=1e-4)
