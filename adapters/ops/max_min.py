@@ -62,12 +62,28 @@ class PointSet:
 
     @cached_property
     def key(self) -> Tensor:
-        """(n,) int64 numbers that are equal for equal points; unequal points share one with a chance of about 1e-9."""
-        key = _hash_bits(self.points[:, :HASHED])
-        if self.points.shape[1] > HASHED:
-            shared = has_copy(key).nonzero()[:, 0]
-            key[shared] = torch.cat([_hash_bits(self.points[rows]) for rows in shared.split(BLOCK)])
-        return key
+        """(n,) int64 keys that are equal for equal points, see :func:`copy_keys`."""
+        return copy_keys(self.points)
+
+
+def copy_keys(x: Tensor) -> Tensor:
+    """Return (n,) int64 keys of (n, D) fp32 rows that are equal for equal rows.
+
+    Products of equal rows may be rounded differently, so equal values do not show copies. Two rows that differ share a
+    key with a chance of about 1e-9.
+    """
+    key = _hash_bits(x[:, :HASHED])
+    if x.shape[1] > HASHED:
+        shared = has_copy(key).nonzero()[:, 0]
+        key[shared] = torch.cat([_hash_bits(x[rows]) for rows in shared.split(BLOCK)])
+    return key
+
+
+def first_copies(key: Tensor) -> Tensor:
+    """Return the (n,) int64 first row with the same key as each row."""
+    _, inverse = torch.unique(key, return_inverse=True)
+    rows = torch.arange(len(key), device=key.device)
+    return torch.full_like(rows, len(key)).scatter_reduce_(0, inverse, rows, "amin")[inverse]
 
 
 def _hash_bits(x: Tensor) -> Tensor:
