@@ -12,7 +12,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.max_min import copy_keys, first_copies
 from framefold.adapters.ops.similarity import TINY, rescale_if_extreme
-from framefold.adapters.reference.dart import released_each, released_pivots, released_rows
+from framefold.adapters.reference.dart import dart_pivots, dart_rows, dart_share
 from framefold.errors import ConfigError
 
 
@@ -88,9 +88,9 @@ class DART(Compressor):
     def _official(self, x: Tensor, text: Tensor, k: int) -> Tensor:
         ratio = self.budget if isinstance(self.budget, float) else k / len(x)
         every = torch.cat([x, text])
-        image, after = released_pivots(every[None], 0, len(x), self.pivots, self.text_pivots)
-        each = released_each(len(x), ratio, self.pivots + self.text_pivots)
-        return released_rows(every, 0, len(x), image.tolist(), [*after.tolist(), *image.tolist()], each)
+        image, after = dart_pivots(every[None], 0, len(x), self.pivots, self.text_pivots)
+        each = dart_share(len(x), ratio, self.pivots + self.text_pivots)
+        return dart_rows(every, 0, len(x), image.tolist(), [*after.tolist(), *image.tolist()], each)
 
 
 def longest(x: Tensor, count: int) -> Tensor:

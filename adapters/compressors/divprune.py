@@ -12,7 +12,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.max_min import PointSet, farthest_points, most_isolated
 from framefold.adapters.ops.similarity import Frames
-from framefold.adapters.reference.divprune import released_order
+from framefold.adapters.reference.divprune import divprune_order
 from framefold.errors import ConfigError
 
 
@@ -74,7 +74,7 @@ class DivPrune(Compressor):
         """Return the rows to keep, ascending."""
         with torch.autocast(video.features.device.type, enabled=False):
             if self.variant == "official":
-                return released_order(video.features, k, video.per_frame).unique()
+                return divprune_order(video.features, k, video.per_frame).unique()
             if k == len(video):
                 return video.index
             points = PointSet.prepare(video.features, "cosine" if self.norm == "unit" else "euclid")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def released_pivots(keys: Tensor, start: int, length: int, image: int, text: int) -> tuple[Tensor, Tensor]:
+def dart_pivots(keys: Tensor, start: int, length: int, image: int, text: int) -> tuple[Tensor, Tensor]:
     """Return the places of the tokens with the largest L1 norm of their keys, largest first.
 
     Args:
@@ -29,7 +29,7 @@ def released_pivots(keys: Tensor, start: int, length: int, image: int, text: int
 
 
 @torch.no_grad()
-def released_rows(
+def dart_rows(
     hidden: Tensor, start: int, length: int, image_pivots: Sequence[int], pivots: Sequence[int], each: int
 ) -> Tensor:
     """Return the places of the visual tokens that the release keeps, ascending.
@@ -40,7 +40,7 @@ def released_rows(
         length: number of visual tokens N.
         image_pivots: places of the visual tokens that are kept as pivots.
         pivots: places of all pivots in the order in which they take tokens. In the release it is that of a Python set.
-        each: number of tokens that a pivot takes, see :func:`released_each`.
+        each: number of tokens that a pivot takes, see :func:`dart_share`.
     """
     unit = torch.nn.functional.normalize(hidden.float(), dim=-1)
     free = torch.zeros(len(hidden), dtype=torch.bool, device=hidden.device)
@@ -54,6 +54,6 @@ def released_rows(
     return kept.nonzero()[:, 0] + start
 
 
-def released_each(length: int, ratio: float, pivots: int) -> int:
+def dart_share(length: int, ratio: float, pivots: int) -> int:
     """Return the number of tokens that each pivot takes; the pivots come on top, and the text ones keep none."""
     return max(1, int(length * ratio / pivots))

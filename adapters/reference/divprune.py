@@ -9,7 +9,7 @@ from framefold.adapters.ops.max_min import PointSet, farthest_points, most_isola
 
 
 @torch.no_grad()
-def released_order(features: Tensor, count: int, period: int = 1) -> Tensor:
+def divprune_order(features: Tensor, count: int, period: int = 1) -> Tensor:
     """Return the rows that the release chooses, in its order.
 
     The release does not mark chosen tokens. Once every remaining token is a copy of a chosen one, all its distances are

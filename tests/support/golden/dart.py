@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from framefold.adapters.reference.dart import released_each, released_pivots, released_rows
+from framefold.adapters.reference.dart import dart_pivots, dart_rows, dart_share
 from tests.support.cases import case
 from tests.support.golden_cases import golden_cases
 
@@ -24,10 +24,10 @@ def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     start, length = params["image_start"], params["image_length"]
     image, text = params["pivot_image"], params["pivot_text"]
     hidden, keys = torch.from_numpy(arrays["hidden"])[0], torch.from_numpy(arrays["keys"])[0]
-    ours = released_pivots(keys, start, length, image, text)
+    ours = dart_pivots(keys, start, length, image, text)
     for pivots, expected in zip(ours, (arrays["pivot_image"], arrays["pivot_text"]), strict=True):
         np.testing.assert_array_equal(pivots.sort().values, np.sort(expected))
-    each = released_each(length, params["ratio"], image + text)
-    rows = released_rows(hidden, start, length, ours[0].tolist(), arrays["pivots_in_order"].tolist(), each)
+    each = dart_share(length, params["ratio"], image + text)
+    rows = dart_rows(hidden, start, length, ours[0].tolist(), arrays["pivots_in_order"].tolist(), each)
     np.testing.assert_array_equal(rows, arrays["out"])
     assert len(rows) == params["count"]

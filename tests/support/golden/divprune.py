@@ -9,7 +9,7 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.reference.divprune import released_order
+from framefold.adapters.reference.divprune import divprune_order
 from tests.support.cases import case
 from tests.support.golden_cases import golden_cases
 
@@ -23,7 +23,7 @@ def check(data: Any) -> None:
 
 def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     x, expected = torch.from_numpy(arrays["features"]), arrays["order"]
-    order = released_order(x, round(params["ratio"] * len(x)))
+    order = divprune_order(x, round(params["ratio"] * len(x)))
     assert len(order) == len(expected)
     assert len(order) - len(order.unique()) == params["duplicates"]
     if params["duplicates"]:
