@@ -67,7 +67,7 @@ class FrameBudget(Compressor):
         if self.filler.trainable or not self.filler.exact_budget:
             raise ConfigError(f"{self.name}: fill must be training-free and meet every budget, which {fill} does not")
         self.query_aware = self.query_aware or self.filler.query_aware  # type: ignore[misc]
-        self.needs_attention = self.needs_attention or self.filler.needs_attention  # type: ignore[misc]
+        self.needs_attention = self.needs_attention or self.filler.needs_attention
         self.__dict__["_scorer"] = None
 
     def relevance(self, video: VideoTokens, query: Tensor | None) -> Tensor:

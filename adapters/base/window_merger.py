@@ -1,6 +1,6 @@
 """Base class of methods that tile a video with windows and join still positions over the frames of a window.
 
-Dimensions: T frames of P = H*W tokens, N = T*P, k tokens kept, W windows, q points of a set, D width.
+Dimensions: T frames of P = H*W tokens, N = T*P, k tokens kept, W windows, n points of a set, D width.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class WindowMerger(Compressor):
     2. Join each static position over the frames of its window. If that leaves fewer than k tokens, make only the N - k
        links between consecutive frames with the highest cosine similarity, and return the means of the joined tokens.
     3. Otherwise divide k among the sets (the static positions of a window; the other positions of a frame) in
-       proportion to their sizes, by largest remainder, and reduce each set to its share.
+       proportion to their sizes, by largest remainder, and reduce each set to its share. Sets of share 0 are dropped.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -62,7 +62,7 @@ class WindowMerger(Compressor):
         raise NotImplementedError(f"{type(self).__name__} must implement windows()")
 
     def reduce(self, tokens: TokenSet, x: Tensor, video: VideoTokens, count: int) -> Clusters:
-        """Reduce a set to ``count`` clusters, 1 <= count <= q.
+        """Reduce a set to ``count`` clusters, 1 <= count <= n.
 
         Args:
             tokens: the set.
@@ -71,6 +71,10 @@ class WindowMerger(Compressor):
             count: number of clusters.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement reduce()")
+
+    def set_points(self, video: VideoTokens) -> int:
+        """Return how many points consecutive frames of a window may have to be reduced together; 0: one frame each."""
+        return 0
 
     def official(self, video: VideoTokens, ratio: float) -> WeightedGroups:
         """Return the groups that the released code forms at a retention ratio."""
@@ -97,8 +101,8 @@ class WindowMerger(Compressor):
             linked[first:last] = joined
         if int(linked.sum()) >= n - k:
             return _strongest_links(linked, temporal_similarities(x) if similarity is None else similarity, n - k)
-        sets = window_sets(windows, static)
-        sizes = torch.tensor([len(one.positions) for one in sets])
+        sets = window_sets(windows, static, self.set_points(video))
+        sizes = torch.tensor([len(one) for one in sets])
         groups = WeightedGroups.empty(n, device)
         for one, count in zip(sets, share(k, sizes, sizes).tolist(), strict=True):
             if count:

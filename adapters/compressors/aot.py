@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -65,7 +64,7 @@ class AOT(Compressor):
         "one attention map instead of two layers; all tokens of later frames are transported to the first frame's "
         "anchors, a clip's least certain ones are kept, and anchors are returned once, merged; no pooling in between"
     )
-    needs_attention: ClassVar[bool] = True
+    needs_attention = True
 
     def __init__(
         self, budget: Budget = 0.25, *, clip: int = 4, keep_ratio: float = 0.4, global_ratio: float = 0.5

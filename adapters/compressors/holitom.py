@@ -22,10 +22,8 @@ from framefold.adapters.ops.density_peaks import (
 from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
-from framefold.adapters.reference.holitom import holitom_as_released
+from framefold.adapters.reference.holitom import holitom_as_released, script_threshold
 from framefold.errors import ConfigError
-
-LOW_RATIO = 0.1  # up to which the scripts of the release use the lower threshold
 
 
 class HoliTom(WindowMerger):
@@ -89,7 +87,7 @@ class HoliTom(WindowMerger):
 
     def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
         similarity = temporal_similarities(x)
-        similar = similarity > self._threshold(ratio)
+        similar = similarity > script_threshold(self.tau, ratio)
         windows, _ = still_windows(similar)
         return windows, static_positions(windows, similar), similarity
 
@@ -110,10 +108,7 @@ class HoliTom(WindowMerger):
         x = rescale_if_extreme(video.features.reshape(video.grid[0], video.per_frame, -1), max_exponent=33)
         attention = torch.zeros(x.shape[:2]) if video.attention is None else video.attention.reshape(x.shape[:2])
         released = holitom_as_released(
-            x, attention, ratio, self._threshold(ratio),
+            x, attention, ratio, script_threshold(self.tau, ratio),
             context_share=1 - self.attention_share, beta=self.beta, neighbours=self.neighbours,
         )  # fmt: skip
         return released.groups
-
-    def _threshold(self, ratio: float) -> float:
-        return self.tau if self.tau is not None else 0.65 if ratio <= LOW_RATIO else 0.8

@@ -182,6 +182,21 @@ def blended(centres: Tensor, label: Tensor, beta: float | None) -> Clusters:
     return Clusters(centres, label, weight)
 
 
+def blended_with_mean(centres: Tensor, label: Tensor, beta: float) -> Clusters:
+    """Weight each centre with w = max(1 / size, beta), and the mean of its cluster, centre included, with 1 - w.
+
+    Args:
+        centres: (c,) int64.
+        label: (n,) int64 in [0, c).
+        beta: least weight of a centre.
+    """
+    size = torch.bincount(label, minlength=len(centres)).float()
+    own = (1 / size).clamp(min=beta)
+    weight = ((1 - own) / size)[label]
+    weight[centres] += own
+    return Clusters(centres, label, weight)
+
+
 def keep_only(kept: Tensor, points: int) -> Clusters:
     """Return clusters of one point each; the other points of the set are dropped.
 

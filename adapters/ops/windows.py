@@ -47,51 +47,57 @@ def still_windows(similar: Tensor, longest: int | None = None) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """Positions of consecutive frames; each position is joined over the frames into one point.
+    """Positions of consecutive frames: static ones, joined over the frames, or dynamic ones, each a point of its own.
 
     Attributes:
         first: first frame.
         last: last frame.
         positions: (q,) int64, ascending.
+        is_static: each position is one point, the mean over the frames; otherwise each token is a point.
     """
 
     first: int
     last: int
     positions: Tensor
+    is_static: bool
 
-    @property
-    def is_static(self) -> bool:
-        """Whether the set spans several frames."""
-        return self.last > self.first
+    def __len__(self) -> int:
+        return len(self.positions) * (1 if self.is_static else self.last - self.first + 1)
 
     def rows(self, per_frame: int) -> Tensor:
-        """Return the (q, L) int64 tokens of each point in a video of ``per_frame`` tokens a frame."""
+        """Return the (n, L) int64 tokens of each point in a video of ``per_frame`` tokens a frame."""
         frames = torch.arange(self.first, self.last + 1, device=self.positions.device)
-        return frames * per_frame + self.positions[:, None]
+        rows = frames * per_frame + self.positions[:, None]
+        return rows if self.is_static else rows.T.reshape(-1, 1)
 
     def points(self, video: Tensor) -> Tensor:
-        """Return (q, ...) means over the frames of (T, P, ...) values, in fp32 or wider."""
-        frames = video[self.first : self.last + 1]
-        total = frames[0].to(torch.promote_types(video.dtype, torch.float32))
+        """Return (n, ...) points of (T, P, ...) values, in fp32 or wider."""
+        frames, all_positions = video[self.first : self.last + 1], len(self.positions) == video.shape[1]
+        wide = torch.promote_types(video.dtype, torch.float32)
+        if not self.is_static:
+            chosen = frames if all_positions else frames[:, self.positions]
+            return chosen.flatten(0, 1).to(wide)
+        total = frames[0].to(wide)
         for frame in frames[1:]:
             total = total + frame
-        chosen = total if len(self.positions) == len(total) else total[self.positions]
-        return chosen / len(frames) if self.is_static else chosen
+        return (total if all_positions else total[self.positions]) / len(frames)
 
 
-def window_sets(windows: Tensor, static: Tensor) -> list[TokenSet]:
-    """Return the sets of a tiling: of each window its static positions, then the other positions of each frame.
+def window_sets(windows: Tensor, static: Tensor, points: int = 0) -> list[TokenSet]:
+    """Return the sets of a tiling: of each window its static positions, then the others frame by frame.
 
     Args:
         windows: (W, 2) int64 first and last frame of each window.
         static: (W, P) bool, the positions that are joined over the frames of the window.
+        points: put consecutive frames of a window into one set while it has at most so many points.
     """
     sets = []
     for (first, last), joined in zip(windows.tolist(), static, strict=True):
+        sets.append(TokenSet(first, last, joined.nonzero()[:, 0], True))
         dynamic = (~joined).nonzero()[:, 0]
-        sets.append(TokenSet(first, last, joined.nonzero()[:, 0]))
-        sets += [TokenSet(t, t, dynamic) for t in range(first, last + 1)]
-    return [one for one in sets if len(one.positions)]
+        step = max(1, points // max(1, len(dynamic)))
+        sets += [TokenSet(t, min(t + step - 1, last), dynamic, False) for t in range(first, last + 1, step)]
+    return [one for one in sets if len(one)]
 
 
 def static_positions(windows: Tensor, similar: Tensor) -> Tensor:

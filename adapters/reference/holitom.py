@@ -16,6 +16,8 @@ from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.ops.windows import static_positions, still_windows, window_sets
 from framefold.errors import InputError
 
+LOW_RATIO = 0.1  # up to which the scripts of the release use the lower threshold
+
 
 @dataclass(frozen=True)
 class ReleasedHoliTom:
@@ -86,3 +88,8 @@ def _clusters(points: Tensor, count: int, neighbours: int, beta: float | None) -
     if count == 0:
         return keep_only(torch.zeros(0, dtype=torch.long, device=points.device), len(points))
     return blended(*peak_clusters(points, count, min(neighbours, count)), beta)
+
+
+def script_threshold(tau: float | None, ratio: float) -> float:
+    """Return tau, or the threshold of the scripts of HoliTom and Tango at a retention ratio if it is None."""
+    return tau if tau is not None else 0.65 if ratio <= LOW_RATIO else 0.8
