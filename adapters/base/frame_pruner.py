@@ -42,7 +42,8 @@ class FramePruner(Compressor):
             raise ConfigError(f"{self.name}: variant must be 'exact' or 'official', got {variant!r}")
         if native and variant == "exact":
             raise ConfigError(f"{self.name}: native=True needs variant='official'; exact always computes in fp32")
-        self.variant, self.native = variant, native
+        self.variant: str = variant
+        self.native = native
         self.exact_budget = variant == "exact"
         if not self.exact_budget:
             self.pruning_rate()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from framefold.adapters.base.frame_pruner import FramePruner, engine_token_count
+from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.selection import rank_in_frame, select_by_stage
-from framefold.adapters.ops.similarity import Frames, normalize
+from framefold.adapters.ops.similarity import Frames, normalize, rescale_if_extreme
+from framefold.adapters.reference.dtd import dtd_by_features
+from framefold.errors import ConfigError
 
 FIRST_FRAME_SCORE = 255.0  # above every other score: 1 - cosine is at most 2
 
@@ -37,6 +42,22 @@ class EVS(FramePruner):
     more (at 5 and 2 %). Change is computed in fp32 as half the squared distance of unit vectors, which is the same
     number without cancellation: it is exactly 0 for a token that stays the same and for a zero vector; the engines
     count a zero vector as changed.
+
+    ``threshold`` is the differential token drop (DTD) of TimeChat-Online (arXiv 2504.17343): frame 0, and all tokens
+    whose cosine similarity with the previous frame is at most ``threshold``. The budget is ignored.
+
+    Args:
+        budget: retention ratio or tokens per video. ``official`` accepts only a ratio r and passes q = 1 - r, rounded
+            to 12 decimals, to the engines' rules: a budget of 0.07 is exactly what users of the engines write as 0.93.
+        variant: see above.
+        native: compute ``official`` in the dtype of the features, as served models do, instead of fp32.
+        threshold: similarity above which ``threshold`` drops a token, in [-1, 1]; 0.25 in the script of its release.
+        drop_share: fraction of each frame after frame 0 that ``threshold`` drops instead, the least changed tokens, in
+            [0, 1]; None: use ``threshold``.
+
+    Raises:
+        ConfigError: an unknown variant, ``native`` without ``official``, or a parameter is out of range.
+        BudgetError: a number of tokens for ``official``.
     """
 
     name = "evs"
@@ -48,6 +69,29 @@ class EVS(FramePruner):
         "divides the budget between frame 0 and the changed tokens, and keeps a token of every frame if k >= "
         "T; the engines keep all of frame 0 first"
     )
+
+    def __init__(
+        self,
+        budget: Budget = 0.25,
+        *,
+        variant: Literal["exact", "official", "threshold"] = "exact",
+        native: bool = False,
+        threshold: float = 0.25,
+        drop_share: float | None = None,
+    ) -> None:
+        super().__init__(budget, variant="exact" if variant == "threshold" else variant, native=native)
+        if not (-1 <= threshold <= 1 and 0 <= (drop_share or 0) <= 1):
+            raise ConfigError(f"evs: out of range: {threshold=} (-1 to 1), {drop_share=} (0 to 1)")
+        self.variant, self.threshold, self.drop_share = variant, threshold, drop_share
+        self.exact_budget = variant == "exact"
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+        if self.variant != "threshold":
+            return super().compress(video, k, query)
+        with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
+            x = rescale_if_extreme(video.as_grid().flatten(1, 2))
+            kept = dtd_by_features(x, self.threshold, self.drop_share)
+        return video.keep(kept.reshape(-1).nonzero()[:, 0])
 
     def select_exact(self, video: VideoTokens, k: int) -> Tensor:
         change = changes(video)

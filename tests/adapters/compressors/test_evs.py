@@ -1,7 +1,8 @@
-"""evs: the exact rule against a slow reference, and the rule of the engines."""
+"""evs: the exact rule against a slow reference, the rule of the engines, and the threshold of DTD."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.evs import changes, dissimilarities, evs_official_rows
+from framefold.errors import ConfigError
 from tests.support.videos import DTYPES, kept_rows, synthetic
 
 grids = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 6))
@@ -119,3 +121,24 @@ def test_official_counts_a_zero_vector_as_changed_in_every_dtype() -> None:
     for dtype in DTYPES:
         score = dissimilarities(VideoTokens.from_grid(x.to(dtype)), native=True)
         assert score.tolist() == [[255, 255], [0, 1], [0, 1]]
+
+
+@examples
+@given(grid=grids, kind=st.sampled_from(["drift", "still", "zeros"]), seed=st.integers(0, 999), share=st.floats(0, 1))
+def test_threshold_keeps_tokens_unlike_the_previous_frame(grid, kind, seed, share) -> None:
+    x = synthetic(grid, kind, seed, width=16)
+    p = grid[1] * grid[2]
+    cosine = torch.cosine_similarity(x[1:].double(), x[:-1].double(), dim=-1).flatten(1)
+    for threshold in (0.25, 0.9, 1.0):
+        if not cosine.numel() or (cosine - threshold).abs().min() > 1e-6:
+            expected = [*range(p), *(p + (cosine <= threshold).flatten().nonzero()[:, 0]).tolist()]
+            assert kept_rows("evs", x, 1, variant="threshold", threshold=threshold) == expected
+    rows = kept_rows("evs", x, 0.5, variant="threshold", drop_share=share)
+    assert frame_counts(rows, grid[0], p) == [p] + [p - int(share * p)] * (grid[0] - 1)
+    assert not framefold.build("evs", variant="threshold").exact_budget
+
+
+def test_threshold_out_of_range() -> None:
+    for params in ({"threshold": 1.5}, {"drop_share": -0.1}, {"variant": "threshold", "native": True}):
+        with pytest.raises(ConfigError, match="evs"):
+            framefold.build("evs", **params)
