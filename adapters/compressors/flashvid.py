@@ -45,8 +45,9 @@ class FlashVID(Merger):
     3. Each further token may be linked to the most similar such token of the previous frame, not across a cut, if their
        cosine similarity is above ``tau``. The most similar links are made, until k groups are left. A group is a tree
        of linked tokens.
-    4. If more groups are left, each frame gets a share of the budget, in proportion to the groups that begin in it, and
-       clusters the means of these groups (DPC-kNN with up to 7 neighbours). Frames with a share of 0 drop them.
+    4. If more groups are left, each frame gets a share of the budget, in proportion to the groups that begin in it, but
+       at least one if there is one for every frame with groups, and clusters the means of these groups (DPC-kNN with up
+       to 7 neighbours). Frames with a share of 0 drop them.
 
     A token of the output is the mean of all tokens of its group, each counted once. Ties go to the lower index.
     Similarities are fp32.
@@ -260,7 +261,9 @@ def merge_roots(video: Tensor, tree: Tensor, roots: Tensor, chosen: Tensor, k: i
     frames, p, _ = video.shape
     kept, frame = chosen[roots], roots // p
     sizes = torch.bincount(frame[~kept], minlength=frames)
-    counts = share(k - int(kept.sum()), sizes, sizes)
+    total, least = k - int(kept.sum()), sizes.clamp(max=1)
+    least = least if int(least.sum()) <= total else torch.zeros_like(least)
+    counts = least + share(total - int(least.sum()), sizes, sizes - least)
     rank = rank_in_group((~kept).float(), frame)  # of a mergeable tree in its frame
     local = torch.minimum(rank, counts[frame] - 1)  # right where a frame has one group or as many as trees
     reduced = (counts > 1) & (counts < sizes)

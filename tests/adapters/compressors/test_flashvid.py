@@ -93,6 +93,13 @@ def test_outputs_are_means_of_their_tokens_and_no_group_crosses_a_cut() -> None:
     assert rows[0].isdisjoint(rows[1])
 
 
+def test_no_frame_loses_all_its_tokens_if_there_is_a_group_for_each() -> None:
+    x = synthetic((10, 4, 4), "drift")
+    x[1:, 0, 0] = x[0, 0, 0] * torch.arange(1, 10)[:, None]  # one token is linked over all frames
+    for k, alpha in ((60, 0.5), (20, 0.5), (10, 0.0)):
+        assert bool((compress(x, k, alpha=alpha, tau=0.99).assign >= 0).all())
+
+
 def test_attention_of_zeros_and_constant_videos_go_to_the_lower_index() -> None:
     x = noise(2, 3, 3, 8)
     out = compress(x, 6, torch.zeros(2, 3, 3), alpha=1.0)
