@@ -36,10 +36,7 @@ def split_cells(height: int, width: int, k: int, device: torch.device | None = N
     bands = round((k * height / width) ** 0.5)
     bands = min(max(bands, 1, -(-k // width)), height, k)
     band = split_runs(height, bands)
-    cells = torch.empty(height, width, dtype=torch.long)
-    first = 0
-    for b in range(bands):  # at most H iterations
-        columns = (b + 1) * k // bands - b * k // bands
-        cells[band == b] = first + split_runs(width, columns)
-        first += columns
+    first = torch.arange(bands + 1) * k // bands
+    columns = first.diff()[band]
+    cells = first[band][:, None] + torch.arange(width) * columns[:, None] // width
     return cells.reshape(-1).to(device)
