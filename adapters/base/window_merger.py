@@ -31,8 +31,9 @@ class WindowMerger(Compressor):
     1. Tile the video with windows. In each, some positions are static.
     2. Join each static position over the frames of its window. If that leaves fewer than k tokens, make only the N - k
        links between consecutive frames with the highest cosine similarity, and return the means of the joined tokens.
-    3. Otherwise divide k among the sets (the static positions of a window; the other positions of a frame) in
-       proportion to their sizes, by largest remainder, and reduce each set to its share. Sets of share 0 are dropped.
+    3. Otherwise divide k among the sets (the static positions of a window; the other positions of a frame, or of
+       several if :meth:`set_points` says so) in proportion to their sizes, by largest remainder, and reduce each set to
+       its share. Sets of share 0 are dropped.
 
     Args:
         budget: retention ratio or tokens per video.

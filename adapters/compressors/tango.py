@@ -51,7 +51,8 @@ class Tango(WindowMerger):
     - the others are merged: those with the highest density-peak scores become anchors, which the remaining tokens join.
 
     Distances are between normalized tokens whose channels are rotated by their position, a third each by time, row and
-    column. Sets lie within a frame, where the rotation by time changes no distance.
+    column. Tokens that are not still are merged together with those of the next frames of their window, as long as they
+    are no more than the tokens of one frame.
 
     ``official`` gives the result of the release, see
     :func:`~framefold.adapters.reference.tango.tango_as_released`. There, the tokens of all frames of a window are

@@ -1,4 +1,4 @@
-"""Windows that tile a video: the tiling that makes most tokens redundant, as in HoliTom and Tango.
+"""Windows that tile a video, and the sets of static and other tokens in them.
 
 Dimensions: T frames of P positions; W windows.
 """
