@@ -114,9 +114,9 @@ class Chain(Compressor):
     def events(self, video: VideoTokens) -> Tensor | None:
         """Return (N,) bool, the tokens whose row in the input of the last stage is an event for that stage.
 
-        None if the last stage detects no events, or if a stage needs more than the video.
+        None if the last stage detects no events, or if a stage needs a question, or attention that the video lacks.
         """
-        if self.query_aware or self.needs_attention:
+        if self.query_aware or self.needs_attention and video.attention is None:
             return None
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
         self.materialize(video.width, video.grid[1:], video.features.device)

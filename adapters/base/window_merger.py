@@ -15,6 +15,7 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import share
 from framefold.adapters.ops.density_peaks import Clusters, WeightedGroups
 from framefold.adapters.ops.links import link_groups
+from framefold.adapters.ops.segments import first_frames
 from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, window_sets
 from framefold.errors import ConfigError, InputError
@@ -80,6 +81,15 @@ class WindowMerger(Compressor):
     def official(self, video: VideoTokens, ratio: float) -> WeightedGroups:
         """Return the groups that the released code forms at a retention ratio."""
         raise NotImplementedError(f"{type(self).__name__} must implement official()")
+
+    def events(self, video: VideoTokens) -> Tensor:
+        """Return (N,) bool, the first frame of every window but the first."""
+        x = rescale_if_extreme(video.features.reshape(video.grid[0], video.per_frame, -1))
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            windows, _, _ = self.windows(x, self.budget if isinstance(self.budget, float) else self.budget / len(video))
+        begins = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+        begins[windows[:, 0].to(x.device)] = True
+        return first_frames(begins, video.per_frame)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):

@@ -13,6 +13,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.density_peaks import density_peaks, scaled_distances
+from framefold.adapters.ops.segments import first_frames
 from framefold.adapters.ops.selection import rank_in_frame
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.adapters.ops.targets import nearest_targets, sum_joined
@@ -125,6 +126,13 @@ class FastVID(Compressor):
         """Return the numbers of frames of the segments of a (T, P, D) video."""
         means = normalize(torch.stack([frame.float().mean(0) for frame in x]), TINY)
         return segment_lengths((means[1:] * means[:-1]).sum(-1), min(self.segments, len(x)), self.cut)
+
+    def events(self, video: VideoTokens) -> Tensor:
+        """Return (N,) bool, the frames whose mean is unlike that of the previous one (``cut``)."""
+        x = rescale_if_extreme(video.as_grid().flatten(1, 2))
+        means = normalize(torch.stack([frame.float().mean(0) for frame in x.detach()]), TINY)
+        similarity = (means * means.roll(1, 0)).sum(-1)
+        return first_frames(similarity < self.cut, video.per_frame)
 
     def salient(self, video: VideoTokens, count: int) -> Tensor:
         """Return (T, P) bool, the given number of tokens of highest attention, equally many of each frame."""

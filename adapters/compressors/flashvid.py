@@ -18,7 +18,7 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.density_peaks import cluster_sets
 from framefold.adapters.ops.links import strongest_links, tree_groups
-from framefold.adapters.ops.segments import segment_mean, segment_sum, weighted_segment_sum
+from framefold.adapters.ops.segments import first_frames, segment_mean, segment_sum, weighted_segment_sum
 from framefold.adapters.ops.selection import first_argmin, rank_in_group
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.adapters.reference.flashvid import flashvid_tokens
@@ -115,15 +115,26 @@ class FlashVID(Merger):
             return super().compress(video, k, query) if self.exact_budget else self.released(video, k)
 
     @torch.no_grad()
+    def events(self, video: VideoTokens) -> Tensor:
+        """Return (N,) bool, the frames whose mean is unlike that of the previous one (``cut``)."""
+        means = torch.stack([frame.float().mean(0) for frame in rescale_if_extreme(video.as_grid().flatten(1, 2))])
+        return first_frames(self.begins(means), video.per_frame)
+
+    def begins(self, means: Tensor) -> Tensor:
+        """Return (T,) bool, whether a segment begins at each frame, given the (T, D) means of the frames."""
+        unit = normalize(means, 1e-15)
+        out = torch.ones(len(unit), dtype=torch.bool, device=unit.device)
+        out[1:] = (unit[1:] * unit[:-1]).sum(-1) < self.cut
+        return out
+
+    @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         n, frames = len(video), video.grid[0]
         if k == n:
             return torch.arange(n, device=video.features.device)
         x = rescale_if_extreme(video.as_grid().flatten(1, 2))
         means = torch.stack([frame.float().mean(0) for frame in x])
-        unit = normalize(means, 1e-15)
-        begins = torch.ones(frames, dtype=torch.bool, device=x.device)
-        begins[1:] = (unit[1:] * unit[:-1]).sum(-1) < self.cut
+        begins = self.begins(means)
         selected = round(self.alpha * k)
         counts = even_counts(selected, frames, x.device)
         chosen, parent, similarity = select_and_match(x, counts, self.weights(video, x, means, begins), k > selected)

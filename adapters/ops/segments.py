@@ -61,6 +61,18 @@ def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> T
     return (total / segment_sum(weights.to(total.dtype), groups, k)[:, None]).to(features.dtype)
 
 
+def first_frames(begins: Tensor, per_frame: int) -> Tensor:
+    """Return (T * P,) bool, the tokens of the frames that begin a segment; the first frame of the video does not.
+
+    Args:
+        begins: (T,) bool, whether a segment begins at a frame.
+        per_frame: number of tokens P of a frame.
+    """
+    begins = begins.clone()
+    begins[0] = False
+    return begins.repeat_interleave(per_frame)
+
+
 def segment_median(groups: Tensor, k: int) -> Tensor:
     """Return the row of the middle member (lower median) of each group.
 

@@ -179,7 +179,7 @@ def _draw(
         for module in modules:
             query = query_or_none(model, inputs, processor, question) if module.query_aware else None
             prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
-            events = module.events(VideoTokens.from_grid(clips[0].features, times=times))
+            events = module.events(VideoTokens.from_grid(clips[0].features, times, clips[0].attention))
             tokens = prepared.tokens[0].to("cpu")
             kept.append(KeptTokens(display_name(module), tokens, None if events is None else events.cpu()))
     pictures = step_frames(sample, processor, kept[0].tokens.grid[0])
