@@ -40,8 +40,7 @@ class Medoids(Compressor):
     inside clusters again, which takes several passes over the tokens for each percent of the budget.
 
     ``official`` follows the release: floor(k / S) tokens, at least one, of each of S segments of ``frames`` frames (2
-    if None), which must divide the number of frames. If a segment has fewer distinct tokens, medoids coincide, and
-    fewer tokens remain.
+    if None), which must divide the number of frames. Equal tokens stay separate.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -92,25 +91,26 @@ class Medoids(Compressor):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         anchors, groups = self.clusters(video, k)
-        if not self.merge:
+        if groups is None:
             return video.keep(anchors)
         means = segment_mean(video.features, video.size, groups, len(anchors))
         return merge_at(video, anchors, groups, means)
 
     @torch.no_grad()
-    def clusters(self, video: VideoTokens, k: int) -> tuple[Tensor, Tensor]:
-        """Return the medoids, ascending, and the (N,) group of each token; -1 in a segment without budget."""
+    def clusters(self, video: VideoTokens, k: int) -> tuple[Tensor, Tensor | None]:
+        """Return the medoids, ascending, and if ``merge`` the (N,) cluster of each token, -1 without a budget."""
         counts, sizes = self.parts(video, k)
         anchors, groups, first, row = [], torch.full_like(video.index, -1), 0, 0
         with torch.autocast(video.features.device.type, enabled=False):
             for size, count in zip(sizes, counts, strict=True):
                 if count:
                     medoids, assign = self.segment(video.features[row : row + size], count)
-                    groups[row : row + size] = assign + first
                     anchors.append(medoids + row)
+                    if assign is not None:
+                        groups[row : row + size] = assign + first
                     first += len(medoids)
                 row += size
-        return torch.cat(anchors), groups
+        return torch.cat(anchors), groups if self.merge else None
 
     def parts(self, video: VideoTokens, k: int) -> tuple[list[int], list[int]]:
         """Return the number of tokens to keep of each segment, and its size."""
@@ -129,22 +129,22 @@ class Medoids(Compressor):
         sizes = torch.bincount(split_runs(frames, segments)) * video.per_frame
         return proportional_parts(sizes, k).tolist(), sizes.tolist()
 
-    def segment(self, x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return the medoids of one segment, ascending, and the (n,) cluster of each of its tokens."""
-        if self.variant == "official":
-            medoids = kmedoids(x[None], count, pre_norm=self.norm == "unit", iter_limit=self.rounds)[1][0].unique()
-            points = PointSet.prepare(x, "cosine" if self.norm == "unit" else "euclid")
-            return medoids, _own(_nearest(points.squares(points[medoids])), medoids)
+    def segment(self, x: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
+        """Return the medoids of one segment, ascending, and if ``merge`` the (n,) cluster of each of its tokens."""
         rows = torch.arange(len(x), device=x.device)
-        if count == len(x):
+        if self.exact_budget and count == len(x):
             return rows, rows
         points = PointSet.prepare(x, "cosine" if self.norm == "unit" else "euclid")
+        if self.variant == "official":
+            medoids = kmedoids(x[None], count, pre_norm=self.norm == "unit", iter_limit=self.rounds)[1][0]
+            return medoids, _assign(points.squares(points[medoids]), medoids)
         length = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
         length = (length > 0).double() if self.norm == "unit" else length
-        return k_medoids(points, count, int((length == length.max()).to(torch.uint8).argmax()), self.rounds)
+        first = int((length == length.max()).to(torch.uint8).argmax())
+        return k_medoids(points, count, first, self.rounds, self.merge)
 
 
-def k_medoids(points: PointSet, count: int, first: int, rounds: int) -> tuple[Tensor, Tensor]:
+def k_medoids(points: PointSet, count: int, first: int, rounds: int, join: bool = True) -> tuple[Tensor, Tensor | None]:
     """Cluster points around medoids as :class:`Medoids` describes.
 
     Args:
@@ -152,42 +152,43 @@ def k_medoids(points: PointSet, count: int, first: int, rounds: int) -> tuple[Te
         count: number of medoids, at most n.
         first: row of the first medoid.
         rounds: most rounds.
+        join: also return the clusters.
 
     Returns:
-        (count,) int64 medoids, ascending, and the (n,) int64 cluster of each point.
+        (count,) int64 medoids, ascending, and if ``join`` the (n,) int64 cluster of each point.
     """
     rows = distinct_rows(points.key, torch.zeros_like(points.square))
     keys, place = points.key[rows].sort()
     copy_of = place[torch.searchsorted(keys, points.key)]  # (n,) place in ``rows`` of the first equal point
-    distinct = points[rows] if len(rows) < len(points) else points
-    distances = _Distances(distinct)
+    distances = _Distances(points[rows] if len(rows) < len(points) else points)
     medoids = distances.farthest(min(count, len(rows)), int(copy_of[first]))
     weight = torch.bincount(copy_of, minlength=len(rows)).float()
     for _ in range(rounds if count < len(rows) else 0):
-        assign = _own(_nearest(distances.columns(medoids)), medoids)
-        before, medoids = medoids, _centres(distances.sums_within(assign, weight), assign, count)
+        own = _assign(distances.columns(medoids), medoids)
+        before, medoids = medoids, _centres(distances.sums_within(own, weight), own, count)
         if torch.equal(before, medoids):
             break
-    assign = _own(_nearest(distances.columns(medoids)), medoids)[copy_of]
-    kept = rows[medoids]
-    if len(kept) == count:
-        return kept, assign
-    rest = torch.ones_like(assign, dtype=torch.bool).index_fill_(0, kept, False).nonzero()[:, 0]
-    every, order = torch.cat([kept, rest[: count - len(kept)]]).sort()
-    assign = torch.argsort(order)[assign]
-    assign[every] = torch.arange(count, device=assign.device)
+    assign = _assign(distances.columns(medoids), medoids)[copy_of] if join else None
+    return _add_copies(rows[medoids], assign, count, len(points))
+
+
+def _add_copies(medoids: Tensor, assign: Tensor | None, count: int, n: int) -> tuple[Tensor, Tensor | None]:
+    """Add the lowest other rows up to ``count``, each as a cluster of its own."""
+    if len(medoids) == count:
+        return medoids, assign
+    rest = torch.ones(n, dtype=torch.bool, device=medoids.device).index_fill_(0, medoids, False).nonzero()[:, 0]
+    every, order = torch.cat([medoids, rest[: count - len(medoids)]]).sort()
+    if assign is not None:
+        assign = torch.argsort(order)[assign]
+        assign[every] = torch.arange(count, device=assign.device)
     return every, assign
 
 
-def _nearest(distance: Tensor) -> Tensor:
-    """Return the column of the lowest value of each row; of equal values the first one, on every device."""
-    return (distance == distance.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
-
-
-def _own(assign: Tensor, medoids: Tensor) -> Tensor:
-    """Assign every medoid to its own cluster, in place."""
-    assign[medoids] = torch.arange(len(medoids), device=assign.device)
-    return assign
+def _assign(distance: Tensor, medoids: Tensor) -> Tensor:
+    """Return the (n,) nearest of K medoids by (n, K) distances; ties go to the lower one, medoids to themselves."""
+    nearest = (distance == distance.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+    nearest[medoids] = torch.arange(len(medoids), device=nearest.device)
+    return nearest
 
 
 def _centres(sums: Tensor, assign: Tensor, count: int) -> Tensor:

@@ -25,7 +25,7 @@ def kmedoids(
     """Cluster each segment around medoids, starting with the longest token and then always the farthest one.
 
     The release subtracts the largest distance of the batch and one from all distances. This changes only their
-    rounding, so it is left out. As in the release, a cluster without tokens gets token 0 as its medoid.
+    rounding, so it is left out.
 
     Args:
         points: (B, n, D) tokens.

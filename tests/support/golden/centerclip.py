@@ -56,7 +56,7 @@ def check_segments(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> Non
         return
     if "medoid_in_segment" in arrays:
         np.testing.assert_array_equal(medoids.reshape(len(x), segments, -1), arrays["medoid_in_segment"])
-    if params.get("aggregation"):
+    if params.get("aggregation") not in (None, "None"):
         expected = cluster_means(tokens, assign, clusters)
     else:
         expected = tokens.gather(1, medoids[..., None].expand(-1, -1, x.shape[-1]))

@@ -13,6 +13,8 @@ from framefold.adapters.reference.divprune import divprune_order
 from tests.support.cases import case
 from tests.support.golden_cases import golden_cases
 
+MARGIN = 1e-6  # between the best two values of a choice; below, rounding decides
+
 
 def check(data: Any) -> None:
     """Check every case; if tokens are equal, only how often the release chooses one again."""
@@ -26,7 +28,7 @@ def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     order = divprune_order(x, round(params["ratio"] * len(x)))
     assert len(order) == len(expected)
     assert len(order) - len(order.unique()) == params["duplicates"]
-    if params["duplicates"]:
+    if params["duplicates"] or params["margin_min"] < MARGIN:
         return
     np.testing.assert_array_equal(order, expected)
     if len(order):
