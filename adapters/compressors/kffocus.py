@@ -11,7 +11,7 @@ from framefold.adapters.base.frame_budget import FrameBudget, power_weights
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import share
-from framefold.adapters.ops.similarity import Frames
+from framefold.adapters.ops.similarity import frame_changes
 from framefold.errors import ConfigError
 
 ROUNDING = 1e-12  # of squared differences of unit vectors in fp32
@@ -65,17 +65,9 @@ class KFFocus(FrameBudget):
         self.power, self.floor = power, floor
 
     def relevance(self, video: VideoTokens, query: Tensor | None) -> Tensor:
-        novelty = torch.zeros(video.grid[0], device=video.features.device)
-        previous = None
-        for t, frame in enumerate(Frames(video, rescale=True)):
-            norm = torch.linalg.vector_norm(frame)
-            unit = frame / norm if bool(norm > 0) else frame
-            if previous is not None:
-                novelty[t] = (unit - previous).square_().sum() / 2  # without the cancellation of 1 - cos
-            previous = unit
-        novelty[novelty < ROUNDING] = 0
-        novelty[0] = novelty.max()
-        return novelty
+        changes = frame_changes(video)
+        changes[changes < ROUNDING] = 0
+        return torch.cat([changes.amax(0, keepdim=True) if len(changes) else changes.new_zeros(1), changes])
 
     def allocate(self, scores: Tensor, k: int, sizes: Tensor) -> Tensor:
         return share(k, power_weights(scores, self.power, self.floor), sizes)

@@ -63,6 +63,20 @@ def normalize(x: Tensor, floor: float) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(max(floor, info.tiny * info.eps))
 
 
+def frame_changes(video: VideoTokens) -> Tensor:
+    """Return (T - 1,) fp32 half squared distances of neighbouring frames, each normalized as one vector.
+
+    That is 1 - cosine without cancellation: exactly 0 between equal frames, and 1/2 between a zero frame and another.
+    """
+    out, previous = [], None
+    for frame in Frames(video, rescale=True):
+        unit = normalize(frame.reshape(1, -1), TINY)[0]
+        if previous is not None:
+            out.append((unit - previous).square_().sum() / 2)
+        previous = unit
+    return torch.stack(out) if out else torch.zeros(0, device=video.features.device)
+
+
 def temporal_similarities(video: Tensor) -> Tensor:
     """Return the (T - 1, P) cosine similarity of each token with the same position in the next frame, in fp32.
 
