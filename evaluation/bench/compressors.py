@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import platform
 import statistics
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from framefold.training.frozen_host.device import resolve_device
 from framefold.version import __version__
 
 YARDSTICK = "yardstick"
+
+MOST_SECONDS, LEAST_TURNS = 5.0, 3  # of the timed turns of one compressor
 
 WORDS = 16  # length of the question for query-aware compressors, in tokens
 
@@ -64,7 +65,7 @@ def bench_compress(
     frames: list[int] = [64],  # noqa: B006 (read only; lists for the command line)
     grid: tuple[int, int] = (14, 14),
     width: int = 1024,
-    budgets: list[float] = [0.1, 0.25, 0.5],  # noqa: B006
+    budgets: list[float] = [0.25, 0.1, 0.05],  # noqa: B006
     inputs: list[str] = ["scenes", "one"],  # noqa: B006
     params: dict[str, dict[str, Any]] | None = None,
     device: str = "cpu",
@@ -81,8 +82,8 @@ def bench_compress(
     compare the ratios.
 
     Args:
-        compressors: registered names; by default all that need no attention of the vision encoder. Query-aware ones
-            get a question of 16 tokens.
+        compressors: registered names; by default all, which takes a quarter of an hour on one core. Query-aware ones
+            get a question of 16 tokens, and those that need attention of the vision encoder get random numbers.
         frames: lengths of the videos; several lengths give a plot of time against tokens.
         grid: (H, W) tokens of a frame.
         width: width D of a token.
@@ -91,7 +92,7 @@ def bench_compress(
         params: parameters of compressors that differ from their defaults, by name.
         device: device of the features.
         dtype: dtype of the features.
-        repeats: timed turns; medians are reported.
+        repeats: timed turns, of which medians are reported; slow compressors take part in fewer, at least three.
         threads: threads of torch on the CPU.
         seed: seed of the features.
         out: output folder for bench.json and bench.png.
@@ -103,7 +104,7 @@ def bench_compress(
     Raises:
         ConfigError, BudgetError, UnknownCompressorError: a setting is out of range; raised before any measurement.
     """
-    names = compressors if compressors is not None else _without_attention()
+    names = compressors if compressors is not None else list_compressors()
     _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
     variants = [
         (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
@@ -133,11 +134,6 @@ def bench_compress(
     return rows
 
 
-def _without_attention() -> list[str]:
-    classes = {name: compressor_class(name) for name in list_compressors()}
-    return [name for name, cls in classes.items() if not cls.needs_attention]
-
-
 def _check(
     frames: list[int], grid: tuple[int, int], width: int, inputs: list[str], repeats: int, device: str, dtype: str
 ) -> None:
@@ -152,8 +148,10 @@ def _check(
 
 
 def _video(kind: str, t: int, grid: tuple[int, int], width: int, device: str, dtype: str, seed: int) -> VideoTokens:
-    features = INPUTS[kind](t, *grid, width, torch.Generator().manual_seed(seed))
-    return VideoTokens.from_grid(features.to(device, getattr(torch, dtype)))
+    generator = torch.Generator().manual_seed(seed)
+    features = INPUTS[kind](t, *grid, width, generator)
+    attention = torch.rand(t, *grid, generator=generator)
+    return VideoTokens.from_grid(features.to(device, getattr(torch, dtype)), attention=attention)
 
 
 def yardstick(x: Tensor) -> Tensor:
@@ -163,34 +161,49 @@ def yardstick(x: Tensor) -> Tensor:
     )
 
 
+Run = tuple[str, float | None, Callable[[], Any]]  # name, budget (None: yardstick), and the call
+
+
+@torch.no_grad()
+def _time(runs: list[Run], repeats: int, device: torch.device, title: str) -> tuple[list[list[float]], list[int]]:
+    """Return the seconds of the timed turns of each run, which alternate, and the numbers of tokens."""
+    times: list[list[float]] = [[] for _ in runs]
+    turns, tokens = [repeats] * len(runs), [0] * len(runs)
+    for turn in progress_bar(range(repeats + 1), title, unit="turn", leave=False):
+        for number, (_, budget, run) in enumerate(runs):
+            if turn > turns[number]:
+                continue
+            with Stopwatch(device) as watch:
+                out = run()
+            if turn:
+                times[number].append(watch.seconds)
+            elif budget is not None:  # the first turn is a warm-up
+                tokens[number] = len(out.tokens)
+                turns[number] = min(repeats, max(LEAST_TURNS, int(MOST_SECONDS / max(watch.seconds, 1e-9))))
+            del out
+    return times, tokens
+
+
 @torch.no_grad()
 def _measure(video: VideoTokens, variants: list[tuple[str, float, Any]], repeats: int, kind: str) -> list[Measurement]:
     features = video.as_grid()
     size = features.numel() * features.element_size()
-    runs: list[tuple[str, float | None, Callable[[], Any]]] = [(YARDSTICK, None, lambda: yardstick(features))]
+    runs: list[Run] = [(YARDSTICK, None, lambda: yardstick(features))]
     question = video.features[:WORDS]
     runs += [
         (name, budget, lambda run=run: run(video, question if getattr(run, "query_aware", False) else None))  # type: ignore[misc]
         for name, budget, run in variants
     ]
-    seconds: dict[int, list[float]] = defaultdict(list)
-    for turn in progress_bar(range(repeats + 1), f"{kind}, {video.grid[0]} frames", unit="turn", leave=False):
-        for number, (_, _, run) in enumerate(runs):
-            with Stopwatch(features.device) as watch:
-                run()
-            if turn:  # the first turn is a warm-up
-                seconds[number].append(watch.seconds)
+    times, tokens = _time(runs, repeats, features.device, f"{kind}, {video.grid[0]} frames")
     rows = []
-    for number, (name, budget, run) in enumerate(runs):
-        out = run()
-        tokens = len(out.tokens) if budget is not None else None
-        del out
+    for (name, budget, run), count, own in zip(runs, tokens, times, strict=True):
         peak = peak_tensor_bytes(run, features)
-        median = statistics.median(seconds[number])
+        median = statistics.median(own)
         rows.append(
             dict(
                 input=kind, frames=video.grid[0], tokens_in=len(video), compressor=name, budget=budget,
-                tokens_out=tokens, seconds=median, yardsticks=median / statistics.median(seconds[0]),
+                tokens_out=None if budget is None else count, seconds=median,
+                yardsticks=median / statistics.median(times[0]),
                 peak_bytes=peak, peak_inputs=peak / size,
             )
         )  # fmt: skip
