@@ -167,13 +167,15 @@ class FlashVID(Merger):
     def released(self, video: VideoTokens, k: int) -> VideoTokens:
         """Return the tokens of the release; tokens at the same position are replaced with their mean."""
         ratio = self.budget if isinstance(self.budget, float) else k / len(video)
-        x = video.as_grid().flatten(1, 2)
+        x = rescale_if_extreme(video.as_grid().flatten(1, 2))
         out = flashvid_tokens(
             x, self.attention(video), ratio, method=self.selection, alpha=self.alpha, tau=self.tau,
             cut=self.cut, min_segments=self.min_segments, expansion=self.expansion,
         )  # fmt: skip
         index, rows = torch.unique(out.index, return_inverse=True)
         features = segment_mean(out.tokens, torch.ones_like(rows), rows, len(index)).to(video.features.dtype)
+        if largest := float(x.detach().abs().amax()):  # the factor is a power of two, 1 unless features are extreme
+            features = features * (float(video.features.detach().abs().amax()) / largest)
         assign = torch.where(out.anchor < 0, -1, torch.searchsorted(index, out.anchor))
         size = segment_sum(torch.ones_like(assign), assign, len(index))
         return replace(video, features=features, index=index, size=size, assign=assign)

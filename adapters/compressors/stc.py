@@ -11,7 +11,13 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.selection import rank_in_frame, select_by_stage
-from framefold.adapters.ops.similarity import Frames, gaussian_similarity, normalize, steady_channels
+from framefold.adapters.ops.similarity import (
+    Frames,
+    gaussian_similarity,
+    normalize,
+    rescale_if_extreme,
+    steady_channels,
+)
 from framefold.adapters.reference.stc import prune_chunks
 from framefold.errors import ConfigError
 
@@ -76,7 +82,7 @@ class STC(Compressor):
     def official_rows(self, video: VideoTokens, k: int) -> Tensor:
         """Return the rows, ascending, that the release keeps."""
         per_frame = max(1, k // video.grid[0])
-        chunks = video.as_grid().float().flatten(1, 2).split(self.chunk)
+        chunks = rescale_if_extreme(video.as_grid().flatten(1, 2)).float().split(self.chunk)
         starts = range(0, len(video), self.chunk * video.per_frame)
         return torch.cat([start + rows for start, rows in zip(starts, prune_chunks(chunks, per_frame), strict=True)])
 

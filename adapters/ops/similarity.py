@@ -28,7 +28,7 @@ def rescale_if_extreme(video: Tensor, max_exponent: int = 20) -> Tensor:
     Returns:
         The video itself, or a copy in fp32 whose largest magnitude is between 1/2 and 1.
     """
-    low, high = torch.aminmax(video)
+    low, high = torch.aminmax(video.detach())
     exponent = math.frexp(max(-float(low), float(high)))[1]
     if abs(exponent) <= max_exponent:
         return video
