@@ -65,8 +65,8 @@ class FastVID(Compressor):
 
     Raises:
         ConfigError: an unknown variant or form, or a parameter is out of range.
-        InputError: ``official`` on videos on which the release fails: fewer frames than ``segments``, less than one
-            token for each frame, or fewer than four tokens beside the salient ones.
+        InputError: ``official`` on videos on which the release fails: fewer frames than ``segments``, fewer than four
+            tokens beside the salient ones of a frame, or too few tokens for salient ones and targets of each segment.
     """
 
     name = "fastvid"
@@ -171,7 +171,7 @@ class FastVID(Compressor):
         settings = FastVIDSettings(ratio, self.context, self.stride, self.beta, self.segments, self.cut, self.still)
         attention = video.attention.reshape(x.shape[:2])  # type: ignore[union-attr]
         out = released_tokens(x, x.float().mean(1), attention, self.form, settings)
-        join = nearest_targets(x, _part_of_frame(out.lengths), out.targets)
+        join = nearest_targets(x, _part_of_frame(out.parts), out.targets)
         number = torch.searchsorted(out.index, torch.cat([*out.targets, out.index[:1]]))
         groups = torch.where(join < 0, -1, number[join])
         groups[out.index] = torch.arange(len(out.index), device=groups.device)

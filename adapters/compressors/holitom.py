@@ -38,7 +38,8 @@ class HoliTom(WindowMerger):
     joins the nearest one.
 
     ``official`` gives the result of the release, see
-    :func:`~framefold.adapters.reference.holitom.holitom_as_released`; it fails with ``attention_share`` below 1.
+    :func:`~framefold.adapters.reference.holitom.holitom_as_released`; it fails if ``attention_share`` leaves
+    clusters to a frame.
 
     Args:
         budget: retention ratio or tokens per video.

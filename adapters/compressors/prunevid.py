@@ -37,11 +37,11 @@ class PruneVid(WindowMerger):
         tau: mean cosine similarity above which a position is still.
         segment_ratio: clusters of frames as a share of the frames.
         cluster_ratio: clusters of tokens as a share of the tokens of a set, for ``official``.
-        neighbours: nearest points that determine the density.
+        neighbours: nearest points that determine the density; for ``official`` that of frames, tokens have seven.
 
     Raises:
         ConfigError: a parameter is out of range.
-        InputError: ``official`` on a video of fewer frames than neighbours, for which the release fails.
+        InputError: ``official`` on a video for which the release fails, as one of fewer frames than neighbours.
     """
 
     name = "prunevid"

@@ -45,12 +45,15 @@ class FastVIDTokens:
 
     Attributes:
         lengths: number of frames of each segment.
-        targets: int64 rows of the targets of each segment.
+        parts: numbers of frames of consecutive parts of the video: segments, or single frames whose tokens are not
+            merged into targets of other frames.
+        targets: int64 rows of the targets of each part.
         index: (K,) int64 rows, ascending.
         tokens: (K, D).
     """
 
     lengths: list[int]
+    parts: list[int]
     targets: list[Tensor]
     index: Tensor
     tokens: Tensor
@@ -122,59 +125,87 @@ def released_tokens(
         settings: of the release.
 
     Raises:
-        InputError: fewer frames than segments, or an anchor frame with fewer than four tokens that are not salient; the
-            release fails too.
+        InputError: the release fails. There are fewer frames than segments; a frame whose targets are searched
+            ("onevision": any) has fewer than four tokens that are not salient, or fewer than targets; "onevision" has
+            no targets for a frame; "video" and "qwen" find one segment only, or no salient tokens or no targets in one.
     """
     if len(x) < settings.segments:
-        text = f"variant='official' needs at least {settings.segments} frames, the number of segments; got {len(x)}"
-        raise InputError(f"fastvid: {text}: lower segments, or use variant='exact'")
+        raise _refusal(f"needs at least {settings.segments} frames, the number of segments; got {len(x)}")
     similarity = torch.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=-1)
     lengths = segment_lengths(similarity, settings.segments, settings.cut)
-    all_targets, rows, values, first = [], [], [], 0
-    for length in lengths:
-        segment = list(range(first, first + length))
-        first += length
-        salient, targets = released_counts(segment, similarity.tolist(), x.shape[1], form, settings)
-        kept, chosen = _choose(x, attention, salient, targets)
-        all_targets.append(torch.cat(chosen))
-        free = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-        free[segment] = True
-        free.view(-1)[kept] = False
-        for own in chosen:
-            joining = free.clone()
-            if form != "onevision":
-                joining.view(-1)[own] = False
-            rows.append(own)
-            values.append(_merge(x.flatten(0, 1), joining.view(-1).nonzero()[:, 0], own, settings.beta))
-        rows.append(kept)
-        values.append(x.flatten(0, 1)[kept].float())
+    if form != "onevision" and len(lengths) == 1:
+        raise _refusal("needs at least two segments")
+    parts, all_targets, rows, values = [], [], [], []
+    for segment in torch.arange(len(x)).split(lengths):
+        salient, targets = released_counts(segment.tolist(), similarity.tolist(), x.shape[1], form, settings)
+        _refuse_counts(salient, targets, x.shape[1], form)
+        for part in _merged_together(segment.tolist(), targets, x.shape[1], form, settings):
+            kept, chosen = _choose(x, attention, part, salient, targets)
+            parts.append(len(part))
+            all_targets.append(torch.cat(chosen))
+            free = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
+            free[part] = True
+            free.view(-1)[kept] = False
+            for own in chosen:
+                joining = free.clone()
+                if form != "onevision":
+                    joining.view(-1)[own] = False
+                rows.append(own)
+                values.append(_merge(x.flatten(0, 1), joining.view(-1).nonzero()[:, 0], own, settings.beta))
+            rows.append(kept)
+            values.append(x.flatten(0, 1)[kept].float())
     index, order = torch.cat(rows).sort()
-    return FastVIDTokens(lengths, all_targets, index, torch.cat(values)[order])
+    return FastVIDTokens(lengths, parts, all_targets, index, torch.cat(values)[order])
+
+
+def _refusal(reason: str) -> InputError:
+    return InputError(f"fastvid: variant='official' {reason}: use variant='exact', or other parameters")
+
+
+def _refuse_counts(salient: dict[int, int], targets: dict[int, int], per_frame: int, form: Form) -> None:
+    """Refuse the numbers of tokens of a segment on which the release fails."""
+    if form == "onevision":
+        if not all(targets.values()):
+            raise _refusal("needs a target in every anchor frame")
+        searched = {t: targets.get(t, 0) for t in salient}
+    else:
+        if not (any(salient.values()) and any(targets.values())):
+            raise _refusal("needs a salient token and a target in every segment")
+        searched = {t: count for t, count in targets.items() if count}
+    if any(per_frame - salient.get(t, 0) < max(NEIGHBOURS, count) for t, count in searched.items()):
+        raise _refusal(f"needs {NEIGHBOURS} tokens beside the salient ones of a frame, and as many as targets")
+
+
+def _merged_together(
+    segment: list[int], targets: dict[int, int], per_frame: int, form: Form, settings: FastVIDSettings
+) -> list[list[int]]:
+    """Return the frames whose tokens are merged into each other.
+
+    These are all of the segment. In "onevision" it is each frame alone if anchor frames have no more targets than a
+    segment of one frame.
+    """
+    alone = int(int(per_frame * settings.ratio) * settings.context)
+    apart = form == "onevision" and targets[segment[-1]] == alone
+    return [[t] for t in segment] if apart else [segment]
 
 
 @torch.no_grad()
 def _choose(
-    x: Tensor, attention: Tensor, salient: dict[int, int], targets: dict[int, int]
+    x: Tensor, attention: Tensor, frames: list[int], salient: dict[int, int], targets: dict[int, int]
 ) -> tuple[Tensor, list[Tensor]]:
-    """Return the rows of the salient tokens of a segment, and those of the targets of each anchor frame."""
-    kept: dict[int, Tensor] = {}
-    chosen: list[Tensor] = []
+    """Return the rows of the salient tokens of the frames, and those of the targets of each anchor frame of them."""
     per_frame = x.shape[1]
-    for t, count in salient.items():
-        kept[t] = torch.sort(attention[t], descending=True, stable=True).indices[:count]
-    for t, count in targets.items():
+    order = {t: torch.sort(attention[t], descending=True, stable=True).indices for t in frames}
+    kept = {t: order[t][: salient.get(t, 0)] for t in frames}
+    chosen: list[Tensor] = [order[frames[0]][:0]]
+    for t in frames:
+        if not targets.get(t):
+            continue
         free = torch.ones(per_frame, dtype=torch.bool, device=x.device)
         free[kept[t]] = False
         rest = free.nonzero()[:, 0]
-        if not count:
-            chosen.append(rest[:0])
-            continue
-        if len(rest) < NEIGHBOURS:
-            raise InputError(
-                f"fastvid: variant='official' needs {NEIGHBOURS} tokens beside the salient ones of a frame"
-            )
         score = density_peaks(scaled_distances(x[t, rest][None]), NEIGHBOURS)[0]
-        chosen.append(rest[torch.sort(score, descending=True, stable=True).indices[:count]] + t * per_frame)
+        chosen.append(rest[torch.sort(score, descending=True, stable=True).indices[: targets[t]]] + t * per_frame)
     return torch.cat([rows + t * per_frame for t, rows in kept.items()]), chosen
 
 

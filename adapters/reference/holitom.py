@@ -61,7 +61,7 @@ def holitom_as_released(
         longest: maximum frames of a window.
 
     Raises:
-        InputError: ``context_share`` is positive and a frame has a position that is not still: the release fails.
+        InputError: a frame has clusters, which a positive ``context_share`` asks for: the release fails.
     """
     frames, positions, _ = features.shape
     x = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -75,11 +75,11 @@ def holitom_as_released(
         if tokens.is_static:
             count = round(size * left)
             clusters = _clusters(tokens.points(x), count, neighbours, beta)
-        elif context_share > 0:
-            raise InputError("holitom: the release fails at a share of clusters above 0: use variant='exact'")
         else:
-            kept = exact_topk(attention[tokens.first, tokens.positions], math.ceil(size * left))
-            clusters = keep_only(kept, size)
+            count = math.ceil(size * left)
+            if round(count * (1 - context_share)) < count:
+                raise InputError("holitom: the release fails at a share of clusters above 0: use variant='exact'")
+            clusters = keep_only(exact_topk(attention[tokens.first, tokens.positions], count), size)
         groups.add(tokens.rows(positions), clusters)
     return ReleasedHoliTom(windows, reduced, left, groups)
 

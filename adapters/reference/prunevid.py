@@ -17,6 +17,7 @@ from framefold.adapters.ops.windows import TokenSet, window_sets
 from framefold.errors import InputError
 
 SMALL = 14  # sets of at most so many tokens are not reduced
+NEIGHBOURS = 7  # of the density of tokens, whatever that of frames
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,11 @@ def prunevid_as_released(
         tau: mean cosine similarity of the frames of a window at a still position.
         segment_ratio: clusters of frames as a share of the frames.
         cluster_ratio: clusters of tokens as a share of the tokens of a set.
-        neighbours: of the density.
+        neighbours: of the density of frames; that of tokens always has seven.
 
     Raises:
-        InputError: the video has fewer frames than neighbours, or so few that there is no cluster: the release fails.
+        InputError: the video has fewer frames than neighbours, or there is no cluster of frames or of a set of more
+            than 14 tokens: the release fails.
     """
     frames, positions, _ = features.shape
     x = features.to(torch.promote_types(features.dtype, torch.float32))
@@ -65,20 +67,21 @@ def prunevid_as_released(
     sizes = torch.zeros(2, len(windows), dtype=torch.long)
     for tokens in window_sets(windows, alike_positions(x, windows, tau)):
         before = len(groups.anchors)
-        _add_released(groups, tokens, x, cluster_ratio, neighbours)
+        _add_released(groups, tokens, x, cluster_ratio)
         window = int((windows[:, 0] <= tokens.first).sum()) - 1
         sizes[0 if tokens.is_static else 1, window] += len(groups.anchors) - before
     return ReleasedPruneVid(clusters, windows, sizes[0], sizes[1], groups)
 
 
-def _add_released(groups: WeightedGroups, tokens: TokenSet, x: Tensor, cluster_ratio: float, neighbours: int) -> None:
+def _add_released(groups: WeightedGroups, tokens: TokenSet, x: Tensor, cluster_ratio: float) -> None:
     """Add the clusters of a set, in order of their scores, or all tokens of a small set."""
     size = len(tokens.positions)
     count = int(size * cluster_ratio)
-    if size <= SMALL or count == 0:
-        kept = torch.arange(size if size <= SMALL else 0, device=x.device)
-        return groups.add(tokens.rows(x.shape[1]), keep_only(kept, size))
-    centres, label = peak_clusters(tokens.points(x), count, neighbours, by_score=True)
+    if size <= SMALL:
+        return groups.add(tokens.rows(x.shape[1]), keep_only(torch.arange(size, device=x.device), size))
+    if count == 0:
+        raise InputError(f"prunevid: the release fails without a cluster of {size} tokens: use variant='exact'")
+    centres, label = peak_clusters(tokens.points(x), count, NEIGHBOURS, by_score=True)
     groups.add(tokens.rows(x.shape[1]), blended(centres, label, None))
 
 

@@ -129,9 +129,29 @@ def test_official_fails_where_the_release_fails() -> None:
         build("fastvid", 0.05, variant="official")(attended(synthetic((9, 3, 4))))
     with pytest.raises(InputError, match="beside the salient"):
         build("fastvid", 0.9, variant="official", context=0.1)(attended(synthetic((9, 3, 4))))
+    with pytest.raises(InputError, match="target in every"):
+        build("fastvid", 0.2, variant="official", context=0.1)(attended(synthetic((9, 3, 4))))
+    for form in ("video", "qwen"):
+        with pytest.raises(InputError, match="two segments"):
+            build("fastvid", 0.5, variant="official", form=form, segments=1, cut=-1.0)(attended(synthetic((9, 3, 4))))
+        with pytest.raises(InputError, match="salient token and a target"):
+            build("fastvid", 0.5, variant="official", form=form, context=1.0)(attended(synthetic((9, 3, 4))))
     with pytest.raises(ConfigError, match="form"):
         build("fastvid", form="other")
     out = build("fastvid", 0.5, variant="official", segments=2)(attended(synthetic((9, 3, 4)))).tokens
     assert int(out.size.sum()) == int((out.assign >= 0).sum()) and torch.equal(
         out.assign[out.index], torch.arange(len(out))
     )
+
+
+def test_onevision_merges_frames_alone_if_anchors_have_the_targets_of_one_frame() -> None:
+    x = noise(6, 3, 4, 8)
+    params = {"variant": "official", "form": "onevision", "segments": 1, "cut": -1.0}
+    out = framefold.build("fastvid", 0.5, stride=1, **params)(attended(x)).tokens
+    for t in range(6):
+        other = x.clone()
+        other[torch.arange(6) != t] *= -1
+        again = framefold.build("fastvid", 0.5, stride=1, **params)(attended(other)).tokens
+        own = out.index // 12 == t
+        torch.testing.assert_close(out.features[own], again.features[own])
+    assert torch.equal(out.index[out.assign] // 12, torch.arange(72) // 12)

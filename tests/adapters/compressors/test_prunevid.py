@@ -77,6 +77,8 @@ def test_the_release_ignores_the_budget_and_needs_seven_frames() -> None:
     assert int(few.size.sum()) == len(video)
     with pytest.raises(InputError, match="release fails"):
         framefold.build("prunevid", variant="official")(VideoTokens.from_grid(scenes((3, 3))))
+    with pytest.raises(InputError, match="release fails"):
+        framefold.build("prunevid", variant="official", cluster_ratio=0.05)(VideoTokens.from_grid(noise(8, 4, 4, 8)))
 
 
 @pytest.mark.parametrize("params", [{"segment_ratio": 0.0}, {"cluster_ratio": 1.5}, {"neighbours": 0}])

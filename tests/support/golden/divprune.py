@@ -32,5 +32,7 @@ def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
         return
     np.testing.assert_array_equal(order, expected)
     if len(order):
-        exact = framefold.build("divprune", params["ratio"])(VideoTokens.from_grid(x[:, None, None])).tokens.index
+        exact = framefold.build("divprune", float(params["ratio"]))(
+            VideoTokens.from_grid(x[:, None, None])
+        ).tokens.index
         np.testing.assert_array_equal(exact, np.sort(expected))

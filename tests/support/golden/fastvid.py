@@ -43,7 +43,7 @@ def check(data: Any) -> None:
 
 def _settings(params: dict[str, Any]) -> FastVIDSettings:
     return FastVIDSettings(
-        ratio=params["retention_ratio"],
+        ratio=float(params["retention_ratio"]),
         context=params["STPrune_d"],
         stride=params["DTM_p"],
         beta=params["DTM_beta"],
@@ -55,9 +55,15 @@ def _settings(params: dict[str, Any]) -> FastVIDSettings:
 
 def _check_class(x: Tensor, attention: Tensor, form: str, settings: FastVIDSettings) -> None:
     """``official`` must give what the release gives with frame means as vectors of the frames."""
-    expected = released_tokens(x, x.mean(1), attention, cast(Form, form), settings)
     params = {key: value for key, value in vars(settings).items() if key != "ratio"}
     official = framefold.build("fastvid", settings.ratio, variant="official", form=form, **params)
-    found = official(VideoTokens.from_grid(x[:, :, None], attention=attention[:, :, None])).tokens
+    video = VideoTokens.from_grid(x[:, :, None], attention=attention[:, :, None])
+    try:
+        expected = released_tokens(x, x.mean(1), attention, cast(Form, form), settings)
+    except InputError:  # these vectors give other segments
+        with pytest.raises(InputError, match="official"):
+            official(video)
+        return
+    found = official(video).tokens
     np.testing.assert_array_equal(found.index, expected.index)
     np.testing.assert_allclose(found.features, expected.tokens, atol=ATOL)
