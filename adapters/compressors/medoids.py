@@ -18,7 +18,7 @@ from framefold.adapters.ops.segments import segment_mean
 from framefold.adapters.reference.centerclip import kmedoids
 from framefold.errors import ConfigError, InputError
 
-LARGEST_TABLE = 4096  # tokens of a segment whose distances are all stored: 64 MB
+LARGEST_TABLE = 2048  # tokens of a segment whose distances are all stored: 16 MB
 
 BLOCK = 256  # tokens of a block of clusters
 
@@ -35,7 +35,7 @@ class Medoids(Compressor):
 
     ``exact`` keeps k tokens for any k. Ties go to the lower index. Equal tokens count as one with their number as
     weight; only if a segment has fewer distinct tokens than it must keep, the first of the others are kept, too.
-    Distances are computed in fp32 from differences to the mean of the segment. A segment of up to 4,096 tokens stores
+    Distances are computed in fp32 from differences to the mean of the segment. A segment of up to 2,048 tokens stores
     its distances, so each round costs little. In a longer one, a round computes those to changed medoids and those
     inside clusters again, which takes several passes over the tokens for each percent of the budget.
 
