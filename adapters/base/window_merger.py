@@ -12,7 +12,7 @@ from torch import Tensor
 
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.allocation import share
+from framefold.adapters.ops.allocation import rounded_shares
 from framefold.adapters.ops.density_peaks import Clusters, WeightedGroups
 from framefold.adapters.ops.links import link_groups
 from framefold.adapters.ops.segments import first_frames
@@ -33,8 +33,8 @@ class WindowMerger(Compressor):
     2. Join each static position over the frames of its window. If that leaves fewer than k tokens, make only the N - k
        links between consecutive frames with the highest cosine similarity, and return the means of the joined tokens.
     3. Otherwise divide k among the sets (the static positions of a window; the other positions of a frame, or of
-       several if :meth:`set_points` says so) in proportion to their sizes, by largest remainder, and reduce each set to
-       its share. Sets of share 0 are dropped.
+       several if :meth:`set_points` says so) in proportion to their sizes, rounded as :meth:`head_start` says, and
+       reduce each set to its share. Sets of share 0 are dropped.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -78,6 +78,10 @@ class WindowMerger(Compressor):
         """Return how many points consecutive frames of a window may have to be reduced together; 0: one frame each."""
         return 0
 
+    def head_start(self, tokens: TokenSet) -> float:
+        """Return how the share of a set is rounded, see :func:`~framefold.adapters.ops.allocation.rounded_shares`."""
+        return 0.5
+
     def official(self, video: VideoTokens, ratio: float) -> WeightedGroups:
         """Return the groups that the released code forms at a retention ratio."""
         raise NotImplementedError(f"{type(self).__name__} must implement official()")
@@ -113,9 +117,9 @@ class WindowMerger(Compressor):
         if int(linked.sum()) >= n - k:
             return _strongest_links(linked, temporal_similarities(x) if similarity is None else similarity, n - k)
         sets = window_sets(windows, static, self.set_points(video))
-        sizes = torch.tensor([len(one) for one in sets])
+        sizes, head_start = torch.tensor([[len(one), self.head_start(one)] for one in sets]).T
         groups = WeightedGroups.empty(n, device)
-        for one, count in zip(sets, share(k, sizes, sizes).tolist(), strict=True):
+        for one, count in zip(sets, rounded_shares(k, sizes.long(), head_start).tolist(), strict=True):
             if count:
                 groups.add(one.rows(video.per_frame), self.reduce(one, x, video, count))
         return groups

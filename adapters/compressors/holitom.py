@@ -44,8 +44,8 @@ class HoliTom(WindowMerger):
     Args:
         budget: retention ratio or tokens per video.
         variant: ``exact`` or ``official``.
-        tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 for at most 10 % of
-            the tokens and 0.8 for more, as in the scripts of the release.
+        tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 below a ratio of
+            0.15 and 0.8 from there, as in the scripts of the release.
         attention_share: share of a frame's tokens that is selected by attention; at 0 no attention is needed.
         beta: weight of the centre in the feature of a cluster; None: the mean of the cluster.
         neighbours: nearest points that determine the density.
@@ -61,9 +61,9 @@ class HoliTom(WindowMerger):
     cost = "a cosine similarity per token, and the distances within each set of still positions"
     licence = "Apache-2.0"
     deviations = (
-        "The budget is divided in proportion to the sizes of frames and windows instead of rounding up in each; if"
-        " still positions alone meet it, only the most similar ones are joined; attention_share may be below 1, where"
-        " the release fails."
+        "The ratio at which rounding gives the budget replaces the one that the release derives from the saved tokens;"
+        " if still positions alone meet the budget, only the most similar ones are joined; attention_share may be below"
+        " 1, where the release fails."
     )
     needs_attention = True
 
@@ -91,6 +91,9 @@ class HoliTom(WindowMerger):
         similar = similarity > script_threshold(self.tau, ratio)
         windows, _ = still_windows(similar)
         return windows, static_positions(windows, similar), similarity
+
+    def head_start(self, tokens: TokenSet) -> float:
+        return 0.5 if tokens.is_static else 1.0  # as in the release: nearest integer, and rounded up
 
     def reduce(self, tokens: TokenSet, x: Tensor, video: VideoTokens, count: int) -> Clusters:
         size, device = len(tokens.positions), x.device

@@ -61,8 +61,8 @@ class Tango(WindowMerger):
     Args:
         budget: retention ratio or tokens per video.
         variant: ``exact`` or ``official``.
-        tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 for at most 10 % of
-            the tokens and 0.8 for more, as in the scripts of the release.
+        tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 below a ratio of
+            0.15 and 0.8 from there, as in the scripts of the release.
         context_ratio: share of the tokens that are merged.
         alpha: candidates for each token that is selected.
         beta: least weight of an anchor in the feature of its group.
@@ -81,7 +81,7 @@ class Tango(WindowMerger):
     cost = "a few passes over the tokens, and the distances within each frame"
     licence = "Apache-2.0"
     deviations = (
-        "The budget is divided in proportion to sizes instead of rounding up; tau also applies to still positions,"
+        "One ratio, at which rounding up gives the budget, for all windows; tau also applies to still positions,"
         " where the release always uses 0.8; tokens of a window are merged together up to the number of tokens of a"
         " frame, which keeps the time linear; merged values stand at the places of their own anchors."
     )
@@ -116,6 +116,9 @@ class Tango(WindowMerger):
 
     def set_points(self, video: VideoTokens) -> int:
         return video.per_frame
+
+    def head_start(self, tokens: TokenSet) -> float:
+        return 1.0 if tokens.is_static else tokens.last - tokens.first + 1.0  # each frame is rounded up, as released
 
     def reduce(self, tokens: TokenSet, x: Tensor, video: VideoTokens, count: int) -> Clusters:
         points = self._points(tokens, x, video)

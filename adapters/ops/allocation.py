@@ -49,6 +49,35 @@ def share(total: int, weights: Tensor, caps: Tensor) -> Tensor:
     return out.masked_fill(open_parts, 0).to(caps.device)
 
 
+def rounded_shares(total: int, sizes: Tensor, head_start: Tensor) -> Tensor:
+    """Divide a total at the common ratio at which the rounded shares of all parts add up to it.
+
+    The n-th token of a part is due at the ratio (n - head_start) / size, so 1/2 rounds shares to the nearest integer
+    and 1 rounds up. The tokens that are due first are given; of those due at the same ratio, evenly spaced ones.
+
+    Args:
+        total: number of tokens, at least 1.
+        sizes: (m,) int64 size of each part, the most that it can take.
+        head_start: (m,) number between 0 and the size for each part.
+
+    Returns:
+        (m,) int64 with the given total, on the CPU.
+
+    Raises:
+        ContractError: the sizes add up to less than the total.
+    """
+    sizes, head_start = sizes.cpu(), head_start.cpu().double()
+    if total > int(sizes.sum()):
+        raise ContractError(f"parts of {int(sizes.sum())} tokens in all cannot give {total}")
+    part = torch.repeat_interleave(sizes)
+    number = torch.arange(len(part)) - (sizes.cumsum(0) - sizes)[part] + 1
+    due = ((number - head_start[part]) / sizes[part]).clamp(min=0)
+    last = torch.sort(due).values[total - 1]
+    given, tied = part[due < last], part[due == last]
+    given = torch.cat([given, tied[even_positions(len(tied), total - len(given))]])
+    return torch.bincount(given, minlength=len(sizes))
+
+
 def proportional_parts(sizes: Tensor, k: int) -> Tensor:
     """Divide k among consecutive parts in proportion to their sizes: the differences of floor(c_i k / N).
 

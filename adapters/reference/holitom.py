@@ -16,7 +16,7 @@ from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.ops.windows import static_positions, still_windows, window_sets
 from framefold.errors import InputError
 
-LOW_RATIO = 0.1  # up to which the scripts of the release use the lower threshold
+HIGH_RATIO = 0.15  # from which the scripts of the release use the higher threshold; the only lower one is 0.1
 
 
 @dataclass(frozen=True)
@@ -92,4 +92,4 @@ def _clusters(points: Tensor, count: int, neighbours: int, beta: float | None) -
 
 def script_threshold(tau: float | None, ratio: float) -> float:
     """Return tau, or the threshold of the scripts of HoliTom and Tango at a retention ratio if it is None."""
-    return tau if tau is not None else 0.65 if ratio <= LOW_RATIO else 0.8
+    return tau if tau is not None else 0.65 if ratio < HIGH_RATIO else 0.8

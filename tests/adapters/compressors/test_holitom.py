@@ -9,7 +9,7 @@ import torch
 
 import framefold
 from framefold import VideoTokens
-from framefold.adapters.ops.allocation import share
+from framefold.adapters.ops.allocation import rounded_shares
 from framefold.adapters.ops.similarity import temporal_similarities
 from framefold.adapters.ops.windows import still_windows
 from framefold.errors import ConfigError, InputError
@@ -37,7 +37,8 @@ def test_still_positions_are_joined_and_attention_selects_the_rest() -> None:
     assert windows == [[0, 3], [4, 7]]
     still = [torch.tensor([0, 1, 4, 5, 8, 9])] * 2
     moving = torch.tensor([2, 3, 6, 7, 10, 11])
-    counts = share(24, torch.full((10,), 6), torch.full((10,), 6)).tolist()  # sets: still, 4 frames, still, 4 frames
+    rounding = torch.tensor([0.5, 1, 1, 1, 1] * 2)  # sets: still, 4 frames, still, 4 frames
+    counts = rounded_shares(24, torch.full((10,), 6), rounding).tolist()
     kept = set()
     for t in range(8):
         attention = video.attention.reshape(8, 12)[t, moving]
@@ -110,10 +111,25 @@ def test_the_release_rounds_up_in_each_frame_and_misses_its_budget() -> None:
         framefold.build("holitom", 0.2, variant="official", attention_share=0.6)(video)
 
 
+def test_exact_equals_the_release_at_its_number_of_tokens() -> None:
+    for seed in range(3):
+        video = video_of(half_still() + 0.3 * noise(8, 3, 4, 8, seed=seed), seed)
+        for budget in (0.1, 0.2, 0.35):
+            official = framefold.build("holitom", budget, variant="official", tau=0.7)(video).tokens
+            exact = framefold.build("holitom", len(official), tau=0.7)(video).tokens
+            assert torch.equal(exact.index, official.index) and torch.equal(exact.assign, official.assign)
+            assert torch.allclose(exact.features, official.features, atol=1e-6)
+
+
+def test_small_budgets_are_spread_over_the_video() -> None:
+    out = framefold.build("holitom", 4, tau=0.99)(video_of(synthetic((16, 3, 4), "noise"))).tokens
+    assert (out.index // 12).tolist() == [2, 6, 10, 14]
+
+
 def test_the_threshold_follows_the_scripts_of_the_release() -> None:
     x = noise(1, 2, 2, 64).expand(4, 2, 2, 64) + 0.6 * noise(4, 2, 2, 64, seed=1)  # cosines of about 0.73
     video = video_of(x)
-    for budget, tau in ((1, 0.65), (2, 0.8), (0.1, 0.65), (0.11, 0.8)):
+    for budget, tau in ((2, 0.65), (3, 0.8), (0.14, 0.65), (0.15, 0.8)):
         out, same = framefold.build("holitom", budget)(video), framefold.build("holitom", budget, tau=tau)(video)
         assert torch.equal(out.tokens.assign, same.tokens.assign)
 

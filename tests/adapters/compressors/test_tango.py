@@ -65,7 +65,7 @@ def test_tokens_beside_still_ones_are_merged_over_frames_by_their_times() -> Non
         spans.append(sum(len(set(frames[t].tolist()) & set(frames[t + 1].tolist()) - {-1}) for t in range(5)))
         for early, late in ((0, 4), (3, 5)):  # not over the end of a set
             assert not set(frames[early].tolist()) & set(frames[late].tolist()) - {-1}
-    assert spans[0] > spans[1]
+    assert min(spans) > 0 and not torch.equal(near.assign, far.assign)
 
 
 def test_attention_sinks_are_not_selected() -> None:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framefold.adapters.ops.allocation import even_counts, proportional_parts, share
+from framefold.adapters.ops.allocation import even_counts, proportional_parts, rounded_shares, share
 from framefold.errors import ContractError
 
 
@@ -65,3 +65,17 @@ def test_even_counts_spread_the_remainder() -> None:
     assert even_counts(11, 4).tolist() == [3, 2, 3, 3]
     assert even_counts(2, 4).tolist() == [0, 1, 0, 1]
     assert even_counts(0, 3).tolist() == [0, 0, 0]
+
+
+def test_rounded_shares_are_those_of_a_common_ratio() -> None:
+    sizes, head_start = torch.tensor([7, 3, 12, 1, 8]), torch.tensor([0.5, 1.0, 1.0, 0.5, 1.0])
+    for ratio in (0.06, 0.2, 0.41, 0.77, 0.93):
+        near, up = (sizes * ratio).round(), (sizes * ratio).ceil()
+        counts = torch.where(head_start == 1, up, near).long()
+        assert torch.equal(rounded_shares(int(counts.sum()), sizes, head_start), counts)
+    for total in range(1, 32):
+        counts = rounded_shares(total, sizes, head_start)
+        assert int(counts.sum()) == total and (counts <= sizes).all()
+    assert rounded_shares(3, torch.full((9,), 4), torch.ones(9)).tolist() == [0, 1, 0, 0, 1, 0, 0, 1, 0]
+    with pytest.raises(ContractError, match="31 tokens"):
+        rounded_shares(32, sizes, head_start)
