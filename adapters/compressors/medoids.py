@@ -15,6 +15,7 @@ from framefold.adapters.ops.allocation import proportional_parts
 from framefold.adapters.ops.max_min import PointSet, distinct_rows, farthest_points
 from framefold.adapters.ops.partition import split_runs
 from framefold.adapters.ops.segments import segment_mean
+from framefold.adapters.ops.similarity import rescale_if_extreme
 from framefold.adapters.reference.centerclip import kmedoids
 from framefold.errors import ConfigError, InputError
 
@@ -131,15 +132,15 @@ class Medoids(Compressor):
 
     def segment(self, x: Tensor, count: int) -> tuple[Tensor, Tensor | None]:
         """Return the medoids of one segment, ascending, and if ``merge`` the (n,) cluster of each of its tokens."""
-        rows = torch.arange(len(x), device=x.device)
+        x, rows = rescale_if_extreme(x[None])[0], torch.arange(len(x), device=x.device)
         if self.exact_budget and count == len(x):
             return rows, rows
         points = PointSet.prepare(x, "cosine" if self.norm == "unit" else "euclid")
         if self.variant == "official":
             medoids = kmedoids(x[None], count, pre_norm=self.norm == "unit", iter_limit=self.rounds)[1][0]
             return medoids, _assign(points.squares(points[medoids]), medoids)
-        length = torch.linalg.vector_norm(x, dim=-1, dtype=torch.float64)
-        length = (length > 0).double() if self.norm == "unit" else length
+        length = torch.linalg.vector_norm(x.float(), dim=-1)
+        length = (length > 0).float() if self.norm == "unit" else length
         first = int((length == length.max()).to(torch.uint8).argmax())
         return k_medoids(points, count, first, self.rounds, self.merge)
 

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from framefold.adapters.ops.similarity import TINY, normalize
+
 Distance = Literal["euclidean", "cosine"]
 
 
@@ -31,7 +33,8 @@ def kmedoids(
         points: (B, n, D) tokens.
         clusters: K.
         distance: metric of the assignment and of the sums that a medoid minimizes.
-        pre_norm: divide tokens by their norms first; then the first medoid is a matter of rounding.
+        pre_norm: divide tokens by their norms first; then the first medoid is a matter of rounding. Zero tokens, for
+            which the release gives NaN, stay zero.
         threshold: stop when the mean shift of the medoids is smaller.
         iter_limit: most rounds.
 
@@ -40,7 +43,7 @@ def kmedoids(
     """
     points = points.float()
     if pre_norm:
-        points = points / points.norm(dim=-1, keepdim=True)
+        points = normalize(points, TINY)
     found = [_cluster(one, clusters, distance, threshold, iter_limit) for one in points]
     return torch.stack([assign for assign, _ in found]), torch.stack([medoids for _, medoids in found])
 
@@ -66,7 +69,7 @@ def _distances(points: Tensor, distance: Distance) -> Tensor:
     if distance == "euclidean":
         table = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     else:
-        unit = points / points.norm(dim=-1, keepdim=True)
+        unit = normalize(points, TINY)
         table = 1 - unit @ unit.T
     return table - torch.eye(len(points), device=points.device)
 
