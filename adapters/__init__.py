@@ -1,7 +1,7 @@
 """Compressors for the visual tokens of long video.
 
-Every module of ``compressors/`` is imported here, so that adding a compressor takes one new file. A class registers
-itself by defining ``name``.
+Every module of ``compressors/`` and ``in_llm/`` is imported here, so that adding a compressor takes one new file. A
+class registers itself by defining ``name``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from framefold.adapters.pretrained.folder import load_folder
 from framefold.adapters.pretrained.hub import locate_adapter
 from framefold.errors import FramefoldError
 
-for _module in pkgutil.iter_modules([os.path.join(__path__[0], "compressors")]):
-    importlib.import_module(f"{__name__}.compressors.{_module.name}")
+for _folder in ("compressors", "in_llm"):
+    for _module in pkgutil.iter_modules([os.path.join(__path__[0], _folder)]):
+        importlib.import_module(f"{__name__}.{_folder}.{_module.name}")
 
 
 def load(

@@ -25,7 +25,8 @@ GROUND = {
 FACES = {"framefold", "framefold.adapters", "framefold.adapters.hosts", "framefold.errors"}
 HEAVY = {"transformers", "peft", "pytorch_lightning", "lightning", "deepspeed", "webdataset", "torchdata", "matplotlib"}
 MOST_LINES, MOST_FILES = 300, 15
-FREE_FOLDERS = {"adapters.compressors", "adapters.reference", "adapters.hosts.families"}  # one file a method or family
+# One file a method or family.
+FREE_FOLDERS = {"adapters.compressors", "adapters.in_llm", "adapters.reference", "adapters.hosts.families"}
 
 ADAPTERS = "adapters.core adapters.ops adapters.layers adapters.pretrained adapters.base"
 HOSTS = "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks adapters.hosts.lora"
@@ -49,10 +50,11 @@ ALLOWED = {
     "adapters.base": "adapters.core adapters.ops adapters.pretrained",
     "adapters.reference": "adapters.core adapters.ops adapters.layers",
     "adapters.compressors": "adapters.core adapters.ops adapters.layers adapters.base adapters.reference",
+    "adapters.in_llm": "adapters.core adapters.ops adapters.layers adapters.base adapters.reference",
     "adapters": ADAPTERS,
     "adapters.hosts.base": "adapters.core",
     "adapters.hosts.families": "adapters.hosts.base",
-    "adapters.hosts.prompt": "adapters.core adapters.hosts.base",
+    "adapters.hosts.prompt": "adapters.core adapters.base adapters.hosts.base",
     "adapters.hosts.hooks": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt",
     "adapters.hosts.lora": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks",
     "adapters.hosts": "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks",

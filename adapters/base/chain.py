@@ -25,7 +25,7 @@ from framefold.adapters.core.registry import (
 )
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.segments import segment_sum
-from framefold.errors import InputError, UnknownCompressorError
+from framefold.errors import ConfigError, InputError, UnknownCompressorError
 from framefold.messages import short
 
 from .chain_stages import (
@@ -86,6 +86,14 @@ class Chain(Compressor):
         stages = zip(self.stage_classes, budgets, self.stage_names, strict=True)
         self.stages = nn.ModuleList(create_compressor(cls, own, checked.get(name, {})) for cls, own, name in stages)
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
+        self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
+        self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule
+        if self.in_llm is not None and not all(cls.encodes for cls in self.stage_classes[:-1]):
+            raise ConfigError(f"{self.name}: only encoders may come before a method that acts in the language model")
+
+    @property
+    def needs_query(self) -> bool:
+        return any(stage.needs_query for stage in self._stages)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         last_input, outputs = self._run_leading_stages(video, k, query)
@@ -101,7 +109,7 @@ class Chain(Compressor):
             assign=compose_assignments(last_input.assign, tokens.assign),
         )
         losses = {f"{output.label}/{name}": loss for output in outputs for name, loss in output.out.losses.items()}
-        return Compressed(out, losses, original_scores(outputs))
+        return Compressed(out, losses, original_scores(outputs), outputs[-1].out.handover)
 
     def limit(self, n: int) -> int:
         return self._last.limit(n)

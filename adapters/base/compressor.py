@@ -22,6 +22,8 @@ from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.pretrained.mixin import PretrainedMixin
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError
 
+from .in_llm import InLLM
+
 
 class Compressor(PretrainedMixin, nn.Module):
     """Reduces the visual tokens of one video to an exact budget.
@@ -48,7 +50,7 @@ class Compressor(PretrainedMixin, nn.Module):
     trainable: ClassVar[bool] = False  # has parameters to learn
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last
-    query_aware: ClassVar[bool] = False  # needs the question
+    query_aware: ClassVar[bool] = False  # its result depends on the question
     needs_attention: bool = False  # needs VideoTokens.attention; an instance may need none by its parameters
     encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
@@ -64,7 +66,17 @@ class Compressor(PretrainedMixin, nn.Module):
 
     def __init__(self, budget: Budget | str = 0.25) -> None:
         super().__init__()
+        self.in_llm: InLLM | None = None  # what reduces the tokens further, inside the language model
         self.budget = budget
+
+    @property
+    def needs_query(self) -> bool:
+        """Whether a call needs the question. A method that reads it in the language model alone does not."""
+        return self.query_aware and not (self.in_llm is not None and self.in_llm.reads)
+
+    def entering(self, k: int, n: int) -> int:
+        """Return how many of n tokens a call keeps for a budget of k: k, or what ``in_llm`` reduces to a mean of k."""
+        return k if self.in_llm is None else self.in_llm.entering(k, n)
 
     @property
     def budget(self) -> Any:
@@ -82,8 +94,8 @@ class Compressor(PretrainedMixin, nn.Module):
 
         Args:
             video: the N dense tokens of one video.
-            k: number of tokens to return, 1 <= k <= N.
-            query: (L, D) input embeddings of the question; never None if ``query_aware``.
+            k: number of tokens to return, 1 <= k <= N; with ``in_llm``, what :meth:`entering` returns.
+            query: (L, D) input embeddings of the question; never None if ``needs_query``.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement compress()")
 
@@ -117,7 +129,8 @@ class Compressor(PretrainedMixin, nn.Module):
 
         Returns:
             Compressed with min(N, max(1, round(ratio*N))) or min(N, tokens) tokens in ascending anchor order, in the
-            dtype and on the device of the input.
+            dtype and on the device of the input. With ``in_llm``, this is the mean number over the layers of the
+            language model, and the result is what enters it.
 
         Raises:
             InputError: features are NaN or infinite, the video is not dense, or a query or attention is missing or has
@@ -126,6 +139,7 @@ class Compressor(PretrainedMixin, nn.Module):
         """
         self._check_input(video, query)
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
+        k = self.entering(k, len(video))
         self.materialize(video.width, video.grid[1:], video.features.device)
         self._note_versions()
         out = self.compress(video, k, query)
@@ -214,7 +228,7 @@ class Compressor(PretrainedMixin, nn.Module):
             raise InputError("the video features contain NaN or infinite values")
         if self.needs_attention and video.attention is None:
             raise InputError(f"{self.name} needs VideoTokens.attention, the attention received in the vision encoder")
-        if not self.query_aware:
+        if not self.query_aware or query is None and not self.needs_query:
             return
         if query is None:
             raise InputError(f"{self.name} is query-aware: pass query, the (L, D) embeddings of the question")

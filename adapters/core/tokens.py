@@ -7,6 +7,7 @@ padded here, so videos of a batch cannot influence each other; hosts pad their o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,11 +140,13 @@ class Compressed:
         losses: named scalar losses of the compressor, already weighted.
         scores: (N,) logits of the relevance of each original token to the question, with gradients; the target of
             distillation. None if the compressor does not score tokens.
+        handover: what ``in_llm.begin`` of the compressor gets about this video, or None.
     """
 
     tokens: VideoTokens
     losses: dict[str, Tensor] = field(default_factory=dict)
     scores: Tensor | None = None
+    handover: Any = None
 
 
 def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:

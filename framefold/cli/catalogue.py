@@ -29,7 +29,8 @@ TIME_BUDGET = 0.1
 
 WIDTH = 120  # of the lines of text
 
-OWN = "framefold.adapters.compressors."  # modules of the methods of the page; plugins have their own pages
+# Modules of the methods of the page; plugins have their own pages.
+OWN = ("framefold.adapters.compressors.", "framefold.adapters.in_llm.")
 
 
 def catalogue(ablation: str | None = None, bench: str | None = None, docs: str = "docs") -> None:

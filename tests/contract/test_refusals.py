@@ -52,7 +52,7 @@ def test_invalid_inputs_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", framefold.list_compressors())
 def test_declared_needs_are_required_and_nothing_else_is_used(name: str) -> None:
     compressor, x = make(name), features(GRID)
-    if compressor.query_aware:
+    if compressor.needs_query:
         with pytest.raises(InputError, match="query"):
             compressor(wrap(x))
         for wrong in (noise(WIDTH), noise(0, WIDTH), noise(5, WIDTH + 1), torch.full((2, WIDTH), torch.nan)):

@@ -63,7 +63,8 @@ def run(compressor: Compressor, x: torch.Tensor) -> VideoTokens:
 def expected_count(compressor: Compressor, n: int, budget: float | int) -> int:
     if not compressor.exact_budget:
         return n
-    return min(n, max(1, round(budget * n))) if isinstance(budget, float) else min(n, budget)
+    k = min(n, max(1, round(budget * n))) if isinstance(budget, float) else min(n, budget)
+    return compressor.entering(k, n)  # k, unless it reduces tokens inside the language model, too
 
 
 def check_tokens(out: VideoTokens, grid: tuple[int, int, int]) -> None:
