@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -86,6 +86,15 @@ class Family:
             streams: features, then each deepstack layer; each is a list of (N_i, D) groups in placeholder order.
         """
         raise NotImplementedError
+
+    def language_model(self, model: PreTrainedModel) -> nn.Module:
+        """Return the language model, a stack of decoder ``layers`` and a final ``norm``, without its head."""
+        return model.base_model.get_submodule(self.language)
+
+    def decoder_layers(self, model: PreTrainedModel) -> Sequence[nn.Module]:
+        """Return the layers of the language model."""
+        language_model: Any = self.language_model(model)
+        return language_model.layers
 
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
         """Return the attention module of the last vision block."""

@@ -18,6 +18,7 @@ from framefold.errors import AttachError, InputError
 from .base_model_check import check_base_model
 from .forward import compress_inputs, forward_hook, forward_pre_hook
 from .generate import CompressedGenerate
+from .layer_hooks import check_layers, install_layer_hooks, remove_layer_hooks
 from .peft_guard import install_peft_guard, refuse_dropped_compressor
 from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment, Outputs
 
@@ -77,7 +78,7 @@ def attach(
 
     Raises:
         UnsupportedHostError: the host is of no supported family; the message lists the supported ones.
-        AttachError: a compressor is attached already.
+        AttachError: a compressor is attached already, or the compressor cannot act inside this language model.
         WrongHostError: the compressor was loaded from an adapter folder that names another host.
         InputError: ``compressor`` is no Compressor, or an option is unknown.
 
@@ -95,6 +96,8 @@ def attach(
         if value not in get_args(known):
             raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
 
+    if compressor.in_llm is not None:
+        check_layers(model, compressor.in_llm)
     if not allow_other_host:
         check_base_model(model, compressor.base_model, compressor.name)
     refuse_dropped_compressor(model, COMPRESSOR_NAME)
@@ -114,6 +117,7 @@ def attach(
     model._keys_to_ignore_on_save = compressor_keys.union(model._keys_to_ignore_on_save or ())
     attachment.hooks.append(model.register_forward_pre_hook(forward_pre_hook, with_kwargs=True))
     attachment.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
+    install_layer_hooks(model, compressor.in_llm)
     attachment.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
     setattr(model, ATTACHMENT_NAME, attachment)
     warn_untrained(compressor)
@@ -133,6 +137,7 @@ def detach(model: PreTrainedModel) -> None:
         raise AttachError(f"no compressor is attached to this {type(model).__name__}")
     for hook in attachment.hooks:
         hook.remove()
+    remove_layer_hooks(model)
     host: Any = model
     del host.generate
     if attachment.instance_generate is not None:

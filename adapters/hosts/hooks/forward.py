@@ -151,7 +151,7 @@ def forward_hook(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outp
     values, changes = read_outputs(output, columns), {}
     for cache in (*values.values(), kwargs.get("past_key_values")):
         if isinstance(cache, Cache):
-            setattr(cache, COMPACTED_NAME, None if prompt.compaction.trivial else prompt)
+            setattr(cache, COMPACTED_NAME, None if prompt.compaction.trivial else prompt.without_places())
     loss, logits = values.get("loss"), values.get("logits")
     if isinstance(loss, Tensor) and model.training and call.losses:
         own = torch.stack(list(call.losses.values())).sum() * _batch_weight(kwargs)

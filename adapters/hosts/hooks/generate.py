@@ -21,6 +21,9 @@ FRAMEFOLD_ARGUMENTS = ("query", "times", CLIPS)  # arguments of a call that no h
 # Before this version, chunked prefill assigned encoded video to the wrong chunk, without an error.
 FIRST_WITH_CHUNKED_VIDEO = Version("5.23")
 
+# Before this version, caches were cropped to a length, which differs between layers.
+FIRST_WITH_RELATIVE_CROP = Version("5.23")
+
 Compress = Callable[[PreTrainedModel, dict[str, Any], bool], Prepared]
 
 
@@ -64,6 +67,8 @@ class CompressedGenerate:
         with torch.no_grad():
             prepared = self.compress(self.model, kwargs, True)
         chunked = prepared.prompt is not None and _setting("prefill_chunk_size", self.model, config, kwargs)
+        if prepared.prompt is not None and any(place.plan for place in prepared.prompt.places):
+            self._check_in_llm(config, kwargs)
         if chunked and _version() < FIRST_WITH_CHUNKED_VIDEO:
             raise InputError(
                 f"transformers {transformers.__version__} cannot prefill a prompt with a video in chunks: drop"
@@ -79,8 +84,22 @@ class CompressedGenerate:
             return _restore_prompt(result, prompt, prepared)
         result["sequences"] = _restore_prompt(result["sequences"], prompt, prepared)
         if (cache := result.get("past_key_values")) is not None:
-            setattr(cache, COMPACTED_NAME, prepared.prompt)
+            setattr(cache, COMPACTED_NAME, prepared.prompt.without_places() if prepared.prompt else None)
         return result
+
+    def _check_in_llm(self, config: Any, kwargs: dict[str, Any]) -> None:
+        """Refuse what would skip a compressor inside the language model, or does not fit its cache."""
+        advice = "a compressor that acts inside the language model needs the complete prompt in one forward: drop"
+        if _setting("prefill_chunk_size", self.model, config, kwargs):
+            raise InputError(f"{advice} prefill_chunk_size")
+        if kwargs.get("assistant_model") is not None:
+            raise InputError("a compressor that acts inside the language model is not supported with assistant_model")
+        lookup = _setting("prompt_lookup_num_tokens", self.model, config, kwargs)
+        if lookup and _version() < FIRST_WITH_RELATIVE_CROP:
+            raise InputError(
+                f"prompt_lookup_num_tokens with a compressor that acts inside the language model needs transformers>="
+                f"{FIRST_WITH_RELATIVE_CROP}"
+            )
 
 
 def _version() -> Version:

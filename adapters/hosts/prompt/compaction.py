@@ -84,6 +84,13 @@ class Compaction:
         rows = torch.arange(values.shape[0], device=values.device)[:, None]
         return values[rows, self.last_kept()]
 
+    def new_columns(self) -> Tensor:
+        """Return the (B, L) int64 new column of each original one, -1 where it was removed."""
+        new = torch.full((len(self.src), self.n_before), -1, dtype=torch.long, device=self.src.device)
+        rows, columns = (~self.pad).nonzero(as_tuple=True)
+        new[rows, self.src[rows, columns]] = columns
+        return new
+
     def last_kept(self) -> Tensor:
         """Return the (B, L) int64 new column of the last kept column at or before each original one."""
         rows, length = self.src.shape

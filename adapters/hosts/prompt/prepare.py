@@ -8,7 +8,7 @@ Dimensions: B rows, V videos, L columns before, L' columns after.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from .columns import Positions, choose_columns, move_columns, prompt_mask, short
 from .compaction import Compaction, compact
 from .embeddings import with_ids
 from .frame_clips import name_clips
+from .places import VideoPlace, place_videos, plan_in_llm
 from .question import Query, embed_queries
 from .vision import encode, encode_images
 
@@ -42,12 +43,18 @@ class CompactedPrompt:
         mask: (B, L') attention mask of the prompt.
         next_position: (B,) position of the column after the prompt, for a decode loop that passes no positions.
         axes: sizes of the leading dimensions of positions, before (B, L').
+        places: where the tokens of each video are, in (row, column) order.
     """
 
     compaction: Compaction
     mask: Tensor
     next_position: Tensor
     axes: tuple[int, ...]
+    places: tuple[VideoPlace, ...] = ()
+
+    def without_places(self) -> CompactedPrompt:
+        """Return what a decode loop needs; caches are copied, and modules of a compressor must not be."""
+        return replace(self, places=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +131,19 @@ def prepare(
     ids = inputs["input_ids"]
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)
-    query_aware = getattr(compressor, "query_aware", False)
-    queries = embed_queries(model, family, inputs, where, clips, query, query_aware, tokenizer)
+    needs_query = getattr(compressor, "needs_query", getattr(compressor, "query_aware", False))
+    queries = embed_queries(model, family, inputs, where, clips, query, needs_query, tokenizer)
     of_row = getattr(compressor, "of_row", None)  # compressors that differ by row
     compressors = [of_row(row, len(ids)) if of_row else compressor for row in rows.tolist()]
     first = compressors[0]
     device = weights_device(first, ids.device) if isinstance(first, nn.Module) else ids.device
     clips = [clip.to(device) for clip in clips]  # the vision side may be on another device
-    tokens, losses, scores = _compress(compressors, clips, queries, times)
+    outputs, losses = _compress(compressors, clips, queries, times)
+    tokens = [None if out is None else out.tokens for out in outputs]
+    plans = [
+        None if out is None else plan_in_llm(model, family, own, out)
+        for own, out in zip(compressors, outputs, strict=True)
+    ]
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(labels_of(inputs), keep)
     if generation and positions == "preserve":
@@ -146,9 +158,12 @@ def prepare(
     kwargs |= move_columns(model, family, inputs, compaction, positions, generation, embedded)
     packed = family.pack(layers)
     kwargs["mm_encoder_outputs"] = {**encoder_outputs, **encode_images(model, inputs), family.modality: packed}
-    prompt = _compacted_prompt(family, kwargs, compaction, positions)
+    places = place_videos(where, rows.tolist(), clips, outputs, plans, compaction)
+    prompt = _compacted_prompt(family, kwargs, compaction, positions, places)
     setattr(packed, COMPACTED_NAME, prompt)
-    return Prepared(kwargs, [out for out in tokens if out is not None], losses, compaction, prompt, scores)
+    videos = [out for out in outputs if out is not None]
+    scores = tuple(out.scores for out in videos)
+    return Prepared(kwargs, [out.tokens for out in videos], losses, compaction, prompt, scores)
 
 
 def _with_ids_and_clips(
@@ -168,12 +183,16 @@ def _with_ids_and_clips(
 
 
 def _compacted_prompt(
-    family: Family, kwargs: Mapping[str, Any], compaction: Compaction, positions: Positions
+    family: Family,
+    kwargs: Mapping[str, Any],
+    compaction: Compaction,
+    positions: Positions,
+    places: tuple[VideoPlace, ...],
 ) -> CompactedPrompt:
     ids, mask = kwargs["position_ids"], kwargs["attention_mask"]
     columns = compaction.n_before if positions == "preserve" else compaction.n_after
     axes = ids[-3:].shape[:-2]  # without the row of text positions that generate needs
-    return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes)
+    return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes, places)
 
 
 def _unchanged(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
@@ -192,11 +211,11 @@ def _compress(
     clips: list[Encoded],
     queries: list[Tensor | None],
     times: Any,
-) -> tuple[list[VideoTokens | None], dict[str, Tensor], tuple[Tensor | None, ...]]:
+) -> tuple[list[Compressed | None], dict[str, Tensor]]:
     """Compress each video.
 
     Returns:
-        The tokens of each video, None for stills; the means of the losses; and the scores of each video.
+        The result for each video, None for stills; and the means of the losses.
     """
     videos = [pair for pair in zip(compressors, clips, strict=True) if not pair[1].is_still]
     times = [None] * len(videos) if times is None else times
@@ -204,17 +223,15 @@ def _compress(
         raise InputError(f"times must be a list with the (T,) seconds of each video, got {type(times).__name__}")
     if len(times) != len(videos):
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
-    tokens, scores = [], []
+    outputs = []
     losses: dict[str, list[Tensor]] = {}
     for (compressor, clip), question, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
         video = VideoTokens.from_grid(clip.features, times=seconds, attention=clip.attention)
         question = None if question is None else question.to(clip.features.device)
-        out = check_tokens(compressor(video, question), video)
-        tokens.append(out.tokens)
-        scores.append(out.scores)
-        for name, loss in out.losses.items():
+        outputs.append(check_tokens(compressor(video, question), video))
+        for name, loss in outputs[-1].losses.items():
             losses.setdefault(name, []).append(loss)
-    compressed = iter(tokens)
+    compressed = iter(outputs)
     means = {name: torch.stack(values).mean() for name, values in losses.items()}
-    return [None if clip.is_still else next(compressed) for clip in clips], means, tuple(scores)
+    return [None if clip.is_still else next(compressed) for clip in clips], means

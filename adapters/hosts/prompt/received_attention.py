@@ -9,16 +9,14 @@ Dimensions: B images or groups of patches that attend to each other, h heads, L 
 from __future__ import annotations
 
 import contextlib
-import copy
-import sys
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-ATTENTION_NAME = "framefold_received"
+from framefold.adapters.hosts.base.attention_function import unwrap_attention, wrap_attention
 
 MAX_WEIGHTS = 2**24  # attention weights computed at once: 64 MiB in fp32
 
@@ -31,19 +29,12 @@ def recording(module: nn.Module) -> Iterator[list[Tensor]]:
         A list to which each call of the attention function appends a (B, L) fp32 tensor: softmax weights averaged over
         heads and queries, so that each row sums to one.
     """
-    any_module: Any = module
-    config = any_module.config
-    original = ALL_ATTENTION_FUNCTIONS.get(config._attn_implementation)
-    if original is None:  # eager, which every model file defines for itself
-        original = sys.modules[type(module).__module__].__dict__["eager_attention_forward"]
     calls: list[Tensor] = []
-    any_module.config = copy.copy(config)  # the layers share one config
-    any_module.config._attn_implementation_internal = ATTENTION_NAME
-    any_module.config.framefold_received = (original, calls)
+    wrap_attention(module, functools.partial(_record, calls))
     try:
         yield calls
     finally:
-        any_module.config = config
+        unwrap_attention(module)
 
 
 def received_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -68,16 +59,18 @@ def received_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling:
     return total / (heads * length)
 
 
-def _attention(
-    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *args: Any, **kwargs: Any
+def _record(
+    calls: list[Tensor],
+    function: Callable[..., Any],
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
 ) -> Any:
-    original, calls = module.config.framefold_received
     scaling = kwargs.get("scaling")
     with torch.no_grad():
-        calls.append(
-            received_attention(query, key, attention_mask, query.shape[-1] ** -0.5 if scaling is None else scaling)
-        )
-    return original(module, query, key, value, attention_mask, *args, **kwargs)
-
-
-ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attention)
+        calls.append(received_attention(query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling))
+    return function(module, query, key, value, mask, *args, **kwargs)

@@ -42,9 +42,23 @@ class TinyHost:
     placeholder: int = VIDEO
     grid: tuple[int, int] = (2, 2)
 
-    def build(self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0) -> Any:
-        """Build the host with random weights, frozen and in eval mode; mistakes change its logits visibly."""
+    def build(
+        self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0, layers: int | None = None
+    ) -> Any:
+        """Build the host with random weights, frozen and in eval mode; mistakes change its logits visibly.
+
+        Args:
+            attention: its attention implementation.
+            dtype: dtype of its weights.
+            seed: of its weights.
+            layers: number of decoder layers, if not the usual one.
+        """
         config = self.config()
+        if layers is not None:
+            text = config.get_text_config()
+            text.num_hidden_layers = layers
+            if getattr(text, "layer_types", None):
+                text.layer_types = ["full_attention"] * layers
         torch.manual_seed(seed)
         cls = getattr(transformers, config.architectures[0])
         model = cls._from_config(config, attn_implementation=attention, dtype=dtype)

@@ -1,0 +1,144 @@
+"""Decoding after a prompt of which later layers have fewer columns than earlier ones.
+
+The host makes one attention mask for all layers, from the columns that layer 0 has cached. What is left of a prompt is
+seen by every later column, so a layer with fewer columns needs ones for these, its own padding, and the end of the
+host's mask. Nothing else here depends on the row.
+
+Dimensions: B rows, L columns of the prompt, L' columns that a layer has cached of it, M columns since, Q new ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framefold.errors import InputError
+
+from .layer_run import LayerRun
+
+CACHED_NAME = "framefold_layers"  # attribute of the cache
+
+
+@dataclass(eq=False)
+class CachedColumns:
+    """What layers have cached of a prompt, from some layer on.
+
+    Attributes:
+        columns: L'.
+        padding: (B, L') bool; None if there is none.
+    """
+
+    columns: int
+    padding: Tensor | None
+    _step: tuple[Any, Any] = (None, None)  # the last mask of the host and what became of it
+
+    def mask(self, host: Tensor, prompt: int) -> Tensor:
+        """Return the mask of these layers, given that of the host, once per step."""
+        if self._step[0] is not host:
+            self._step = host, self._replace_prompt(host, prompt)
+        return self._step[1]
+
+    def _replace_prompt(self, host: Tensor, prompt: int) -> Tensor:
+        """Replace the prompt's L columns by L': (B, ..., L + M + Q) -> (B, ..., L' + M + Q)."""
+        since = host[..., prompt:]
+        seen, hidden = 1, 0  # 2-D masks
+        if host.dtype == torch.bool:
+            seen, hidden = True, False
+        elif host.is_floating_point():  # added to the logits
+            seen, hidden = 0, torch.finfo(host.dtype).min  # type: ignore[assignment]
+        front = host.new_full((*since.shape[:-1], self.columns), seen)
+        if self.padding is not None:
+            padding = self.padding.to(host.device)
+            front = front.masked_fill(padding if host.ndim == 2 else padding[:, None, None], hidden)
+        return torch.cat([front, since], -1)
+
+    def mask_of_padding(self, since: int, flat: bool) -> Tensor:
+        """Return the mask where the host needs none: (B, L' + since) if ``flat``, otherwise (B, 1, 1, L' + since)."""
+        assert self.padding is not None
+        later = self.padding.new_ones(len(self.padding), since)
+        mask = torch.cat([~self.padding, later], -1)
+        return mask if flat else mask[:, None, None]
+
+
+@dataclass(eq=False)
+class CachedLayers:
+    """What the layers have cached of a prompt.
+
+    Attributes:
+        prompt: L.
+        starts: by the first layer for which they hold.
+    """
+
+    prompt: int
+    starts: dict[int, CachedColumns] = field(default_factory=dict)
+
+    def of(self, layer: int) -> CachedColumns | None:
+        """Return what a layer has cached; None if it has all columns."""
+        starts = [start for start in self.starts if start <= layer]
+        return self.starts[max(starts)] if starts else None
+
+
+def note_columns(cache: Any, run: LayerRun, layer: int) -> None:
+    """Record on the cache how many columns of the prompt a layer caches."""
+    layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
+    if layers is None:
+        layers = CachedLayers(run.mask.shape[1])
+        setattr(cache, CACHED_NAME, layers)
+    layout = run.layout(layer)
+    start = max(start for start in run.layouts if start <= layer)
+    if start not in layers.starts:
+        padding = ~layout.mask
+        layers.starts[start] = CachedColumns(layout.compaction.n_after, padding if bool(padding.any()) else None)
+
+
+def check_cache(cache: Any) -> None:
+    """Forget what a cache says about a prompt that it no longer contains.
+
+    Raises:
+        InputError: the cache was cropped inside the prompt.
+    """
+    layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
+    if layers is None:
+        return
+    length = int(cache.get_seq_length())
+    if length == 0:
+        delattr(cache, CACHED_NAME)
+    elif length < layers.prompt:
+        raise InputError("this cache was cropped inside its compressed prompt: start again from the full conversation")
+
+
+def step_arguments(cache: Any, layer: int, hidden: Tensor, kwargs: dict[str, Any], flat: bool) -> dict[str, Any] | None:
+    """Return the arguments of a layer for columns after the prompt; None if they stay as they are.
+
+    Args:
+        cache: the host's cache.
+        layer: number of the layer.
+        hidden: (B, Q, D) states that enter it.
+        kwargs: its arguments.
+        flat: whether its attention takes 2-D masks, as flash attention does.
+
+    Raises:
+        InputError: the rows of the cache have changed, and there is padding inside the language model.
+    """
+    layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
+    columns = None if layers is None else layers.of(layer)
+    if layers is None or columns is None:
+        return None
+    mask, padding = kwargs.get("attention_mask"), columns.padding
+    if mask is None and padding is None:
+        return None  # nothing is masked
+    if padding is not None and len(padding) != len(hidden):
+        raise InputError(
+            "the rows of this cache were repeated or selected, but videos left different numbers of tokens inside the"
+            " language model: prefill one row at a time, or pass complete prompts"
+        )
+    if mask is None:  # one new column per row, or the host would have made a mask
+        new = hidden.shape[1]
+        since = int(cache.get_seq_length(0)) - layers.prompt + (0 if layer else new)  # layer 0 has cached the new ones
+        mask = columns.mask_of_padding(since, flat).to(hidden.device)
+    else:
+        mask = columns.mask(mask, layers.prompt)
+    return {**kwargs, "attention_mask": mask}
