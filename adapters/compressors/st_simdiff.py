@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.in_llm import AttentionPruning, Decision, scale_layer
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.grid_graph import centrality, communities
 from framefold.adapters.ops.selection import rank_in_group
 from framefold.adapters.ops.similarity import neighbour_similarities, rescale_if_extreme
-from framefold.adapters.reference.st_simdiff import Strategy, stage_1
+from framefold.adapters.reference.st_simdiff import Strategy, drop_ratio, stage_1
 from framefold.errors import ConfigError
 
 
@@ -58,8 +59,12 @@ class STSimDiff(Compressor):
     index. Similarities are fp32; zero vectors are isolated and are not turning points.
 
     ``variant="official"`` is stage 1 of the release, with its thresholds and its stopping rule: the budget is its cost,
-    and its rule determines the number of tokens, often far more than the budget. Stage 2 needs attention of the
-    language model: :func:`~framefold.adapters.reference.st_simdiff.stage_2`.
+    and its rule determines the number of tokens, often far more than the budget.
+
+    ``stage_2`` adds the second stage, inside the language model: after the attention of ``layer``, the tokens that the
+    prompt's last token attends to most stay. The budget is then the mean over the layers, so more tokens enter: exact
+    keeps ``expand`` times the budget by the rule above, and as many in the second stage as the budget then allows;
+    official keeps what the released stages keep, for the number of layers that the host has.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -77,6 +82,10 @@ class STSimDiff(Compressor):
         spatial: link neighbours in space.
         right: link right neighbours, if ``spatial``.
         bottom: link bottom neighbours, if ``spatial``.
+        stage_2: also prune inside the language model.
+        expand: number of tokens that enter, relative to the budget, at least 1; only for exact with ``stage_2``.
+        layer: last layer that sees all of them, from 0, in a language model of 24 layers or more; in one of n < 24
+            layers, round(layer * n / 28).
 
     Raises:
         ConfigError: a parameter is out of range.
@@ -106,8 +115,13 @@ class STSimDiff(Compressor):
         spatial: bool = True,
         right: bool = True,
         bottom: bool = True,
+        stage_2: bool = False,
+        expand: float = 1.25,
+        layer: int = 1,
     ) -> None:
         super().__init__(budget)
+        if not 1 <= expand < math.inf or layer < 0:
+            raise ConfigError(f"st_simdiff: expand must be at least 1 and layer at least 0, got {expand} and {layer}")
         thresholds = tau_sim, tau_event or 0.0
         if not all(map(math.isfinite, thresholds)):
             raise ConfigError(f"st_simdiff: tau_sim and tau_event must be finite: {tau_sim}, {tau_event}")
@@ -125,11 +139,16 @@ class STSimDiff(Compressor):
         self.variant, self.strategy, self.exact_budget = variant, strategy, variant == "exact"
         self.tau_sim, self.tau_event, self.event_share = tau_sim, tau_event, event_share
         self.temporal, self.spatial, self.right, self.bottom = temporal, spatial, right, bottom
+        self.stage_2, self.expand, self.layer = stage_2, expand, layer
+        if stage_2:
+            self.query_aware = True  # type: ignore[misc]
+            self.in_llm = OfficialSecondStage(layer) if variant == "official" else SecondStage(layer, expand)
 
-    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         if self.variant == "official":
             cost = self.budget if isinstance(self.budget, float) else k / len(video)
-            return video.keep(self.official_stage_1(video, cost)[0].nonzero()[:, 0])
+            kept, dropped = self.official_stage_1(video, cost)
+            return Compressed(video.keep(kept.nonzero()[:, 0]), handover=(cost, dropped))
         share = round(self.event_share * k)
         if k > 1 and 0 < self.event_share < 1:
             share = min(max(share, 1), k - 1)
@@ -175,6 +194,38 @@ class STSimDiff(Compressor):
             temporal=sim.temporal.reshape(-1),
             turning=turning.reshape(-1),
         )
+
+
+class SecondStage(AttentionPruning):
+    """Keeps what the prompt's last token attends to, for a mean over the layers."""
+
+    def __init__(self, layer: int, expand: float) -> None:
+        super().__init__()
+        self.layer, self.expand = layer, expand
+
+    def acts(self, layers: int) -> tuple[int, ...]:
+        return (scale_layer(self.layer, layers),)
+
+    def entering(self, k: int, n: int) -> int:
+        return min(n, round(self.expand * k))
+
+
+class OfficialSecondStage(SecondStage):
+    """Keeps as many tokens as the release, which counts layer 1 as short, although its attention is not."""
+
+    def __init__(self, layer: int) -> None:
+        super().__init__(layer, 1.0)
+
+    def counts(self, entered: int, k: int, layers: int) -> tuple[int, ...]:
+        return (entered,)  # not binding: the number follows from what stage 1 dropped
+
+    def begin(self, video: VideoTokens, layers: int, handover: Any) -> float:
+        """Return the fraction that is dropped."""
+        cost, dropped = handover
+        return drop_ratio(dropped, cost, layers)
+
+    def decide(self, video: VideoTokens, received: Tensor | None, layer: int, k: int, memory: float) -> Decision:
+        return super().decide(video, received, layer, max(1, round(len(video) * (1 - memory))), None)
 
 
 def select_rows(graph: TokenGraph, k: int, share: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.ops.selection import rank_in_group
 from framefold.adapters.ops.similarity import neighbour_similarities
 from framefold.errors import ConfigError
@@ -295,3 +297,34 @@ def test_a_video_played_backwards_has_the_mirrored_graph(grid: tuple[int, int, i
     assert len(pairs) == len(there.labels.unique()) == len(labels.unique())  # the same partition
     centrality = back.centrality.reshape(grid).flip(0).reshape(-1)
     torch.testing.assert_close(centrality, there.centrality, atol=1e-5, rtol=1e-5)
+
+
+def test_more_tokens_enter_for_the_second_stage_and_the_mean_over_the_layers_is_the_budget() -> None:
+    video = VideoTokens.from_grid(drifting((8, 4, 5)))
+    for budget, expand, layers in itertools.product((0.1, 0.25, 0.5, 1.0, 40), (1.0, 1.25, 1.5), (4, 28)):
+        with case(budget, expand, layers):
+            compressor = framefold.build("st_simdiff", budget, stage_2=True, expand=expand)
+            assert compressor.in_llm is not None and compressor.query_aware and not compressor.needs_query
+            k = budget_tokens(budget, 160)
+            tokens = compressor(video).tokens
+            assert len(tokens) == min(160, round(expand * k))
+            alone = framefold.build("st_simdiff", len(tokens))(video).tokens
+            assert torch.equal(tokens.index, alone.index), "what enters is chosen as without a second stage"
+            (left,) = compressor.in_llm.counts(len(tokens), k, layers)
+            seen = 2 if layers == 28 else 1
+            assert left == min(len(tokens), (layers * k - seen * len(tokens)) // (layers - seen))
+
+
+def test_the_released_second_stage_needs_what_the_first_one_dropped() -> None:
+    """Nothing dropped is not the same as nothing that could be dropped."""
+    stage = framefold.build("st_simdiff", 0.3, variant="official", stage_2=True).in_llm
+    assert stage is not None
+    video = VideoTokens.from_grid(drifting((4, 2, 3)))
+    assert stage.begin(video, 28, (0.3, [])) == pytest.approx(0.7)
+    assert stage.begin(video, 28, (0.3, [0.0])) == pytest.approx(1 - 7.4 / 27)
+
+
+def test_parameters_of_the_second_stage_are_checked() -> None:
+    for wrong in ({"expand": 0.9}, {"expand": math.inf}, {"layer": -1}):
+        with case(wrong), pytest.raises(ConfigError, match="st_simdiff: expand"):
+            framefold.build("st_simdiff", stage_2=True, **wrong)

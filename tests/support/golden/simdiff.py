@@ -89,8 +89,19 @@ def _check_stages(compressor: STSimDiff, video: VideoTokens, params: dict[str, A
         return
     second = positions[stage_2(attention, is_video, params["cost"], dropped)]
     assert len(second) == len(data["kept_stage2"])
+    inside = _second_stage(compressor, video, params["cost"], attention[:, is_video])
+    assert torch.equal(positions[is_video][inside], second[(second >= first) & (second < first + len(video))])
     if not tied:
         np.testing.assert_array_equal(second, data["kept_stage2"])
+
+
+def _second_stage(compressor: STSimDiff, video: VideoTokens, cost: float, attention: torch.Tensor) -> torch.Tensor:
+    """Return the rows that the stage in the language model keeps of the tokens that enter it."""
+    both = framefold.build("st_simdiff", float(cost), **compressor.params() | {"stage_2": True})
+    assert both.in_llm is not None
+    out = both(video)
+    memory = both.in_llm.begin(out.tokens, 28, out.handover)
+    return both.in_llm.decide(out.tokens, attention.float().mean(0), 1, 0, memory).rows
 
 
 def _tied(params: dict[str, Any]) -> bool:
