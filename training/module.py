@@ -18,8 +18,8 @@ from torch import Tensor
 
 from framefold.adapters.core.gradients import zero_times_parameters
 from framefold.adapters.core.registry import foreign_classes
-from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+from framefold.adapters.hosts.hooks.layer_hooks import install_layer_hooks
 from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
 from framefold.errors import AdapterFileError, ConfigError
@@ -131,8 +131,8 @@ class CompressorModule(pl.LightningModule):
             return
         self.host = load_host(self.host_folder, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
         self.model = self.host.model
-        width = self.model.config.get_text_config().hidden_size
-        self.compressor.materialize(width, family_of(self.model).grid(self.model))
+        self.compressor.materialize(self.host.width, self.host.family.grid(self.model))
+        install_layer_hooks(self.model, self.compressor.in_llm)  # not only for each forward: layers may be recomputed
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)
         self.hparams["params"] = self.compressor.params()  # includes the widths, so that export needs no host

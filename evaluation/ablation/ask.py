@@ -17,7 +17,7 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.evaluation.metrics.answers import token_overlap
 from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
-from framefold.training.frozen_host.batch import answer_questions, mean_visual_tokens
+from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, mean_visual_tokens
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows
 
@@ -41,14 +41,17 @@ def evaluate_questions(
 
     Returns:
         One record per answer; one record of kept tokens per video, or per question if the compressor is query-aware
-        (both as in :mod:`framefold.evaluation.results.result_files`); and two costs: ``answering_ms``, the median over
+        (both as in :mod:`framefold.evaluation.results.result_files`); and costs: ``answering_ms``, the median over
         batches of the milliseconds per video without the compressor, and ``tokens_entered``, the mean number of visual
         tokens in the prompt of the language model, including those that the host adds to the grid, such as a newline.
+        A compressor that acts inside the language model also has ``tokens_after``, their number in the last layer, and
+        ``tokens_mean``, the mean over the layers.
     """
     timed, decode_answers = TimedCompressor(compressor, host.model.device), _AnswerDecoder(host)
     answers: list[Record] = []
     kept: list[Record] = []
     milliseconds, visual, prompts = [], 0.0, 0
+    dropped = torch.zeros(len(host.family.decoder_layers(host.model)))
     for batch in batches:
         if isinstance(compressor, KeepEvidence):
             compressor.begin(batch)
@@ -58,12 +61,17 @@ def evaluate_questions(
         compressing = sum(timed.milliseconds) - before
         milliseconds.append((1000 * watch.seconds - compressing) / len(batch.numbers))
         visual += mean_visual_tokens(host, prepared) * len(asked.encoded)
+        dropped += torch.tensor(dropped_tokens(host, prepared)) * len(asked.encoded)
         prompts += len(asked.encoded)
         if batch.numbers[0] < kept_videos:
             first = len(answers) if timed.query_aware else None
             kept += _kept_tokens(batch, prepared.tokens, first, kept_videos)
         answers += _answers(batch, asked.rows.video.tolist(), prepared.tokens, decode_answers(logits, asked.rows))
-    return answers, kept, {"answering_ms": float(np.median(milliseconds)), "tokens_entered": visual / prompts}
+    costs = {"answering_ms": float(np.median(milliseconds)), "tokens_entered": visual / prompts}
+    if timed.in_llm is not None:
+        left = visual / prompts - dropped / prompts
+        costs |= {"tokens_after": float(left[-1]), "tokens_mean": float(left.mean())}
+    return answers, kept, costs
 
 
 def _answers(

@@ -15,11 +15,13 @@ from typing import Any
 import torch
 
 from framefold.adapters.base.build import build
+from framefold.adapters.hosts.hooks.layer_hooks import in_llm
+from framefold.adapters.hosts.prompt.prepare import Prepared
 from framefold.evaluation.metrics.flops import count_flops, prefill_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.settings import FULL
-from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
+from framefold.training.frozen_host.batch import EncodedBatch, complete_prompts, compress_batch, dropped_tokens
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import QuestionRows
 
@@ -36,12 +38,12 @@ class PrefillTiming:
     Attributes:
         compressor: milliseconds of the compressor.
         prefill: milliseconds of everything else.
-        columns: length of the prompt in tokens.
+        columns: tokens of the prompt in each layer.
     """
 
     compressor: float
     prefill: float
-    columns: int
+    columns: list[int]
 
     @property
     def total(self) -> float:
@@ -108,15 +110,21 @@ class CostMeter:
         compressing = compressor.milliseconds[-1]
         return PrefillTiming(compressing, 1000 * watch.seconds - compressing, columns)
 
-    def _compress(self, compressor: TimedCompressor, video: HeldOutBatch) -> dict[str, Any]:
+    def _compress(self, compressor: TimedCompressor, video: HeldOutBatch) -> Prepared:
         if isinstance(compressor.compressor, KeepEvidence):
             compressor.compressor.begin(video)
-        return compress_batch(self.host, compressor, video.encoded).kwargs
+        with in_llm(self.host.model, compressor):
+            return compress_batch(self.host, compressor, video.encoded)
 
-    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
-        inputs = self._compress(compressor, video)
-        self.host.model(**inputs, use_cache=True, logits_to_keep=1)
-        return inputs["input_ids"].shape[1]
+    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> list[int]:
+        with in_llm(self.host.model, compressor):
+            prepared = self._compress(compressor, video)
+            inputs = prepared.kwargs
+            if compressor.in_llm is not None and compressor.in_llm.reads:
+                inputs = complete_prompts(self.host, prepared, video.encoded.rows)
+            self.host.model(**inputs, use_cache=True, logits_to_keep=1)
+        dropped = dropped_tokens(self.host, prepared)
+        return [inputs["input_ids"].shape[1] - count for count in dropped]
 
     def _peak(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
         if self.host.model.device.type == "cuda":
@@ -128,7 +136,7 @@ class CostMeter:
         inputs = [*weights, *clips, *batch.inputs.values(), *batch.times]
         return peak_tensor_bytes(lambda: self._prefill(compressor, video), *inputs)
 
-    def _prefill_flops(self, columns: list[int]) -> float | None:
+    def _prefill_flops(self, columns: list[list[int]]) -> float | None:
         counts = [prefill_flops(self.host.model.config, count) for count in columns]
         known = [count for count in counts if count is not None]
         return fmean(known) if len(known) == len(counts) else None

@@ -24,6 +24,7 @@ from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
 from .methods import AnyMethod, methods_of, source_digest
 from .runner import AblationRunner, Trial
+from .trials_in_llm import is_possible
 
 
 def run_ablation(config: AblationConfig) -> AblationTable:
@@ -43,6 +44,7 @@ def run_ablation(config: AblationConfig) -> AblationTable:
         for method in methods
         for settings in method.result_settings(config.budgets, config.seeds, base)
     ]
+    trials = [trial for trial in trials if is_possible(host, trial)]
     others = stored_results(config.out, without={trial.settings.file for trial in trials})
     every = [trial.settings.to_dict() for trial in trials] + [result["settings"] for result in others]
     check_comparable(every, config.out / FOLDER)

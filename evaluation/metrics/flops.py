@@ -9,19 +9,19 @@ Dimensions: L tokens of a prompt, D width, F width of the feed-forward part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 
-def prefill_flops(config: Any, tokens: float) -> float | None:
+def prefill_flops(config: Any, tokens: float | Sequence[float]) -> float | None:
     """Return the operations of a language model that reads a prompt and computes the logits after its last token.
 
     Args:
         config: configuration of the host or of its language model.
-        tokens: L, or a mean of several L.
+        tokens: L, or a mean of several L; or one such number for each layer.
 
     Returns:
         None if a layer is anything but full attention and a gated feed-forward part (or experts).
@@ -35,8 +35,10 @@ def prefill_flops(config: Any, tokens: float) -> float | None:
         return None
     if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
         return None
-    attention = 2 * tokens * heads * len(layers)  # scores and weighted values, for each token
-    return 2 * (tokens * (sum(layers) + attention) + logits)
+    lengths = tokens if isinstance(tokens, Sequence) else [tokens] * len(layers)
+    pairs = zip(lengths, layers, strict=True)
+    per_layer = [length * (weights + 2 * length * heads) for length, weights in pairs]  # scores and weighted values
+    return 2 * (sum(per_layer) + logits)
 
 
 def _weights(text: Any, layer: int) -> int:

@@ -75,6 +75,8 @@ class TimedCompressor:
     def __init__(self, compressor: Compress, device: torch.device) -> None:
         self.compressor, self.device = compressor, device
         self.query_aware = getattr(compressor, "query_aware", False)
+        self.needs_query = getattr(compressor, "needs_query", self.query_aware)
+        self.in_llm = getattr(compressor, "in_llm", None)
         self.needs_attention = getattr(compressor, "needs_attention", False)
         self.milliseconds: list[float] = []
 

@@ -1,11 +1,12 @@
 """Batches of encoded videos with their questions, and the answers of a host to them.
 
-Dimensions: B videos, R question rows, L columns of the longest prompt.
+Dimensions: B videos, R question rows, L columns of the longest prompt, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from framefold.adapters.hosts.base.encoded import Encoded
-from framefold.adapters.hosts.prompt.prepare import Prepared, prepare
+from framefold.adapters.hosts.hooks.layer_hooks import in_llm
+from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared, prepare
 from framefold.data.question import Question
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample
 
 from .host import Host
-from .question_rows import QuestionRows, answer_logits, build_rows
+from .question_rows import IGNORE, QuestionRows, answer_logits, build_rows, row_positions
 
 
 @dataclass(frozen=True)
@@ -112,8 +114,14 @@ def answer_questions(host: Host, compressor: Any, batch: EncodedBatch) -> BatchA
     """Answer all questions about the compressed videos; a query-aware compressor runs once per question."""
     if getattr(compressor, "query_aware", False):
         batch = batch.one_video_per_question()
-    prepared = compress_batch(host, compressor, batch)
-    return BatchAnswers(answer_logits(host.model, prepared.kwargs, batch.rows), prepared, batch)
+    stage = getattr(compressor, "in_llm", None)
+    with in_llm(host.model, compressor):
+        prepared = compress_batch(host, compressor, batch)
+        if stage is not None and stage.reads:
+            logits = complete_logits(host, prepared, batch.rows)
+        else:
+            logits = answer_logits(host.model, prepared.kwargs, batch.rows)
+    return BatchAnswers(logits, prepared, batch)
 
 
 def compress_batch(host: Host, compressor: Any, batch: EncodedBatch) -> Prepared:
@@ -124,16 +132,68 @@ def compress_batch(host: Host, compressor: Any, batch: EncodedBatch) -> Prepared
         compressor: called once per video.
         batch: for a query-aware compressor, the result of :meth:`EncodedBatch.one_video_per_question`.
     """
-    query_aware = getattr(compressor, "query_aware", False)
+    needs_query = getattr(compressor, "needs_query", getattr(compressor, "query_aware", False))
     return prepare(
         host.model,
         batch.inputs,
         compressor,
         encoded=batch.encoded,
-        query=[question.text for question in batch.questions] if query_aware else None,
+        query=[question.text for question in batch.questions] if needs_query else None,
         tokenizer=host.tokenizer,
         times=batch.times,
     )
+
+
+def complete_logits(host: Host, prepared: Prepared, rows: QuestionRows) -> Tensor:
+    """Return logits (R, L, V) at the tokens of the rows, with one prefill per row.
+
+    Compressors that read the question inside the language model need it in the forward that reads the video.
+
+    Args:
+        host: host that answers.
+        prepared: R compressed prefixes, in the order of the rows.
+        rows: one question about each.
+    """
+    kwargs = complete_prompts(host, prepared, rows)
+    return host.model(**kwargs, logits_to_keep=rows.input_ids.shape[1]).logits
+
+
+def complete_prompts(host: Host, prepared: Prepared, rows: QuestionRows) -> dict[str, Any]:
+    """Return the arguments of a forward over prefixes and question rows, answers included.
+
+    The prompt that the hooks see ends before the answer, so that the last token of the question asks.
+    """
+    prefix, mask, names = prepared.kwargs, prepared.kwargs["attention_mask"], host.family.columns
+    kwargs = dict(prefix)
+    kwargs["input_ids"] = torch.cat([prefix["input_ids"], rows.input_ids], 1)
+    kwargs["attention_mask"] = torch.cat([mask, rows.attention_mask], 1)
+    positions = row_positions(prefix, rows, rows.input_ids.shape)
+    kwargs["position_ids"] = torch.cat([prefix["position_ids"], positions], -1)
+    for name, fill in names.items():
+        if prefix.get(name) is not None:
+            kwargs[name] = torch.cat([prefix[name], torch.full_like(rows.input_ids, fill).to(prefix[name])], 1)
+    asked = rows.attention_mask * (rows.labels == IGNORE).cumprod(1)
+    kwargs["mm_encoder_outputs"] = _with_mask(prefix["mm_encoder_outputs"], torch.cat([mask, asked], 1))
+    return kwargs
+
+
+def _with_mask(outputs: Mapping[str, Any], mask: Tensor) -> dict[str, Any]:
+    """Return the encoder outputs with another mask of the prompt; those of the prefixes are not changed."""
+    changed = {}
+    for modality, value in outputs.items():
+        changed[modality] = value
+        if (prompt := getattr(value, COMPACTED_NAME, None)) is not None:
+            changed[modality] = copy(value)
+            setattr(changed[modality], COMPACTED_NAME, replace(prompt, mask=mask))
+    return changed
+
+
+def dropped_tokens(host: Host, prepared: Prepared) -> list[float]:
+    """Return, for each decoder layer, the mean number of tokens of a video that it lacked in the last forward."""
+    places = prepared.prompt.places if prepared.prompt else ()
+    layers = len(host.family.decoder_layers(host.model))
+    dropped = [[len(place.tokens.index) - len(place.in_layer(n).index) for place in places] for n in range(layers)]
+    return [sum(counts) / max(1, len(counts)) for counts in dropped]
 
 
 def mean_visual_tokens(host: Host, prepared: Prepared) -> float:

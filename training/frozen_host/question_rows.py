@@ -193,7 +193,7 @@ def prefill(model: PreTrainedModel, prefix: dict[str, Any], rows: QuestionRows) 
     return {
         "input_ids": rows.input_ids,
         "attention_mask": mask,
-        "position_ids": _row_positions(prefix, rows, rows.input_ids.shape),
+        "position_ids": row_positions(prefix, rows, rows.input_ids.shape),
         "past_key_values": cache,
         "use_cache": True,
     }
@@ -220,7 +220,7 @@ def packed_logits(model: PreTrainedModel, prefix: dict[str, Any], rows: Question
     output = model(
         input_ids=rows.input_ids.view(videos, -1),
         attention_mask=_packed_mask(model, prefix_mask, rows, each),
-        position_ids=_row_positions(prefix, rows, (videos, -1)),
+        position_ids=row_positions(prefix, rows, (videos, -1)),
         past_key_values=cache,
         use_cache=True,
     )
@@ -242,7 +242,7 @@ def _packed_mask(model: PreTrainedModel, prefix_mask: Tensor, rows: QuestionRows
     return mask
 
 
-def _row_positions(prefix: dict[str, Any], rows: QuestionRows, shape: Sequence[int]) -> Tensor:
+def row_positions(prefix: dict[str, Any], rows: QuestionRows, shape: Sequence[int]) -> Tensor:
     """Return the positions of the rows' tokens in this shape, with a leading axis if those of the prefix have one."""
     steps = torch.arange(rows.input_ids.shape[1], device=rows.start.device)
     positions = (rows.start[:, None] + steps).view(shape)

@@ -1,0 +1,89 @@
+"""Compressors that read the question inside the language model get one complete prompt per question."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import framefold
+from framefold.data.synthetic.recipe import Recipe
+from framefold.errors import InputError
+from framefold.evaluation.metrics.timing import TimedCompressor
+from framefold.training.frozen_host.batch import answer_questions, compress_batch, encode_batch
+from framefold.training.frozen_host.load import load_host
+from framefold.training.frozen_host.question_rows import IGNORE
+from framefold.training.tinyhost.build import Architecture, build_host, save_host
+from tests.support.hosts.in_llm import Acting, JoinPairsOnInput, recording_runs
+
+SAMPLES = [Recipe((16, 20)).sample(i) for i in range(2)]
+SMALL = Architecture(
+    vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=4, text_heads=2,
+    text_ff=32,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder: Path = save_host(build_host(SMALL, seed=3), tmp_path_factory.mktemp("host"))
+    host = load_host(folder)
+    with torch.no_grad():
+        for parameter in host.family.language_model(host.model).parameters():
+            parameter.mul_(4 if parameter.ndim == 2 else 1)  # mistakes change the logits visibly
+    return host
+
+
+@pytest.fixture(scope="module")
+def batch(host: Any) -> Any:
+    return encode_batch(host, SAMPLES)
+
+
+@torch.no_grad()
+def test_keeping_every_token_equals_one_prefill_for_many_questions(host: Any, batch: Any) -> None:
+    expected = answer_questions(host, framefold.build("identity"), batch)
+    found = answer_questions(host, TimedCompressor(framefold.build("fastv", 1.0), host.model.device), batch)
+    real = batch.rows.attention_mask.bool()
+    assert found.logits.shape == expected.logits.shape
+    assert (found.logits - expected.logits)[real].abs().max() < 2e-5
+    assert not hasattr(host.model, "_framefold_in_llm")
+
+
+@torch.no_grad()
+def test_the_last_token_of_each_question_asks_and_rows_are_independent(host: Any, batch: Any) -> None:
+    compressor = framefold.build("fastv", 0.5)
+    with recording_runs() as runs:
+        together = answer_questions(host, compressor, batch)
+    prefix = together.prepared.kwargs["input_ids"].shape[1]
+    asked = (batch.rows.labels == IGNORE).cumprod(1) * batch.rows.attention_mask
+    assert runs[0].asks.tolist() == (prefix + asked.sum(1) - 1).tolist()
+    complete = answer_questions(host, framefold.build("identity"), batch)
+    assert (together.logits - complete.logits).abs().max() > 1e-2
+    start = 0
+    for sample in SAMPLES:
+        alone = answer_questions(host, compressor, encode_batch(host, [sample]))
+        rows = slice(start, start + len(sample.questions))
+        real, width = batch.rows.attention_mask[rows].bool(), alone.logits.shape[1]
+        assert (together.logits[rows, :width] - alone.logits)[real[:, :width]].abs().max() < 2e-5
+        start += len(sample.questions)
+
+
+@torch.no_grad()
+def test_what_reads_no_attention_keeps_one_prefill_for_many_questions(host: Any, batch: Any) -> None:
+    sample = encode_batch(host, SAMPLES[:1])
+    with recording_runs() as runs:
+        shared = answer_questions(host, Acting(JoinPairsOnInput(2)), sample)
+    assert len(runs) == 1 and len(runs[0].mask) == 1
+    each = Acting(JoinPairsOnInput(2))
+    each.query_aware = True
+    with recording_runs() as runs:
+        alone = answer_questions(host, each, sample)
+    assert len(runs[0].mask) == len(sample.questions)
+    real = sample.rows.attention_mask.bool()
+    assert (shared.logits - alone.logits)[real].abs().max() < 2e-5
+
+
+def test_a_prefix_without_its_question_is_refused(host: Any, batch: Any) -> None:
+    with pytest.raises(InputError, match="reduces tokens inside the language model"):
+        compress_batch(host, framefold.build("fastv", 0.5), batch.one_video_per_question())
