@@ -38,6 +38,7 @@ from .chain_stages import (
     run_encoder,
     stage_budget,
     target_frames,
+    tokens_before_last,
 )
 from .compressor import Compressor
 
@@ -88,14 +89,20 @@ class Chain(Compressor):
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
         self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
         self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule
-        if self.in_llm is not None and not all(cls.encodes for cls in self.stage_classes[:-1]):
-            raise ConfigError(f"{self.name}: only encoders may come before a method that acts in the language model")
+        if any(stage.in_llm is not None for stage in self._stages[:-1]):
+            raise ConfigError(f"{self.name}: only the last stage may act inside the language model")
 
     @property
     def needs_query(self) -> bool:
         return any(stage.needs_query for stage in self._stages)
 
+    def entering(self, k: int, n: int, per_frame: int = 1) -> int:
+        encodes = [cls.encodes for cls in self.stage_classes[:-1]]
+        return k if self.in_llm is None else self._last.entering(k, tokens_before_last(k, n, per_frame, encodes))
+
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
+        if self.in_llm is not None:
+            k = budget_tokens(self.budget, len(video))
         last_input, outputs = self._run_leading_stages(video, k, query)
         last, dense = self._last, last_input.video
         last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else stage_budget(last, k, dense)
@@ -182,7 +189,7 @@ class Chain(Compressor):
                 current = replace(current, video=run_encoder(stage, current.video, query))
                 continue
             reducers = 1 + sum(not cls.encodes for cls in self.stage_classes[i:-1])
-            frames = target_frames(k, current.video, reducers)
+            frames = target_frames(k, len(current.video), video.per_frame, reducers)
             stage.budget = stage_budget(stage, frames * video.per_frame, current.video)
             outputs.append(StageOutput(name, stage(current.video, query), current.assign))
             tokens = outputs[-1].out.tokens

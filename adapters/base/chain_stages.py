@@ -5,6 +5,7 @@ Dimensions: T frames of P = H*W tokens, N = T*P in the original video, N' in the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,10 +49,26 @@ class StageOutput:
     assign: Tensor
 
 
-def target_frames(k: int, video: VideoTokens, reducers: int) -> int:
-    """Return T', the number of frames that the first of ``reducers`` stages keeps on the way to k tokens."""
-    goal = (len(video) ** (reducers - 1) * k) ** (1 / reducers)
-    return max(-(-k // video.per_frame), round(goal / video.per_frame))
+def target_frames(k: int, n: int, per_frame: int, reducers: int) -> int:
+    """Return T', the number of frames that the first of ``reducers`` stages keeps of n tokens on the way to k."""
+    goal = (n ** (reducers - 1) * k) ** (1 / reducers)
+    return max(-(-k // per_frame), round(goal / per_frame))
+
+
+def tokens_before_last(k: int, n: int, per_frame: int, encodes: Sequence[bool]) -> int:
+    """Return the number of tokens that the last stage gets of n on the way to k.
+
+    Args:
+        k: budget of the chain.
+        n: number of tokens of the video.
+        per_frame: number of tokens of a frame.
+        encodes: for each stage but the last, whether it is an encoder.
+    """
+    for stage, is_encoder in enumerate(encodes):
+        if not is_encoder:
+            reducers = 1 + sum(not other for other in encodes[stage:])
+            n = per_frame * target_frames(k, n, per_frame, reducers)
+    return n
 
 
 def stage_budget(stage: Compressor, tokens: int, video: VideoTokens) -> Budget:

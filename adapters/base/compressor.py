@@ -74,7 +74,7 @@ class Compressor(PretrainedMixin, nn.Module):
         """Whether a call needs the question. A method that reads it in the language model alone does not."""
         return self.query_aware and not (self.in_llm is not None and self.in_llm.reads)
 
-    def entering(self, k: int, n: int) -> int:
+    def entering(self, k: int, n: int, per_frame: int = 1) -> int:
         """Return how many of n tokens a call keeps for a budget of k: k, or what ``in_llm`` reduces to a mean of k."""
         return k if self.in_llm is None else self.in_llm.entering(k, n)
 
@@ -139,7 +139,7 @@ class Compressor(PretrainedMixin, nn.Module):
         """
         self._check_input(video, query)
         k = self.limit(len(video)) if self.budget == AUTO else budget_tokens(self.budget, len(video))
-        k = self.entering(k, len(video))
+        k = self.entering(k, len(video), video.per_frame)
         self.materialize(video.width, video.grid[1:], video.features.device)
         self._note_versions()
         out = self.compress(video, k, query)

@@ -8,7 +8,7 @@ Dimensions: N tokens of a video before a decision, K after; D width; n layers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -73,11 +73,16 @@ class InLLM(nn.Module):
         """
         return spread_over_layers(entered, k, self.spans(layers))
 
-    def smallest_budget(self, n: int, layers: int) -> int:
-        """Return the smallest possible mean over the layers for a video of n tokens."""
-        spans = self.spans(layers)
-        possible = (k for k in range(1, n + 1) if _is_possible(self.entering(k, n), k, spans))
-        return next(possible, n)
+    def smallest_budget(self, n: int, layers: int, entering: Callable[[int], int] | None = None) -> int:
+        """Return the smallest possible mean over the layers for a video of n tokens.
+
+        Args:
+            n: number of tokens.
+            layers: number of layers.
+            entering: returns how many tokens enter for a budget; by default :meth:`entering`.
+        """
+        spans, entering = self.spans(layers), entering or (lambda k: self.entering(k, n))
+        return next((k for k in range(1, n + 1) if _is_possible(entering(k), k, spans)), n)
 
     def spans(self, layers: int) -> tuple[int, ...]:
         """Return the numbers of layers before the first act, between the acts, and behind the last one."""

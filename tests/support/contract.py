@@ -60,11 +60,11 @@ def run(compressor: Compressor, x: torch.Tensor) -> VideoTokens:
     return compressor(wrap(x), None if query is None else query.to(x.dtype)).tokens
 
 
-def expected_count(compressor: Compressor, n: int, budget: float | int) -> int:
+def expected_count(compressor: Compressor, n: int, budget: float | int, per_frame: int = 12) -> int:
     if not compressor.exact_budget:
         return n
     k = min(n, max(1, round(budget * n))) if isinstance(budget, float) else min(n, budget)
-    return compressor.entering(k, n)  # k, unless it reduces tokens inside the language model, too
+    return compressor.entering(k, n, per_frame)  # k, unless it reduces tokens inside the language model, too
 
 
 def check_tokens(out: VideoTokens, grid: tuple[int, int, int]) -> None:

@@ -119,7 +119,8 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
     try:
         counts = in_llm.counts(len(out.tokens), k, layers)
     except BudgetError as error:
-        smallest = in_llm.smallest_budget(n, layers)
+        per_frame = out.tokens.per_frame
+        smallest = in_llm.smallest_budget(n, layers, lambda k: compressor.entering(k, n, per_frame))
         raise BudgetError(
             f"{compressor.name}: {error}: the smallest budget for {n} tokens is {smallest}, a ratio of"
             f" {math.ceil(10_000 * smallest / n) / 10_000}"

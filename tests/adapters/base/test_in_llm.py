@@ -16,6 +16,7 @@ from framefold.adapters.base.in_llm import (
     scale_layer,
     spread_over_layers,
 )
+from framefold.adapters.core.budget import budget_tokens
 from framefold.errors import BudgetError, ConfigError, ContractError
 from tests.support.cases import case
 from tests.support.contract import wrap
@@ -158,6 +159,16 @@ def test_a_chain_may_end_with_a_method_that_acts_in_the_language_model() -> None
     assert not [key for key in chain.state_dict() if key.startswith("in_llm")]
     video = wrap(noise(2, 2, 2, 8))
     assert len(chain(video).tokens) == 8
-    for name in ("uniform+fastv", "fastv+fastv"):
-        with pytest.raises(ConfigError, match="only encoders"):
+    for name in ("fastv+fastv", "fastv+uniform"):
+        with pytest.raises(ConfigError, match="only the last stage"):
             framefold.build(name)
+
+
+def test_a_chain_reduces_frames_before_the_language_model_and_tokens_inside() -> None:
+    video = wrap(noise(8, 2, 2, 8))
+    for budget, frames in ((0.5, 6), (8, 4), (1.0, 8)):
+        chain = framefold.build("uniform+fastv", budget)
+        assert chain.in_llm is not None
+        assert len(chain(video).tokens) == 4 * frames == chain.entering(budget_tokens(budget, 32), 32, 4)
+    both = framefold.build("uniform+st_simdiff", 8, st_simdiff={"stage_2": True})
+    assert len(both(video).tokens) == 10 and both.query_aware and not both.needs_query
