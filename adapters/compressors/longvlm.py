@@ -86,9 +86,10 @@ class LongVLM(Merger):
         frames = video.grid[0]
         lengths = torch.bincount(split_runs(frames, min(-(-frames // self.segment), k)))
         sizes, counts = joined_parts(lengths * video.per_frame, k)
+        metric = self._metric(video) * video.size[:, None]  # above 1 in chains, whose earlier stages have merged tokens
         groups, first = [], 0
-        for metric, count in zip(self._metric(video).split(sizes.tolist()), counts.tolist(), strict=True):
-            groups.append(first + merge_down(metric, count)[1])
+        for sums, count in zip(metric.split(sizes.tolist()), counts.tolist(), strict=True):
+            groups.append(first + merge_down(sums, count)[1])
             first += count
         return torch.cat(groups)
 

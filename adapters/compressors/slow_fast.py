@@ -119,11 +119,12 @@ def _tokens(video: VideoTokens, run: Tensor, slow: Tensor, cells: Tensor) -> Vid
     inside = cells.reshape(-1) >= 0
     assign[rows[inside]] = rank[runs + cells.reshape(-1)[inside]]
     assign[anchors] = rank
-    wide = torch.promote_types(video.features.dtype, torch.float32)
-    frame_means = torch.stack([frame.to(wide).mean((0, 1)) for frame in video.as_grid()])
-    features = [segment_mean(frame_means, torch.ones_like(run), run, runs)]
+    weights = video.size.view(-1, per_frame)
+    means = _frame_means(video.as_grid().flatten(1, 2), weights)
+    features = [segment_mean(means, weights.sum(1), run, runs)]
     if count:
-        features.append(segment_mean(video.features[rows], torch.ones_like(rows), cells.reshape(-1), count).to(wide))
+        cell_means = segment_mean(video.features[rows], video.size[rows], cells.reshape(-1), count)
+        features.append(cell_means.to(means.dtype))
     return replace(
         video,
         features=torch.cat(features)[order].to(video.features.dtype),
@@ -131,6 +132,13 @@ def _tokens(video: VideoTokens, run: Tensor, slow: Tensor, cells: Tensor) -> Vid
         size=segment_sum(video.size, assign, len(order)),
         assign=assign,
     )
+
+
+def _frame_means(frames: Tensor, weights: Tensor) -> Tensor:
+    """Return the (T, D) weighted means of (T, P, D) frames, in fp32 or wider."""
+    wide = torch.promote_types(frames.dtype, torch.float32)
+    share = weights.to(wide)[..., None] / weights.sum(1)[:, None, None]
+    return torch.stack([(frame.to(wide) * part).sum(0) for frame, part in zip(frames, share, strict=True)])
 
 
 def _free_places(wanted: Tensor, taken: Tensor, n: int) -> Tensor:

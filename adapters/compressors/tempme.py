@@ -50,12 +50,15 @@ class TempMe(Merger):
         n, per_frame, device = len(video), video.per_frame, video.features.device
         levels = max(1, (video.grid[0] - 1).bit_length())
         places = torch.arange(per_frame, device=device)
-        nodes = [_Node(frame, places, places) for frame in Frames(video, rescale=True)]
+        sizes = video.size.view(-1, per_frame, 1)  # above 1 in chains, whose earlier stages have merged tokens
+        nodes = [
+            _Node(frame * size, places, places) for frame, size in zip(Frames(video, rescale=True), sizes, strict=True)
+        ]
         for level in range(1, levels + 1):
             nodes = [nodes[i].joined(nodes[i + 1]) if i + 1 < len(nodes) else nodes[i] for i in range(0, len(nodes), 2)]
             target = k if level == levels else max(k, round(n * math.pow(k / n, level / levels)))
-            sizes = torch.tensor([len(node.sums) for node in nodes])
-            counts = proportional_parts(sizes, target).clamp_min(1).tolist()
+            left = torch.tensor([len(node.sums) for node in nodes])
+            counts = proportional_parts(left, target).clamp_min(1).tolist()
             nodes = [node.reduced(count) for node, count in zip(nodes, counts, strict=True)]
         return nodes[0].groups
 
