@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +27,26 @@ SPATIAL_WEIGHT = 0.5  # of the distance in a frame of side 1
 NEAREST_SHARE = 0.1  # of the mean over the nearest tokens in an anchor of step 1
 SIGMA = 1.5  # frames
 LIMIT = 1 - 1e-6  # of cosine similarities between frames
+
+
+@dataclass(frozen=True)
+class ClipTransport:
+    """Settings of the transport between the frames of a clip.
+
+    Attributes:
+        epsilon: entropy, see :func:`sinkhorn`.
+        iterations: upper bound.
+        sigma: number of frames over which the cost grows.
+        scaling: weight of an absorbed token, of 1 for an anchor.
+    """
+
+    epsilon: float = EPSILON
+    iterations: int = ITERATIONS
+    sigma: float = SIGMA
+    scaling: float = 1.0
+
+
+RELEASED = ClipTransport()
 
 
 def sinkhorn(
@@ -89,7 +110,7 @@ def frame_cost(cosine: Tensor, distance: Tensor) -> Tensor:
     return 1 - cosine + SPATIAL_WEIGHT * distance
 
 
-def time_cost(cosine: Tensor, steps: Tensor) -> Tensor:
+def time_cost(cosine: Tensor, steps: Tensor, sigma: float = SIGMA) -> Tensor:
     """Return the cost of transport from later frames.
 
     It grows with the time between the frames, relative to the smallest cost.
@@ -97,9 +118,10 @@ def time_cost(cosine: Tensor, steps: Tensor) -> Tensor:
     Args:
         cosine: (B, M, n) similarities.
         steps: (B,) number of frames between sources and anchors.
+        sigma: number of frames over which the cost grows.
     """
     cost = 1 - cosine.clamp(-LIMIT, LIMIT)
-    return (cost - cost.amin((1, 2), keepdim=True)) * (1 - torch.exp(-(steps**2) / (2 * SIGMA**2)))[:, None, None]
+    return (cost - cost.amin((1, 2), keepdim=True)) * (1 - torch.exp(-(steps**2) / (2 * sigma**2)))[:, None, None]
 
 
 def absorb(anchors: Tensor, sources: Tensor, plan: Tensor) -> Tensor:
@@ -162,7 +184,7 @@ def merge_in_frame(features: Tensor, anchors: Tensor) -> Tensor:
 
 
 def merge_frame_into(
-    anchors: Tensor, sources: Tensor, steps: float, keep_ratio: float
+    anchors: Tensor, sources: Tensor, steps: float, keep_ratio: float, settings: ClipTransport = RELEASED
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Let the anchors of a clip absorb the tokens of a later frame, but for those with the least certain destination.
 
@@ -171,19 +193,27 @@ def merge_frame_into(
         sources: (M, D) tokens of the frame.
         steps: number of frames since the first frame of the clip.
         keep_ratio: quantile of certainty below which tokens are kept.
+        settings: of the transport.
 
     Returns:
         (n, D) anchors, (M,) bool kept tokens, and the (M, n) plan.
     """
     cosine = cosines(sources[None], anchors[None])
-    plan = sinkhorn(time_cost(cosine, cosine.new_tensor([steps])))[0]
+    cost = time_cost(cosine, cosine.new_tensor([steps]), settings.sigma)
+    plan = sinkhorn(cost, settings.epsilon, settings.iterations)[0]
     share = plan / plan.sum(1, keepdim=True)
     certainty = share.amax(1)
     kept = certainty < torch.quantile(certainty.double(), keep_ratio).to(certainty.dtype)
-    return absorb(anchors, sources, share.masked_fill(kept[:, None], 0)), kept, plan
+    return absorb(anchors, sources, settings.scaling * share.masked_fill(kept[:, None], 0)), kept, plan
 
 
-def merge_clips(features: Tensor, present: Tensor, lengths: Sequence[int], keep_ratio: float) -> Tensor:
+def merge_clips(
+    features: Tensor,
+    present: Tensor,
+    lengths: Sequence[int],
+    keep_ratio: float,
+    settings: ClipTransport = RELEASED,
+) -> Tensor:
     """Return the (K, D) tokens of all clips: of each, its first frame, kept tokens of the others, merged anchors.
 
     So the anchors occur twice, and the merged ones after tokens of later frames. A clip of one frame is only kept.
@@ -193,6 +223,7 @@ def merge_clips(features: Tensor, present: Tensor, lengths: Sequence[int], keep_
         present: (T, P) bool, the tokens that are left of each frame.
         lengths: number of frames of each clip.
         keep_ratio: see :func:`merge_frame_into`.
+        settings: of the transport.
     """
     out, start = [], 0
     for length in lengths:
@@ -200,7 +231,7 @@ def merge_clips(features: Tensor, present: Tensor, lengths: Sequence[int], keep_
         out.append(anchors)
         for step in range(1, length):
             sources = features[start + step][present[start + step]]
-            anchors, kept, _ = merge_frame_into(anchors, sources, step, keep_ratio)
+            anchors, kept, _ = merge_frame_into(anchors, sources, step, keep_ratio, settings)
             out.append(sources[kept])
         if length > 1:
             out.append(anchors)

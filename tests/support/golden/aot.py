@@ -24,7 +24,7 @@ def check(data: Any) -> None:
         tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
         with case(name):
             if "cost" in tensors:
-                _check_plans(tensors, params, alone="alone" in name)
+                _check_plans(tensors["cost"], tensors["plan"], params)
             elif "attn_deep" in tensors:
                 shared = next(data[key] for key in data if key.endswith("__features"))
                 _check_whole(tensors, params, tensors.get("features", torch.from_numpy(shared)))
@@ -33,9 +33,8 @@ def check(data: Any) -> None:
                 x, mask = (tensors[key].unflatten(1, (side, side)) for key in ("features", "anchor_mask"))
                 close(aot.merge_in_frame(x, mask).flatten(1, 2), tensors["out_features"])
             elif "token_mask" in tensors:
-                out = aot.merge_clips(
-                    tensors["features"], tensors["token_mask"], params["segment_sizes"], params["keep_ratio"]
-                )
+                lengths, keep = params["segment_sizes"], params["keep_ratio"]
+                out = aot.merge_clips(tensors["features"], tensors["token_mask"], lengths, keep, _transport(params))
                 close(out, tensors["out_tokens"], LOOSE)
             else:
                 _check_step(tensors, params)
@@ -45,17 +44,23 @@ def close(ours: Tensor, theirs: Tensor, atol: float = ATOL) -> None:
     np.testing.assert_allclose(ours, theirs, atol=atol)
 
 
-def _check_plans(tensors: dict[str, Tensor], params: dict[str, Any], alone: bool) -> None:
+def _transport(params: dict[str, Any]) -> aot.ClipTransport:
+    names = {"eps": "epsilon", "max_iter": "iterations", "sigma_t": "sigma", "scaling": "scaling"}
+    return aot.ClipTransport(**{name: params[key] for key, name in names.items() if key in params})
+
+
+def _check_plans(cost: Tensor, plan: Tensor, params: dict[str, Any]) -> None:
+    """The problems of a batch were solved together, as in the release, or one by one."""
     settings = (params["eps"], params["max_iter"], params["thresh"])
-    close(aot.sinkhorn(tensors["cost"], *settings, joint=not alone), tensors["plan"])
-    if alone or len(tensors["cost"]) == 1:
-        each = [aot.sinkhorn(cost[None], *settings) for cost in tensors["cost"]]
-        close(torch.cat(each), tensors["plan"])
+    together = aot.sinkhorn(cost, *settings)
+    each = torch.cat([aot.sinkhorn(one[None], *settings) for one in cost])
+    np.testing.assert_allclose(aot.sinkhorn(cost, *settings, joint=False), each, atol=ATOL)
+    assert min(float((ours - plan).abs().max()) for ours in (together, each)) < ATOL
 
 
 def _check_step(tensors: dict[str, Tensor], params: dict[str, Any]) -> None:
     anchors, sources = tensors["anchors"][0], tensors["sources"][0]
-    merged, kept, plan = aot.merge_frame_into(anchors, sources, params["dt"], params["keep_ratio"])
+    merged, kept, plan = aot.merge_frame_into(anchors, sources, params["dt"], params["keep_ratio"], _transport(params))
     close(plan, tensors["plan"][0])
     np.testing.assert_array_equal(kept, tensors["keep_mask"][0])
     close(merged, tensors["out_anchors"][0], LOOSE)
