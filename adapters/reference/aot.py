@@ -202,8 +202,8 @@ def merge_frame_into(
     cost = time_cost(cosine, cosine.new_tensor([steps]), settings.sigma)
     plan = sinkhorn(cost, settings.epsilon, settings.iterations)[0]
     share = plan / plan.sum(1, keepdim=True)
-    certainty = share.amax(1)
-    kept = certainty < torch.quantile(certainty.double(), keep_ratio).to(certainty.dtype)
+    certainty = share.amax(1).double()
+    kept = certainty < torch.quantile(certainty, keep_ratio)
     return absorb(anchors, sources, settings.scaling * share.masked_fill(kept[:, None], 0)), kept, plan
 
 

@@ -21,6 +21,8 @@ LOOSE = 1e-3  # of results of many iterations
 def check(data: Any) -> None:
     """Check one file; the arrays of a case tell what it is about."""
     for name, params, arrays in golden_cases(data):
+        if "error" in params:  # the release fails, and there is nothing to compare
+            continue
         tensors = {key: torch.from_numpy(value) for key, value in arrays.items()}
         with case(name):
             if "cost" in tensors:

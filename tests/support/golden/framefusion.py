@@ -25,6 +25,8 @@ TIE = 1e-6
 def check(data: Any) -> None:
     """Check ratios, runs, similarities, positions and states; only lengths where similarities are tied."""
     for name, params, arrays in golden_cases(data):
+        if "error" in params:  # the release fails, and there is nothing to compare
+            continue
         with case(name):
             if "table" in arrays:
                 _check_ratios(arrays["table"], params)

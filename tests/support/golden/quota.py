@@ -18,6 +18,8 @@ ATOL = 1e-4
 def check(data: Any) -> None:
     """Check weights, counts, shapes and features; frames without tokens are dropped."""
     for name, params, arrays in golden_cases(data):
+        if "error" in params:  # the release fails, and there is nothing to compare
+            continue
         with case(name):
             weights = params.get("w", params.get("weights"))
             budget = params["total"] * params.get("per", params.get("max_token"))

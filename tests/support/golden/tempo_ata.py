@@ -14,6 +14,8 @@ from tests.support.golden_cases import golden_cases
 def check(data: Any) -> None:
     """Check the allocations, and that a segment keeps what it was allocated, up to all its tokens."""
     for name, params, arrays in golden_cases(data):
+        if "error" in params:  # the release fails, and there is nothing to compare
+            continue
         with case(name):
             most = params.get("max_tokens", params["tokens_per_segment"])
             ours = allocate_as_released(arrays["scores"].tolist(), params["max_budget"], params["min_tokens"], most)
