@@ -18,6 +18,7 @@ from framefold.adapters.ops.similarity import normalize
 from framefold.errors import InputError
 
 FLOOR = 1e-20  # of norms; the release has none
+NEIGHBOURS = 7  # of a density
 
 Selection = Literal["attn_div", "attn_div_v2", "div", "attn"]
 
@@ -249,16 +250,19 @@ def merge_spatially(features: Tensor, left: Tensor, budget: int) -> tuple[Tensor
     return torch.cat(tokens), torch.cat(centres), label
 
 
-def cluster_density_peaks(features: Tensor, clusters: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def cluster_density_peaks(
+    features: Tensor, clusters: int, valid: Tensor | None = None, neighbours: int = NEIGHBOURS
+) -> tuple[Tensor, Tensor]:
     """Return the (B, n) cluster of each point and the (B, clusters) centres, in order of their scores (DPC-kNN).
 
     Args:
         features: (B, n, D) points of each set.
         clusters: number of clusters, at most n.
         valid: (B, n) bool, the points that may be centres; None: all.
+        neighbours: of the density; at most as many as clusters.
     """
     distance = scaled_distances(features)
-    score = density_peaks(distance, min(clusters, 7), valid=valid)
+    score = density_peaks(distance, min(clusters, neighbours), valid=valid)
     centres = torch.sort(score, dim=1, descending=True, stable=True).indices[:, :clusters]
     to_centre = distance.gather(1, centres[:, :, None].expand(-1, -1, distance.shape[-1]))
     groups = to_centre.argmin(1)
