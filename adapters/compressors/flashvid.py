@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import threshold
 
 from framefold.adapters.base.merger import Merger
 from framefold.adapters.core.budget import Budget
@@ -18,8 +17,9 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.density_peaks import cluster_sets
 from framefold.adapters.ops.links import strongest_links, tree_groups
+from framefold.adapters.ops.max_min import SAME, max_min_of_cosines
 from framefold.adapters.ops.segments import first_frames, segment_mean, segment_sum, weighted_segment_sum
-from framefold.adapters.ops.selection import first_argmin, rank_in_group
+from framefold.adapters.ops.selection import rank_in_group
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.adapters.reference.flashvid import flashvid_tokens
 from framefold.errors import ConfigError
@@ -27,8 +27,6 @@ from framefold.errors import ConfigError
 Distance = Literal["attn_div", "attn_div_v2", "div"]
 
 NEIGHBOURS = 7  # largest number that the density of a point takes into account
-
-SAME = 1e-6  # a smaller distance 1 - cos is a rounding error and counts as 0
 
 BLOCK_SIZE = 5 * 2**19  # largest number of similarities that are computed at once
 
@@ -205,7 +203,7 @@ def select_and_match(video: Tensor, counts: Tensor, weight: Tensor, match: bool)
         block = cosines[: part.stop - start]
         write_cosines(video, start, match, select, block)
         if select:
-            chosen[part] = farthest_first(block[..., match * p :], weight[part], counts[part])
+            chosen[part] = max_min_of_cosines(block[..., match * p :], weight[part], counts[part])
         for t in range(max(start, 1), part.stop if match else 0):
             similar = block[t - start, :, :p].index_fill_(1, chosen[t - 1].nonzero()[:, 0], -2)
             best[t] = similar.amax(-1).clamp_(max=1 - SAME)
@@ -233,29 +231,6 @@ def write_cosines(video: Tensor, start: int, before: bool, within: bool, out: Te
         columns = target[:, target.shape[1] - inverse[compared].numel() :]
         torch.mm(x[t], x[compared].flatten(0, 1).T, out=columns)
         columns.mul_(inverse[t][:, None]).mul_(inverse[compared].flatten())
-
-
-def farthest_first(cosine: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
-    """Select rows that are far from each other: step 1 of :class:`FlashVID`.
-
-    Args:
-        cosine: (b, P, P) cosine similarities; the diagonal is overwritten.
-        weight: (b, P) factors >= 0 of the distances to each row.
-        counts: (b,) int64 number of rows, at most P.
-
-    Returns:
-        (b, P) bool.
-    """
-    sets = torch.arange(len(cosine), device=cosine.device)
-    cosine.diagonal(dim1=1, dim2=2).fill_(-1)
-    chosen = torch.zeros_like(weight, dtype=torch.bool)
-    similar, nearest = cosine.amax(2), torch.full_like(weight, -1)  # with the nearest other row, and the nearest chosen
-    for step in range(int(counts.max())):
-        distance = threshold(1 - similar, SAME, 0) * weight
-        pick = first_argmin(-distance.masked_fill_(chosen, -1))
-        chosen[sets, pick] |= step < counts
-        similar = nearest = torch.maximum(nearest, cosine[sets, pick])
-    return chosen
 
 
 def merge_roots(video: Tensor, tree: Tensor, roots: Tensor, chosen: Tensor, k: int) -> Tensor:

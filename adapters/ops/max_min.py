@@ -1,4 +1,4 @@
-"""Greedy max-min selection: always the point farthest from those chosen so far, without an n x n matrix.
+"""Greedy max-min selection: always the point farthest from those chosen so far, mostly without an n x n matrix.
 
 Dimensions: B independent sets of n points of width D.
 """
@@ -11,12 +11,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
+from .selection import first_argmin
 from .similarity import normalize, rescale_if_extreme
 
 Metric = Literal["cosine", "euclid"]
 
 BLOCK = 256  # rows of a block of distances
+
+SAME = 1e-6  # a smaller distance 1 - cosine is a rounding error of the product of two unit vectors
 
 HASHED = 16  # leading coordinates that tell most points apart
 
@@ -232,3 +236,29 @@ def most_isolated(points: PointSet, period: int = 1) -> int:
 def _squares_to_others(points: PointSet, rows: Tensor) -> Tensor:
     """Return (R, n) squared distances of rows to all points, infinite to themselves."""
     return points[rows].squares(points).scatter_(1, rows[:, None], torch.inf)
+
+
+def max_min_of_cosines(cosine: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
+    """Choose as :func:`max_min` does, by distances 1 - cosine that are known, all sets at once.
+
+    The first row is the one farthest from its nearest other row, times its weight. A distance below ``SAME`` counts as
+    0.
+
+    Args:
+        cosine: (B, n, n) cosine similarities; the diagonal is overwritten.
+        weight: (B, n) non-negative factors of the distances to each row.
+        counts: (B,) int64 numbers of rows to choose, each at most n.
+
+    Returns:
+        (B, n) bool, the chosen rows.
+    """
+    sets = torch.arange(len(cosine), device=cosine.device)
+    cosine.diagonal(dim1=1, dim2=2).fill_(-1)
+    chosen = torch.zeros_like(weight, dtype=torch.bool)
+    similar, nearest = cosine.amax(2), torch.full_like(weight, -1)  # to the nearest other row, and the nearest chosen
+    for step in range(int(counts.max())):
+        distance = threshold(1 - similar, SAME, 0) * weight
+        pick = first_argmin(-distance.masked_fill_(chosen, -1))
+        chosen[sets, pick] |= step < counts
+        similar = nearest = torch.maximum(nearest, cosine[sets, pick])
+    return chosen
