@@ -18,7 +18,7 @@ from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.density_peaks import cluster_sets
 from framefold.adapters.ops.links import strongest_links, tree_groups
 from framefold.adapters.ops.max_min import SAME, max_min_of_cosines
-from framefold.adapters.ops.segments import first_frames, segment_mean, segment_sum, weighted_segment_sum
+from framefold.adapters.ops.segments import first_frames, segment_mean, segment_sum
 from framefold.adapters.ops.selection import rank_in_group
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.adapters.reference.flashvid import flashvid_tokens
@@ -115,7 +115,8 @@ class FlashVID(Merger):
     @torch.no_grad()
     def events(self, video: VideoTokens) -> Tensor:
         """Return (N,) bool, the frames whose mean is unlike that of the previous one (``cut``)."""
-        means = torch.stack([frame.float().mean(0) for frame in rescale_if_extreme(video.as_grid().flatten(1, 2))])
+        with torch.autocast(video.features.device.type, enabled=False):
+            means = frame_means(rescale_if_extreme(video.as_grid().flatten(1, 2)))
         return first_frames(self.begins(means), video.per_frame)
 
     def begins(self, means: Tensor) -> Tensor:
@@ -131,7 +132,7 @@ class FlashVID(Merger):
         if k == n:
             return torch.arange(n, device=video.features.device)
         x = rescale_if_extreme(video.as_grid().flatten(1, 2))
-        means = torch.stack([frame.float().mean(0) for frame in x])
+        means = frame_means(x)
         begins = self.begins(means)
         selected = round(self.alpha * k)
         counts = even_counts(selected, frames, x.device)
@@ -179,6 +180,12 @@ class FlashVID(Merger):
         return replace(video, features=features, index=index, size=size, assign=assign)
 
 
+def frame_means(video: Tensor) -> Tensor:
+    """Return the (T, D) fp32 means of the tokens of frames (T, P, D), by products, which are faster than sums."""
+    weights = torch.full(video.shape[1:2], 1 / video.shape[1], device=video.device)
+    return torch.stack([weights @ frame.float() for frame in video])
+
+
 def select_and_match(video: Tensor, counts: Tensor, weight: Tensor, match: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Select tokens of each frame, and find for each other one the most similar such token of the previous frame.
 
@@ -206,8 +213,7 @@ def select_and_match(video: Tensor, counts: Tensor, weight: Tensor, match: bool)
             chosen[part] = max_min_of_cosines(block[..., match * p :], weight[part], counts[part])
         for t in range(max(start, 1), part.stop if match else 0):
             similar = block[t - start, :, :p].index_fill_(1, chosen[t - 1].nonzero()[:, 0], -2)
-            best[t] = similar.amax(-1).clamp_(max=1 - SAME)
-            place[t] = (similar >= best[t][:, None]).view(torch.uint8).argmax(-1)
+            best[t], place[t] = similar.clamp_(max=1 - SAME).max(-1)
     first = torch.arange(-1, frames - 1, device=video.device)[:, None] * p
     return chosen, first + place, best.masked_fill_(chosen, -2)
 
@@ -257,7 +263,7 @@ def merge_roots(video: Tensor, tree: Tensor, roots: Tensor, chosen: Tensor, k: i
     reduced = (counts > 1) & (counts < sizes)
     wanted = reduced[frame] & ~kept
     group = torch.where(wanted, wanted.cumsum(0) - 1, -1)[tree]
-    means = weighted_segment_sum(video.flatten(0, 1), (1 / torch.bincount(tree))[tree], group, int(wanted.sum()))
+    means = segment_sum(video.flatten(0, 1), group, int(wanted.sum())).div_(torch.bincount(tree)[wanted][:, None])
     local[wanted] = cluster_sets(means, sizes[reduced], counts[reduced], NEIGHBOURS)
     first = counts.cumsum(0) - counts + int(kept.sum())
     label = torch.where(local < 0, -1, first[frame] + local)

@@ -254,11 +254,12 @@ def max_min_of_cosines(cosine: Tensor, weight: Tensor, counts: Tensor) -> Tensor
     """
     sets = torch.arange(len(cosine), device=cosine.device)
     cosine.diagonal(dim1=1, dim2=2).fill_(-1)
-    chosen = torch.zeros_like(weight, dtype=torch.bool)
-    similar, nearest = cosine.amax(2), torch.full_like(weight, -1)  # to the nearest other row, and the nearest chosen
-    for step in range(int(counts.max())):
-        distance = threshold(1 - similar, SAME, 0) * weight
-        pick = first_argmin(-distance.masked_fill_(chosen, -1))
-        chosen[sets, pick] |= step < counts
-        similar = nearest = torch.maximum(nearest, cosine[sets, pick])
-    return chosen
+    value = threshold(1 - cosine.amax(2), SAME, 0) * weight  # by the nearest other row, then by the nearest chosen row
+    picks, nearest = [first_argmin(-value)], torch.full_like(value, torch.inf)
+    while len(picks) < int(counts.max()):
+        distance = threshold(1 - cosine[sets, picks[-1]], SAME, 0)
+        nearest = torch.minimum(nearest, distance.mul_(weight)).scatter_(1, picks[-1][:, None], -1)
+        picks.append(first_argmin(-nearest))
+    order = torch.stack(picks, 1)
+    wanted = torch.arange(order.shape[1], device=order.device) < counts[:, None]
+    return torch.zeros_like(value, dtype=torch.bool).scatter_(1, order, wanted)

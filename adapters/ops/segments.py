@@ -25,7 +25,7 @@ def segment_sum(values: Tensor, groups: Tensor, k: int) -> Tensor:
     if values.is_floating_point():
         values = values.to(torch.promote_types(values.dtype, torch.float32))
     out = values.new_zeros((k + 1, *values.shape[1:]))
-    return out.index_add(0, torch.where(groups < 0, k, groups), values)[:k]
+    return out.index_add_(0, torch.where(groups < 0, k, groups), values)[:k]
 
 
 def weighted_segment_sum(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> Tensor:
@@ -57,8 +57,11 @@ def segment_mean(features: Tensor, weights: Tensor, groups: Tensor, k: int) -> T
         groups: (N,) int64 in [-1, k), every group non-empty.
         k: number of groups.
     """
-    total = weighted_segment_sum(features, weights, groups, k)
-    return (total / segment_sum(weights.to(total.dtype), groups, k)[:, None]).to(features.dtype)
+    if bool((weights == 1).all()):
+        total = segment_sum(features, groups, k)
+    else:
+        total = weighted_segment_sum(features, weights, groups, k)
+    return total.div_(segment_sum(weights.to(total.dtype), groups, k)[:, None]).to(features.dtype)
 
 
 def first_frames(begins: Tensor, per_frame: int) -> Tensor:
