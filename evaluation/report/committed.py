@@ -129,7 +129,7 @@ def _add(file: Path, setting: Mapping[str, Any], values: Mapping[str, Mapping[st
     before = read_committed(file)
     for name in {**before.setting, **plain["setting"]} if before.setting else ():
         theirs, ours = before.setting.get(name), plain["setting"].get(name)
-        if theirs != ours:
+        if theirs != ours and name not in LOCATIONS:
             raise ResultsError(
                 f"{file} has results with {name} {short(theirs)}, and the new ones have {short(ours)}: "
                 "delete it to begin with the new ones"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,13 @@ def test_every_compressor_has_its_rows_and_says_what_it_is() -> None:
         assert f"\n| `{name}` | t" in described, f"{name}: no row, or neither training-free nor trained"
         assert name == "identity" or f"\n| `{name}` |" in measured, name
         assert _CLASSES[name].keeps and _CLASSES[name].cost, f"{name} must say what it keeps and what it costs"
+
+
+def test_page_is_what_the_command_writes(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs" / "measured", tmp_path / "measured")
+    committed = Path(shutil.copy(ROOT / "docs" / PAGE, tmp_path)).read_text()
+    catalogue(docs=str(tmp_path))
+    assert (tmp_path / PAGE).read_text() == committed, "run 'framefold catalogue' and commit docs/compressors.md"
 
 
 def test_committed_accuracies_are_those_of_the_results() -> None:
