@@ -193,6 +193,7 @@ def _pairs(
 ) -> list[tuple[str, float, VariantPair]]:
     """Build all variants; raise every error that needs no host."""
     known = [name for name in list_compressors(trainable=False) if has_official_variant(compressor_class(name))]
+    known = [name for name in known if build(name).in_llm is None]
     chosen = known if names is None else names
     without = [name for name in chosen if not has_official_variant(compressor_class(name))]
     if without:

@@ -82,8 +82,9 @@ def bench_compress(
     compare the ratios.
 
     Args:
-        compressors: registered names; by default all, which takes a quarter of an hour on one core. Query-aware ones
-            get a question of 16 tokens, and those that need attention of the vision encoder get random numbers.
+        compressors: registered names; by default all that do not act inside the language model, which takes a quarter
+            of an hour on one core. Query-aware ones get a question of 16 tokens, and those that need attention of the
+            vision encoder get random numbers.
         frames: lengths of the videos; several lengths give a plot of time against tokens.
         grid: (H, W) tokens of a frame.
         width: width D of a token.
@@ -104,7 +105,7 @@ def bench_compress(
     Raises:
         ConfigError, BudgetError, UnknownCompressorError: a setting is out of range; raised before any measurement.
     """
-    names = compressors if compressors is not None else list_compressors()
+    names = compressors if compressors is not None else _outside_the_llm()
     _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
     variants = [
         (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
@@ -132,6 +133,10 @@ def bench_compress(
             Path(out), rows, dict(grid=grid, width=width, dtype=dtype, device=device, repeats=repeats, threads=threads)
         )
     return rows
+
+
+def _outside_the_llm() -> list[str]:
+    return [name for name in list_compressors() if build(name).in_llm is None]
 
 
 def _check(
