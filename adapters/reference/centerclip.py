@@ -27,7 +27,7 @@ def kmedoids(
     """Cluster each segment around medoids, starting with the longest token and then always the farthest one.
 
     The release subtracts the largest distance of the batch and one from all distances. This changes only their
-    rounding, so it is left out.
+    rounding, so it is left out. Rounding decides there which token of a pair is its medoid; here it is the first one.
 
     Args:
         points: (B, n, D) tokens.
@@ -35,7 +35,7 @@ def kmedoids(
         distance: metric of the assignment and of the sums that a medoid minimizes.
         pre_norm: divide tokens by their norms first; then the first medoid is a matter of rounding. Zero tokens, for
             which the release gives NaN, stay zero.
-        threshold: stop when the mean shift of the medoids is smaller.
+        threshold: stop when the total shift of the medoids of a segment is smaller.
         iter_limit: most rounds.
 
     Returns:
@@ -58,7 +58,7 @@ def _cluster(
         sums = torch.where(assign[:, None] == assign, table, 0).sum(1)
         member = assign == torch.arange(clusters, device=assign.device)[:, None]  # (K, n)
         before, medoids = medoids, torch.where(member, sums, torch.inf).argmin(1)
-        if (points[medoids] - points[before]).norm(dim=-1).mean() < threshold:
+        if (points[medoids] - points[before]).norm(dim=-1).sum() < threshold:
             break
     medoids = medoids.sort().values
     return table[:, medoids].argmin(1), medoids
