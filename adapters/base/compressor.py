@@ -8,6 +8,7 @@ A method derives from :class:`Compressor` (implement ``compress``), from
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -77,6 +78,30 @@ class Compressor(PretrainedMixin, nn.Module):
     def entering(self, k: int, n: int, per_frame: int = 1) -> int:
         """Return how many of n tokens a call keeps for a budget of k: k, or what ``in_llm`` reduces to a mean of k."""
         return k if self.in_llm is None else self.in_llm.entering(k, n)
+
+    def counts_in_llm(self, n: int, per_frame: int, layers: int, entered: int | None = None) -> tuple[int, ...]:
+        """Return the numbers of tokens that ``in_llm`` leaves of n in a language model.
+
+        Args:
+            n: number of tokens of the video.
+            per_frame: number of tokens of a frame.
+            layers: number of layers of the language model.
+            entered: number of tokens that enter, if it is known.
+
+        Raises:
+            BudgetError: the budget is not possible; the message contains the smallest one.
+        """
+        assert self.in_llm is not None
+        k = n if self.budget == AUTO else budget_tokens(self.budget, n)
+        entered = self.entering(k, n, per_frame) if entered is None else entered
+        try:
+            return self.in_llm.counts(entered, k, layers)
+        except BudgetError as error:
+            smallest = self.in_llm.smallest_budget(n, layers, lambda k: self.entering(k, n, per_frame))
+            raise BudgetError(
+                f"{self.name}: {error}: the smallest budget for {n} tokens is {smallest}, a ratio of"
+                f" {math.ceil(10_000 * smallest / n) / 10_000}"
+            ) from error
 
     @property
     def budget(self) -> Any:

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.hosts.prompt.prepare import Prepared
 from framefold.evaluation.metrics.answers import token_overlap
 from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
+from framefold.evaluation.results.result_files import mean_of_known
 from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, mean_visual_tokens
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows
@@ -30,7 +32,7 @@ Record = dict[str, Any]
 @torch.no_grad()
 def evaluate_questions(
     host: Host, compressor: Compress, batches: Iterable[HeldOutBatch], kept_videos: int = 0
-) -> tuple[list[Record], list[Record], dict[str, float]]:
+) -> tuple[list[Record], list[Record], dict[str, Any]]:
     """Ask every question once about its compressed video.
 
     Args:
@@ -44,8 +46,8 @@ def evaluate_questions(
         (both as in :mod:`framefold.evaluation.results.result_files`); and costs: ``answering_ms``, the median over
         batches of the milliseconds per video without the compressor, and ``tokens_entered``, the mean number of visual
         tokens in the prompt of the language model, including those that the host adds to the grid, such as a newline.
-        A compressor that acts inside the language model also has ``tokens_after``, their number in the last layer, and
-        ``tokens_mean``, the mean over the layers.
+        A compressor that acts inside the language model also has ``tokens_after``, their number in the last layer,
+        ``tokens_mean``, the mean over the layers, and ``recall_left``, the evidence recall in the last layer.
     """
     timed, decode_answers = TimedCompressor(compressor, host.model.device), _AnswerDecoder(host)
     answers: list[Record] = []
@@ -66,26 +68,30 @@ def evaluate_questions(
         if batch.numbers[0] < kept_videos:
             first = len(answers) if timed.query_aware else None
             kept += _kept_tokens(batch, prepared.tokens, first, kept_videos)
-        answers += _answers(batch, asked.rows.video.tolist(), prepared.tokens, decode_answers(logits, asked.rows))
-    costs = {"answering_ms": float(np.median(milliseconds)), "tokens_entered": visual / prompts}
+        answers += _answers(batch, asked.rows.video.tolist(), prepared, decode_answers(logits, asked.rows))
+    costs: dict[str, Any] = {"answering_ms": float(np.median(milliseconds)), "tokens_entered": visual / prompts}
     if timed.in_llm is not None:
         left = visual / prompts - dropped / prompts
-        costs |= {"tokens_after": float(left[-1]), "tokens_mean": float(left.mean())}
+        recall = mean_of_known([answer["recall_left"] for answer in answers])
+        costs |= {"tokens_after": float(left[-1]), "tokens_mean": float(left.mean()), "recall_left": recall}
     return answers, kept, costs
 
 
 def _answers(
-    batch: HeldOutBatch, prompts: list[int], tokens: list[VideoTokens], decoded: list[DecodedAnswer]
+    batch: HeldOutBatch, prompts: list[int], prepared: Prepared, decoded: list[DecodedAnswer]
 ) -> Iterator[Record]:
     """Yield one record per answer.
 
     Args:
         batch: videos with R questions.
         prompts: (R,) index of the compressed video in the prompt of each question.
-        tokens: compressed videos.
+        prepared: compressed videos.
         decoded: (R,) answers.
     """
-    kept = [KeptEvidence.of(video) for video in tokens]
+    kept = [KeptEvidence.of(video) for video in prepared.tokens]
+    places = prepared.prompt.places if prepared.prompt else ()
+    left = [KeptEvidence.of(place.last) for place in places]
+    means = [place.mean_tokens for place in places]
     videos = batch.encoded.rows.video.tolist()
     for row, (video, prompt, said) in enumerate(zip(videos, prompts, decoded, strict=True)):
         question, evidence = batch.encoded.questions[row], batch.evidence[row]
@@ -99,9 +105,10 @@ def _answers(
             "correct": said.correct,
             "loss": said.loss,
             "overlap": said.overlap,
-            "tokens": kept[prompt].tokens,
+            "tokens": round(means[prompt]),
             "recall": kept[prompt].recall(evidence),
             "purity": kept[prompt].purity(evidence),
+            "recall_left": left[prompt].recall(evidence),
         }
 
 

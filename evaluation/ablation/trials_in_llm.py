@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.hosts.hooks.layer_hooks import check_layers
 from framefold.errors import AttachError, BudgetError
 from framefold.training.frozen_host.host import Host
@@ -27,8 +26,7 @@ def is_possible(host: Host, trial: Trial) -> bool:
     try:
         check_layers(host.model, compressor.in_llm)
         if isinstance(budget, float):
-            k, layers = budget_tokens(budget, MANY), len(host.family.decoder_layers(host.model))
-            compressor.in_llm.counts(compressor.entering(k, MANY), k, layers)
+            compressor.counts_in_llm(MANY, 1, len(host.family.decoder_layers(host.model)))
     except (AttachError, BudgetError) as error:
         print(f"ablation: {method.name} is left out at {budget:g}: {error}")
         return False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from framefold.data.synthetic.difficulty import preset_name
 from framefold.evaluation.metrics.significance import Comparison, stars
 from framefold.evaluation.results.formats import p_value, percent
@@ -186,7 +188,9 @@ def answer_section(table: ResultTable) -> str:
 def evidence_section(table: ResultTable) -> str:
     """Return the section on the kept share of the annotated evidence and its purity; "" without annotations."""
     remark = "Recall and purity are equal if tokens are only dropped; merging keeps more evidence, but dilutes it."
-    return _measures_section("## Evidence kept", table, measures_of_table("evidence"), remark)
+    return _measures_section(
+        "## Evidence kept", table, _known(table, measures_of_table("evidence"), table.budgets), remark
+    )
 
 
 def measures_table(table: ResultTable, measures: list[Measure], full: Readings | None = None) -> str:
@@ -233,13 +237,21 @@ def cost_section(table: ResultTable) -> str:
 
 
 def _cost_at(table: ResultTable, budget: str) -> str:
-    measures = measures_of_table("cost")
+    measures = _known(table, measures_of_table("cost"), [budget])
     rows = []
     for method in table.methods:
         if table.results_of(method, budget):
             readings = table.readings(method, budget)
             rows.append([method, *(measure.text(readings) + _share(measure, readings) for measure in measures)])
     return format_table([f"at {budget}", *(measure.label for measure in measures)], rows)
+
+
+def _known(table: ResultTable, measures: list[Measure], budgets: Sequence[str]) -> list[Measure]:
+    """Leave out measures that no method has at any of the budgets."""
+    pairs = [(method, budget) for budget in budgets for method in table.methods]
+    return [
+        one for one in measures if not one.needs or any(table.stored(*pair, one.needs) is not None for pair in pairs)
+    ]
 
 
 def _share(measure: Measure, readings: Readings) -> str:

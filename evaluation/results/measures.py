@@ -12,6 +12,7 @@ from typing import Literal
 
 from .formats import byte_count, factor, flops, number, p_value, percent, share_percent, whole_percent
 from .measure import ANSWERS, COSTS, TYPES, Measure
+from .measures_in_llm import IN_LLM_MEASURES
 from .readings import (
     baseline_difference,
     corrected_p,
@@ -261,6 +262,7 @@ MEASURES = (
         table="cost",
         column=8,
     ),
+    *IN_LLM_MEASURES,
 )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from framefold.evaluation.metrics.significance import stars
 from framefold.evaluation.metrics.statistics import Interval
 
@@ -33,6 +35,21 @@ def relative_time(readings: Readings) -> float | None:
     """Return the time in percent of the prefill of all tokens."""
     speedup = readings.stored("speedup")
     return 100 / speedup if speedup else None
+
+
+def in_all_layers(inside: str, entering: str) -> Callable[[Readings], float | None]:
+    """Return a reading of a number that only methods have that act inside the language model.
+
+    Args:
+        inside: its key.
+        entering: key of the number that holds for all layers otherwise.
+    """
+
+    def read(readings: Readings) -> float | None:
+        found = readings.stored(inside)
+        return readings.stored(entering) if found is None else found
+
+    return read
 
 
 def total_ms(readings: Readings) -> float | None:

@@ -5,7 +5,6 @@ Dimensions: B rows, L columns before, L' columns after, N tokens of a video.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +13,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.base.in_llm import InLLM
-from framefold.adapters.core.budget import AUTO, budget_tokens
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family
-from framefold.errors import BudgetError, InputError
+from framefold.errors import InputError
 
 from .compaction import Compaction
 
@@ -61,6 +59,19 @@ class VideoPlace:
     tokens: VideoTokens
     plan: InLLMPlan | None = None
     left: dict[int, VideoTokens] = field(default_factory=dict)
+
+    @property
+    def last(self) -> VideoTokens:
+        """Tokens that the last layer had in the last forward."""
+        return self.left[max(self.left)] if self.left else self.tokens
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean number of tokens over the layers in the last forward."""
+        if self.plan is None:
+            return len(self.tokens.index)
+        layers = self.plan.layers
+        return sum(len(self.in_layer(layer).index) for layer in range(layers)) / layers
 
     def in_layer(self, layer: int) -> VideoTokens:
         """Return the tokens that a layer had in the last forward."""
@@ -114,15 +125,6 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
             f"{compressor.name} reduces tokens inside the language model, whose layers do not call it: attach the"
             " compressor, or run the host inside `with framefold.adapters.hosts.in_llm(model, compressor)`"
         )
-    layers, n = len(family.decoder_layers(model)), len(out.tokens.assign)
-    k = n if compressor.budget == AUTO else budget_tokens(compressor.budget, n)
-    try:
-        counts = in_llm.counts(len(out.tokens), k, layers)
-    except BudgetError as error:
-        per_frame = out.tokens.per_frame
-        smallest = in_llm.smallest_budget(n, layers, lambda k: compressor.entering(k, n, per_frame))
-        raise BudgetError(
-            f"{compressor.name}: {error}: the smallest budget for {n} tokens is {smallest}, a ratio of"
-            f" {math.ceil(10_000 * smallest / n) / 10_000}"
-        ) from error
+    layers, tokens = len(family.decoder_layers(model)), out.tokens
+    counts = compressor.counts_in_llm(len(tokens.assign), tokens.per_frame, layers, len(tokens))
     return InLLMPlan(in_llm, counts, compressor.exact_budget, out.handover, layers)
