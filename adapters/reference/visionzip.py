@@ -45,10 +45,12 @@ def zip_frame(attention: Tensor, metric: Tensor, dominant: int, contextual: int)
         contextual: number of targets.
 
     Raises:
-        InputError: no contextual tokens; the release divides by their number.
+        InputError: the release fails: there are no contextual tokens, or fewer tokens than both kinds together.
     """
     if contextual < 1:
         raise InputError("visionzip: the release needs at least one contextual token for each frame")
+    if dominant + contextual > len(attention):
+        raise InputError(f"visionzip: no {dominant} dominant and {contextual} contextual among {len(attention)} tokens")
     first = torch.sort(attention, descending=True, stable=True).indices[:dominant]
     rest = torch.ones_like(attention, dtype=torch.bool).index_fill(0, first, False).nonzero()[:, 0]
     targets = rest[:: max(1, len(rest) // contextual)][:contextual]
