@@ -22,7 +22,8 @@ ROWS = 512  # points that are clustered at a time, which fit the CPU cache
 def scaled_distances(points: Tensor, scale: bool = True) -> Tensor:
     """Return the (B, n, n) Euclidean distances of the points of each set, in fp32 or wider.
 
-    Sets are centred first, so that what all points have in common costs no precision.
+    Sets are centred first, so that what all points have in common costs no precision. Distances are symmetric to the
+    last digit, so that two points that are nearest to each other are equally dense among two neighbours.
 
     Args:
         points: (B, n, D) of moderate magnitude (:func:`~framefold.adapters.ops.similarity.rescale_if_extreme`).
@@ -33,6 +34,7 @@ def scaled_distances(points: Tensor, scale: bool = True) -> Tensor:
     square = torch.linalg.vector_norm(x, dim=-1).square()
     both = square[:, :, None] + square[:, None]
     distance = torch.baddbmm(both, x, x.transpose(1, 2), alpha=-2)
+    distance = torch.maximum(distance, distance.transpose(1, 2))
     distance = torch.where(distance > SAME * both, distance, 0).sqrt()
     return distance / x.shape[-1] ** 0.5 if scale else distance
 

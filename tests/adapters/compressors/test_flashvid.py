@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import framefold
 from framefold import VideoTokens
 from framefold.adapters.compressors.flashvid import select_and_match
+from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.segments import segment_mean
 from framefold.errors import ConfigError, InputError
 from tests.support.cases import case
@@ -54,6 +55,65 @@ def test_selection_and_matches_against_the_reference(grid, seed, share) -> None:
     found = cosine.gather(-1, (parent[1:] % p)[..., None])[..., 0]
     torch.testing.assert_close(found, cosine.amax(-1), atol=3e-6, rtol=0)
     assert bool((similarity[0] == -2).all()) and bool((parent[1:] // p == torch.arange(t - 1)[:, None]).all())
+
+
+def slow_clusters(points: torch.Tensor, count: int) -> list[int]:
+    """DPC-kNN in fp64; the centres are the highest products of density and distance to a denser point."""
+    distance = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist") / points.shape[1] ** 0.5
+    near = distance.sort(1).values[:, : min(count, 7)]
+    density = (-near.square().mean(1)).exp()
+    denser = torch.where(density > density[:, None], distance, distance.max())
+    centres = (denser.amin(1) * density).sort(descending=True, stable=True).indices[:count].sort().values
+    label = distance[:, centres].argmin(1)
+    label[centres] = torch.arange(count)
+    return label.tolist()
+
+
+def slow_groups(x: torch.Tensor, attention: torch.Tensor, k: int, alpha: float, cut: float) -> list[int]:
+    """The rule of the docstring in fp64, one token and one frame at a time."""
+    t, p, _ = x.shape
+    unit, mean = torch.nn.functional.normalize(x, dim=-1), torch.nn.functional.normalize(x.mean(1), dim=-1)
+    counts = even_counts(round(alpha * k), t).tolist()
+    chosen = [i * p + row for i in range(t) for row in slow_selection(x[i], attention[i], counts[i])]
+    best: dict[int, tuple[float, int]] = {}
+    for i in range(1, t):
+        free = [j for j in range(p) if (i - 1) * p + j not in chosen]
+        for row in range(p):
+            if i * p + row not in chosen and free and float(mean[i] @ mean[i - 1]) >= cut:
+                best[i * p + row] = max((float(unit[i, row] @ unit[i - 1, j]), -((i - 1) * p + j)) for j in free)
+    links = sorted((row for row in best if best[row][0] > 0.8), key=lambda row: (-best[row][0], row))[: t * p - k]
+    root = list(range(t * p))
+    for row in sorted(links):
+        root[row] = root[-best[row][1]]
+    label = {row: n for n, row in enumerate(chosen)}
+    rows = [[row for row in range(i * p, i * p + p) if root[row] == row and row not in chosen] for i in range(t)]
+    sizes, total = torch.tensor([len(one) for one in rows]), k - len(chosen)
+    least = sizes.clamp(max=1) if int(sizes.clamp(max=1).sum()) <= total else 0 * sizes
+    shares = least + share(total - int(least.sum()), sizes, sizes - least) if int(sizes.sum()) > total else sizes
+    flat = x.flatten(0, 1)
+    for one, count in zip(rows, shares.tolist(), strict=True):
+        means = torch.stack([flat[[i for i in range(t * p) if root[i] == row]].mean(0) for row in one] or [flat[0]])
+        groups = list(range(count)) if count == len(one) else slow_clusters(means, count) if count else []
+        label |= {row: len(label) + group for row, group in zip(one, groups, strict=False)}
+    return [label.get(row, -1) for row in root]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+@given(
+    grid=grids, seed=st.integers(0, 999), share_kept=st.floats(0, 1), alpha=st.sampled_from([0.0, 0.3, 0.7, 1.0]),
+    cut=st.sampled_from([0.9, 0.5, -1.0]),
+)  # fmt: skip
+def test_exact_against_the_reference(grid, seed, share_kept, alpha, cut) -> None:
+    n = grid[0] * grid[1] * grid[2]
+    x, k = noise(*grid, 12, seed=seed), max(1, int(share_kept * n))
+    still = noise(*grid, 1, seed=seed + 1) < 0.3
+    x, attention = torch.where(still, x[:1] + 0.4 * x, x), noise(*grid, seed=seed + 2).abs() + 0.01
+    if k == n:
+        return
+    found = compress(x, k, attention, alpha=alpha, cut=cut).assign
+    expected = torch.tensor(slow_groups(x.flatten(1, 2).double(), attention.flatten(1, 2), k, alpha, cut))
+    assert torch.equal(found < 0, expected < 0)
+    assert torch.equal(found[:, None] == found, expected[:, None] == expected)
 
 
 def test_every_parameter_keeps_the_budget() -> None:

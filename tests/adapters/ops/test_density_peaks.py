@@ -32,6 +32,16 @@ def test_scores_are_those_of_a_loop(m: int, include_self: bool) -> None:
         torch.testing.assert_close(found[b], expected, atol=1e-5, rtol=1e-5)
 
 
+def test_nearest_neighbours_of_each_other_are_equally_dense() -> None:
+    """Otherwise rounding would decide which of the two is a centre."""
+    distance = scaled_distances(noise(20, 13, 12, seed=5))
+    assert torch.equal(distance, distance.transpose(1, 2))
+    score = density_peaks(distance, 2)
+    nearest = distance.masked_fill(torch.eye(13, dtype=torch.bool), torch.inf)
+    pair = nearest.flatten(1).argmin(1)  # the two points of the least distance are the densest
+    assert torch.equal(*(score.gather(1, row[:, None]) for row in (pair // 13, pair % 13)))
+
+
 def test_points_that_are_not_valid_change_nothing() -> None:
     points, valid = noise(1, 12, 6, seed=4), torch.arange(12)[None] % 3 != 1
     found = density_peaks(scaled_distances(points), 4, valid=valid)
