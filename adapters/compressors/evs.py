@@ -51,7 +51,7 @@ class EVS(FramePruner):
             to 12 decimals, to the engines' rules: a budget of 0.07 is exactly what users of the engines write as 0.93.
         variant: see above.
         native: compute ``official`` in the dtype of the features, as served models do, instead of fp32.
-        threshold: similarity above which ``threshold`` drops a token, in [-1, 1]; 0.25 in the script of its release.
+        threshold: similarity above which ``threshold`` drops a token, in [-1, 1]; 0.5 in the scripts of its release.
         drop_share: fraction of each frame after frame 0 that ``threshold`` drops instead, the least changed tokens, in
             [0, 1]; None: use ``threshold``.
 
@@ -76,7 +76,7 @@ class EVS(FramePruner):
         *,
         variant: Literal["exact", "official", "threshold"] = "exact",
         native: bool = False,
-        threshold: float = 0.25,
+        threshold: float = 0.5,
         drop_share: float | None = None,
     ) -> None:
         super().__init__(budget, variant="exact" if variant == "threshold" else variant, native=native)
