@@ -167,7 +167,8 @@ class FastVID(Compressor):
         ratio = self.budget if isinstance(self.budget, float) else k / len(video)
         if int(video.per_frame * ratio) < 1:
             raise InputError(f"fastvid: variant='official' keeps no token of a frame at a ratio of {ratio}: raise it")
-        x = video.as_grid().flatten(1, 2)
+        original = video.as_grid().flatten(1, 2)
+        x = rescale_if_extreme(original)
         settings = FastVIDSettings(ratio, self.context, self.stride, self.beta, self.segments, self.cut, self.still)
         attention = video.attention.reshape(x.shape[:2])  # type: ignore[union-attr]
         out = released_tokens(x, x.float().mean(1), attention, self.form, settings)
@@ -175,7 +176,8 @@ class FastVID(Compressor):
         number = torch.searchsorted(out.index, torch.cat([*out.targets, out.index[:1]]))
         groups = torch.where(join < 0, -1, number[join])
         groups[out.index] = torch.arange(len(out.index), device=groups.device)
-        return merge_at(video, out.index, groups, out.tokens)
+        scale = original.detach().abs().max().double() / x.detach().abs().max().double()
+        return merge_at(video, out.index, groups, out.tokens if x is original else out.tokens.double() * scale)
 
 
 def _part_of_frame(lengths: list[int]) -> list[int]:

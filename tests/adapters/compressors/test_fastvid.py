@@ -155,3 +155,12 @@ def test_onevision_merges_frames_alone_if_anchors_have_the_targets_of_one_frame(
         own = out.index // 12 == t
         torch.testing.assert_close(out.features[own], again.features[own])
     assert torch.equal(out.index[out.assign] // 12, torch.arange(72) // 12)
+
+
+def test_official_works_at_any_scale() -> None:
+    x = noise(6, 3, 4, 8).double()
+    compressor = framefold.build("fastvid", 0.5, variant="official", segments=2)
+    small = compressor(attended(x * 2.0**-200)).tokens
+    large = compressor(attended(x * 2.0**200)).tokens
+    assert torch.equal(small.index, large.index)
+    torch.testing.assert_close(small.features * 2.0**200, large.features * 2.0**-200)
