@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from framefold.adapters.ops.density_peaks import density_peaks, scaled_distances
 from framefold.adapters.ops.links import tree_roots
 from framefold.adapters.ops.similarity import normalize
 from framefold.errors import InputError
@@ -251,21 +250,31 @@ def merge_spatially(features: Tensor, left: Tensor, budget: int) -> tuple[Tensor
 
 
 def cluster_density_peaks(
-    features: Tensor, clusters: int, valid: Tensor | None = None, neighbours: int = NEIGHBOURS
+    features: Tensor, clusters: int, valid: Tensor | None = None, neighbours: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return the (B, n) cluster of each point and the (B, clusters) centres, in order of their scores (DPC-kNN).
+
+    Unlike :func:`~framefold.adapters.ops.density_peaks.density_peaks`, this is the arithmetic of the release, in which
+    the densities of points that are far from all others round to 0.
 
     Args:
         features: (B, n, D) points of each set.
         clusters: number of clusters, at most n.
         valid: (B, n) bool, the points that may be centres; None: all.
-        neighbours: of the density; at most as many as clusters.
+        neighbours: nearest points that the density of a point takes into account; None: seven, or as many as there are
+            clusters if these are fewer.
     """
-    distance = scaled_distances(features)
-    score = density_peaks(distance, min(clusters, neighbours), valid=valid)
-    centres = torch.sort(score, dim=1, descending=True, stable=True).indices[:, :clusters]
-    to_centre = distance.gather(1, centres[:, :, None].expand(-1, -1, distance.shape[-1]))
-    groups = to_centre.argmin(1)
+    distance = torch.cdist(features.float(), features.float()) / features.shape[-1] ** 0.5
+    if valid is not None:
+        distance = torch.where(valid[:, None], distance, distance.max() + 1)
+    count = neighbours or min(clusters, NEIGHBOURS)
+    density = (-distance.topk(count, dim=-1, largest=False).values.square().mean(-1)).exp()
+    if valid is not None:
+        density = density * valid
+    largest = distance.flatten(1).amax(1)[:, None, None]
+    away = torch.where(density[:, None] > density[:, :, None], distance, largest).amin(-1)
+    centres = torch.sort(away * density, dim=1, descending=True, stable=True).indices[:, :clusters]
+    groups = distance.gather(2, centres[:, None].expand(-1, distance.shape[1], -1)).argmin(2)
     return groups.scatter_(1, centres, torch.arange(clusters, device=centres.device).expand_as(centres)), centres
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+
+import torch
 
 SAME = 1e-8  # scores whose range is smaller count as equal
 
@@ -13,7 +14,7 @@ def allocate_as_released(scores: Sequence[float], budget: int, least: int = 4, m
 
     The sum may be below the budget: a segment gets no more than its relative score is worth between ``least`` and
     ``most``, and what a limit cuts off is lost. It exceeds a budget of less than one token per segment, except if all
-    scores are equal: then no segment gets any.
+    scores are equal: then no segment gets any. The arithmetic is fp32, as released: rounding decides some tokens.
 
     Args:
         scores: relevance of each segment.
@@ -21,18 +22,19 @@ def allocate_as_released(scores: Sequence[float], budget: int, least: int = 4, m
         least: tokens of the least relevant segment.
         most: tokens of the most relevant segment.
     """
-    count, low, high = len(scores), min(scores), max(scores)
+    count = len(scores)
     if count * least > budget:
         least = max(1, budget // count)
-    if high - low < SAME:
+    values = torch.tensor(scores, dtype=torch.float32)
+    relative = values - values.min()
+    if relative.max() < SAME:
         return [min(most, budget // count)] * count
-    relative = [(score - low) / (high - low) for score in scores]
-    out = [least + math.floor(one * (most - least)) for one in relative]
-    if sum(out) > budget:
-        extra, total = budget - count * least, sum(relative)
-        out = [least + math.floor(one / total * extra) for one in relative]
-        left = budget - sum(out)
-        order = sorted(range(count), key=lambda i: -relative[i])
-        for i in order[: max(left, 0)]:
-            out[i] += 1
-    return [min(max(tokens, least), most) for tokens in out]
+    relative /= relative.max()
+    out = least + (relative * (most - least)).floor().long()
+    if int(out.sum()) > budget:
+        extra, share = budget - count * least, relative / relative.sum()
+        more = (share * extra).floor().long()
+        best = torch.sort(share, descending=True, stable=True).indices
+        more[best[: max(extra - int(more.sum()), 0)]] += 1
+        out = least + more
+    return out.clamp(least, most).tolist()
