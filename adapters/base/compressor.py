@@ -46,7 +46,7 @@ class Compressor(PretrainedMixin, nn.Module):
     keeps: ClassVar[str] = ""  # what its tokens are, a noun phrase for tables
     cost: ClassVar[str] = ""  # of N tokens of width D, k of them kept, in words
     growth: ClassVar[Literal["linear", "quadratic"]] = "linear"  # of its time with N at a fixed ratio k / N
-    licence: ClassVar[str] = ""  # of the authors' released code: an SPDX name, or "none"; empty if there is no release
+    licence: ClassVar[str] = ""  # SPDX, of the released code; "none" if it has none, empty without a release
     deviations: ClassVar[str] = ""  # of the exact budget from the released code, in words
     trainable: ClassVar[bool] = False  # has parameters to learn
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit

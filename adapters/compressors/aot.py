@@ -61,8 +61,9 @@ class AOT(Compressor):
     cost = "two products of each token with the anchors of its clip, and a few passes of Sinkhorn's algorithm"
     licence = "MIT"
     deviations = (
-        "one attention map instead of two layers; all tokens of later frames are transported to the first frame's "
-        "anchors, a clip's least certain ones are kept, and anchors are returned once, merged; no pooling in between"
+        "one attention map instead of those of two layers; all tokens of later frames are transported to the anchors "
+        "of the first frame, and the least certain ones of a clip are kept; anchors are returned once, merged; no "
+        "pooling in between"
     )
     needs_attention = True
 

@@ -46,8 +46,8 @@ class CDPruner(Compressor):
     growth = "quadratic"
     licence = "Apache-2.0"
     deviations = (
-        "chooses from the whole video instead of each frame, never twice; the relevance is that to word embeddings "
-        "instead of CLIP's, and grows with the similarity"
+        "chooses from the whole video instead of each frame, and no token twice; measures relevance by word "
+        "embeddings instead of CLIP, and lets it grow with the similarity"
     )
     query_aware: ClassVar[bool] = True
 

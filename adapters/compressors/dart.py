@@ -47,8 +47,8 @@ class DART(Compressor):
     cost = "one norm per token and its similarity to each pivot: pivots N D"
     licence = "none"
     deviations = (
-        "Shares of the pivots that add up to the budget, pivots in order of their norms, features instead of keys and"
-        " hidden states of the language model."
+        "the shares of the pivots add up to the budget; pivots take tokens in the order of their norms; compares "
+        "features instead of keys and hidden states of the language model"
     )
 
     def __init__(

@@ -46,7 +46,7 @@ class DivPrune(Compressor):
     cost = "distances of all tokens to each kept one, less those that bounds exclude: up to k N D"
     growth = "quadratic"
     licence = "CC-BY-NC-4.0"
-    deviations = "No token is chosen twice, and at least one is kept; equal to the release if no two tokens are equal."
+    deviations = "chooses no token twice and keeps at least one; equal to the release if no two tokens are equal"
 
     def __init__(
         self,

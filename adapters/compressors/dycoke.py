@@ -50,8 +50,8 @@ class DyCoke(Compressor):
     cost = "one cosine similarity per token, and a sort"
     licence = "Apache-2.0"
     deviations = (
-        "The most similar tokens of the whole video are dropped instead of a fixed part of each compared frame; the"
-        " last frames are treated as all others; budgets under a quarter repeat the rule on the first frames of groups."
+        "drops the most similar tokens of the whole video instead of a fixed part of each compared frame; treats the "
+        "last frames as all others; repeats the rule on the first frames of groups at budgets under a quarter"
     )
 
     def __init__(

@@ -71,12 +71,12 @@ class FastVID(Compressor):
 
     name = "fastvid"
     paper = "FastVID, arXiv 2503.11187"
-    keeps = "tokens that receive most attention, and density peaks of segments blended with the others"
+    keeps = "tokens that receive the most attention, and density peaks of segments blended with the others"
     cost = "one product of each token with the targets of its segment, P * P * D in each anchor frame, and one mean"
     licence = "MIT"
     deviations = (
-        "Remainders of all divisions are spent; a token joins one target of its segment instead of one of each anchor"
-        " frame; videos shorter than the number of segments work; no random noise in densities."
+        "spends the remainders of all divisions; a token joins one target of its segment instead of one of each "
+        "anchor frame; accepts videos shorter than the number of segments; no random noise in densities"
     )
     needs_attention = True
 

@@ -44,7 +44,7 @@ class FiLA(SceneMean):
     name = "fila"
     paper = "FiLA-Video, arXiv 2504.20384"
     keeps = "learned weighted means of the frames of K-means scenes"
-    cost = "that of scene_mean, and one product per token"
+    cost = "the cost of scene_mean, and one product per token"
     trainable: ClassVar[bool] = True
     counterpart: ClassVar[str | None] = "scene_mean"
 

@@ -78,9 +78,9 @@ class FlashVID(Merger):
     cost = "cosine similarities within each frame and with the previous frame: 2 N P D"
     licence = "MIT"
     deviations = (
-        "Thresholds give way to an exact budget of the whole video; segments have no minimum number; means count every"
-        " token of a tree once, where the release divides by the direct children of the root; kept tokens are not"
-        " clustered again in segments of one frame."
+        "an exact budget for the whole video instead of thresholds; no least number of segments; means count every "
+        "token of a tree once, where the release divides by the direct children of the root; kept tokens of segments "
+        "of one frame are not clustered again"
     )
     needs_attention = True
 

@@ -52,8 +52,8 @@ class FrameFusion(Merger):
     cost = "one cosine similarity per token, a sort, and one mean"
     licence = "Apache-2.0"
     deviations = (
-        "merges as many tokens as the budget demands instead of those above a threshold, over the whole video if it is "
-        "smaller than a frame, and anchors a run at its middle instead of its first token"
+        "merges as many tokens as the budget demands instead of those above a threshold, over the whole video if the "
+        "budget is smaller than a frame; anchors a run at its middle instead of its first token"
     )
 
     def __init__(

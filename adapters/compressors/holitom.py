@@ -57,13 +57,13 @@ class HoliTom(WindowMerger):
 
     name = "holitom"
     paper = "HoliTom, arXiv 2505.21334"
-    keeps = "tokens with high attention, and still positions joined over windows of frames"
-    cost = "a cosine similarity per token, and the distances within each set of still positions"
+    keeps = "tokens that receive the most attention, and still positions joined over windows of frames"
+    cost = "one cosine similarity per token, and the distances within each set of still positions"
     licence = "Apache-2.0"
     deviations = (
-        "The ratio at which rounding gives the budget replaces the one that the release derives from the saved tokens;"
-        " if still positions alone meet the budget, only the most similar ones are joined; attention_share may be below"
-        " 1, where the release fails."
+        "one ratio, at which rounding gives the budget, instead of the one derived from the number of saved tokens; "
+        "joins only the most similar still positions if these alone meet the budget; attention_share may be below 1, "
+        "where the release fails"
     )
     needs_attention = True
 

@@ -46,7 +46,7 @@ class KFFocus(FrameBudget):
     name = "kffocus"
     paper = "KFFocus, arXiv 2508.08989"
     keeps = "means of rectangles, more of frames that differ from the previous one"
-    cost = "one cosine similarity per frame, and that of fill"
+    cost = "one cosine similarity per frame, and the cost of fill"
 
     def __init__(
         self,

@@ -48,8 +48,8 @@ class LongVLM(Merger):
     cost = "one pass over the tokens, and products of short vectors within each segment"
     licence = "none"
     deviations = (
-        "The budget determines how many pairs merge; any number of frames; tokens are ordered by their middle members"
-        " instead of by similarity; no global tokens of the encoder's layers."
+        "the budget determines how many pairs merge; any number of frames; orders tokens by their middle members "
+        "instead of by similarity; no global tokens from the layers of the encoder"
     )
 
     def __init__(

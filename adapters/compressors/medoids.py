@@ -66,8 +66,8 @@ class Medoids(Compressor):
     growth = "quadratic"  # with the length of a segment; linear in N as long as ``frames`` or the ratio is fixed
     licence = "CC-BY-NC-4.0"
     deviations = (
-        "Segments follow from the budget, share it by their size and need not divide the video; equal tokens are one"
-        " with a weight; there is no class token."
+        "derives the segments from the budget and divides it among them by size; segments need not divide the video "
+        "evenly; weights equal tokens by their number instead of clustering them apart; no class token"
     )
 
     def __init__(

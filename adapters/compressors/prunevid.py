@@ -50,8 +50,8 @@ class PruneVid(WindowMerger):
     cost = "a few passes over the tokens, and the distances within each frame"
     licence = "none"
     deviations = (
-        "The budget determines the number of clusters, in proportion to the sizes of frames and windows, where the"
-        " release keeps about half of each set of more than 14 tokens; any number of frames; tokens keep their places."
+        "derives the number of clusters from the budget, in proportion to the sizes of frames and windows, where the "
+        "release keeps about half of each set of more than 14 tokens; any number of frames; tokens keep their places"
     )
 
     def __init__(

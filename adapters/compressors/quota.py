@@ -54,11 +54,11 @@ class QuoTA(FrameBudget):
     name = "quota"
     paper = "QuoTA, arXiv 2503.08689"
     keeps = "means of rectangles, more of frames that are relevant to the question"
-    cost = "one product of each token with the words of the question, and that of fill"
+    cost = "one product of each token with the words of the question, and the cost of fill"
     licence = "none"
     deviations = (
-        "a frame has at most as many tokens as the video gives it and gets its share without rounding to near-squares, "
-        "as means instead of interpolated; the relevance is the similarity with the question unless scores are given"
+        "gives a frame its share, at most the tokens that it has, without rounding to near-squares; means instead of "
+        "interpolation; measures relevance by the similarity with the question unless scores are given"
     )
     query_aware: ClassVar[bool] = True
 

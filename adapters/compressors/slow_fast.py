@@ -49,8 +49,10 @@ class SlowFast(Compressor):
     paper = "LITA, arXiv 2403.19046"
     keeps = "means of frames, and means of rectangles of a few evenly spaced frames"
     cost = "one pass over the tokens"
-    licence = "NVIDIA non-commercial"
-    deviations = "Runs of frames and more or fewer slow frames meet the budget; tokens are in the order of the video."
+    licence = "LicenseRef-NVIDIA-noncommercial"
+    deviations = (
+        "meets the budget by runs of frames and by more or fewer slow frames; tokens are in the order of the video"
+    )
 
     def __init__(
         self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", fast: float = 0.28

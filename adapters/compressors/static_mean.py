@@ -43,8 +43,8 @@ class StaticMean(Merger):
     cost = "one cosine similarity per frame, and one mean"
     licence = "none"
     deviations = (
-        "The budget determines the number of segments; means of runs instead of a query transformer that reads the"
-        " question; the host's features instead of DINO's find the segments; no separators."
+        "derives the number of segments from the budget; means of runs instead of a query transformer that reads the "
+        "question; finds the segments in the features of the host instead of those of DINO; no separators"
     )
 
     def __init__(self, budget: Budget = 0.25, *, share: float = 0.55) -> None:

@@ -53,7 +53,8 @@ class STC(Compressor):
     licence = "none"
     deviations = (
         "the memory is the mean of all frames so far in the channels of the present one, where the release averages "
-        "other channels of each frame; the remainder of the budget goes to the frames with the least redundant tokens"
+        "other channels of each frame; the remainder of the budget goes to the frames with the least redundant "
+        "tokens"
     )
 
     def __init__(

@@ -81,9 +81,9 @@ class Tango(WindowMerger):
     cost = "a few passes over the tokens, and the distances within each frame"
     licence = "Apache-2.0"
     deviations = (
-        "One ratio, at which rounding up gives the budget, for all windows; tau also applies to still positions,"
-        " where the release always uses 0.8; tokens of a window are merged together up to the number of tokens of a"
-        " frame, which keeps the time linear; merged values stand at the places of their own anchors."
+        "one ratio, at which rounding up gives the budget, for all windows; tau also applies to still positions, "
+        "where the release always uses 0.8; merges the tokens of a window together only up to the number of tokens "
+        "of a frame, which keeps the time linear; merged values stand at the places of their own anchors"
     )
     needs_attention = True
 

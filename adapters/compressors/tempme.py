@@ -41,8 +41,8 @@ class TempMe(Merger):
     growth = "quadratic"
     licence = "MIT"
     deviations = (
-        "After the encoder instead of inside it, at any budget: all levels join two frames and keep the same share of"
-        " tokens; tokens are ordered by place, so that those of joined frames alternate; no class tokens or positions."
+        "after the encoder instead of inside it, at any budget: all levels join two frames and keep the same share "
+        "of tokens; orders tokens by place, so that those of joined frames alternate; no class tokens or positions"
     )
 
     @torch.no_grad()

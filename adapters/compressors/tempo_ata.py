@@ -51,11 +51,12 @@ class TempoATA(FrameBudget):
     name = "tempo_ata"
     paper = "Tempo, arXiv 2604.08120"
     keeps = "means over space and time, more of segments that are relevant to the question"
-    cost = "one product of each token with the words of the question, and that of fill"
+    cost = "one product of each token with the words of the question, and the cost of fill"
     licence = "Apache-2.0"
     deviations = (
-        "spends the whole budget instead of what the limits leave of it; segments are filled with means instead of the "
-        "first tokens of a trained compressor, and scored by their similarity with the question unless scores are given"
+        "spends the whole budget instead of what the limits leave of it; fills segments with means instead of the "
+        "first tokens of a trained compressor, and scores them by their similarity with the question unless scores "
+        "are given"
     )
     query_aware: ClassVar[bool] = True
 

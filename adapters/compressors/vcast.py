@@ -51,10 +51,10 @@ class VCast(Compressor):
     paper = "V-CAST, arXiv 2603.27650"
     keeps = "tokens unlike the mean of their frame, more where the video changes direction"
     cost = "one pass over the tokens, and a sort"
-    licence = "mixed"
+    licence = "NOASSERTION"
     deviations = (
-        "Tokens left over by rounding go to the frames with the largest fractions instead of one frame; k < T leaves"
-        " frames empty instead of raising the budget; a single frame is compressed."
+        "gives the tokens left over by rounding to the frames with the largest fractions instead of one frame; "
+        "leaves frames empty if k < T instead of raising the budget; compresses a single frame"
     )
 
     def __init__(

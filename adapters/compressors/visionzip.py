@@ -50,12 +50,12 @@ class VisionZip(Compressor):
 
     name = "visionzip"
     paper = "VisionZip, arXiv 2412.04467"
-    keeps = "tokens that receive most attention, and means of the others"
+    keeps = "tokens that receive the most attention, and means of the others"
     cost = "one product of each token with the contextual tokens of its frame, and one mean"
     licence = "Apache-2.0"
     deviations = (
-        "Frames share k tokens evenly instead of getting equal numbers; contextual tokens are spaced evenly to the end"
-        " of a frame and are plain means; tokens are compared by features instead of keys."
+        "divides k tokens evenly among the frames instead of giving them equal numbers; spaces contextual tokens "
+        "evenly to the end of a frame and makes them plain means; compares features instead of keys"
     )
     needs_attention = True
 

@@ -51,8 +51,8 @@ class VQ(Merger):
     growth = "quadratic"
     licence = "BSD-3-Clause"
     deviations = (
-        "k clusters instead of 32 or an adaptive number; deterministic seeds instead of random ones; no cluster stays"
-        " empty; means of the tokens instead of means of their directions; without the learned decoder layer."
+        "k clusters instead of 32 or an adaptive number; deterministic seeds instead of random ones; no cluster "
+        "stays empty; means of the tokens instead of means of their directions; no learned decoder layer"
     )
 
     def __init__(
