@@ -50,10 +50,12 @@ class InLLM(nn.Module):
             groups are merged before its MLP. "input" decides on the states that enter a layer, for this layer.
         reads: whether :meth:`decide` needs the attention of the prompt's last column. The question must then be in the
             same forward as the video.
+        binding: whether :meth:`decide` must keep exactly k tokens; otherwise it meets the mean by itself.
     """
 
     site: ClassVar[Literal["after_attention", "input"]] = "after_attention"
     reads: ClassVar[bool] = False
+    binding: ClassVar[bool] = True
 
     def acts(self, layers: int) -> tuple[int, ...]:
         """Return the decoder layers in which it acts, ascending from 0, in a language model of n layers."""

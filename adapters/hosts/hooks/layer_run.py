@@ -116,13 +116,9 @@ class LayerRun:
             left.append(_without_features(reduced))
             place.left[start] = left[-1]
             columns.append(own[rows])
-        if start not in self.layouts:  # the layer may run again for its gradients
-            everything = torch.equal(keep, before.where >= 0)
-            self.layouts[start] = (
-                ColumnLayout(before.compaction, before.mask, before.where, left, columns)
-                if everything
-                else next_layout(keep, self.mask, self.side, left, columns)
-            )
+        # The layer may run again for its gradients.
+        if start not in self.layouts and not torch.equal(keep, before.where >= 0):
+            self.layouts[start] = next_layout(keep, self.mask, self.side, left, columns)
         return _write(hidden, merged) if merged else None
 
     def _reduce(

@@ -127,4 +127,4 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
         )
     layers, tokens = len(family.decoder_layers(model)), out.tokens
     counts = compressor.counts_in_llm(len(tokens.assign), tokens.per_frame, layers, len(tokens))
-    return InLLMPlan(in_llm, counts, compressor.exact_budget, out.handover, layers)
+    return InLLMPlan(in_llm, counts, compressor.exact_budget and in_llm.binding, out.handover, layers)
