@@ -46,8 +46,8 @@ def released_rows(video: Tensor, rate: float) -> Tensor:
     for t, reference in enumerate(released_references(len(video))):
         kept = places
         if reference is not None:
-            frames = torch.nn.functional.normalize(video[[t, reference]].float(), dim=-1)  # before the cosine, as there
-            cosine = torch.cosine_similarity(*frames, dim=-1)
+            now, before = torch.nn.functional.normalize(video[[t, reference]].float(), dim=-1)  # as there
+            cosine = torch.cosine_similarity(now, before, dim=-1)
             kept = torch.sort(cosine, stable=True).indices[:keep]
         rows.append(t * per_frame + kept)
     return torch.cat(rows)
