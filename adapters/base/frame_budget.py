@@ -40,7 +40,7 @@ class FrameBudget(Compressor):
         fill: registered name of the training-free compressor that fills the parts. A selector scores the whole video
             and keeps the best tokens of each part; any other compressor gets each part as a video of its own.
         fill_params: parameters of that compressor that differ from its defaults.
-        frames_per_part: number of consecutive frames that share a number of tokens; the last part may have fewer.
+        segment_frames: number of consecutive frames that share a number of tokens; the last part may have fewer.
         empty: what becomes of frames without tokens: they "join" the part before them, or are dropped ("drop").
 
     Raises:
@@ -54,15 +54,15 @@ class FrameBudget(Compressor):
         *,
         fill: str = "pool",
         fill_params: dict | None = None,
-        frames_per_part: int = 1,
+        segment_frames: int = 1,
         empty: Literal["join", "drop"] = "drop",
     ) -> None:
         super().__init__(budget)
-        if frames_per_part < 1:
-            raise ConfigError(f"{self.name}: frames_per_part must be at least 1, got {frames_per_part}")
+        if segment_frames < 1:
+            raise ConfigError(f"{self.name}: segment_frames must be at least 1, got {segment_frames}")
         if empty not in ("join", "drop"):
             raise ConfigError(f"{self.name}: empty must be 'join' or 'drop', got {empty!r}")
-        self.fill, self.fill_params, self.frames_per_part, self.empty = fill, fill_params, frames_per_part, empty
+        self.fill, self.fill_params, self.segment_frames, self.empty = fill, fill_params, segment_frames, empty
         self.filler = cast(Compressor, create_compressor(compressor_class(fill), 1.0, fill_params or {}))
         if self.filler.trainable or not self.filler.exact_budget:
             raise ConfigError(f"{self.name}: fill must be training-free and meet every budget, which {fill} does not")
@@ -102,7 +102,7 @@ class FrameBudget(Compressor):
         tokens = self.allocate(scores, k, sizes)
         number = (tokens > 0).cumsum(0) - 1  # of each part among those with tokens, or of the part before it
         number = number.clamp_min(0) if self.empty == "join" else number.masked_fill(tokens == 0, -1)
-        frames = torch.arange(video.grid[0]) // self.frames_per_part
+        frames = torch.arange(video.grid[0]) // self.segment_frames
         return self.fill_parts(video, number[frames], tokens[tokens > 0], query)
 
     @torch.no_grad()
@@ -112,7 +112,7 @@ class FrameBudget(Compressor):
         Raises:
             InputError: given scores are not finite, or have the wrong shape.
         """
-        part = torch.arange(video.grid[0]) // self.frames_per_part
+        part = torch.arange(video.grid[0]) // self.segment_frames
         sizes = torch.bincount(part) * video.per_frame
         scorer = self.__dict__["_scorer"]
         if isinstance(scorer, Tensor):

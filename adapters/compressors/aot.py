@@ -26,8 +26,8 @@ WINDOWS = 3  # along each side of a frame
 class AOT(Compressor):
     """Keeps the tokens that match no anchor of their clip, and lets the anchors absorb all others. Training-free.
 
-    The video is divided into clips of about ``clip`` frames, at most k of them, and the budget in proportion to their
-    frames (largest remainders, ties to the earlier clip). For a clip of c frames with k_c tokens:
+    The video is divided into clips of about ``segment_frames`` frames, at most k of them, and the budget in proportion
+    to their frames (largest remainders, ties to the earlier clip). For a clip of c frames with k_c tokens:
 
     1. Its anchors are n = k_c / (1 + (c - 1) keep_ratio) tokens of its first frame, rounded to a number for which the
        budget can be met: those with the highest attention in each of 3 x 3 windows, in all a share of
@@ -47,7 +47,7 @@ class AOT(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        clip: number of frames of a clip; lengths differ by at most one.
+        segment_frames: number of frames of a clip; lengths differ by at most one.
         keep_ratio: share of the tokens of later frames to keep, relative to the anchors.
         global_ratio: share of the anchors with the highest attention of the frame instead of a window.
 
@@ -68,16 +68,16 @@ class AOT(Compressor):
     needs_attention = True
 
     def __init__(
-        self, budget: Budget = 0.25, *, clip: int = 4, keep_ratio: float = 0.4, global_ratio: float = 0.5
+        self, budget: Budget = 0.25, *, segment_frames: int = 4, keep_ratio: float = 0.4, global_ratio: float = 0.5
     ) -> None:
         super().__init__(budget)
-        if clip < 1 or not 0 <= keep_ratio <= 1 or not 0 <= global_ratio <= 1:
-            raise ConfigError(f"aot: out of range: {clip=}, {keep_ratio=}, {global_ratio=}")
-        self.clip, self.keep_ratio, self.global_ratio = clip, keep_ratio, global_ratio
+        if segment_frames < 1 or not 0 <= keep_ratio <= 1 or not 0 <= global_ratio <= 1:
+            raise ConfigError(f"aot: out of range: {segment_frames=}, {keep_ratio=}, {global_ratio=}")
+        self.segment_frames, self.keep_ratio, self.global_ratio = segment_frames, keep_ratio, global_ratio
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         (frames, height, width), cells = video.grid, video.per_frame
-        lengths = torch.bincount(split_runs(frames, min(k, -(-frames // self.clip))))
+        lengths = torch.bincount(split_runs(frames, min(k, -(-frames // self.segment_frames))))
         budgets = share(k, lengths, lengths * cells)
         clips = zip((lengths.cumsum(0) - lengths).tolist(), lengths.tolist(), budgets.tolist(), strict=True)
         target = torch.full_like(video.assign, -1)  # token to which each one goes

@@ -30,17 +30,17 @@ class DyCoke(Compressor):
     index. Similarity is measured in fp32 as half the squared distance of unit vectors, which is 1 - cosine without
     cancellation.
 
-    ``official`` follows the release: every compared frame drops the fraction ``rate``, whatever the budget, so that at
-    least a quarter of the tokens remains. It drops the last of an odd number of frames, does not compare frame 2 of a
-    last complete group, and fails on fewer than five frames.
+    ``official`` follows the release: every compared frame drops the fraction ``drop_share``, whatever the budget, so
+    that at least a quarter of the tokens remains. It drops the last of an odd number of frames, does not compare frame
+    2 of a last complete group, and fails on fewer than five frames.
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
         variant: see above.
-        rate: fraction of a compared frame that ``official`` drops; 0.7 in the paper.
+        drop_share: fraction of a compared frame that ``official`` drops; 0.7 in the paper.
 
     Raises:
-        ConfigError: an unknown variant, or a rate outside [0, 1].
+        ConfigError: an unknown variant, or a drop_share outside [0, 1].
         InputError: ``official`` on fewer than five frames.
     """
 
@@ -55,14 +55,14 @@ class DyCoke(Compressor):
     )
 
     def __init__(
-        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", rate: float = 0.7
+        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", drop_share: float = 0.7
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"dycoke: variant must be 'exact' or 'official', got {variant!r}")
-        if not 0 <= rate <= 1:
-            raise ConfigError(f"dycoke: rate must be in [0, 1], got {rate}")
-        self.variant, self.rate = variant, rate
+        if not 0 <= drop_share <= 1:
+            raise ConfigError(f"dycoke: drop_share must be in [0, 1], got {drop_share}")
+        self.variant, self.drop_share = variant, drop_share
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -71,7 +71,7 @@ class DyCoke(Compressor):
             if self.exact_budget:
                 rows = select_changed(rescale_if_extreme(x), k)
             else:
-                rows = released_rows(x, self.rate).sort().values
+                rows = released_rows(x, self.drop_share).sort().values
         return video.keep(rows)
 
 

@@ -33,10 +33,10 @@ class FastVID(Compressor):
 
     Rule for k tokens:
 
-    1. The video is cut at its min(``segments``, T) - 1 least similar neighbouring frames, and where their similarity is
-       less than ``cut`` (cosine of the means of their tokens).
-    2. k - round(``context`` * k) salient tokens are kept unchanged: those with the highest attention received in the
-       vision encoder, equally many of each frame.
+    1. The video is cut at its min(``min_segments``, T) - 1 least similar neighbouring frames, and where their
+       similarity is less than ``cut`` (cosine of the means of their tokens).
+    2. k - round(``context_ratio`` * k) salient tokens are kept unchanged: those with the highest attention received in
+       the vision encoder, equally many of each frame.
     3. The last frame of a segment and every ``stride``-th before it are anchor frames. Segments share the other tokens
        of k, the targets, in proportion to their tokens that are not salient, and anchor frames share those of their
        segment evenly. If anchor frames have too few tokens, the stride is lowered.
@@ -55,18 +55,19 @@ class FastVID(Compressor):
     Args:
         budget: retention ratio or tokens per video.
         variant: see above.
-        context: part of the kept tokens that are targets (d in the paper).
+        context_ratio: part of the kept tokens that are targets (d in the paper).
         stride: distance of anchor frames (p).
         beta: least weight of a target in its mean.
         cut: similarity below which a segment ends (tau_s); the release for Qwen2.5-VL uses 0.84.
-        segments: least number of segments (c).
+        min_segments: least number of segments (c).
         form: of ``official``.
         still: similarity of neighbouring frames from which "qwen" spends tokens on the last one only.
 
     Raises:
         ConfigError: an unknown variant or form, or a parameter is out of range.
-        InputError: ``official`` on videos on which the release fails: fewer frames than ``segments``, fewer than four
-            tokens beside the salient ones of a frame, or too few tokens for salient ones and targets of each segment.
+        InputError: ``official`` on videos on which the release fails: fewer frames than ``min_segments``, fewer than
+            four tokens beside the salient ones of a frame, or too few tokens for salient ones and targets of each
+            segment.
     """
 
     name = "fastvid"
@@ -85,21 +86,21 @@ class FastVID(Compressor):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        context: float = 0.4,
+        context_ratio: float = 0.4,
         stride: int = 4,
         beta: float = 0.6,
         cut: float = 0.9,
-        segments: int = 8,
+        min_segments: int = 8,
         form: Form = "onevision",
         still: float = 0.95,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official") or form not in get_args(Form):
             raise ConfigError(f"fastvid: unknown option in {variant=}, {form=}")
-        if not (0 <= context <= 1 and 0 <= beta <= 1 and stride >= 1 and segments >= 1):
-            raise ConfigError(f"fastvid: out of range: {context=}, {beta=}, {stride=} or {segments=}")
-        self.variant, self.context, self.stride, self.beta = variant, context, stride, beta
-        self.cut, self.segments, self.form, self.still = cut, segments, form, still
+        if not (0 <= context_ratio <= 1 and 0 <= beta <= 1 and stride >= 1 and min_segments >= 1):
+            raise ConfigError(f"fastvid: out of range: {context_ratio=}, {beta=}, {stride=} or {min_segments=}")
+        self.variant, self.context_ratio, self.stride, self.beta = variant, context_ratio, stride, beta
+        self.cut, self.min_segments, self.form, self.still = cut, min_segments, form, still
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -111,8 +112,8 @@ class FastVID(Compressor):
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
             x = rescale_if_extreme(video.as_grid().flatten(1, 2))
             lengths = self.lengths(x)
-            salient = self.salient(video, k - round(self.context * k))
-            targets = self.targets(x, ~salient, lengths, round(self.context * k))
+            salient = self.salient(video, k - round(self.context_ratio * k))
+            targets = self.targets(x, ~salient, lengths, round(self.context_ratio * k))
             kept, rows = salient.reshape(-1).nonzero()[:, 0], torch.cat(targets)
             join = nearest_targets(x, _part_of_frame(lengths), targets)
             join[kept] = join[rows] = -1
@@ -125,7 +126,7 @@ class FastVID(Compressor):
     def lengths(self, x: Tensor) -> list[int]:
         """Return the numbers of frames of the segments of a (T, P, D) video."""
         means = normalize(torch.stack([frame.float().mean(0) for frame in x]), TINY)
-        return segment_lengths((means[1:] * means[:-1]).sum(-1), min(self.segments, len(x)), self.cut)
+        return segment_lengths((means[1:] * means[:-1]).sum(-1), min(self.min_segments, len(x)), self.cut)
 
     def events(self, video: VideoTokens) -> Tensor:
         """Return (N,) bool, the frames whose mean is unlike that of the previous one (``cut``)."""
@@ -169,7 +170,9 @@ class FastVID(Compressor):
             raise InputError(f"fastvid: variant='official' keeps no token of a frame at a ratio of {ratio}: raise it")
         original = video.as_grid().flatten(1, 2)
         x = rescale_if_extreme(original)
-        settings = FastVIDSettings(ratio, self.context, self.stride, self.beta, self.segments, self.cut, self.still)
+        settings = FastVIDSettings(
+            ratio, self.context_ratio, self.stride, self.beta, self.min_segments, self.cut, self.still
+        )
         attention = video.attention.reshape(x.shape[:2])  # type: ignore[union-attr]
         out = released_tokens(x, x.float().mean(1), attention, self.form, settings)
         join = nearest_targets(x, _part_of_frame(out.parts), out.targets)

@@ -33,17 +33,17 @@ class FrameFusion(Merger):
     to the lower index.
 
     ``official`` is the first merging step of the release, with the budget r as its cost. All tokens with a similarity
-    of at least ``threshold`` join; if these are more than needed, only the trunc((1 - r) N) most similar ones. So more
+    of at least ``tau`` join; if these are more than needed, only the trunc((1 - r) N) most similar ones. So more
     tokens remain if the video changes much, and the release merges on in further layers. Tokens are anchored at the
     first member of their run.
 
     Args:
         budget: retention ratio or tokens per video.
         variant: "exact" for the rule above, "official" for the release.
-        threshold: cosine similarity from which ``official`` merges tokens; the release sets it for each host.
+        tau: cosine similarity from which ``official`` merges tokens; the release sets it for each host.
 
     Raises:
-        ConfigError: an unknown variant, or a threshold outside of [-1, 1].
+        ConfigError: an unknown variant, or a tau outside of [-1, 1].
     """
 
     name = "framefusion"
@@ -57,14 +57,14 @@ class FrameFusion(Merger):
     )
 
     def __init__(
-        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", threshold: float = 0.6
+        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", tau: float = 0.6
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"framefusion: variant must be 'exact' or 'official', got {variant!r}")
-        if not -1 <= threshold <= 1:
-            raise ConfigError(f"framefusion: threshold must be a cosine similarity in [-1, 1], got {threshold}")
-        self.variant, self.threshold = variant, threshold
+        if not -1 <= tau <= 1:
+            raise ConfigError(f"framefusion: tau must be a cosine similarity in [-1, 1], got {tau}")
+        self.variant, self.tau = variant, tau
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -84,7 +84,7 @@ class FrameFusion(Merger):
         x = rescale_if_extreme(video.features)
         need = drop_ratio((), self.budget if isinstance(self.budget, float) else k / len(video))
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            parent, _, _ = merge_parents(x, video.index % video.per_frame, need, self.threshold)
+            parent, _, _ = merge_parents(x, video.index % video.per_frame, need, self.tau)
             groups, first = tree_groups(parent), (parent < 0).nonzero()[:, 0]
         return replace(
             video,

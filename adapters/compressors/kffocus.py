@@ -35,7 +35,7 @@ class KFFocus(FrameBudget):
         floor: total of the equal shares relative to that of the novelty.
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
-        frames_per_part: consecutive frames that share a number of tokens.
+        segment_frames: consecutive frames that share a number of tokens.
         empty: what becomes of frames without tokens, "join" or "drop".
 
     Raises:
@@ -56,10 +56,10 @@ class KFFocus(FrameBudget):
         floor: float = 0.0,
         fill: str = "pool",
         fill_params: dict | None = None,
-        frames_per_part: int = 1,
+        segment_frames: int = 1,
         empty: Literal["join", "drop"] = "join",
     ) -> None:
-        super().__init__(budget, fill=fill, fill_params=fill_params, frames_per_part=frames_per_part, empty=empty)
+        super().__init__(budget, fill=fill, fill_params=fill_params, segment_frames=segment_frames, empty=empty)
         if power < 0 or floor < 0:
             raise ConfigError(f"kffocus: power and floor must be at least 0, got {power=}, {floor=}")
         self.power, self.floor = power, floor

@@ -21,12 +21,12 @@ from framefold.errors import ConfigError, InputError
 class LongVLM(Merger):
     """Merges similar tokens within segments of consecutive frames. Training-free.
 
-    ``exact`` keeps k tokens for any k. The video is cut into ceil(T / ``segment``) segments of near-equal length, which
-    give tokens in proportion to their lengths; a segment too short for a token joins the next one. In rounds, each
-    token of even number in the segment is paired with the token of odd number most similar to it, and the most similar
-    pairs merge, at most half of the tokens in a round. Similarity is the cosine of the means of ``groups`` equal groups
-    of channels. A token of the output is the mean of all its tokens, each counted once. Ties go to the lower index, and
-    similarities are multiples of 2^-20.
+    ``exact`` keeps k tokens for any k. The video is cut into ceil(T / ``segment_frames``) segments of near-equal
+    length, which give tokens in proportion to their lengths; a segment too short for a token joins the next one. In
+    rounds, each token of even number in the segment is paired with the token of odd number most similar to it, and the
+    most similar pairs merge, at most half of the tokens in a round. Similarity is the cosine of the means of ``groups``
+    equal groups of channels. A token of the output is the mean of all its tokens, each counted once. Ties go to the
+    lower index, and similarities are multiples of 2^-20.
 
     ``official`` merges as many pairs in each round as the paper does, whatever the budget: at most 30 tokens remain of
     10 frames of 256. The global tokens of the paper, class tokens of all layers of the encoder, are in neither variant.
@@ -34,12 +34,12 @@ class LongVLM(Merger):
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
         variant: see above.
-        segment: largest number of frames of a segment; ``official`` needs a multiple of it.
+        segment_frames: largest number of frames of a segment; ``official`` needs a multiple of it.
         groups: number of groups of channels, or the largest divisor of it that also divides the width.
 
     Raises:
         ConfigError: an unknown variant, or a parameter is less than 1.
-        InputError: ``official`` on a number of frames that ``segment`` does not divide.
+        InputError: ``official`` on a number of frames that ``segment_frames`` does not divide.
     """
 
     name = "longvlm"
@@ -57,25 +57,25 @@ class LongVLM(Merger):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        segment: int = 10,
+        segment_frames: int = 10,
         groups: int = 16,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"longvlm: variant must be 'exact' or 'official', got {variant!r}")
-        if segment < 1 or groups < 1:
-            raise ConfigError(f"longvlm: must be at least 1: {segment=}, {groups=}")
-        self.variant, self.segment, self.groups = variant, segment, groups
+        if segment_frames < 1 or groups < 1:
+            raise ConfigError(f"longvlm: must be at least 1: {segment_frames=}, {groups=}")
+        self.variant, self.segment_frames, self.groups = variant, segment_frames, groups
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         if self.exact_budget:
             return super().compress(video, k, query)
         frames = video.grid[0]
-        if frames % self.segment:
-            raise InputError(f"longvlm: official needs a multiple of {self.segment} frames, got {frames}")
+        if frames % self.segment_frames:
+            raise InputError(f"longvlm: official needs a multiple of {self.segment_frames} frames, got {frames}")
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
-            metric = self._metric(video).unflatten(0, (frames // self.segment, -1))
+            metric = self._metric(video).unflatten(0, (frames // self.segment_frames, -1))
             means, _, row = merge_segments(metric, groups=1)
         count = means.shape[1]
         groups = row + count * torch.arange(len(row), device=row.device)[:, None]
@@ -84,7 +84,7 @@ class LongVLM(Merger):
     @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         frames = video.grid[0]
-        lengths = torch.bincount(split_runs(frames, min(-(-frames // self.segment), k)))
+        lengths = torch.bincount(split_runs(frames, min(-(-frames // self.segment_frames), k)))
         sizes, counts = joined_parts(lengths * video.per_frame, k)
         metric = self._metric(video) * video.size[:, None]  # above 1 in chains, whose earlier stages have merged tokens
         groups, first = [], 0

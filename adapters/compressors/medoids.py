@@ -40,15 +40,15 @@ class Medoids(Compressor):
     its distances, so each round costs little. In a longer one, a round computes those to changed medoids and those
     inside clusters again, which takes several passes over the tokens for each percent of the budget.
 
-    ``official`` follows the release: floor(k / S) tokens, at least one, of each of S segments of ``frames`` frames (2
-    if None), which must divide the number of frames. Equal tokens stay separate.
+    ``official`` follows the release: floor(k / S) tokens, at least one, of each of S segments of ``segment_frames``
+    frames (2 if None), which must divide the number of frames. Equal tokens stay separate.
 
     Args:
         budget: retention ratio or tokens per video.
         variant: see above.
-        per_segment: tokens that a segment gets if ``frames`` is None: there are k // per_segment segments, at least one
-            and of at least two frames, because at small budgets short segments leave no choice.
-        frames: frames of a segment, as in the paper, where it is 2 to 5; at most k segments.
+        segment_tokens: tokens that a segment gets if ``segment_frames`` is None: there are k // segment_tokens
+            segments, at least one and of at least two frames, because at small budgets short segments leave no choice.
+        segment_frames: frames of a segment, as in the paper, where it is 2 to 5; at most k segments.
         merge: replace each medoid by the mean of its cluster, at its position.
         norm: "raw" (the default of the release) or "unit": cluster the directions of the tokens; the first medoid is
             then the first token, because all lengths are equal.
@@ -56,14 +56,14 @@ class Medoids(Compressor):
 
     Raises:
         ConfigError: a parameter is out of range.
-        InputError: ``official`` on a number of frames that ``frames`` does not divide.
+        InputError: ``official`` on a number of frames that ``segment_frames`` does not divide.
     """
 
     name = "medoids"
     paper = "CenterCLIP, arXiv 2205.00823"
     keeps = "central tokens of clusters in consecutive segments"
     cost = "distances between all tokens of a segment, and a few rounds of k-medoids"
-    growth = "quadratic"  # with the length of a segment; linear in N as long as ``frames`` or the ratio is fixed
+    growth = "quadratic"  # with the length of a segment; linear in N if ``segment_frames`` or the ratio is fixed
     licence = "CC-BY-NC-4.0"
     deviations = (
         "derives the segments from the budget and divides it among them by size; segments need not divide the video "
@@ -75,8 +75,8 @@ class Medoids(Compressor):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        per_segment: int = 6,
-        frames: int | None = None,
+        segment_tokens: int = 6,
+        segment_frames: int | None = None,
         merge: bool = False,
         norm: Literal["raw", "unit"] = "raw",
         rounds: int = 100,
@@ -84,9 +84,9 @@ class Medoids(Compressor):
         super().__init__(budget)
         if variant not in ("exact", "official") or norm not in ("raw", "unit"):
             raise ConfigError(f"medoids: unknown value: {variant=}, {norm=}")
-        if per_segment < 1 or frames is not None and frames < 1 or rounds < 0:
-            raise ConfigError(f"medoids: out of range: {per_segment=}, {frames=}, {rounds=}")
-        self.variant, self.per_segment, self.frames = variant, per_segment, frames
+        if segment_tokens < 1 or segment_frames is not None and segment_frames < 1 or rounds < 0:
+            raise ConfigError(f"medoids: out of range: {segment_tokens=}, {segment_frames=}, {rounds=}")
+        self.variant, self.segment_tokens, self.segment_frames = variant, segment_tokens, segment_frames
         self.merge, self.norm, self.rounds = merge, norm, rounds
         self.exact_budget = variant == "exact"
 
@@ -117,16 +117,16 @@ class Medoids(Compressor):
         """Return the number of tokens to keep of each segment, and its size."""
         frames = video.grid[0]
         if self.variant == "official":
-            length = self.frames or PAPER_FRAMES
+            length = self.segment_frames or PAPER_FRAMES
             if frames % length:
                 raise InputError(f"medoids: variant='official' needs a multiple of {length} frames, got {frames}")
             segments = frames // length
             size = length * video.per_frame
             return [min(max(1, k // segments), size)] * segments, [size] * segments
-        if self.frames is None:
-            segments = min(max(1, k // self.per_segment), -(-frames // 2))
+        if self.segment_frames is None:
+            segments = min(max(1, k // self.segment_tokens), -(-frames // 2))
         else:
-            segments = min(-(-frames // self.frames), k)
+            segments = min(-(-frames // self.segment_frames), k)
         sizes = torch.bincount(split_runs(frames, segments)) * video.per_frame
         return proportional_parts(sizes, k).tolist(), sizes.tolist()
 

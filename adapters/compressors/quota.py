@@ -43,7 +43,7 @@ class QuoTA(FrameBudget):
         floor: total of the equal shares relative to that of the relevance.
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
-        frames_per_part: consecutive frames that share a number of tokens.
+        segment_frames: consecutive frames that share a number of tokens.
         empty: what becomes of frames without tokens, "join" or "drop".
 
     Raises:
@@ -71,15 +71,15 @@ class QuoTA(FrameBudget):
         floor: float = 0.0,
         fill: str = "pool",
         fill_params: dict | None = None,
-        frames_per_part: int = 1,
+        segment_frames: int = 1,
         empty: Literal["join", "drop"] = "drop",
     ) -> None:
-        super().__init__(budget, fill=fill, fill_params=fill_params, frames_per_part=frames_per_part, empty=empty)
+        super().__init__(budget, fill=fill, fill_params=fill_params, segment_frames=segment_frames, empty=empty)
         if variant not in ("exact", "official"):
             raise ConfigError(f"quota: variant must be 'exact' or 'official', got {variant!r}")
         if power < 0 or floor < 0:
             raise ConfigError(f"quota: power and floor must be at least 0, got {power=}, {floor=}")
-        changed = (power, floor, fill, fill_params, frames_per_part, empty) != (2, 0, "pool", None, 1, "drop")
+        changed = (power, floor, fill, fill_params, segment_frames, empty) != (2, 0, "pool", None, 1, "drop")
         if variant == "official" and changed:
             raise ConfigError("quota: variant='official' has no other parameters")
         self.variant, self.power, self.floor = variant, power, floor

@@ -23,7 +23,7 @@ class SlowFast(Compressor):
 
     ``exact`` keeps k tokens for any k:
 
-    1. ``fast`` * k tokens, at least one and at most T, are means of runs of frames of near-equal length.
+    1. ``fast_share`` * k tokens, at least one and at most T, are means of runs of frames of near-equal length.
     2. The rest are means of near-square rectangles of evenly spaced slow frames, about P / 4 rectangles each: 2 x 2
        tokens, as published. If even T frames of P / 4 rectangles are too few, the rectangles are smaller.
     3. If k = N, all tokens are kept as they are.
@@ -39,10 +39,10 @@ class SlowFast(Compressor):
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
         variant: see above.
-        fast: part of the budget that is spent on runs of frames; LITA spends 100 of 356 tokens.
+        fast_share: part of the budget that is spent on runs of frames; LITA spends 100 of 356 tokens.
 
     Raises:
-        ConfigError: an unknown variant, or ``fast`` is not in (0, 1].
+        ConfigError: an unknown variant, or ``fast_share`` is not in (0, 1].
     """
 
     name = "slow_fast"
@@ -55,14 +55,14 @@ class SlowFast(Compressor):
     )
 
     def __init__(
-        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", fast: float = 0.28
+        self, budget: Budget = 0.25, *, variant: Literal["exact", "official"] = "exact", fast_share: float = 0.28
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"slow_fast: variant must be 'exact' or 'official', got {variant!r}")
-        if not 0 < fast <= 1:
-            raise ConfigError(f"slow_fast: fast must be in (0, 1], got {fast}")
-        self.variant, self.fast = variant, fast
+        if not 0 < fast_share <= 1:
+            raise ConfigError(f"slow_fast: fast_share must be in (0, 1], got {fast_share}")
+        self.variant, self.fast_share = variant, fast_share
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -72,7 +72,7 @@ class SlowFast(Compressor):
             return _tokens(video, torch.arange(frames, device=device), slow, _squares(video.grid, len(slow), device))
         if k == len(video):
             return video
-        runs = min(frames, max(1, round(self.fast * k)))
+        runs = min(frames, max(1, round(self.fast_share * k)))
         count = min(frames, max(1, (k - runs) // max(1, video.per_frame // 4))) if k > runs else 0
         cells = _rectangles(video.grid, k - runs, count, device)
         return _tokens(video, split_runs(frames, runs, device), even_positions(frames, count, device), cells)

@@ -63,7 +63,7 @@ class STSimDiff(Compressor):
 
     ``stage_2`` adds the second stage, inside the language model: after the attention of ``layer``, the tokens that the
     prompt's last token attends to most stay. The budget is then the mean over the layers, so more tokens enter: exact
-    keeps ``expand`` times the budget by the rule above, and as many in the second stage as the budget then allows;
+    keeps ``expansion`` times the budget by the rule above, and as many in the second stage as the budget then allows;
     official keeps what the released stages keep, for the number of layers that the host has.
 
     Args:
@@ -83,7 +83,7 @@ class STSimDiff(Compressor):
         right: link right neighbours, if ``spatial``.
         bottom: link bottom neighbours, if ``spatial``.
         stage_2: also prune inside the language model.
-        expand: number of tokens that enter, relative to the budget, at least 1; only for exact with ``stage_2``.
+        expansion: number of tokens that enter, relative to the budget, at least 1; only for exact with ``stage_2``.
         layer: last layer that sees all of them, from 0, in a language model of 24 layers or more; in one of n < 24
             layers, round(layer * n / 28).
 
@@ -116,12 +116,14 @@ class STSimDiff(Compressor):
         right: bool = True,
         bottom: bool = True,
         stage_2: bool = False,
-        expand: float = 1.25,
+        expansion: float = 1.25,
         layer: int = 1,
     ) -> None:
         super().__init__(budget)
-        if not 1 <= expand < math.inf or layer < 0:
-            raise ConfigError(f"st_simdiff: expand must be at least 1 and layer at least 0, got {expand} and {layer}")
+        if not 1 <= expansion < math.inf or layer < 0:
+            raise ConfigError(
+                f"st_simdiff: expansion must be at least 1 and layer at least 0, got {expansion} and {layer}"
+            )
         thresholds = tau_sim, tau_event or 0.0
         if not all(map(math.isfinite, thresholds)):
             raise ConfigError(f"st_simdiff: tau_sim and tau_event must be finite: {tau_sim}, {tau_event}")
@@ -139,10 +141,10 @@ class STSimDiff(Compressor):
         self.variant, self.strategy, self.exact_budget = variant, strategy, variant == "exact"
         self.tau_sim, self.tau_event, self.event_share = tau_sim, tau_event, event_share
         self.temporal, self.spatial, self.right, self.bottom = temporal, spatial, right, bottom
-        self.stage_2, self.expand, self.layer = stage_2, expand, layer
+        self.stage_2, self.expansion, self.layer = stage_2, expansion, layer
         if stage_2:
             self.query_aware = True  # type: ignore[misc]
-            self.in_llm = OfficialSecondStage(layer) if variant == "official" else SecondStage(layer, expand)
+            self.in_llm = OfficialSecondStage(layer) if variant == "official" else SecondStage(layer, expansion)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         if self.variant == "official":
@@ -199,15 +201,15 @@ class STSimDiff(Compressor):
 class SecondStage(AttentionPruning):
     """Keeps what the prompt's last token attends to, for a mean over the layers."""
 
-    def __init__(self, layer: int, expand: float) -> None:
+    def __init__(self, layer: int, expansion: float) -> None:
         super().__init__()
-        self.layer, self.expand = layer, expand
+        self.layer, self.expansion = layer, expansion
 
     def acts(self, layers: int) -> tuple[int, ...]:
         return (scale_layer(self.layer, layers),)
 
     def entering(self, k: int, n: int) -> int:
-        return min(n, round(self.expand * k))
+        return min(n, round(self.expansion * k))
 
 
 class OfficialSecondStage(SecondStage):

@@ -21,7 +21,7 @@ class StaticMean(Merger):
     frame of each chunk of at most eight frames of a segment, and reads the others with a query transformer; here, their
     tokens are averaged. Rule for exactly k tokens:
 
-    1. There are n = floor(``share`` k / P) segments, and their first frames are kept.
+    1. There are n = floor(``static_share`` k / P) segments, and their first frames are kept.
     2. The other tokens of each segment, in raster order frame by frame, are split into runs of near-equal length that
        give the rest of the budget, each segment in proportion to its other tokens. If that is less than one token, they
        are dropped: the first frame stands for the segment.
@@ -31,10 +31,10 @@ class StaticMean(Merger):
 
     Args:
         budget: retention ratio or tokens per video.
-        share: part of the budget that is spent on first frames; TDC spends 145 of 264 tokens of a chunk.
+        static_share: part of the budget that is spent on first frames; TDC spends 145 of 264 tokens of a chunk.
 
     Raises:
-        ConfigError: ``share`` is not in [0, 1).
+        ConfigError: ``static_share`` is not in [0, 1).
     """
 
     name = "static_mean"
@@ -47,16 +47,16 @@ class StaticMean(Merger):
         "question; finds the segments in the features of the host instead of those of DINO; no separators"
     )
 
-    def __init__(self, budget: Budget = 0.25, *, share: float = 0.55) -> None:
+    def __init__(self, budget: Budget = 0.25, *, static_share: float = 0.55) -> None:
         super().__init__(budget)
-        if not 0 <= share < 1:
-            raise ConfigError(f"static_mean: share must be in [0, 1), got {share}")
-        self.share = share
+        if not 0 <= static_share < 1:
+            raise ConfigError(f"static_mean: static_share must be in [0, 1), got {static_share}")
+        self.static_share = static_share
 
     @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         frames, per_frame, device = video.grid[0], video.per_frame, video.features.device
-        count = int(self.share * k) // per_frame
+        count = int(self.static_share * k) // per_frame
         if count == 0:
             return split_runs(len(video), k, device)
         starts = self.starts(video, count)

@@ -46,8 +46,8 @@ class Tango(WindowMerger):
     those of :class:`~framefold.adapters.compressors.holitom.HoliTom`, and ``exact`` follows
     :class:`~framefold.adapters.base.window_merger.WindowMerger`. Of the share of a set,
 
-    - 60 % are selected: the most attended tokens, ``alpha`` times as many as needed, are clustered, and the most
-      attended one of each cluster is kept unchanged;
+    - 60 % are selected: the most attended tokens, ``candidate_ratio`` times as many as needed, are clustered, and the
+      most attended one of each cluster is kept unchanged;
     - the others are merged: those with the highest density-peak scores become anchors, which the remaining tokens join.
 
     Distances are between normalized tokens whose channels are rotated by their position, a third each by time, row and
@@ -64,7 +64,7 @@ class Tango(WindowMerger):
         tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 below a ratio of
             0.15 and 0.8 from there, as in the scripts of the release.
         context_ratio: share of the tokens that are merged.
-        alpha: candidates for each token that is selected.
+        candidate_ratio: candidates for each token that is selected.
         beta: least weight of an anchor in the feature of its group.
         neighbours: nearest points that determine the density.
         sinks: positions of a frame whose attention is ignored; the release has those of SigLIP, (28, 27, 41, 169, 11,
@@ -94,18 +94,18 @@ class Tango(WindowMerger):
         variant: Literal["exact", "official"] = "exact",
         tau: float | None = None,
         context_ratio: float = 0.4,
-        alpha: float = 1.5,
+        candidate_ratio: float = 1.5,
         beta: float = 0.6,
         neighbours: int = 7,
         sinks: tuple[int, ...] = (),
     ) -> None:
         super().__init__(budget, variant=variant)
-        if not (0 <= context_ratio <= 1 and alpha >= 1 and 0 <= beta <= 1 and neighbours >= 1):
+        if not (0 <= context_ratio <= 1 and candidate_ratio >= 1 and 0 <= beta <= 1 and neighbours >= 1):
             raise ConfigError(
-                "tango: context_ratio and beta must be between 0 and 1, alpha and neighbours at least 1, got"
-                f" {context_ratio}, {beta}, {alpha}, {neighbours}"
+                "tango: context_ratio and beta must be between 0 and 1, candidate_ratio and neighbours at least 1, got"
+                f" {context_ratio}, {beta}, {candidate_ratio}, {neighbours}"
             )
-        self.tau, self.context_ratio, self.alpha, self.beta = tau, context_ratio, alpha, beta
+        self.tau, self.context_ratio, self.candidate_ratio, self.beta = tau, context_ratio, candidate_ratio, beta
         self.neighbours, self.sinks = neighbours, sinks
 
     def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -127,7 +127,7 @@ class Tango(WindowMerger):
         size = len(tokens.positions)
         selected = even_counts(int(count * (1 - self.context_ratio)), len(tokens) // size).tolist()
         kept = torch.cat([
-            salient_points(frame, received, number, self.alpha, self.neighbours) + t * size
+            salient_points(frame, received, number, self.candidate_ratio, self.neighbours) + t * size
             for t, (frame, received, number) in enumerate(
                 zip(points.split(size), attention.split(size), selected, strict=True)
             )
@@ -145,7 +145,7 @@ class Tango(WindowMerger):
             script_threshold(self.tau, ratio),
             times=tuple(video.times.tolist()),
             context_ratio=self.context_ratio,
-            alpha=self.alpha,
+            alpha=self.candidate_ratio,
             neighbours=self.neighbours,
             beta=self.beta,
         )

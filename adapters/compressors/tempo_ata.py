@@ -40,7 +40,7 @@ class TempoATA(FrameBudget):
         max_tokens: tokens of the most relevant segment.
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
-        frames_per_part: consecutive frames of a segment.
+        segment_frames: consecutive frames of a segment.
         empty: what becomes of frames without tokens, "join" or "drop"; only budgets of less than m tokens have any.
 
     Raises:
@@ -69,10 +69,10 @@ class TempoATA(FrameBudget):
         max_tokens: int = 128,
         fill: str = "pool",
         fill_params: dict | None = None,
-        frames_per_part: int = 8,
+        segment_frames: int = 8,
         empty: Literal["join", "drop"] = "drop",
     ) -> None:
-        super().__init__(budget, fill=fill, fill_params=fill_params, frames_per_part=frames_per_part, empty=empty)
+        super().__init__(budget, fill=fill, fill_params=fill_params, segment_frames=segment_frames, empty=empty)
         if variant not in ("exact", "official"):
             raise ConfigError(f"tempo_ata: variant must be 'exact' or 'official', got {variant!r}")
         if not 0 <= min_tokens <= max_tokens or max_tokens < 1:

@@ -25,23 +25,23 @@ class VCast(Compressor):
 
     1. The curvature of a frame is 1 - cos(f[t] - f[t-1], f[t+1] - f[t]), where f is the normalized mean of the tokens
        of a frame; it is 1 for the first and the last frame.
-    2. Every frame gets ``min_k`` tokens. The others are divided in proportion to the softmax of curvature /
+    2. Every frame gets ``min_tokens`` tokens. The others are divided in proportion to the softmax of curvature /
        ``temperature``.
     3. The score of a token is 1 - cos(x, f[t]), plus its norm, scaled to [0, 1] within its frame. Each frame keeps the
        tokens with the highest scores, unchanged. Ties go to the lower index.
 
-    ``exact`` keeps k tokens for any k, also of a single frame. Step 2 is by largest remainder. If k < T * ``min_k``, no
-    frame is guaranteed a token.
+    ``exact`` keeps k tokens for any k, also of a single frame. Step 2 is by largest remainder. If k < T *
+    ``min_tokens``, no frame is guaranteed a token.
 
-    ``official`` follows the release, which raises the budget to T * ``min_k`` tokens, gives all tokens that rounding
-    leaves over to the frame with the largest fraction, and does not compress a single frame.
+    ``official`` follows the release, which raises the budget to T * ``min_tokens`` tokens, gives all tokens that
+    rounding leaves over to the frame with the largest fraction, and does not compress a single frame.
 
     Args:
         budget: retention ratio or tokens per video.
         variant: see above.
         temperature: of the softmax over frames.
-        min_k: least number of tokens of a frame.
-        norm: add the norm to the score, as published.
+        min_tokens: least number of tokens of a frame.
+        add_norm: add the norm to the score, as published.
 
     Raises:
         ConfigError: an unknown variant, or a parameter is out of range.
@@ -63,22 +63,22 @@ class VCast(Compressor):
         *,
         variant: Literal["exact", "official"] = "exact",
         temperature: float = 0.7,
-        min_k: int = 1,
-        norm: bool = True,
+        min_tokens: int = 1,
+        add_norm: bool = True,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"vcast: variant must be 'exact' or 'official', got {variant!r}")
-        if not (temperature > 0 and min_k >= 0):
-            raise ConfigError(f"vcast: out of range: {temperature=} (above 0), {min_k=} (at least 0)")
-        self.variant, self.temperature, self.min_k, self.norm = variant, temperature, min_k, norm
+        if not (temperature > 0 and min_tokens >= 0):
+            raise ConfigError(f"vcast: out of range: {temperature=} (above 0), {min_tokens=} (at least 0)")
+        self.variant, self.temperature, self.min_tokens, self.add_norm = variant, temperature, min_tokens, add_norm
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         if not self.exact_budget and video.grid[0] == 1:
             return video
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
-            frames = outlier_scores(video, self.norm)
+            frames = outlier_scores(video, self.add_norm)
             budgets = self.frame_budgets(curvature(frames.mean), k, video.per_frame)
             kept = rank_in_frame(-frames.score) < budgets[:, None]
         return video.keep(kept.reshape(-1).nonzero()[:, 0])
@@ -93,8 +93,8 @@ class VCast(Compressor):
         """
         weights = torch.softmax(bends / self.temperature, dim=0)
         if not self.exact_budget:
-            return released_frame_budgets(weights, k, per_frame, self.min_k)
-        floor = min(self.min_k, per_frame)
+            return released_frame_budgets(weights, k, per_frame, self.min_tokens)
+        floor = min(self.min_tokens, per_frame)
         floor = floor if k >= floor * len(bends) else 0
         room = torch.full((len(bends),), per_frame - floor, device=bends.device)
         return floor + share(k - floor * len(bends), weights, room)
@@ -113,19 +113,19 @@ class FrameOutliers:
     score: Tensor
 
 
-def outlier_scores(video: VideoTokens, norm: bool = True) -> FrameOutliers:
+def outlier_scores(video: VideoTokens, add_norm: bool = True) -> FrameOutliers:
     """Return the frame means and token scores of :class:`VCast`.
 
     Args:
         video: a dense video.
-        norm: add the norm of a token, scaled to [0, 1] within its frame, to its score.
+        add_norm: add the norm of a token, scaled to [0, 1] within its frame, to its score.
     """
     means, scores = [], []
     for x in Frames(video, rescale=True):
         mean = normalize(x.mean(0, keepdim=True), EPS)[0]
         length = torch.linalg.vector_norm(x, dim=-1)
         score = 1 - (x @ mean) / length.clamp_min(EPS)
-        if norm:
+        if add_norm:
             low, high = torch.aminmax(length)
             score += (length - low) / (high - low + EPS)
         means.append(mean)

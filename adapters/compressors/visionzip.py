@@ -26,8 +26,8 @@ class VisionZip(Compressor):
 
     Rule for k tokens:
 
-    1. int(``dominant`` * k) tokens with the highest attention received in the vision encoder are kept unchanged. Frames
-       get equal numbers with ``scope="frame"``, as in the paper; with ``scope="video"`` they compete.
+    1. int(``attention_share`` * k) tokens with the highest attention received in the vision encoder are kept unchanged.
+       Frames get equal numbers with ``scope="frame"``, as in the paper; with ``scope="video"`` they compete.
     2. The other tokens of k are evenly spaced among those that are left, of each frame or of the video.
     3. All others join the most similar of them, by cosine, in their frame or in the video; those of a frame without
        any are dropped. A contextual token is the mean of its group.
@@ -40,12 +40,12 @@ class VisionZip(Compressor):
     Args:
         budget: retention ratio or tokens per video.
         variant: see above.
-        dominant: fraction of the kept tokens that is selected by attention; 54 of 64 in the release.
+        attention_share: fraction of the kept tokens that is selected by attention; 54 of 64 in the release.
         scope: see above; only for ``exact``.
-        merge: "mean", or "sum" for the values of the release; only for ``exact``.
+        reduction: "mean", or "sum" for the values of the release; only for ``exact``.
 
     Raises:
-        ConfigError: an unknown variant, scope or merge, or a fraction outside [0, 1] (``official``: of 1 or more).
+        ConfigError: an unknown variant, scope or reduction, or a fraction outside [0, 1] (``official``: of 1 or more).
     """
 
     name = "visionzip"
@@ -64,16 +64,18 @@ class VisionZip(Compressor):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        dominant: float = 54 / 64,
+        attention_share: float = 54 / 64,
         scope: Literal["frame", "video"] = "frame",
-        merge: Literal["mean", "sum"] = "mean",
+        reduction: Literal["mean", "sum"] = "mean",
     ) -> None:
         super().__init__(budget)
-        if variant not in ("exact", "official") or scope not in ("frame", "video") or merge not in ("mean", "sum"):
-            raise ConfigError(f"visionzip: unknown option in {variant=}, {scope=}, {merge=}")
-        if not 0 <= dominant <= 1 or variant == "official" and dominant == 1:
-            raise ConfigError(f"visionzip: dominant must be in [0, 1] (official: less than 1), got {dominant}")
-        self.variant, self.dominant, self.scope, self.merge = variant, dominant, scope, merge
+        if variant not in ("exact", "official") or scope not in ("frame", "video") or reduction not in ("mean", "sum"):
+            raise ConfigError(f"visionzip: unknown option in {variant=}, {scope=}, {reduction=}")
+        if not 0 <= attention_share <= 1 or variant == "official" and attention_share == 1:
+            raise ConfigError(
+                f"visionzip: attention_share must be in [0, 1] (official: less than 1), got {attention_share}"
+            )
+        self.variant, self.attention_share, self.scope, self.reduction = variant, attention_share, scope, reduction
         self.exact_budget = variant == "exact"
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
@@ -85,7 +87,7 @@ class VisionZip(Compressor):
 
     def choose(self, video: VideoTokens, k: int) -> Chosen:
         """Choose dominant tokens and targets by the exact rule, and the target that each other token joins."""
-        t, n = video.grid[0], int(self.dominant * k)
+        t, n = video.grid[0], int(self.attention_share * k)
         attention = video.attention.reshape(t, -1)  # type: ignore[union-attr]
         if self.scope == "video":
             mask = torch.zeros_like(attention, dtype=torch.bool)
@@ -110,7 +112,7 @@ class VisionZip(Compressor):
         """Choose as the release does, in each frame."""
         t, per_frame = video.grid[0], video.per_frame
         tokens = min(per_frame, max(1, round(k / t)))
-        dominant = int(self.dominant * tokens)
+        dominant = int(self.attention_share * tokens)
         frames = zip(video.attention.reshape(t, -1), video.as_grid().flatten(1, 2), strict=True)  # type: ignore[union-attr]
         zipped = [zip_frame(attention, x, dominant, tokens - dominant) for attention, x in frames]
         join = [torch.where(one.join < 0, -1, one.join + i * len(one.targets)) for i, one in enumerate(zipped)]
@@ -124,7 +126,7 @@ class VisionZip(Compressor):
         """Return the dominant tokens, and the contextual ones with the tokens that join them."""
         own = video.features[chosen.targets]
         others, count = sum_joined(video.as_grid().flatten(1, 2), chosen.join, len(own))
-        if self.merge == "sum" or not self.exact_budget:
+        if self.reduction == "sum" or not self.exact_budget:
             merged = own + others / count.clamp(min=1)
         else:
             merged = (own + others) / (count + 1)

@@ -29,13 +29,13 @@ class VQ(Merger):
 
     A token of the output is the mean of the tokens of a cluster, which are not normalized. Ties go to the lower index.
 
-    Time grows with the number of tokens times k. ``chunk`` limits it: each chunk of frames gives tokens in proportion
-    to its length; a chunk too short for a token joins the next one.
+    Time grows with the number of tokens times k. ``segment_frames`` limits it: each segment of the video gives tokens
+    in proportion to its length; a segment too short for a token joins the next one.
 
     Args:
         budget: retention ratio or tokens per video.
         norm: cluster directions ("unit", as published) or the tokens themselves by Euclidean distance ("raw").
-        chunk: number of frames that are clustered together; None: the whole video, as published.
+        segment_frames: number of frames that are clustered together; None: the whole video, as published.
         time_weight: weight of the position in time relative to the content, as in ``scene_mean``; 0 ignores time, as
             published.
         rounds: largest number of times that the centres move.
@@ -60,22 +60,24 @@ class VQ(Merger):
         budget: Budget = 0.25,
         *,
         norm: Literal["unit", "raw"] = "unit",
-        chunk: int | None = None,
+        segment_frames: int | None = None,
         time_weight: float = 0.0,
         rounds: int = 10,
     ) -> None:
         super().__init__(budget)
         if norm not in ("unit", "raw"):
             raise ConfigError(f"vq: norm must be 'unit' or 'raw', got {norm!r}")
-        if chunk is not None and chunk < 1 or not time_weight >= 0 or rounds < 0:
-            raise ConfigError(f"vq: out of range: {chunk=} (at least 1), {time_weight=} and {rounds=} (at least 0)")
-        self.norm, self.chunk, self.time_weight, self.rounds = norm, chunk, time_weight, rounds
+        if segment_frames is not None and segment_frames < 1 or not time_weight >= 0 or rounds < 0:
+            raise ConfigError(
+                f"vq: out of range: {segment_frames=} (at least 1), {time_weight=} and {rounds=} (at least 0)"
+            )
+        self.norm, self.segment_frames, self.time_weight, self.rounds = norm, segment_frames, time_weight, rounds
 
     @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         frames = video.grid[0]
-        chunks = 1 if self.chunk is None else min(-(-frames // self.chunk), k)
-        sizes, counts = joined_parts(torch.bincount(split_runs(frames, chunks)) * video.per_frame, k)
+        segments = 1 if self.segment_frames is None else min(-(-frames // self.segment_frames), k)
+        sizes, counts = joined_parts(torch.bincount(split_runs(frames, segments)) * video.per_frame, k)
         directions = video.width if self.norm == "unit" else 0
         groups, first = [], 0
         for points, count in zip(self._points(video).split(sizes.tolist()), counts.tolist(), strict=True):

@@ -22,19 +22,19 @@ class FastVIDSettings:
 
     Attributes:
         ratio: tokens to keep of each frame.
-        context: part of them that is merged.
+        context_ratio: part of them that is merged.
         stride: every so many frames of a segment, one has targets.
         beta: least weight of a target in its mean.
-        segments: least number of segments.
+        min_segments: least number of segments.
         cut: similarity of neighbouring frames below which a segment ends.
         still: similarity of neighbouring frames from which only the last one gets tokens ("qwen").
     """
 
     ratio: float
-    context: float = 0.4
+    context_ratio: float = 0.4
     stride: int = 4
     beta: float = 0.6
-    segments: int = 8
+    min_segments: int = 8
     cut: float = 0.9
     still: float = 0.95
 
@@ -92,9 +92,9 @@ def released_counts(
     """
     tokens, n = int(per_frame * settings.ratio), len(frames)
     if form == "onevision":
-        context, anchors = int(tokens * settings.context), anchor_frames(frames, settings.stride)
+        context, anchors = int(tokens * settings.context_ratio), anchor_frames(frames, settings.stride)
         return dict.fromkeys(frames, tokens - context), dict.fromkeys(anchors, context * n // len(anchors))
-    context = int(tokens * n * settings.context)
+    context = int(tokens * n * settings.context_ratio)
     last = frames  # of each run of still frames
     if form == "qwen":
         context = max(context, 1)
@@ -129,10 +129,10 @@ def released_tokens(
             ("onevision": any) has fewer than four tokens that are not salient, or fewer than targets; "onevision" has
             no targets for a frame; "video" and "qwen" find one segment only, or no salient tokens or no targets in one.
     """
-    if len(x) < settings.segments:
-        raise _refusal(f"needs at least {settings.segments} frames, the number of segments; got {len(x)}")
+    if len(x) < settings.min_segments:
+        raise _refusal(f"needs at least {settings.min_segments} frames, the number of segments; got {len(x)}")
     similarity = torch.cosine_similarity(frames[1:].float(), frames[:-1].float(), dim=-1)
-    lengths = segment_lengths(similarity, settings.segments, settings.cut)
+    lengths = segment_lengths(similarity, settings.min_segments, settings.cut)
     if form != "onevision" and len(lengths) == 1:
         raise _refusal("needs at least two segments")
     parts, all_targets, rows, values = [], [], [], []
@@ -184,7 +184,7 @@ def _merged_together(
     These are all of the segment. In "onevision" it is each frame alone if anchor frames have no more targets than a
     segment of one frame.
     """
-    alone = int(int(per_frame * settings.ratio) * settings.context)
+    alone = int(int(per_frame * settings.ratio) * settings.context_ratio)
     apart = form == "onevision" and targets[segment[-1]] == alone
     return [[t] for t in segment] if apart else [segment]
 

@@ -38,7 +38,7 @@ def test_given_scores_replace_the_relevance() -> None:
     assert counts(compressor.score_with(scores)(video).tokens) == expected
     assert counts(compressor.score_with(lambda given, query: scores[: given.grid[0]])(video).tokens) == expected
     assert counts(compressor.score_with(None)(video).tokens) == own != expected
-    pairs = make(empty="drop", frames_per_part=2)
+    pairs = make(empty="drop", segment_frames=2)
     for given in (torch.tensor([1.0, 2, 1]), scores):  # one score for each part, or for each frame
         assert torch.equal(pairs.score_with(given).part_scores(video, None)[0], torch.tensor([1.0, 2, 1]).double())
     for wrong in (scores[:5], torch.full((6,), torch.nan), scores[None]):
@@ -101,7 +101,7 @@ def test_what_cannot_fill_is_refused() -> None:
     for params in ({"fill": "storm"}, {"fill": "evs", "fill_params": {"variant": "official"}}):
         with case(params), pytest.raises(ConfigError, match="training-free and meet every budget"):
             make(**params)
-    for params in ({"frames_per_part": 0}, {"empty": "keep"}, {"power": -1.0}, {"fill_params": {"spatial": 0}}):
+    for params in ({"segment_frames": 0}, {"empty": "keep"}, {"power": -1.0}, {"fill_params": {"spatial": 0}}):
         with case(params), pytest.raises(ConfigError):
             make(**params)
 

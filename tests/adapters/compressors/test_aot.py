@@ -119,6 +119,6 @@ def test_plans_have_uniform_sums_even_where_exponentials_underflow() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for params in ({"clip": 0}, {"keep_ratio": 1.5}, {"global_ratio": -0.1}):
+    for params in ({"segment_frames": 0}, {"keep_ratio": 1.5}, {"global_ratio": -0.1}):
         with case(params), pytest.raises(ConfigError, match="aot"):
             framefold.build("aot", **params)

@@ -58,7 +58,7 @@ def test_the_release_loses_the_last_of_an_odd_number_of_frames() -> None:
     assert released_references(9) == [None, 0, 0, 2, None, 4, 4, 6]
     assert released_references(8) == [None, 0, 0, 2, None, 4, None, 6]
     video = VideoTokens.from_grid(synthetic((9, 2, 3)))
-    out = framefold.build("dycoke", variant="official", rate=0.5)(video).tokens
+    out = framefold.build("dycoke", variant="official", drop_share=0.5)(video).tokens
     assert len(out) == 2 * 6 + 6 * 3 and bool((out.assign[-6:] == -1).all())
-    with pytest.raises(ConfigError, match="rate"):
-        framefold.build("dycoke", rate=1.5)
+    with pytest.raises(ConfigError, match="drop_share"):
+        framefold.build("dycoke", drop_share=1.5)

@@ -99,7 +99,7 @@ def test_a_video_of_identical_frames_keeps_norms() -> None:
 def test_equal_attention_prefers_lower_indices() -> None:
     x = synthetic((4, 3, 3))
     video = VideoTokens.from_grid(x, attention=torch.zeros(4, 3, 3))
-    out = framefold.build("fastvid", 8, context=0.0)(video).tokens
+    out = framefold.build("fastvid", 8, context_ratio=0.0)(video).tokens
     assert out.index.tolist() == [0, 1, 9, 10, 18, 19, 27, 28]
 
 
@@ -107,7 +107,7 @@ def test_every_token_of_a_segment_with_targets_is_represented() -> None:
     video = attended(synthetic((12, 3, 4)))
     out = framefold.build("fastvid", 0.5)(video).tokens
     assert bool((out.assign >= 0).all()) and int(out.size.sum()) == 144
-    assert bool((framefold.build("fastvid", 0.5, context=0.0)(video).tokens.size == 1).all())
+    assert bool((framefold.build("fastvid", 0.5, context_ratio=0.0)(video).tokens.size == 1).all())
 
 
 def test_the_forms_of_the_release_round_differently() -> None:
@@ -128,17 +128,19 @@ def test_official_fails_where_the_release_fails() -> None:
     with pytest.raises(InputError, match="no token"):
         build("fastvid", 0.05, variant="official")(attended(synthetic((9, 3, 4))))
     with pytest.raises(InputError, match="beside the salient"):
-        build("fastvid", 0.9, variant="official", context=0.1)(attended(synthetic((9, 3, 4))))
+        build("fastvid", 0.9, variant="official", context_ratio=0.1)(attended(synthetic((9, 3, 4))))
     with pytest.raises(InputError, match="target in every"):
-        build("fastvid", 0.2, variant="official", context=0.1)(attended(synthetic((9, 3, 4))))
+        build("fastvid", 0.2, variant="official", context_ratio=0.1)(attended(synthetic((9, 3, 4))))
     for form in ("video", "qwen"):
         with pytest.raises(InputError, match="two segments"):
-            build("fastvid", 0.5, variant="official", form=form, segments=1, cut=-1.0)(attended(synthetic((9, 3, 4))))
+            build("fastvid", 0.5, variant="official", form=form, min_segments=1, cut=-1.0)(
+                attended(synthetic((9, 3, 4)))
+            )
         with pytest.raises(InputError, match="salient token and a target"):
-            build("fastvid", 0.5, variant="official", form=form, context=1.0)(attended(synthetic((9, 3, 4))))
+            build("fastvid", 0.5, variant="official", form=form, context_ratio=1.0)(attended(synthetic((9, 3, 4))))
     with pytest.raises(ConfigError, match="form"):
         build("fastvid", form="other")
-    out = build("fastvid", 0.5, variant="official", segments=2)(attended(synthetic((9, 3, 4)))).tokens
+    out = build("fastvid", 0.5, variant="official", min_segments=2)(attended(synthetic((9, 3, 4)))).tokens
     assert int(out.size.sum()) == int((out.assign >= 0).sum()) and torch.equal(
         out.assign[out.index], torch.arange(len(out))
     )
@@ -146,7 +148,7 @@ def test_official_fails_where_the_release_fails() -> None:
 
 def test_onevision_merges_frames_alone_if_anchors_have_the_targets_of_one_frame() -> None:
     x = noise(6, 3, 4, 8)
-    params = {"variant": "official", "form": "onevision", "segments": 1, "cut": -1.0}
+    params = {"variant": "official", "form": "onevision", "min_segments": 1, "cut": -1.0}
     out = framefold.build("fastvid", 0.5, stride=1, **params)(attended(x)).tokens
     for t in range(6):
         other = x.clone()
@@ -159,7 +161,7 @@ def test_onevision_merges_frames_alone_if_anchors_have_the_targets_of_one_frame(
 
 def test_official_works_at_any_scale() -> None:
     x = noise(6, 3, 4, 8).double()
-    compressor = framefold.build("fastvid", 0.5, variant="official", segments=2)
+    compressor = framefold.build("fastvid", 0.5, variant="official", min_segments=2)
     small = compressor(attended(x * 2.0**-200)).tokens
     large = compressor(attended(x * 2.0**200)).tokens
     assert torch.equal(small.index, large.index)

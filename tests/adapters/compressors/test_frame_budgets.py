@@ -80,7 +80,7 @@ def test_quota_official_returns_the_frame_where_sizes_agree() -> None:
 
 def test_tempo_divides_between_its_limits() -> None:
     grid = (8, 3, 4)
-    segments = {"frames_per_part": 2, "fill": "random"}  # four segments of 24 tokens
+    segments = {"segment_frames": 2, "fill": "random"}  # four segments of 24 tokens
 
     def of_segments(budget: int, scores: list[float], **params) -> list[int]:
         return torch.tensor(counts("tempo_ata", budget, scores, grid, **segments, **params)).view(4, 2).sum(1).tolist()

@@ -90,6 +90,6 @@ def test_the_release_prunes_with_the_attention_of_its_layer() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for params in ({"variant": "released"}, {"threshold": 1.5}):
+    for params in ({"variant": "released"}, {"tau": 1.5}):
         with pytest.raises(ConfigError, match="framefusion"):
             framefold.build("framefusion", **params)

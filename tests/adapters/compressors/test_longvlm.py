@@ -38,7 +38,7 @@ def test_segments_do_not_affect_each_other_and_share_the_budget_by_their_lengths
 
 
 def test_the_budget_of_a_segment_too_short_for_a_token_goes_to_the_next_one() -> None:
-    assert len(compress(noise(3, 1, 1, 8), 2, segment=2)) == 2
+    assert len(compress(noise(3, 1, 1, 8), 2, segment_frames=2)) == 2
 
 
 def test_means_of_channel_groups_are_compared() -> None:
@@ -48,6 +48,6 @@ def test_means_of_channel_groups_are_compared() -> None:
 
 
 def test_parameters_out_of_range_are_refused() -> None:
-    for params in ({"variant": "paper"}, {"segment": 0}, {"groups": 0}):
+    for params in ({"variant": "paper"}, {"segment_frames": 0}, {"groups": 0}):
         with pytest.raises(ConfigError, match="longvlm"):
             framefold.build("longvlm", **params)

@@ -58,16 +58,16 @@ def test_segments_follow_from_the_budget_or_from_their_length() -> None:
     for k, segments in ((5, 1), (12, 2), (29, 4), (30, 5), (60, 5)):
         counts, sizes = Medoids().parts(video, k)
         assert len(counts) == segments and sum(counts) == k and sum(sizes) == 60
-    assert Medoids(frames=4).parts(video, 9) == ([3, 3, 3], [24, 18, 18])
-    assert len(Medoids(frames=2).parts(video, 3)[0]) == 3
+    assert Medoids(segment_frames=4).parts(video, 9) == ([3, 3, 3], [24, 18, 18])
+    assert len(Medoids(segment_frames=2).parts(video, 3)[0]) == 3
 
 
 def test_a_segment_does_not_depend_on_the_others_and_a_full_one_keeps_everything() -> None:
     x = synthetic((8, 2, 3), "noise")
-    whole = kept_rows("medoids", x, 16, frames=4)
+    whole = kept_rows("medoids", x, 16, segment_frames=4)
     assert whole == [
-        *kept_rows("medoids", x[:4], 8, frames=4),
-        *(24 + r for r in kept_rows("medoids", x[4:], 8, frames=4)),
+        *kept_rows("medoids", x[:4], 8, segment_frames=4),
+        *(24 + r for r in kept_rows("medoids", x[4:], 8, segment_frames=4)),
     ]
     assert kept_rows("medoids", x, 48) == list(range(48))
 
@@ -101,14 +101,14 @@ def test_official_keeps_as_many_tokens_of_every_segment() -> None:
     kept = kept_rows("medoids", x, 14, variant="official")
     expected = [kmedoids(part.reshape(1, 12, -1), 4)[1][0] + 12 * i for i, part in enumerate(x.split(2))]
     assert kept == torch.cat(expected).tolist()
-    assert len(kept_rows("medoids", x, 14, variant="official", frames=6)) == 14
+    assert len(kept_rows("medoids", x, 14, variant="official", segment_frames=6)) == 14
     with pytest.raises(InputError, match="multiple of 4"):
-        kept_rows("medoids", x, 14, variant="official", frames=4)
+        kept_rows("medoids", x, 14, variant="official", segment_frames=4)
     copies = framefold.build("medoids", 14, variant="official", merge=True)(VideoTokens.from_grid(x[:1].expand_as(x)))
     assert len(copies.tokens) == 12
 
 
 def test_parameters_out_of_range_raise() -> None:
-    for params in ({"per_segment": 0}, {"frames": 0}, {"rounds": -1}):
+    for params in ({"segment_tokens": 0}, {"segment_frames": 0}, {"rounds": -1}):
         with pytest.raises(ConfigError, match="out of range"):
             framefold.build("medoids", 0.1, **params)

@@ -65,10 +65,10 @@ def test_a_large_budget_moves_anchors_to_free_places() -> None:
 
 
 def test_fast_is_a_part_of_the_budget() -> None:
-    assert torch.equal(compress(noise(8, 2, 2, 4), 4, fast=1.0).size, torch.full((4,), 8))
+    assert torch.equal(compress(noise(8, 2, 2, 4), 4, fast_share=1.0).size, torch.full((4,), 8))
     for fast in (0.0, 1.1, -1.0):
         with pytest.raises(ConfigError, match="slow_fast"):
-            framefold.build("slow_fast", fast=fast)
+            framefold.build("slow_fast", fast_share=fast)
     with pytest.raises(ConfigError, match="slow_fast"):
         framefold.build("slow_fast", variant="lita")
 
@@ -77,7 +77,7 @@ def test_tokens_that_an_earlier_stage_merged_count_by_their_size() -> None:
     x = noise(8, 2, 3, 6)
     video = VideoTokens.from_grid(x)
     sizes = torch.arange(1, 49)
-    out = framefold.build("slow_fast", 3, fast=1.0)(replace(video, size=sizes)).tokens
+    out = framefold.build("slow_fast", 3, fast_share=1.0)(replace(video, size=sizes)).tokens
     assert int(out.size.sum()) == int(sizes.sum())
     run, weights = int(out.assign[0]), sizes.view(8, 2, 3, 1)  # three runs of frames: 0-2, 3-5, 6-7
     torch.testing.assert_close(out.features[run], (x * weights)[:3].sum((0, 1, 2)) / weights[:3].sum())

@@ -301,13 +301,13 @@ def test_a_video_played_backwards_has_the_mirrored_graph(grid: tuple[int, int, i
 
 def test_more_tokens_enter_for_the_second_stage_and_the_mean_over_the_layers_is_the_budget() -> None:
     video = VideoTokens.from_grid(drifting((8, 4, 5)))
-    for budget, expand, layers in itertools.product((0.1, 0.25, 0.5, 1.0, 40), (1.0, 1.25, 1.5), (4, 28)):
-        with case(budget, expand, layers):
-            compressor = framefold.build("st_simdiff", budget, stage_2=True, expand=expand)
+    for budget, expansion, layers in itertools.product((0.1, 0.25, 0.5, 1.0, 40), (1.0, 1.25, 1.5), (4, 28)):
+        with case(budget, expansion, layers):
+            compressor = framefold.build("st_simdiff", budget, stage_2=True, expansion=expansion)
             assert compressor.in_llm is not None and compressor.query_aware and not compressor.needs_query
             k = budget_tokens(budget, 160)
             tokens = compressor(video).tokens
-            assert len(tokens) == min(160, round(expand * k))
+            assert len(tokens) == min(160, round(expansion * k))
             alone = framefold.build("st_simdiff", len(tokens))(video).tokens
             assert torch.equal(tokens.index, alone.index), "what enters is chosen as without a second stage"
             (left,) = compressor.in_llm.counts(len(tokens), k, layers)
@@ -325,6 +325,6 @@ def test_the_released_second_stage_needs_what_the_first_one_dropped() -> None:
 
 
 def test_parameters_of_the_second_stage_are_checked() -> None:
-    for wrong in ({"expand": 0.9}, {"expand": math.inf}, {"layer": -1}):
-        with case(wrong), pytest.raises(ConfigError, match="st_simdiff: expand"):
+    for wrong in ({"expansion": 0.9}, {"expansion": math.inf}, {"layer": -1}):
+        with case(wrong), pytest.raises(ConfigError, match="st_simdiff: expansion"):
             framefold.build("st_simdiff", stage_2=True, **wrong)

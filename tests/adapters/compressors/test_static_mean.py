@@ -67,7 +67,7 @@ def test_tokens_of_a_segment_too_short_for_a_run_are_dropped() -> None:
 def test_a_budget_without_a_whole_frame_gives_runs_only() -> None:
     out = compress(noise(6, 2, 3, 8), 10)
     assert torch.equal(out.assign, torch.arange(36) * 10 // 36)
-    assert torch.equal(compress(noise(6, 2, 3, 8), 24, share=0.0).assign, torch.arange(36) * 24 // 36)
+    assert torch.equal(compress(noise(6, 2, 3, 8), 24, static_share=0.0).assign, torch.arange(36) * 24 // 36)
 
 
 def test_equal_frames_end_no_segment_before_different_ones() -> None:
@@ -77,4 +77,4 @@ def test_equal_frames_end_no_segment_before_different_ones() -> None:
     assert starts.tolist() == [0, 1, 7]  # of equal changes, the earlier one
     for share in (1.0, -0.1):
         with pytest.raises(ConfigError, match="static_mean"):
-            framefold.build("static_mean", share=share)
+            framefold.build("static_mean", static_share=share)

@@ -86,7 +86,9 @@ def test_the_release_misses_its_budget_and_writes_values_at_other_anchors() -> N
     assert len(framefold.build("tango", 0.22)(video).tokens) == 26
 
 
-@pytest.mark.parametrize("params", [{"context_ratio": -0.1}, {"alpha": 0.5}, {"beta": 2.0}, {"neighbours": 0}])
+@pytest.mark.parametrize(
+    "params", [{"context_ratio": -0.1}, {"candidate_ratio": 0.5}, {"beta": 2.0}, {"neighbours": 0}]
+)
 def test_parameters_out_of_range_are_refused(params: dict) -> None:
     with pytest.raises(ConfigError, match="tango"):
         framefold.build("tango", 0.1, **params)

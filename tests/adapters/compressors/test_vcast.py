@@ -77,6 +77,6 @@ def test_the_release_gives_all_remainders_to_one_frame_and_raises_small_budgets(
 
 def test_without_the_norm_the_length_of_a_token_has_no_effect() -> None:
     x = synthetic((3, 2, 3), "noise")
-    score = outlier_scores(VideoTokens.from_grid(x), norm=False).score
+    score = outlier_scores(VideoTokens.from_grid(x), add_norm=False).score
     cosine = torch.cosine_similarity(x.flatten(1, 2), x.flatten(1, 2).mean(1, keepdim=True), dim=-1)
     torch.testing.assert_close(score, 1 - cosine)

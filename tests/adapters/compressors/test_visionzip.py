@@ -66,13 +66,13 @@ def test_means_do_not_grow_and_sums_do() -> None:
     video = attended(1 + 0.1 * noise(6, 4, 4, 8))
     norm = video.features.norm(dim=-1).max() * 1.0001
     assert bool((framefold.build("visionzip", 0.2)(video).tokens.features.norm(dim=-1) <= norm).all())
-    for params in ({"merge": "sum"}, {"variant": "official"}):
+    for params in ({"reduction": "sum"}, {"variant": "official"}):
         assert bool((framefold.build("visionzip", 0.2, **params)(video).tokens.features.norm(dim=-1) > norm).any())
 
 
 def test_without_contextual_tokens_others_are_dropped() -> None:
     video = attended(synthetic((3, 3, 4)))
-    out = framefold.build("visionzip", 9, dominant=1.0, scope="video")(video).tokens
+    out = framefold.build("visionzip", 9, attention_share=1.0, scope="video")(video).tokens
     top = torch.sort(video.attention, descending=True).indices[:9].sort().values
     assert torch.equal(out.index, top) and bool((out.size == 1).all())
     assert torch.equal(out.features, video.features[top])
@@ -82,5 +82,5 @@ def test_official_gives_each_frame_the_same_number() -> None:
     video = attended(synthetic((5, 3, 4)))
     out = framefold.build("visionzip", 0.3, variant="official")(video).tokens
     assert torch.bincount(out.index // 12).tolist() == [4] * 5
-    with pytest.raises(ConfigError, match="dominant"):
-        framefold.build("visionzip", variant="official", dominant=1.0)
+    with pytest.raises(ConfigError, match="attention_share"):
+        framefold.build("visionzip", variant="official", attention_share=1.0)

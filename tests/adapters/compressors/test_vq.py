@@ -1,4 +1,4 @@
-"""vq: spherical k-means against a slow reference, chunks, time, and copies."""
+"""vq: spherical k-means against a slow reference, segments, time, and copies."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_raw_vectors_are_clustered_as_by_exact_kmeans(seed: int) -> None:
         assert torch.equal(block_kmeans(points, k, 50), kmeans(points, k)[0])
 
 
-def test_a_chunk_gives_tokens_in_proportion_to_its_length() -> None:
+def test_a_segment_gives_tokens_in_proportion_to_its_length() -> None:
     x = noise(10, 2, 3, 8)
-    out = compress(x, 15, chunk=4)  # chunks of 4, 3 and 3 frames
-    chunk = torch.arange(10) * 3 // 10
-    assert torch.equal(chunk[out.index // 6][out.assign], chunk.repeat_interleave(6))
-    assert torch.bincount(chunk[out.index // 6]).tolist() == [6, 4, 5]
-    assert len(compress(x[:3], 2, chunk=2)) == 2  # a chunk of one frame gets nothing and joins the next one
+    out = compress(x, 15, segment_frames=4)  # segments of 4, 3 and 3 frames
+    segment = torch.arange(10) * 3 // 10
+    assert torch.equal(segment[out.index // 6][out.assign], segment.repeat_interleave(6))
+    assert torch.bincount(segment[out.index // 6]).tolist() == [6, 4, 5]
+    assert len(compress(x[:3], 2, segment_frames=2)) == 2  # a segment of one frame gets nothing and joins the next one
 
 
 def test_a_large_weight_of_time_gives_runs_of_frames() -> None:
@@ -89,6 +89,6 @@ def test_copies_beyond_the_distinct_tokens_become_tokens() -> None:
 
 
 def test_parameters_out_of_range_are_refused() -> None:
-    for params in ({"norm": "cosine"}, {"chunk": 0}, {"time_weight": -1.0}, {"rounds": -1}):
+    for params in ({"norm": "cosine"}, {"segment_frames": 0}, {"time_weight": -1.0}, {"rounds": -1}):
         with pytest.raises(ConfigError, match="vq"):
             framefold.build("vq", **params)

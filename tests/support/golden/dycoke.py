@@ -22,7 +22,7 @@ def check(data: Any) -> None:
         with case(name):
             x = torch.from_numpy(arrays["features"])
             video = VideoTokens.from_grid(x[:, :, None])
-            official = framefold.build("dycoke", variant="official", rate=params["merging_ratio"])
+            official = framefold.build("dycoke", variant="official", drop_share=params["merging_ratio"])
             if "error" in params:
                 with pytest.raises(InputError, match="official"):
                     official(video)

@@ -44,10 +44,10 @@ def check(data: Any) -> None:
 def _settings(params: dict[str, Any]) -> FastVIDSettings:
     return FastVIDSettings(
         ratio=float(params["retention_ratio"]),
-        context=params["STPrune_d"],
+        context_ratio=params["STPrune_d"],
         stride=params["DTM_p"],
         beta=params["DTM_beta"],
-        segments=params["DySeg_c"],
+        min_segments=params["DySeg_c"],
         cut=params["DySeg_tau"],
         still=params.get("DySeg_ignore", 1.0),
     )

@@ -95,7 +95,7 @@ def _check_official(
         return  # ignored tokens are not part of a video
     first, cost = int(visual.nonzero()[0]), float(params["cost"])
     video = VideoTokens.from_grid(hidden[visual].reshape(-1, 1, per_frame, hidden.shape[1]))
-    ours = framefold.build("framefusion", cost, variant="official", threshold=params["similarity_lower_bound"])(video)
+    ours = framefold.build("framefusion", cost, variant="official", tau=params["similarity_lower_bound"])(video)
     text = len(places) - len(video)
     assert len(ours.tokens) == params["trace"][0]["length"] - text
     if tied:

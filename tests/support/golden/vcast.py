@@ -25,9 +25,9 @@ def check(data: Any) -> None:
 
 def check_case(params: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
     x = torch.from_numpy(arrays["features"])[:, :, None]
-    video, min_k, temperature = VideoTokens.from_grid(x), params["min_k"], params["temperature"]
+    video, min_tokens, temperature = VideoTokens.from_grid(x), params["min_k"], params["temperature"]
     official = framefold.build(
-        "vcast", float(params["retain_ratio"]), variant="official", min_k=min_k, temperature=temperature
+        "vcast", float(params["retain_ratio"]), variant="official", min_tokens=min_tokens, temperature=temperature
     )
     index = official(video).tokens.index
     if "index" not in arrays:  # the release returns the video as it is

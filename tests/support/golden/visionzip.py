@@ -59,7 +59,7 @@ def _check_video(params: dict[str, Any], arrays: dict[str, Tensor]) -> None:
 def _check_class(params: dict[str, Any], x: Tensor, attention: Tensor) -> None:
     """``official`` must give the values of the release with features as keys, in order of place."""
     n = params["dominant"] + params["contextual"]
-    official = framefold.build("visionzip", n * len(x), variant="official", dominant=params["dominant_ratio"])
+    official = framefold.build("visionzip", n * len(x), variant="official", attention_share=params["dominant_ratio"])
     found = official(VideoTokens.from_grid(x[:, :, None], attention=attention[:, :, None])).tokens
     expected = []
     for frame, a in zip(x, attention, strict=True):
