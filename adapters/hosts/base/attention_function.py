@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 WRAPPED_NAME = "framefold"
 
 Wrapper = Callable[..., Any]
-"""Called as (function, module, query, key, value, mask, *args, **kwargs); function is the host's own."""
+"""Called as (function, module, query, key, value, attention_mask, *args, **kwargs), with the host's own function."""
 
 
 def wrap_attention(module: nn.Module, wrapper: Wrapper) -> None:

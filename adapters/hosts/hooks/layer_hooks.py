@@ -233,7 +233,7 @@ def _attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Any,
+    attention_mask: Any,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
@@ -244,7 +244,7 @@ def _attention(
         if run.reads:
             run.observe(module.layer_idx, query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
         _DECIDING.set((run, module.layer_idx))
-    return function(module, query, key, value, mask, *args, **kwargs)
+    return function(module, query, key, value, attention_mask, *args, **kwargs)
 
 
 def _before_mlp(number: int, norm: nn.Module, args: tuple[Any, ...]) -> None:

@@ -66,11 +66,12 @@ def _record(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None,
+    attention_mask: Tensor | None,
     *args: Any,
     **kwargs: Any,
 ) -> Any:
     scaling = kwargs.get("scaling")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.no_grad():
-        calls.append(received_attention(query, key, mask, query.shape[-1] ** -0.5 if scaling is None else scaling))
-    return function(module, query, key, value, mask, *args, **kwargs)
+        calls.append(received_attention(query, key, attention_mask, scaling))
+    return function(module, query, key, value, attention_mask, *args, **kwargs)
