@@ -90,6 +90,8 @@ def test_any_compressor_fills_parts_as_videos_of_their_own() -> None:
 def test_needs_of_the_compressor_that_fills_are_needs_of_the_whole() -> None:
     compressor, video = make(fill="aot"), wrap(features(GRID))
     assert compressor.needs_attention and not type(compressor).needs_attention and not compressor.query_aware
+    chain = framefold.build("uniform+kffocus", 20, kffocus={"fill": "aot"})
+    assert chain.needs_attention and not framefold.build("uniform+kffocus", 20).needs_attention
     check_tokens(compressor(video).tokens, GRID)
     with pytest.raises(InputError, match="attention"):
         compressor(VideoTokens.from_grid(features(GRID)))
