@@ -240,6 +240,10 @@ class Compressor(PretrainedMixin, nn.Module):
     def extra_repr(self) -> str:
         return ", ".join(f"{key}={value!r}" for key, value in {"budget": self.budget, **self.params()}.items())
 
+    def budget_ratio(self, k: int, n: int) -> float:
+        """Return the budget as a ratio, which released rules are given: as it is, or k of n tokens."""
+        return self.budget if isinstance(self.budget, float) else k / n
+
     def _check_input(self, video: VideoTokens, query: Tensor | None) -> None:
         if not isinstance(video, VideoTokens):
             raise InputError(

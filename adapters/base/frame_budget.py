@@ -41,7 +41,7 @@ class FrameBudget(Compressor):
             and keeps the best tokens of each part; any other compressor gets each part as a video of its own.
         fill_params: parameters of that compressor that differ from its defaults.
         segment_frames: number of consecutive frames that share a number of tokens; the last part may have fewer.
-        empty: what becomes of frames without tokens: they "join" the part before them, or are dropped ("drop").
+        empty: "join" adds frames without tokens to the part before them, "drop" drops them.
 
     Raises:
         UnknownCompressorError: ``fill`` is not registered.

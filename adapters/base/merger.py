@@ -61,7 +61,7 @@ def merge_at(
 
 
 def merge_at_targets(video: VideoTokens, kept: Tensor, targets: Tensor, join: Tensor, features: Tensor) -> VideoTokens:
-    """Keep tokens unchanged beside targets, which represent themselves and the tokens that join them.
+    """Keep some tokens unchanged, and replace targets, which represent themselves and the tokens that join them.
 
     Args:
         video: N tokens.

@@ -38,7 +38,7 @@ class WindowMerger(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: ``exact`` meets the budget; ``official`` follows the released code, including its number of tokens.
+        variant: "exact" for the rule above, "official" for the release, including its number of tokens.
 
     Raises:
         ConfigError: an unknown variant.
@@ -97,7 +97,7 @@ class WindowMerger(Compressor):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
-            ratio = self.budget if isinstance(self.budget, float) else k / len(video)
+            ratio = self.budget_ratio(k, len(video))
             if self.exact_budget:
                 groups = self.groups(video, k, ratio)
             else:

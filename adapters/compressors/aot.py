@@ -13,12 +13,10 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import share
 from framefold.adapters.ops.partition import split_runs
 from framefold.adapters.ops.segments import segment_sum
-from framefold.adapters.ops.selection import rank_in_group, select_by_stage
-from framefold.adapters.ops.similarity import TINY, rescale_if_extreme
+from framefold.adapters.ops.selection import complement, rank_in_group, select_by_stage
+from framefold.adapters.ops.similarity import RESOLUTION, TINY, rescale_if_extreme
 from framefold.adapters.reference.aot import NEAREST_SHARE, frame_cost, grid_positions, sinkhorn, time_cost
 from framefold.errors import ConfigError
-
-RESOLUTION = 2.0**-20  # of cosine similarities, so that equal tokens are tied in spite of rounding errors
 
 WINDOWS = 3  # along each side of a frame
 
@@ -142,7 +140,7 @@ def _absorb(x: Tensor, anchors: Tensor, grid: tuple[int, int], keep: int) -> tup
 def _weights_in_frame(x: Tensor, anchors: Tensor, grid: tuple[int, int]) -> Tensor:
     """Return the (P, n) weights of the (P, D) tokens of the first frame in each anchor, of sum 1."""
     weights = torch.zeros(len(x), len(anchors), device=x.device)
-    rest = torch.ones(len(x), dtype=torch.bool, device=x.device).index_fill(0, anchors, False).nonzero()[:, 0]
+    rest = complement(anchors, len(x))
     if len(rest):
         similarity = _similarities(x[rest], x[anchors])
         positions = grid_positions(*grid, x.device)

@@ -33,7 +33,7 @@ class CDPruner(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         scope: see above; only for ``exact``.
         sign: 1 if relevance grows with the similarity, -1 if it falls; only for ``exact``.
         ridge: see :class:`~framefold.adapters.compressors.dpp.DPP`; only for ``exact``.

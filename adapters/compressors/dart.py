@@ -20,9 +20,9 @@ class DART(Compressor):
     """Keeps pivots and, for each of them in turn, the tokens that duplicate it least. Training-free.
 
     Pivots are the tokens of the whole video with the largest L1 norm. Each pivot, that of the largest norm first, takes
-    the tokens of lowest cosine similarity to it among those left. Tokens of the question can be pivots, too: these take
-    before the others, but are not kept themselves. The paper does this inside the language model, with the norms of
-    keys; here, the tokens before it are used for both.
+    the tokens of lowest cosine similarity to it among those left. Tokens of the question can be pivots, too: they
+    take tokens before the others do, but are not kept. The paper applies the rule inside the language model and ranks
+    pivots by the norms of keys; here, both steps use the tokens that enter the language model.
 
     ``exact`` keeps k tokens for any k: at most k pivots, and the others in equal shares for each pivot, which differ by
     at most one. Ties go to the lower index. Similarities are fp32, and equal tokens have the same one.
@@ -33,7 +33,7 @@ class DART(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         pivots: number of pivots in the video. The paper has 4 in the video and 4 in the question.
         text_pivots: number of pivots in the question, at most its length; with them, the compressor needs a question.
 
@@ -86,7 +86,7 @@ class DART(Compressor):
             return least_similar(x, pivots, image, k)
 
     def _official(self, x: Tensor, text: Tensor, k: int) -> Tensor:
-        ratio = self.budget if isinstance(self.budget, float) else k / len(x)
+        ratio = self.budget_ratio(k, len(x))
         every = torch.cat([x, text])
         image, after = dart_pivots(every[None], 0, len(x), self.pivots, self.text_pivots)
         each = dart_share(len(x), ratio, self.pivots + self.text_pivots)

@@ -11,13 +11,14 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.max_min import PointSet, farthest_points, most_isolated
+from framefold.adapters.ops.selection import first_argmax
 from framefold.adapters.ops.similarity import Frames
 from framefold.adapters.reference.divprune import divprune_order
 from framefold.errors import ConfigError
 
 
 class DivPrune(Compressor):
-    """Keeps tokens of the whole video that are as far from each other as a greedy choice finds. Training-free.
+    """Keeps tokens of the whole video that are whose least distance is large, chosen greedily. Training-free.
 
     The first token is the one whose nearest other token is farthest. Then, repeatedly, the token whose least distance
     to those chosen is largest. Kept tokens are not changed.
@@ -26,12 +27,12 @@ class DivPrune(Compressor):
     left, the first ones follow. Ties go to the lower index. Distances are computed in fp32 from differences to the
     mean, so that small ones are not lost; those of copies are exactly 0.
 
-    ``official`` chooses as often, but like the release it chooses tokens again once only copies are left, so that fewer
-    tokens remain.
+    ``official`` makes as many choices, but, as in the release, may choose a token again once only copies are left, so
+    that fewer tokens remain.
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         norm: "unit": distance 1 - cosine (the paper); "raw": Euclidean distance, which prefers long tokens.
         start: first token: "isolated" (the paper) or "longest", the token with the largest norm, which saves the search
             for the most isolated one.
@@ -85,4 +86,4 @@ class DivPrune(Compressor):
 def longest_token(video: VideoTokens) -> int:
     """Return the row of the token with the largest norm; ties go to the lower index."""
     length = torch.cat([torch.linalg.vector_norm(frame, dim=-1) for frame in Frames(video, rescale=True)])
-    return int((length == length.max()).to(torch.uint8).argmax())
+    return int(first_argmax(length))

@@ -14,7 +14,8 @@ from torch import Tensor
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.max_min import PointSet
+from framefold.adapters.ops.max_min import copy_keys, first_copies
+from framefold.adapters.ops.selection import first_argmax
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.errors import ConfigError
 
@@ -85,7 +86,7 @@ def determinant_picks(unit: Tensor, quality: Tensor, k: int, ridge: float) -> Te
     Returns:
         (k,) int64 distinct rows.
     """
-    first = first_copy(unit)
+    first = first_copies(copy_keys(unit))
     factor = 2 * quality.double().clamp_min(SMALLEST).log()[first]
     gain = unit.any(dim=1).double() + ridge  # a zero vector adds only the ridge
     tokens = Gains(unit, gain, first, factor, torch.ones_like(first, dtype=torch.bool))
@@ -132,8 +133,8 @@ class Gains:
     def best(self) -> tuple[float, int]:
         """Return the highest value, and the first token that has it."""
         values = self.values()
-        best = values.max()
-        return float(best), int((values == best).to(torch.uint8).argmax())
+        place = int(first_argmax(values))
+        return float(values[place]), place
 
     def subset(self, rows: Tensor) -> Gains:
         """Return the gains of some tokens, to be updated on their own."""
@@ -151,10 +152,3 @@ def direction(unit: Tensor, before: Tensor, ridge: float) -> Tensor:
     """Return the vector w (D,) of a token, given the (n, D) vectors of the tokens chosen before it."""
     parts = before @ unit
     return (unit - parts @ before) / (unit.square().sum() + ridge - parts.square().sum()).clamp_min(ridge).sqrt()
-
-
-def first_copy(unit: Tensor) -> Tensor:
-    """Return (N,) the first row that is equal to each row."""
-    _, group = torch.unique(PointSet(unit, unit[:, 0], "cosine").key, return_inverse=True)
-    rows = torch.arange(len(unit), device=unit.device)
-    return torch.full_like(rows, len(rows)).scatter_reduce_(0, group, rows, "amin")[group]

@@ -36,7 +36,7 @@ class DyCoke(Compressor):
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         drop_share: fraction of a compared frame that ``official`` drops; 0.7 in the paper.
 
     Raises:

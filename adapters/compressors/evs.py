@@ -49,7 +49,7 @@ class EVS(FramePruner):
     Args:
         budget: retention ratio or tokens per video. ``official`` accepts only a ratio r and passes q = 1 - r, rounded
             to 12 decimals, to the engines' rules: a budget of 0.07 is exactly what users of the engines write as 0.93.
-        variant: see above.
+        variant: "exact", "official" or "threshold", see above.
         native: compute ``official`` in the dtype of the features, as served models do, instead of fp32.
         threshold: similarity above which ``threshold`` drops a token, in [-1, 1]; 0.5 in the scripts of its release.
         drop_share: fraction of each frame after frame 0 that ``threshold`` drops instead, the least changed tokens, in

@@ -54,14 +54,14 @@ class FastVID(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         context_ratio: part of the kept tokens that are targets (d in the paper).
         stride: distance of anchor frames (p).
         beta: least weight of a target in its mean.
         cut: similarity below which a segment ends (tau_s); the release for Qwen2.5-VL uses 0.84.
         min_segments: least number of segments (c).
-        form: of ``official``.
-        still: similarity of neighbouring frames from which "qwen" spends tokens on the last one only.
+        form: form of the release that ``official`` follows.
+        still: similarity of neighbouring frames at or above which "qwen" gives tokens to the last one only.
 
     Raises:
         ConfigError: an unknown variant or form, or a parameter is out of range.
@@ -125,13 +125,13 @@ class FastVID(Compressor):
 
     def lengths(self, x: Tensor) -> list[int]:
         """Return the numbers of frames of the segments of a (T, P, D) video."""
-        means = normalize(torch.stack([frame.float().mean(0) for frame in x]), TINY)
+        means = _frame_directions(x)
         return segment_lengths((means[1:] * means[:-1]).sum(-1), min(self.min_segments, len(x)), self.cut)
 
     def events(self, video: VideoTokens) -> Tensor:
         """Return (N,) bool, the frames whose mean is unlike that of the previous one (``cut``)."""
         x = rescale_if_extreme(video.as_grid().flatten(1, 2))
-        means = normalize(torch.stack([frame.float().mean(0) for frame in x.detach()]), TINY)
+        means = _frame_directions(x.detach())
         similarity = (means * means.roll(1, 0)).sum(-1)
         return first_frames(similarity < self.cut, video.per_frame)
 
@@ -165,7 +165,7 @@ class FastVID(Compressor):
 
     def compress_official(self, video: VideoTokens, k: int) -> VideoTokens:
         """Return the tokens of the release."""
-        ratio = self.budget if isinstance(self.budget, float) else k / len(video)
+        ratio = self.budget_ratio(k, len(video))
         if int(video.per_frame * ratio) < 1:
             raise InputError(f"fastvid: variant='official' keeps no token of a frame at a ratio of {ratio}: raise it")
         original = video.as_grid().flatten(1, 2)
@@ -181,6 +181,11 @@ class FastVID(Compressor):
         groups[out.index] = torch.arange(len(out.index), device=groups.device)
         scale = original.detach().abs().max().double() / x.detach().abs().max().double()
         return merge_at(video, out.index, groups, out.tokens if x is original else out.tokens.double() * scale)
+
+
+def _frame_directions(x: Tensor) -> Tensor:
+    """Return the (T, D) normalized means of the frames of a (T, P, D) video."""
+    return normalize(torch.stack([frame.float().mean(0) for frame in x]), TINY)
 
 
 def _part_of_frame(lengths: list[int]) -> list[int]:

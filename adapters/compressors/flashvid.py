@@ -165,7 +165,7 @@ class FlashVID(Merger):
 
     def released(self, video: VideoTokens, k: int) -> VideoTokens:
         """Return the tokens of the release; tokens at the same position are replaced with their mean."""
-        ratio = self.budget if isinstance(self.budget, float) else k / len(video)
+        ratio = self.budget_ratio(k, len(video))
         x = rescale_if_extreme(video.as_grid().flatten(1, 2))
         out = flashvid_tokens(
             x, self.attention(video), ratio, method=self.selection, alpha=self.alpha, tau=self.tau,

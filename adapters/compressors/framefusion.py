@@ -82,7 +82,7 @@ class FrameFusion(Merger):
 
     def _merge_as_released(self, video: VideoTokens, k: int) -> VideoTokens:
         x = rescale_if_extreme(video.features)
-        need = drop_ratio((), self.budget if isinstance(self.budget, float) else k / len(video))
+        need = drop_ratio((), self.budget_ratio(k, len(video)))
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             parent, _, _ = merge_parents(x, video.index % video.per_frame, need, self.tau)
             groups, first = tree_groups(parent), (parent < 0).nonzero()[:, 0]

@@ -14,12 +14,11 @@ from framefold.adapters.ops.density_peaks import (
     Clusters,
     WeightedGroups,
     blended,
-    complement,
     keep_and_cluster,
     keep_only,
     peak_clusters,
 )
-from framefold.adapters.ops.selection import exact_topk
+from framefold.adapters.ops.selection import complement, exact_topk
 from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
 from framefold.adapters.reference.holitom import holitom_as_released, script_threshold
@@ -43,7 +42,7 @@ class HoliTom(WindowMerger):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: ``exact`` or ``official``.
+        variant: "exact" for the rule above, "official" for the release.
         tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 below a ratio of
             0.15 and 0.8 from there, as in the scripts of the release.
         attention_share: share of a frame's tokens that is selected by attention; at 0 no attention is needed.

@@ -1,4 +1,4 @@
-"""KFFocus: frames that bring something new get more tokens (arXiv 2508.08989)."""
+"""KFFocus: frames that differ from the previous one get more tokens (arXiv 2508.08989)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROUNDING = 1e-12  # of squared differences of unit vectors in fp32
 
 
 class KFFocus(FrameBudget):
-    """Gives frames tokens in proportion to what is new in them, as a video codec spends its bits. Training-free.
+    """Gives frames tokens in proportion to their novelty. Training-free.
 
     The novelty of a frame is 1 - cos(x[t], x[t-1]) of all its features as one vector; that of frame 0 is the largest of
     the others. A frame gets tokens in proportion to novelty^power, plus a share that is equal for all frames; a frame
     takes at most all its tokens, and what it cannot take is divided among the others. Remainders of the division go to
-    the largest ones, ties to the earlier frame. The tokens of a frame are means of near-square rectangles, or what
-    ``fill`` makes of it. A frame without tokens joins the frame before it, so nothing of the video is dropped.
+    the largest ones, ties to the earlier frame. The tokens of a frame are means of near-square rectangles, or the
+    result of ``fill``. A frame without tokens joins the frame before it, so nothing of the video is dropped.
 
     The paper has no code and gives no numbers: this is the rule of its abstract. It also trains a module over space and
     time, which is not included.
@@ -36,7 +36,7 @@ class KFFocus(FrameBudget):
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
         segment_frames: consecutive frames that share a number of tokens.
-        empty: what becomes of frames without tokens, "join" or "drop".
+        empty: "join" or "drop" frames without tokens.
 
     Raises:
         UnknownCompressorError: ``fill`` is not registered.

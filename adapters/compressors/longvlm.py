@@ -33,7 +33,7 @@ class LongVLM(Merger):
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         segment_frames: largest number of frames of a segment; ``official`` needs a multiple of it.
         groups: number of groups of channels, or the largest divisor of it that also divides the width.
 

@@ -15,6 +15,7 @@ from framefold.adapters.ops.allocation import proportional_parts
 from framefold.adapters.ops.max_min import PointSet, distinct_rows, farthest_points
 from framefold.adapters.ops.partition import split_runs
 from framefold.adapters.ops.segments import segment_mean
+from framefold.adapters.ops.selection import complement, first_argmax, first_argmin
 from framefold.adapters.ops.similarity import rescale_if_extreme
 from framefold.adapters.reference.centerclip import kmedoids
 from framefold.errors import ConfigError, InputError
@@ -45,14 +46,14 @@ class Medoids(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         segment_tokens: tokens that a segment gets if ``segment_frames`` is None: there are k // segment_tokens
             segments, at least one and of at least two frames, because at small budgets short segments leave no choice.
         segment_frames: frames of a segment, as in the paper, where it is 2 to 5; at most k segments.
         merge: replace each medoid by the mean of its cluster, at its position.
         norm: "raw" (the default of the release) or "unit": cluster the directions of the tokens; the first medoid is
             then the first token, because all lengths are equal.
-        rounds: most rounds; 0 keeps the tokens that the search starts with.
+        rounds: largest number of rounds; 0 keeps the initial medoids.
 
     Raises:
         ConfigError: a parameter is out of range.
@@ -141,7 +142,7 @@ class Medoids(Compressor):
             return medoids, _assign(points.squares(points[medoids]), medoids)
         length = torch.linalg.vector_norm(x.float(), dim=-1)
         length = (length > 0).float() if self.norm == "unit" else length
-        first = int((length == length.max()).to(torch.uint8).argmax())
+        first = int(first_argmax(length))
         return k_medoids(points, count, first, self.rounds, self.merge)
 
 
@@ -152,7 +153,7 @@ def k_medoids(points: PointSet, count: int, first: int, rounds: int, join: bool 
         points: n points of a segment.
         count: number of medoids, at most n.
         first: row of the first medoid.
-        rounds: most rounds.
+        rounds: largest number of rounds.
         join: also return the clusters.
 
     Returns:
@@ -177,7 +178,7 @@ def _add_copies(medoids: Tensor, assign: Tensor | None, count: int, n: int) -> t
     """Add the lowest other rows up to ``count``, each as a cluster of its own."""
     if len(medoids) == count:
         return medoids, assign
-    rest = torch.ones(n, dtype=torch.bool, device=medoids.device).index_fill_(0, medoids, False).nonzero()[:, 0]
+    rest = complement(medoids, n)
     every, order = torch.cat([medoids, rest[: count - len(medoids)]]).sort()
     if assign is not None:
         assign = torch.argsort(order)[assign]
@@ -187,7 +188,7 @@ def _add_copies(medoids: Tensor, assign: Tensor | None, count: int, n: int) -> t
 
 def _assign(distance: Tensor, medoids: Tensor) -> Tensor:
     """Return the (n,) nearest of K medoids by (n, K) distances; ties go to the lower one, medoids to themselves."""
-    nearest = (distance == distance.amin(1, keepdim=True)).to(torch.uint8).argmax(1)
+    nearest = first_argmin(distance)
     nearest[medoids] = torch.arange(len(medoids), device=nearest.device)
     return nearest
 
@@ -226,7 +227,7 @@ class _Distances:
         chosen, nearest = [first], self.table[first].clone()
         for _ in range(count - 1):
             nearest[chosen[-1]] = -1
-            chosen.append(int((nearest == nearest.max()).to(torch.uint8).argmax()))
+            chosen.append(int(first_argmax(nearest)))
             nearest = torch.minimum(nearest, self.table[chosen[-1]])
         return torch.tensor(chosen, device=nearest.device).sort().values
 

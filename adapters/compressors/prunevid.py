@@ -33,7 +33,7 @@ class PruneVid(WindowMerger):
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
-        variant: ``exact`` or ``official``.
+        variant: "exact" for the rule above, "official" for the release.
         tau: mean cosine similarity above which a position is still.
         segment_ratio: clusters of frames as a share of the frames.
         cluster_ratio: clusters of tokens as a share of the tokens of a set, for ``official``.

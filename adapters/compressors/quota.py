@@ -27,8 +27,8 @@ class QuoTA(FrameBudget):
 
     ``exact``: a frame gets tokens in proportion to relevance^power, plus a share that is equal for all frames; a frame
     takes at most all its tokens, and what it cannot take is divided among the others. Remainders of the division go to
-    the largest ones, ties to the earlier frame. The tokens of a frame are means of near-square rectangles, or what
-    ``fill`` makes of it. A frame without tokens is dropped.
+    the largest ones, ties to the earlier frame. The tokens of a frame are means of near-square rectangles, or the
+    result of ``fill``. A frame without tokens is dropped.
 
     ``official`` rounds down the share of each frame, and down again to a x a or (a + 1) x a tokens, to which the frame
     is resized bilinearly: version 1 of the release, which it uses, see
@@ -44,7 +44,7 @@ class QuoTA(FrameBudget):
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
         segment_frames: consecutive frames that share a number of tokens.
-        empty: what becomes of frames without tokens, "join" or "drop".
+        empty: "join" or "drop" frames without tokens.
 
     Raises:
         UnknownCompressorError: ``fill`` is not registered.

@@ -14,12 +14,13 @@ from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts
 from framefold.adapters.ops.partition import even_positions, split_cells, split_runs
 from framefold.adapters.ops.segments import segment_mean, segment_median, segment_sum
+from framefold.adapters.ops.selection import complement
 from framefold.adapters.reference.slow_fast import LITA_STRIDE, lita_slow_frames
 from framefold.errors import ConfigError
 
 
 class SlowFast(Compressor):
-    """Describes the whole video by frame means and a few frames by their parts. Training-free.
+    """Keeps the means of all frames, and the parts of a few evenly spaced frames. Training-free.
 
     ``exact`` keeps k tokens for any k:
 
@@ -38,7 +39,7 @@ class SlowFast(Compressor):
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         fast_share: part of the budget that is spent on runs of frames; LITA spends 100 of 356 tokens.
 
     Raises:
@@ -151,7 +152,7 @@ def _free_places(wanted: Tensor, taken: Tensor, n: int) -> Tensor:
         taken: (j,) int64, where m + j <= n.
         n: number of places.
     """
-    free = torch.ones(n, dtype=torch.bool, device=wanted.device).index_fill_(0, taken, False).nonzero()[:, 0]
+    free = complement(taken, n)
     ids = torch.arange(len(wanted), device=wanted.device)
     position = (torch.searchsorted(free, wanted) - ids).cummax(0).values + ids
     return free[torch.minimum(position, len(free) - len(wanted) + ids)]

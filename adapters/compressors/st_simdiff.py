@@ -148,7 +148,7 @@ class STSimDiff(Compressor):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         if self.variant == "official":
-            cost = self.budget if isinstance(self.budget, float) else k / len(video)
+            cost = self.budget_ratio(k, len(video))
             kept, dropped = self.official_stage_1(video, cost)
             return Compressed(video.keep(kept.nonzero()[:, 0]), handover=(cost, dropped))
         share = round(self.event_share * k)

@@ -1,4 +1,4 @@
-"""Static frames and means of what follows them; TDC before training (arXiv 2504.10443)."""
+"""Static frames and means of the tokens that follow; TDC without its trained parts (arXiv 2504.10443)."""
 
 from __future__ import annotations
 

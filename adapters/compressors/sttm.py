@@ -59,7 +59,7 @@ class STTM(Compressor):
 
     Args:
         budget: retention ratio or tokens per video; ``official`` ignores it.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         tau_s: cosine similarity of parts with their cell; 0.75 ... 0.95 in the scripts of the release.
         tau_t: cosine similarity of nodes of consecutive frames, 0.5 ... 0.9 in the scripts; ``official`` links none if
             it is not positive. For ``exact``, only the ratio of 1 - tau_s to 1 - tau_t matters. The defaults are those

@@ -17,11 +17,11 @@ from framefold.adapters.ops.density_peaks import (
     Clusters,
     WeightedGroups,
     blended_with_mean,
-    complement,
     keep_and_cluster,
     keep_only,
     peak_clusters,
 )
+from framefold.adapters.ops.selection import complement
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme, temporal_similarities
 from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
 from framefold.adapters.reference.holitom import script_threshold
@@ -46,8 +46,8 @@ class Tango(WindowMerger):
     those of :class:`~framefold.adapters.compressors.holitom.HoliTom`, and ``exact`` follows
     :class:`~framefold.adapters.base.window_merger.WindowMerger`. Of the share of a set,
 
-    - 60 % are selected: the most attended tokens, ``candidate_ratio`` times as many as needed, are clustered, and the
-      most attended one of each cluster is kept unchanged;
+    - 1 - ``context_ratio`` is selected: the most attended tokens, ``candidate_ratio`` times as many as needed, are
+      clustered, and the most attended one of each cluster is kept unchanged;
     - the others are merged: those with the highest density-peak scores become anchors, which the remaining tokens join.
 
     Distances are between normalized tokens whose channels are rotated by their position, a third each by time, row and
@@ -60,7 +60,7 @@ class Tango(WindowMerger):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: ``exact`` or ``official``.
+        variant: "exact" for the rule above, "official" for the release.
         tau: cosine similarity of a position with the next frame above which it is still; None: 0.65 below a ratio of
             0.15 and 0.8 from there, as in the scripts of the release.
         context_ratio: share of the tokens that are merged.

@@ -18,10 +18,10 @@ from framefold.errors import ConfigError
 class TempoATA(FrameBudget):
     """Gives segments of eight frames tokens in proportion to their relevance, between two limits. Training-free.
 
-    In the paper, a small vision-language model compresses each segment to 128 ordered tokens and says how relevant it
-    is to the question, and the first tokens of each segment are kept. Its allocation works with any scores: pass them
+    In the paper, a small vision-language model compresses each segment to 128 ordered tokens and rates its relevance
+    to the question, and the first tokens of each segment are kept. Its allocation works with any scores: pass them
     to :meth:`score_with`. Without them, the relevance is the highest cosine similarity of a token of the segment with a
-    word of the question. The tokens of a segment are means over its frames, or what ``fill`` makes of them.
+    word of the question. The tokens of a segment are means over its frames, or the result of ``fill``.
 
     ``exact``: each segment gets ``min_tokens``, or k // m of m segments if the budget does not suffice for that. The
     rest is divided in proportion to the relevance above that of the least relevant segment, up to ``max_tokens`` for a
@@ -41,7 +41,7 @@ class TempoATA(FrameBudget):
         fill: see :class:`~framefold.adapters.base.frame_budget.FrameBudget`, also for the following ones.
         fill_params: parameters of ``fill``.
         segment_frames: consecutive frames of a segment.
-        empty: what becomes of frames without tokens, "join" or "drop"; only budgets of less than m tokens have any.
+        empty: "join" or "drop" frames without tokens; only budgets of less than m tokens have any.
 
     Raises:
         UnknownCompressorError: ``fill`` is not registered.

@@ -1,4 +1,4 @@
-"""V-CAST: more tokens for frames where the video turns, and outliers of each frame (arXiv 2603.27650)."""
+"""V-CAST: the outliers of each frame, more where the video changes direction (arXiv 2603.27650)."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class VCast(Compressor):
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
-        temperature: of the softmax over frames.
+        variant: "exact" for the rule above, "official" for the release.
+        temperature: temperature of the softmax over frames.
         min_tokens: least number of tokens of a frame.
         add_norm: add the norm to the score, as published.
 
@@ -134,7 +134,7 @@ def outlier_scores(video: VideoTokens, add_norm: bool = True) -> FrameOutliers:
 
 
 def curvature(means: Tensor) -> Tensor:
-    """Return the (T,) curvature of the path of frame means: 0 if it goes straight on, 2 if it turns back.
+    """Return the (T,) curvature of the path of frame means: 0 where it is straight, 2 where it reverses.
 
     Args:
         means: (T, D) normalized.

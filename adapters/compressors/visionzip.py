@@ -32,14 +32,14 @@ class VisionZip(Compressor):
     3. All others join the most similar of them, by cosine, in their frame or in the video; those of a frame without
        any are dropped. A contextual token is the mean of its group.
 
-    ``official`` follows the adaption to video that papers compare with (in the release of HoliTom): round(k / T) tokens
-    of each frame, at least one. Every n-th of the tokens left is contextual, so the last ones never are, and its value
-    is a sum: the token itself plus the mean of those that join it. The release compares keys of the encoder; here
+    ``official`` follows the adaptation to video that papers compare with (in the release of HoliTom): round(k / T)
+    tokens of each frame, at least one. Every n-th of the tokens left is contextual, so the last ones never are, and its
+    value is a sum: the token itself plus the mean of those that join it. The release compares keys of the encoder; here
     features are compared.
 
     Args:
         budget: retention ratio or tokens per video.
-        variant: see above.
+        variant: "exact" for the rule above, "official" for the release.
         attention_share: fraction of the kept tokens that is selected by attention; 54 of 64 in the release.
         scope: see above; only for ``exact``.
         reduction: "mean", or "sum" for the values of the release; only for ``exact``.

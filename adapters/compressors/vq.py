@@ -1,4 +1,4 @@
-"""VQ: spherical k-means over the tokens of the video; VQToken before training (arXiv 2503.16980)."""
+"""VQ: spherical k-means over the tokens of the video; VQToken without its trained part (arXiv 2503.16980)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from framefold.errors import ConfigError
 
 
 class VQ(Merger):
-    """Clusters all tokens into k groups by k-means of their directions, wherever they are. Training-free.
+    """Clusters all tokens into k groups by k-means of their directions. Training-free.
 
     It is the zero-parameter part of VQToken: a codebook of the video. Rule for exactly k tokens:
 
@@ -38,7 +38,7 @@ class VQ(Merger):
         segment_frames: number of frames that are clustered together; None: the whole video, as published.
         time_weight: weight of the position in time relative to the content, as in ``scene_mean``; 0 ignores time, as
             published.
-        rounds: largest number of times that the centres move.
+        rounds: largest number of updates of the centres.
 
     Raises:
         ConfigError: a parameter is out of range.

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .similarity import TINY
+from .similarity import RESOLUTION, TINY
 
-RESOLUTION = 2.0**-20  # cosine similarities are multiples of this: the rounding errors of matrix products are smaller
 BLOCK = 2**21  # entries of the similarity matrix that exist at a time
 
 

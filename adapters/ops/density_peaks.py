@@ -225,11 +225,6 @@ def keep_and_cluster(kept: Tensor, others: Tensor, clusters: Clusters) -> Cluste
     return Clusters(torch.cat([kept, others[clusters.centres]]), out.label, out.weight)
 
 
-def complement(rows: Tensor, n: int) -> Tensor:
-    """Return the other rows of 0 ... n - 1, ascending."""
-    return torch.ones(n, dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
-
-
 @dataclass
 class WeightedGroups:
     """Groups of tokens of a video, whose features are weighted sums of their tokens.

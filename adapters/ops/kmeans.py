@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .max_min import PointSet, farthest_points
-from .selection import first_argmin
+from .selection import first_argmax, first_argmin
 from .similarity import TINY
 
 ROWS = 1024  # points of a matrix product
@@ -60,7 +60,7 @@ def _farthest_first(points: Tensor, k: int) -> Tensor:
     chosen = torch.zeros(k, dtype=torch.long, device=points.device)
     nearest = (points - points[0]).square().sum(-1)
     for i in range(1, k):
-        chosen[i] = row = (nearest == nearest.max()).to(torch.uint8).argmax()
+        chosen[i] = row = first_argmax(nearest)
         nearest = torch.minimum(nearest, (points - points[row]).square().sum(-1))
     return chosen
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-from .selection import first_argmin
+from .selection import complement, first_argmax
 from .similarity import normalize, rescale_if_extreme
 
 Metric = Literal["cosine", "euclid"]
@@ -142,7 +142,7 @@ def farthest_points(points: PointSet, count: int, first: int, weight: Tensor | N
         picks = rows[_choose_distinct(points[rows], count, int((rows == first).nonzero()), weight)]
     else:
         picks = _choose_distinct(points, count, first, weight)
-    rest = torch.ones_like(points.square, dtype=torch.bool).index_fill_(0, picks, False).nonzero()[:, 0]
+    rest = complement(picks, len(points))
     return torch.cat([picks, rest[: count - len(picks)]])
 
 
@@ -179,7 +179,7 @@ def _choose_distinct(points: PointSet, count: int, first: int, weight: Tensor | 
             best = float(values.max())
             if best < least or best <= 0:
                 break
-            row = int((values == best).to(torch.uint8).argmax())
+            row = int(first_argmax(values))
             picks.append(int(rows[row]))
             free[row] = False
             near = torch.minimum(near, block.squares(block[row : row + 1])[:, 0])
@@ -230,7 +230,7 @@ def most_isolated(points: PointSet, period: int = 1) -> int:
         best = bound[exact].max()
         rows = torch.topk(torch.where(exact, -1, bound), min(BLOCK, len(bound))).indices
         rows = rows[~exact[rows] & (bound[rows] >= best)]
-    return int((bound == bound.max()).to(torch.uint8).argmax())
+    return int(first_argmax(bound))
 
 
 def _squares_to_others(points: PointSet, rows: Tensor) -> Tensor:
@@ -255,11 +255,11 @@ def max_min_of_cosines(cosine: Tensor, weight: Tensor, counts: Tensor) -> Tensor
     sets = torch.arange(len(cosine), device=cosine.device)
     cosine.diagonal(dim1=1, dim2=2).fill_(-1)
     value = threshold(1 - cosine.amax(2), SAME, 0) * weight  # by the nearest other row, then by the nearest chosen row
-    picks, nearest = [first_argmin(-value)], torch.full_like(value, torch.inf)
+    picks, nearest = [first_argmax(value)], torch.full_like(value, torch.inf)
     while len(picks) < int(counts.max()):
         distance = threshold(1 - cosine[sets, picks[-1]], SAME, 0)
         nearest = torch.minimum(nearest, distance.mul_(weight)).scatter_(1, picks[-1][:, None], -1)
-        picks.append(first_argmin(-nearest))
+        picks.append(first_argmax(nearest))
     order = torch.stack(picks, 1)
     wanted = torch.arange(order.shape[1], device=order.device) < counts[:, None]
     return torch.zeros_like(value, dtype=torch.bool).scatter_(1, order, wanted)

@@ -32,6 +32,16 @@ def first_argmin(values: Tensor) -> Tensor:
     return (values == values.amin(-1, keepdim=True)).to(torch.uint8).argmax(-1)
 
 
+def first_argmax(values: Tensor) -> Tensor:
+    """Return the position of the highest value in the last dimension; see :func:`first_argmin` for equal values."""
+    return (values == values.amax(-1, keepdim=True)).to(torch.uint8).argmax(-1)
+
+
+def complement(rows: Tensor, n: int) -> Tensor:
+    """Return the other rows of 0 ... n - 1, ascending."""
+    return torch.ones(n, dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
+
+
 def select_by_stage(stage: Tensor, cost: Tensor, k: int) -> Tensor:
     """Return k rows: lower stages first, within a stage the lowest cost first, ties to the lower row.
 

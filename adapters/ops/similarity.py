@@ -13,6 +13,8 @@ from framefold.adapters.core.tokens import VideoTokens
 
 BANDWIDTHS = (1 / 8, 1 / 4, 1 / 2, 1, 2)
 
+RESOLUTION = 2.0**-20  # of cosine similarities from matrix products, whose rounding errors then break no tie
+
 TINY = 1e-15  # shorter vectors count as zero, because their squares would underflow in fp32
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .selection import first_argmax
+
 
 def still_windows(similar: Tensor, longest: int | None = None) -> tuple[Tensor, int]:
     """Tile a video with the windows in which most tokens repeat, by dynamic programming.
@@ -36,7 +38,7 @@ def still_windows(similar: Tensor, longest: int | None = None) -> tuple[Tensor, 
         at_least = torch.bincount(run, minlength=frames).flip(0).cumsum(0).flip(0)  # positions by length of their run
         links = torch.arange(most)
         gains = best[end + 1 - most : end + 1].flip(0) + links * at_least[:most]
-        links_taken = int((gains == gains.max()).to(torch.uint8).argmax())
+        links_taken = int(first_argmax(gains))
         best[end + 1], first[end] = gains[links_taken], end - links_taken
     windows, end = [], frames - 1
     while end >= 0:

@@ -33,10 +33,10 @@ def kmedoids(
         points: (B, n, D) tokens.
         clusters: K.
         distance: metric of the assignment and of the sums that a medoid minimizes.
-        pre_norm: divide tokens by their norms first; then the first medoid is a matter of rounding. Zero tokens, for
+        pre_norm: divide tokens by their norms first; then the first medoid depends on rounding. Zero tokens, for
             which the release gives NaN, stay zero.
         threshold: stop when the total shift of the medoids of a segment is smaller.
-        iter_limit: most rounds.
+        iter_limit: largest number of rounds.
 
     Returns:
         (B, n) int64 cluster of each token, and (B, K) int64 medoids, ascending.

@@ -23,11 +23,11 @@ class FastVIDSettings:
     Attributes:
         ratio: tokens to keep of each frame.
         context_ratio: part of them that is merged.
-        stride: every so many frames of a segment, one has targets.
+        stride: distance of the frames of a segment that have targets.
         beta: least weight of a target in its mean.
         min_segments: least number of segments.
         cut: similarity of neighbouring frames below which a segment ends.
-        still: similarity of neighbouring frames from which only the last one gets tokens ("qwen").
+        still: similarity of neighbouring frames at or above which only the last one gets tokens ("qwen").
     """
 
     ratio: float

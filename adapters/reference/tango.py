@@ -17,11 +17,11 @@ from framefold.adapters.ops.density_peaks import (
     Clusters,
     WeightedGroups,
     blended_with_mean,
-    complement,
     keep_and_cluster,
     keep_only,
     peak_clusters,
 )
+from framefold.adapters.ops.selection import complement
 from framefold.adapters.ops.similarity import normalize
 from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
 

@@ -1,4 +1,4 @@
-"""VisionZip as released: for images (the authors') and for the frames of a video (an adaption by HoliTom's authors)."""
+"""VisionZip as released: for images, and as HoliTom's authors adapted it to the frames of a video."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from framefold.adapters.ops.selection import complement
 from framefold.errors import InputError
 
 
@@ -52,7 +53,7 @@ def zip_frame(attention: Tensor, metric: Tensor, dominant: int, contextual: int)
     if dominant + contextual > len(attention):
         raise InputError(f"visionzip: no {dominant} dominant and {contextual} contextual among {len(attention)} tokens")
     first = torch.sort(attention, descending=True, stable=True).indices[:dominant]
-    rest = torch.ones_like(attention, dtype=torch.bool).index_fill(0, first, False).nonzero()[:, 0]
+    rest = complement(first, len(attention))
     targets = rest[:: max(1, len(rest) // contextual)][:contextual]
     unit = torch.nn.functional.normalize(metric.float(), dim=-1)
     join = (unit @ unit[targets].T).argmax(1)

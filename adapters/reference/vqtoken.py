@@ -66,7 +66,7 @@ def elbow(distortions: Sequence[float]) -> int:
 def adaptive_k(method: Literal["elbow", "silhouette"], distortions: Sequence[float] = ()) -> int:
     """Return the number of clusters that the release chooses.
 
-    Its elbow forgets that the first of the distortions is that of K = 12. Its silhouette depends on neither K nor the
+    Its elbow ignores that the first of the distortions is that of K = 12. Its silhouette depends on neither K nor the
     labels, so that the first K is the best one.
 
     Args:
