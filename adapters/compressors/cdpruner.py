@@ -23,10 +23,10 @@ class CDPruner(Compressor):
 
     The relevance of a token is the mean cosine similarity with the words of the question, scaled from 0 (the least of
     the video) to 1. The greedy choice is that of
-    :class:`~framefold.adapters.compressors.dpp.DPP`. The release compares the embeddings of CLIP's two towers. Here,
-    tokens are compared with the word embeddings of the language model, whose similarity says little if the projector
-    was not trained for it. As in the paper, frames get equal numbers of tokens and choose on their own; with
-    ``scope="video"``, all tokens compete. Ties go to the lower index.
+    :class:`~framefold.adapters.compressors.dpp.DPP`. As in the paper, each frame keeps an equal number of tokens, which
+    are chosen within it; with ``scope="video"``, all tokens compete. The release compares the embeddings of CLIP's two
+    towers. Here, tokens are compared with the word embeddings of the language model, whose similarity says little if
+    the projector was not trained for it. Ties go to the lower index.
 
     ``official`` chooses round(k / T) tokens of each frame separately, at least one, without a ridge. As in the release,
     the relevance falls with the similarity, and tokens that are chosen twice are lost.
@@ -34,7 +34,7 @@ class CDPruner(Compressor):
     Args:
         budget: retention ratio or tokens per video.
         variant: "exact" for the rule above, "official" for the release.
-        scope: see above; only for ``exact``.
+        scope: "frame" or "video", see above; only for ``exact``.
         sign: 1 if relevance grows with the similarity, -1 if it falls; only for ``exact``.
         ridge: see :class:`~framefold.adapters.compressors.dpp.DPP`; only for ``exact``.
 

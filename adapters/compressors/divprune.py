@@ -18,7 +18,7 @@ from framefold.errors import ConfigError
 
 
 class DivPrune(Compressor):
-    """Keeps tokens of the whole video that are whose least distance is large, chosen greedily. Training-free.
+    """Keeps tokens of the whole video whose least distance from each other is large, chosen greedily. Training-free.
 
     The first token is the one whose nearest other token is farthest. Then, repeatedly, the token whose least distance
     to those chosen is largest. Kept tokens are not changed.

@@ -164,7 +164,11 @@ class FastVID(Compressor):
         return rows
 
     def compress_official(self, video: VideoTokens, k: int) -> VideoTokens:
-        """Return the tokens of the release."""
+        """Return the tokens of the release.
+
+        Raises:
+            InputError: the release fails on this video, or keeps no token of a frame.
+        """
         ratio = self.budget_ratio(k, len(video))
         if int(video.per_frame * ratio) < 1:
             raise InputError(f"fastvid: variant='official' keeps no token of a frame at a ratio of {ratio}: raise it")

@@ -115,7 +115,11 @@ class Medoids(Compressor):
         return torch.cat(anchors), groups if self.merge else None
 
     def parts(self, video: VideoTokens, k: int) -> tuple[list[int], list[int]]:
-        """Return the number of tokens to keep of each segment, and its size."""
+        """Return the number of tokens to keep of each segment, and its size.
+
+        Raises:
+            InputError: the segments of ``official`` do not divide the video.
+        """
         frames = video.grid[0]
         if self.variant == "official":
             length = self.segment_frames or PAPER_FRAMES

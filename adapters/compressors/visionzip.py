@@ -41,7 +41,7 @@ class VisionZip(Compressor):
         budget: retention ratio or tokens per video.
         variant: "exact" for the rule above, "official" for the release.
         attention_share: fraction of the kept tokens that is selected by attention; 54 of 64 in the release.
-        scope: see above; only for ``exact``.
+        scope: "frame" or "video", see above; only for ``exact``.
         reduction: "mean", or "sum" for the values of the release; only for ``exact``.
 
     Raises:
