@@ -88,7 +88,7 @@ class Chain(Compressor):
         self.stages = nn.ModuleList(create_compressor(cls, own, checked.get(name, {})) for cls, own, name in stages)
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
         self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
-        self.needs_attention = any(stage.needs_attention for stage in self._stages)  # type: ignore[misc]
+        self.needs_attention = any(stage.needs_attention for stage in self._stages)
         self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule
         if any(stage.in_llm is not None for stage in self._stages[:-1]):
             raise ConfigError(f"{self.name}: only the last stage may act inside the language model")
