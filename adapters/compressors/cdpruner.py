@@ -23,10 +23,11 @@ class CDPruner(Compressor):
 
     The relevance of a token is the mean cosine similarity with the words of the question, scaled from 0 (the least of
     the video) to 1. The greedy choice is that of
-    :class:`~framefold.adapters.compressors.dpp.DPP`. As in the paper, each frame keeps an equal number of tokens, which
-    are chosen within it; with ``scope="video"``, all tokens compete. The release compares the embeddings of CLIP's two
+    :class:`~framefold.adapters.compressors.dpp.DPP`. All tokens of the video compete; with ``scope="frame"``, frames
+    keep equal numbers of tokens, which are chosen within them. The release compares the embeddings of CLIP's two
     towers. Here, tokens are compared with the word embeddings of the language model, whose similarity says little if
-    the projector was not trained for it. Ties go to the lower index.
+    the projector was not trained for it. As in the release, the relevance falls with the similarity, unless ``sign`` is
+    1. Ties go to the lower index.
 
     ``official`` chooses round(k / T) tokens of each frame separately, at least one, without a ridge. As in the release,
     the relevance falls with the similarity, and tokens that are chosen twice are lost.
@@ -45,12 +46,12 @@ class CDPruner(Compressor):
     name = "cdpruner"
     paper = "CDPruner, arXiv 2506.10967"
     keeps = "tokens that fit the question and whose directions differ from each other"
-    cost = "a pass over each frame for every token kept of it: k P D"
+    cost = "k N D products, most of them in blocks of picks, and k^2 D"
     growth = "quadratic"
     licence = "Apache-2.0"
     deviations = (
-        "gives frames equal shares of k, and chooses no token twice; measures relevance by word embeddings instead of "
-        "CLIP, and lets it grow with the similarity"
+        "chooses from the whole video instead of each frame, and no token twice; measures relevance by word embeddings "
+        "instead of CLIP"
     )
     query_aware: ClassVar[bool] = True
 
@@ -59,8 +60,8 @@ class CDPruner(Compressor):
         budget: Budget = 0.25,
         *,
         variant: Literal["exact", "official"] = "exact",
-        scope: Literal["frame", "video"] = "frame",
-        sign: Literal[1, -1] = 1,
+        scope: Literal["frame", "video"] = "video",
+        sign: Literal[1, -1] = -1,
         ridge: float = 1e-3,
     ) -> None:
         super().__init__(budget)

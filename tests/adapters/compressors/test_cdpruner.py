@@ -26,7 +26,7 @@ def test_the_least_relevant_token_comes_last() -> None:
     unit = torch.nn.functional.normalize(VIDEO.features, dim=-1)
     fit = relevance(unit, words, 1)
     assert fit.min() == 0 and fit.max() == 1
-    kept = framefold.build("cdpruner", 53, scope="video")(VIDEO, words).tokens.index
+    kept = framefold.build("cdpruner", 53, sign=1)(VIDEO, words).tokens.index
     assert int(fit.argmin()) not in kept
 
 
@@ -38,9 +38,9 @@ def test_question_that_says_nothing_leaves_the_choice_to_diversity() -> None:
 
 def test_frames_get_equal_numbers_and_choose_on_their_own() -> None:
     words = noise(3, 16, seed=2)
-    kept = framefold.build("cdpruner", 20)(VIDEO, words).tokens.index
+    kept = framefold.build("cdpruner", 20, scope="frame")(VIDEO, words).tokens.index
     assert sorted(torch.bincount(kept // 9).tolist()) == [3, 3, 3, 3, 4, 4]
-    nothing = framefold.build("cdpruner", 18)(VIDEO, torch.zeros(2, 16)).tokens.index.view(6, 3)
+    nothing = framefold.build("cdpruner", 18, scope="frame")(VIDEO, torch.zeros(2, 16)).tokens.index.view(6, 3)
     for i, frame in enumerate(VIDEO.as_grid()):
         alone = framefold.build("dpp", 3)(VideoTokens.from_grid(frame[None])).tokens.index
         assert torch.equal(nothing[i] - 9 * i, alone)
