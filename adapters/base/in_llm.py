@@ -20,7 +20,6 @@ from framefold.adapters.ops.selection import exact_topk
 from framefold.errors import BudgetError, ContractError
 
 RELEASED_LAYERS = 28  # number of layers for which published layer numbers are meant
-FEWEST_LAYERS = 24  # from here on, published layer numbers are used as they are
 
 
 class Decision(NamedTuple):
@@ -125,11 +124,14 @@ class AttentionPruning(InLLM):
 
 
 def scale_layer(layer: int, layers: int) -> int:
-    """Return the layer that corresponds to a published one in a language model of ``layers`` layers.
+    """Return the last layer that sees all tokens in a language model of n layers, given the published one.
 
-    The published number is used as it is from 24 layers on, and is otherwise scaled from 28 layers.
+    The published number is used as it is from 28 layers on. With fewer layers, the same share of them sees all tokens,
+    up to rounding: at least the first and not the last one.
     """
-    return layer if layers >= FEWEST_LAYERS else round(layer * layers / RELEASED_LAYERS)
+    if layers >= RELEASED_LAYERS:
+        return layer
+    return max(0, min(round((layer + 1) * layers / RELEASED_LAYERS) - 1, layers - 2))
 
 
 def spread_over_layers(entered: int, k: int, spans: Sequence[int]) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """FlashVID: keep attended, distinct tokens of each frame, and merge the others over time (arXiv 2602.08024).
 
-Dimensions: T frames of P tokens, N = T*P, D width; b frames of a block, R trees of tokens.
+Dimensions: T frames of P tokens, N = T*P, D width; b frames of a block.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.base.merger import Merger
+from framefold.adapters.base.prune_after_layer import PruneAfterLayer, PruneToShare
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, share
@@ -34,7 +35,7 @@ BLOCK_SIZE = 5 * 2**19  # largest number of similarities that are computed at on
 class FlashVID(Merger):
     """Keeps attended, distinct tokens of each frame, and merges the others over time and space. Training-free.
 
-    Only the part before the language model. Rule for exactly k tokens:
+    Rule for exactly k tokens before the language model:
 
     1. round(alpha * k) tokens are kept unchanged, equally many of each frame, give or take one. In a frame, the first
        is the token farthest from its nearest other one; then, repeatedly, the token farthest from those kept so far.
@@ -55,6 +56,11 @@ class FlashVID(Merger):
     tokens, because the release drops more of them in the language model. If two of its tokens have the same position,
     which happens in segments of one frame, their mean is returned.
 
+    ``stage_2`` adds the pruning inside the language model: after the attention of ``layer``, the tokens that the
+    prompt's last token attends to most stay. The budget is then the mean over the layers: ``exact`` keeps ``expansion``
+    times the budget by the rule above, and as many after the layer as the budget then allows; ``official`` keeps
+    ``share`` of the tokens, whatever the number of layers.
+
     Args:
         budget: retention ratio or tokens per video.
         variant: "exact" for the rule above, "official" for the release.
@@ -65,7 +71,12 @@ class FlashVID(Merger):
             candidate with the mean of its segment, if it is positive; "div" uses distances alone and needs no
             attention.
         min_segments: least number of segments, only for official: 8 in the scripts for LLaVA, 4 for Qwen.
-        expansion: ratio of the tokens before the language model to the budget, only for official.
+        expansion: number of tokens that enter the language model, relative to the budget; only for official and with
+            ``stage_2``, and then at least 1 for exact.
+        stage_2: also prune inside the language model.
+        layer: last layer that sees all tokens that enter, from 0, in a language model of 28 layers or more; with fewer
+            layers, the same share of them does. 27 in the script for Qwen3-VL.
+        share: fraction of the tokens that stay after it, in (0, 1], only for official; 0.1 in the script for Qwen3-VL.
 
     Raises:
         ConfigError: a parameter is unknown or out of range.
@@ -95,6 +106,9 @@ class FlashVID(Merger):
         selection: Distance = "attn_div",
         min_segments: int = 8,
         expansion: float = 1.25,
+        stage_2: bool = False,
+        layer: int = 19,
+        share: float = 0.3,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official") or selection not in get_args(Distance):
@@ -104,9 +118,16 @@ class FlashVID(Merger):
             )
         if not (0 <= alpha <= 1 and -1 <= tau <= 1 and -1 <= cut <= 1 and min_segments >= 1 and expansion > 0):
             raise ConfigError(f"flashvid: out of range: {alpha=}, {tau=}, {cut=}, {min_segments=}, {expansion=}")
+        least = 1 if stage_2 and variant == "exact" else 0
+        if not (expansion >= least and layer >= 0 and 0 < share <= 1):
+            raise ConfigError(f"flashvid: out of range: {expansion=}, {layer=}, {share=}")
         self.variant, self.selection, self.min_segments, self.expansion = variant, selection, min_segments, expansion
         self.alpha, self.tau, self.cut = alpha, tau, cut
         self.exact_budget, self.needs_attention = variant == "exact", alpha > 0 and selection != "div"
+        self.stage_2, self.layer, self.share = stage_2, layer, share
+        if stage_2:
+            self.query_aware = True  # type: ignore[misc]
+            self.in_llm = PruneAfterLayer(layer, expansion) if self.exact_budget else PruneToShare(layer, share)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.autocast(video.features.device.type, enabled=False):

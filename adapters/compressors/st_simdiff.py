@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.base.in_llm import AttentionPruning, Decision, scale_layer
+from framefold.adapters.base.in_llm import Decision
+from framefold.adapters.base.prune_after_layer import PruneAfterLayer
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.grid_graph import centrality, communities
@@ -83,9 +84,10 @@ class STSimDiff(Compressor):
         right: link right neighbours, if ``spatial``.
         bottom: link bottom neighbours, if ``spatial``.
         stage_2: also prune inside the language model.
-        expansion: number of tokens that enter, relative to the budget, at least 1; only for exact with ``stage_2``.
-        layer: last layer that sees all of them, from 0, in a language model of 24 layers or more; in one of n < 24
-            layers, round(layer * n / 28).
+        expansion: number of tokens that enter, relative to the budget and rounded down, at least 1; only for exact with
+            ``stage_2``.
+        layer: last layer that sees all of them, from 0, in a language model of 28 layers or more; with fewer
+            layers, the same share of them does.
 
     Raises:
         ConfigError: a parameter is out of range.
@@ -144,7 +146,7 @@ class STSimDiff(Compressor):
         self.stage_2, self.expansion, self.layer = stage_2, expansion, layer
         if stage_2:
             self.query_aware = True  # type: ignore[misc]
-            self.in_llm = OfficialSecondStage(layer) if variant == "official" else SecondStage(layer, expansion)
+            self.in_llm = OfficialSecondStage(layer) if variant == "official" else PruneAfterLayer(layer, expansion)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         if self.variant == "official":
@@ -198,21 +200,7 @@ class STSimDiff(Compressor):
         )
 
 
-class SecondStage(AttentionPruning):
-    """Keeps what the prompt's last token attends to, for a mean over the layers."""
-
-    def __init__(self, layer: int, expansion: float) -> None:
-        super().__init__()
-        self.layer, self.expansion = layer, expansion
-
-    def acts(self, layers: int) -> tuple[int, ...]:
-        return (scale_layer(self.layer, layers),)
-
-    def entering(self, k: int, n: int) -> int:
-        return min(n, round(self.expansion * k))
-
-
-class OfficialSecondStage(SecondStage):
+class OfficialSecondStage(PruneAfterLayer):
     """Keeps as many tokens as the release, which counts layer 1 as short, although its attention is not."""
 
     def __init__(self, layer: int) -> None:

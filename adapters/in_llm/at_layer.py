@@ -27,8 +27,8 @@ class AtLayer(InLLMOnly):
         budget: retention ratio or tokens per video, as the mean over the layers.
         rule: registered name of a training-free compressor with an exact budget.
         rule_params: parameters of that compressor that differ from its defaults.
-        layer: first layer with fewer tokens, from 0, in a language model of 24 layers or more; in one of n < 24 layers,
-            round(layer * n / 28), but at least 1.
+        layer: first layer with fewer tokens, from 0, in a language model of 28 layers or more; with fewer layers, it is
+            behind the same share of them, and at least 1.
 
     Raises:
         UnknownCompressorError: ``rule`` is not registered.
@@ -67,7 +67,7 @@ class CompressStates(InLLM):
         self.inner, self.layer = inner, layer
 
     def acts(self, layers: int) -> tuple[int, ...]:
-        return (max(1, scale_layer(self.layer, layers)),)
+        return (scale_layer(self.layer - 1, layers) + 1,)
 
     def decide(self, video: VideoTokens, received: Tensor | None, layer: int, k: int, memory: Any) -> Decision:
         frames = len(video) // video.per_frame  # whole frames: what a chain may drop before

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from framefold.adapters.base.in_llm import AttentionPruning, scale_layer
 from framefold.adapters.base.in_llm_only import InLLMOnly
+from framefold.adapters.base.prune_after_layer import PruneAfterLayer
 from framefold.adapters.core.budget import Budget
 from framefold.errors import ConfigError
 
@@ -17,8 +17,8 @@ class FastV(InLLMOnly):
 
     Args:
         budget: retention ratio or tokens per video, as the mean over the layers.
-        layer: last layer that sees all tokens, from 0, in a language model of 24 layers or more; in one of n < 24
-            layers, round(layer * n / 28).
+        layer: last layer that sees all tokens, from 0, in a language model of 28 layers or more; with fewer layers, the
+            same share of them sees all tokens.
 
     Raises:
         ConfigError: the layer is negative.
@@ -36,15 +36,4 @@ class FastV(InLLMOnly):
         if layer < 0:
             raise ConfigError(f"fastv: layer must be at least 0, got {layer}")
         self.layer = layer
-        self.in_llm = AfterOneLayer(layer)
-
-
-class AfterOneLayer(AttentionPruning):
-    """Prunes by attention after one layer."""
-
-    def __init__(self, layer: int) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def acts(self, layers: int) -> tuple[int, ...]:
-        return (scale_layer(self.layer, layers),)
+        self.in_llm = PruneAfterLayer(layer)

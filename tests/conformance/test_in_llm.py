@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import framefold
+from framefold.adapters.core.budget import budget_tokens
 from tests.support.cases import case
 from tests.support.hosts.bare_hosts import BEAMS_FAIL, Batch, Host, build
 from tests.support.hosts.in_llm import (
@@ -142,6 +143,23 @@ def test_merged_tokens_equal_a_loop_over_the_layers(host: Host) -> None:
             assert difference([expected], [plain]) > CONTROL / 10
             assert [out.past_key_values.get_seq_length(number) for number in range(LAYERS)] == lengths
             assert difference(list(cached), list(anew)) < TOLERANCE
+
+
+@torch.no_grad()
+def test_flashvid_drops_what_it_then_does_not_see(host: Host) -> None:
+    inputs = host.batch([5, -6, 6]).attached_inputs
+    settings: dict[str, Any] = {"selection": "div", "stage_2": True, "expansion": 1.25}
+    compressor = framefold.build("flashvid", 0.5, **settings)
+    with framefold.attach(host.model, compressor), recording_runs() as runs:
+        found = host.model(**inputs).logits[:, -1]
+    left = [len(runs[0].layout(layer).tokens[0].index) for layer in range(LAYERS)]
+    k = budget_tokens(0.5, len(runs[0].layout(0).tokens[0].assign))
+    assert left[0] == left[2] == int(1.25 * k) and left[3] == LAYERS * k - 3 * left[0] >= 1
+    with framefold.attach(host.model, framefold.build("flashvid", left[0], selection="div")):
+        complete = host.model(**inputs).logits[:, -1]
+        with masking(host, runs[0]):
+            expected = host.model(**inputs).logits[:, -1]
+    assert difference([found], [expected]) < TOLERANCE < CONTROL < difference([found], [complete])
 
 
 BATCHES: dict[str, dict[str, Any]] = {

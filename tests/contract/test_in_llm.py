@@ -18,14 +18,15 @@ from tests.support.cases import case
 from tests.support.contract import WIDTH, features, make, question, wrap
 from tests.support.videos import noise
 
-ACTING = [name for name in framefold.list_compressors() if make(name).in_llm is not None]
+STAGES = {"flashvid": {"stage_2": True}, "st_simdiff": {"stage_2": True}}  # parameters with which these act there
+ACTING = [name for name in framefold.list_compressors() if make(name).in_llm is not None] + list(STAGES)
 each = pytest.mark.parametrize("name", ACTING)
 LAYERS = (4, 6, 28)
 GRIDS = [(1, 1, 1), (2, 1, 1), (5, 3, 4), (3, 7, 2)]
 
 
 def acting(name: str, budget: float | int, grid: tuple[int, int, int]) -> tuple[Compressor, InLLM]:
-    compressor = make(name, budget, grid[1:])
+    compressor = framefold.build(name, budget, **STAGES[name]) if name in STAGES else make(name, budget, grid[1:])
     assert compressor.in_llm is not None
     return compressor, compressor.in_llm
 
@@ -90,7 +91,7 @@ def test_counts_and_decisions_are_exact(name: str) -> None:
 
 @each
 def test_a_stage_that_reads_attention_makes_its_compressor_query_aware(name: str) -> None:
-    compressor = make(name)
+    compressor, _ = acting(name, 0.25, (1, 3, 4))
     assert compressor.in_llm is not None and compressor.query_aware >= compressor.in_llm.reads
     for layers in LAYERS:
         acts = compressor.in_llm.acts(layers)

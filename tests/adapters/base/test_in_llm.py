@@ -59,7 +59,7 @@ def test_several_acts_keep_the_same_share_each() -> None:
 
 def test_published_layers_are_used_as_they_are_or_scaled() -> None:
     assert [scale_layer(1, layers) for layers in (24, 28, 80)] == [1, 1, 1]
-    assert [scale_layer(19, layers) for layers in (4, 14, 20)] == [3, 10, 14]
+    assert [scale_layer(19, layers) for layers in (2, 4, 14, 24, 28, 36)] == [0, 2, 9, 16, 19, 19]
     assert framefold.build("fastv").in_llm.acts(4) == (0,)
     assert framefold.build("fastv", layer=4).in_llm.acts(32) == (4,)
     assert framefold.build("pyramid_drop").in_llm.acts(32) == (7, 15, 23)

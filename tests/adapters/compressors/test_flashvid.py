@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +15,7 @@ from framefold import VideoTokens
 from framefold.adapters.compressors.flashvid import select_and_match
 from framefold.adapters.ops.allocation import even_counts, share
 from framefold.adapters.ops.segments import segment_mean
-from framefold.errors import ConfigError, InputError
+from framefold.errors import BudgetError, ConfigError, InputError
 from tests.support.cases import case
 from tests.support.contract import check_tokens
 from tests.support.videos import noise, synthetic
@@ -200,3 +203,54 @@ def test_parameters_out_of_range() -> None:
     for params in ({"alpha": 1.1}, {"tau": 2.0}, {"cut": -2.0}, {"selection": "attn"}, {"min_segments": 0}):
         with pytest.raises(ConfigError, match="flashvid"):
             framefold.build("flashvid", **params)
+
+
+def test_more_tokens_enter_than_the_budget_and_the_second_stage_makes_up_for_it() -> None:
+    video = VideoTokens.from_grid(synthetic((8, 4, 5), "drift", 0), attention=torch.rand(160, generator=seeded(0)))
+    for budget, expansion, layers in itertools.product((0.05, 0.1, 0.25, 0.5, 1.0), (1.0, 1.25), (4, 28, 80)):
+        with case(budget, expansion, layers):
+            compressor = framefold.build("flashvid", budget, stage_2=True, expansion=expansion)
+            stage, tokens, k = compressor.in_llm, compressor(video).tokens, round(budget * 160)
+            assert stage is not None and compressor.query_aware and not compressor.needs_query
+            assert len(tokens) == min(160, int(expansion * k))
+            alone = framefold.build("flashvid", len(tokens))(video).tokens
+            assert torch.equal(tokens.index, alone.index) and torch.equal(tokens.features, alone.features)
+            (left,) = stage.counts(len(tokens), k, layers)
+            seen = stage.spans(layers)[0]
+            assert seen == (3 if layers == 4 else 20)
+            assert left == min(len(tokens), (layers * k - seen * len(tokens)) // (layers - seen))
+
+
+def test_every_budget_is_possible_with_the_published_expansion() -> None:
+    stage = framefold.build("flashvid", stage_2=True).in_llm
+    assert stage is not None
+    for k, layers in itertools.product(range(1, 300), (4, 24, 28, 32, 80)):
+        with case(k, layers):
+            assert min(stage.counts(stage.entering(k, 10_000), k, layers)) >= 1
+    wide = framefold.build("flashvid", stage_2=True, expansion=1.6).in_llm
+    assert wide is not None and wide.smallest_budget(1000, 28) == 1  # where rounding leaves a single token
+    with pytest.raises(BudgetError, match="a mean of 100 tokens over 28 layers is not possible"):
+        wide.counts(wide.entering(100, 1000), 100, 28)
+
+
+def test_the_released_second_stage_keeps_a_share() -> None:
+    video = VideoTokens.from_grid(synthetic((8, 4, 5), "drift", 0), attention=torch.rand(160, generator=seeded(0)))
+    compressor = framefold.build("flashvid", 0.25, variant="official", stage_2=True, share=0.3)
+    tokens = compressor(video).tokens
+    assert torch.equal(tokens.index, framefold.build("flashvid", 0.25, variant="official")(video).tokens.index)
+    stage = compressor.in_llm
+    assert stage is not None and not compressor.exact_budget
+    (count,) = stage.counts(len(tokens), 40, 28)
+    received = torch.rand(len(tokens), generator=seeded(1))
+    best = received.argsort(descending=True)[: math.ceil(0.3 * len(tokens))].sort().values
+    assert torch.equal(stage.decide(tokens, received, 19, count, None).rows, best)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_parameters_of_the_second_stage_are_checked() -> None:
+    for wrong in ({"expansion": 0.9}, {"layer": -1}, {"share": 0.0}, {"share": 1.1}):
+        with case(wrong), pytest.raises(ConfigError, match="flashvid: out of range"):
+            framefold.build("flashvid", stage_2=True, **wrong)

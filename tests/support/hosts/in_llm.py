@@ -22,6 +22,7 @@ from framefold.adapters.hosts.hooks import layer_hooks
 from framefold.adapters.hosts.hooks.layer_run import LayerRun
 from framefold.adapters.ops.selection import exact_topk
 from tests.support.hosts.bare_hosts import Batch, Host
+from tests.support.hosts.layer_loop import loop_over_layers
 from tests.support.hosts.oracles import grid_columns
 
 LAYERS = 4  # of the hosts of these tests
@@ -167,26 +168,14 @@ def run_joined(batch: Batch, layer: int, on_input: bool) -> tuple[Tensor, list[i
         layer: layer that joins.
         on_input: before this layer, or after its attention.
     """
-    host, full = batch.host, batch.language_inputs
-    text, hidden, left = host.language, full.embeds[0].clone(), list(range(full.embeds.shape[1]))
     pairs = _pairs(batch)
-    layers = [_scatter(features, full.visual[0]) for features in full.layers]
-    rotations = text.rotary_emb(full.embeds, full.positions)
-    lengths = []
-    for number, module in enumerate(text.layers):
-        if on_input and number == layer:
-            hidden, left = _drop(_join(hidden, left, pairs), left, pairs)
-        hidden = _add_attention(module, hidden, [part.expand(1, *part.shape[1:])[:, left] for part in rotations])
-        joined = not on_input and number == layer
-        hidden = _join(hidden, left, pairs) if joined else hidden
-        hidden = _add_mlp(module, hidden)
-        if number < len(layers):
-            hidden = hidden + layers[number][left]
-        lengths.append(len(left))
-        if joined:
-            hidden, left = _drop(hidden, left, pairs)
-    with torch.no_grad():
-        return host.model.lm_head(text.norm(hidden[None]))[0, -1], lengths
+
+    def join(number: int, hidden: Tensor, left: list[int], received: Tensor) -> tuple[Tensor, list[int]]:
+        if number != layer:
+            return hidden, list(range(len(left)))
+        return _join(hidden, left, pairs), [place for place, column in enumerate(left) if column not in pairs]
+
+    return loop_over_layers(batch, on_input=join) if on_input else loop_over_layers(batch, join)
 
 
 def _pairs(batch: Batch) -> dict[int, int]:
@@ -205,37 +194,6 @@ def _join(hidden: Tensor, left: Sequence[int], pairs: dict[int, int]) -> Tensor:
         a, b = left.index(first), left.index(second)
         hidden[a] = (hidden[a] + hidden[b]) / 2
     return hidden
-
-
-def _drop(hidden: Tensor, left: list[int], pairs: dict[int, int]) -> tuple[Tensor, list[int]]:
-    stay = [place for place, column in enumerate(left) if column not in pairs]
-    return hidden[stay], [left[place] for place in stay]
-
-
-def _scatter(features: Tensor, visual: Tensor) -> Tensor:
-    out = features.new_zeros(len(visual), features.shape[1])
-    out[visual] = features
-    return out
-
-
-@torch.no_grad()
-def _add_attention(layer: Any, hidden: Tensor, rotations: list[Tensor]) -> Tensor:
-    mask = torch.full((len(hidden),) * 2, torch.finfo(hidden.dtype).min).triu(1)[None, None]
-    out, _ = layer.self_attn(
-        hidden_states=layer.input_layernorm(hidden[None]),
-        position_embeddings=tuple(rotations),
-        attention_mask=mask,
-        past_key_values=None,
-        position_ids=None,
-    )
-    return hidden + getattr(layer, "post_self_attn_layernorm", torch.nn.Identity())(out)[0]
-
-
-@torch.no_grad()
-def _add_mlp(layer: Any, hidden: Tensor) -> Tensor:
-    out = layer.mlp(layer.post_attention_layernorm(hidden[None]))
-    out = out[0] if isinstance(out, tuple) else out
-    return hidden + getattr(layer, "post_mlp_layernorm", torch.nn.Identity())(out)[0]
 
 
 Make = Callable[[], InLLM]
