@@ -26,6 +26,7 @@ from tests.support.hosts.in_llm import (
     kept_columns,
     masking,
     recording_runs,
+    run_fusion,
     run_joined,
 )
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
@@ -160,6 +161,26 @@ def test_flashvid_drops_what_it_then_does_not_see(host: Host) -> None:
         with masking(host, runs[0]):
             expected = host.model(**inputs).logits[:, -1]
     assert difference([found], [expected]) < TOLERANCE < CONTROL < difference([found], [complete])
+
+
+@torch.no_grad()
+def test_framefusion_equals_its_rule_in_a_loop_over_the_layers(host: Host) -> None:
+    batch = host.batch([5, -6, 6])
+    plain, counts = host.model(**batch.inputs).logits[0, -1], set()
+    for budget, threshold, least in ((0.5, 0.9, 0.1), (0.5, -1.0, 0.1), (0.7, 0.2, 0.0), (0.75, 1.0, 0.1)):
+        with case(budget, threshold, least):
+            compressor = framefold.build("framefusion_in_llm", budget, threshold=threshold, least=least)
+            with framefold.attach(host.model, compressor), recording_runs() as runs:
+                out = host.model(**batch.attached_inputs, use_cache=True)
+            expected, lengths = run_fusion(batch, budget, threshold, least)
+            assert difference([out.logits[0, -1]], [expected]) < TOLERANCE
+            assert difference([expected], [plain]) > CONTROL / 10
+            assert [out.past_key_values.get_seq_length(number) for number in range(LAYERS)] == lengths
+            left = [len(runs[0].layout(number).tokens[0].index) for number in range(LAYERS)]
+            k = budget_tokens(budget, left[0])
+            assert LAYERS * (k - 1) < sum(left) <= LAYERS * k
+            counts.add(tuple(left))
+    assert len(counts) > 2
 
 
 BATCHES: dict[str, dict[str, Any]] = {

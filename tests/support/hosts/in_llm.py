@@ -18,9 +18,11 @@ from torch import Tensor
 
 from framefold.adapters import Compressor, VideoTokens
 from framefold.adapters.base.in_llm import Decision, InLLM
+from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.hosts.hooks import layer_hooks
 from framefold.adapters.hosts.hooks.layer_run import LayerRun
 from framefold.adapters.ops.selection import exact_topk
+from tests.support.fusion_rule import FusionByTheRule
 from tests.support.hosts.bare_hosts import Batch, Host
 from tests.support.hosts.layer_loop import loop_over_layers
 from tests.support.hosts.oracles import grid_columns
@@ -176,6 +178,29 @@ def run_joined(batch: Batch, layer: int, on_input: bool) -> tuple[Tensor, list[i
         return _join(hidden, left, pairs), [place for place, column in enumerate(left) if column not in pairs]
 
     return loop_over_layers(batch, on_input=join) if on_input else loop_over_layers(batch, join)
+
+
+def run_fusion(batch: Batch, budget: float, threshold: float, least: float) -> tuple[Tensor, list[int]]:
+    """Return the same for FrameFusion; there is one video."""
+    (columns,) = grid_columns(batch)
+    columns = columns.flatten().tolist()
+    index = {column: token for token, column in enumerate(columns)}
+    k = budget_tokens(budget, len(columns))
+    rule = FusionByTheRule(LAYERS, k, len(columns) // batch.frames[0][0], threshold, least)
+
+    def fuse(number: int, hidden: Tensor, left: list[int], received: Tensor) -> tuple[Tensor, list[int]]:
+        if number == LAYERS - 1:
+            return hidden, list(range(len(left)))
+        visual = [place for place, column in enumerate(left) if column in index]
+        tokens = [index[left[place]] for place in visual]
+        members = rule.step(number, hidden[visual], tokens, received[visual].tolist())
+        new = hidden.clone()
+        for row, group in members.items():
+            new[visual[row]] = hidden[[visual[member] for member in group]].mean(0)
+        gone = set(visual) - {visual[row] for row in members}
+        return new, [place for place in range(len(left)) if place not in gone]
+
+    return loop_over_layers(batch, fuse)
 
 
 def _pairs(batch: Batch) -> dict[int, int]:
