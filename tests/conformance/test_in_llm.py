@@ -28,6 +28,7 @@ from tests.support.hosts.in_llm import (
     recording_runs,
     run_fusion,
     run_joined,
+    run_sttm,
 )
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
 from tests.support.hosts.tiny_families import END, HOSTS, IMAGE, PAD, START, VIDEO
@@ -181,6 +182,19 @@ def test_framefusion_equals_its_rule_in_a_loop_over_the_layers(host: Host) -> No
             assert LAYERS * (k - 1) < sum(left) <= LAYERS * k
             counts.add(tuple(left))
     assert len(counts) > 2
+
+
+@torch.no_grad()
+def test_sttm_at_a_layer_equals_means_of_its_groups_in_a_loop(host: Host) -> None:
+    batch = host.batch([5, -6, 6])
+    plain = host.model(**batch.inputs).logits[0, -1]
+    for budget, layer in ((0.5, 2), (0.75, 14)):
+        with case(budget, layer):
+            with framefold.attach(host.model, framefold.build("at_layer", budget, layer=layer)):
+                out = host.model(**batch.attached_inputs, use_cache=True)
+            expected, lengths = run_sttm(batch, budget, {2: 1, 14: 2}[layer])
+            assert difference([out.logits[0, -1]], [expected]) < TOLERANCE < difference([expected], [plain])
+            assert [out.past_key_values.get_seq_length(number) for number in range(LAYERS)] == lengths
 
 
 BATCHES: dict[str, dict[str, Any]] = {

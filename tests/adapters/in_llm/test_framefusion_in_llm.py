@@ -16,6 +16,7 @@ from framefold.adapters.base.in_llm import Decision, apply_decision
 from framefold.errors import BudgetError, ConfigError
 from tests.support.cases import case
 from tests.support.contract import features, wrap
+from tests.support.fusion_rule import FusionByTheRule
 from tests.support.golden_cases import golden_cases
 from tests.support.hosts.bare_hosts import build
 from tests.support.hosts.in_llm import recording_runs
@@ -144,3 +145,30 @@ def test_a_host_merges_in_several_layers_and_then_prunes(variant: str) -> None:
             assert lengths[0] == total and lengths == sorted(lengths, reverse=True)
             if variant == "exact":
                 assert 6 * (total // 2 - 1) < sum(lengths) <= 6 * (total // 2)
+
+
+@pytest.mark.parametrize("threshold, least", [(0.6, 0.1), (0.95, 0.1), (0.2, 0.0), (-1.0, 0.1), (1.0, 0.5)])
+def test_decisions_equal_those_of_the_rule(threshold: float, least: float) -> None:
+    """States drift from layer to layer, so that layers merge, prune, or run out of budget."""
+    for layers, budget, grid, kind in itertools.product(
+        (4, 9), (0.4, 0.5, 0.8, 1.0), ((5, 2, 3), (1, 2, 2)), ("drift", "random")
+    ):
+        with case(layers, budget, grid, kind):
+            compressor = framefold.build("framefusion_in_llm", budget, threshold=threshold, least=least)
+            stage, video = compressor.in_llm, wrap(features(grid, kind))
+            assert stage is not None
+            out = compressor(video)
+            tokens, memory = out.tokens, stage.begin(out.tokens, layers, out.handover)
+            rule = FusionByTheRule(layers, max(1, round(budget * len(video))), video.per_frame, threshold, least)
+            for layer in stage.acts(layers):
+                states = tokens.features + 0.2 * noise(len(tokens), tokens.width, seed=layer)
+                received = noise(len(tokens), seed=100 + layer).softmax(0)
+                seen = VideoTokens(states, tokens.grid, tokens.index, tokens.size, tokens.assign, tokens.times)
+                decision = stage.decide(seen, received, layer, 0, memory)
+                expected = rule.step(layer, states, tokens.index.tolist(), received.tolist())
+                assert decision.rows.tolist() == list(expected)
+                group = torch.full((len(seen),), -1).index_copy(0, decision.rows, torch.arange(len(decision.rows)))
+                group = group if decision.group is None else decision.group
+                found = [(group == row).nonzero()[:, 0].tolist() for row in range(len(expected))]
+                assert found == list(expected.values())
+                tokens = apply_decision(seen, decision)

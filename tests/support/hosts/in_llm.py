@@ -18,6 +18,7 @@ from torch import Tensor
 
 from framefold.adapters import Compressor, VideoTokens
 from framefold.adapters.base.in_llm import Decision, InLLM
+from framefold.adapters.compressors.sttm import STTM
 from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.hosts.hooks import layer_hooks
 from framefold.adapters.hosts.hooks.layer_run import LayerRun
@@ -201,6 +202,28 @@ def run_fusion(batch: Batch, budget: float, threshold: float, least: float) -> t
         return new, [place for place in range(len(left)) if place not in gone]
 
     return loop_over_layers(batch, fuse)
+
+
+def run_sttm(batch: Batch, budget: float, layer: int) -> tuple[Tensor, list[int]]:
+    """Return the same for STTM before a layer; there is one video, without padding in front of it."""
+    (columns,) = grid_columns(batch)
+    n, frames = columns.numel(), batch.frames[0][0]
+    k = (LAYERS * budget_tokens(budget, n) - layer * n) // (LAYERS - layer)
+
+    def merge(number: int, hidden: Tensor, left: list[int], received: Tensor) -> tuple[Tensor, list[int]]:
+        if number != layer:
+            return hidden, list(range(len(left)))
+        states = hidden[columns.flatten()]
+        groups = STTM(k).groups(VideoTokens.from_grid(states.view(frames, *batch.host.tiny.grid, -1)), k).flatten()
+        new, stay = hidden.clone(), set(range(len(left))) - set(columns.flatten().tolist())
+        for group in range(k):
+            members = (groups == group).nonzero()[:, 0]
+            first = int(columns.flatten()[members[0]])
+            new[first] = states[members].mean(0)
+            stay.add(first)
+        return new, sorted(stay)
+
+    return loop_over_layers(batch, on_input=merge)
 
 
 def _pairs(batch: Batch) -> dict[int, int]:
