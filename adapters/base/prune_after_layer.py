@@ -13,31 +13,31 @@ class PruneAfterLayer(AttentionPruning):
     Args:
         layer: last layer that sees all tokens that enter, as in publications; see
             :func:`~framefold.adapters.base.in_llm.scale_layer`.
-        expand: number of tokens that enter, relative to the budget and rounded down; infinity for all tokens.
+        expansion: number of tokens that enter, relative to the budget and rounded down; infinity for all tokens.
     """
 
-    def __init__(self, layer: int, expand: float = math.inf) -> None:
+    def __init__(self, layer: int, expansion: float = math.inf) -> None:
         super().__init__()
-        self.layer, self.expand = layer, expand
+        self.layer, self.expansion = layer, expansion
 
     def acts(self, layers: int) -> tuple[int, ...]:
         return (scale_layer(self.layer, layers),)
 
     def entering(self, k: int, n: int) -> int:
-        return int(min(n, self.expand * k))
+        return int(min(n, self.expansion * k))
 
 
-class PruneToShare(PruneAfterLayer):
-    """Keeps a given share of the tokens after one layer, rounded up; the budget does not matter.
+class PruneToRatio(PruneAfterLayer):
+    """Keeps a given fraction of the tokens after one layer, rounded up; the budget does not matter.
 
     Args:
         layer: see :class:`PruneAfterLayer`.
-        share: fraction of the tokens, in (0, 1].
+        ratio: fraction of the tokens, in (0, 1].
     """
 
-    def __init__(self, layer: int, share: float) -> None:
+    def __init__(self, layer: int, ratio: float) -> None:
         super().__init__(layer, 1.0)
-        self.share = share
+        self.ratio = ratio
 
     def counts(self, entered: int, k: int, layers: int) -> tuple[int, ...]:
-        return (math.ceil(self.share * entered),)
+        return (math.ceil(self.ratio * entered),)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.base.merger import Merger
-from framefold.adapters.base.prune_after_layer import PruneAfterLayer, PruneToShare
+from framefold.adapters.base.prune_after_layer import PruneAfterLayer, PruneToRatio
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.allocation import even_counts, share
@@ -59,7 +59,7 @@ class FlashVID(Merger):
     ``stage_2`` adds the pruning inside the language model: after the attention of ``layer``, the tokens that the
     prompt's last token attends to most stay. The budget is then the mean over the layers: ``exact`` keeps ``expansion``
     times the budget by the rule above, and as many after the layer as the budget then allows; ``official`` keeps
-    ``share`` of the tokens, whatever the number of layers.
+    ``keep_ratio`` of the tokens, whatever the number of layers.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -76,7 +76,8 @@ class FlashVID(Merger):
         stage_2: also prune inside the language model.
         layer: last layer that sees all tokens that enter, from 0, in a language model of 28 layers or more; with fewer
             layers, the same share of them does. 27 in the script for Qwen3-VL.
-        share: fraction of the tokens that stay after it, in (0, 1], only for official; 0.1 in the script for Qwen3-VL.
+        keep_ratio: fraction of the tokens that stay after it, in (0, 1], only for official; 0.1 in the script for
+            Qwen3-VL.
 
     Raises:
         ConfigError: a parameter is unknown or out of range.
@@ -108,7 +109,7 @@ class FlashVID(Merger):
         expansion: float = 1.25,
         stage_2: bool = False,
         layer: int = 19,
-        share: float = 0.3,
+        keep_ratio: float = 0.3,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official") or selection not in get_args(Distance):
@@ -119,15 +120,15 @@ class FlashVID(Merger):
         if not (0 <= alpha <= 1 and -1 <= tau <= 1 and -1 <= cut <= 1 and min_segments >= 1 and expansion > 0):
             raise ConfigError(f"flashvid: out of range: {alpha=}, {tau=}, {cut=}, {min_segments=}, {expansion=}")
         least = 1 if stage_2 and variant == "exact" else 0
-        if not (expansion >= least and layer >= 0 and 0 < share <= 1):
-            raise ConfigError(f"flashvid: out of range: {expansion=}, {layer=}, {share=}")
+        if not (expansion >= least and layer >= 0 and 0 < keep_ratio <= 1):
+            raise ConfigError(f"flashvid: out of range: {expansion=}, {layer=}, {keep_ratio=}")
         self.variant, self.selection, self.min_segments, self.expansion = variant, selection, min_segments, expansion
         self.alpha, self.tau, self.cut = alpha, tau, cut
         self.exact_budget, self.needs_attention = variant == "exact", alpha > 0 and selection != "div"
-        self.stage_2, self.layer, self.share = stage_2, layer, share
+        self.stage_2, self.layer, self.keep_ratio = stage_2, layer, keep_ratio
         if stage_2:
             self.query_aware = True  # type: ignore[misc]
-            self.in_llm = PruneAfterLayer(layer, expansion) if self.exact_budget else PruneToShare(layer, share)
+            self.in_llm = PruneAfterLayer(layer, expansion) if self.exact_budget else PruneToRatio(layer, keep_ratio)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         with torch.autocast(video.features.device.type, enabled=False):

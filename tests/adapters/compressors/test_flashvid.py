@@ -233,9 +233,9 @@ def test_every_budget_is_possible_with_the_published_expansion() -> None:
         wide.counts(wide.entering(100, 1000), 100, 28)
 
 
-def test_the_released_second_stage_keeps_a_share() -> None:
+def test_the_released_second_stage_keeps_a_fraction() -> None:
     video = VideoTokens.from_grid(synthetic((8, 4, 5), "drift", 0), attention=torch.rand(160, generator=seeded(0)))
-    compressor = framefold.build("flashvid", 0.25, variant="official", stage_2=True, share=0.3)
+    compressor = framefold.build("flashvid", 0.25, variant="official", stage_2=True, keep_ratio=0.3)
     tokens = compressor(video).tokens
     assert torch.equal(tokens.index, framefold.build("flashvid", 0.25, variant="official")(video).tokens.index)
     stage = compressor.in_llm
@@ -251,6 +251,6 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def test_parameters_of_the_second_stage_are_checked() -> None:
-    for wrong in ({"expansion": 0.9}, {"layer": -1}, {"share": 0.0}, {"share": 1.1}):
+    for wrong in ({"expansion": 0.9}, {"layer": -1}, {"keep_ratio": 0.0}, {"keep_ratio": 1.1}):
         with case(wrong), pytest.raises(ConfigError, match="flashvid: out of range"):
             framefold.build("flashvid", stage_2=True, **wrong)

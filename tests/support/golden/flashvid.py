@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from framefold import VideoTokens
-from framefold.adapters.base.prune_after_layer import PruneToShare
+from framefold.adapters.base.prune_after_layer import PruneToRatio
 from framefold.adapters.reference import flashvid as release
 from framefold.errors import InputError
 from tests.support.cases import case
@@ -169,7 +169,7 @@ def check_kept_in_llm(params: dict[str, Any], arrays: Arrays) -> None:
     np.testing.assert_array_equal(kept[None], arrays["out_position_ids"])
     start, length = params["visual_start"], params["visual_len"]
     video = VideoTokens.from_grid(torch.from_numpy(arrays["hidden"])[0, start : start + length][None, None])
-    stage = PruneToShare(19, params["llm_retention_ratio"])
+    stage = PruneToRatio(19, params["llm_retention_ratio"])
     received = attention.float().mean(0)[start : start + length]
     rows = stage.decide(video, received, 19, *stage.counts(length, length, 28), None).rows
     np.testing.assert_array_equal(rows + start, [row for row in kept.tolist() if start <= row < start + length])
