@@ -75,7 +75,7 @@ class InLLM(nn.Module):
         return spread_over_layers(entered, k, self.spans(layers))
 
     def smallest_budget(self, n: int, layers: int, entering: Callable[[int], int] | None = None) -> int:
-        """Return the smallest possible mean over the layers for a video of n tokens.
+        """Return the mean over the layers from which on all larger ones are possible for a video of n tokens.
 
         Args:
             n: number of tokens.
@@ -83,7 +83,7 @@ class InLLM(nn.Module):
             entering: returns how many tokens enter for a budget; by default :meth:`entering`.
         """
         spans, entering = self.spans(layers), entering or (lambda k: self.entering(k, n))
-        return next((k for k in range(1, n + 1) if _is_possible(entering(k), k, spans)), n)
+        return next((k for k in range(n, 0, -1) if not _is_possible(entering(k), k, spans)), 0) + 1
 
     def spans(self, layers: int) -> tuple[int, ...]:
         """Return the numbers of layers before the first act, between the acts, and behind the last one."""
