@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from framefold.adapters.ops.bipartite import bipartite_match
+from framefold.adapters.ops.similarity import TINY
 
 
 def tome_step(
@@ -32,7 +32,7 @@ def tome_step(
     merges = min(merges, (x.shape[1] - protected) // 2)
     if merges <= 0:
         return x, size, ids.expand(len(x), -1)
-    source, target = bipartite_match(metric, protected)
+    source, target = _match(metric, protected)
     left = source[:, merges:].sort(dim=1).values if by_index else source[:, merges:]
     first = ids[:protected].expand(len(x), -1)
     targets = ids[protected + 1 - protected % 2 :: 2].expand(len(x), -1)
@@ -43,3 +43,18 @@ def tome_step(
     total = size.new_zeros(*shape, 1).scatter_add(1, row[..., None], size)
     mean = x.new_zeros(*shape, x.shape[-1]).scatter_add(1, row[..., None].expand_as(x), x * size) / total
     return mean, total, row
+
+
+@torch.no_grad()
+def _match(metric: Tensor, protected: int) -> tuple[Tensor, Tensor]:
+    """Return sources and targets as :func:`~framefold.adapters.ops.bipartite.bipartite_match`, but compare all digits.
+
+    The release does so, which makes a difference where almost all rows are alike.
+    """
+    x = metric.to(torch.promote_types(metric.dtype, torch.float32))
+    unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
+    even, odd = protected + protected % 2, protected + 1 - protected % 2
+    with torch.autocast(metric.device.type, enabled=False):
+        best, partner = (unit[:, even::2] @ unit[:, odd::2].mT).max(-1)
+    order = torch.sort(best, dim=1, descending=True, stable=True).indices
+    return even + 2 * order, odd + 2 * partner.gather(1, order)
