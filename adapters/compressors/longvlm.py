@@ -76,7 +76,7 @@ class LongVLM(Merger):
             raise InputError(f"longvlm: official needs a multiple of {self.segment_frames} frames, got {frames}")
         with torch.no_grad(), torch.autocast(video.features.device.type, enabled=False):
             metric = self._metric(video).unflatten(0, (frames // self.segment_frames, -1))
-            means, _, row = merge_segments(metric, groups=1)
+            means, _, row = merge_segments(metric, groups=1, rounded=True)
         count = means.shape[1]
         groups = row + count * torch.arange(len(row), device=row.device)[:, None]
         return merge(video, groups.reshape(-1), count * len(row))

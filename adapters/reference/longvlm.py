@@ -21,19 +21,22 @@ def channel_group_means(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(-1, (math.gcd(groups, x.shape[-1]), -1)).mean(-2)
 
 
-def merge_segments(x: Tensor, merges: Sequence[int] = MERGES, groups: int = 16) -> tuple[Tensor, Tensor, Tensor]:
+def merge_segments(
+    x: Tensor, merges: Sequence[int] = MERGES, groups: int = 16, rounded: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Merge the tokens of each segment.
 
     Args:
         x: (S, n, D) tokens.
         merges: number of pairs that each step merges; at most half of the tokens are merged.
         groups: number of groups of channels whose mean is matched.
+        rounded: see :func:`~framefold.adapters.reference.tome.tome_step`.
 
     Returns:
         (S, n', D) means, (S, n', 1) sizes, and the (S, n) row of the output into which each token has gone.
     """
     size, row = x.new_ones(*x.shape[:2], 1), torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
     for count in merges:
-        x, size, new = tome_step(x, size, channel_group_means(x, groups), count)
+        x, size, new = tome_step(x, size, channel_group_means(x, groups), count, rounded=rounded)
         row = new.gather(1, row)
     return x, size, row

@@ -8,11 +8,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from framefold.adapters.ops.bipartite import bipartite_match
 from framefold.adapters.ops.similarity import TINY
 
 
 def tome_step(
-    x: Tensor, size: Tensor, metric: Tensor, merges: int, protected: int = 0, by_index: bool = False
+    x: Tensor,
+    size: Tensor,
+    metric: Tensor,
+    merges: int,
+    protected: int = 0,
+    by_index: bool = False,
+    rounded: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Merge the most similar pairs of rows into size-weighted means.
 
@@ -23,6 +30,7 @@ def tome_step(
         merges: number r of pairs; at most half of the unprotected rows are merged.
         protected: number of rows at the start that are never merged.
         by_index: keep the rows that were not merged in their order; otherwise the most similar ones come first.
+        rounded: match with :func:`~framefold.adapters.ops.bipartite.bipartite_match`, in which rounding decides nothing.
 
     Returns:
         (B, n - r, D) means in the order [protected; sources that were not merged; targets], (B, n - r, 1) sizes, and
@@ -32,7 +40,7 @@ def tome_step(
     merges = min(merges, (x.shape[1] - protected) // 2)
     if merges <= 0:
         return x, size, ids.expand(len(x), -1)
-    source, target = _match(metric, protected)
+    source, target = (bipartite_match if rounded else _match)(metric, protected)
     left = source[:, merges:].sort(dim=1).values if by_index else source[:, merges:]
     first = ids[:protected].expand(len(x), -1)
     targets = ids[protected + 1 - protected % 2 :: 2].expand(len(x), -1)
@@ -47,9 +55,9 @@ def tome_step(
 
 @torch.no_grad()
 def _match(metric: Tensor, protected: int) -> tuple[Tensor, Tensor]:
-    """Return sources and targets as :func:`~framefold.adapters.ops.bipartite.bipartite_match`, but compare all digits.
+    """Return sources and targets as ``bipartite_match``, but compare all digits of the similarities.
 
-    The release does so, which makes a difference where almost all rows are alike.
+    The releases do so, which makes a difference where almost all rows are alike.
     """
     x = metric.to(torch.promote_types(metric.dtype, torch.float32))
     unit = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(TINY)
