@@ -30,7 +30,7 @@ def tome_step(
         merges: number r of pairs; at most half of the unprotected rows are merged.
         protected: number of rows at the start that are never merged.
         by_index: keep the rows that were not merged in their order; otherwise the most similar ones come first.
-        rounded: match with :func:`~framefold.adapters.ops.bipartite.bipartite_match`, in which rounding decides nothing.
+        rounded: match with :func:`~framefold.adapters.ops.bipartite.bipartite_match`, where rounding decides nothing.
 
     Returns:
         (B, n - r, D) means in the order [protected; sources that were not merged; targets], (B, n - r, 1) sizes, and
