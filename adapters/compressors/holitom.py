@@ -19,8 +19,8 @@ from framefold.adapters.ops.density_peaks import (
     peak_clusters,
 )
 from framefold.adapters.ops.selection import complement, exact_topk
-from framefold.adapters.ops.similarity import rescale_if_extreme, temporal_similarities
-from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
+from framefold.adapters.ops.similarity import rescale_if_extreme
+from framefold.adapters.ops.windows import TokenSet, still_tiling
 from framefold.adapters.reference.holitom import holitom_as_released, script_threshold
 from framefold.errors import ConfigError
 
@@ -86,10 +86,7 @@ class HoliTom(WindowMerger):
         self.needs_attention = attention_share > 0
 
     def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        similarity = temporal_similarities(x)
-        similar = similarity > script_threshold(self.tau, ratio)
-        windows, _ = still_windows(similar)
-        return windows, static_positions(windows, similar), similarity
+        return still_tiling(x, script_threshold(self.tau, ratio))
 
     def head_start(self, tokens: TokenSet) -> float:
         return 0.5 if tokens.is_static else 1.0  # as in the release: nearest integer, and rounded up

@@ -22,8 +22,8 @@ from framefold.adapters.ops.density_peaks import (
     peak_clusters,
 )
 from framefold.adapters.ops.selection import complement
-from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme, temporal_similarities
-from framefold.adapters.ops.windows import TokenSet, static_positions, still_windows
+from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
+from framefold.adapters.ops.windows import TokenSet, still_tiling
 from framefold.adapters.reference.holitom import script_threshold
 from framefold.adapters.reference.tango import (
     BASE_SPACE,
@@ -109,10 +109,7 @@ class Tango(WindowMerger):
         self.neighbours, self.sinks = neighbours, sinks
 
     def windows(self, x: Tensor, ratio: float) -> tuple[Tensor, Tensor, Tensor | None]:
-        similarity = temporal_similarities(x)
-        similar = similarity > script_threshold(self.tau, ratio)
-        windows, _ = still_windows(similar)
-        return windows, static_positions(windows, similar), similarity
+        return still_tiling(x, script_threshold(self.tau, ratio))
 
     def set_points(self, video: VideoTokens) -> int:
         return video.per_frame

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .selection import first_argmax
+from .similarity import temporal_similarities
 
 
 def still_windows(similar: Tensor, longest: int | None = None) -> tuple[Tensor, int]:
@@ -45,6 +46,22 @@ def still_windows(similar: Tensor, longest: int | None = None) -> tuple[Tensor, 
         windows.append((int(first[end]), end))
         end = int(first[end]) - 1
     return torch.tensor(windows[::-1]), int(best[frames])
+
+
+def still_tiling(video: Tensor, tau: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Tile a video with the windows in which most tokens repeat, where similarities above ``tau`` count as equal.
+
+    Args:
+        video: (T, P, D) features, as :func:`~framefold.adapters.ops.similarity.rescale_if_extreme` returns them.
+        tau: cosine similarity of a position with the next frame.
+
+    Returns:
+        (W, 2) int64 first and last frame of each window, (W, P) bool static positions, and the (T - 1, P) similarities.
+    """
+    similarity = temporal_similarities(video)
+    similar = similarity > tau
+    windows, _ = still_windows(similar)
+    return windows, static_positions(windows, similar), similarity
 
 
 @dataclass(frozen=True)
