@@ -82,7 +82,7 @@ def bench_compress(
     compare the ratios.
 
     Args:
-        compressors: registered names; by default all that do not act inside the language model, which takes a quarter
+        compressors: registered names; by default all that do not act inside the language model: about a quarter
             of an hour on one core. Query-aware ones get a question of 16 tokens, and those that need attention of the
             vision encoder get random numbers.
         frames: lengths of the videos; several lengths give a plot of time against tokens.
