@@ -12,7 +12,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.merger import merge_at_targets
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.adapters.ops.allocation import even_counts, proportional_parts
+from framefold.adapters.ops.allocation import even_counts
 from framefold.adapters.ops.partition import even_positions
 from framefold.adapters.ops.selection import exact_topk, rank_in_frame
 from framefold.adapters.ops.similarity import rescale_if_extreme
@@ -26,10 +26,10 @@ class VisionZip(Compressor):
 
     Rule for k tokens:
 
-    1. int(``attention_share`` * k) tokens with the highest attention received in the vision encoder are kept unchanged.
-       Frames get equal numbers with ``scope="frame"``, as in the paper; with ``scope="video"`` they compete.
-    2. The other tokens of k are evenly spaced among those that are left, of each frame or of the video.
-    3. All others join the most similar of them, by cosine, in their frame or in the video; those of a frame without
+    1. With ``scope="frame"``, as in the paper, frames share k evenly; with ``scope="video"``, the video is one part.
+    2. int(``attention_share`` * c) of the c tokens of a part are those with the highest attention received in the
+       vision encoder, unchanged; the others, at least one, are evenly spaced among the tokens that are left.
+    3. All tokens that are left join the most similar of the latter, by cosine, in their part; those of a part without
        any are dropped. A contextual token is the mean of its group.
 
     ``official`` follows the adaptation to video that papers compare with (in the release of HoliTom): round(k / T)
@@ -87,15 +87,16 @@ class VisionZip(Compressor):
 
     def choose(self, video: VideoTokens, k: int) -> Chosen:
         """Choose dominant tokens and targets by the exact rule, and the target that each other token joins."""
-        t, n = video.grid[0], int(self.attention_share * k)
+        t = video.grid[0]
         attention = video.attention.reshape(t, -1)  # type: ignore[union-attr]
         if self.scope == "video":
+            n = int(self.attention_share * k)
             mask = torch.zeros_like(attention, dtype=torch.bool)
             mask.view(-1)[exact_topk(attention.reshape(-1), n)] = True
             part, counts = [0] * t, [k - n]
         else:
             tokens = even_counts(k, t)
-            dominant = proportional_parts(tokens, n)
+            dominant = (self.attention_share * tokens.double()).long()  # so that a part has a contextual token
             mask = rank_in_frame(-attention) < dominant.to(attention.device)[:, None]
             part, counts = list(range(t)), (tokens - dominant).tolist()
         targets = []

@@ -29,13 +29,12 @@ def by_the_rule(video: VideoTokens, k: int, scope: str) -> dict[int, torch.Tenso
     parts = [list(range(len(video)))] if scope == "video" else []
     if not parts:
         parts = [list(range(t * per_frame, (t + 1) * per_frame)) for t in range(video.grid[0])]
-    n, out, before = int(k * 27 / 32), {}, 0
+    out: dict[int, torch.Tensor] = {}
     tokens = [k // len(parts)] * len(parts)
     for i in spread(list(range(len(parts))), k % len(parts)):
         tokens[i] += 1
     for part, count in zip(parts, tokens, strict=True):
-        dominant = (before + count) * n // k - before * n // k
-        before += count
+        dominant = count * 27 // 32
         first = sorted(part, key=lambda row: -attention[row])[:dominant]
         rest = [row for row in part if row not in first]
         targets = spread(rest, count - dominant) if count > dominant else []
@@ -76,6 +75,14 @@ def test_without_contextual_tokens_others_are_dropped() -> None:
     top = torch.sort(video.attention, descending=True).indices[:9].sort().values
     assert torch.equal(out.index, top) and bool((out.size == 1).all())
     assert torch.equal(out.features, video.features[top])
+
+
+def test_a_frame_with_one_token_keeps_the_mean_of_all() -> None:
+    """As in the release, where int(54 / 64) is 0: a frame is never left to its most attended token."""
+    video = attended(synthetic((4, 3, 4)))
+    out = framefold.build("visionzip", 4)(video).tokens
+    assert out.size.tolist() == [12] * 4
+    torch.testing.assert_close(out.features, video.as_grid().flatten(1, 2).mean(1))
 
 
 def test_official_gives_each_frame_the_same_number() -> None:
