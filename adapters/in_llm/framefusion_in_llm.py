@@ -23,7 +23,7 @@ class FrameFusionInLLM(InLLMOnly):
     """Merges similar tokens at the same place over time, layer after layer, and prunes the rest by attention once.
 
     All tokens enter. After the attention of each layer, every token whose state has a cosine similarity of at least
-    ``threshold`` with the previous one at its place joins the run of that one; a run becomes the mean of its members,
+    ``tau`` with the previous one at its place joins the run of that one; a run becomes the mean of its members,
     at its first one. Once a layer merges less than a fraction ``least`` of the tokens, the next one keeps the tokens
     that the prompt's last token attends to most, as many as the budget allows in the layers behind. If a layer has more
     similar tokens than needed, only the most similar ones join, and nothing is pruned.
@@ -35,7 +35,7 @@ class FrameFusionInLLM(InLLMOnly):
     Args:
         budget: retention ratio or tokens per video, as the mean over the layers.
         variant: "exact" for the rule above, "official" for the release.
-        threshold: cosine similarity from which tokens are merged; the release sets it for each host.
+        tau: cosine similarity from which tokens are merged; the release sets it for each host.
         least: fraction of merged tokens below which merging ends.
 
     Raises:
@@ -58,19 +58,17 @@ class FrameFusionInLLM(InLLMOnly):
         budget: Budget = 0.3,
         *,
         variant: Literal["exact", "official"] = "exact",
-        threshold: float = 0.6,
+        tau: float = 0.6,
         least: float = 0.1,
     ) -> None:
         super().__init__(budget)
         if variant not in ("exact", "official"):
             raise ConfigError(f"framefusion_in_llm: variant must be 'exact' or 'official', got {variant!r}")
-        if not -1 <= threshold <= 1 or not 0 <= least <= 1:
-            raise ConfigError(
-                f"framefusion_in_llm: threshold must be in [-1, 1] and least in [0, 1], got {threshold} and {least}"
-            )
-        self.variant, self.threshold, self.least = variant, threshold, least
+        if not -1 <= tau <= 1 or not 0 <= least <= 1:
+            raise ConfigError(f"framefusion_in_llm: tau must be in [-1, 1] and least in [0, 1], got {tau} and {least}")
+        self.variant, self.tau, self.least = variant, tau, least
         self.exact_budget = variant == "exact"
-        self.in_llm = FusionLayers(threshold, least) if self.exact_budget else OfficialFusionLayers(threshold, least)
+        self.in_llm = FusionLayers(tau, least) if self.exact_budget else OfficialFusionLayers(tau, least)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         mean = budget_tokens(self.budget, len(video))
@@ -100,9 +98,9 @@ class FusionLayers(InLLM):
     reads = True
     binding = False
 
-    def __init__(self, threshold: float, least: float) -> None:
+    def __init__(self, tau: float, least: float) -> None:
         super().__init__()
-        self.threshold, self.least = threshold, least
+        self.tau, self.least = tau, least
 
     def acts(self, layers: int) -> tuple[int, ...]:
         return tuple(range(layers - 1))
@@ -126,7 +124,7 @@ class FusionLayers(InLLM):
             memory.state = FusionState(merged=True, pruned=True)
             return Decision(exact_topk(received, most))
         need = (len(video) - most + 0.5) / len(video)  # int(need * N) is the number of tokens to remove
-        parent, fraction, enough = merge_parents(video.features, places_of(video), need, self.threshold)
+        parent, fraction, enough = merge_parents(video.features, places_of(video), need, self.tau)
         rows = (parent < 0).nonzero()[:, 0]
         if not enough and memory.left < len(rows) + behind - 1:  # the next layer cannot see as many
             memory.state = FusionState(merged=True, pruned=True)
@@ -155,7 +153,7 @@ class OfficialFusionLayers(FusionLayers):
         if state.merged:
             memory.state = FusionState(state.dropped, merged=True, pruned=True)
             return Decision(prune_columns(received, places_of(video), need))
-        parent, fraction, enough = merge_parents(video.features, places_of(video), need, self.threshold)
+        parent, fraction, enough = merge_parents(video.features, places_of(video), need, self.tau)
         dropped = state.dropped if enough else (*state.dropped, fraction)
         memory.state = FusionState(dropped, merged=enough or fraction < self.least, pruned=enough)
         return merge_decision(parent)

@@ -170,7 +170,7 @@ def test_framefusion_equals_its_rule_in_a_loop_over_the_layers(host: Host) -> No
     plain, counts = host.model(**batch.inputs).logits[0, -1], set()
     for budget, threshold, least in ((0.5, 0.9, 0.1), (0.5, -1.0, 0.1), (0.7, 0.2, 0.0), (0.75, 1.0, 0.1)):
         with case(budget, threshold, least):
-            compressor = framefold.build("framefusion_in_llm", budget, threshold=threshold, least=least)
+            compressor = framefold.build("framefusion_in_llm", budget, tau=threshold, least=least)
             with framefold.attach(host.model, compressor), recording_runs() as runs:
                 out = host.model(**batch.attached_inputs, use_cache=True)
             expected, lengths = run_fusion(batch, budget, threshold, least)

@@ -48,7 +48,7 @@ def check_trace(places: Tensor, params: dict, arrays: dict) -> None:
         "framefusion_in_llm",
         float(params["cost"]),
         variant="official",
-        threshold=params["similarity_lower_bound"],
+        tau=params["similarity_lower_bound"],
         least=params["ratio_lower_bound"],
     )
     stage, out = compressor.in_llm, compressor(tokens)
@@ -94,7 +94,7 @@ def test_the_mean_over_the_layers_is_exact_for_any_video_and_threshold() -> None
         video = wrap(features((6, 3, 4), kind))
         for budget in (0.1, 0.3, 0.6, 1.0):
             with case(kind, layers, threshold, least, budget):
-                compressor = framefold.build("framefusion_in_llm", budget, threshold=threshold, least=least)
+                compressor = framefold.build("framefusion_in_llm", budget, tau=threshold, least=least)
                 k = max(1, round(budget * 72))
                 try:
                     lengths = run(compressor, video, layers)
@@ -122,7 +122,7 @@ def test_similar_tokens_merge_and_others_are_pruned() -> None:
 
 
 def test_parameters_are_checked() -> None:
-    for wrong in ({"variant": "paper"}, {"threshold": 2.0}, {"least": -0.1}):
+    for wrong in ({"variant": "paper"}, {"tau": 2.0}, {"least": -0.1}):
         with case(wrong), pytest.raises(ConfigError):
             framefold.build("framefusion_in_llm", **wrong)
 
@@ -134,7 +134,7 @@ def test_a_host_merges_in_several_layers_and_then_prunes(variant: str) -> None:
     batch = host.batch([5, -8, 6], [9, -8, 3])
     inputs, total = batch.attached_inputs, 8 * host.tiny.tokens
     for threshold in (-1.0, 0.2, 0.9):
-        compressor = framefold.build("framefusion_in_llm", 0.5, variant=variant, threshold=threshold)
+        compressor = framefold.build("framefusion_in_llm", 0.5, variant=variant, tau=threshold)
         with case(threshold), framefold.attach(host.model, compressor), recording_runs() as runs:
             out = host.model(**inputs, use_cache=True)
             cached = host.model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -154,7 +154,7 @@ def test_decisions_equal_those_of_the_rule(threshold: float, least: float) -> No
         (4, 9), (0.4, 0.5, 0.8, 1.0), ((5, 2, 3), (1, 2, 2)), ("drift", "random")
     ):
         with case(layers, budget, grid, kind):
-            compressor = framefold.build("framefusion_in_llm", budget, threshold=threshold, least=least)
+            compressor = framefold.build("framefusion_in_llm", budget, tau=threshold, least=least)
             stage, video = compressor.in_llm, wrap(features(grid, kind))
             assert stage is not None
             out = compressor(video)
