@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from torch import Tensor
 
 import framefold
 from framefold.adapters.core.budget import budget_tokens
+from framefold.adapters.hosts.hooks.generate import FIRST_WITH_RELATIVE_CROP
+from framefold.errors import InputError
 from tests.support.cases import case
 from tests.support.hosts.bare_hosts import BEAMS_FAIL, Batch, Host, build
 from tests.support.hosts.in_llm import (
@@ -249,7 +253,11 @@ def test_ways_to_decode(host: Host) -> None:
     inputs = batch.attached_inputs
     with framefold.attach(host.model, Acting(KeepThird(1))), recording_runs() as runs:
         greedy = host.model.generate(**inputs, **few)
-        assert torch.equal(host.model.generate(**inputs, **few, prompt_lookup_num_tokens=3), greedy)
+        if Version(transformers.__version__) >= FIRST_WITH_RELATIVE_CROP:
+            assert torch.equal(host.model.generate(**inputs, **few, prompt_lookup_num_tokens=3), greedy)
+        else:
+            with pytest.raises(InputError, match="needs transformers>="):
+                host.model.generate(**inputs, **few, prompt_lookup_num_tokens=3)
         samples = host.model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=3)
         assert len(samples) == 3 and len(runs[-1].places) == 3
         if host.name not in BEAMS_FAIL:
