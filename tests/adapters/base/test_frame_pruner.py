@@ -114,7 +114,7 @@ def test_incompatible_settings_are_refused(name: str) -> None:
 def test_settings_are_saved(name: str, tmp_path) -> None:
     framefold.build(name, 0.3, variant="official", native=True).save_pretrained(tmp_path)
     loaded = framefold.load(tmp_path)
-    assert loaded.params() == {"variant": "official", "native": True} and not loaded.exact_budget
+    assert loaded.params().items() >= {"variant": "official", "native": True}.items() and not loaded.exact_budget
 
 
 @each

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,8 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
     prepared = prepare(model, inputs, Probe(KEPT), generation=True, tokenizer=processor)
     ids = processor.tokenizer(QUESTION, add_special_tokens=False, return_tensors="pt")["input_ids"]
     return {
-        "full": asdict(full),
-        "few": asdict(few),
+        "full": summary(full),
+        "few": summary(few),
         "png": picture,
         "single": [single.visual, single.compressed.visual],
         "columns": [prepared.compaction.n_before, prepared.compaction.n_after],
@@ -89,6 +89,11 @@ def answer_trial(name: str, folder: Path) -> dict[str, Any]:
 
 
 # ---- features and training ------------------------------------------------------------------------------------------
+
+
+def summary(answer: Any) -> dict[str, Any]:
+    """Return what JSON can hold of an answer."""
+    return asdict(replace(answer, tokens=None, sheet=None))
 
 
 def write_videos(folder: Path) -> Path:
