@@ -256,11 +256,14 @@ def _run(args: list[str]) -> int:
         if verb in FUNCTIONS:
             if _asks_for_help(args[words:]):
                 return _print_help(verb, *FUNCTIONS[verb])
-            with end_at_once(args):
-                from framefold.cli.parser import call
+            from framefold.cli.collection import paused_collection
 
-                function = _load(FUNCTIONS[verb][0])
-            return call(function, verb, args[words:])
+            with paused_collection(verb):
+                with end_at_once(args):
+                    from framefold.cli.parser import call
+
+                    function = _load(FUNCTIONS[verb][0])
+                return call(function, verb, args[words:])
     from framefold.messages import nearest
 
     typed = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), args[:2])) or verb

@@ -5,6 +5,7 @@ Modules are counted, since times depend on the load of the machine.
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from framefold.cli.collection import SHORT, paused_collection
 from tests.support.limits import HANG
 from tests.support.paths import ROOT, TINYHOST
 from tests.support.processes import needs_torchvision
@@ -47,3 +49,13 @@ def test_answer_and_show_import_no_more_than_they_need(tmp_path: Path) -> None:
     (answer, of_answer), (show, of_show) = json.loads(done.stdout.splitlines()[-1])
     assert not NEEDLESS & {*of_answer, *of_show} and "matplotlib" not in of_answer
     assert answer <= MOST and show <= MOST, (answer, show)
+
+
+def test_the_collector_is_paused_for_short_verbs_only_and_runs_again_after_errors() -> None:
+    found = {}
+    for verb in (*SHORT, "ablate"):
+        with pytest.raises(KeyError), paused_collection(verb):
+            found[verb] = gc.isenabled()
+            raise KeyError
+        assert gc.isenabled(), verb
+    assert found == {"show": False, "ablate": True}
