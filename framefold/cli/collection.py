@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +16,11 @@ def paused_collection(verb: str) -> Iterator[None]:
     paused = verb in SHORT and gc.isenabled()
     if paused:
         gc.disable()
+        atexit.register(gc.disable)  # the last collection, when Python ends, is as long as the others
     try:
         yield
     finally:
         if paused:
+            gc.freeze()
+            gc.unfreeze()  # all objects are old now, so that none of them is looked at again soon
             gc.enable()
