@@ -126,25 +126,25 @@ EXTRA_OF = {
 }
 
 
-def usage() -> str:
-    """Return the text of ``framefold --help``."""
+# Verbs of people who develop framefold, which only ``framefold --help all`` lists.
+DEVELOPERS = {f"bench {name}" for name in ("variants", "ssm", "synth", "data")}
+DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue"}
+
+
+def usage(everything: bool = False) -> str:
+    """Return the text of ``framefold --help``, or of ``framefold --help all``."""
     verbs = {**LIGHTNING, **FUNCTIONS}
-    width = max(map(len, verbs))
-    lines = [f"  {verb:<{width}}  {text}" for verb, (_, text) in verbs.items()]
-    return "\n".join(
-        [
-            "usage: framefold [--import MODULE ...] VERB [--config NAME_OR_FILE ...] [--key value ...]",
-            "",
-            "Plug-in adapters that compress the visual tokens of long video for video-LLMs.",
-            "",
-            "verbs:",
-            *lines,
-            "",
-            "'framefold VERB --help' lists the options of a verb. Packaged configurations have short names"
-            " (--config trainer/cpu).",
-            "'--import my_package.my_module' before the verb makes the compressors and families of that module known.",
-        ]
-    )
+    lines = "\n".join(f"  {v:<23} {text}" for v, (_, text) in verbs.items() if everything or v not in DEVELOPERS)
+    return f"""usage: framefold [--import MODULE ...] VERB [--config NAME_OR_FILE ...] [--key value ...]
+
+Plug-in adapters that compress the visual tokens of long video for video-LLMs.
+
+verbs:
+{lines}
+
+'framefold VERB --help' lists the options of a verb, and 'framefold --help all' also the verbs for developers.
+Packaged configurations have short names (--config trainer/cpu).
+'--import my_package.my_module' before the verb makes the compressors and families of that module known."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -155,7 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args, modules = _split_imports(list(sys.argv[1:] if argv is None else argv))
     if not args or args[0] in ("-h", "--help"):
-        print(usage())
+        print(usage(args[1:] == ["all"]))
         return 0
     if args[0] == "--version":
         from framefold.version import __version__

@@ -12,7 +12,7 @@ from typing import Optional, get_args
 import pytest
 
 import framefold
-from framefold.__main__ import FUNCTIONS, LIGHTNING, _load, main
+from framefold.__main__ import DEVELOPERS, FUNCTIONS, LIGHTNING, _load, main
 from framefold.adapters.core.budget import Budget
 from framefold.cli.parser import call
 from framefold.configs import ConfigNotFoundError, config_names, expand_config_names, find_config
@@ -40,7 +40,7 @@ WRONG_USAGE = [
 
 def test_help_lists_every_verb_and_imports_only_the_standard_library() -> None:
     code = (
-        "import json, sys; before = set(sys.modules); sys.argv = ['framefold', '--help'];"
+        "import json, sys; before = set(sys.modules); sys.argv = ['framefold', '--help', 'all'];"
         " from framefold.__main__ import main; main();"
         " print(json.dumps(sorted({name.partition('.')[0] for name in set(sys.modules) - before})))"
     )
@@ -48,6 +48,12 @@ def test_help_lists_every_verb_and_imports_only_the_standard_library() -> None:
     text, _, modules = done.stdout.rstrip().rpartition("\n")
     assert all(verb in text for verb in [*LIGHTNING, *FUNCTIONS])
     assert set(json.loads(modules)) - sys.stdlib_module_names == {"framefold"}
+
+
+def test_the_first_help_leaves_out_the_verbs_for_developers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    listed = {line[2:25].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+    assert listed == {*LIGHTNING, *FUNCTIONS} - {*DEVELOPERS} and {*DEVELOPERS} < {*FUNCTIONS}
 
 
 def test_every_verb_has_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
