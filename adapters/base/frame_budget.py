@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.core.registry import compressor_class, create_compressor
+from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, create_compressor
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.selection import rank_in_group
 from framefold.adapters.ops.similarity import TINY, Frames, normalize, rescale_if_extreme
@@ -66,6 +66,8 @@ class FrameBudget(Compressor):
         self.filler = cast(Compressor, create_compressor(compressor_class(fill), 1.0, fill_params or {}))
         if self.filler.trainable or not self.filler.exact_budget:
             raise ConfigError(f"{self.name}: fill must be training-free and meet every budget, which {fill} does not")
+        if CHAIN_SEPARATOR in fill or self.filler.in_llm is not None:
+            raise ConfigError(f"{self.name}: fill must be one method that acts before the language model, not {fill}")
         self.query_aware = self.query_aware or self.filler.query_aware  # type: ignore[misc]
         self.needs_attention = self.needs_attention or self.filler.needs_attention
         self.__dict__["_scorer"] = None
@@ -93,7 +95,12 @@ class FrameBudget(Compressor):
 
         Returns:
             The compressor itself.
+
+        Raises:
+            InputError: ``scores`` is none of these.
         """
+        if not (scores is None or isinstance(scores, Tensor) or callable(scores)):
+            raise InputError(f"{self.name}: scores must be a tensor, a function or None, got {type(scores).__name__}")
         self.__dict__["_scorer"] = scores  # not a submodule, even if the function is a model
         return self
 
@@ -120,7 +127,9 @@ class FrameBudget(Compressor):
         else:
             with torch.autocast(video.features.device.type, enabled=False):
                 scores = (scorer or self.relevance)(video, query)
-        scores = torch.as_tensor(scores).detach().cpu().double()
+        if not isinstance(scores, Tensor):
+            raise InputError(f"{self.name}: the scoring function must return a tensor, got {type(scores).__name__}")
+        scores = scores.detach().cpu().double()
         if scores.shape not in ((len(part),), (len(sizes),)) or not bool(torch.isfinite(scores).all()):
             raise InputError(
                 f"{self.name} needs one finite score for each of the {len(part)} frames, or for each of the"

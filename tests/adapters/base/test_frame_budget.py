@@ -103,9 +103,20 @@ def test_what_cannot_fill_is_refused() -> None:
     for params in ({"fill": "storm"}, {"fill": "evs", "fill_params": {"variant": "official"}}):
         with case(params), pytest.raises(ConfigError, match="training-free and meet every budget"):
             make(**params)
+    for fill in ("uniform+pool", "at_layer", "fastv"):
+        with case(fill), pytest.raises(ConfigError, match="one method that acts before the language model"):
+            make(fill=fill)
     for params in ({"segment_frames": 0}, {"empty": "keep"}, {"power": -1.0}, {"fill_params": {"spatial": 0}}):
         with case(params), pytest.raises(ConfigError):
             make(**params)
+
+
+def test_scores_that_are_no_tensors_are_refused() -> None:
+    for scores in ("x", [1] * GRID[0]):
+        with case(scores), pytest.raises(InputError, match="must be a tensor, a function or None"):
+            make().score_with(scores)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="must return a tensor, got NoneType"):
+        make().score_with(lambda video, query: None)(wrap(features(GRID)))  # type: ignore[arg-type, return-value]
 
 
 def test_question_similarities_find_the_frame_of_a_word() -> None:
