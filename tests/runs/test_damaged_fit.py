@@ -16,7 +16,6 @@ import torch
 from framefold.data.synthetic.write_shards import synth
 from tests.support.limits import HANG
 from tests.support.own_shards import write_own_shards
-from tests.support.ports import free_port
 from tests.support.ranks.fork_server import ForkServer
 
 
@@ -72,7 +71,7 @@ def test_too_much_damage_on_one_rank_ends_both(random_host: Path, shards: Path, 
     with open(log, "w") as stream:
         command = [sys.executable, "-m", "framefold", *words(random_host, copy, tmp_path / "run")]
         command += ["--trainer.max_epochs", "1", "--data.seed", "1"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         run = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True)
         try:
             status = run.wait(timeout=HANG)

@@ -12,7 +12,6 @@ import pytest
 
 from framefold.training.checkpoint.read import trained_weights
 from tests.support.limits import HANG
-from tests.support.ports import free_port
 from tests.support.ranks.fork_server import ForkServer
 from tests.support.weights import relative_differences
 
@@ -36,7 +35,7 @@ def test_the_command_starts_both_ranks_and_zero_2_trains_and_saves_the_weights_o
     log = tmp_path / "zero.log"
     with open(log, "w") as stream:
         command = [sys.executable, "-m", "framefold", *words, *options]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(free_port())}
+        env = {**os.environ, "OMP_NUM_THREADS": "1"}
         zero = subprocess.Popen(command, env=env, stdout=stream, stderr=stream, start_new_session=True)
         try:
             options = ["--trainer.default_root_dir", str(tmp_path / "ddp"), "--trainer.strategy", "ddp"]

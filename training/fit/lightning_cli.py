@@ -45,6 +45,7 @@ from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_de
 from .callbacks import EarlyStop, FiniteWeights, RunSummary, ThroughputLogger
 from .interrupt import reraise_interrupt
 from .loggers import CSV, DEFAULT_ROOT, TensorBoard, assign_run_folder
+from .main_port import choose_main_port
 from .progress import progress_display
 from .resumed_settings import check_changes, list_changes, recorded_settings
 from .signals import Interruption, SaveOnInterrupt
@@ -204,6 +205,7 @@ class FitCLI(LightningCLI):
         if not self.datamodule.validates:
             trainer.limit_val_batches = 0
         _check_device(trainer.strategy)
+        choose_main_port(trainer)
         configure_deepspeed(trainer.strategy, self.datamodule.train_options["batch_size"])
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
