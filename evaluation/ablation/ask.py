@@ -19,7 +19,7 @@ from framefold.evaluation.metrics.answers import token_overlap
 from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.result_files import mean_of_known
-from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, mean_visual_tokens
+from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, tokens_entered
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows
 
@@ -62,7 +62,7 @@ def evaluate_questions(
             logits, prepared, asked = answer_questions(host, timed, batch.encoded)
         compressing = sum(timed.milliseconds) - before
         milliseconds.append((1000 * watch.seconds - compressing) / len(batch.numbers))
-        visual += mean_visual_tokens(host, prepared) * len(asked.encoded)
+        visual += tokens_entered(host, prepared) * len(asked.encoded)
         dropped += torch.tensor(dropped_tokens(host, prepared)) * len(asked.encoded)
         prompts += len(asked.encoded)
         if batch.numbers[0] < kept_videos:

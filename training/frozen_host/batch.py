@@ -196,7 +196,13 @@ def dropped_tokens(host: Host, prepared: Prepared) -> list[float]:
     return [sum(counts) / max(1, len(counts)) for counts in dropped]
 
 
-def mean_visual_tokens(host: Host, prepared: Prepared) -> float:
-    """Return the mean number of visual tokens of a video in the language model, including those outside the grid."""
+def tokens_entered(host: Host, prepared: Prepared) -> float:
+    """Return the mean number of visual tokens of a video in the shortened prompts, including those outside the grid."""
     kwargs = prepared.kwargs
     return float(host.family.placeholders(host.model, kwargs).sum()) / len(kwargs["input_ids"])
+
+
+def mean_visual_tokens(host: Host, prepared: Prepared) -> float:
+    """Return the same as :func:`tokens_entered`, as the mean over the decoder layers of the last forward."""
+    dropped = dropped_tokens(host, prepared)
+    return tokens_entered(host, prepared) - sum(dropped) / len(dropped)

@@ -35,6 +35,12 @@ class CachedColumns:
     padding: Tensor | None
     _step: tuple[Any, Any] = (None, None)  # the last mask of the host and what became of it
 
+    def select_rows(self, rows: Tensor) -> None:
+        """Follow a selection of rows of the cache."""
+        if self.padding is not None:
+            self.padding = self.padding[rows.to(self.padding.device)]
+        self._step = (None, None)
+
     def mask(self, host: Tensor, prompt: int) -> Tensor:
         """Return the mask of these layers, given that of the host, once per step."""
         if self._step[0] is not host:
@@ -92,6 +98,17 @@ def note_columns(cache: Any, run: LayerRun, layer: int) -> None:
     if start not in layers.starts:
         padding = ~layout.mask
         layers.starts[start] = CachedColumns(layout.compaction.n_after, padding if bool(padding.any()) else None)
+
+
+def select_rows(cache: Any, rows: Tensor) -> None:
+    """Select rows of a cache, some of them several times, for continuations of their prompts.
+
+    Use it instead of ``cache.batch_select_indices``, which does not know the padding inside the language model.
+    """
+    cache.batch_select_indices(rows)
+    layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
+    for columns in layers.starts.values() if layers is not None else ():
+        columns.select_rows(rows)
 
 
 def check_cache(cache: Any) -> None:

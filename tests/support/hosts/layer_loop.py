@@ -18,7 +18,6 @@ Reduce = Callable[[int, Tensor, list[int], Tensor], tuple[Tensor, list[int]]]
 last column (in front of a layer: zeros). Returns states and the places that stay."""
 
 
-@torch.no_grad()
 def loop_over_layers(
     batch: Batch, after_attention: Reduce | None = None, on_input: Reduce | None = None
 ) -> tuple[Tensor, list[int]]:

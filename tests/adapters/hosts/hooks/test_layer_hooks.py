@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +17,7 @@ from framefold.adapters.hosts.hooks import generate
 from framefold.adapters.reference.st_simdiff import stage_2
 from framefold.errors import AttachError, BudgetError, InputError
 from tests.support.cases import case
-from tests.support.hosts.bare_hosts import Host, ScaledMerge, build, perturb
+from tests.support.hosts.bare_hosts import Host, build
 from tests.support.hosts.in_llm import (
     LAYERS,
     Acting,
@@ -26,11 +25,8 @@ from tests.support.hosts.in_llm import (
     JoinPairsOnInput,
     KeepAboveMean,
     KeepThird,
-    kept_columns,
-    masking,
     recording_runs,
 )
-from tests.support.hosts.oracles import TOLERANCE
 from tests.support.hosts.tiny_families import without
 
 pytestmark = [
@@ -202,62 +198,6 @@ def test_lora_and_a_compressor_that_peft_copied(host: Host) -> None:
     config = peft.LoraConfig(target_modules=r".*language_model.*(q|v)_proj", modules_to_save=["compressor"])
     model = peft.get_peft_model(one.model, config)
     assert torch.allclose(model(**inputs).logits, expected, atol=1e-6)
-
-
-# Training
-
-
-class Trained(ScaledMerge):
-    """The trained stand-in with a stage in the language model."""
-
-    def __init__(self, in_llm: Any) -> None:
-        super().__init__()
-        self.in_llm = in_llm
-
-
-def gradients(host: Host, compressor: Any, checkpointing: bool | None) -> tuple[float, list[Tensor], Any]:
-    """Return loss and gradients of the compressor and of a weight of the host, with checkpointing reentrant or not."""
-    batch, model = host.batch([5, -6, 6], [9, -6, 3]), host.model
-    weight = host.language.layers[0].self_attn.q_proj.weight.requires_grad_()
-    with framefold.attach(model, compressor), recording_runs() as runs:
-        perturb(compressor)
-        model.train()
-        if checkpointing is not None:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": checkpointing})
-            model.enable_input_require_grads()
-        out = model(**batch.attached_inputs, labels=batch.labels(), use_cache=False)
-        out.loss.backward()
-        model.gradient_checkpointing_disable()
-        model.disable_input_require_grads()
-        model.eval()
-    found = [parameter.grad.clone() for parameter in (*compressor.parameters(), weight)]
-    weight.grad = None
-    weight.requires_grad_(False)
-    return out.loss.item(), found, runs[0] if runs else None
-
-
-@pytest.mark.parametrize("name", STAGES)
-def test_gradients_are_the_same_with_checkpointing(name: str) -> None:
-    for family in ("qwen3_vl", "llava_onevision"):
-        results = []
-        for checkpointing in (None, False, True):
-            one = build(family, layers=LAYERS)
-            results.append(gradients(one, Trained(STAGES[name](1)), checkpointing))
-        (loss, expected, _), *others = results
-        assert all(bool((gradient != 0).any()) for gradient in expected)
-        for other, found, _ in others:
-            assert other == loss and all(map(torch.equal, found, expected)), family
-
-
-def test_gradients_of_a_pruned_prompt_are_those_of_a_masked_one() -> None:
-    one = build("qwen3_vl", "eager", layers=LAYERS)
-    loss, found, run = gradients(one, Trained(KeepThird(1)), None)
-    with masking(one, run):
-        expected_loss, expected, _ = gradients(one, Trained(None), None)
-    assert abs(loss - expected_loss) < TOLERANCE
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=TOLERANCE)
-    assert bool(kept_columns(run).any())
 
 
 # Refusals
