@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from framefold.adapters.hosts.hooks.layer_cache import select_rows
+from framefold.adapters.hosts.hooks.layer_cache import select_cache_rows
 from framefold.errors import PromptError
 
 IGNORE = -100
@@ -189,7 +189,7 @@ def prefill(model: PreTrainedModel, prefix: dict[str, Any], rows: QuestionRows) 
     if prefix.get("attention_mask") is None:
         raise PromptError("the prefix needs an attention_mask, all ones if nothing is padded")
     cache = model(**prefix, use_cache=True, logits_to_keep=1).past_key_values
-    select_rows(cache, rows.video)
+    select_cache_rows(cache, rows.video)
     mask = torch.cat([prefix["attention_mask"][rows.video], rows.attention_mask], dim=1)
     return {
         "input_ids": rows.input_ids,

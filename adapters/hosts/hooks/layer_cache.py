@@ -100,7 +100,7 @@ def note_columns(cache: Any, run: LayerRun, layer: int) -> None:
         layers.starts[start] = CachedColumns(layout.compaction.n_after, padding if bool(padding.any()) else None)
 
 
-def select_rows(cache: Any, rows: Tensor) -> None:
+def select_cache_rows(cache: Any, rows: Tensor) -> None:
     """Select rows of a cache, some of them several times, for continuations of their prompts.
 
     Use it instead of ``cache.batch_select_indices``, which does not know the padding inside the language model.
