@@ -15,6 +15,16 @@ from tests.support.ranks.fork_server import ForkServer
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(autouse=True)
+def same_environment() -> Iterator[None]:
+    """Restore the environment: Lightning and DeepSpeed leave LOCAL_RANK behind, and a later command waits for ranks."""
+    before = dict(os.environ)
+    yield
+    if os.environ != before:
+        os.environ.clear()
+        os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def random_host(tmp_path_factory) -> Path:
     """Folder of a very small host with random weights; its answers are random."""
