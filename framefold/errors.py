@@ -15,7 +15,15 @@ class InputError(FramefoldError, ValueError):
 
 
 class BudgetError(FramefoldError, ValueError):
-    """A budget that is neither a ratio in (0, 1] nor a positive number of tokens."""
+    """A budget that is neither a ratio in (0, 1] nor a positive number of tokens, or that is not possible.
+
+    Attributes:
+        smallest: smallest possible budget, a ratio or a number of tokens; None if it is unknown.
+    """
+
+    def __init__(self, message: str, smallest: int | float | None = None) -> None:
+        super().__init__(message)
+        self.smallest = smallest
 
 
 class ConfigError(FramefoldError, ValueError):

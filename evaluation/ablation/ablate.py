@@ -33,6 +33,7 @@ def ablate(
     adapters: list[str] | None = None,
     params: dict[str, dict[str, Any]] | None = None,
     budgets: list[int | float] | None = None,  # in this order: the command line tries types from the left
+    equal: Literal["tokens", "flops"] = "tokens",
     seeds: list[int] | None = None,
     oracle: bool = True,
     data: str | None = None,
@@ -68,6 +69,10 @@ def ablate(
         params: constructor parameters by compressor name. The training-free counterpart of an adapter gets the
             parameters of the adapter.
         budgets: retention ratios (floats) or tokens per video (ints).
+        equal: what methods at a budget have in common. With "tokens", the mean number of visual tokens over the layers
+            of the language model. With "flops", methods that act inside the language model get the largest mean at
+            which its prefill has at most the FLOPs of the budget's number of tokens in every layer; their rows are
+            named, for example, "fastv (equal FLOPs)", and all other methods run as with "tokens".
         seeds: seeds of compressors that use random numbers; the others run once.
         oracle: add a method that keeps the annotated evidence of each question, and one that keeps all events.
         data: shards of videos with questions, or of features; synthetic videos by default.
@@ -96,7 +101,8 @@ def ablate(
         UnknownCompressorError: a name is not registered.
         ConfigError: a parameter, seed, baseline, device or question type is invalid, or two adapters of one compressor
             cannot form one method.
-        BudgetError: a budget is out of range.
+        BudgetError: a budget is out of range. Cells of methods inside the language model whose budget is not possible
+            there are left out instead, and the tables say so.
         ResultsError: the folder holds other results that cannot share a table with these.
         HostError: there is no such host.
         AdapterFileError, HubError: an adapter is missing or damaged.
@@ -111,6 +117,8 @@ def ablate(
         raise ConfigError(f"videos and batch_size must be positive and drill not negative, got {numbers}")
     if not 0 <= max_damaged <= 1:
         raise ConfigError(f"max_damaged must be between 0 and 1, not {max_damaged}")
+    if equal not in ("tokens", "flops"):
+        raise ConfigError(f"equal must be 'tokens' or 'flops', not {equal!r}")
     names = [registered_name(name) for name in compressors] if compressors else compressors
     where, recipe = resolve_device(device), Recipe((frames, frames), data_seed, split, difficulty, style)
     shards, found = None if data is None else resolve_shards(data), find_host(host, revision)
@@ -127,6 +135,7 @@ def ablate(
         adapters=adapters or [],
         params=params or {},
         budgets=list({repr(budget): budget for budget in checked}.values()),  # 1 token and 1.0 are two budgets
+        equal=equal,
         seeds=list(dict.fromkeys(seeds or [0])),
         oracle=oracle,
         recipe=recipe,

@@ -17,7 +17,7 @@ from framefold.evaluation.report.markdown_tables import main_tables
 from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import ACCURACY, MEASURES
-from framefold.evaluation.results.settings import FULL
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL
 from framefold.messages import nearest
 
 ALL_TOKENS = "all tokens"  # name of the row without compression
@@ -31,6 +31,8 @@ class AblationRow:
         method: name of the method, or "all tokens".
         kind: "trained", "training-free", "untrained", "oracle", or "all tokens".
         budget: share of the visual tokens that are kept (float), or their number (int).
+        equal: what it has in common with other methods at the budget: "tokens", as the mean over the layers of the
+            language model, or "flops" of the prefill.
         tokens: mean number of kept tokens per video.
         accuracy: accuracy with its 95 % interval, 0 to 1, mean over question types.
         difference: accuracy minus that of the baseline on the same questions, with the interval of the difference; None
@@ -43,6 +45,7 @@ class AblationRow:
     method: str
     kind: str
     budget: float | int
+    equal: str
     tokens: float
     accuracy: Interval
     difference: Interval | None
@@ -51,7 +54,7 @@ class AblationRow:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the row as a flat dictionary; intervals become ``accuracy``, ``accuracy_low``, ``accuracy_high``."""
-        row: dict[str, Any] = {name: getattr(self, name) for name in ("method", "kind", "budget", "tokens")}
+        row: dict[str, Any] = {name: getattr(self, name) for name in ("method", "kind", "budget", "equal", "tokens")}
         for name, interval in (("accuracy", self.accuracy), ("difference", self.difference)):
             ends = (None, None, None) if interval is None else (interval.value, interval.low, interval.high)
             row |= dict(zip((name, f"{name}_low", f"{name}_high"), ends, strict=True))
@@ -164,6 +167,7 @@ class AblationTable:
             ALL_TOKENS if method == FULL else method,
             kind,
             self.results.by_method[method][budget][0]["budget"],
+            "flops" if method.endswith(EQUAL_FLOPS_SUFFIX) else "tokens",
             tokens,
             accuracy,
             comparison.difference if comparison else None,

@@ -40,6 +40,7 @@ class AblationConfig:
     adapters: list[str]
     params: dict[str, dict[str, Any]]
     budgets: list[Budget]
+    equal: Literal["tokens", "flops"]
     seeds: list[int]
     oracle: bool
     recipe: Recipe

@@ -17,7 +17,8 @@ import torch
 from framefold.adapters.base.build import build
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import Prepared
-from framefold.evaluation.metrics.flops import count_flops, prefill_flops
+from framefold.evaluation.metrics.equal_flops import PromptSize
+from framefold.evaluation.metrics.flops import PrefillFormula, count_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.settings import FULL
@@ -62,6 +63,7 @@ class CostMeter:
     def __init__(self, host: Host, videos: Sequence[HeldOutBatch]) -> None:
         self.host, self.videos = host, [_first_question(video) for video in videos[:VIDEOS]]
         self.full = TimedCompressor(build(FULL), host.model.device)
+        self.formula = PrefillFormula.of(host.model.config)
         self._full_peaks: dict[str, int] = {}  # peak with all tokens, by the key of the LoRA in the host
 
     @torch.no_grad()
@@ -96,13 +98,27 @@ class CostMeter:
             "prefill_ms": median(short.prefill for short, _ in pairs),
             "full_prefill_ms": median(full.total for _, full in pairs),
             "speedup": median(full.total / short.total for short, full in pairs),
-            "prefill_flops": self._prefill_flops([short.columns for short, _ in pairs]),
-            "full_prefill_flops": self._prefill_flops([full.columns for _, full in pairs]),
+            "prefill_flops": self._mean_flops([short.columns for short, _ in pairs]),
+            "full_prefill_flops": self._mean_flops([full.columns for _, full in pairs]),
             "compressor_flops": operations,
             "peak_bytes": peak,
             "full_peak_bytes": self._full_peaks[lora_key],
             "memory_of": "CUDA allocator" if self.host.model.device.type == "cuda" else "tensors",
         }
+
+    def prompt_sizes(self, complete: bool) -> list[PromptSize]:
+        """Return the sizes of the prompts that are prefilled.
+
+        Args:
+            complete: with the first question, as for compressors that read it inside the language model.
+        """
+        return [_prompt_size(video.encoded, complete) for video in self.videos]
+
+    @torch.no_grad()
+    def prefill_flops(self, compressor: Compress) -> float | None:
+        """Return the mean operations of the prefills with a compressor, None if there is no formula for the host."""
+        timed = TimedCompressor(compressor, self.host.model.device)
+        return self._mean_flops([self._prefill(timed, video) for video in self.videos])
 
     def _time_prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillTiming:
         with Stopwatch(self.host.model.device) as watch:
@@ -136,14 +152,19 @@ class CostMeter:
         inputs = [*weights, *clips, *batch.inputs.values(), *batch.times]
         return peak_tensor_bytes(lambda: self._prefill(compressor, video), *inputs)
 
-    def _prefill_flops(self, columns: list[list[int]]) -> float | None:
-        counts = [prefill_flops(self.host.model.config, count) for count in columns]
-        known = [count for count in counts if count is not None]
-        return fmean(known) if len(known) == len(counts) else None
+    def _mean_flops(self, columns: list[list[int]]) -> float | None:
+        return None if self.formula is None else fmean(map(self.formula, columns))
 
 
 def _tensors(module: Any) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()] if isinstance(module, torch.nn.Module) else []
+
+
+def _prompt_size(batch: EncodedBatch, complete: bool) -> PromptSize:
+    """Return the size of a prompt with the only video of a batch."""
+    t, h, w = batch.encoded[0].features.shape[:3]
+    columns = batch.inputs["input_ids"].shape[1] + complete * batch.rows.input_ids.shape[1]
+    return PromptSize(t * h * w, h * w, columns - t * h * w)
 
 
 def _first_question(video: HeldOutBatch) -> HeldOutBatch:

@@ -9,6 +9,7 @@ Dimensions: R questions about a video, N visual tokens.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -138,6 +140,15 @@ class FeatureCache:
                 yield _unpack(self._note(number), self._file(number).read_bytes())
             except (OSError, ValueError, KeyError) as error:
                 raise DataError(f"{self._file(number)} is damaged ({error}): run the same command again") from error
+
+    def grids(self) -> Counter[tuple[int, int, int]]:
+        """Count the undamaged videos by their (T, H, W) grid; valid once the cache is full."""
+        return Counter(self._grid(number) for number in range(len(self.source)) if number not in self.damaged)
+
+    def _grid(self, number: int) -> tuple[int, int, int]:
+        with safe_open(self._file(number), "pt") as file:
+            t, h, w = file.get_slice("features").get_shape()[:3]
+        return t, h, w
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:08d}.safetensors"

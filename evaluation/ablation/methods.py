@@ -24,9 +24,11 @@ from framefold.adapters.pretrained.config import read_config
 from framefold.adapters.pretrained.folder import load_folder
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError
+from framefold.evaluation.metrics import equal_flops
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
-from framefold.evaluation.results.settings import EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
+from framefold.files import text_digest
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
 from framefold.training.lora import adapter_lora
@@ -49,6 +51,8 @@ class Method:
         seed: seed that the adapter was trained with.
         lora: fields of the adapter's LoRA config that determine what it computes; None without LoRA.
         untrained: it has parameters to learn, and no adapter.
+        equal_flops: it gets the operations of each budget instead of its tokens, see
+            :mod:`framefold.evaluation.metrics.equal_flops`.
     """
 
     compressor: str
@@ -58,11 +62,13 @@ class Method:
     seed: int | None = None
     lora: dict[str, Any] | None = None
     untrained: bool = False
+    equal_flops: bool = False
 
     @property
     def name(self) -> str:
         """Name of the method in tables."""
-        return self.compressor + (LORA_SUFFIX if self.lora else UNTRAINED_SUFFIX if self.untrained else "")
+        suffix = LORA_SUFFIX if self.lora else UNTRAINED_SUFFIX if self.untrained else ""
+        return self.compressor + suffix + (EQUAL_FLOPS_SUFFIX if self.equal_flops else "")
 
     @property
     def all_params(self) -> dict[str, Any]:
@@ -79,6 +85,11 @@ class Method:
         """Whether it needs the attention that tokens received in the vision encoder."""
         cls = compressor_class(self.compressor)
         return cls.needs_attention if cls.trainable else build(self.compressor, **self.params).needs_attention
+
+    @property
+    def acts_in_llm(self) -> bool:
+        """Whether it also reduces tokens inside the language model."""
+        return self.build(1.0, 0).in_llm is not None
 
     def apply_lora(self, host: Host, host_folder: Path) -> AbstractContextManager[None]:
         """Give the host, loaded from ``host_folder``, the adapter's LoRA, if any, until the context ends."""
@@ -108,9 +119,10 @@ class Method:
     ) -> Iterator[Settings]:
         """Yield the settings of its results: one, with all tokens, if the method has no exact budget."""
         cls = compressor_class(self.compressor)
-        common = replace(
-            base, compressor=self.name, params=self.all_params, adapter=self.weights, code=source_digest(cls)
-        )
+        code = source_digest(cls)
+        if self.equal_flops:
+            code = text_digest(code + code_digest(equal_flops.__name__))
+        common = replace(base, compressor=self.name, params=self.all_params, adapter=self.weights, code=code)
         if not cls.exact_budget:
             yield replace(common, budget=1.0)
             return

@@ -5,14 +5,16 @@ Import this module after :func:`~framefold.training.frozen_host.torchvision.find
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from framefold.errors import ConfigError
 from framefold.evaluation.report.page import PAGE
 from framefold.evaluation.report.report import write_report
 from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.provenance import host_digest
-from framefold.evaluation.results.result_files import FOLDER, read_results, stored_results
+from framefold.evaluation.results.result_files import FOLDER, read_results, stored_files
 from framefold.evaluation.results.settings import ORACLE, REPORT, Settings, check_comparable
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
@@ -22,9 +24,8 @@ from .ablation_table import AblationTable
 from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
-from .methods import AnyMethod, methods_of, source_digest
+from .methods import AnyMethod, Method, methods_of, source_digest
 from .runner import AblationRunner, Trial
-from .trials_in_llm import is_possible
 
 
 def run_ablation(config: AblationConfig) -> AblationTable:
@@ -44,9 +45,8 @@ def run_ablation(config: AblationConfig) -> AblationTable:
         for method in methods
         for settings in method.result_settings(config.budgets, config.seeds, base)
     ]
-    trials = [trial for trial in trials if is_possible(host, trial)]
-    others = stored_results(config.out, without={trial.settings.file for trial in trials})
-    every = [trial.settings.to_dict() for trial in trials] + [result["settings"] for result in others]
+    others = stored_files(config.out, without={trial.settings.file for trial in trials})
+    every = [trial.settings.to_dict() for trial in trials] + [content["settings"] for _, content in others]
     check_comparable(every, config.out / FOLDER)
     key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": source_digest()}
     attention = any(method.needs_attention for method in methods)
@@ -57,7 +57,7 @@ def run_ablation(config: AblationConfig) -> AblationTable:
     shared = runner.run()
     with runner.report_lock():
         is_writer = not (shared and runner.is_reported())
-        table = ResultTable(read_results(config.out), config.baseline)
+        table = ResultTable(read_results(config.out), config.baseline, read_left_out(config.out))
         if is_writer:
             write_report(table, config.out)
     return AblationTable(table, config.out / REPORT, config.out / PAGE, is_writer)
@@ -66,6 +66,8 @@ def run_ablation(config: AblationConfig) -> AblationTable:
 def _resolve(config: AblationConfig) -> tuple[list[AnyMethod], HeldOutSource]:
     """Resolve methods and videos; raise every error that can be found without a host."""
     methods = methods_of(config.compressors, config.adapters, config.params, config.oracle, config.data is None)
+    if config.equal == "flops":
+        methods = [replace(one, equal_flops=one.acts_in_llm) if isinstance(one, Method) else one for one in methods]
     for method, seed in product(methods, config.seeds):
         method.build(config.budgets[0], seed)
     names = [method.name for method in methods]

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock
 
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.core.budget import budget_tokens
+from framefold.errors import AttachError, BudgetError
 from framefold.evaluation.metrics.timing import Compress
+from framefold.evaluation.results.left_out import LeftOut, is_left_out, write_left_out
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.result_files import FOLDER, Outcome, read_result, write_result
 from framefold.evaluation.results.settings import REPORT, Settings
@@ -24,6 +30,7 @@ from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, CostMeter
 from .feature_cache import FeatureCache
 from .methods import AnyMethod, Method
+from .trials_in_llm import check_possible, match_flops
 from .work_queue import run_shared_tasks
 
 LOCKS = ".locks"
@@ -82,6 +89,7 @@ class AblationRunner:
         (self.out / FOLDER).mkdir(parents=True, exist_ok=True)  # an impossible folder raises before the work
         with progress_bar(what="encoding videos", total=len(self.features.source), unit="video") as bar:
             self.features.fill(lambda done: bar.update(done - bar.n))
+        self._leave_out_impossible()
         if self.features.damaged:
             reasons = list(self.features.damaged.values())
             more = f"; and {len(reasons) - MOST_NAMED} more" if len(reasons) > MOST_NAMED else ""
@@ -110,7 +118,10 @@ class AblationRunner:
         return self.out / LOCKS / name
 
     def _is_done(self, name: str) -> bool:
-        if name not in self._done and read_result(self.out, self.trials[name].settings, self.kept_videos) is not None:
+        settings = self.trials[name].settings
+        if name not in self._done and (
+            read_result(self.out, settings, self.kept_videos) is not None or is_left_out(self.out, settings)
+        ):
             self._done.add(name)
         return name in self._done
 
@@ -125,21 +136,60 @@ class AblationRunner:
         except OSError:
             return None
 
+    def _leave_out_impossible(self) -> None:
+        """Leave out the missing results that the layers of the host do not allow, before anything is computed."""
+        for trial in self.trials.values():
+            method = trial.method
+            if self._is_done(trial.settings.file) or not isinstance(method, Method) or not method.acts_in_llm:
+                continue
+            compressor = method.build(1.0 if method.equal_flops else trial.settings.budget, trial.settings.seed)
+            try:
+                check_possible(self.host, compressor, self._grids)
+            except (AttachError, BudgetError) as error:
+                self._leave_out(trial, error)
+
+    def _leave_out(self, trial: Trial, error: AttachError | BudgetError) -> None:
+        settings, name = trial.settings, trial.method.name
+        print(f"ablation: {name} is left out at {settings.budget:g}: {error}")
+        videos = sum(self._grids.values())
+        tokens = sum(budget_tokens(settings.budget, t * h * w) * n for (t, h, w), n in self._grids.items()) / videos
+        is_trained, smallest = settings.adapter is not None, getattr(error, "smallest", None)
+        left_out = LeftOut(name, settings.budget, is_trained, tokens, smallest, str(error))
+        write_left_out(self.out, settings, left_out)
+        self._done.add(settings.file)
+
     def _run(self, name: str, on_progress: Callable[[], None]) -> None:
         trial, started, device = self.trials[name], now(), self.host.model.device
         remove_leftovers(self.out / FOLDER / name)
         with trial.method.apply_lora(self.host, self.host_folder):
-            compressor = self._build(trial)
-            if isinstance(compressor, torch.nn.Module):
-                compressor.to(device)
+            try:
+                compressor, equality = self._match(trial)
+            except BudgetError as error:
+                return self._leave_out(trial, error)
             batches = self._iterate(on_progress)
             answers, kept, cost = evaluate_questions(self.host, compressor, batches, self.kept_videos)
-            cost |= self._cost_meter.measure(compressor, trial.method.lora_key)
+            cost |= self._cost_meter.measure(compressor, trial.method.lora_key) | equality
         damaged = len(self.features.damaged)
         outcome = Outcome(answers, cost, kept, self.kept_videos, started, damaged, device)
         self._part = 0.0
         write_result(self.out, trial.settings, outcome)
         self._done.add(name)
+
+    def _match(self, trial: Trial) -> tuple[Compress, dict[str, Any]]:
+        """Return the compressor of a trial, and what its costs say about the equality of the budget.
+
+        Raises:
+            BudgetError: equal operations are not possible.
+        """
+        method, budget = trial.method, trial.settings.budget
+        compressor = self._build(trial)
+        if isinstance(compressor, torch.nn.Module):
+            compressor.to(self.host.model.device)
+        if not isinstance(method, Method) or not method.equal_flops or not isinstance(compressor, Compressor):
+            return compressor, {}
+        equal = match_flops(self.host, self._cost_meter, compressor, budget)
+        compressor.budget = equal.budget
+        return compressor, {"equal_flops": equal.allowed, "equal_budget": equal.budget}
 
     def _build(self, trial: Trial) -> Compress:
         method, settings = trial.method, trial.settings
@@ -157,6 +207,10 @@ class AblationRunner:
             yield batch
             self._part = (number + 1) / (batches + 1)  # the costs are measured after the last batch
             on_progress()
+
+    @cached_property
+    def _grids(self) -> Counter[tuple[int, int, int]]:
+        return self.features.grids()
 
     @cached_property
     def _cost_meter(self) -> CostMeter:

@@ -10,6 +10,7 @@ Dimensions: L tokens of a prompt, D width, F width of the feed-forward part.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,19 +27,45 @@ def prefill_flops(config: Any, tokens: float | Sequence[float]) -> float | None:
     Returns:
         None if a layer is anything but full attention and a gated feed-forward part (or experts).
     """
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    try:
-        layers = [_weights(text, layer) for layer in range(text.num_hidden_layers)]
-        heads = text.num_attention_heads * _head_width(text)
-        logits = text.hidden_size * text.vocab_size
-    except (AttributeError, TypeError):
-        return None
-    if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
-        return None
-    lengths = tokens if isinstance(tokens, Sequence) else [tokens] * len(layers)
-    pairs = zip(lengths, layers, strict=True)
-    per_layer = [length * (weights + 2 * length * heads) for length, weights in pairs]  # scores and weighted values
-    return 2 * (sum(per_layer) + logits)
+    formula = PrefillFormula.of(config)
+    return None if formula is None else formula(tokens)
+
+
+@dataclass(frozen=True)
+class PrefillFormula:
+    """Operations of a prefill as a function of the number of tokens.
+
+    Attributes:
+        weights: number of weights of each layer that each token is multiplied with.
+        heads: width of all attention heads together.
+        logits: number of weights of the last projection.
+    """
+
+    weights: tuple[int, ...]
+    heads: int
+    logits: int
+
+    @classmethod
+    def of(cls, config: Any) -> PrefillFormula | None:
+        """Return the formula of a language model, None if there is none, see :func:`prefill_flops`."""
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        try:
+            weights = tuple(_weights(text, layer) for layer in range(text.num_hidden_layers))
+            formula = cls(weights, text.num_attention_heads * _head_width(text), text.hidden_size * text.vocab_size)
+        except (AttributeError, TypeError):
+            return None
+        if any(kind != "full_attention" for kind in getattr(text, "layer_types", None) or ()):
+            return None
+        return formula
+
+    def __call__(self, tokens: float | Sequence[float]) -> float:
+        """Return the operations with these tokens, see :func:`prefill_flops`."""
+        lengths = tokens if isinstance(tokens, Sequence) else [tokens] * len(self.weights)
+        pairs = zip(lengths, self.weights, strict=True)
+        per_layer = [
+            length * (weights + 2 * length * self.heads) for length, weights in pairs
+        ]  # scores, weighted values
+        return 2 * (sum(per_layer) + self.logits)
 
 
 def _weights(text: Any, layer: int) -> int:

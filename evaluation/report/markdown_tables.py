@@ -9,10 +9,11 @@ from framefold.evaluation.metrics.significance import Comparison, stars
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.measures import ACCURACY, measures_of_table, type_measure
-from framefold.evaluation.results.settings import EVENT_ORACLE, LORA_SUFFIX, ORACLE, SYNTHETIC
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, LORA_SUFFIX, ORACLE, SYNTHETIC
 
 from .markdown import collapsible, format_table
-from .table import ResultTable, baselines, class_of
+from .methods import baselines, class_of
+from .table import ResultTable
 
 
 def setting_paragraph(table: ResultTable) -> str:
@@ -29,9 +30,20 @@ def setting_paragraph(table: ResultTable) -> str:
     return (
         f"{sample['n']} questions about {data['videos'] - sample['damaged']} {videos}{damaged}, host "
         f"`{settings['host']}` in {settings['dtype']}. Accuracy is the mean over question types, in percent, with its "
-        f"95 % bootstrap interval over {_clusters(table)}.{excluded} All methods at a budget keep exactly the same "
-        f"number of visual tokens.{f' {note}' if (note := unsuited_note(table)) else ''}"
+        f"95 % bootstrap interval over {_clusters(table)}.{excluded} {_equality(table)}"
+        f"{f' {note}' if (note := unsuited_note(table)) else ''}"
     )
+
+
+def _equality(table: ResultTable) -> str:
+    """Return a sentence that says what the methods at a budget have in common."""
+    inside = any("tokens_mean" in result["cost"] for result in table.results)
+    tokens = " as the mean over the layers of the language model" if inside else ""
+    text = f"All methods at a budget keep exactly the same number of visual tokens{tokens}"
+    if any(method.endswith(EQUAL_FLOPS_SUFFIX) for method in table.methods):
+        suffix = EQUAL_FLOPS_SUFFIX.strip()
+        text += f", apart from those named `{suffix}`: their prefill has at most the FLOPs of this number in each layer"
+    return f"{text}."
 
 
 def _clusters(table: ResultTable) -> str:
@@ -41,13 +53,25 @@ def _clusters(table: ResultTable) -> str:
 def accuracy_table(table: ResultTable) -> str:
     """Return the table of accuracies of the methods at the budgets."""
     head = [f"{b} ({'/'.join(map(str, table.tokens(b)))} tokens)" for b in table.budgets] or ["no budget"]
-    rows = [
-        [method, *(ACCURACY.text(table.readings(method, budget)) for budget in table.budgets)]
-        for method in table.methods
-    ]
+    rows = [[method, *(_text(table, ACCURACY, method, budget) for budget in table.budgets)] for method in table.methods]
     if table.full_accuracy is not None:
         rows.append(["all tokens", f"{100 * table.full_accuracy:.1f} (every column)", *[""] * (len(head) - 1)])
     return format_table(["compressor", *head], rows)
+
+
+def _text(table: ResultTable, measure: Measure, method: str, budget: str) -> str:
+    return table.left_out_text(method, budget) or measure.text(table.readings(method, budget))
+
+
+def left_out_list(table: ResultTable) -> str:
+    """Return a list of the methods that are not possible in this host at any budget, with the reasons; or ""."""
+    reasons = {
+        method: one.reason
+        for (method, budget), one in table.left_out.items()
+        if one.smallest is None and table.left_out_text(method, budget)
+    }
+    lines = [f"- `{name}`: {reason}" for name, reason in reasons.items()]
+    return "\n".join(["Not possible in this host:", "", *lines]) if lines else ""
 
 
 def difference_table(table: ResultTable) -> str:
@@ -173,7 +197,7 @@ def main_tables(table: ResultTable) -> str:
     """Return the tables that are printed: accuracies and paired differences, or first what suits the answers better."""
     note = unsuited_note(table)
     tables = [note, measures_table(table, _ANSWERS, table.full_readings())] if note else []
-    return "\n\n".join(filter(None, [*tables, accuracy_table(table), difference_table(table)]))
+    return "\n\n".join(filter(None, [*tables, accuracy_table(table), left_out_list(table), difference_table(table)]))
 
 
 def _results(table: ResultTable) -> list[tuple[str, str]]:
@@ -197,15 +221,19 @@ def measures_table(table: ResultTable, measures: list[Measure], full: Readings |
     """Return a table with several measures in a cell, and a row for all tokens if given; "" if there are no values."""
     rows = []
     for method in table.methods:
-        rows.append([method, *(_cell(measures, table.readings(method, budget)) for budget in table.budgets)])
-    if full is not None and (text := _cell(measures, full)):
+        rows.append([method, *(_cell(table, measures, method, budget) for budget in table.budgets)])
+    if full is not None and (text := _texts(measures, full)):
         rows.append(["all tokens", f"{text} (every column)", *[""] * (len(table.budgets) - 1)])
     if not any(any(row[1:]) for row in rows):
         return ""
     return format_table([" / ".join(measure.label for measure in measures), *table.budgets], rows)
 
 
-def _cell(measures: list[Measure], readings: Readings) -> str:
+def _cell(table: ResultTable, measures: list[Measure], method: str, budget: str) -> str:
+    return table.left_out_text(method, budget) or _texts(measures, table.readings(method, budget))
+
+
+def _texts(measures: list[Measure], readings: Readings) -> str:
     texts = [measure.brief_text(readings) for measure in measures]
     return " / ".join(text or "-" for text in texts) if any(texts) else ""
 
@@ -243,6 +271,8 @@ def _cost_at(table: ResultTable, budget: str) -> str:
         if table.results_of(method, budget):
             readings = table.readings(method, budget)
             rows.append([method, *(measure.text(readings) + _share(measure, readings) for measure in measures)])
+        elif text := table.left_out_text(method, budget):
+            rows.append([method, text, *[""] * (len(measures) - 1)])
     return format_table([f"at {budget}", *(measure.label for measure in measures)], rows)
 
 

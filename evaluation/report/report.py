@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.measures import plotted_measures
 from framefold.evaluation.results.result_files import read_results
 from framefold.evaluation.results.settings import REPORT
@@ -17,6 +18,7 @@ from .markdown_tables import (
     cost_section,
     difference_table,
     evidence_section,
+    left_out_list,
     main_tables,
     setting_paragraph,
     type_section,
@@ -43,7 +45,7 @@ def report(results: str, baseline: str | None = None) -> Path:
         ResultsError: there are no results, one is damaged, they cannot be compared, or the baseline is not among them.
     """
     out = Path(results)
-    table = ResultTable(read_results(out), baseline)
+    table = ResultTable(read_results(out), baseline, read_left_out(out))
     page = write_report(table, out)
     print("\n\n".join([main_tables(table), f"report: {out / REPORT}\npage: {page}"]))
     return out / REPORT
@@ -59,7 +61,7 @@ def write_report(table: ResultTable, out: Path) -> Path:
     plots = _plot(table, out)
     answers, note = answer_section(table), unsuited_note(table)
     blocks = ["# Ablation", setting_paragraph(table), *([answers] if note else [summary(table)])]
-    blocks += ["## Accuracy", accuracy_table(table), *plots[:1], *([] if note else [answers])]
+    blocks += ["## Accuracy", accuracy_table(table), left_out_list(table), *plots[:1], *([] if note else [answers])]
     blocks += ["## Differences", difference_table(table), comparison_section(table)]
     blocks += [losses(table), type_section(table)]
     blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]

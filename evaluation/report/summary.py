@@ -10,7 +10,8 @@ from framefold.evaluation.results.measures import ACCURACY, summary_measures
 from framefold.evaluation.results.settings import ORACLES
 
 from .markdown import format_table
-from .table import ResultTable, class_of
+from .methods import class_of
+from .table import ResultTable
 
 WORST_TYPES = 3  # number of question types that the table of losses names
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
-from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.adapters.pretrained.card import budget_text
-from framefold.errors import ResultsError, UnknownCompressorError
+from framefold.errors import ResultsError
 from framefold.evaluation.metrics.answers import are_open
 from framefold.evaluation.metrics.significance import Comparison, contributions, discordant, holm, mcnemar, sign_flip
 from framefold.evaluation.metrics.statistics import (
@@ -23,10 +22,13 @@ from framefold.evaluation.metrics.statistics import (
     same_questions,
     type_intervals,
 )
+from framefold.evaluation.results.left_out import LeftOut
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.result_files import Result, count_answers, mean_of_known, stored_number
-from framefold.evaluation.results.settings import FULL, LORA_SUFFIX, ORACLES
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, ORACLES
 from framefold.messages import nearest
+
+from .methods import baselines, class_of
 
 Curve = list[tuple[float, float, float, float]]  # (x, accuracy, low, high), accuracies 0 to 1
 
@@ -37,10 +39,12 @@ class ResultTable:
     Args:
         results: results that can be compared.
         baseline: method that the others are compared with; None for the strongest baseline that there is.
+        left_out: methods at budgets that were not run.
 
     Attributes:
         results: all results.
         by_method: method -> label of the budget -> results, one per seed.
+        left_out: (method, label of the budget) -> why it was not run.
         methods: names of the methods, oracles first, then by descending accuracy at the smallest budget; without that
             of all tokens.
         budgets: labels of the budgets, the largest first.
@@ -52,14 +56,18 @@ class ResultTable:
         ResultsError: there is no method of that name.
     """
 
-    def __init__(self, results: list[Result], baseline: str | None = None) -> None:
+    def __init__(self, results: list[Result], baseline: str | None = None, left_out: Sequence[LeftOut] = ()) -> None:
         self.results, self.sample = results, results[0]
         by_method: dict[str, dict[str, list[Result]]] = defaultdict(lambda: defaultdict(list))
         tokens: dict[str, float] = {}
-        for result in results:
+        for result in sorted(results, key=_has_equal_flops):  # budgets are ranked by their number of tokens
             by_method[result["compressor"]][budget_text(result["budget"])].append(result)
             if result["compressor"] != FULL:
-                tokens[budget_text(result["budget"])] = result["tokens"]
+                tokens.setdefault(budget_text(result["budget"]), result["tokens"])
+        self.left_out = {(one.method, one.label): one for one in left_out}
+        for one in left_out:
+            by_method.setdefault(one.method, defaultdict(list))
+            tokens.setdefault(one.label, one.tokens)
         self.by_method = {method: dict(budgets) for method, budgets in by_method.items()}
         self._answers: dict[tuple[str, str], Answers | None] = {}
         self._intervals: dict[tuple[str, str], dict[str | None, Interval]] = {}
@@ -76,10 +84,11 @@ class ResultTable:
 
     def kind(self, method: str) -> str:
         """Return "oracle", "untrained", "trained" (with an adapter) or "training-free"."""
-        if method in ORACLES or method.endswith(UNTRAINED_SUFFIX):
+        if method in ORACLES or method.removesuffix(EQUAL_FLOPS_SUFFIX).endswith(UNTRAINED_SUFFIX):
             return "oracle" if method in ORACLES else "untrained"
-        results = next(iter(self.by_method[method].values()))
-        return "training-free" if results[0]["settings"]["adapter"] is None else "trained"
+        trained = [one["settings"]["adapter"] is not None for ones in self.by_method[method].values() for one in ones]
+        trained += [one.is_trained for one in self.left_out.values() if one.method == method]
+        return "trained" if trained[0] else "training-free"
 
     @cached_property
     def full_results(self) -> list[Result]:
@@ -129,8 +138,18 @@ class ResultTable:
         return self._intervals[key][kind]
 
     def tokens(self, budget: str) -> list[int]:
-        """Return the different numbers of kept tokens per video at a budget: one, if all videos are equally long."""
-        return sorted({round(one["tokens"]) for method in self.methods for one in self.results_of(method, budget)})
+        """Return the different numbers of kept tokens per video at a budget: one, if all videos are equally long.
+
+        Methods with equal FLOPs instead of equal tokens are left out, unless there are no others.
+        """
+        results = [one for method in self.methods for one in self.results_of(method, budget)]
+        equal = [one for one in results if not _has_equal_flops(one)] or results
+        return sorted({round(one["tokens"]) for one in equal})
+
+    def left_out_text(self, method: str, budget: str) -> str:
+        """Return why a method was not run at a budget, for a cell of a table; "" if it was run or not asked for."""
+        one = None if self.results_of(method, budget) else self.left_out.get((method, budget))
+        return "" if one is None else one.text
 
     def stored(self, method: str, budget: str, key: str) -> float | None:
         """Return the mean over seeds of a number of the result files; None if no file has it."""
@@ -273,19 +292,5 @@ class ResultTable:
         return max(scores, key=lambda method: scores[method], default="")
 
 
-def baselines() -> list[str]:
-    """Return the names of the compressors that serve as baselines, the strongest first."""
-    ranks = {name: vars(compressor_class(name)).get("baseline_rank") for name in list_compressors()}
-    ranked = [name for name, rank in ranks.items() if rank is not None]
-    return sorted(ranked, key=lambda name: ranks[name], reverse=True)
-
-
-@cache
-def class_of(method: str) -> type[Compressor] | None:
-    """Return the compressor class of a method; None for oracles and untrained ones, and if it is not installed."""
-    if method.endswith(UNTRAINED_SUFFIX):  # neither trained nor training-free
-        return None
-    try:
-        return compressor_class(method.removesuffix(LORA_SUFFIX))
-    except UnknownCompressorError:
-        return None
+def _has_equal_flops(result: Result) -> bool:
+    return result["compressor"].endswith(EQUAL_FLOPS_SUFFIX)

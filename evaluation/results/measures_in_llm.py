@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from .formats import number, share_percent
+from .formats import flops, number, share_percent
 from .measure import Measure
 from .readings import in_all_layers
 
@@ -32,6 +32,17 @@ IN_LLM_MEASURES = (
         group=None,
         table="cost",
         column=1,
+    ),
+    Measure(
+        "equal_flops",
+        title="FLOPs of the budget",
+        description="Limit of the prefill FLOPs: those of the budget's number of visual tokens in every layer",
+        better=None,
+        show=flops,
+        needs="equal_flops",
+        group=None,
+        table="cost",
+        column=2,
     ),
     Measure(
         "recall_left",

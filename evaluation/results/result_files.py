@@ -16,13 +16,15 @@ A file contains the settings of a result and what was measured, down to every an
   query-aware. ``video``, ``key``, ``row`` (number of the question among the answers; None for all questions about the
   video), ``grid`` (T, H, W), ``index`` (anchors in the flattened grid), ``size`` (number of originals that each kept
   token stands for; None if all are 1).
+- ``equal``: what methods at a budget have in common, "tokens" (as the mean over the layers) or "flops". With "flops",
+  ``cost`` has ``equal_flops``, the FLOPs that were allowed, and ``equal_budget``, the budget that was found.
 - ``settings``, ``versions``, ``git``, ``machine``, ``started``, ``finished``, ``damaged`` (number of videos left out).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,7 @@ from framefold.files import replace_file
 
 from .measures import required_costs
 from .provenance import git_state, machine, now, versions
-from .settings import Settings, check_comparable
+from .settings import EQUAL_FLOPS_SUFFIX, Settings, check_comparable
 
 Result = dict[str, Any]  # content of a result file
 
@@ -46,6 +48,8 @@ FOLDER = "cells"
 ANSWER_COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "tokens", "recall", "purity")
 
 ANSWER_MEASURES = ("loss", "overlap")
+
+LEFT_OUT_FIELDS = ("tokens", "smallest", "reason")  # of a cell that was left out, see .left_out
 
 REQUIRED_FIELDS = ("answers", "n", "tokens", "cost", "kept", "drill")
 
@@ -91,6 +95,7 @@ def write_result(out: Path, settings: Settings, outcome: Outcome) -> Result:
         "compressor": settings.compressor,
         "budget": settings.budget,
         "seed": settings.seed,
+        "equal": "flops" if settings.compressor.endswith(EQUAL_FLOPS_SUFFIX) else "tokens",
         "host": settings.host,
         "tokens": sum(columns["tokens"]) / len(outcome.answers),
         "n": len(outcome.answers),
@@ -183,29 +188,44 @@ def stored_results(out: Path, without: Container[str] = ()) -> list[Result]:
         without: names of files to leave out.
 
     Raises:
+        ResultsError: a file is damaged.
+    """
+    return [content for _, content in stored_files(out, without) if "left_out" not in content]
+
+
+def stored_files(out: Path, without: Container[str] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the files of a folder in order, of results and of cells that were left out, with their contents.
+
+    Args:
+        out: folder of the results.
+        without: names of files to leave out.
+
+    Raises:
         ResultsError: one is damaged.
     """
-    results = []
     for file in sorted((out / FOLDER).glob("*.json")):
         if file.name in without:
             continue
         try:
-            result = json.loads(file.read_text())
-            if not isinstance(result, dict):
+            content = json.loads(file.read_text())
+            if not isinstance(content, dict):
                 raise ValueError("not a JSON object")
-            if result.get("schema") == SCHEMA:
-                _check(result)
+            if content.get("schema") == SCHEMA:
+                _check(content)
         except (ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{file} is damaged ({error}): delete it and run 'framefold ablate' again") from error
-        if result.get("schema") != SCHEMA:
-            raise ResultsError(f"{file} has schema {result.get('schema')}, not {SCHEMA}: run 'framefold ablate' again")
-        results.append(result)
-    return results
+        if content.get("schema") != SCHEMA:
+            raise ResultsError(f"{file} has schema {content.get('schema')}, not {SCHEMA}: run 'framefold ablate' again")
+        yield file, content
 
 
 def _check(result: Result) -> None:
     """Raise an error if a result lacks something that a table needs."""
     Settings(**result["settings"])
+    if "left_out" in result:
+        if missing := [name for name in LEFT_OUT_FIELDS if name not in result["left_out"]]:
+            raise ValueError(f"no {missing[0]}")
+        return
     if missing := [name for name in REQUIRED_FIELDS if name not in result]:
         raise ValueError(f"no {missing[0]}")
     if missing := [name for name in REQUIRED_COSTS if name not in result["cost"]]:

@@ -17,6 +17,8 @@ FULL = "identity"  # method that keeps all tokens
 
 LORA_SUFFIX = " (LoRA)"  # of the name of a method whose host runs with the adapter's LoRA
 
+EQUAL_FLOPS_SUFFIX = " (equal FLOPs)"  # of the name of a method that got the budget's FLOPs instead of its tokens
+
 # The first keeps the evidence of the question asked, the second that of all events.
 ORACLES = ORACLE, EVENT_ORACLE = "oracle", "oracle_events"
 

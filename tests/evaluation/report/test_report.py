@@ -9,8 +9,9 @@ import pytest
 
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.significance import holm, mcnemar
+from framefold.evaluation.report.methods import baselines
 from framefold.evaluation.report.report import report
-from framefold.evaluation.report.table import ResultTable, baselines
+from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.result_files import count_answers, read_results
 from tests.support.pages.simple_results import SETTINGS, simple_answers, write_simple_result
 

@@ -1,0 +1,30 @@
+"""The compressor classes behind the methods of a comparison."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from framefold.adapters.base.compressor import Compressor
+from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
+from framefold.adapters.core.registry import compressor_class, list_compressors
+from framefold.errors import UnknownCompressorError
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, LORA_SUFFIX
+
+
+def baselines() -> list[str]:
+    """Return the names of the compressors that serve as baselines, the strongest first."""
+    ranks = {name: vars(compressor_class(name)).get("baseline_rank") for name in list_compressors()}
+    ranked = [name for name, rank in ranks.items() if rank is not None]
+    return sorted(ranked, key=lambda name: ranks[name], reverse=True)
+
+
+@cache
+def class_of(method: str) -> type[Compressor] | None:
+    """Return the compressor class of a method; None for oracles and untrained ones, and if it is not installed."""
+    method = method.removesuffix(EQUAL_FLOPS_SUFFIX)
+    if method.endswith(UNTRAINED_SUFFIX):  # neither trained nor training-free
+        return None
+    try:
+        return compressor_class(method.removesuffix(LORA_SUFFIX))
+    except UnknownCompressorError:
+        return None
