@@ -35,10 +35,14 @@ def setting_paragraph(table: ResultTable) -> str:
     )
 
 
+def acts_inside(table: ResultTable) -> bool:
+    """Return whether some method reduces tokens inside the language model."""
+    return any("tokens_mean" in result["cost"] for result in table.results)
+
+
 def _equality(table: ResultTable) -> str:
     """Return a sentence that says what the methods at a budget have in common."""
-    inside = any("tokens_mean" in result["cost"] for result in table.results)
-    tokens = " as the mean over the layers of the language model" if inside else ""
+    tokens = " as the mean over the layers of the language model" if acts_inside(table) else ""
     text = f"All methods at a budget keep exactly the same number of visual tokens{tokens}"
     if any(method.endswith(EQUAL_FLOPS_SUFFIX) for method in table.methods):
         suffix = EQUAL_FLOPS_SUFFIX.strip()
@@ -52,11 +56,16 @@ def _clusters(table: ResultTable) -> str:
 
 def accuracy_table(table: ResultTable) -> str:
     """Return the table of accuracies of the methods at the budgets."""
-    head = [f"{b} ({'/'.join(map(str, table.tokens(b)))} tokens)" for b in table.budgets] or ["no budget"]
+    head = [_budget_head(table, budget) for budget in table.budgets] or ["no budget"]
     rows = [[method, *(_text(table, ACCURACY, method, budget) for budget in table.budgets)] for method in table.methods]
     if table.full_accuracy is not None:
         rows.append(["all tokens", f"{100 * table.full_accuracy:.1f} (every column)", *[""] * (len(head) - 1)])
     return format_table(["compressor", *head], rows)
+
+
+def _budget_head(table: ResultTable, budget: str) -> str:
+    tokens = "/".join(map(str, table.tokens(budget)))
+    return f"{budget} ({tokens} tokens)" if tokens else budget
 
 
 def _text(table: ResultTable, measure: Measure, method: str, budget: str) -> str:
@@ -213,7 +222,7 @@ def evidence_section(table: ResultTable) -> str:
     """Return the section on the kept share of the annotated evidence and its purity; "" without annotations."""
     remark = "Recall and purity are equal if tokens are only dropped; merging keeps more evidence, but dilutes it."
     return _measures_section(
-        "## Evidence kept", table, _known(table, measures_of_table("evidence"), table.budgets), remark
+        "## Evidence kept", table, known_measures(table, measures_of_table("evidence"), table.budgets), remark
     )
 
 
@@ -265,7 +274,7 @@ def cost_section(table: ResultTable) -> str:
 
 
 def _cost_at(table: ResultTable, budget: str) -> str:
-    measures = _known(table, measures_of_table("cost"), [budget])
+    measures = known_measures(table, measures_of_table("cost"), [budget])
     rows = []
     for method in table.methods:
         if table.results_of(method, budget):
@@ -276,8 +285,8 @@ def _cost_at(table: ResultTable, budget: str) -> str:
     return format_table([f"at {budget}", *(measure.label for measure in measures)], rows)
 
 
-def _known(table: ResultTable, measures: list[Measure], budgets: Sequence[str]) -> list[Measure]:
-    """Leave out measures that no method has at any of the budgets."""
+def known_measures(table: ResultTable, measures: Sequence[Measure], budgets: Sequence[str]) -> list[Measure]:
+    """Leave out measures that no method has at any of the budgets, see ``Measure.needs``."""
     pairs = [(method, budget) for budget in budgets for method in table.methods]
     return [
         one for one in measures if not one.needs or any(table.stored(*pair, one.needs) is not None for pair in pairs)

@@ -16,9 +16,9 @@ from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import page_measures
-from framefold.evaluation.results.settings import SYNTHETIC
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, SYNTHETIC
 
-from .markdown_tables import setting_paragraph
+from .markdown_tables import acts_inside, known_measures, setting_paragraph
 from .page_provenance import provenance_groups
 from .page_questions import PageQuestions, pack_bits
 from .styles import method_styles
@@ -57,6 +57,8 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         "measures": _menu(table, keys, len(comparisons)),
         "headline": "accuracy" if table.suits_accuracy or "loss" not in keys else "loss",
         "points": points,
+        "left_out": [[table.left_out_text(method, budget) for budget in table.budgets] for method in table.methods],
+        "tokens_title": _tokens_title(table),
         "full": full,
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
         "provenance": provenance_groups(table),
@@ -79,7 +81,8 @@ def question_data(table: ResultTable, max_videos: int) -> dict[str, Any]:
 
 def _title(table: ResultTable) -> str:
     """Return a title that says what was compared."""
-    compared = sum(table.kind(method) != "oracle" for method in table.methods)
+    names = [method for method in table.methods if table.kind(method) != "oracle"]
+    compared = len({method.removesuffix(EQUAL_FLOPS_SUFFIX) for method in names})
     if not compared:
         return f"All tokens: {table.sample['n']:,} questions"
     budgets = f"{', '.join(table.budgets[:-1])} and {table.budgets[-1]}" if table.budgets[1:] else table.budgets[0]
@@ -114,8 +117,14 @@ def first_methods(table: ResultTable, most: int = 5) -> list[str]:
 
 
 def _budget(table: ResultTable, budget: str) -> dict[str, Any]:
-    note = f"{'/'.join(map(str, table.tokens(budget)))} tokens"
-    return {"label": budget, "note": "" if note == budget else note}
+    tokens = table.tokens(budget)
+    note = f"{'/'.join(map(str, tokens))} tokens" if tokens else ""
+    return {"label": budget, "note": "" if note == budget else note, "tokens": tokens}
+
+
+def _tokens_title(table: ResultTable) -> str:
+    """Return what the axis of visual tokens shows."""
+    return f"visual tokens per video{', mean over the layers' if acts_inside(table) else ' that are kept'}"
 
 
 def _chance(table: ResultTable, kind: str) -> float | None:
@@ -138,7 +147,7 @@ def _full(table: ResultTable) -> dict[str, Any] | None:
 def _values(table: ResultTable, readings: Readings) -> dict[str, PageValue]:
     """Return the values of all measures that have one, by key."""
     values: dict[str, PageValue] = {}
-    for measure in page_measures(table.types):
+    for measure in known_measures(table, page_measures(table.types), table.budgets):
         value = measure.value(readings)
         if isinstance(value, Interval):
             numbers = (round(x, 6) for x in (value.value, value.low, value.high))
@@ -172,7 +181,7 @@ def _menu(table: ResultTable, keys: set[str], tests: int) -> list[dict[str, Any]
             "axis": measure.axis,
             "compares": measure.compares,
         }
-        for measure in page_measures(table.types)
+        for measure in known_measures(table, page_measures(table.types), table.budgets)
         if measure.key in keys
     ]
 
@@ -188,6 +197,7 @@ def _runs(table: ResultTable, questions: PageQuestions) -> Iterator[dict[str, An
                     "budget": budget_number,
                     "seed": result["seed"],
                     "seeds": len(results),
+                    "inside": "tokens_mean" in result["cost"],
                     "right": pack_bits(result["answers"]["correct"]),
                     "detail": questions.answers_of(result),
                 }

@@ -27,7 +27,9 @@ PANEL_COLUMNS = 4  # panels in a row of the plot by type
 
 SPACING = 0.012  # distance between the error bars of neighbouring methods, as a share of their position
 
-TOKENS_LABEL = "visual tokens per video that enter the language model"
+TOKENS_LABEL = "visual tokens per video in the language model, mean over its layers"
+
+CLOSEST_TICKS = 1.08  # least ratio of two ticks of the logarithmic axis, so that their texts do not overlap
 
 ACCURACY_LABEL = "accuracy, mean over question types (%)"
 
@@ -136,7 +138,10 @@ def _look(style: Style) -> dict[str, Any]:
 
 def _set_token_ticks(axes: Axes, curves: dict[str, Curve]) -> None:
     """Set a logarithmic axis with a tick at the number of tokens of each budget."""
-    ticks = sorted({round(point[0]) for points in curves.values() for point in points})
+    ticks: list[int] = []
+    for tokens in sorted({round(point[0]) for points in curves.values() for point in points}, reverse=True):
+        if not ticks or ticks[-1] >= CLOSEST_TICKS * tokens:
+            ticks.append(tokens)
     axes.set_xscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()

@@ -140,10 +140,12 @@ class ResultTable:
     def tokens(self, budget: str) -> list[int]:
         """Return the different numbers of kept tokens per video at a budget: one, if all videos are equally long.
 
-        Methods with equal FLOPs instead of equal tokens are left out, unless there are no others.
+        Methods whose numbers may be smaller, because they act inside the language model or have equal FLOPs instead of
+        equal tokens, are left out, unless there are no others.
         """
         results = [one for method in self.methods for one in self.results_of(method, budget)]
-        equal = [one for one in results if not _has_equal_flops(one)] or results
+        equal = [one for one in results if "tokens_mean" not in one["cost"]]
+        equal = equal or [one for one in results if not _has_equal_flops(one)] or results
         return sorted({round(one["tokens"]) for one in equal})
 
     def left_out_text(self, method: str, budget: str) -> str:

@@ -57,7 +57,7 @@ class Measure:
         hint: whether the page shows it in the hints of marks and cells.
         axis: whether the page offers it as an axis of a plot.
         compares: whether it compares with the baseline.
-        needs: key in the result files without which no method in a table has it, so that its column is left out.
+        needs: key in the result files without which no method has it, so that tables and the page leave it out.
         table: table of ``report.md`` that shows it; None if there is none.
         column: place among the columns of that table.
         plot: whether ``report.md`` shows a plot of the accuracy against it.

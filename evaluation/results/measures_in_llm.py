@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from .formats import flops, number, share_percent
-from .measure import Measure
+from .measure import ANSWERS, Measure
 from .readings import in_all_layers
 
 IN_LLM_MEASURES = (
@@ -17,7 +17,8 @@ IN_LLM_MEASURES = (
         show=number,
         read=in_all_layers("tokens_mean", "tokens_entered"),
         needs="tokens_mean",
-        group=None,
+        hint=True,
+        axis=True,
         table="cost",
         column=1,
     ),
@@ -29,7 +30,8 @@ IN_LLM_MEASURES = (
         show=number,
         read=in_all_layers("tokens_after", "tokens_entered"),
         needs="tokens_after",
-        group=None,
+        hint=True,
+        axis=True,
         table="cost",
         column=1,
     ),
@@ -40,7 +42,7 @@ IN_LLM_MEASURES = (
         better=None,
         show=flops,
         needs="equal_flops",
-        group=None,
+        hint=True,
         table="cost",
         column=2,
     ),
@@ -54,7 +56,8 @@ IN_LLM_MEASURES = (
         brief=partial(share_percent, digits=0),
         read=in_all_layers("recall_left", "evidence_recall"),
         needs="recall_left",
-        group=None,
+        group=ANSWERS,
+        hint=True,
         table="evidence",
     ),
 )

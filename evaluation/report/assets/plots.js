@@ -16,8 +16,7 @@ function seriesFor(xOf, key) {
 const tokensOf = (method, budget) => pointOf(method, budget)?.tokens;
 
 function budgetTicks() {
-  const tokens = DATA.methods.flatMap((_, method) => DATA.budgets.map((_, budget) => tokensOf(method, budget)));
-  return [...new Set(tokens.filter(Boolean).map(Math.round))].sort((a, b) => a - b);
+  return [...new Set(DATA.budgets.flatMap((budget) => budget.tokens))].sort((a, b) => a - b);
 }
 
 /** Returns the range in percent of an axis into which all marks and intervals fit, whichever methods are shown. */
@@ -40,7 +39,7 @@ function drawBudgets() {
   plot(box, {
     key: "accuracy", ...range("accuracy"), series: seriesFor(tokensOf, "accuracy"), rules: rules("accuracy"),
     ticks: budgetTicks(),
-    xLabel: "visual tokens kept per video", yLabel: "accuracy, %",
+    xLabel: DATA.tokens_title, yLabel: "accuracy, %",
     label: "Plot: accuracy against visual tokens", legend: box.clientWidth > 460,
   });
 }

@@ -143,9 +143,9 @@ const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
 function keptFacts(run, question, set) {
   const { grid } = DATA.detail.videos[question.video];
-  const said = [`${set.count} of ${grid[0] * grid[1] * grid[2]} tokens`];
+  const said = [`${set.count} of ${grid[0] * grid[1] * grid[2]} tokens${run.inside ? " enter the language model" : ""}`];
   const recall = run.detail.recall?.[choice.question];
-  if (recall !== null && recall !== undefined) said.push(`${percent(recall)} of the evidence kept`);
+  if (recall !== null && recall !== undefined) said.push(`${percent(recall)} of the evidence ${run.inside ? "enters" : "kept"}`);
   if (set.sizes) said.push("merged tokens are shaded");
   return said.join(" · ");
 }

@@ -92,7 +92,7 @@ function bodyCell(method, budget, best) {
   const value = valueOf(method, budget, state.measure);
   if (!value) {
     const self = measureOf(state.measure).compares && DATA.methods[method].name === DATA.baseline;
-    return element("td", { class: "number quiet" }, self ? "baseline" : "");
+    return element("td", { class: "number quiet wrap" }, DATA.left_out[method][budget] || (self ? "baseline" : ""));
   }
   const [main, ...rest] = value[3].split(" [");
   const top = best[budget] === method;

@@ -37,6 +37,7 @@ from tests.support.pages.results_folders import (
     VIDEOS,
     edit_results,
     fill_results,
+    inside_results,
     random_outcome,
     result_settings,
 )
@@ -291,3 +292,32 @@ def test_wheel_contains_exactly_the_parts_of_the_page() -> None:
     folder = ROOT / "evaluation" / "report"
     packaged = {file.name for pattern in patterns["framefold.evaluation.report"] for file in folder.glob(pattern)}
     assert packaged == {"page.html", "page.css", *(f"{name}.js" for name in page.SCRIPTS)}
+
+
+def test_methods_inside_the_language_model_have_their_measures_and_cells_that_were_left_out_say_why(
+    tmp_path: Path,
+) -> None:
+    folder = inside_results(tmp_path)
+    data = read_page(folder)[1]
+    names = [method["name"] for method in data["methods"]]
+    measures = {measure["key"]: measure for measure in data["measures"]}
+    assert [key for key, one in measures.items() if one["axis"]][-3:] == ["peak_bytes", "tokens_mean", "tokens_after"]
+    assert measures["tokens_entered"]["axis"] and measures["recall_left"]["group"] == measures["recall"]["group"]
+    at = {name: data["points"][number][0] for number, name in enumerate(names)}
+    texts = {key: at["fastv"]["values"][key][3] for key in ("tokens_entered", "tokens_mean", "tokens_after")}
+    assert texts == {"tokens_entered": "257.0", "tokens_mean": "64.5", "tokens_after": "12.0"}
+    assert at["fastv"]["values"]["recall_left"][3] == "25.0" and at["fastv (equal FLOPs)"]["values"]["equal_flops"]
+    assert at["uniform"]["values"]["tokens_mean"][3] == "65.0", "that of all layers"
+    assert data["left_out"][names.index("fastv")] == ["", "not possible: smallest is 25.4 %"]
+    assert data["points"][names.index("fastv")][1] is None and not any(data["left_out"][names.index("pool")])
+    assert data["left_out"][names.index("pyramid_drop")] == ["not possible", "not possible"]
+    assert data["title"].startswith("6 compressors at"), "fastv counts once"
+    assert data["tokens_title"].endswith("mean over the layers") and "as the mean over the layers" in data["about"]
+    assert {run["method"]: run["inside"] for run in data["runs"]}[names.index("fastv")] is True
+
+
+def test_without_such_methods_the_page_does_not_speak_of_layers(data: dict[str, Any]) -> None:
+    keys = {measure["key"] for measure in data["measures"]}
+    assert not keys & {"tokens_mean", "tokens_after", "recall_left", "equal_flops"} and "tokens_entered" in keys
+    assert data["tokens_title"] == "visual tokens per video that are kept" and "layers" not in data["about"]
+    assert not any(text for texts in data["left_out"] for text in texts)

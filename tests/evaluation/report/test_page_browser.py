@@ -6,10 +6,11 @@ from typing import Any
 
 from framefold.evaluation.report.page import write_page
 from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.result_files import read_results
 from tests.support.pages.browser import Browser, needs_chromium, wait_for_panels
 from tests.support.pages.page_reader import HOSTILE, make_hostile
-from tests.support.pages.results_folders import METHODS, edit_results, fill_results
+from tests.support.pages.results_folders import METHODS, edit_results, fill_results, inside_results
 
 pytestmark = needs_chromium
 NAMES = "[...document.querySelectorAll('#table tbody th')].map(one => one.textContent)"
@@ -227,3 +228,25 @@ def test_results_of_all_tokens_alone_make_a_page(browser: Browser, tmp_path: Pat
             file.unlink()
     browser.open(write_page(ResultTable(read_results(out)), out))
     assert browser.errors == [] and "all tokens" in browser.js("document.querySelector('#table').innerText")
+
+
+def test_cells_that_were_left_out_say_so_and_tokens_inside_are_an_axis(browser: Browser, tmp_path: Path) -> None:
+    out = inside_results(tmp_path)
+    table = ResultTable(read_results(out), left_out=read_left_out(out))
+    for width, dark in ((1400, False), (400, True)):
+        browser.open(write_page(table, out), width=width, dark=dark)
+        show_all(browser)
+        rows = browser.js(
+            "[...document.querySelectorAll('#table tbody tr')].map(r => [...r.cells].map(c => c.innerText))"
+        )
+        cells = {row[0].strip().replace("\n", " "): row[2:] for row in rows}
+        assert cells["fastv"][1] == cells["fastv (equal FLOPs)"][1] == "not possible: smallest is 25.4 %"
+        assert cells["pyramid_drop"] == ["not possible"] * 2 and cells["fastv"][0][0].isdigit()
+        assert browser.js(FITS_WINDOW) and browser.errors == []
+        for axis in ("tokens_entered", "tokens_mean", "tokens_after", "prefill_flops"):
+            browser.choose("#cost", axis)
+            label = browser.js("document.querySelector('#plot-cost .xtitle').textContent")
+            assert label == browser.js(f"document.querySelector('#cost option[value={axis}]').textContent")
+        browser.choose("#measure", "recall_left")
+        text = browser.js("document.querySelector('#table').innerText")
+        assert "that the last layer still has" in text and "25.0" in text

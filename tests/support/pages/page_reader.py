@@ -9,6 +9,7 @@ from typing import Any
 
 from framefold.evaluation.report.page import write_page
 from framefold.evaluation.report.table import ResultTable
+from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.result_files import read_results
 from tests.support.pages.results_folders import METHODS
 
@@ -58,7 +59,8 @@ class PageReader(HTMLParser):
 
 def read_page(out: Path) -> tuple[PageReader, dict[str, Any]]:
     """Write the page of a results folder and return its parts and its data."""
-    reader = PageReader(write_page(ResultTable(read_results(out)), out).read_text())
+    table = ResultTable(read_results(out), left_out=read_left_out(out))
+    reader = PageReader(write_page(table, out).read_text())
     (data,) = [text for attrs, text in reader.of("script") if attrs.get("id") == "data"]
     return reader, json.loads(data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import numpy as np
 from framefold.data.question import Question
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.recipe import Recipe
+from framefold.evaluation.results.left_out import LeftOut, write_left_out
 from framefold.evaluation.results.result_files import REQUIRED_COSTS, Outcome, write_result
-from framefold.evaluation.results.settings import Settings
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, Settings
 
 VIDEOS, KEPT_VIDEOS, FRAMES, GRID = 24, 6, 16, (16, 4, 4)
 RECIPE = Recipe((FRAMES, FRAMES), 0, "test", "easy")
@@ -104,4 +106,24 @@ def edit_results(out: Path, edit: Callable[[dict[str, Any]], Any]) -> Path:
         result = json.loads(file.read_text())
         edit(result)
         file.write_text(json.dumps(result))
+    return out
+
+
+def inside_results(out: Path) -> Path:
+    """Write the results of :func:`fill_results`, and of methods inside the language model; return the folder.
+
+    fastv has equal tokens and equal FLOPs at the larger budget, and the smaller one is not possible; pyramid_drop is
+    not possible in this host.
+    """
+    fill_results(out)
+    for name in ("fastv", f"fastv{EQUAL_FLOPS_SUFFIX}"):
+        outcome = random_outcome(name, 0.6, 64)
+        inside = {"tokens_entered": 257.0, "tokens_mean": 64.5, "tokens_after": 12.0, "recall_left": 0.25}
+        inside |= {"equal_flops": 1e6, "equal_budget": 0.24} if name.endswith(EQUAL_FLOPS_SUFFIX) else {}
+        write_result(out, result_settings(name, 0.25), replace(outcome, cost=outcome.cost | inside))
+        left_out = LeftOut(name, 0.1, False, 26.0, 0.254, "a mean of 26 tokens is not possible")
+        write_left_out(out, result_settings(name, 0.1), left_out)
+    for budget, tokens in BUDGETS.items():
+        refused = LeftOut("pyramid_drop", budget, False, tokens, None, "it acts in layers that this host lacks")
+        write_left_out(out, result_settings("pyramid_drop", budget), refused)
     return out
