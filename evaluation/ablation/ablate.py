@@ -67,7 +67,8 @@ def ablate(
             seed of their training form one method. An adapter with LoRA forms a method of its own, such as
             "storm (LoRA)", and the host has that LoRA only while it runs this method.
         params: constructor parameters by compressor name. The training-free counterpart of an adapter gets the
-            parameters of the adapter.
+            parameters of the adapter. A key with a label, such as "fastv (layer 2)", adds a row of this name, so that
+            one compressor can take part with several parameters.
         budgets: retention ratios (floats) or tokens per video (ints).
         equal: what methods at a budget have in common. With "tokens", the mean number of visual tokens over the layers
             of the language model. With "flops", methods that act inside the language model get the largest mean at

@@ -27,7 +27,16 @@ from framefold.errors import ConfigError
 from framefold.evaluation.metrics import equal_flops
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, Settings
+from framefold.evaluation.results.settings import (
+    EQUAL_FLOPS_SUFFIX,
+    EVENT_ORACLE,
+    FULL,
+    LABEL,
+    LORA_SUFFIX,
+    ORACLE,
+    Settings,
+    compressor_of,
+)
 from framefold.files import text_digest
 from framefold.messages import nearest
 from framefold.training.frozen_host.host import Host
@@ -37,6 +46,8 @@ from framefold.warning_types import UntrainedCompressorWarning
 
 from . import ask
 from .oracles import KeepEvidence
+
+RESERVED_LABELS = (LORA_SUFFIX, UNTRAINED_SUFFIX, EQUAL_FLOPS_SUFFIX)
 
 
 @dataclass(frozen=True)
@@ -51,6 +62,7 @@ class Method:
         seed: seed that the adapter was trained with.
         lora: fields of the adapter's LoRA config that determine what it computes; None without LoRA.
         untrained: it has parameters to learn, and no adapter.
+        label: of a row with other parameters than that of the compressor's name; "" without one.
         equal_flops: it gets the operations of each budget instead of its tokens, see
             :mod:`framefold.evaluation.metrics.equal_flops`.
     """
@@ -62,13 +74,15 @@ class Method:
     seed: int | None = None
     lora: dict[str, Any] | None = None
     untrained: bool = False
+    label: str = ""
     equal_flops: bool = False
 
     @property
     def name(self) -> str:
         """Name of the method in tables."""
         suffix = LORA_SUFFIX if self.lora else UNTRAINED_SUFFIX if self.untrained else ""
-        return self.compressor + suffix + (EQUAL_FLOPS_SUFFIX if self.equal_flops else "")
+        label = f" ({self.label})" if self.label else ""
+        return self.compressor + label + suffix + (EQUAL_FLOPS_SUFFIX if self.equal_flops else "")
 
     @property
     def all_params(self) -> dict[str, Any]:
@@ -198,10 +212,7 @@ def registered_methods(
     by_lora = sorted(trained.values(), key=lambda method: method.lora is None)  # an adapter without LoRA takes priority
     parents = [(method, cls) for method in by_lora if (cls := compressor_class(method.compressor)).counterpart]
     inherited = {str(cls.counterpart): counterpart_params(cls, method.params) for method, cls in parents}
-    for name in params:
-        if CHAIN_SEPARATOR not in name and name not in list_compressors():
-            raise ConfigError(f"params contain no compressor {name!r}{nearest(name, list_compressors())}")
-        compressor_class(name)  # also checks the stages of a chain
+    labelled = [(name, label) for key in params for name, label in [_split_label(key)] if label]
     for name in dict.fromkeys(names or list_compressors()):
         cls = compressor_class(name)
         if name in trained or cls.trainable and name in {method.compressor for method in by_lora}:
@@ -214,6 +225,28 @@ def registered_methods(
         known = init_params(cls)
         defaults = {key: value for key, value in inherited.get(name, {}).items() if key in known}
         yield Method(name, defaults | params.get(name, {}), untrained=cls.trainable)
+    for name, label in labelled:
+        yield Method(name, params[f"{name} ({label})"], untrained=compressor_class(name).trainable, label=label)
+
+
+def _split_label(key: str) -> tuple[str, str]:
+    """Return the compressor and the label of a key of ``params``.
+
+    Raises:
+        ConfigError: there is no such compressor, or the label is not valid.
+        UnknownCompressorError: a stage of the chain is unknown.
+    """
+    name, text = compressor_of(key), key.removeprefix(compressor_of(key))
+    if CHAIN_SEPARATOR not in name and name not in list_compressors():
+        raise ConfigError(f"params contain no compressor {name!r}{nearest(name, list_compressors())}")
+    compressor_class(name)  # also checks the stages of a chain
+    label = text.removeprefix(" (").removesuffix(")")
+    if text and (text != f" ({label})" or not LABEL.fullmatch(label) or text in RESERVED_LABELS):
+        raise ConfigError(
+            f"params contain {key!r}: a label consists of letters, digits and ' .,=+-', such as \"{name} (a)\", and is "
+            f"none of {', '.join(suffix.strip() for suffix in RESERVED_LABELS)}"
+        )
+    return name, label
 
 
 def _trained_methods(adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Method]:

@@ -8,7 +8,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import UnknownCompressorError
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, LORA_SUFFIX
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, compressor_of
 
 
 def baselines() -> list[str]:
@@ -25,6 +25,6 @@ def class_of(method: str) -> type[Compressor] | None:
     if method.endswith(UNTRAINED_SUFFIX):  # neither trained nor training-free
         return None
     try:
-        return compressor_class(method.removesuffix(LORA_SUFFIX))
+        return compressor_class(compressor_of(method))
     except UnknownCompressorError:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ LORA_SUFFIX = " (LoRA)"  # of the name of a method whose host runs with the adap
 
 EQUAL_FLOPS_SUFFIX = " (equal FLOPs)"  # of the name of a method that got the budget's FLOPs instead of its tokens
 
+LABEL = re.compile(r"\w[\w .,=+-]*")  # in parentheses behind a compressor's name, for a row with other parameters
+
 # The first keeps the evidence of the question asked, the second that of all events.
 ORACLES = ORACLE, EVENT_ORACLE = "oracle", "oracle_events"
 
@@ -27,6 +30,11 @@ SHARED = ("host_weights", "dtype", "exclude")  # settings that the results of a 
 LOCATIONS = ("host", "shards")  # settings that say where a thing is; digests say what it is
 
 SYNTHETIC, SHARDS = "synthetic", "shards"  # kinds of data
+
+
+def compressor_of(method: str) -> str:
+    """Return the registered name in the name of a method, which may end with labels in parentheses."""
+    return method.partition(" (")[0]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import framefold
 from framefold.adapters.core.registry import compressor_class
 from framefold.errors import ConfigError, UnknownCompressorError
 from framefold.evaluation.ablation.methods import Method, methods_of, source_digest
+from framefold.evaluation.report.methods import class_of
 from framefold.evaluation.results import provenance
 from framefold.evaluation.results.provenance import host_digest
 from framefold.evaluation.results.settings import ORACLES, Settings
@@ -52,6 +53,19 @@ def test_parameters_of_unknown_stages_are_errors() -> None:
         method.build(0.1, 0)
     with pytest.raises(UnknownCompressorError, match="st_simdif"):
         methods_of([chain], [], {"uniform+st_simdif": {}}, oracle=False, events=False)
+
+
+def test_a_label_adds_a_row_of_a_compressor_with_its_own_parameters() -> None:
+    params: dict[str, dict[str, Any]] = {"fastv": {"layer": 3}, "fastv (layer 2)": {"layer": 2}}
+    methods = methods_of(["fastv"], [], params, oracle=False, events=False)
+    assert [method.name for method in methods] == ["fastv", "fastv (layer 2)", "identity"]
+    assert [method.build(0.5, 0).params() for method in methods[:2]] == [{"layer": 3}, {"layer": 2}]
+    assert class_of("fastv (layer 2)") is compressor_class("fastv")
+    for key in ("fastv (LoRA)", "fastv ()", "fastv (a/b)", "fastv (a) (b)", "fastv (a", "fastv (equal FLOPs)"):
+        with pytest.raises(ConfigError, match="label consists of"):
+            methods_of(["fastv"], [], {key: {}}, oracle=False, events=False)
+    with pytest.raises(ConfigError, match="no compressor 'fastw'"):
+        methods_of(["fastv"], [], {"fastw (a)": {}}, oracle=False, events=False)
 
 
 def test_digests_distinguish_hosts_and_compressors(tmp_path: Path, random_host: Path) -> None:
