@@ -33,14 +33,16 @@ class KeptTokens:
     """What one compressor keeps.
 
     Attributes:
-        name: name of the compressor.
+        name: name of the compressor, and of the place in the language model if there are several.
         tokens: kept tokens, with their (T, H, W) grid.
         events: (T*H*W,) bool, the tokens with an event; None if the method detects none.
+        note: text behind the title.
     """
 
     name: str
     tokens: VideoTokens
     events: Tensor | None = None
+    note: str = ""
 
     @property
     def merges(self) -> bool:
@@ -50,7 +52,7 @@ class KeptTokens:
     @property
     def title(self) -> str:
         """Name and number of the kept tokens."""
-        return f"{self.name}: {len(self.tokens)} of {len(self.tokens.assign)} tokens"
+        return f"{self.name}: {len(self.tokens)} of {len(self.tokens.assign)} tokens{self.note}"
 
     def tokens_per_frame(self) -> np.ndarray:
         """Return the (T,) number of kept tokens that represent a part of each frame; merged ones count in each."""

@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from framefold.adapters.base.build import load_or_build
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.base.untrained import display_name, warn_untrained
+from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import SampledFrames, sample_frames
@@ -44,7 +42,7 @@ def show(
     budget: Budget | None = None,
     frames: int = 32,
     columns: int = 8,
-    question: str = QUESTION,
+    question: str | None = None,
 ) -> KeptFigure:
     """Draw the tokens of a video file that compressors keep.
 
@@ -56,12 +54,14 @@ def show(
         budget: share of the visual tokens to keep (0.1), or their number (100); by default each compressor's own.
         frames: number of frames to sample, evenly over the duration of the video.
         columns: frames per row.
-        question: question for query-aware compressors.
+        question: question for query-aware compressors, by default "What happens in the video?". Compressors that read
+            it inside the language model (fastv) need one.
 
     Returns:
         A figure, which notebooks display; ``save("kept.png")`` writes it, ``save("kept.mp4")`` an animation.
 
     Raises:
+        AttachError: a compressor cannot act in the layers of this language model.
         The errors of :func:`framefold.answer`.
     """
     _check_counts(frames, columns)
@@ -70,9 +70,10 @@ def show(
     for module in modules:
         module.budget = module.budget if budget is None else budget
         warn_untrained(module)
+    _check_question(modules, question)
     find_torchvision()
     sample = sample_frames(video, frames, MAX_PIXELS)
-    return _draw(model, processor, sample, modules, question, columns, Path(video).name)
+    return _draw(model, processor, sample, modules, question or QUESTION, columns, Path(video).name)
 
 
 def show_command(
@@ -83,7 +84,7 @@ def show_command(
     budget: Budget | None = None,
     frames: int = 32,
     columns: int = 8,
-    question: str = QUESTION,
+    question: str | None = None,
     params: dict[str, dict[str, Any]] | None = None,
     device: str | None = None,
     revision: str | None = None,
@@ -93,6 +94,9 @@ def show_command(
     Kept tokens are in colour, dropped ones dim and grey. Tokens that were merged have an outline in one colour, in
     every frame that the merged token represents. The plot below shows the number of tokens that represent each frame,
     and, for methods that detect events, the share of each frame's tokens that are events.
+
+    Of methods that reduce tokens inside the language model, the tokens of its last layer are drawn, and above them
+    those that enter, if not all do. The host then also reads the prompt.
 
     Args:
         video: video file that FFmpeg can read. Frames of more than 1024 x 768 pixels are shrunk to as many.
@@ -105,7 +109,8 @@ def show_command(
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to sample, evenly over the duration of the video.
         columns: frames per row.
-        question: question for query-aware compressors.
+        question: question for query-aware compressors, by default "What happens in the video?". Compressors that read
+            it inside the language model (fastv) need one.
         params: parameters of registered compressors that differ from their defaults, by name of the compressor.
         device: cpu or cuda; by default cuda if it is available.
         revision: branch, tag or commit of a host on the Hub.
@@ -123,6 +128,8 @@ def show_command(
         raise ConfigError(f"params are by name of a compressor, and {sorted(unknown)[0]!r} is not shown")
     known = params or {}
     modules = [load_or_build(resolve_adapter(name), budget, known.get(name)) for name in compressor]
+    _check_question(modules, question)
+    asked = question or QUESTION
     where, found = resolve_device(device), find_host(host, revision)
     for module in modules:
         warn_untrained(module)
@@ -134,10 +141,10 @@ def show_command(
     processor = load_processor(found)
     sample = sample_frames(video, frames, MAX_PIXELS)
     if found.is_tinyhost and any(module.query_aware for module in modules):
-        warn_unknown_words(host, processor.tokenizer, [question], "the question")
+        warn_unknown_words(host, processor.tokenizer, [asked], "the question")
     with progress_bar(what=f"encoding {Path(video).name}", total=1, unit="video", leave=False):
         model = load_model(found, "auto", where)
-        drawn = _draw(model, processor, sample, modules, question, columns, Path(video).name)
+        drawn = _draw(model, processor, sample, modules, asked, columns, Path(video).name)
     drawn.save(file)
     counts = ", ".join(kept.title for kept in drawn.sheet.kept)
     print(f"wrote {file}: {counts} of {len(drawn.sheet.times)} steps")
@@ -150,6 +157,15 @@ def _check_counts(frames: int, columns: int) -> None:
         raise ConfigError(f"frames and columns must be at least 1, not {frames} and {columns}")
 
 
+def _check_question(modules: Sequence[Compressor], question: str | None) -> None:
+    for module in modules:
+        if not question and module.in_llm is not None and module.in_llm.reads:
+            raise ConfigError(
+                f"{module.name} chooses tokens inside the language model by the attention that the question pays them:"
+                " give a question (--question)"
+            )
+
+
 def _draw(
     model: Any,
     processor: Any,
@@ -159,28 +175,7 @@ def _draw(
     columns: int,
     title: str,
 ) -> KeptFigure:
-    """Compress a video with each compressor and return the figure; the vision encoder runs once."""
-    from framefold.adapters.core.tokens import VideoTokens
-    from framefold.adapters.hosts.prompt.prepare import prepare
-    from framefold.adapters.hosts.prompt.question import query_or_none
-    from framefold.adapters.hosts.prompt.vision import encode
-    from framefold.training.frozen_host.device import move_inputs
-    from framefold.training.frozen_host.processor import build_inputs, grid_times
-
     from .kept_figure import KeptFigure
-    from .kept_tokens import KeptSheet, KeptTokens, step_frames
+    from .kept_run import run_compressors
 
-    inputs = move_inputs(build_inputs(processor, sample, question), model)
-    times = grid_times(processor, sample)
-    kept = []
-    with torch.no_grad():
-        attention = any(module.needs_attention for module in modules)
-        clips = encode(model, inputs, attention=attention, tokenizer=processor)
-        for module in modules:
-            query = query_or_none(model, inputs, processor, question) if module.query_aware else None
-            prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
-            events = module.events(VideoTokens.from_grid(clips[0].features, times, clips[0].attention))
-            tokens = prepared.tokens[0].to("cpu")
-            kept.append(KeptTokens(display_name(module), tokens, None if events is None else events.cpu()))
-    pictures = step_frames(sample, processor, kept[0].tokens.grid[0])
-    return KeptFigure(KeptSheet(title, pictures, times.cpu().numpy(), tuple(kept), columns))
+    return KeptFigure(run_compressors(model, processor, sample, modules, question, columns, title))

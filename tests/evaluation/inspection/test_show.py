@@ -18,7 +18,7 @@ import framefold
 from framefold import VideoTokens
 from framefold.__main__ import main
 from framefold.data.video.frame_reader import SampledFrames, sample_frames
-from framefold.errors import ConfigError
+from framefold.errors import BudgetError, ConfigError
 from framefold.evaluation.inspection.kept_figure import PLOT, KeptFigure
 from framefold.evaluation.inspection.kept_tokens import DIM, KeptSheet, KeptTokens, group_colors
 from tests.support.numbered_frames import write_numbered
@@ -135,6 +135,11 @@ def test_plot_shows_when_tokens_are_kept_and_events_happen(tmp_path: Path) -> No
         ({"--device": "abacus"}, "abacus"),
         ({"--compressor": "uniform", "--params": "{uniform: {size: 1}}"}, "size"),
         ({"--compressor": "uniform", "--params": "{pool: {spatial: 2}}"}, "'pool' is not shown"),
+        (
+            {"--compressor": "fastv"},
+            "fastv chooses tokens inside the language model by .*: give a question (--question)",
+        ),
+        ({"--compressor": "st_simdiff", "--params": "{st_simdiff: {stage_2: true}}"}, "give a question (--question)"),
     ],
 )
 def test_wrong_settings_are_errors_of_one_line_before_the_work(
@@ -146,7 +151,8 @@ def test_wrong_settings_are_errors_of_one_line_before_the_work(
     words = {"--video": "clip.mp4", "--compressor": "uniform", "--out": "sheet.png"} | change
     assert main(["show", *[part for pair in words.items() for part in pair]]) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    parts = message.split(".*")
+    assert all(part in error for part in parts) and error.count("\n") == 1
 
 
 def test_every_suffix_gives_a_file_of_its_kind(tmp_path: Path) -> None:
@@ -184,6 +190,42 @@ def test_python_draws_what_the_command_draws_next_to_the_video(
     ours = matplotlib.image.imread(drawn.save(tmp_path / "ours.png"))
     assert np.array_equal(ours, theirs)
     assert [kept.name for kept in drawn.sheet.kept] == ["st_simdiff", "pool"]
+
+
+@needs_torchvision
+def test_of_methods_inside_the_language_model_the_last_layer_and_what_enters_are_drawn(tmp_path: Path) -> None:
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from framefold.adapters.hosts.prompt.places import IN_LLM_HOOKS
+
+    video = tmp_path / "video.mp4"
+    assert main(["view", "--out", str(video), "--frames", "16"]) == 0
+    model, processor = (auto.from_pretrained(TINYHOST) for auto in (AutoModelForImageTextToText, AutoProcessor))
+
+    def kept(name: str, question: str | None = "which shape flashed first ?", **params: Any) -> list[KeptTokens]:
+        module = framefold.build(name, 0.4, **params)
+        return list(framefold.show(model, processor, video, module, frames=16, question=question).sheet.kept)
+
+    (fastv,) = kept("fastv")
+    assert (
+        fastv.title == "fastv (last layer): 50 of 256 tokens (mean over the layers: 101.5)"
+    )  # 256 + 3 * 50 of 4 * 102
+    (other,) = kept("fastv", "what color was the ring ?")
+    assert len(other.tokens) == 50 and not torch.equal(other.tokens.index, fastv.tokens.index), "the question chooses"
+    entering, last = kept("st_simdiff", stage_2=True)
+    assert entering.title == "st_simdiff (entering): 127 of 256 tokens" and entering.events is not None
+    assert last.name == "st_simdiff (last layer)" and set(last.tokens.index.tolist()) < set(
+        entering.tokens.index.tolist()
+    )
+    assert last.tokens_per_frame().sum() == len(last.tokens) == 93  # 127 + 3 * 93 of 4 * 102
+    (merged,) = kept("at_layer", None)
+    assert merged.merges and int(merged.tokens.size.sum()) == 256 and len(merged.tokens) == 50, "it needs no question"
+    assert not hasattr(model, IN_LLM_HOOKS)
+    with pytest.raises(ConfigError, match="give a question"):
+        kept("pyramid_drop", None)
+    with pytest.raises(BudgetError, match="the smallest budget for 256 tokens is 65"):
+        framefold.show(model, processor, video, "fastv", budget=0.1, frames=16, question="which shape ?")
+    assert not hasattr(model, IN_LLM_HOOKS)
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="there are no real clips next to this checkout")
