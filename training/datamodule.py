@@ -39,7 +39,7 @@ class VideoData(pl.LightningDataModule):
         val_videos: number of synthetic validation videos.
         frames: shortest and longest synthetic training video, or one length.
         val_frames: the same for validation.
-        difficulty: of synthetic videos: easy, hard, or settings of data.synthetic.difficulty.Difficulty.
+        difficulty: of synthetic videos: easy, hard, crowded, or settings of data.synthetic.difficulty.Difficulty.
         style: of synthetic training videos: normal, or held_out glyphs and textures.
         seed: of synthetic videos and of shuffling.
         val_seed: of synthetic validation videos, which belong to another split.

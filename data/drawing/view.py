@@ -42,8 +42,8 @@ def view(
         frames: length of the video.
         seed: seed of the generator.
         split: train, val or test.
-        difficulty: "easy", "hard", or a mapping of settings.
-        style: normal, or held_out for other glyphs and textures.
+        difficulty: "easy", "hard", "crowded", or a mapping of settings.
+        style: normal, held_out for other glyphs and textures, or natural for photographs as backgrounds.
         columns: frames per row. Of more than 64 frames, those with evidence and evenly spaced others are shown.
 
     Returns:

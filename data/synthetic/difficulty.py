@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from framefold.errors import DataError
+
+LATTICES = (16, 32)
+
+MAX_SIZE = 512
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,17 @@ class Difficulty:
         fades: fraction of scene changes that are cross-fades instead of cuts.
         returns: fraction of scenes, from the third on, that repeat an earlier scene.
         quiet: fraction of the video that forms one interval without events and without camera motion.
+        blotches: largest deviation of the background from its texture, in levels, as from stains and shadows.
+        size: height and width of a frame in pixels, unless `generate` is given another size.
+        lattice: positions of discs and glyphs per side of a frame; a disc covers 5 of them, a glyph 3.
+        crowd: fraction of the places for discs of other colours than those of flashes that are used.
+        churn: fraction of these places at which the disc changes as often as flashes do; elsewhere it stays for long.
+        slow: fraction of the flashes that last 4 to 8 frames and appear gradually; the mover may then be slow as well.
+        faint: largest loss of contrast of a disc, for flashes and the crowd alike.
+        sway: chance per frame that flashes and crowd move by one step of the lattice, as with a hand-held camera.
+        conspicuous: rate of noise bursts, subtitles, cuts to black, glare, moving logos, blinking corners and coarse
+            blocks; 1 is about one in every third frame.
+        repeats: ask about one of several flashes of a shape, instead of counting the flashes of a colour.
 
     Raises:
         DataError: a setting is out of range.
@@ -41,25 +56,52 @@ class Difficulty:
     fades: float = 0.0
     returns: float = 0.0
     quiet: float = 0.0
+    blotches: int = 0
+    size: int = 64
+    lattice: int = 16
+    crowd: float = 0.0
+    churn: float = 0.0
+    slow: float = 0.0
+    faint: float = 0.0
+    sway: float = 0.0
+    conspicuous: float = 0.0
+    repeats: bool = False
 
     def __post_init__(self) -> None:
         low, high = self.flashes
         if not 4 <= low <= high <= 16:
             raise DataError(f"flashes must be 4 <= fewest <= most <= 16, got {low} {high}")
+        if self.lattice not in LATTICES:
+            raise DataError(f"lattice must be one of {', '.join(map(str, LATTICES))}, not {self.lattice}")
+        if self.size % self.lattice or not 2 * self.lattice <= self.size <= MAX_SIZE:
+            raise DataError(
+                f"size must be a multiple of lattice, {self.lattice}, between {2 * self.lattice} and {MAX_SIZE}, "
+                f"not {self.size}"
+            )
         for name, limit in _LIMITS.items():
             value = getattr(self, name)
             if not 0 <= value <= limit:
                 raise DataError(f"{name} must be between 0 and {limit}, not {value}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the settings as JSON values."""
-        return asdict(self) | {"flashes": list(self.flashes)}
+        """Return the settings as JSON values.
+
+        Settings of later versions are omitted if they have their defaults, so that settings that an earlier version
+        stored are still equal to those of the same preset.
+        """
+        settings = asdict(self) | {"flashes": list(self.flashes)}
+        return {name: value for name, value in settings.items() if name not in _LATER or value != _LATER[name]}
 
 
 _LIMITS = {
     **{"clutter": 4, "flares": 2, "decoys": 2, "jitter": 2, "pan": 16, "pulses": 0.2},
     **{"motion": 1, "fades": 1, "returns": 1, "quiet": 0.5},
+    **{"crowd": 1, "churn": 1, "slow": 1, "faint": 0.6, "sway": 1, "conspicuous": 4, "blotches": 40},
 }
+
+_FIRST = {"flashes", "clutter", "flares", "decoys", "jitter", "pan", "motion", "pulses", "fades", "returns", "quiet"}
+
+_LATER = {field.name: field.default for field in fields(Difficulty) if field.name not in _FIRST}
 
 PRESETS = {
     "easy": Difficulty(),
@@ -75,6 +117,26 @@ PRESETS = {
         fades=0.5,
         returns=0.5,
         quiet=0.25,
+    ),
+    "crowded": Difficulty(
+        flashes=(8, 14),
+        clutter=0.0,
+        jitter=2,
+        pan=12,
+        motion=0.5,
+        pulses=0.04,
+        fades=0.5,
+        returns=0.5,
+        blotches=20,
+        size=128,
+        lattice=32,
+        crowd=1.0,
+        churn=0.6,
+        slow=0.15,
+        faint=0.5,
+        sway=0.4,
+        conspicuous=1.5,
+        repeats=True,
     ),
 }
 

@@ -2,8 +2,10 @@
 
 A video is a sequence of textured scenes. It contains brief *flashes* (a glyph on a white disc), one *mover* (a glyph on
 a dark disc that crosses the frame) and irrelevant glyphs and discs. Its difficulty determines how the camera, the
-brightness and the background change. Videos 2 i and 2 i + 1 are conflicting twins: the same frames, up to sensor noise,
-in opposite order, so that no single frame reveals what happened first or in which direction something moved.
+brightness and the background change, and may add a crowd of discs that differ from flashes in their colour only, and
+conspicuous things that no question asks for. Videos 2 i and 2 i + 1 are conflicting twins: the same frames, up to
+sensor noise, in opposite order, so that no single frame reveals what happened first or in which direction something
+moved.
 
 Only numpy is required. All random numbers are integers from the raw PCG64 stream, which numpy guarantees not to change,
 so a key gives the same bytes on every machine and in every version.
@@ -22,17 +24,20 @@ from framefold.data.random_stream import RandomStream
 from framefold.data.splits import SPLITS
 from framefold.errors import DataError
 
+from .conspicuous import EVERY, paint_conspicuous, sample_conspicuous
+from .crowd import Crowd, arrange, flashes_as_crowd, sample_crowd
 from .difficulty import Difficulty, resolve_difficulty
+from .discs import paint_discs
 from .questions import ask_about_events, every_question
-from .render import COLORS, HALO, STYLES, fill_mask, glyph
+from .render import COLORS, HALO, STYLES, fill_mask, glyph, mix
 from .scenes import Backdrop, Scene, build_backdrops, sample_scenes
-from .timeline import GLYPH, LATTICE, Event, QuietPeriod, sample_distractors, sample_events
+from .timeline import GLYPH, Event, QuietPeriod, sample_distractors, sample_events
 
 MIN_FRAMES, MAX_FRAMES = 16, 1024  # three flashes with gaps, the mover and four scenes fit into 16 frames
 
 FRAME_SECONDS = 0.5
 
-_VIDEO, _QUESTIONS, _SENSOR = range(3)  # parts of the random key
+_VIDEO, _QUESTIONS, _SENSOR, _PAINT = range(4)  # parts of the random key
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,8 @@ class Video:
         events: flashes, mover and distractors, in the order in which they are rendered.
         questions: one question of each possible type.
         key: seed, split and number of the video.
-        counted: colour of the flashes that a question counts.
+        counted: colour of the flashes that a question counts, or "".
+        crowd: discs that no question asks for, or None.
     """
 
     frames: np.ndarray
@@ -56,6 +62,7 @@ class Video:
     questions: tuple[Question, ...]
     key: tuple[int, str, int]
     counted: str
+    crowd: Crowd | None = None
 
     def every_question(self) -> tuple[Question, ...]:
         """Return all questions that are possible; `questions` is a random choice of these."""
@@ -63,14 +70,15 @@ class Video:
 
     def annotations(self) -> dict[str, Any]:
         """Return everything except the pixels as JSON values, for the json file of the sample."""
-        return {
+        annotations = {
             "schema": SCHEMA_VERSION,
             "key": list(self.key),
             "times": [float(time) for time in self.times],
             "questions": [asdict(question) for question in self.questions],
-            "events": [asdict(event) for event in self.events],
+            "events": [event.to_dict() for event in self.events],
             "scenes": [asdict(scene) for scene in self.scenes],
         }
+        return annotations | ({"crowd": self.crowd.to_dict()} if self.crowd else {})
 
 
 def generate(
@@ -81,7 +89,7 @@ def generate(
     frames: int = 64,
     difficulty: str | Difficulty = "easy",
     style: str = "normal",
-    size: int = 64,
+    size: int | None = None,
 ) -> Video:
     """Generate video number `index` of a split.
 
@@ -91,37 +99,45 @@ def generate(
         split: train, val or test.
         frames: number of frames, MIN_FRAMES to MAX_FRAMES.
         difficulty: a preset or settings.
-        style: "normal", or "held_out" for other glyphs and textures with the same names.
-        size: height and width in pixels, a multiple of 16.
+        style: "normal", "held_out" for other glyphs and textures with the same names, or "natural" for textures that
+            are cast on photographs, which needs scikit-image.
+        size: height and width in pixels, a multiple of the difficulty's lattice; by default the difficulty's size.
 
     Raises:
         DataError: a setting is out of range.
     """
-    _check(index, seed, split, frames, style, size)
     difficulty = resolve_difficulty(difficulty)
+    size = size or difficulty.size
+    _check(index, seed, split, frames, style, size, difficulty.lattice)
     pair = (seed, SPLITS[split], index // 2)
     stream = RandomStream(*pair, _VIDEO)
     flashes, counted, mover, quiet = sample_events(stream, frames, difficulty)
+    if difficulty.crowd:
+        arranged = arrange(stream, frames, flashes, mover, difficulty)
+        flashes, mover = arranged.flashes, arranged.mover
     scenes = sample_scenes(stream, (*flashes, mover), frames, difficulty)
     brief = sample_distractors(stream, frames, difficulty, quiet)
     backdrops, statics = build_backdrops(stream, scenes, quiet, difficulty, SPLITS[split], frames, size, style)
-    events: list[Event] = [
-        *statics,
-        *brief,
-        mover,
-        *flashes,
-    ]  # in rendering order: events that questions are about are never covered
-    pixels = _render(scenes, backdrops, events, frames, size, style)
+    crowd = sample_crowd(stream, frames, arranged, difficulty) if difficulty.crowd else None
+    if difficulty.conspicuous:
+        spared = {scene.view[0] for scene in scenes} | {box[0] for flash in flashes for box in flash.boxes}
+        brief = [*brief, *sample_conspicuous(stream, frames, difficulty, mover, spared)]
+    # In rendering order: events that questions are about are never covered.
+    events: list[Event] = [*statics, *brief, mover, *flashes]
+    paint = RandomStream(*pair, _PAINT)
+    pixels = _render(scenes, backdrops, events, frames, size, style, difficulty.lattice, crowd, paint)
     _add_pulses(stream, pixels, difficulty, quiet)
     if index % 2:
         pixels, scenes, events = _reversed(pixels, scenes, events)
+        crowd = crowd.reversed(frames) if crowd else None
     _add_noise(RandomStream(seed, SPLITS[split], index, _SENSOR), pixels)
     times = (np.arange(frames) * FRAME_SECONDS).astype(np.float32)
+    counted = "" if difficulty.repeats else counted
     questions = ask_about_events(scenes, events, frames, counted, RandomStream(*pair, _QUESTIONS))
-    return Video(pixels, times, scenes, tuple(events), questions, (seed, split, index), counted)
+    return Video(pixels, times, scenes, tuple(events), questions, (seed, split, index), counted, crowd)
 
 
-def _check(index: int, seed: int, split: str, frames: int, style: str, size: int) -> None:
+def _check(index: int, seed: int, split: str, frames: int, style: str, size: int, lattice: int) -> None:
     if split not in SPLITS:
         raise DataError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     if style not in STYLES:
@@ -132,12 +148,20 @@ def _check(index: int, seed: int, split: str, frames: int, style: str, size: int
         )
     if index < 0 or seed < 0:
         raise DataError(f"index and seed must not be negative, got {index} and {seed}")
-    if size < 32 or size % 16:
-        raise DataError(f"size must be a multiple of 16 and at least 32 pixels, not {size}")
+    if size < 2 * lattice or size % lattice:
+        raise DataError(f"size must be a multiple of {lattice} and at least {2 * lattice} pixels, not {size}")
 
 
 def _render(
-    scenes: Sequence[Scene], backdrops: Sequence[Backdrop], events: Sequence[Event], frames: int, size: int, style: str
+    scenes: Sequence[Scene],
+    backdrops: Sequence[Backdrop],
+    events: Sequence[Event],
+    frames: int,
+    size: int,
+    style: str,
+    lattice: int,
+    crowd: Crowd | None,
+    stream: RandomStream,
 ) -> np.ndarray:
     """Return pixels (T, S, S, 3) uint8 without sensor noise."""
     pixels = np.empty((frames, size, size, 3), np.uint8)
@@ -146,9 +170,19 @@ def _render(
             backdrop.render(frame, pixels[frame])
     for scene, (old, new) in zip(scenes[1:], zip(backdrops, backdrops[1:], strict=False), strict=True):
         _fade(pixels, scene, old, new)
+    tint = np.zeros((frames, 3), np.int64)
+    if crowd:
+        for scene, backdrop in zip(scenes, backdrops, strict=True):
+            tint[scene.first : scene.last + 1] = backdrop.bare.reshape(-1, 3).sum(axis=0) * 3 // backdrop.bare.size
+        paint_discs(pixels, crowd, tint, lattice, style)
     for event in events:
-        if event.kind != "static":  # static glyphs are part of the backdrop
-            _render_event(pixels, event, size, style)
+        if event.kind in EVERY and not event.shape:
+            paint_conspicuous(stream, pixels, event, lattice)
+        elif event.kind not in ("static", *(["flash"] if crowd else [])):  # static glyphs are part of the backdrop
+            _render_event(pixels, event, size, lattice, style, tint)
+    if crowd:
+        flashes = [event for event in events if event.kind == "flash"]
+        paint_discs(pixels, flashes_as_crowd(flashes, crowd.sway, lattice), tint, lattice, style)
     return pixels
 
 
@@ -162,18 +196,19 @@ def _fade(pixels: np.ndarray, scene: Scene, old: Backdrop, new: Backdrop) -> Non
         pixels[frame] = (before * np.uint16(steps - step) + after * np.uint16(step)) // np.uint16(steps)
 
 
-def _render_event(pixels: np.ndarray, event: Event, size: int, style: str) -> None:
-    extent, inner = round(event.extent * size), size * GLYPH // LATTICE
+def _render_event(pixels: np.ndarray, event: Event, size: int, lattice: int, style: str, tint: np.ndarray) -> None:
+    extent, inner = round(event.extent * size), size * GLYPH // lattice
     inset = (extent - inner) // 2
     halo = HALO.get(event.kind)
     for step, corner in enumerate(event.path):
         y, x = (round(fraction * size) for fraction in corner)
         end = event.last + 1 if len(event.path) == 1 else event.first + step + 1
-        visible = pixels[event.first + step : end]
+        visible, background = pixels[event.first + step : end], tint[event.first + step]
         if halo:
-            fill_mask(visible, glyph("circle", extent), y, x, halo)
+            fill_mask(visible, glyph("circle", extent), y, x, mix(halo, background, event.opacity))
         if event.shape:
-            fill_mask(visible, glyph(event.shape, inner, style), y + inset, x + inset, COLORS[event.color])
+            color = mix(COLORS[event.color], background, event.opacity)
+            fill_mask(visible, glyph(event.shape, inner, style), y + inset, x + inset, color)
 
 
 def _add_pulses(stream: RandomStream, pixels: np.ndarray, difficulty: Difficulty, quiet: QuietPeriod) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from framefold.data.question import Box, Question
 
+from .difficulty import Difficulty
 from .render import COLORS, SHAPES, TEXTURES
 from .timeline import DIRECTIONS, Event
 
@@ -40,6 +41,7 @@ TEXT = {
     "direction": "which way did the {a} move ?",
     "background": "what background at the {end} {a} or {b} ?",
     "bg_at": "what background when the {c} flashed {a} or {b} ?",
+    "repeat": "what color was the {end} {a} that flashed ?",
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -55,9 +57,17 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "direction": DIRECTIONS,
     "background": (),
     "bg_at": (),
+    "repeat": tuple(COLORS),
 }
 
 QUESTION_TYPES: tuple[str, ...] = tuple(TEXT)
+
+
+def asked_types(difficulty: Difficulty) -> tuple[str, ...]:
+    """Return the types of the questions about videos of a difficulty, in the order of QUESTION_TYPES."""
+    absent = "count_flash" if difficulty.repeats else "repeat"
+    return tuple(kind for kind in QUESTION_TYPES if kind != absent)
+
 
 HELPER_TYPES = ("shape_of_color", "count_of_color")
 
@@ -99,7 +109,7 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
         scenes: scenes of the video.
         events: events of the video.
         frames: number of frames.
-        counted: colour of the flashes that may be counted.
+        counted: colour of the flashes that may be counted; "" to ask about one of several flashes of a shape instead.
     """
     flashes = [event for event in events if event.kind == "flash"]
     times = Counter(flash.shape for flash in flashes)
@@ -115,6 +125,8 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
         yield _question("order_pair", early.shape, one.boxes + other.boxes, names, a=one.shape, b=other.shape)
     yield from _between(flashes, once)
     yield from _counts(flashes, scenes, counted)
+    if not counted:
+        yield from _repeats(flashes)
     for mover in (event for event in events if event.kind == "mover"):
         yield _question("direction", mover.direction, mover.boxes, a=mover.shape)
     yield from _backgrounds(once, scenes)
@@ -179,10 +191,22 @@ def _between(flashes: Sequence[Event], once: Sequence[Event]) -> Iterator[Questi
 
 def _counts(flashes: Sequence[Event], scenes: Sequence[Scene], counted: str) -> Iterator[Question]:
     """Yield questions that count the flashes of one colour, and the scenes; a repeated scene counts again."""
-    same_color = [flash for flash in flashes if flash.color == counted]
-    boxes = (box for flash in same_color for box in flash.boxes)
-    yield _question("count_flash", NUMBERS[len(same_color) - 1], boxes, color=counted)
+    if counted:
+        same_color = [flash for flash in flashes if flash.color == counted]
+        boxes = (box for flash in same_color for box in flash.boxes)
+        yield _question("count_flash", NUMBERS[len(same_color) - 1], boxes, color=counted)
     yield _question("count_scene", NUMBERS[len(scenes) - 1], (scene.view for scene in scenes))
+
+
+def _repeats(flashes: Sequence[Event]) -> Iterator[Question]:
+    """Yield questions about the first and the last flash of a shape that flashes in different colours."""
+    for shape, number in Counter(flash.shape for flash in flashes).items():
+        same_shape = [flash for flash in flashes if flash.shape == shape]
+        first, last = same_shape[0], same_shape[-1]
+        if number > 1 and first.color != last.color:
+            boxes = tuple(box for flash in same_shape for box in flash.boxes)
+            for end, flash in (("first", first), ("last", last)):
+                yield _question("repeat", flash.color, boxes, end=end, a=shape)
 
 
 def _backgrounds(once: Sequence[Event], scenes: Sequence[Scene]) -> Iterator[Question]:

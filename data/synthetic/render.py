@@ -5,6 +5,7 @@ Glyphs are boolean masks, and textures are patterns of two colours. Nothing in t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -26,9 +27,14 @@ COLORS = {
 }
 
 # Colours of the discs behind glyphs, by kind of event.
-HALO = {"flash": (230, 230, 230), "flare": (230, 230, 230), "mover": (25, 25, 25), "decoy": (228, 130, 30)}
+HALO = {
+    **{"flash": (230, 230, 230), "flare": (230, 230, 230), "mover": (25, 25, 25), "decoy": (228, 130, 30)},
+    "logo": (135, 200, 240),
+}
 
-STYLES = ("normal", "held_out")
+GLYPH_STYLES = ("normal", "held_out")  # forms of glyphs and textures with the same names
+
+STYLES = (*GLYPH_STYLES, "natural")  # natural: normal glyphs on photographs
 
 
 @lru_cache(maxsize=256)
@@ -38,7 +44,7 @@ def glyph(shape: str, size: int, style: str = "normal") -> np.ndarray:
         raise DataError(f"unknown shape {shape!r}; known: {', '.join(SHAPES)}")
     # Doubled coordinates with the origin at the centre of the box are integers for odd and even sizes.
     y, x = np.meshgrid(*[2 * np.arange(size) - (size - 1)] * 2, indexing="ij")
-    return (_normal_glyph if style == "normal" else _held_out_glyph)(shape, size, y, x)
+    return (_held_out_glyph if style == "held_out" else _normal_glyph)(shape, size, y, x)
 
 
 def _normal_glyph(shape: str, size: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -77,7 +83,7 @@ def texture(name: str, size: int, period: int, style: str = "normal") -> np.ndar
     if name not in TEXTURES:
         raise DataError(f"unknown texture {name!r}; known: {', '.join(TEXTURES)}")
     y, x = np.meshgrid(np.arange(size), np.arange(size), indexing="ij")
-    return (_normal_texture if style == "normal" else _held_out_texture)(name, period, y, x)
+    return (_held_out_texture if style == "held_out" else _normal_texture)(name, period, y, x)
 
 
 def _normal_texture(name: str, period: int, y: np.ndarray, x: np.ndarray) -> np.ndarray:
@@ -120,7 +126,12 @@ def render_texture(name: str, size: int, period: int, colors: np.ndarray, style:
     return colors.astype(np.uint8)[texture(name, size, period, style).astype(np.intp)]
 
 
-def fill_mask(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: tuple[int, int, int]) -> None:
+def mix(color: Sequence[int], background: Sequence[int], opacity: int) -> tuple[int, ...]:
+    """Return a colour, moved to that of the background by what its opacity lacks of sixteen sixteenths."""
+    return tuple((a * opacity + int(b) * (16 - opacity)) // 16 for a, b in zip(color, background, strict=True))
+
+
+def fill_mask(frames: np.ndarray, mask: np.ndarray, y: int, x: int, color: Sequence[int]) -> None:
     """Fill a mask with a colour, in place.
 
     Args:

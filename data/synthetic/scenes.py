@@ -11,8 +11,9 @@ from framefold.data.question import Box
 from framefold.data.random_stream import RandomStream
 
 from .difficulty import Difficulty
-from .render import COLORS, SHAPES, TEXTURES, fill_mask, glyph, render_texture
-from .timeline import GLYPH, LATTICE, Event, QuietPeriod, overlapping
+from .pictures import picture_background
+from .render import COLORS, SHAPES, TEXTURES, fill_mask, glyph, render_texture, texture
+from .timeline import GLYPH, Event, QuietPeriod, overlapping
 
 MAX_SCENES = 4
 
@@ -129,7 +130,8 @@ def build_backdrops(
         scenes: scenes of the video.
         quiet: period without camera motion.
         difficulty: settings of the generator.
-        shade: remainder modulo three of all dark background colours, so that no two splits share a colour.
+        shade: number of the split. It is the remainder modulo three of all dark background colours, so that no two
+            splits share a colour.
         frames: number of frames of the video.
         size: height and width of a frame in pixels.
         style: style of textures and glyphs.
@@ -137,21 +139,31 @@ def build_backdrops(
     Returns:
         The backdrops, and the static glyphs on them as events.
     """
-    unit = size / 64
+    unit = size / (4 * difficulty.lattice)  # pixels of the settings are quarters of a step
     margin = round(max(difficulty.pan + difficulty.jitter, MOTION_PERIOD if difficulty.motion else 0) * unit)
     shake = stream.bytes(2 * frames).reshape(frames, 2) % (2 * difficulty.jitter + 1) - np.int64(difficulty.jitter)
     shake[quiet.first : quiet.end] = shake[quiet.first] if quiet.first < frames else 0
     clock = np.array([quiet.moving_time(frame) for frame in range(frames)])
-    appearance: dict[str, tuple[np.ndarray, int]] = {}
+    canvases: dict[str, np.ndarray] = {}
     backdrops, statics = [], []
     for scene in scenes:
-        colors, period = appearance.setdefault(scene.texture, _colors_and_period(stream, shade))
-        canvas = render_texture(scene.texture, size + 2 * margin, size * period // 64, colors, style)
+        colors, period = _colors_and_period(stream, shade)
+        if scene.texture not in canvases:
+            settings = (scene.texture, size + 2 * margin, size * period // (4 * difficulty.lattice))
+            if style == "natural":
+                canvas = picture_background(stream, shade, texture(*settings))
+            else:
+                canvas = render_texture(*settings, colors, style)
+            if difficulty.blotches:
+                # A stream of its own, because the number of its draws depends on the size of the frame.
+                _add_blotches(RandomStream(stream.below(2**32)), canvas, max(1, round(4 * unit)), difficulty.blotches)
+            canvases[scene.texture] = canvas
+        canvas = canvases[scene.texture].copy()
         offsets = margin + _camera(stream, scene, clock, shake, difficulty, unit)
-        moving = _moving_part(stream, unit) if _happens(stream, difficulty.motion) else None
+        moving = _moving_part(stream, unit, difficulty.lattice) if _happens(stream, difficulty.motion) else None
         bare = canvas.copy()
         for _ in range(stream.below(3)):
-            statics.append(_add_static_glyph(stream, canvas, scene, offsets, margin, size, style))
+            statics.append(_add_static_glyph(stream, canvas, scene, offsets, margin, size, difficulty.lattice, style))
         travel = clock * 3 % max(1, round(MOTION_PERIOD * unit))
         backdrops.append(Backdrop(canvas, bare, offsets, moving, travel))
     return backdrops, statics
@@ -162,6 +174,21 @@ def _colors_and_period(stream: RandomStream, shade: int) -> tuple[np.ndarray, in
     dark = np.array([3 * stream.between(24, 49) + shade for _ in range(3)])
     light = dark + np.array([stream.between(40, 64) for _ in range(3)])
     return np.stack((light, dark) if stream.below(2) else (dark, light)), stream.pick((8, 10, 12))
+
+
+def _add_blotches(stream: RandomStream, canvas: np.ndarray, step: int, most: int) -> None:
+    """Lighten and darken a canvas by coloured noise of two scales, in place; neighbouring points are interpolated."""
+    side, total = len(canvas), np.zeros(canvas.shape, np.int32)
+    for scale in (2 * step, 6 * step):
+        count = side // scale + 2
+        points = stream.bytes(3 * count * count).reshape(count, count, 3).astype(np.int32) - 128
+        for axis in (0, 1):
+            cell, rest = np.divmod(np.arange(side, dtype=np.int32), np.int32(scale))
+            weight = rest.reshape([-1 if i == axis else 1 for i in range(3)])
+            points = points.take(cell, axis) * (scale - weight) + points.take(cell + 1, axis) * weight
+            points //= scale
+        total += points
+    canvas[:] = np.clip(canvas + total * most // (2 * 64), 12, 243)
 
 
 def _camera(
@@ -177,22 +204,29 @@ def _camera(
     return np.trunc(offsets * unit).astype(np.int64)
 
 
-def _moving_part(stream: RandomStream, unit: float) -> tuple[int, int, int, int]:
+def _moving_part(stream: RandomStream, unit: float, lattice: int) -> tuple[int, int, int, int]:
     height, width = stream.between(4, 8), stream.between(6, 10)
-    y, x = stream.below(LATTICE - height + 1), stream.below(LATTICE - width + 1)
+    y, x = stream.below(lattice - height + 1), stream.below(lattice - width + 1)
     step = 4 * unit
     return tuple(round(step * edge) for edge in (y, x, y + height, x + width))  # type: ignore[return-value]
 
 
 def _add_static_glyph(
-    stream: RandomStream, canvas: np.ndarray, scene: Scene, offsets: np.ndarray, margin: int, size: int, style: str
+    stream: RandomStream,
+    canvas: np.ndarray,
+    scene: Scene,
+    offsets: np.ndarray,
+    margin: int,
+    size: int,
+    lattice: int,
+    style: str,
 ) -> Event:
     """Add a glyph to a canvas; it moves with the background and may leave the frame."""
-    shape, color, inner = stream.pick(SHAPES), stream.pick(tuple(COLORS)), size * GLYPH // LATTICE
-    room = LATTICE - GLYPH + 1
-    y, x = (margin + stream.below(room) * size // LATTICE for _ in range(2))
+    shape, color, inner = stream.pick(SHAPES), stream.pick(tuple(COLORS)), size * GLYPH // lattice
+    room = lattice - GLYPH + 1
+    y, x = (margin + stream.below(room) * size // lattice for _ in range(2))
     fill_mask(canvas, glyph(shape, inner, style), y, x, COLORS[color])
     visible = offsets[scene.first : scene.last + 1]
     path = [((y - int(oy)) / size, (x - int(ox)) / size) for oy, ox in visible]
     path = path[:1] if len(set(path)) == 1 else path
-    return Event("static", shape, color, "", scene.first, scene.last, tuple(path), GLYPH / LATTICE)
+    return Event("static", shape, color, "", scene.first, scene.last, tuple(path), GLYPH / lattice)

@@ -6,7 +6,8 @@ All constraints are satisfied by construction, without rejection sampling.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from framefold.data.question import Box
 from framefold.data.random_stream import RandomStream
@@ -18,9 +19,14 @@ DIRECTIONS = ("left", "right", "up", "down")
 
 REVERSED = dict(zip(DIRECTIONS, ("right", "left", "down", "up"), strict=True)) | {"": ""}
 
-# In sixteenths of the frame. Flashes and the mover are aligned to a lattice of this step, so that a vision encoder with
-# patches of two steps sees four phases of a shape instead of 64 and learns shapes in minutes.
+# In steps of the lattice, of which a frame has 16 (`Difficulty.lattice`) per side. Flashes and the mover are aligned to
+# the lattice, so that a vision encoder with patches of two steps sees four phases of a shape instead of 64 and learns
+# shapes in minutes.
 LATTICE, DISC, GLYPH = 16, 5, 3
+
+SHORT, SLOW = (1, 2), (4, 8)  # shortest and longest duration of flashes, in frames
+
+FULL = 16  # opacity of a disc without loss of contrast
 
 UNIQUE_SHAPES = 3  # shapes that flash exactly once, so that a question can identify the flash by its shape
 
@@ -42,6 +48,8 @@ class Event:
         last: last frame, inclusive.
         path: upper left corners (y, x) as fractions of the frame, one per frame, or a single one if it does not move.
         extent: height and width as a fraction of the frame.
+        width: width as a fraction of the frame, if it differs from the height.
+        opacity: contrast of a disc with the background, in sixteenths.
     """
 
     kind: str
@@ -52,11 +60,13 @@ class Event:
     last: int
     path: tuple[tuple[float, float], ...]
     extent: float
+    width: float | None = None
+    opacity: int = FULL
 
     def box(self, frame: int) -> Box:
         """Return the box of the event in a frame."""
         y, x = self.path[min(frame - self.first, len(self.path) - 1)]
-        return (frame, y, x, y + self.extent, x + self.extent)
+        return (frame, y, x, y + self.extent, x + (self.width or self.extent))
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -66,7 +76,15 @@ class Event:
     def reversed(self, frames: int) -> Event:
         """Return the event in the reversed video of `frames` frames."""
         first, last, direction = frames - 1 - self.last, frames - 1 - self.first, REVERSED[self.direction]
-        return Event(self.kind, self.shape, self.color, direction, first, last, self.path[::-1], self.extent)
+        return replace(self, first=first, last=last, direction=direction, path=self.path[::-1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes as JSON values; width and opacity only if they differ from their defaults."""
+        values = asdict(self)
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
+
+
+_LATER = {"width": None, "opacity": FULL}
 
 
 @dataclass(frozen=True)
@@ -91,12 +109,12 @@ def sample_events(
     """
     quiet = int(frames * difficulty.quiet)
     active = frames - quiet
-    mover = _mover(stream, active)
+    mover = sample_mover(stream, active, difficulty)
     most = min(difficulty.flashes[1], (active + 1) // 3)
     count = stream.between(min(difficulty.flashes[0], most), most)
     counted, *others = [tuple(COLORS)[i] for i in stream.permutation(len(COLORS))]
     colors = _colors(stream, count, counted, others)
-    flashes = _flashes(stream, colors, mover, active)
+    flashes = _flashes(stream, colors, mover, active, difficulty)
     inside = {frame for event in (*flashes, mover) for frame in range(event.first + 1, event.last + 1)}
     free = [frame for frame in range(active + 1) if frame not in inside]
     start = stream.pick(free)
@@ -109,10 +127,11 @@ def _delay(event: Event, start: int, frames: int) -> Event:
     return event if event.first < start else replace(event, first=event.first + frames, last=event.last + frames)
 
 
-def _mover(stream: RandomStream, frames: int) -> Event:
+def sample_mover(stream: RandomStream, frames: int, difficulty: Difficulty) -> Event:
     """Sample the mover, which crosses the frame from near one edge to near the opposite edge in a straight line."""
-    room = LATTICE - DISC
-    length = stream.between(6, 8)
+    lattice = difficulty.lattice
+    room = lattice - DISC
+    length = stream.between(max(6, frames // 6), max(8, frames // 3)) if difficulty.slow else stream.between(6, 8)
     first = stream.below(frames - length + 1)
     direction = stream.pick(DIRECTIONS)
     lane = stream.between(1, room - 1)
@@ -121,22 +140,37 @@ def _mover(stream: RandomStream, frames: int) -> Event:
     if direction in ("left", "up"):
         track = [room - at for at in track]
     path = [(lane, at) if direction in ("left", "right") else (at, lane) for at in track]
-    fractions = tuple((y / LATTICE, x / LATTICE) for y, x in path)
+    fractions = tuple((y / lattice, x / lattice) for y, x in path)
     shape, color = stream.pick(SHAPES), stream.pick(tuple(COLORS))
-    return Event("mover", shape, color, direction, first, first + length - 1, fractions, DISC / LATTICE)
+    return Event("mover", shape, color, direction, first, first + length - 1, fractions, DISC / lattice)
 
 
-def _flashes(stream: RandomStream, colors: Sequence[str], mover: Event, frames: int) -> list[Event]:
+def _flashes(
+    stream: RandomStream, colors: Sequence[str], mover: Event, frames: int, difficulty: Difficulty
+) -> list[Event]:
     """Sample the flashes; they do not overlap in time, and none of them covers the mover."""
     looks = zip(_shapes(stream, len(colors)), colors, strict=True)
-    lengths = [stream.between(1, 2) for _ in colors]
+    lengths = [stream.between(*SHORT) for _ in colors]
+    if difficulty.slow:
+        lengths = _lengthened(stream, lengths, frames, difficulty.slow)
     events = []
     for (shape, color), length, first in zip(
         looks, lengths, stream.interval_starts(lengths, frames, gap=1), strict=True
     ):
-        path = (_flash_corner(stream, mover, first, first + length - 1),)
-        events.append(Event("flash", shape, color, "", first, first + length - 1, path, DISC / LATTICE))
+        path = (_flash_corner(stream, mover, first, first + length - 1, difficulty.lattice),)
+        extent = DISC / difficulty.lattice
+        events.append(Event("flash", shape, color, "", first, first + length - 1, path, extent))
     return events
+
+
+def _lengthened(stream: RandomStream, lengths: Sequence[int], frames: int, slow: float) -> list[int]:
+    """Make a fraction of flashes slow, as long as they all fit into the frames."""
+    longer = list(lengths)
+    for i in range(len(lengths)):
+        length = stream.between(*SLOW) if stream.below(1000) < round(1000 * slow) else lengths[i]
+        if sum(longer) - longer[i] + length + len(longer) - 1 <= frames:
+            longer[i] = length
+    return longer
 
 
 def _shapes(stream: RandomStream, count: int) -> list[str]:
@@ -171,13 +205,13 @@ def _colors(stream: RandomStream, count: int, counted: str, others: Sequence[str
     return [counted if slot < number else stream.pick(others) for slot in stream.permutation(count)]
 
 
-def _flash_corner(stream: RandomStream, mover: Event, first: int, last: int) -> tuple[float, float]:
+def _flash_corner(stream: RandomStream, mover: Event, first: int, last: int, lattice: int) -> tuple[float, float]:
     """Return the first corner of a shuffled, jittered grid at which a disc does not touch the mover."""
-    step = (LATTICE - DISC) // 3
+    step = (lattice - DISC) // 3
     jitter = stream.below(step), stream.below(step)
     busy = [mover.box(frame) for frame in range(max(first, mover.first), min(last, mover.last) + 1)]
     for cell in stream.permutation(16):
-        y, x = ((start + at * step) / LATTICE for start, at in zip(jitter, divmod(cell, 4), strict=True))
+        y, x = ((start + at * step) / lattice for start, at in zip(jitter, divmod(cell, 4), strict=True))
         if all(abs(y - box[1]) >= mover.extent or abs(x - box[2]) >= mover.extent for box in busy):
             break
     return y, x
@@ -185,22 +219,31 @@ def _flash_corner(stream: RandomStream, mover: Event, first: int, last: int) -> 
 
 def sample_distractors(stream: RandomStream, frames: int, difficulty: Difficulty, quiet: QuietPeriod) -> list[Event]:
     """Sample the distractors that last one frame: glyphs, then discs without a glyph, then glyphs on other discs."""
-    distractors = []
+    distractors, lattice = [], difficulty.lattice
     kinds = (
         ("blink", difficulty.clutter, GLYPH),
         ("flare", difficulty.flares, DISC),
         ("decoy", difficulty.decoys, DISC),
     )
     for kind, rate, extent in kinds:
-        room, per_mille = LATTICE - extent + 1, round(rate * 1000)
+        room, per_mille = lattice - extent + 1, round(rate * 1000)
         for frame in range(frames):
             number = (per_mille + stream.below(1000)) // 1000
             for _ in range(0 if quiet.first <= frame < quiet.end else number):
                 shape = "" if kind == "flare" else stream.pick(SHAPES)
                 color = "" if kind == "flare" else stream.pick(tuple(COLORS))
-                corner = (stream.below(room) / LATTICE, stream.below(room) / LATTICE)
-                distractors.append(Event(kind, shape, color, "", frame, frame, (corner,), extent / LATTICE))
+                corner = (stream.below(room) / lattice, stream.below(room) / lattice)
+                distractors.append(Event(kind, shape, color, "", frame, frame, (corner,), extent / lattice))
     return distractors
+
+
+def touch(one: Event, other: Event) -> bool:
+    """Return whether two events overlap in any frame."""
+    frames = range(max(one.first, other.first), min(one.last, other.last) + 1)
+    return any(
+        a[1] < b[3] and b[1] < a[3] and a[2] < b[4] and b[2] < a[4]
+        for a, b in ((one.box(frame), other.box(frame)) for frame in frames)
+    )
 
 
 def overlapping(events: Sequence[Event], first: int, last: int) -> list[Event]:

@@ -37,8 +37,8 @@ def synth(
         frames: shortest and longest video; one number for a single length.
         seed: seed of the generator.
         split: train, val or test; splits never share a video.
-        difficulty: easy, hard, or settings of framefold.data.synthetic.difficulty.Difficulty.
-        style: normal, or held_out for other glyphs and textures.
+        difficulty: easy, hard, crowded, or settings of framefold.data.synthetic.difficulty.Difficulty.
+        style: normal, held_out for other glyphs and textures, or natural for photographs as backgrounds.
         shard_size: videos per shard.
         crf: H.264 quality, 1 (best) to 51; 0 is lossless.
         workers: processes that write shards at the same time.

@@ -81,7 +81,7 @@ def ablate(
         frames: length of each synthetic video; of videos in shards, the host gets at most this number of frames.
         data_seed: seed of synthetic videos.
         split: split of synthetic videos: train, val or test.
-        difficulty: easy, hard, or the fields of data.synthetic.difficulty.Difficulty.
+        difficulty: easy, hard, crowded, or the fields of data.synthetic.difficulty.Difficulty.
         style: style of synthetic videos: normal or held_out.
         exclude: question types that do not count for the headline accuracy.
         batch_size: videos per forward pass of the language model.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from framefold.data.shards.index import VIDEOS, Index
 from framefold.data.shards.sample import Sample, parse_questions, read_metadata, unpack_sample, unpack_video
 from framefold.data.shards.sources import error_reason, read_samples
 from framefold.data.synthetic.difficulty import resolve_difficulty
-from framefold.data.synthetic.questions import QUESTION_TYPES
+from framefold.data.synthetic.questions import asked_types
 from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.timeline import EVIDENCE_KINDS
 from framefold.errors import DataError
@@ -74,11 +74,15 @@ class SyntheticVideos:
 
     recipe: Recipe
     count: int
-    types: set[str] = field(default_factory=lambda: set(QUESTION_TYPES))
     evidence: bool = True
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def types(self) -> set[str]:
+        """See :class:`HeldOutSource`."""
+        return set(asked_types(resolve_difficulty(self.recipe.difficulty)))
 
     def describe(self) -> dict[str, Any]:
         """See :class:`HeldOutSource`."""

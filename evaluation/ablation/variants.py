@@ -125,7 +125,7 @@ def bench_variants(
         frames: length of each video.
         data_seed: seed of the videos.
         split: split of the videos: train, val or test.
-        difficulty: easy, hard, or the fields of data.synthetic.difficulty.Difficulty.
+        difficulty: easy, hard, crowded, or the fields of data.synthetic.difficulty.Difficulty.
         cache: folder of encoded videos, such as that of an ablation; by default they are not kept.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
         out: output folder for variants.json.

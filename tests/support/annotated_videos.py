@@ -38,18 +38,28 @@ def once_per_pair(sample: Callable[..., Any]) -> Callable[..., Any]:
     return sampled
 
 
+SAMPLERS = ("sample_events", "arrange", "sample_scenes", "sample_distractors", "build_backdrops", "sample_crowd")
+SAMPLERS += ("sample_conspicuous",)
+
+
 @contextmanager
 def without_pixels() -> Iterator[None]:
     """Let ``generate`` return black frames of one pixel; the annotations stay the same, which is checked."""
-    expected = [module.generate(index, difficulty="hard", size=32).annotations() for index in (4, 5, 7)]
+
+    def annotations() -> list[dict[str, Any]]:
+        hard = [module.generate(index, difficulty="hard", size=32) for index in (4, 5, 7)]
+        crowded = [module.generate(index, difficulty="crowded", size=64) for index in (4, 5)]
+        return [video.annotations() for video in hard + crowded]
+
+    expected = annotations()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "RandomStream", KeyedStream)
-        for name in ("sample_events", "sample_scenes", "sample_distractors", "build_backdrops"):
+        for name in SAMPLERS:
             patch.setattr(module, name, once_per_pair(getattr(module, name)))
         patch.setattr(scenes, "render_texture", lambda *_: np.zeros((1, 1, 3), np.uint8))
         patch.setattr(scenes, "fill_mask", lambda *_: None)
         patch.setattr(module, "_render", lambda *args: np.zeros((args[3], 1, 1, 3), np.uint8))
         patch.setattr(module, "_add_pulses", lambda *_: None)
         patch.setattr(module, "_add_noise", lambda *_: None)
-        assert [module.generate(index, difficulty="hard", size=32).annotations() for index in (4, 5, 7)] == expected
+        assert annotations() == expected
         yield

@@ -21,7 +21,7 @@ from framefold.data.synthetic import generate as module
 from framefold.data.synthetic.difficulty import PRESETS, Difficulty
 from framefold.data.synthetic.generate import MIN_FRAMES, Video, generate
 from framefold.data.synthetic.recipe import Recipe
-from framefold.data.synthetic.render import COLORS, SHAPES, STYLES, TEXTURES, glyph, texture
+from framefold.data.synthetic.render import COLORS, GLYPH_STYLES, SHAPES, TEXTURES, glyph, texture
 from framefold.errors import DataError
 from tests.support.paths import ROOT
 
@@ -33,6 +33,11 @@ GOLDEN = [
     (
         {"index": 4, "split": "val", "style": "held_out", "frames": 256, "difficulty": "hard", "size": 48},
         "0cd519ad79fb70c7",
+    ),
+    ({"index": 0, "difficulty": "crowded"}, "24723c345935dfa1"),
+    (
+        {"index": 5, "split": "val", "style": "held_out", "frames": 20, "difficulty": "crowded", "size": 64},
+        "a57cb5946492ad46",
     ),
 ]
 
@@ -79,7 +84,7 @@ def test_every_setting_changes_the_video():
 def test_presets_equal_their_settings():
     for name, settings in PRESETS.items():
         assert digest(generate(3, frames=16, difficulty=name)) == digest(generate(3, frames=16, difficulty=settings))
-    assert PRESETS["easy"] == Difficulty() and set(PRESETS) == {"easy", "hard"}
+    assert PRESETS["easy"] == Difficulty() and set(PRESETS) == {"easy", "hard", "crowded"}
 
 
 def test_shapes_and_types():
@@ -157,13 +162,13 @@ def test_no_two_splits_share_a_background_colour_or_a_timetable(monkeypatch):
 
 def test_held_out_style_has_other_pixels_and_the_same_annotations():
     for index in range(6):
-        one, other = (generate(index, difficulty="hard", style=style, frames=32) for style in STYLES)
+        one, other = (generate(index, difficulty="hard", style=style, frames=32) for style in GLYPH_STYLES)
         assert one.annotations() == other.annotations()
         assert (np.abs(one.frames.astype(int) - other.frames).max(axis=(1, 2, 3)) > NOISE).all()
 
 
 def test_each_style_renders_only_its_own_glyphs():
-    for style, index in product(STYLES, range(12)):
+    for style, index in product(GLYPH_STYLES, range(12)):
         video = generate(index, difficulty=Difficulty(clutter=0.0), style=style)
         for event in (event for event in video.events if event.kind in ("flash", "mover")):
             frame, y, x, *_ = event.boxes[-1]
@@ -175,7 +180,7 @@ def test_each_style_renders_only_its_own_glyphs():
 def test_all_glyphs_and_textures_of_both_styles_are_distinct():
     kinds = [(glyph, SHAPES), (lambda name, period, style: texture(name, 64, period, style), TEXTURES)]
     for (mask_of, names), size in product(kinds, [9, 12]):
-        masks = [mask_of(name, size, style) for name in names for style in STYLES]
+        masks = [mask_of(name, size, style) for name in names for style in GLYPH_STYLES]
         assert len({mask.tobytes() for mask in masks}) == 2 * len(names), (names, size)
         assert {mask.dtype for mask in masks} == {np.dtype(bool)}
 
@@ -193,7 +198,7 @@ def test_impossible_settings_are_refused_with_the_limit():
         ({"seed": -1}, "seed.*negative"),
         ({"size": 50}, "size.*multiple of 16"),
         ({"size": 16}, "size.*at least 32"),
-        ({"difficulty": "brutal"}, "difficulty must be easy or hard.*'brutal'"),
+        ({"difficulty": "brutal"}, "difficulty must be easy or hard or crowded.*'brutal'"),
     ):
         with pytest.raises(DataError, match=reason):
             generate(**{"index": 0, **settings})
@@ -215,9 +220,11 @@ def test_impossible_recipe_is_refused_at_construction():
 
 
 LARGEST = {"clutter": 4, "flares": 2, "decoys": 2, "jitter": 2, "pan": 16, "motion": 1, "pulses": 0.2, "fades": 1}
-LARGEST |= {"returns": 1, "quiet": 0.5}
+LARGEST |= {"returns": 1, "quiet": 0.5, "blotches": 40}
+LARGEST |= {"crowd": 1, "churn": 1, "slow": 1, "faint": 0.6, "sway": 1, "conspicuous": 4}
 OUT_OF_RANGE = [(name, value) for name, most in LARGEST.items() for value in (-0.1, most + 0.1, float("nan"))]
 OUT_OF_RANGE += [("flashes", value) for value in ((2, 6), (6, 3), (3, 17))]
+OUT_OF_RANGE += [("lattice", 24), ("size", 50), ("size", 16), ("size", 1024)]
 
 
 def test_difficulty_out_of_range_is_refused_with_the_name_of_the_field():
@@ -225,7 +232,7 @@ def test_difficulty_out_of_range_is_refused_with_the_name_of_the_field():
         with pytest.raises(DataError, match=f"^{field} must be"):
             Difficulty(**{field: value})
             pytest.fail(f"{field} = {value} is accepted")
-    assert {name for name, _ in OUT_OF_RANGE} == set(asdict(Difficulty()))
+    assert {name for name, _ in OUT_OF_RANGE} | {"repeats"} == set(asdict(Difficulty()))
 
 
 def test_extreme_settings_give_a_complete_video():

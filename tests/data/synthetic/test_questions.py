@@ -9,8 +9,9 @@ from itertools import pairwise
 import pytest
 
 from framefold.data.question import Question
+from framefold.data.synthetic.difficulty import PRESETS
 from framefold.data.synthetic.generate import Video, generate
-from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES, TEXT, VOCABULARY
+from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES, TEXT, VOCABULARY, asked_types
 from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.data.synthetic.scenes import Scene
 from framefold.data.synthetic.timeline import Event
@@ -18,17 +19,20 @@ from tests.support.annotated_videos import without_pixels
 
 OPPOSITE = {"left": "right", "right": "left", "up": "down", "down": "up", "first": "second", "second": "first"}
 SAME = ("needle", "between", "exists", "count_flash", "count_scene", "bg_at")
+DIFFICULTIES = ("easy", "hard", "crowded")
 NUMBERS = ("one", "two", "three", "four")
 Asked = tuple[Video, Question]
 
 
 @pytest.fixture(scope="module")
 def videos() -> list[Video]:
-    """Annotations of 240 pairs of twins, short and long, easy and hard."""
-    settings = [(frames, difficulty) for frames in (16, 24, 64, 65) for difficulty in ("easy", "hard")]
+    """Annotations of 240 pairs of twins, short and long, of all difficulties."""
+    settings = [(frames, difficulty) for frames in (16, 24, 64, 65) for difficulty in DIFFICULTIES]
     with without_pixels():
         return [
-            generate(i, frames=settings[i // 2 % 8][0], difficulty=settings[i // 2 % 8][1], size=32) for i in range(480)
+            generate(i, frames=frames, difficulty=difficulty, size=64)
+            for i in range(480)
+            for frames, difficulty in [settings[i // 2 % len(settings)]]
         ]
 
 
@@ -105,6 +109,10 @@ def answer_of(video: Video, question: Question) -> str:
             flash = the_flash(video, words["c"])
             assert {words["a"], words["b"]} <= {scene.texture for scene in video.scenes}
             return bare_scene(video, flash.first, flash.last).texture
+        case "repeat":
+            same = [flash for flash in flashes if flash.shape == words["a"]]
+            assert len(same) > 1 and same[0].color != same[-1].color
+            return same[0 if words["end"] == "first" else -1].color
     raise AssertionError(question.type)
 
 
@@ -128,7 +136,7 @@ def test_vocabulary_is_exact_and_the_number_of_choices_matches_the_chance_level(
 def test_choices_are_those_that_the_text_permits(asked):
     fixed = {"needle": COLORS, "order_first": SHAPES, "order_last": SHAPES, "exists": ("yes", "no")}
     fixed |= {"half": ("first", "second"), "count_flash": NUMBERS, "count_scene": NUMBERS}
-    fixed |= {"direction": ("left", "right", "up", "down")}
+    fixed |= {"direction": ("left", "right", "up", "down"), "repeat": COLORS}
     for _, question in asked:
         words = words_of(question)
         if question.type in fixed:
@@ -141,7 +149,7 @@ def test_choices_are_those_that_the_text_permits(asked):
 
 
 def test_headline_is_every_type_except_background():
-    assert set(QUESTION_TYPES) - set(HEADLINE) == {"background"} and len(QUESTION_TYPES) == 12
+    assert set(QUESTION_TYPES) - set(HEADLINE) == {"background"} and len(QUESTION_TYPES) == 13
     assert set(CHANCE) == set(QUESTION_TYPES)
 
 
@@ -151,8 +159,12 @@ def test_one_possible_question_of_each_type_is_chosen(videos):
         assert kinds == sorted(set(kinds), key=QUESTION_TYPES.index)
         possible = video.every_question()
         assert set(video.questions) <= set(possible) and {question.type for question in possible} == set(kinds)
-    certain = set(QUESTION_TYPES) - {"half", "background", "bg_at"}  # short videos, and those of one scene
-    assert all(certain <= {question.type for question in video.questions} for video in videos)
+    rare = {"half", "background", "bg_at", "repeat"}  # not in short videos, those of one scene, or of equal colours
+    for video in videos:
+        asked = set(asked_types(PRESETS["easy" if video.counted else "crowded"]))
+        assert asked - rare <= {question.type for question in video.questions} <= asked
+    long = [video for video in videos if video.crowd and len(video.frames) > 60]
+    assert sum(any(question.type == "repeat" for question in video.questions) for video in long) > 0.9 * len(long) > 50
 
 
 def test_long_hard_video_has_all_types_that_need_one_scene():
@@ -160,7 +172,7 @@ def test_long_hard_video_has_all_types_that_need_one_scene():
     with without_pixels():
         for index in range(0, 200, 2):
             video = generate(index, difficulty="hard", size=32)
-            missing.update(set(QUESTION_TYPES) - {question.type for question in video.questions})
+            missing.update(set(asked_types(PRESETS["hard"])) - {question.type for question in video.questions})
     assert set(missing) <= {"background", "bg_at", "half"} and missing["half"] < 55  # needs a flash in each half
     assert missing["background"] < 60 and missing["bg_at"] < 70
 
@@ -187,6 +199,9 @@ def test_answers_of_twins_differ_only_if_they_depend_on_time(videos):
                 assert pair == tuple(flashes[at].shape for at in ((0, -1) if kind == "order_first" else (-1, 0)))
             elif kind in ("half", "direction"):
                 assert OPPOSITE[pair[0]] == pair[1]
+            elif kind == "repeat":  # the other end of the same flashes
+                same = [flash.color for flash in flashes if flash.shape in question.text.split()]
+                assert pair == ((same[0], same[-1]) if "first" in question.text.split() else (same[-1], same[0]))
             else:  # a or b: the other one
                 assert kind in ("order_pair", "background") and set(pair) == set(question.choices)
             seen[kind, pair[0] == pair[1]] += 1
@@ -214,6 +229,7 @@ def test_evidence_is_where_and_when_the_answer_is_visible(asked):
             "half": named,
             "count_flash": [flash for flash in flashes if flash.color == words.get("color")],
             "direction": [mover],
+            "repeat": named,
         }
         if question.type in shown:
             assert set(evidence) == {box for event in shown[question.type] for box in event.boxes}
