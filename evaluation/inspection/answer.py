@@ -166,6 +166,7 @@ def answer_command(
     allow_other_host: bool = False,
     revision: str | None = None,
     out: str | None = None,
+    params: dict[str, Any] | None = None,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer, its times and its memory.
 
@@ -189,6 +190,7 @@ def answer_command(
         allow_other_host: accept an adapter that was trained in another host.
         revision: branch, tag or commit of a host on the Hub.
         out: picture to write (.png, .jpg, .webp, .svg, .pdf): the tokens that the host read, its answer and the costs.
+        params: parameters of a registered compressor that differ from their defaults.
 
     Raises:
         UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
@@ -202,7 +204,7 @@ def answer_command(
     """
     _check_counts(frames, max_new_tokens, repeats)
     picture = None if out is None else check_picture(out)
-    module, where = load_or_build(resolve_adapter(compressor), budget), resolve_device(device)
+    module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
     found = find_host(host, revision)
     warn_untrained(module)
     find_torchvision()

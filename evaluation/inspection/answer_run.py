@@ -16,7 +16,7 @@ import torch
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import display_name
-from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.adapters.hosts.lora.config import LoraAdapter
 from framefold.adapters.hosts.lora.inject import with_lora
@@ -26,6 +26,8 @@ from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import add_video_inputs
 
 from .answer_table import ALL_TOKENS, Answer, AnswerRow
+from .kept_tokens import without_features
+from .recorded_places import RecordedPlaces
 from .timed_answer import TimedAnswer, timed_generate
 
 
@@ -63,7 +65,7 @@ def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int)
     timed: list[list[TimedAnswer]] = [[] for _ in variants]
     rows = []
     with progress_bar(what="answers", total=len(variants) * (repeats + 1) + 1, unit="answer", leave=False) as bar:
-        before, tokens = _warm_up(task, compressor, variants)
+        seen = _warm_up(task, compressor, variants)
         bar.update()
         for _ in range(repeats):
             for variant, runs in zip(variants, timed, strict=True):
@@ -72,23 +74,45 @@ def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int)
         gc.collect()  # memory that is freed during the measurement would hide growth
         for variant, runs in zip(variants, timed, strict=True):
             memory = peak_memory(partial(_generate, task, variant, task.max_new_tokens), task.model.device)
-            rows.append(_row(task, variant, runs, before if variant is None else len(tokens), memory))
+            rows.append(_row(task, variant, runs, seen, memory))
             bar.update()
-    return Answer(rows[0].text, rows[0], rows[1] if compare else None, before, tokens=tokens)
+    full = rows[1] if compare else None
+    return Answer(rows[0].text, rows[0], full, seen.before, tokens=seen.entered, left=seen.left)
 
 
-def _warm_up(task: Task, compressor: Compressor, variants: list[Compressor | None]) -> tuple[int, VideoTokens]:
-    """Generate two tokens with each variant; return the number of visual tokens, and those that the compressor keeps.
+@dataclass(frozen=True, eq=False)
+class SeenTokens:
+    """What the language model saw of the video with the compressor.
 
-    The kept tokens have no features, which are large.
+    Attributes:
+        before: number of visual tokens before compression.
+        entered: the tokens that entered, without their features, which are large.
+        left: those of the last layer; None if these are the same.
+        mean: mean number over the layers; None if all layers have the same.
     """
-    seen: list[tuple[int, VideoTokens]] = []
-    hook = compressor.register_forward_hook(lambda _, args, out: seen.append((len(args[0]), out.tokens)))
-    for variant in variants:
-        _generate(task, variant, min(2, task.max_new_tokens))
+
+    before: int
+    entered: VideoTokens
+    left: VideoTokens | None = None
+    mean: float | None = None
+
+
+def _warm_up(task: Task, compressor: Compressor, variants: list[Compressor | None]) -> SeenTokens:
+    """Generate two tokens with each variant and return what the language model saw with the compressor."""
+    seen: list[SeenTokens] = []
+
+    def record(_: Any, args: tuple[VideoTokens, ...], out: Compressed) -> None:
+        seen.append(SeenTokens(len(args[0]), without_features(out.tokens)))
+
+    hook = compressor.register_forward_hook(record)
+    with RecordedPlaces(task.model) as recorded:
+        for variant in variants:
+            _generate(task, variant, min(2, task.max_new_tokens))
     hook.remove()
-    before, tokens = seen[0]
-    return before, replace(tokens, features=tokens.features[:, :0]).to("cpu")
+    if not recorded.places:
+        return seen[0]
+    (place,) = recorded.places
+    return replace(seen[0], left=without_features(place.last), mean=place.mean_tokens)
 
 
 def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswer:
@@ -100,7 +124,7 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswe
         return timed_generate(task.model, add_video_inputs(task.inputs, task.times), new)
 
 
-def _row(task: Task, variant: Compressor | None, runs: list[TimedAnswer], visual: int, memory: int) -> AnswerRow:
+def _row(task: Task, variant: Compressor | None, runs: list[TimedAnswer], seen: SeenTokens, memory: int) -> AnswerRow:
     name = ALL_TOKENS
     if variant is not None:
         name = display_name(variant) + (f", budget {variant.budget}" if variant.exact_budget else "")
@@ -108,4 +132,5 @@ def _row(task: Task, variant: Compressor | None, runs: list[TimedAnswer], visual
     text = task.processor.tokenizer.decode(runs[0].ids, skip_special_tokens=True).strip()
     prefill, decode = (run.prefill for run in runs), [run.decode for run in runs if run.decode is not None]
     decode_median = statistics.median(decode) if decode else None
-    return AnswerRow(name, text, visual, runs[0].prompt, statistics.median(prefill), decode_median, memory)
+    visual, mean = (seen.before, None) if variant is None else (len(seen.entered), seen.mean)
+    return AnswerRow(name, text, visual, runs[0].prompt, statistics.median(prefill), decode_median, memory, mean)

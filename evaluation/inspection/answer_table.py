@@ -29,11 +29,12 @@ class AnswerRow:
     Attributes:
         name: compressor and budget, or "all tokens".
         text: the answer.
-        visual: visual tokens that the language model read.
+        visual: visual tokens that the language model read, or of which it drops some between its layers.
         prompt: all tokens of the prompt that it read.
         prefill: seconds to the first generated token: vision encoder, compressor and prompt.
         decode: seconds of each further token; None if there is none.
         memory: peak bytes on top of the loaded model, see :func:`~framefold.evaluation.metrics.memory.peak_memory`.
+        mean: mean number of visual tokens over the layers of the language model; None if all layers have ``visual``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class AnswerRow:
     prefill: float
     decode: float | None
     memory: int
+    mean: float | None = None
 
     @property
     def costs(self) -> str:
@@ -61,7 +63,8 @@ class Answer:
         full: the answer with all tokens; None without ``compare``.
         visual: visual tokens of the video before compression.
         setting: a line about the video, and about how times and memory were measured.
-        tokens: the tokens that the compressor kept, without their features.
+        tokens: the tokens that the compressor let enter the language model, without their features.
+        left: those of its last layer; None if these are the same.
         sheet: the question, and small frames of the video.
     """
 
@@ -71,15 +74,18 @@ class Answer:
     visual: int
     setting: str = ""
     tokens: VideoTokens | None = field(default=None, repr=False)
+    left: VideoTokens | None = field(default=None, repr=False)
     sheet: KeptSheet | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         rows = [row for row in (self.compressed, self.full) if row is not None]
         width = max(len(row.name) for row in rows)
-        head = f"{'':<{width}}  visual tokens  prompt     prefill  decode/token  peak memory"
+        inside = any(row.mean is not None for row in rows)
+        mean = "  mean over layers" if inside else ""
+        head = f"{'':<{width}}  visual tokens{mean}  prompt     prefill  decode/token  peak memory"
         lines = [
-            f"{row.name:<{width}}  {row.visual:>13}  {row.prompt:>6}  {_ms(row.prefill):>10}  {_ms(row.decode):>12}"
-            f"  {row.memory / 2**20:>7.1f} MiB"
+            f"{row.name:<{width}}  {row.visual:>13}{_mean(row) if inside else ''}  {row.prompt:>6}"
+            f"  {_ms(row.prefill):>10}  {_ms(row.decode):>12}  {row.memory / 2**20:>7.1f} MiB"
             for row in rows
         ]
         answers = [self.text] if self.full is None else [f"{row.name:<{width}}  {row.text}" for row in rows]
@@ -96,7 +102,8 @@ class Answer:
         if self.tokens is None or self.sheet is None:
             raise InputError("the frames of this answer were not kept: framefold.answer keeps them")
         everything = VideoTokens.from_grid(self.tokens.features.new_zeros(*self.tokens.grid, 1))
-        pairs = [(row, tokens) for row, tokens in ((self.full, everything), (self.compressed, self.tokens)) if row]
+        read = self.tokens if self.left is None else self.left
+        pairs = [(row, tokens) for row, tokens in ((self.full, everything), (self.compressed, read)) if row]
         panels = [Panel(self._title(row), tokens, _first_line(row.text), row.costs) for row, tokens in pairs]
         return draw_answers(self.sheet, panels)
 
@@ -110,8 +117,12 @@ class Answer:
         return save_figure(self.figure(), file)
 
     def _title(self, row: AnswerRow) -> str:
+        name = row.name.partition(", budget")[0]
+        if row.mean is not None and self.left is not None:
+            share = f"{row.mean:,.1f} ({100 * row.mean / self.visual:.2g} %)"
+            return f"{name}: {row.visual:,} to {len(self.left):,} visual tokens, mean over layers {share}"
         share = "" if row is self.full else f" ({100 * row.visual / self.visual:.2g} %)"
-        return f"{row.name.partition(', budget')[0]}: {row.visual:,} visual tokens{share}"
+        return f"{name}: {row.visual:,} visual tokens{share}"
 
 
 def describe_setting(sample: SampledFrames, visual: int, repeats: int, device: torch.device) -> str:
@@ -128,6 +139,10 @@ def describe_setting(sample: SampledFrames, visual: int, repeats: int, device: t
     frames = f"all {count}" if count == sample.total else f"{count} of {sample.total}"
     video = f"{frames} frames, {sample.duration:.1f} s, {visual} visual tokens"
     return f"{video}; times: median of {repeats} after a warm-up; memory: {memory} on top of the loaded model"
+
+
+def _mean(row: AnswerRow) -> str:
+    return f"  {row.visual if row.mean is None else row.mean:>16.1f}"
 
 
 def _ms(seconds: float | None) -> str:

@@ -22,7 +22,7 @@ from framefold.data.video.frame_reader import SampledFrames
 from framefold.training.frozen_host.device import move_inputs
 from framefold.training.frozen_host.processor import build_inputs, grid_times
 
-from .kept_tokens import KeptSheet, KeptTokens, step_frames
+from .kept_tokens import KeptSheet, KeptTokens, step_frames, without_features
 
 
 @torch.no_grad()
@@ -75,8 +75,7 @@ def _kept_by(module: Compressor, prepared: Prepared, events: torch.Tensor | None
         return [KeptTokens(name, entered, events)]
     assert prepared.prompt is not None
     (place,) = prepared.prompt.places
-    last = place.last.to("cpu")
-    last = replace(last, features=last.features.new_zeros(len(last.index), 1))
+    last = without_features(place.last)
     inside = KeptTokens(f"{name} (last layer)", last, None, f" (mean over the layers: {place.mean_tokens:.1f})")
     if len(entered) == len(entered.assign):
         return [replace(inside, events=events)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,11 @@ class KeptTokens:
     def event_share(self) -> np.ndarray | None:
         """Return the (T,) share of the tokens of each frame that are events."""
         return None if self.events is None else self.events.numpy().reshape(self.tokens.grid[0], -1).mean(1)
+
+
+def without_features(tokens: VideoTokens) -> VideoTokens:
+    """Return tokens on the CPU with features of width 0."""
+    return replace(tokens, features=tokens.features.new_zeros(len(tokens.index), 0)).to("cpu")
 
 
 @dataclass(frozen=True, eq=False)

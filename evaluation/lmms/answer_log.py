@@ -60,8 +60,9 @@ def efficiency(answers: Sequence[LoggedAnswer]) -> dict[str, Any]:
     """Summarise the costs of answers: medians of times, means of token counts, the largest memory.
 
     Returns:
-        ``{"n": 0}`` for no answers. Otherwise ``visual_before``, ``visual_after``, ``prompt`` and ``new_tokens`` are
-        means; ``retention`` is the share of all visual tokens that was kept; ``prefill_ms``, ``compressor_ms`` and
+        ``{"n": 0}`` for no answers. Otherwise ``visual_before``, ``visual_after``, ``visual_mean`` (over the layers of
+        the language model), ``prompt`` and ``new_tokens`` are means; ``retention`` is the share of all visual tokens
+        that was kept, as the mean over the layers; ``prefill_ms``, ``compressor_ms`` and
         ``decode_ms`` (per further token; None if no answer has one) are medians; ``memory_mib`` is the maximum.
     """
     if not answers:
@@ -74,16 +75,22 @@ def efficiency(answers: Sequence[LoggedAnswer]) -> dict[str, Any]:
         values = [1000 * answer[name] for answer in answers if answer[name] is not None]
         return statistics.median(values) if values else None
 
-    before, after = (sum(answer[name] for answer in answers) for name in ("visual_before", "visual_after"))
+    before, inside = sum(answer["visual_before"] for answer in answers), [_inside(answer) for answer in answers]
     return {
         "n": len(answers),
         **{name: mean(name) for name in ("visual_before", "visual_after", "prompt", "new_tokens")},
-        "retention": after / before,
+        "visual_mean": statistics.fmean(inside),
+        "retention": sum(inside) / before,
         "prefill_ms": milliseconds("prefill"),
         "compressor_ms": milliseconds("compressor"),
         "decode_ms": milliseconds("decode"),
         "memory_mib": max(answer["memory"] for answer in answers) / 2**20,
     }
+
+
+def _inside(answer: LoggedAnswer) -> float:
+    """Return the mean number of visual tokens over the layers; logs of earlier versions only have those that enter."""
+    return answer.get("visual_mean", answer["visual_after"])
 
 
 def notes(answers: Sequence[LoggedAnswer]) -> list[str]:

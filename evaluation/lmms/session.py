@@ -19,6 +19,7 @@ from framefold.adapters.hosts.prompt.question import query_or_none
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.data.video.frame_reader import sample_frames
 from framefold.errors import ConfigError
+from framefold.evaluation.inspection.recorded_places import RecordedPlaces
 from framefold.evaluation.inspection.source import lora_of
 from framefold.evaluation.inspection.timed_answer import TimedAnswer, timed_generate
 from framefold.evaluation.metrics.memory import peak_memory
@@ -43,6 +44,7 @@ class MeasuredAnswer:
         frames: frames sampled from the video.
         visual_before: visual tokens before the compressor.
         visual_after: visual tokens after the compressor.
+        visual_mean: mean number of visual tokens over the layers of the language model.
         prompt: all tokens of the prompt that the language model read.
         over_context: the positions of the prompt and the longest answer exceed the context of the host.
         new_tokens: tokens of the answer.
@@ -56,6 +58,7 @@ class MeasuredAnswer:
     frames: int
     visual_before: int
     visual_after: int
+    visual_mean: float
     prompt: int
     over_context: bool
     new_tokens: int
@@ -91,6 +94,7 @@ class Session:
             self._stack.enter_context(with_lora(self.model, lora))
         options: dict[str, Any] = {"positions": settings.positions, "allow_other_host": settings.allow_other_host}
         self._stack.enter_context(attach(self.model, module, tokenizer=self.processor, **options))
+        self._recorded = self._stack.enter_context(RecordedPlaces(self.model))
         self._sample = lru_cache(VIDEOS)(lambda video: sample_frames(video, settings.frames))
 
     def answer(self, video: str, question: str, max_new_tokens: int) -> MeasuredAnswer:
@@ -119,6 +123,7 @@ class Session:
             frames=len(sample.times),
             visual_before=call.before,
             visual_after=call.after,
+            visual_mean=self._recorded.places[0].mean_tokens if self._recorded.places else call.after,
             prompt=run.prompt,
             over_context=self.longest is not None and length + max_new_tokens > self.longest,
             new_tokens=len(run.ids),

@@ -51,6 +51,9 @@ def _name(metric: TaskMetric) -> str:
 def _figures(metric: TaskMetric) -> tuple[str, ...]:
     costs = metric.efficiency
     visual = f"{costs['visual_before']:.0f} -> {costs['visual_after']:.0f}"
+    mean = costs.get("visual_mean", costs["visual_after"])
+    if mean != costs["visual_after"]:
+        visual += f", mean over layers {mean:.0f}"
     times = (f"{costs[name]:.1f} ms" for name in ("prefill_ms", "compressor_ms"))
     stderr = number(metric.stderr, 4) or "-"
     return f"{metric.value:.4f}", stderr, str(metric.n), visual, *times, f"{costs['memory_mib']:.1f} MiB"

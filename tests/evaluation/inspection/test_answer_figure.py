@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -50,6 +51,23 @@ def test_texts_are_question_counts_answers_and_times() -> None:
         *("evs: 3 visual tokens (38 %)", "a cat", "50.0 ms to the first token of the answer, 20 tokens in the prompt"),
     ]
     assert len(answer_about([1], compare=False).figure().texts) == 4
+
+
+def test_the_panel_of_a_method_inside_the_language_model_has_the_tokens_of_the_last_layer() -> None:
+    plain = answer_about(list(range(8)))
+    assert plain.tokens is not None
+    left = plain.tokens.keep(torch.tensor([0, 3, 6]))
+    answer = replace(plain, left=left, compressed=replace(plain.compressed, mean=4.25))
+    assert answer.figure().texts[4].get_text() == "evs: 8 to 3 visual tokens, mean over layers 4.2 (53 %)"
+    table = str(answer).splitlines()
+    head, row, full = table[4:7]
+    assert "  visual tokens  mean over layers  prompt  " in head
+    place = head.index("mean over layers")
+    assert row[place : place + 16].strip() == "4.2" and full[place : place + 16].strip() == "8.0"
+    assert "mean over layers" not in str(plain)
+    panels = [np.asarray(one.images[0].get_array()) for one in answer.figure().axes]
+    expected = [np.asarray(one.images[0].get_array()) for one in answer_about([0, 3, 6]).figure().axes]
+    assert all(np.array_equal(*pair) for pair in zip(panels, expected, strict=True))
 
 
 def test_an_answer_without_frames_and_a_wrong_suffix_are_errors(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from framefold import VideoTokens
 from framefold.adapters import build
 from framefold.data.synthetic.generate import generate as synthesize
 from framefold.evaluation.inspection import answer_run
@@ -64,5 +65,36 @@ def test_times_are_medians_without_the_warm_up(task: Task, monkeypatch: pytest.M
         return TimedAnswer(torch.tensor([5]), 9, next(seconds), None)
 
     monkeypatch.setattr(answer_run, "timed_generate", timed)
-    monkeypatch.setattr(answer_run, "_warm_up", lambda task, *args: (timed() and 256, [None] * 10))
+    seen = answer_run.SeenTokens(256, VideoTokens.from_grid(torch.zeros(10, 1, 1, 1)))
+    monkeypatch.setattr(answer_run, "_warm_up", lambda task, *args: timed() and seen)
     assert run_answers(task, build("uniform", 10), compare=False, repeats=3).compressed.prefill == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "entered", "left"),
+    [
+        ("fastv", {}, 256, 85),
+        ("pyramid_drop", {}, 256, 40),
+        ("at_layer", {}, 256, 85),
+        ("framefusion_in_llm", {}, 256, None),
+        ("st_simdiff", {"stage_2": True}, 160, 117),
+        ("flashvid", {"stage_2": True}, 160, 32),
+    ],
+)
+def test_methods_inside_the_language_model_report_what_the_layers_had(
+    task: Task, name: str, params: dict[str, Any], entered: int, left: int | None
+) -> None:
+    result = run_answers(task, build(name, 0.5, **params), compare=True, repeats=1)
+    row, full = result.compressed, result.full
+    assert row.visual == entered and row.mean is not None and 127 < row.mean <= 128, "the mean is the budget"
+    assert full is not None and full.mean is None and full.visual == 256
+    assert result.tokens is not None and len(result.tokens) == entered
+    assert result.left is not None and (left is None or len(result.left) == left)
+    assert set(result.left.index.tolist()) <= set(result.tokens.index.tolist())
+    assert row.prompt == full.prompt - 256 + entered and "mean over layers" in str(result)
+    assert not task.model._forward_pre_hooks and not any(one._forward_pre_hooks for one in task.model.modules())
+
+
+def test_methods_before_the_language_model_have_no_mean_over_its_layers(task: Task) -> None:
+    result = run_answers(task, build("uniform", 0.5), compare=False, repeats=1)
+    assert result.compressed.mean is None and result.left is None and "mean over layers" not in str(result)

@@ -20,6 +20,11 @@ def test_times_are_medians_tokens_means_and_memory_a_maximum() -> None:
     assert efficiency([ANSWER | {"decode": None}])["decode_ms"] is None and efficiency([]) == {"n": 0}
 
 
+def test_tokens_inside_the_language_model_count_as_the_mean_over_its_layers() -> None:
+    costs = efficiency([ANSWER | {"visual_mean": 4.5}, ANSWER])  # the second is of an earlier version
+    assert costs["visual_after"] == 10 and costs["visual_mean"] == 7.25 and costs["retention"] == 14.5 / 200
+
+
 def test_long_prompts_and_sampling_are_noted() -> None:
     assert notes([ANSWER]) == []
     over, sampled = notes([ANSWER, ANSWER | {"over_context": True, "sampled": True}])

@@ -88,9 +88,10 @@ def test_unusable_requests_and_options_are_typed_errors(wrapper: dict[str, Any])
 
 def test_names_adapters_and_chains_keep_their_budget(wrapper: dict[str, Any]) -> None:
     kept = wrapper["compressors"]
-    assert set(kept) == {"uniform", "pool", "identity", "qtsplus", "adapter", "chain", "hub"}
-    for name, (before, after, seconds) in kept.items():
-        assert before == 512 and after == (512 if name == "identity" else 20) and seconds > 0, name
+    assert set(kept) == {"uniform", "pool", "identity", "qtsplus", "fastv", "adapter", "chain", "hub"}
+    for name, (before, after, mean, seconds) in kept.items():
+        assert before == 512 and after == (512 if name in ("identity", "fastv") else 20) and seconds > 0, name
+        assert 299 < mean <= 300 if name == "fastv" else mean == after, name
 
 
 def test_lora_of_an_adapter_is_added_to_the_host(wrapper: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from framefold.errors import EvalError
 from framefold.evaluation.lmms.results import file_of, finished, read_eval, write_task
 from framefold.evaluation.lmms.settings import EvalSettings, claim, settings_of
-from framefold.evaluation.lmms.table import markdown_table
+from framefold.evaluation.lmms.table import markdown_table, text_table
 from tests.support.lmms.lmms_fixtures import ANSWER, SETTINGS, samples_of
 
 
@@ -56,6 +57,10 @@ def test_evaluations_are_compared_with_the_best_first(tmp_path: Path) -> None:
         lines[2]
         == "| toy | acc | uniform, budget 0.25 | 0.7500 | 0.1000 | 1 | 100 -> 10 | 100.0 ms | 2.0 ms | 1.0 MiB |"
     )
+    inside = replace(
+        read_eval(tmp_path / "many")[0], efficiency=read_eval(tmp_path / "many")[0].efficiency | {"visual_mean": 4.6}
+    )
+    assert "100 -> 10, mean over layers 5  " in text_table([inside])
     assert [line.split(" | ")[2] for line in lines[2:5]] == ["uniform, budget 0.25", "all tokens", "uniform, budget 20"]
     assert [line.split(" | ")[3] for line in lines[5:]] == ["0.1000", "0.7500", "0.9000"]  # lower is better
     assert markdown_table([]) == ""

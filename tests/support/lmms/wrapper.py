@@ -113,17 +113,18 @@ def other_adapter() -> str:
 def compressors(file: str, folder: Path) -> dict[str, Any]:
     """Tokens kept of 512 by compressors that drop, merge, keep all and read the question, and by adapters."""
     kept = {}
-    names = {name: name for name in ("uniform", "pool", "identity", "qtsplus")}
+    names = {name: name for name in ("uniform", "pool", "identity", "qtsplus", "fastv")}
     cache = Path(os.environ["HF_HOME"]) / "hub/models--someone--fila"
     (cache / "refs").mkdir(parents=True)
     (cache / "refs/v1").write_text("0" * 40)
     shutil.copytree("checkpoints/fila", cache / "snapshots" / ("0" * 40))
     adapters = {"adapter": "checkpoints/fila", "chain": "storm+st_simdiff", "hub": "someone/fila@v1"}
     for name, compressor in {**names, **adapters}.items():
-        one = model(compressor=compressor, budget=20)
+        one = model(compressor=compressor, budget=300 if name == "fastv" else 20)
         one.generate_until([request([file], max_new_tokens=1)])
         kept[name] = [
-            list(one.log.answers.values())[0][field] for field in ("visual_before", "visual_after", "compressor")
+            list(one.log.answers.values())[0][field]
+            for field in ("visual_before", "visual_after", "visual_mean", "compressor")
         ]
     return kept
 
