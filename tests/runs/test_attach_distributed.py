@@ -2,7 +2,7 @@
 
 Every family is trained under ZeRO-3, where families differ in the parameters that must be gathered. Every strategy
 trains each kind of gradient flow: the vision side before a compressor without parameters, compressors with and without
-their own loss, a query-aware one, a scan, and LoRA.
+their own loss, a query-aware one, a scan, stages in the language model, and LoRA.
 """
 
 from __future__ import annotations
@@ -28,11 +28,13 @@ KINDS = [
     "qwen3_vl/top_norm",
     "smolvlm/lora",
     *(f"llava_onevision/{compressor}" for compressor in script.PARAMS),
+    *(f"qwen3_vl/{compressor}" for compressor in script.IN_LLM),
+    "llava_onevision/lora+fastv",
 ]
 VISION = [f"{host}/uniform" for host in ("glm4v", "qwen3_vl", "smolvlm")]
 # glm4v reads parameters of submodules directly, which ZeRO-3 gathers only on request.
 PLAN = {
-    "ddp": [*KINDS, *VISION],
+    "ddp": [*KINDS, *VISION, "qwen3_vl/lora+fastv/text", "llava_onevision/lora+at_layer/text"],
     "zero_2": KINDS,
     "zero_3": [*(f"{host}/fila" for host in HOSTS if host != "qwen3_vl"), *KINDS, "glm4v/uniform", "glm4v/lora"],
 }
