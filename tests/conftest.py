@@ -38,6 +38,24 @@ def random_host(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def deep_host(tmp_path_factory) -> Path:
+    """Folder of such a host with four layers, in which mistakes change the logits visibly."""
+    import torch
+
+    from framefold.training.tinyhost.build import Architecture, build_host, save_host
+
+    small = Architecture(
+        vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=4, text_heads=2,
+        text_ff=32,
+    )  # fmt: skip
+    model = build_host(small, seed=3)
+    with torch.no_grad():
+        for parameter in model.get_decoder().parameters():
+            parameter.mul_(4 if parameter.ndim == 2 else 1)
+    return save_host(model, tmp_path_factory.mktemp("deep_host"))
+
+
+@pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """Folder of 22 short videos in three shards; tests must not change it."""
     from framefold.data.synthetic.write_shards import synth

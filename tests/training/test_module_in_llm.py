@@ -27,7 +27,6 @@ from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import IGNORE
 from framefold.training.module import CompressorModule
 from framefold.training.teacher import teacher_outputs
-from framefold.training.tinyhost.build import Architecture, build_host, save_host
 from tests.support.hosts.bare_hosts import perturb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
@@ -37,20 +36,6 @@ CHAINS: dict[str, dict[str, Any]] = {
     "fila+at_layer": {"at_layer": {"layer": 14}},  # merged on input: one prefill for the questions of a video
     "storm+framefusion_in_llm": {"storm": {"layers": 1, "headdim": 8, "d_state": 8}},  # merged after attention
 }
-
-
-@pytest.fixture(scope="module")
-def deep_host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a small host of four layers, in which mistakes change the logits visibly."""
-    small = Architecture(
-        vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=4, text_heads=2,
-        text_ff=32,
-    )  # fmt: skip
-    model = build_host(small, seed=3)
-    with torch.no_grad():
-        for parameter in model.get_decoder().parameters():
-            parameter.mul_(4 if parameter.ndim == 2 else 1)
-    return save_host(model, tmp_path_factory.mktemp("deep_host"))
 
 
 class FirstStep(pl.Callback):

@@ -25,11 +25,14 @@ PARAMS: dict[str, dict[str, Any]] = {
     "storm": {"layers": 1, "scan": "temporal", "headdim": 8, "d_state": 8},
     "qtsplus": {"heads": 4, "reencode_layers": 1},
     "fila": {"members": "cluster", "scene_goal": 4},
+    "fila+fastv": {"fila": {"members": "cluster"}},  # pruned inside the language model, complete prompts
+    # merged inside the language model, one prefill for the questions of a video; groups do not depend on rounding
+    "fila+at_layer": {"at_layer": {"rule": "pool"}},
 }
 LOSSES = {"qtsplus": {"answer": 1.0, "evidence": 1.0, "kl": 0.5}, "fila": {"kl": 1.0}}
 # About the median norm of these gradients. Adam ignores the scale of gradients; where only some steps are clipped, a
 # gradient that is summed instead of averaged over the ranks changes the weights.
-CLIP = {"storm": 0.013, "qtsplus": 0.6, "fila": 0.0015}
+CLIP = {"storm": 0.013, "qtsplus": 0.6, "fila": 0.0015, "fila+fastv": 0.0045, "fila+at_layer": 0.0045}
 FAULTS = ("gradients doubled", "one microbatch dropped", "learning rate 1% larger")
 
 
@@ -81,7 +84,8 @@ def train(host: str, shards: str, folder: Path, compressor: str, strategy: str, 
     data = VideoData(shards=shards, batch_size=GLOBAL_BATCH // world, lanes=LANES, seed=3, workers=0, val_videos=2)
     lr = LR * 1.01 if fault == "learning rate 1% larger" else LR
     losses = LOSSES.get(compressor)
-    module = Faulty(compressor, 8, PARAMS[compressor], host, [8, 0.25], lr=lr, losses=losses, warmup=0.2)
+    budgets = [0.4, 0.6] if "+" in compressor else [8, 0.25]
+    module = Faulty(compressor, budgets[0], PARAMS[compressor], host, budgets, lr=lr, losses=losses, warmup=0.2)
     module.fault = fault
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -105,11 +109,12 @@ def train(host: str, shards: str, folder: Path, compressor: str, strategy: str, 
 
 
 def train_all(
-    host: str, shards: str, folder: str, trainings: Sequence[tuple[str, str]], faults: Mapping[str, str]
+    hosts: Mapping[bool, str], shards: str, folder: str, trainings: Sequence[tuple[str, str]], faults: Mapping[str, str]
 ) -> None:
     """Run the trainings one after the other.
 
     Args:
+        hosts: by whether the compressor is a chain, whose last stage acts inside the language model.
         trainings: pairs of compressor and strategy.
         faults: members of ``FAULTS`` by compressor; each is a further training.
     """
@@ -121,5 +126,5 @@ def train_all(
         for fault in ("", faults.get(compressor)):
             if fault is not None:
                 os.environ["WORLD_SIZE"] = world  # Lightning clears it after each training
-                train(host, shards, Path(folder), compressor, strategy, int(world), fault)
+                train(hosts["+" in compressor], shards, Path(folder), compressor, strategy, int(world), fault)
                 print(f"{compressor} {strategy} {fault} done", flush=True)

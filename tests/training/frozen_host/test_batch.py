@@ -15,24 +15,14 @@ from framefold.evaluation.metrics.timing import TimedCompressor
 from framefold.training.frozen_host.batch import answer_questions, compress_batch, encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import IGNORE
-from framefold.training.tinyhost.build import Architecture, build_host, save_host
 from tests.support.hosts.in_llm import Acting, JoinPairsOnInput, recording_runs
 
 SAMPLES = [Recipe((16, 20)).sample(i) for i in range(2)]
-SMALL = Architecture(
-    vision_width=16, vision_layers=1, vision_heads=2, vision_ff=32, text_width=32, text_layers=4, text_heads=2,
-    text_ff=32,
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder: Path = save_host(build_host(SMALL, seed=3), tmp_path_factory.mktemp("host"))
-    host = load_host(folder)
-    with torch.no_grad():
-        for parameter in host.family.language_model(host.model).parameters():
-            parameter.mul_(4 if parameter.ndim == 2 else 1)  # mistakes change the logits visibly
-    return host
+def host(deep_host: Path) -> Any:
+    return load_host(deep_host)
 
 
 @pytest.fixture(scope="module")
