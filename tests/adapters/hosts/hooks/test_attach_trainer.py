@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 import framefold
+from tests.support.hosts.in_llm import JoinPairs, JoinPairsOnInput, KeepThird
 from tests.support.hosts.tiny_families import HOSTS, labels_of
 from tests.support.hosts.tiny_hosts import TopNorm
 
@@ -19,6 +21,22 @@ pytestmark = pytest.mark.filterwarnings(
 )
 STEPS, ACCUMULATE, RATE = 3, 2, 0.1
 FAMILIES = ["llava_onevision", "qwen3_vl", "smolvlm"]  # 1-D positions and one tensor, M-RoPE and deepstack, images
+
+
+STAGES: dict[str, Callable[[], Any]] = {
+    "alone": lambda: None,
+    "pruned": lambda: KeepThird(0),
+    "merged after attention": lambda: JoinPairs(0),
+    "merged on input": lambda: JoinPairsOnInput(1),
+}
+
+
+def top_norm(stage: str) -> TopNorm:
+    """Return the stand-in, which has its own loss, with a stage inside the language model."""
+    compressor = TopNorm(0.5)
+    compressor.in_llm = STAGES[stage]()
+    compressor.exact_budget = False  # inside the language model, the stand-ins count for themselves
+    return compressor
 
 
 def rows(family: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -63,14 +81,15 @@ def trainer_of(model: Any, folder: Path, **more: Any) -> Any:
     return trainer
 
 
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_trainer_equals_a_hand_written_loop(family: str, tmp_path: Path) -> None:
+def test_trainer_equals_a_hand_written_loop(family: str, stage: str, tmp_path: Path) -> None:
     data = rows(family, STEPS * ACCUMULATE, seed=20)
-    model = host_of(family, TopNorm())  # it has its own loss
+    model = host_of(family, top_norm(stage))
     checkpointing = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
     trainer = trainer_of(model, tmp_path, train_dataset=data, arguments=checkpointing)
     trainer.train()
-    expected = host_of(family, TopNorm()).train()
+    expected = host_of(family, top_norm(stage)).train()
     by_token = trainer.model_accepts_loss_kwargs  # Trainer passes the number of tokens of the group to such hosts
     losses = run_loop(expected, data, by_token)
     assert by_token == (family != "qwen3_vl")
@@ -80,10 +99,11 @@ def test_trainer_equals_a_hand_written_loop(family: str, tmp_path: Path) -> None
     torch.testing.assert_close(model.compressor.scale, expected.compressor.scale, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_evaluation_with_full_outputs_matches_the_labels(family: str, tmp_path: Path) -> None:
+def test_evaluation_with_full_outputs_matches_the_labels(family: str, stage: str, tmp_path: Path) -> None:
     data = rows(family, 3, seed=40)
-    model = host_of(family, TopNorm(), outputs="full").eval()
+    model = host_of(family, top_norm(stage), outputs="full").eval()
     with torch.no_grad():
         outputs = [model(**row) for row in data]
     pairs: list[tuple[Tensor, Tensor]] = []
@@ -107,8 +127,9 @@ def test_evaluation_with_full_outputs_matches_the_labels(family: str, tmp_path: 
         assert torch.allclose(loss, out.loss, atol=1e-5)
 
 
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_lightning_equals_a_hand_written_loop(family: str) -> None:
+def test_lightning_equals_a_hand_written_loop(family: str, stage: str) -> None:
     lightning = pytest.importorskip("pytorch_lightning")
 
     class Tuning(lightning.LightningModule):  # type: ignore[misc, name-defined]
@@ -123,13 +144,13 @@ def test_lightning_equals_a_hand_written_loop(family: str) -> None:
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=RATE)
 
     data = rows(family, STEPS * ACCUMULATE, seed=20)
-    module = Tuning(host_of(family, TopNorm()).train())
+    module = Tuning(host_of(family, top_norm(stage)).train())
     trainer = lightning.Trainer(
         max_steps=STEPS, accumulate_grad_batches=ACCUMULATE, accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, torch.utils.data.DataLoader(data, batch_size=None))
-    expected = host_of(family, TopNorm()).train()
+    expected = host_of(family, top_norm(stage)).train()
     run_loop(expected, data, by_token=False)
     assert (expected.compressor.scale != 1).any()
     torch.testing.assert_close(module.model.compressor.scale, expected.compressor.scale, atol=1e-6, rtol=1e-5)
