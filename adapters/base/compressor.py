@@ -46,7 +46,8 @@ class Compressor(PretrainedMixin, nn.Module):
     keeps: ClassVar[str] = ""  # what its tokens are, a noun phrase for tables
     cost: ClassVar[str] = ""  # of N tokens of width D, k of them kept, in words
     growth: ClassVar[Literal["linear", "quadratic"]] = "linear"  # of its time with N at a fixed ratio k / N
-    licence: ClassVar[str] = ""  # SPDX, of the released code; "none" if it has none, empty without a release
+    # SPDX, of the released code: "none" if it has none, "NOASSERTION" if it is unknown, empty without a release.
+    licence: ClassVar[str] = ""
     deviations: ClassVar[str] = ""  # of the exact budget from the released code, in words
     trainable: ClassVar[bool] = False  # has parameters to learn
     counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit

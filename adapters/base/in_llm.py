@@ -28,10 +28,12 @@ class Decision(NamedTuple):
     Attributes:
         rows: (K,) int64 tokens that stay, ascending.
         group: (N,) int64 output row of each token, -1 if it is dropped; None if no token takes in another.
+        weight: (N,) weight of each token in its group, with a sum of 1; None for plain means.
     """
 
     rows: Tensor
     group: Tensor | None = None
+    weight: Tensor | None = None
 
 
 class InLLM(nn.Module):
@@ -188,31 +190,35 @@ def apply_decision(video: VideoTokens, decision: Decision) -> VideoTokens:
     Raises:
         ContractError: the decision is invalid.
     """
-    rows, group = decision
+    rows, group, weight = decision
     _check_decision(len(video), rows, group)
+    if weight is not None and (group is None or weight.shape != (len(video),)):
+        raise ContractError("a stage in the language model must return a weight per token, and only with groups")
     if group is None:
         return video.keep(rows)
     taken = group >= 0
     size = video.size.new_zeros(len(rows)).index_add_(0, group[taken], video.size[taken])
     assign = torch.cat([group, group.new_tensor([-1])])[video.assign]  # row -1 reads the extra last entry, which is -1
-    features = group_means(video.features, group, len(rows))
+    features = group_means(video.features, group, len(rows), weight)
     return replace(video, features=features, index=video.index[rows], size=size, assign=assign)
 
 
-def group_means(features: Tensor, group: Tensor, count: int) -> Tensor:
-    """Return the (K, D) plain means of the tokens of each group, computed in fp32 or wider.
+def group_means(features: Tensor, group: Tensor, count: int, weight: Tensor | None = None) -> Tensor:
+    """Return the (K, D) means of the tokens of each group, computed in fp32 or wider.
 
     Args:
         features: (N, D).
         group: (N,) int64 group of each token, -1 for none.
         count: K.
+        weight: (N,) weights with a sum of 1 in each group; None for plain means.
     """
     taken = group >= 0
     wide = torch.promote_types(features.dtype, torch.float32)
-    total = features.new_zeros(count, features.shape[1], dtype=wide)
-    total = total.index_add(0, group[taken], features[taken].to(wide))
+    total, members = features.new_zeros(count, features.shape[1], dtype=wide), features[taken].to(wide)
+    if weight is not None:
+        return total.index_add(0, group[taken], members * weight[taken, None].to(wide)).to(features.dtype)
     size = torch.bincount(group[taken], minlength=count)
-    return (total / size[:, None]).to(features.dtype)
+    return (total.index_add(0, group[taken], members) / size[:, None]).to(features.dtype)
 
 
 def _check_decision(n: int, rows: Tensor, group: Tensor | None) -> None:

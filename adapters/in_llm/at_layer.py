@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
@@ -12,6 +13,7 @@ from framefold.adapters.base.in_llm_only import InLLMOnly
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.registry import compressor_class, create_compressor
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.reference.sttm import merge_as_released
 from framefold.errors import ConfigError
 
 
@@ -23,17 +25,23 @@ class AtLayer(InLLMOnly):
     attention nor the question, so one prefill serves any number of questions. The budget is the mean over the layers,
     so budgets below about layer / n are not possible in a language model of n layers.
 
+    ``variant="official"`` merges the states as the released code of STTM, with its means of means of nodes. Its
+    thresholds determine the number of tokens, and the budget is ignored. A merged token has the position of its first
+    token, as the release has it in Qwen2-VL; in LLaVA the release renumbers the prompt instead.
+
     Args:
-        budget: retention ratio or tokens per video, as the mean over the layers.
-        rule: registered name of a training-free compressor with an exact budget.
+        budget: retention ratio or tokens per video, as the mean over the layers; ``official`` ignores it.
+        variant: "exact" for the rule with an exact budget, "official" for the release of STTM.
+        rule: registered name of a training-free compressor with an exact budget; "sttm" for ``official``.
         rule_params: parameters of that compressor that differ from its defaults.
         layer: first layer with fewer tokens, from 0, in a language model of 28 layers or more; with fewer layers, it is
             behind the same share of them, and at least 1.
 
     Raises:
         UnknownCompressorError: ``rule`` is not registered.
-        ConfigError: ``rule`` must be trained, needs the question or attention, has no exact budget, or acts
-            inside the language model itself; or the layer is below 1.
+        ConfigError: an unknown variant; ``rule`` must be trained, needs the question or attention, has no exact
+            budget, acts inside the language model itself, or is not "sttm" although ``variant`` is "official"; or the
+            layer is below 1.
     """
 
     name = "at_layer"
@@ -41,20 +49,32 @@ class AtLayer(InLLMOnly):
     cost = "that of the other compressor"
 
     def __init__(
-        self, budget: Budget = 0.25, *, rule: str = "sttm", rule_params: dict | None = None, layer: int = 2
+        self,
+        budget: Budget = 0.25,
+        *,
+        variant: Literal["exact", "official"] = "exact",
+        rule: str = "sttm",
+        rule_params: dict | None = None,
+        layer: int = 2,
     ) -> None:
         super().__init__(budget)
-        inner = cast(Compressor, create_compressor(compressor_class(rule), 1.0, rule_params or {}))
-        needs = inner.trainable or inner.query_aware or inner.needs_attention or inner.in_llm is not None
-        if needs or not inner.exact_budget:
+        if variant not in ("exact", "official") or variant == "official" and rule != "sttm":
             raise ConfigError(
-                f"at_layer: {rule} must be training-free, have an exact budget, and need neither the question nor"
-                " attention"
+                f"at_layer: variant must be 'exact', or 'official' with the rule sttm, got {variant!r} and {rule}"
             )
         if layer < 1:
             raise ConfigError(f"at_layer: layer must be at least 1, got {layer}")
-        self.rule, self.rule_params, self.layer = rule, rule_params, layer
-        self.in_llm = CompressStates(inner, layer)
+        inner_params = {**(rule_params or {}), **({"variant": "official"} if variant == "official" else {})}
+        inner = cast(Compressor, create_compressor(compressor_class(rule), 1.0, inner_params))
+        needs = inner.trainable or inner.query_aware or inner.needs_attention or inner.in_llm is not None
+        if needs or not inner.exact_budget and variant == "exact":
+            raise ConfigError(
+                f"at_layer: {rule} must be training-free, have an exact budget, and need neither the question nor"
+                " attention; the release of STTM is variant='official' of at_layer"
+            )
+        self.variant, self.rule, self.rule_params, self.layer = variant, rule, rule_params, layer
+        self.exact_budget = variant == "exact"
+        self.in_llm = (CompressStates if self.exact_budget else OfficialSTTM)(inner, layer)
 
 
 class CompressStates(InLLM):
@@ -70,9 +90,31 @@ class CompressStates(InLLM):
         return (scale_layer(self.layer - 1, layers) + 1,)
 
     def decide(self, video: VideoTokens, received: Tensor | None, layer: int, k: int, memory: Any) -> Decision:
-        frames = len(video) // video.per_frame  # whole frames: what a chain may drop before
-        states = video.features.view(frames, *video.grid[1:], video.width)
         self.inner.budget = k
-        out = self.inner(VideoTokens.from_grid(states, video.times[video.index[:: video.per_frame] // video.per_frame]))
+        out = self.inner(_whole_frames(video))
         merged = bool((out.tokens.size != 1).any())
         return Decision(out.tokens.index, out.tokens.assign if merged else None)
+
+
+class OfficialSTTM(CompressStates):
+    """Merges the states that enter a layer as the release of STTM."""
+
+    binding = False
+
+    def counts(self, entered: int, k: int, layers: int) -> tuple[int, ...]:
+        return (entered,)  # at most
+
+    def decide(self, video: VideoTokens, received: Tensor | None, layer: int, k: int, memory: Any) -> Decision:
+        rule: Any = self.inner
+        merged = merge_as_released(_whole_frames(video).as_grid(), rule.tau_s, rule.tau_t, rule.root_level)
+        group, weights = merged.rows.reshape(-1), merged.weights.reshape(-1)
+        first = group.new_full((int(group.max()) + 1,), len(group))
+        rows = first.scatter_reduce(0, group, torch.arange(len(group), device=group.device), "amin")
+        return Decision(rows, group, weights)
+
+
+def _whole_frames(video: VideoTokens) -> VideoTokens:
+    """Return the states as a dense video; a chain may have dropped whole frames before."""
+    frames = len(video) // video.per_frame
+    states = video.features.view(frames, *video.grid[1:], video.width)
+    return VideoTokens.from_grid(states, video.times[video.index[:: video.per_frame] // video.per_frame])

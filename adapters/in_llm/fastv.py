@@ -28,6 +28,7 @@ class FastV(InLLMOnly):
     paper = "FastV, arXiv 2403.06764"
     keeps = "tokens that the prompt's last token attends to in an early layer"
     cost = "one row of attention in one layer"
+    licence = "none"
     deviations = "the release keeps a given share of the tokens after the layer; the share follows from the budget here"
     query_aware = True
 

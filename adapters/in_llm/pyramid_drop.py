@@ -29,6 +29,7 @@ class PyramidDrop(InLLMOnly):
     paper = "PyramidDrop, arXiv 2410.17247"
     keeps = "tokens that the prompt's last token attends to, fewer after each part of the language model"
     cost = "one row of attention in each of three layers"
+    licence = "NOASSERTION"
     deviations = (
         "the release keeps given shares, ranks by the attention of the layer behind a part, and renumbers positions;"
         " here the share follows from the budget, the part's last layer ranks, and tokens keep their positions"

@@ -61,6 +61,12 @@ class ReleasedMerge:
         kept = self.representative == torch.arange(self.nodes, device=self.node.device)
         return (kept.cumsum(0) - 1)[self.representative][self.node]
 
+    @property
+    def weights(self) -> Tensor:
+        """(T, P) weight of each token in the mean of the means of its group's nodes."""
+        members = torch.bincount(self.representative, minlength=self.nodes)[self.representative]
+        return self._weights() / members[self.node]
+
     def spatial(self, x: Tensor, weighted: bool = False) -> Tensor:
         """Return the (M, D) features of the nodes.
 
@@ -83,8 +89,7 @@ class ReleasedMerge:
         size = torch.bincount(rows.reshape(-1), minlength=k)
         if weighted:
             return sum_groups(x, rows, k) / size[:, None]
-        members = torch.bincount(self.representative, minlength=self.nodes)[self.representative]
-        return sum_groups(x, rows, k, self._weights() / members[self.node])
+        return sum_groups(x, rows, k, self.weights)
 
     def _weights(self) -> Tensor:
         """Return the (T, P) weight of each token in its node: the product of 1 / parts over the levels."""

@@ -90,7 +90,7 @@ def efficiency(answers: Sequence[LoggedAnswer]) -> dict[str, Any]:
 
 def _inside(answer: LoggedAnswer) -> float:
     """Return the mean number of visual tokens over the layers; logs of earlier versions only have those that enter."""
-    return answer.get("visual_mean", answer["visual_after"])
+    return answer["visual_mean"] if "visual_mean" in answer else answer["visual_after"]
 
 
 def notes(answers: Sequence[LoggedAnswer]) -> list[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+import framefold
+from framefold.adapters.base.in_llm import apply_decision
 from framefold.adapters.reference.sttm import ReleasedMerge, merge_as_released
 from framefold.errors import InputError
 
@@ -35,6 +37,8 @@ def check(data: Any) -> None:
         assert int(torch.bincount(merged.rows.reshape(-1)).sum()) == x.shape[:3].numel()
         return
     found = {**_spatial(merged, x, weighted), **_final(merged, x, weighted)}
+    if not any(map(params.get, names[3:])):
+        _check_at_layer(data, x, {name: params[name] for name in names[:3]})
     for name in ("pos_cos", "pos_sin"):
         if f"{name}_in" in data:
             values = torch.from_numpy(np.asarray(data[f"{name}_in"])).flatten(1, 2)
@@ -46,6 +50,17 @@ def check(data: Any) -> None:
             np.testing.assert_allclose(values.numpy(), data[name], rtol=0, atol=ATOL, err_msg=name)
         else:
             np.testing.assert_array_equal(values.numpy(), data[name], err_msg=name)
+
+
+def _check_at_layer(data: Any, x: torch.Tensor, thresholds: dict[str, Any]) -> None:
+    """Check that the stage in the language model merges states as the release does."""
+    stage = framefold.build("at_layer", variant="official", rule_params=thresholds).in_llm
+    assert stage is not None
+    states = framefold.VideoTokens.from_grid(x)
+    tokens = apply_decision(states, stage.decide(states, None, 2, 1, None))
+    np.testing.assert_allclose(tokens.features.numpy(), data["features_out"], rtol=0, atol=ATOL)
+    np.testing.assert_array_equal(tokens.index.numpy(), data["top_left_1d"])
+    np.testing.assert_array_equal(tokens.size.numpy(), data["num_patch"])
 
 
 def _spatial(merged: ReleasedMerge, x: torch.Tensor, weighted: bool) -> dict[str, torch.Tensor]:
