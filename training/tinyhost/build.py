@@ -48,6 +48,7 @@ class Architecture:
     vision_layers: int = 2
     vision_heads: int = 4
     vision_ff: int = 288
+    vision_use_head: bool = False
     text_width: int = 128
     text_layers: int = 4
     text_heads: int = 4
@@ -96,7 +97,7 @@ def _config(a: Architecture) -> LlavaOnevisionConfig:
             "num_attention_heads": a.vision_heads,
             "image_size": a.image,
             "patch_size": a.patch,
-            "vision_use_head": False,
+            "vision_use_head": a.vision_use_head,
         },
         text_config={
             "model_type": "qwen2",

@@ -11,13 +11,14 @@ from framefold.data.synthetic.timeline import DISC, GLYPH, LATTICE
 
 KINDS = ("none", "plain", "flare", "decoy", "mover", "flash")
 
+# Number of values of each label; 0 is the number of rows (and columns) of the token grid.
 PROBES = {
     "kind": len(KINDS),
     "shape": len(SHAPES),
     "color": len(COLORS),
     "texture": len(TEXTURES),
-    "row": 4,
-    "column": 4,
+    "row": 0,
+    "column": 0,
 }
 
 IGNORE = -100
@@ -115,13 +116,13 @@ def _render_glyph(rng: RandomStream, frame: np.ndarray, labels: dict[str, np.nda
     box = (0, y / size, x / size, (y + extent) / size, (x + extent) / size)
     cells = labels["kind"].shape[0]
     held = evidence_mask([box], (1, cells, cells))[0]
-    overlapped = _overlapped(box, cells) & ~held
+    overlapped = overlapped_tokens(box, cells) & ~held
     for name, value in (("kind", kind), ("shape", IGNORE if empty else shape), ("color", IGNORE if empty else color)):
         labels[name][held] = value
         labels[name][overlapped] = IGNORE
 
 
-def _overlapped(box: tuple[int, float, float, float, float], cells: int) -> np.ndarray:
+def overlapped_tokens(box: tuple[int, float, float, float, float], cells: int) -> np.ndarray:
     """Return (cells, cells), the tokens that a box overlaps."""
     edges = np.arange(cells + 1) / cells
     rows = (box[1] < edges[1:]) & (box[3] > edges[:-1])

@@ -1,4 +1,4 @@
-"""LightningModules of the tinyhost: the vision tower trains on single frames, the language model on videos."""
+"""LightningModules of the tinyhost: the base of both stages, and the training of the language model."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from pathlib import Path
 from time import process_time
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedTokenizerBase
 
-from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.training.frozen_host.question_rows import answer_loss, packed_logits, predict
 
 from .batches import RawBatch, VideoBatch, encode_raw_batch, generate_batch, prefix_kwargs
 from .build import grid_side
-from .frames import IGNORE, PROBES, frame_batch
 from .optimizer import HostOptimizer
 from .stage import Stage
 
-WORDS: dict[str, tuple[str, ...]] = {"shape": SHAPES, "color": tuple(COLORS), "texture": TEXTURES}
-
-WEIGHTS = {"kind": 1.0, "shape": 1.0, "color": 1.0, "texture": 0.5, "row": 0.5, "column": 0.5}
-
 
 class HostTraining(pl.LightningModule):
-    """Base of both modules.
+    """Base of the modules of both kinds of stage.
 
     Batches depend only on seed, stage and step, so a resumed run sees the batches of an uninterrupted one.
     """
@@ -94,58 +86,6 @@ class HostTraining(pl.LightningModule):
     def _lr_factor(self, step: int) -> float:
         left = 1 - step / self.stage.steps
         return min(1.0, (step + 1) / self.stage.warmup) * max(self.stage.final, left)
-
-
-class VisionTraining(HostTraining):
-    """Trains tower and projector to encode at every token what it shows and where it is.
-
-    Shape, colour and texture are classified with the word embeddings of the language model, which are trained as well,
-    so that visual tokens resemble the embeddings of their words. Kind and position have linear probes, which are
-    discarded after training.
-    """
-
-    def __init__(
-        self,
-        host: LlavaOnevisionForConditionalGeneration,
-        tokenizer: PreTrainedTokenizerBase,
-        stage: Stage,
-        seed: int,
-    ) -> None:
-        super().__init__(host, stage, seed)
-        text: Any = host.config.text_config
-        probed = {name: n for name, n in PROBES.items() if name not in WORDS}
-        self.probes = nn.ModuleDict({name: nn.Linear(text.hidden_size, n) for name, n in probed.items()})
-        for name, words in WORDS.items():
-            self.register_buffer(f"{name}_ids", torch.tensor(tokenizer.convert_tokens_to_ids(list(words))))
-
-    def trained_parameters(self) -> list[tuple[str, nn.Parameter]]:
-        kept = ("vision_tower", "multi_modal_projector", "embed_tokens", "probes")
-        return [(name, p) for name, p in self.named_parameters() if any(part in name for part in kept)]
-
-    def batch_function(self) -> Callable[[int], Any]:
-        return partial(frame_batch, seed=self.seed, frames=self.stage.batch)
-
-    def training_step(self, batch: tuple[np.ndarray, dict[str, np.ndarray]], batch_idx: int) -> Tensor:
-        frames, labels = batch
-        pixels = torch.from_numpy(frames).to(self.device).movedim(-1, 1).float() / 127.5 - 1
-        tokens = self.host.get_video_features(pixels[None], return_dict=True).pooler_output[0, :-1].float()
-        tokens = F.rms_norm(tokens, tokens.shape[-1:])
-        loss = tokens.new_zeros(())
-        for name, label in labels.items():
-            target = torch.from_numpy(label).to(self.device).flatten()
-            logits = self._classify(name, tokens)
-            loss = loss + WEIGHTS[name] * F.cross_entropy(logits, target, ignore_index=IGNORE)
-            labelled = target != IGNORE
-            self._log(name, (logits.argmax(-1) == target)[labelled].float().mean(), int(labelled.sum()))
-        self._log("loss", loss.detach(), 1)
-        return loss
-
-    def _classify(self, name: str, tokens: Tensor) -> Tensor:
-        if name not in WORDS:
-            return self.probes[name](tokens)
-        embeddings = self.host.get_input_embeddings()
-        assert isinstance(embeddings, nn.Embedding)
-        return tokens @ embeddings.weight[getattr(self, f"{name}_ids")].T
 
 
 class LanguageTraining(HostTraining):

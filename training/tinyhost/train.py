@@ -15,6 +15,7 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader, Dataset
 
+from framefold.data.synthetic.difficulty import resolve_difficulty
 from framefold.data.synthetic.questions import HELPER_TYPES, QUESTION_TYPES
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import HostError
@@ -26,13 +27,16 @@ from framefold.training.fit.warning_filters import filter_warnings
 from framefold.training.frozen_host.load import load_host
 
 from .build import Architecture, build_host, build_tokenizer, save_host
-from .modules import HostTraining, LanguageTraining, VisionTraining
+from .modules import HostTraining, LanguageTraining
 from .stage import Stage
 from .token_views import VIEWS
+from .vision import VisionTraining
 
 EPOCH = 50  # steps between rows of the training curve, and between resume points
 
 TRAINABLE_TYPES = (*QUESTION_TYPES, *HELPER_TYPES)
+
+SOURCES = ("drawn", "videos")
 
 KINDS = {"vision": VisionTraining, "language": LanguageTraining}
 
@@ -78,6 +82,7 @@ def train(
         shutil.rmtree(folder, ignore_errors=True)
     pl.seed_everything(seed, verbose=False)
     host = load_host(start).model if start else build_host(architecture, seed)
+    _check_fit(stages, host.config.vision_config)
     tokenizer = build_tokenizer()
     for stage in stages:
         host.requires_grad_(False)
@@ -96,6 +101,8 @@ def _check(stages: list[Stage]) -> None:
             raise HostError(f"stage {stage.name!r} has kind {stage.kind!r}; known: {', '.join(KINDS)}")
         if stage.kind == "language" and not stage.mixes:
             raise HostError(f"stage {stage.name!r} needs mixes, the views of a video that the language model sees")
+        if stage.source not in SOURCES:
+            raise HostError(f"stage {stage.name!r} has source {stage.source!r}; known: {', '.join(SOURCES)}")
         if stage.steps < 1:
             raise HostError(f"stage {stage.name!r} needs at least one step, not {stage.steps}")
         if not stage.difficulty or stage.questions < 1:
@@ -110,6 +117,22 @@ def _check(stages: list[Stage]) -> None:
             Recipe(stage.frames, difficulty=difficulty)  # raises if length or difficulty is invalid
     if len({stage.name for stage in stages}) < len(stages):
         raise HostError("two stages have the same name; their resume points would overwrite each other")
+
+
+def _check_fit(stages: list[Stage], vision: Any) -> None:
+    """Check that the host can be trained by these stages."""
+    for stage in stages:
+        if stage.summary and not vision.vision_use_head:
+            raise HostError(
+                f"stage {stage.name!r} has a summary, the task of a pooling head: set architecture.vision_use_head"
+            )
+        drawn = stage.kind == "vision" and stage.source == "drawn"
+        sizes = {resolve_difficulty(difficulty).size for difficulty in stage.difficulty}
+        if not drawn and sizes != {vision.image_size}:
+            raise HostError(
+                f"stage {stage.name!r} has videos of {', '.join(map(str, sorted(sizes)))} pixels, and the host takes"
+                f" {vision.image_size}: change architecture.image, or size in the stage's difficulty"
+            )
 
 
 def _accelerator(name: str) -> str:

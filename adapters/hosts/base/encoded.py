@@ -25,7 +25,8 @@ class Encoded:
             for one of ``extra``.
         deepstack: per tapped layer, (T, H, W, D) features that the language model adds at the same placeholders.
         times: (T,) seconds of the frames, if the host's inputs contain them.
-        attention: (T, H, W) attention received in the last vision block, if it was requested.
+        attention: (T, H, W) attention received in the last vision block, or in a pooling head after it, if it was
+            requested.
     """
 
     features: Tensor

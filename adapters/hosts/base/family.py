@@ -97,7 +97,7 @@ class Family:
         return language_model.layers
 
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
-        """Return the attention module of the last vision block."""
+        """Return the attention module of the tower's pooling head, if it has one, otherwise of its last block."""
         tower = model.base_model.get_submodule(self.vision)
         return [module for module in tower.modules() if type(module).__name__.endswith("Attention")][-1]
 

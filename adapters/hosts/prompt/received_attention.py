@@ -1,7 +1,8 @@
 """Record the attention that each patch receives in one attention module, for any attention implementation.
 
-While recording, this module uses a wrapper of the host's own attention function that returns its result unchanged, so
-outputs stay bit-identical. No other module is changed, and no attention weights are stored.
+While recording, an attention module of transformers uses a wrapper of the host's own attention function that returns
+its result unchanged, and the module of a pooling head is observed by a hook, so outputs stay bit-identical. No other
+module is changed, and no attention weights are stored.
 
 Dimensions: B images or groups of patches that attend to each other, h heads, L patches (and CLS tokens), d head width.
 """
@@ -23,13 +24,23 @@ MAX_WEIGHTS = 2**24  # attention weights computed at once: 64 MiB in fp32
 
 @contextlib.contextmanager
 def recording(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Record the attention received in every call of an attention module of transformers.
+    """Record the attention received in every call of an attention module.
+
+    Args:
+        module: an attention module of transformers, or the torch.nn.MultiheadAttention of SigLIP's pooling head.
 
     Yields:
         A list to which each call of the attention function appends a (B, L) fp32 tensor: softmax weights averaged over
         heads and queries, so that each row sums to one.
     """
     calls: list[Tensor] = []
+    if isinstance(module, nn.MultiheadAttention):
+        hook = module.register_forward_hook(lambda _, args, output: calls.append(_pooling_weights(output)))
+        try:
+            yield calls
+        finally:
+            hook.remove()
+        return
     wrap_attention(module, functools.partial(_record, calls))
     try:
         yield calls
@@ -57,6 +68,11 @@ def received_attention(query: Tensor, key: Tensor, mask: Tensor | None, scaling:
             logits = logits.masked_fill(~part, -torch.inf) if part.dtype == torch.bool else logits + part
         total += logits.softmax(-1).sum((1, 2))
     return total / (heads * length)
+
+
+def _pooling_weights(output: tuple[Tensor, Tensor]) -> Tensor:
+    """Return (B, L) weights from the output of a pooling head: states, and weights (B, queries, L), means of heads."""
+    return output[1].detach().float().mean(dim=1)
 
 
 def _record(

@@ -31,7 +31,8 @@ def encode(
     Args:
         model: the host.
         inputs: the host's inputs.
-        attention: also collect the attention that each token received in the last vision block.
+        attention: also collect the attention that each token received in the last vision block, or in the pooling head
+            of the tower, if it has one.
         tokenizer: tokenizer or processor of a host that takes frames as images, with which the videos among the images
             are found. If None, the one next to its weights.
 

@@ -1,8 +1,12 @@
-"""Attention that tokens receive in the last vision block: recorded on request, without changing any result."""
+"""Attention that tokens receive in the last vision block, or in a pooling head.
+
+It is recorded on request, without changing any result.
+"""
 
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -164,3 +168,26 @@ def test_the_module_is_restored_after_an_error() -> None:
     with pytest.raises(RuntimeError, match="while recording"), received.recording(module):
         raise RuntimeError("while recording")
     assert module.config is config
+
+
+def test_a_pooling_head_is_recorded_instead_of_the_last_block() -> None:
+    config = HOSTS["llava_onevision"].config()
+    config.vision_config.vision_use_head = True
+    host = replace(HOSTS["llava_onevision"], config=lambda: config).build()
+    inputs = two_videos("llava_onevision")
+    head = host.model.vision_tower.head
+    states: list[Tensor] = []
+    hook = head.register_forward_hook(lambda module, args, output: states.append(args[0]))
+    plain, recorded = encode(host, inputs), encode(host, inputs, attention=True)
+    hook.remove()
+    attention = head.attention
+    query, key, _ = attention.in_proj_weight.chunk(3)
+    bias = attention.in_proj_bias.chunk(3)
+    frames = torch.cat(states[:2])  # videos of unequal length are encoded one by one
+    probe = (head.probe[0] @ query.T + bias[0]).view(1, 2, 8).expand(len(frames), -1, -1)  # two heads of width 8
+    keys = (frames @ key.T + bias[1]).unflatten(-1, (2, 8))
+    weights = (torch.einsum("nhd,nlhd->nhl", probe, keys) * 8**-0.5).softmax(-1).mean(1).view(-1, 4, 4)
+    expected = torch.nn.functional.avg_pool2d(weights, 2)
+    torch.testing.assert_close(torch.cat([clip.attention for clip in recorded]), expected, atol=1e-7, rtol=1e-5)
+    assert all(torch.equal(a.features, b.features) for a, b in zip(plain, recorded, strict=True))
+    assert not attention._forward_hooks
