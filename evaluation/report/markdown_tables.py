@@ -228,13 +228,12 @@ def evidence_section(table: ResultTable) -> str:
 
 def measures_table(table: ResultTable, measures: list[Measure], full: Readings | None = None) -> str:
     """Return a table with several measures in a cell, and a row for all tokens if given; "" if there are no values."""
-    rows = []
-    for method in table.methods:
-        rows.append([method, *(_cell(table, measures, method, budget) for budget in table.budgets)])
+    readings = [table.readings(*key) for key in _results(table)] + ([] if full is None else [full])
+    if not any(_texts(measures, one) for one in readings):
+        return ""
+    rows = [[method, *(_cell(table, measures, method, budget) for budget in table.budgets)] for method in table.methods]
     if full is not None and (text := _texts(measures, full)):
         rows.append(["all tokens", f"{text} (every column)", *[""] * (len(table.budgets) - 1)])
-    if not any(any(row[1:]) for row in rows):
-        return ""
     return format_table([" / ".join(measure.label for measure in measures), *table.budgets], rows)
 
 

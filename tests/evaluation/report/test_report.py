@@ -13,6 +13,7 @@ from framefold.evaluation.report.methods import baselines
 from framefold.evaluation.report.report import report
 from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.result_files import count_answers, read_results
+from tests.support.pages.results_folders import inside_results
 from tests.support.pages.simple_results import SETTINGS, simple_answers, write_simple_result
 
 
@@ -198,3 +199,17 @@ def test_results_without_a_right_answer_say_that_accuracy_does_not_suit(
     assert "these results lack answer loss and answer overlap: run the ablation again" in capsys.readouterr().out
     report(str(folder))
     assert "does not suit" not in capsys.readouterr().out
+
+
+def test_cells_that_were_left_out_stand_in_every_table_that_has_values_and_make_none_alone(tmp_path: Path) -> None:
+    text = report(str(inside_results(tmp_path))).read_text()  # with its plots
+    sections = {section.split("\n")[0]: section for section in text.split("\n## ")[1:]}
+    assert "Answers" not in sections, "these results have no losses"
+    said = "not possible: smallest is 25.4 %"
+    for name in ("Accuracy", "Evidence kept", "Cost"):
+        assert sections[name].count(f"| {said} |") == 2, name  # fastv, and fastv with equal FLOPs
+        assert "| pyramid_drop | not possible |" in sections[name], name
+    reason = "Not possible in this host:\n\n- `pyramid_drop`: it acts in layers that this host lacks\n"
+    assert reason in sections["Accuracy"] and f"fastv`: {said}" not in text
+    row = next(line for line in sections["Accuracy"].splitlines() if line.startswith("| fastv (equal FLOPs) |"))
+    assert row.endswith(f"| {said} |") and "[" in row and "| compressor | 25 % (64 tokens) | 10 % (26 tokens) |" in text
