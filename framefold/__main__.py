@@ -64,6 +64,10 @@ FUNCTIONS = {
         "evaluation.ablation.variants:bench_variants",
         "compare the evidence that exact and official variants keep with equally many tokens",
     ),
+    "bench shortcuts": (
+        "evaluation.bench.shortcuts:bench_shortcuts",
+        "measure how well question-blind statistics of tokens rank the evidence of a task on a host",
+    ),
     "bench ssm": (
         "evaluation.bench.mamba2:bench_ssm",
         "compare framefold's Mamba-2 block with that of transformers on the CPU",
@@ -127,7 +131,7 @@ EXTRA_OF = {
 
 
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
-DEVELOPERS = {f"bench {name}" for name in ("variants", "ssm", "synth", "data")}
+DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "ssm", "synth", "data")}
 DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue"}
 
 

@@ -92,7 +92,9 @@ def sample_scenes(
         earlier = [scene.texture for scene in scenes[:-1] if scene.texture != scenes[-1].texture]
         texture = stream.pick(earlier) if earlier and _happens(stream, difficulty.returns) else names[i]
         faded = fade if i and _happens(stream, difficulty.fades) else 0
-        scenes.append(Scene(first, end - 1, texture, _clear_view(events, (first + end - 1) // 2), faded))
+        middle = (first + end - 1) // 2
+        view = _clear_view(events, middle, middle % 4 if difficulty.crowd else 0)
+        scenes.append(Scene(first, end - 1, texture, view, faded))
     return tuple(scenes)
 
 
@@ -100,8 +102,8 @@ def _happens(stream: RandomStream, share: float) -> bool:
     return stream.below(1000) < round(share * 1000)
 
 
-def _clear_view(events: Sequence[Event], frame: int) -> Box:
-    """Return the quarter of a frame that its events cover least; of equal ones, the first."""
+def _clear_view(events: Sequence[Event], frame: int, start: int) -> Box:
+    """Return the quarter of a frame that its events cover least; of equal ones, the first from number `start` on."""
     boxes = [event.box(frame) for event in overlapping(events, frame, frame)]
 
     def covered(y: float, x: float) -> float:
@@ -109,7 +111,8 @@ def _clear_view(events: Sequence[Event], frame: int) -> Box:
             max(0.0, min(b[3], y + 0.5) - max(b[1], y)) * max(0.0, min(b[4], x + 0.5) - max(b[2], x)) for b in boxes
         )
 
-    y, x = min(((y, x) for y in (0.0, 0.5) for x in (0.0, 0.5)), key=lambda corner: covered(*corner))
+    quarters = [(y, x) for y in (0.0, 0.5) for x in (0.0, 0.5)]
+    y, x = min(quarters[start:] + quarters[:start], key=lambda corner: covered(*corner))
     return (frame, y, x, y + 0.5, x + 0.5)
 
 

@@ -40,7 +40,7 @@ def test_every_kind_of_configuration_is_packaged() -> None:
     assert set(config_names()) >= {name for names in PARTS.values() for name in names}
     assert all(PARTS.values()), PARTS
     assert {"compressor/fila", "compressor/scene_mean"} <= set(PARTS["compressor"])
-    assert set(PARTS["data"]) == {"data/synthetic", "data/synthetic_hard", "data/shards"}
+    assert set(PARTS["data"]) == {"data/synthetic", "data/synthetic_hard", "data/synthetic_crowded", "data/shards"}
     assert set(PARTS["trainer"]) == {"trainer/cpu", "trainer/gpu"} | PARALLEL
     assert {name.partition("/")[0] for name in config_names()} == {*TRAINING, "ablation", "tinyhost"}
 
