@@ -32,6 +32,7 @@ from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_
 from framefold.training.strategies.fsdp2 import is_sharded
 
 from .accepted_samples import encode_accepted
+from .budgets import check_budgets, check_ratios_in_llm
 from .datamodule import data_sources
 from .lora import HostLora
 from .lora_settings import LoraSettings
@@ -108,8 +109,8 @@ class CompressorModule(pl.LightningModule):
         self.hparams["lora"] = asdict(self.start.settings) if self.start.settings else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
-        self.train_budgets = [self._check_budget(b) for b in train_budgets or [budget]]
-        self.val_budgets = [self._check_budget(b) for b in val_budgets or [budget]]
+        self.train_budgets = check_budgets(self.compressor, train_budgets or [budget])
+        self.val_budgets = check_budgets(self.compressor, val_budgets or [budget])
         self.loss_weights = validate_loss_weights(losses or {}, self.compressor.query_aware)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
         self.tokens_seen = 0  # visual tokens of training videos before compression; readers reset it
@@ -122,6 +123,7 @@ class CompressorModule(pl.LightningModule):
         self.configure_model()
         if stage == "fit":  # before the first step, rather than when the trained weights are exported
             check_saveable(self.compressor, self.model)
+        check_ratios_in_llm(self.compressor, self.host, [*self.train_budgets, *self.val_budgets])
         check_data(self.host, data_sources(self.trainer, stage))
         prepare_module(self)
 
@@ -181,12 +183,6 @@ class CompressorModule(pl.LightningModule):
     def on_train_batch_end(self, *args: Any) -> None:
         """Let the compressor synchronise its statistics over the ranks."""
         self.compressor.synchronize()
-
-    def _check_budget(self, budget: Any) -> Any:
-        before = self.compressor.budget
-        self.compressor.budget = budget
-        checked, self.compressor.budget = self.compressor.budget, before
-        return checked
 
     def _sum_over_ranks(self, counts: Tensor) -> Tensor:
         return self.trainer.strategy.reduce(counts, reduce_op="sum")

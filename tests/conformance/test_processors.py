@@ -85,7 +85,8 @@ def check_features(result: dict[str, Any]) -> None:
     assert result["same"]  # stored features, and features computed during training
     for key, errors in result["errors"].items():
         assert len(errors) == 6 and max(errors) < 1e-5, key  # one error per question
-    assert min(result["differences"]) > 0.1  # so that a missing compressor would be noticed
+    for key, differences in result["differences"].items():  # so that a missing compressor would be noticed
+        assert min(differences) > (0.1 if key in ("few", "query") else 0.03), key
     assert result["positions"] == [True] * 6
 
 

@@ -21,6 +21,7 @@ from framefold.cli.export import export
 from framefold.data.loading.loader import ResumableLoader
 from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.stream import SyntheticStream
+from framefold.errors import BudgetError
 from framefold.training.checkpoint.read import trained_weights
 from framefold.training.frozen_host.batch import answer_questions, encode_batch
 from framefold.training.frozen_host.load import load_host
@@ -147,6 +148,32 @@ def test_budgets_are_means_over_the_layers(deep_host: Path, tmp_path: Path) -> N
     found = {name: float(value) for name, value in module.trainer.callback_metrics.items()}
     for budget in (0.3, 40):
         assert found[f"val/visual_tokens@{budget}"] == pytest.approx(mean_tokens(module, budget, 256) + 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"budget": 0.25}, "smallest budget for 4096 tokens is 1025, a ratio of 0.2503"),  # all tokens in 1 of 4 layers
+        ({"budget": 0.5, "val_budgets": [0.5, 0.1]}, "smallest budget"),
+        ({"budget": 0.5, "train_budgets": [0.5, 0.1]}, "smallest budget"),
+        ({"budget": 0.26, "val_budgets": [0.251, 70]}, None),  # long videos have 0.251
+    ],
+)
+def test_ratios_that_no_video_allows_are_refused_before_the_first_step(
+    settings: dict[str, Any], error: str | None, deep_host: Path, tmp_path: Path
+) -> None:
+    module = CompressorModule("storm+fastv", params=CHAINS["storm+framefusion_in_llm"], host=str(deep_host), **settings)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_steps=0, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    data = ResumableLoader(SyntheticStream(Recipe((16, 20)), 4, 2))
+    if error is None:
+        trainer.fit(module, data)
+    else:
+        with pytest.raises(BudgetError, match=error):
+            trainer.fit(module, data)
+    assert module.compressor.budget == settings["budget"]
 
 
 def mean_tokens(module: CompressorModule, budget: float, n: int) -> float:

@@ -29,7 +29,13 @@ TIMES = np.array([0, 0.25, 0.5, 1, 2.25, 2.5, 4, 4.25, 6, 7.5])  # seconds of a 
 LENGTHS = (7, 5, 8, 6)  # frames of the videos for training
 QUESTIONS = [("what is it ?", "a video"), ("is it 12 frames ?", "you"), ("what is the Time", "3")]  # known words
 SHOWN = ("glm4v", "llava_onevision", "qwen3_vl", "smolvlm")  # one host of each kind of processor
-COMPRESSORS = {"all": "identity", "few": "st_simdiff", "query": "qtsplus"}
+COMPRESSORS: dict[str, tuple[str, float]] = {
+    "all": ("identity", 1.0),
+    "few": ("st_simdiff", KEPT),
+    "query": ("qtsplus", KEPT),
+    "pruned": ("fastv", 0.7),  # inside the language model
+    "merged": ("at_layer", 0.7),
+}
 LOSSES = {"kl": 1.0, "attention": 1.0, "evidence": 1.0}
 
 
@@ -138,10 +144,11 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
     encoded = [host.encode_sample(sample) for sample in videos]
     batch = encode_batch(host, stored)
     torch.manual_seed(0)
-    compressors: dict[str, Any] = {key: build(kind, KEPT).eval() for key, kind in COMPRESSORS.items()}
+    compressors: dict[str, Any] = {key: build(*settings).eval() for key, settings in COMPRESSORS.items()}
     logits = {key: answer_questions(host, compressor, batch).logits for key, compressor in compressors.items()}
     errors: dict[str, list[float]] = {key: [] for key in compressors}
-    differences, positions = [], []
+    differences: dict[str, list[float]] = {key: [] for key in compressors if key != "all"}
+    positions = []
     questions = [(i, j) for i, sample in enumerate(stored) for j in range(len(sample.questions))]
     for row, (i, j) in enumerate(questions):
         at = int((batch.rows.labels[row] != -100).int().argmax()) - 1
@@ -149,7 +156,8 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
         expected, all_positions = run_full_prompt(host, compressors, videos[i], text, batch.times[i])
         for key in compressors:
             errors[key].append(max_error(logits[key][row, at], expected[key]))
-        differences += [max_error(expected["all"], expected[key]) for key in ("few", "query")]
+        for key in differences:
+            differences[key].append(max_error(expected["all"], expected[key]))
         steps = torch.arange(len(stored[i].prompts[j]))
         tail = (stored[i].start + steps).expand(*all_positions.shape[:-1], -1)
         joined = torch.cat([stored[i].positions, tail], -1)
@@ -234,7 +242,7 @@ def run_full_prompt(
         arguments["clips"] = [0] * len(sample.frames)
     with torch.no_grad():
         logits = {"all": host.model(**inputs).logits[0, -1]}
-        for key in ("few", "query"):
+        for key in [key for key in compressors if key != "all"]:
             with attach(host.model, compressors[key], tokenizer=host.processor):
                 logits[key] = host.model(**inputs, **arguments).logits[0, -1]
     positions = host.family.positions(host.model, inputs, torch.ones_like(inputs["input_ids"]), False)
