@@ -154,8 +154,8 @@ def complete_logits(host: Host, prepared: Prepared, rows: QuestionRows) -> Tenso
         prepared: R compressed prefixes, in the order of the rows.
         rows: one question about each.
     """
-    kwargs = complete_prompts(host, prepared, rows)
-    return host.model(**kwargs, logits_to_keep=rows.input_ids.shape[1]).logits
+    kwargs, length = complete_prompts(host, prepared, rows), rows.input_ids.shape[1]
+    return host.model(**kwargs, logits_to_keep=length).logits[:, -length:]  # not all hosts know logits_to_keep
 
 
 def complete_prompts(host: Host, prepared: Prepared, rows: QuestionRows) -> dict[str, Any]:
