@@ -133,7 +133,7 @@ class CompressorModule(pl.LightningModule):
             return
         self.host = load_host(self.host_folder, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
         self.model = self.host.model
-        self.compressor.materialize(self.host.width, self.host.family.grid(self.model))
+        self.host.family.create_parameters(self.compressor, self.model)
         install_layer_hooks(self.model, self.compressor.in_llm)  # not only for each forward: layers may be recomputed
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens
+from framefold.adapters.core.language_model import LanguageModelShape
 from framefold.adapters.core.parameters import check_params, init_params
 from framefold.adapters.core.registry import (
     CHAIN_SEPARATOR,
@@ -144,6 +145,9 @@ class Chain(Compressor):
         for stage in self._stages:  # reducers keep whole frames, so all stages have the same (H, W)
             stage.materialize(width, grid, device)
 
+    def materialize_in_llm(self, shape: LanguageModelShape, device: torch.device | None = None) -> None:
+        self._last.materialize_in_llm(shape, device)
+
     def synchronize(self) -> None:
         for stage in self._stages:
             stage.synchronize()
@@ -151,12 +155,8 @@ class Chain(Compressor):
     @classmethod
     def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
         classes = dict(zip(cls.stage_names, cls.stage_classes, strict=True))
-        known = {
-            name: classes[name].upgrade_params(own)
-            for name, own in params.items()
-            if name in classes and isinstance(own, Mapping)
-        }
-        return {**params, **known}
+        known = ((name, own) for name, own in params.items() if name in classes and isinstance(own, Mapping))
+        return {**params, **{name: classes[name].upgrade_params(own) for name, own in known}}
 
     def params(self) -> dict[str, Any]:
         return {name: stage.params() for name, stage in zip(self.stage_names, self._stages, strict=True)}

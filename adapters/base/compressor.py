@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens, check_budget
 from framefold.adapters.core.gradients import zero_times_parameters
+from framefold.adapters.core.language_model import LanguageModelShape
 from framefold.adapters.core.parameters import read_params
 from framefold.adapters.core.registry import register_class
 from framefold.adapters.core.tokens import Compressed, VideoTokens
@@ -146,6 +147,9 @@ class Compressor(PretrainedMixin, nn.Module):
         It is called before the first forward. Call it, or pass the sizes to the constructor, before creating an
         optimizer.
         """
+
+    def materialize_in_llm(self, shape: LanguageModelShape, device: torch.device | None = None) -> None:
+        """Create the parameters that act inside the language model, unless they exist; as :meth:`materialize`."""
 
     def forward(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
         """Compress one video.

@@ -62,6 +62,10 @@ class InLLM(nn.Module):
         """Return the decoder layers in which it acts, ascending from 0, in a language model of n layers."""
         raise NotImplementedError(f"{type(self).__name__} must implement acts()")
 
+    def adds(self, layers: int) -> tuple[int, ...]:
+        """Return the layers in which an :class:`~framefold.adapters.base.added_attention.AddedAttention` adds."""
+        return ()
+
     def entering(self, k: int, n: int) -> int:
         """Return how many of n tokens enter the language model for a mean of k over its layers."""
         return n

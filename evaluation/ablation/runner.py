@@ -198,7 +198,7 @@ class AblationRunner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             compressor = method.build(settings.budget, settings.seed)
-            compressor.materialize(self.host.width, self.host.family.grid(self.host.model))
+            self.host.family.create_parameters(compressor, self.host.model)
         return compressor
 
     def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:

@@ -19,6 +19,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import framefold
 from framefold import Compressor
+from framefold.adapters.core.language_model import LanguageModelShape
 from framefold.adapters.hosts.prompt.find_question import tokenizer_of
 from framefold.adapters.hosts.prompt.vision import encode
 from framefold.data.synthetic.generate import generate
@@ -93,6 +94,7 @@ def fresh(name: str, budget: float | int | str, params: dict[str, Any]) -> Compr
         torch.manual_seed(3)
         compressor = framefold.build(name, budget, **params)
         compressor.materialize(128, (4, 4))
+        compressor.materialize_in_llm(LanguageModelShape(layers=4, width=128, heads=4, kv_heads=4, head_width=32))
     return compressor
 
 

@@ -8,9 +8,11 @@ import torch
 
 import framefold
 from framefold import Compressor, VideoTokens
+from framefold.adapters.core.language_model import LanguageModelShape
 from tests.support.videos import noise
 
 WIDTH = 16
+LANGUAGE_MODEL = LanguageModelShape(layers=4, width=WIDTH, heads=4, kv_heads=2, head_width=6)
 RATIOS = [0.001, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.25]
 RATIOS += [0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.75, 0.9, 0.99, 1.0]
 COUNTS = [1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 13, 17, 24, 31, 48, 60, 107, 143, 144, 10_000]
@@ -45,6 +47,7 @@ def make(name: str, budget: float | int = 0.25, grid: tuple[int, int] = (3, 4), 
         torch.manual_seed(7)
         compressor = framefold.build(name, budget)
         compressor.materialize(WIDTH, grid)
+        compressor.materialize_in_llm(LANGUAGE_MODEL)
     if trained:
         for i, parameter in enumerate(compressor.parameters()):
             parameter.data += 0.3 * noise(*parameter.shape, seed=100 + i).to(parameter.dtype)

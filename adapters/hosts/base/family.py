@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from framefold.adapters.core.language_model import LanguageModelShape
 from framefold.errors import UnsupportedHostError
 from framefold.messages import nearest
 
@@ -95,6 +96,20 @@ class Family:
         """Return the layers of the language model."""
         language_model: Any = self.language_model(model)
         return language_model.layers
+
+    def language_model_shape(self, model: PreTrainedModel) -> LanguageModelShape:
+        """Return the sizes of the language model."""
+        text: Any = model.config.get_text_config()
+        heads = text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // heads
+        kv_heads = getattr(text, "num_key_value_heads", None) or heads
+        return LanguageModelShape(text.num_hidden_layers, text.hidden_size, heads, kv_heads, width)
+
+    def create_parameters(self, compressor: Any, model: PreTrainedModel, device: torch.device | None = None) -> None:
+        """Create the parameters of a compressor whose shapes depend on the host, unless they exist."""
+        shape = self.language_model_shape(model)
+        compressor.materialize(shape.width, self.grid(model), device)
+        compressor.materialize_in_llm(shape, device)
 
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
         """Return the attention module of the tower's pooling head, if it has one, otherwise of its last block."""

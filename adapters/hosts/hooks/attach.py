@@ -151,7 +151,7 @@ def detach(model: PreTrainedModel) -> None:
 
 def _add_compressor(model: PreTrainedModel, compressor: Compressor, family: Family) -> None:
     device = execution_device(model)
-    compressor.materialize(model.config.get_text_config().hidden_size, family.grid(model), device)
+    family.create_parameters(compressor, model, device)
     if device.type != "meta":
         compressor.to(device)
     compressor.train(model.training)

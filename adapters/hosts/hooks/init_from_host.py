@@ -40,12 +40,11 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
             the compressor took the host's tensors instead of copies.
         AttachError: weights of either are partitioned over processes (ZeRO-3) or not loaded (meta device).
     """
-    width = model.config.get_text_config().hidden_size if isinstance(model, PreTrainedModel) else 0
     family = family_of(model)
     language: Any = model.base_model.get_submodule(family.language)
     for module in (compressor, language):
         _check_loaded(module)
-    compressor.materialize(width, family.grid(model))
+    family.create_parameters(compressor, model)
     config = language.config
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads

@@ -1,23 +1,29 @@
-"""Decoding after a prompt of which later layers have fewer columns than earlier ones.
+"""What a cache holds besides the host's keys and values, for decoding after a prompt.
 
-The host makes one attention mask for all layers, from the columns that layer 0 has cached. What is left of a prompt is
-seen by every later column, so a layer with fewer columns needs ones for these, its own padding, and the end of the
-host's mask. Nothing else here depends on the row.
+Where later layers have fewer columns than earlier ones: the host makes one attention mask for all layers, from the
+columns that layer 0 has cached. What is left of a prompt is seen by every later column, so a layer with fewer columns
+needs ones for these, its own padding, and the end of the host's mask. Nothing else of it depends on the row.
 
-Dimensions: B rows, L columns of the prompt, L' columns that a layer has cached of it, M columns since, Q new ones.
+Where text attends to tokens outside of the context: their keys and values, which follow the rows of the cache.
+
+Dimensions: B rows, L columns of the prompt, L' columns that a layer has cached of it, M columns since, Q new ones; S
+tokens outside of the context, h heads, g key-value heads, d head width.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
+from framefold.adapters.base.added_attention import AddedAttention
 from framefold.errors import InputError
 
-from .layer_run import LayerRun
+from .layer_layout import ColumnLayout
 
 CACHED_NAME = "framefold_layers"  # attribute of the cache
 
@@ -87,14 +93,19 @@ class CachedLayers:
         return self.starts[max(starts)] if starts else None
 
 
-def note_columns(cache: Any, run: LayerRun, layer: int) -> None:
-    """Record on the cache how many columns of the prompt a layer caches."""
+def note_columns(cache: Any, prompt: int, start: int, layout: ColumnLayout) -> None:
+    """Record on the cache how many columns of the prompt layers cache.
+
+    Args:
+        cache: the host's cache.
+        prompt: L.
+        start: first layer with this layout.
+        layout: columns of the layers.
+    """
     layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
     if layers is None:
-        layers = CachedLayers(run.mask.shape[1])
+        layers = CachedLayers(prompt)
         setattr(cache, CACHED_NAME, layers)
-    layout = run.layout(layer)
-    start = max(start for start in run.layouts if start <= layer)
     if start not in layers.starts:
         padding = ~layout.mask
         layers.starts[start] = CachedColumns(layout.compaction.n_after, padding if bool(padding.any()) else None)
@@ -159,3 +170,98 @@ def step_arguments(cache: Any, layer: int, hidden: Tensor, kwargs: dict[str, Any
     else:
         mask = columns.mask(mask, layers.prompt)
     return {**kwargs, "attention_mask": mask}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """A module that copies of a cache share, although they are deep copies."""
+
+    stage: AddedAttention
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shared:
+        return self
+
+
+@dataclass(eq=False)
+class AddedKeys:
+    """Keys and values of tokens outside of the context in one layer.
+
+    Attributes:
+        shared: what computes the attention.
+        keys: (B, g, S, d).
+        values: (B, g, S, d).
+        mask: (B, S) bool, False for padding.
+    """
+
+    shared: Shared
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+
+    def add(self, layer: int, query: Tensor, out: Tensor) -> Tensor:
+        """Return the output of the self-attention of a layer, (B, Q, h, d), with what is added to all columns.
+
+        Args:
+            layer: number of the layer.
+            query: (B, h, Q, d) after rotation.
+            out: (B, Q, h, d).
+
+        Raises:
+            InputError: there are other rows than in the cache.
+        """
+        if len(self.keys) != len(query):
+            raise InputError(
+                f"the cache has keys of the video for {len(self.keys)} rows, but there are {len(query)}: repeat or"
+                " select rows by the methods of the cache"
+            )
+        return self.shared.stage.add(layer, query, out, self.keys, self.values, self.mask.to(out.device))
+
+    def select(self, rows: Callable[[Tensor], Tensor]) -> AddedKeys:
+        """Return the same with rows that a function selects."""
+        return replace(self, keys=rows(self.keys), values=rows(self.values), mask=rows(self.mask))
+
+
+class LayerWithAddedKeys(DynamicLayer):
+    """A layer of a cache that also holds keys and values of tokens outside of the context."""
+
+    added: tuple[AddedKeys, ...] = ()
+
+    def reset(self) -> None:
+        super().reset()
+        self.added = ()
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        super().reorder_cache(beam_idx)
+        self._select(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        super().batch_repeat_interleave(repeats)
+        self._select(lambda rows: rows.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        super().batch_select_indices(indices)
+        self._select(lambda rows: rows[indices.to(rows.device)])
+
+    def _select(self, rows: Callable[[Tensor], Tensor]) -> None:
+        self.added = tuple(one.select(rows) for one in self.added)
+
+
+def store_added_keys(cache: Any, layer: int, added: tuple[AddedKeys, ...]) -> None:
+    """Store keys and values of tokens outside of the context in a layer of a cache."""
+    while len(cache.layers) <= layer:
+        cache.layers.append(cache.layer_class_to_replicate())
+    new = LayerWithAddedKeys()
+    new.__dict__.update(cache.layers[layer].__dict__)
+    new.added = added
+    cache.layers[layer] = new
+
+
+def added_keys(cache: Any, layer: int) -> tuple[AddedKeys, ...]:
+    """Return what :func:`store_added_keys` has stored, unless the cache no longer contains the prompt."""
+    layers = getattr(cache, "layers", ())
+    found = layers[layer] if layer < len(layers) else None
+    if not isinstance(found, LayerWithAddedKeys) or not found.added:
+        return ()
+    if found.get_seq_length() == 0:
+        found.added = ()
+    return found.added

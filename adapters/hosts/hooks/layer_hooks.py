@@ -28,12 +28,13 @@ from framefold.adapters.hosts.prompt.places import IN_LLM_HOOKS
 from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, CompactedPrompt
 from framefold.errors import AttachError
 
-from .layer_cache import check_cache, note_columns, step_arguments
-from .layer_layout import ColumnLayout, switch_layout
-from .layer_run import LayerRun
+from .layer_cache import AddedKeys, added_keys, check_cache, note_columns, step_arguments, store_added_keys
+from .layer_layout import switch_layout
+from .layer_run import AddedTokens, LayerRun
 from .layer_start import start_run
 
-RUN = "framefold_run"  # keyword argument of the layers
+RUN = "framefold_run"  # keyword arguments of the layers
+ADDED = "framefold_added"
 
 _PROMPT: ContextVar[tuple[CompactedPrompt, dict[str, Any]] | None] = ContextVar("prompt", default=None)
 _RUN: ContextVar[LayerRun | None] = ContextVar("run", default=None)  # from the embeddings to the last norm
@@ -46,19 +47,27 @@ class LayerHooks:
 
     Attributes:
         acts: layers in which a stage acts.
+        adds: layers in which it adds to the attention of text.
         site: site of the stage.
         reads: whether the stage reads attention.
         handles: handles of the hooks.
     """
 
     acts: tuple[int, ...]
+    adds: tuple[int, ...]
     site: str
     reads: bool
     handles: tuple[RemovableHandle, ...]
 
     def fit(self, in_llm: InLLM, layers: int) -> bool:
         """Return whether a stage acts in a language model of n layers where the hooks are."""
-        return (in_llm.acts(layers), in_llm.site, in_llm.reads) == (self.acts, self.site, self.reads)
+        own = (in_llm.acts(layers), in_llm.adds(layers), in_llm.site, in_llm.reads)
+        return own == (self.acts, self.adds, self.site, self.reads)
+
+    @property
+    def wrapped(self) -> set[int]:
+        """Layers whose attention function is wrapped."""
+        return {*self.adds, *(self.acts if self.site == "after_attention" else ())}
 
 
 def install_layer_hooks(model: PreTrainedModel, in_llm: InLLM | None) -> None:
@@ -73,7 +82,7 @@ def install_layer_hooks(model: PreTrainedModel, in_llm: InLLM | None) -> None:
         raise AttachError("another compressor acts inside this language model already")
     host: Any = model
     text: Any = family_of(model).language_model(model)
-    acts = check_layers(model, in_llm)
+    acts, adds = check_layers(model, in_llm), in_llm.adds(len(text.layers))
     handles = [
         host.register_forward_pre_hook(_before_host, with_kwargs=True),
         text.register_forward_pre_hook(_before_language_model, with_kwargs=True),
@@ -86,8 +95,10 @@ def install_layer_hooks(model: PreTrainedModel, in_llm: InLLM | None) -> None:
         if number in acts and in_llm.site == "after_attention":
             norm = layer.post_attention_layernorm
             handles.append(norm.register_forward_pre_hook(functools.partial(_before_mlp, number)))
-            wrap_attention(layer.self_attn, _attention)
-    setattr(model, IN_LLM_HOOKS, LayerHooks(acts, in_llm.site, in_llm.reads, tuple(handles)))
+    hooks = LayerHooks(acts, adds, in_llm.site, in_llm.reads, tuple(handles))
+    for number in hooks.wrapped:
+        wrap_attention(text.layers[number].self_attn, _attention)
+    setattr(model, IN_LLM_HOOKS, hooks)
 
 
 def remove_layer_hooks(model: PreTrainedModel) -> None:
@@ -98,7 +109,7 @@ def remove_layer_hooks(model: PreTrainedModel) -> None:
     for handle in hooks.handles:
         handle.remove()
     text: Any = family_of(model).language_model(model)
-    for number in hooks.acts if hooks.site == "after_attention" else ():
+    for number in hooks.wrapped:
         unwrap_attention(text.layers[number].self_attn)
     delattr(model, IN_LLM_HOOKS)
 
@@ -138,7 +149,12 @@ def check_layers(model: PreTrainedModel, stage: InLLM) -> tuple[int, ...]:
     layers, acts = len(text.layers), stage.acts(len(text.layers))
     first = min(acts, default=0) + (stage.site == "after_attention")
     last = max(acts, default=0) + (stage.site == "after_attention")
-    if not acts or first < 1 or last >= layers:
+    adds = stage.adds(layers)
+    if adds and max(adds) >= layers:
+        raise AttachError(
+            f"{type(stage).__name__} adds in layers {list(adds)} (from 0) of a language model of {layers} layers"
+        )
+    if not (acts or adds) or acts and (first < 1 or last >= layers):
         raise AttachError(
             f"{type(stage).__name__} acts in layers {list(acts)} (from 0) of a language model of {layers} layers, but"
             " there must be at least one layer before and one behind"
@@ -186,12 +202,15 @@ def _after_language_model(text: Any, args: tuple[Any, ...], kwargs: dict[str, An
 def _before_layer(number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Give a layer the columns that are left."""
     run: LayerRun | None = kwargs.get(RUN)
+    cache = kwargs.get("past_key_values")
     if run is None:
-        cache = kwargs.get("past_key_values")
         if cache is None:
             return None
         changes = step_arguments(cache, number, args[0], kwargs, _takes_flat_masks(layer))
+        if added := added_keys(cache, number):
+            changes = {**(changes or kwargs), ADDED: added}
         return None if changes is None else (args, changes)
+    kwargs = {**kwargs, ADDED: _keys_to_add(run, number, layer, cache)} if number in run.adds else kwargs
     if not run.is_read(number):
         kwargs = {name: value for name, value in kwargs.items() if name != RUN}  # attention functions may not know it
     before = run.layout(max(number - 1, 0))
@@ -203,22 +222,18 @@ def _before_layer(number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[s
     hidden = switch_layout(hidden, before, now)
     if now.trivial:
         return (hidden, *args[1:]), kwargs
-    if (cache := kwargs.get("past_key_values")) is not None:
-        note_columns(cache, run, number)
-    return (hidden, *args[1:]), {**kwargs, **_short_arguments(run, now, hidden, kwargs)}
+    if cache is not None:
+        note_columns(cache, run.mask.shape[1], run.start(number), now)
+    return (hidden, *args[1:]), {**kwargs, **run.short_arguments(now, hidden, kwargs)}
 
 
-def _short_arguments(run: LayerRun, now: ColumnLayout, hidden: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a layer that have one value per column."""
-    rotations = kwargs["position_embeddings"]
-    new: dict[str, Any] = {
-        "position_embeddings": now.cached("rotations", rotations[0], lambda: tuple(map(now.gather, rotations))),
-        "attention_mask": now.cached("mask", run.mask, lambda: run.make_mask(hidden, now.mask)),
-    }
-    if kwargs.get("position_ids") is not None:  # without gaps, which flash attention reads as packed sequences
-        columns = torch.arange(hidden.shape[1], device=hidden.device)
-        new["position_ids"] = columns.expand(len(hidden), -1)
-    return new
+def _keys_to_add(run: LayerRun, number: int, layer: Any, cache: Any) -> tuple[AddedTokens, ...]:
+    """Return what is added to the attention of a layer; with a cache, later columns attend to the same keys."""
+    if cache is not None and not (layer.training and getattr(layer, "gradient_checkpointing", False)):
+        for added in run.added:
+            added.stored[number] = added.keys(number)
+        store_added_keys(cache, number, tuple(added.stored[number] for added in run.added))
+    return run.added
 
 
 def _takes_flat_masks(layer: Any) -> bool:
@@ -237,14 +252,18 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Read one row of the attention in a layer in which a stage acts, then call the host's function."""
+    """Call the host's function in a layer in which a stage acts or adds; before, read one row, or afterwards, add."""
     run: LayerRun | None = kwargs.pop(RUN, None)
+    added: tuple[AddedTokens | AddedKeys, ...] = kwargs.pop(ADDED, ())
     if run is not None:
         scaling = kwargs.get("scaling")
         if run.reads:
             run.observe(module.layer_idx, query, key, query.shape[-1] ** -0.5 if scaling is None else scaling)
         _DECIDING.set((run, module.layer_idx))
-    return function(module, query, key, value, attention_mask, *args, **kwargs)
+    out, weights = function(module, query, key, value, attention_mask, *args, **kwargs)
+    for one in added:
+        out = one.add(module.layer_idx, query, out)
+    return out, weights
 
 
 def _before_mlp(number: int, norm: nn.Module, args: tuple[Any, ...]) -> None:

@@ -1,24 +1,70 @@
-"""One prompt on its way through the decoder layers: its layouts, the attention that was read, and the decisions.
+"""One prompt on its way through the decoder layers: its layouts, the attention that was read or is added, decisions.
 
-Dimensions: B rows, L columns of the prompt, L' columns of a layer, D width, h heads, d head width, N tokens of a video.
+Dimensions: B rows, L columns of the prompt, L' columns of a layer, D width, h heads, d head width, N tokens of a video,
+S tokens outside of the context, T text columns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from framefold.adapters.base.added_attention import AddedAttention
 from framefold.adapters.base.in_llm import Decision, apply_decision
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.hosts.prompt.compaction import Side
 from framefold.adapters.hosts.prompt.places import InLLMPlan, VideoPlace
 from framefold.errors import ContractError
 
+from .layer_cache import AddedKeys, Shared
 from .layer_layout import ColumnLayout, Deepstack, next_layout
+
+
+@dataclass(eq=False)
+class AddedTokens:
+    """Tokens outside of the context, to which text columns of the prompt attend.
+
+    Attributes:
+        stage: what computes the attention.
+        tokens: (B, S, D), padded with zeros.
+        mask: (B, S) bool, False for padding.
+        columns: (B, T) int64 text columns of each row, and further ones up to T.
+        is_text: (B, T) bool, whether they are text.
+        stored: keys and values by layer, which are also on the cache.
+    """
+
+    stage: AddedAttention
+    tokens: Tensor
+    mask: Tensor
+    columns: Tensor
+    is_text: Tensor
+    stored: dict[int, AddedKeys] = field(default_factory=dict)
+
+    def keys(self, layer: int) -> AddedKeys:
+        """Return keys and values for a layer. Unless they are stored, they are computed anew for each gradient."""
+        if layer in self.stored:
+            return self.stored[layer]
+        return AddedKeys(Shared(self.stage), *self.stage.keys_and_values(layer, self.tokens), self.mask)
+
+    def add(self, layer: int, query: Tensor, out: Tensor) -> Tensor:
+        """Return the output of the self-attention of a layer, (B, L, h, d), with what is added to text.
+
+        Args:
+            layer: number of the layer.
+            query: (B, h, L, d) after rotation.
+            out: (B, L, h, d).
+        """
+        columns, is_text = self.columns.to(out.device), self.is_text.to(out.device)
+        if not columns.shape[1]:
+            return out
+        index = columns[..., None, None].expand(-1, -1, *out.shape[2:])
+        before = out.gather(1, index)
+        after = self.keys(layer).add(layer, query.gather(2, index.transpose(1, 2)), before)
+        return out.scatter(1, index, torch.where(is_text[..., None, None], after, before))
 
 
 @dataclass(eq=False)
@@ -38,6 +84,7 @@ class LayerRun:
         layouts: by the first layer for which they hold; that of the complete prompt is 0.
         deepstack: features that the host would add where there are fewer columns; None if it adds none.
         memory: state of the stage of each video.
+        added: for each stage that adds to the attention of text, what it adds.
     """
 
     places: list[VideoPlace]
@@ -52,12 +99,22 @@ class LayerRun:
     layouts: dict[int, ColumnLayout]
     deepstack: Deepstack | None
     memory: list[Any]
+    added: tuple[AddedTokens, ...] = ()
     received: dict[int, Tensor] = field(default_factory=dict)
     decisions: dict[tuple[int, int], Decision] = field(default_factory=dict)
 
     def layout(self, layer: int) -> ColumnLayout:
         """Return the layout that a layer sees."""
-        return self.layouts[max(start for start in self.layouts if start <= layer)]
+        return self.layouts[self.start(layer)]
+
+    def start(self, layer: int) -> int:
+        """Return the first layer with the layout that a layer sees."""
+        return max(start for start in self.layouts if start <= layer)
+
+    @property
+    def adds(self) -> tuple[int, ...]:
+        """Layers in which the attention of text is added to."""
+        return self.added[0].stage.adds(self.layers) if self.added else ()
 
     @property
     def last(self) -> ColumnLayout:
@@ -71,6 +128,18 @@ class LayerRun:
     def add_deepstack(self, layer: int, hidden: Tensor) -> Tensor:
         """Return the output of a layer with the features that the host would add after it."""
         return hidden if self.deepstack is None else self.deepstack.add(layer, hidden, self.layout(max(layer, 0)))
+
+    def short_arguments(self, now: ColumnLayout, hidden: Tensor, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a layer that have one value per column, in its layout."""
+        rotations = kwargs["position_embeddings"]
+        new: dict[str, Any] = {
+            "position_embeddings": now.cached("rotations", rotations[0], lambda: tuple(map(now.gather, rotations))),
+            "attention_mask": now.cached("mask", self.mask, lambda: self.make_mask(hidden, now.mask)),
+        }
+        if kwargs.get("position_ids") is not None:  # without gaps, which flash attention reads as packed sequences
+            columns = torch.arange(hidden.shape[1], device=hidden.device)
+            new["position_ids"] = columns.expand(len(hidden), -1)
+        return new
 
     @torch.no_grad()
     def observe(self, layer: int, query: Tensor, key: Tensor, scaling: float) -> None:

@@ -1,27 +1,29 @@
 """Start the run of a prompt through the decoder layers: what asks, where the videos are, and what cannot be run.
 
-Dimensions: B rows, L columns of the prompt.
+Dimensions: B rows, L columns of the prompt, S tokens outside of the context, D width, T text columns.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 from transformers.masking_utils import create_causal_mask
 
+from framefold.adapters.base.added_attention import AddedAttention
 from framefold.adapters.hosts.prompt.places import VideoPlace
 from framefold.adapters.hosts.prompt.prepare import CompactedPrompt
 from framefold.errors import InputError
 
 from .layer_cache import CACHED_NAME
 from .layer_layout import Deepstack, first_layout
-from .layer_run import LayerRun
+from .layer_run import AddedTokens, LayerRun
 
 IGNORE = -100  # label of columns that are not trained
 
@@ -40,18 +42,18 @@ def start_run(
     Raises:
         InputError: the stage cannot act on these inputs; the message says what to do.
     """
-    _check_arguments(kwargs)
     embeds, given = kwargs["inputs_embeds"], kwargs.get("attention_mask")
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if given is None else given.bool()
     places = _repeat_rows(prompt, len(mask))
     plan = next(place.plan for place in places if place.plan is not None)
     acts, layers = plan.in_llm.acts(plan.layers), plan.layers
+    _check_arguments(kwargs, bool(acts))
     asks = asking_columns(prompt.mask, labels, mask)
     if plan.in_llm.reads:
         _check_asking(asks, places, mask)
     tokens, columns = [place.tokens for place in places], [place.columns for place in places]
     on_left = bool((~mask[:, 0]).any()) or not bool((~mask[:, -1]).any())
-    first_short = min(acts) + (plan.in_llm.site == "after_attention")
+    first_short = min(acts) + (plan.in_llm.site == "after_attention") if acts else layers
     deepstack, changes = _hold_deepstack(kwargs, first_short)
     memory = [place.plan.in_llm.begin(place.tokens, layers, place.plan.handover) for place in places if place.plan]
     run = LayerRun(
@@ -67,6 +69,7 @@ def start_run(
         {0: first_layout(mask, tokens, columns)},
         deepstack,
         memory,
+        _added_tokens(text, prompt, places, memory, mask),
     )
     if (cache := kwargs.get("past_key_values")) is not None and hasattr(cache, CACHED_NAME):
         delattr(cache, CACHED_NAME)  # of an earlier prompt
@@ -94,12 +97,13 @@ def asking_columns(prompt: Tensor, labels: Mapping[str, Any], mask: Tensor) -> T
     return (real.long() * (column + 1)).argmax(-1)
 
 
-def _check_arguments(kwargs: Mapping[str, Any]) -> None:
+def _check_arguments(kwargs: Mapping[str, Any], drops: bool) -> None:
     cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
     if cache is not None and (type(cache) is not DynamicCache or getattr(cache, "offloading", False)):
         raise InputError(
-            "a compressor that acts inside the language model leaves different numbers of columns in different layers."
-            f" Only DynamicCache, without offloading, holds them, not {type(cache).__name__}: drop cache_implementation"
+            "a compressor that acts inside the language model leaves different numbers of columns in different layers,"
+            " or adds keys to them. Only DynamicCache, without offloading, holds them, not"
+            f" {type(cache).__name__}: drop cache_implementation"
         )
     if cache is not None and cache.get_seq_length():
         raise InputError(
@@ -108,7 +112,7 @@ def _check_arguments(kwargs: Mapping[str, Any]) -> None:
         )
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         raise InputError("a compressor that acts inside the language model needs a 2-D attention_mask")
-    if kwargs.get("output_router_logits"):
+    if drops and kwargs.get("output_router_logits"):
         raise InputError(
             "output_router_logits cannot be used with a compressor that acts inside the language model, because the"
             " host's balance loss joins layers of different lengths: drop it"
@@ -119,6 +123,52 @@ def _repeat_rows(prompt: CompactedPrompt, rows: int) -> list[VideoPlace]:
     """Return the places in a batch in which beams or samples repeat the rows of the prompt."""
     copies = rows // len(prompt.mask)
     return [replace(place, row=place.row * copies + copy) for place in prompt.places for copy in range(copies)]
+
+
+def _added_tokens(
+    text: Any, prompt: CompactedPrompt, places: Sequence[VideoPlace], memory: Sequence[Any], mask: Tensor
+) -> tuple[AddedTokens, ...]:
+    """Return, for each stage that adds to the attention of text, the tokens and the columns that attend to them.
+
+    Raises:
+        InputError: the layers are checkpointed in a way that cannot return gradients to these tokens.
+    """
+    added = []
+    plans = [place.plan for place in places]
+    stages = {plan.in_llm: None for plan in plans if plan is not None and isinstance(plan.in_llm, AddedAttention)}
+    for stage in stages:
+        own = [number for number, plan in enumerate(plans) if plan is not None and plan.in_llm is stage]
+        rows = [[memory[number] for number in own if places[number].row == row] for row in range(len(mask))]
+        tokens = pad_sequence([torch.cat(row) if row else memory[own[0]][:0] for row in rows], batch_first=True)
+        lengths = torch.tensor([sum(map(len, row)) for row in rows], device=tokens.device)
+        has_tokens = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
+        columns = _text_columns(prompt, mask) & (lengths > 0).to(mask.device)[:, None]
+        order = columns.long().argsort(dim=-1, descending=True, stable=True)[:, : int(columns.sum(-1).max())]
+        _check_checkpointing(text, tokens)
+        added.append(AddedTokens(stage, tokens, has_tokens, order, columns.gather(1, order)))
+    return tuple(added)
+
+
+def _text_columns(prompt: CompactedPrompt, mask: Tensor) -> Tensor:
+    """Return (B, L) bool, the columns of the host's inputs that are neither visual nor padding."""
+    assert prompt.visual is not None
+    visual = torch.zeros_like(mask)
+    width = min(prompt.visual.shape[1], mask.shape[1])
+    visual[:, :width] = prompt.visual.repeat_interleave(len(mask) // len(prompt.visual), 0)[:, :width].to(mask.device)
+    return mask & ~visual
+
+
+def _check_checkpointing(text: Any, tokens: Tensor) -> None:
+    """Refuse reentrant checkpointing if gradients must leave the layers by another way than their inputs."""
+    layer = text.layers[0]
+    recomputed = text.training and getattr(layer, "gradient_checkpointing", False)
+    if not (recomputed and tokens.requires_grad and torch.is_grad_enabled()):
+        return
+    if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):
+        raise InputError(
+            "tokens outside of the context need gradients, which reentrant checkpointing cannot return from several"
+            " layers: call gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
+        )
 
 
 def _check_asking(asks: Tensor, places: list[VideoPlace], mask: Tensor) -> None:

@@ -29,7 +29,7 @@ class InLLMPlan:
 
     Attributes:
         in_llm: what reduces it.
-        counts: number of tokens after each act.
+        counts: number of tokens after each act; none if it only adds to the attention of text.
         exact: whether these numbers are binding.
         handover: what the compressor hands over.
         layers: number of decoder layers.
@@ -113,7 +113,7 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
     """Return what happens to a compressed video inside the language model, None if its compressor does nothing there.
 
     Raises:
-        InputError: the layers of the host do not call it.
+        InputError: the layers of the host do not call it, or its weights are for another language model.
         BudgetError: the budget is not possible in this language model; the message contains the smallest one.
     """
     compressor = getattr(compressor, "compressor", compressor)  # what a wrapper calls
@@ -122,9 +122,11 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
         return None
     if not hasattr(model, IN_LLM_HOOKS):
         raise InputError(
-            f"{compressor.name} reduces tokens inside the language model, whose layers do not call it: attach the"
+            f"{compressor.name} acts inside the language model, whose layers do not call it: attach the"
             " compressor, or run the host inside `with framefold.adapters.hosts.in_llm(model, compressor)`"
         )
+    if (create := getattr(compressor, "materialize_in_llm", None)) is not None:
+        create(family.language_model_shape(model), out.tokens.features.device)
     layers, tokens = len(family.decoder_layers(model)), out.tokens
     counts = compressor.counts_in_llm(len(tokens.assign), tokens.per_frame, layers, len(tokens))
     return InLLMPlan(in_llm, counts, compressor.exact_budget and in_llm.binding, out.handover, layers)

@@ -44,6 +44,7 @@ class CompactedPrompt:
         next_position: (B,) position of the column after the prompt, for a decode loop that passes no positions.
         axes: sizes of the leading dimensions of positions, before (B, L').
         places: where the tokens of each video are, in (row, column) order.
+        visual: (B, L') bool, placeholders of videos and images; None unless the layers of the host need it.
     """
 
     compaction: Compaction
@@ -51,10 +52,11 @@ class CompactedPrompt:
     next_position: Tensor
     axes: tuple[int, ...]
     places: tuple[VideoPlace, ...] = ()
+    visual: Tensor | None = None
 
     def without_places(self) -> CompactedPrompt:
         """Return what a decode loop needs; caches are copied, and modules of a compressor must not be."""
-        return replace(self, places=())
+        return replace(self, places=(), visual=None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,10 @@ def prepare(
     packed = family.pack(layers)
     kwargs["mm_encoder_outputs"] = {**encoder_outputs, **encode_images(model, inputs), family.modality: packed}
     places = place_videos(where, rows.tolist(), clips, outputs, plans, compaction)
-    prompt = _compacted_prompt(family, kwargs, compaction, positions, places)
+    visual = None
+    if any(plans):
+        visual = compaction.gather(family.placeholders(model, inputs) | images, 0) | compaction.filler
+    prompt = _compacted_prompt(family, kwargs, compaction, positions, places, visual)
     setattr(packed, COMPACTED_NAME, prompt)
     videos = [out for out in outputs if out is not None]
     scores = tuple(out.scores for out in videos)
@@ -188,11 +193,12 @@ def _compacted_prompt(
     compaction: Compaction,
     positions: Positions,
     places: tuple[VideoPlace, ...],
+    visual: Tensor | None,
 ) -> CompactedPrompt:
     ids, mask = kwargs["position_ids"], kwargs["attention_mask"]
     columns = compaction.n_before if positions == "preserve" else compaction.n_after
     axes = ids[-3:].shape[:-2]  # without the row of text positions that generate needs
-    return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes, places)
+    return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes, places, visual)
 
 
 def _unchanged(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any]) -> Prepared:
