@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,7 +18,7 @@ from framefold.adapters.base.build import build
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import Prepared
 from framefold.evaluation.metrics.equal_flops import PromptSize
-from framefold.evaluation.metrics.flops import PrefillFormula, count_flops
+from framefold.evaluation.metrics.flops import PrefillFormula, added_attention_flops, count_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.settings import FULL
@@ -32,6 +32,18 @@ from .oracles import KeepEvidence
 VIDEOS = 5  # videos to measure on
 
 
+class PrefillSize(NamedTuple):
+    """What a prefill computes.
+
+    Attributes:
+        columns: tokens of the prompt in each layer.
+        added: operations of attention to tokens outside of the context.
+    """
+
+    columns: list[int]
+    added: int
+
+
 @dataclass(frozen=True)
 class PrefillTiming:
     """One prefill.
@@ -39,12 +51,12 @@ class PrefillTiming:
     Attributes:
         compressor: milliseconds of the compressor.
         prefill: milliseconds of everything else.
-        columns: tokens of the prompt in each layer.
+        size: what was prefilled.
     """
 
     compressor: float
     prefill: float
-    columns: list[int]
+    size: PrefillSize
 
     @property
     def total(self) -> float:
@@ -98,8 +110,8 @@ class CostMeter:
             "prefill_ms": median(short.prefill for short, _ in pairs),
             "full_prefill_ms": median(full.total for _, full in pairs),
             "speedup": median(full.total / short.total for short, full in pairs),
-            "prefill_flops": self._mean_flops([short.columns for short, _ in pairs]),
-            "full_prefill_flops": self._mean_flops([full.columns for _, full in pairs]),
+            "prefill_flops": self._mean_flops([short.size for short, _ in pairs]),
+            "full_prefill_flops": self._mean_flops([full.size for _, full in pairs]),
             "compressor_flops": operations,
             "peak_bytes": peak,
             "full_peak_bytes": self._full_peaks[lora_key],
@@ -122,9 +134,9 @@ class CostMeter:
 
     def _time_prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillTiming:
         with Stopwatch(self.host.model.device) as watch:
-            columns = self._prefill(compressor, video)
+            size = self._prefill(compressor, video)
         compressing = compressor.milliseconds[-1]
-        return PrefillTiming(compressing, 1000 * watch.seconds - compressing, columns)
+        return PrefillTiming(compressing, 1000 * watch.seconds - compressing, size)
 
     def _compress(self, compressor: TimedCompressor, video: HeldOutBatch) -> Prepared:
         if isinstance(compressor.compressor, KeepEvidence):
@@ -132,7 +144,7 @@ class CostMeter:
         with in_llm(self.host.model, compressor):
             return compress_batch(self.host, compressor, video.encoded)
 
-    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> list[int]:
+    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillSize:
         with in_llm(self.host.model, compressor):
             prepared = self._compress(compressor, video)
             inputs = prepared.kwargs
@@ -140,7 +152,17 @@ class CostMeter:
                 inputs = complete_prompts(self.host, prepared, video.encoded.rows)
             self.host.model(**inputs, use_cache=True, logits_to_keep=1)
         dropped = dropped_tokens(self.host, prepared)
-        return [inputs["input_ids"].shape[1] - count for count in dropped]
+        columns = [inputs["input_ids"].shape[1] - count for count in dropped]
+        return PrefillSize(columns, self._added_flops(compressor.in_llm, prepared))
+
+    def _added_flops(self, stage: Any, prepared: Prepared) -> int:
+        """Return the operations of the attention that a stage has added to the text of one prompt."""
+        layers = 0 if stage is None else len(stage.adds(len(self.host.family.decoder_layers(self.host.model))))
+        if not layers or prepared.prompt is None or prepared.prompt.visual is None:
+            return 0
+        text = int((prepared.prompt.mask.bool() & ~prepared.prompt.visual).sum())
+        tokens = sum(len(place.tokens.assign) for place in prepared.prompt.places)
+        return added_attention_flops(self.host.family.language_model_shape(self.host.model), layers, text, tokens)
 
     def _peak(self, compressor: TimedCompressor, video: HeldOutBatch) -> int:
         if self.host.model.device.type == "cuda":
@@ -152,8 +174,8 @@ class CostMeter:
         inputs = [*weights, *clips, *batch.inputs.values(), *batch.times]
         return peak_tensor_bytes(lambda: self._prefill(compressor, video), *inputs)
 
-    def _mean_flops(self, columns: list[list[int]]) -> float | None:
-        return None if self.formula is None else fmean(map(self.formula, columns))
+    def _mean_flops(self, sizes: Sequence[PrefillSize]) -> float | None:
+        return None if self.formula is None else fmean(self.formula(size.columns) + size.added for size in sizes)
 
 
 def _tensors(module: Any) -> list[torch.Tensor]:

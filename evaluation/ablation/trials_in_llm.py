@@ -46,8 +46,8 @@ def match_flops(host: Host, meter: CostMeter, compressor: Compressor, budget: Bu
     """Return the largest budget of a compressor at which its prefill has at most the operations of a nominal budget.
 
     The operations are those of the prompts that the costs are measured with. They are computed from the numbers of
-    tokens in the layers. If these depend on the contents of the videos (FrameFusion), the prompts are prefilled
-    instead, and the budget is found by halving.
+    tokens in the layers. If these depend on the contents of the videos (FrameFusion), or attention is added, the
+    prompts are prefilled instead, and the budget is found by halving.
 
     Args:
         host: host whose language model it acts in.
@@ -64,8 +64,8 @@ def match_flops(host: Host, meter: CostMeter, compressor: Compressor, budget: Bu
     stage = compressor.in_llm
     assert stage is not None
     sizes = meter.prompt_sizes(complete=stage.reads)
-    exhaustive = compressor.exact_budget and stage.binding
     layers = len(host.family.decoder_layers(host.model))
+    exhaustive = compressor.exact_budget and stage.binding and not stage.adds(layers)
 
     def computed(candidate: Budget) -> float | None:
         compressor.budget = candidate

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from framefold.adapters.core.language_model import LanguageModelShape
+
 
 def prefill_flops(config: Any, tokens: float | Sequence[float]) -> float | None:
     """Return the operations of a language model that reads a prompt and computes the logits after its last token.
@@ -66,6 +68,20 @@ class PrefillFormula:
             length * (weights + 2 * length * self.heads) for length, weights in pairs
         ]  # scores, weighted values
         return 2 * (sum(per_layer) + self.logits)
+
+
+def added_attention_flops(shape: LanguageModelShape, layers: int, text: int, tokens: int) -> int:
+    """Return the operations of a prefill for gated attention that is added to that of text.
+
+    Args:
+        shape: sizes of the language model.
+        layers: number of layers in which it is added.
+        text: number of text columns.
+        tokens: number of tokens outside of the context.
+    """
+    projections = 2 * tokens * shape.width * 2 * shape.kv_heads * shape.head_width
+    attention = 2 * text * shape.heads * shape.head_width * (2 * tokens + 1)  # scores, weighted values, and the gate
+    return layers * (projections + attention)
 
 
 def _weights(text: Any, layer: int) -> int:
