@@ -10,7 +10,7 @@ from torch import Tensor
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.allocation import even_counts
 from framefold.adapters.ops.partition import even_positions, split_cells, split_runs
 from framefold.adapters.ops.segments import segment_mean, segment_median, segment_sum
@@ -66,7 +66,7 @@ class SlowFast(Compressor):
         self.variant, self.fast_share = variant, fast_share
         self.exact_budget = variant == "exact"
 
-    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         frames, device = video.grid[0], video.features.device
         if not self.exact_budget:
             slow = torch.tensor(sorted(set(lita_slow_frames(frames))), device=device)

@@ -103,7 +103,7 @@ class SlowFastCrossAttention(SlowFast):
         self._stage.materialize(shape, device)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
-        tokens = super().compress(video, k, query)
+        tokens = cast(VideoTokens, super().compress(video, k, query))
         if torch.is_grad_enabled():  # so that every parameter gets a gradient, and the host's input needs one
             features = tokens.features + self.zero_times_parameters().to(tokens.features)
             tokens = replace(tokens, features=features)
@@ -114,7 +114,7 @@ class SlowFastCrossAttention(SlowFast):
         return cast(SlowAttention, self.in_llm)
 
     def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
-        fits = {}
+        fits: dict[str, bool] = {}
         for number, block in self._stage.blocks.items():
             copied = block.copy_layer(layers[int(number)])  # type: ignore[operator]
             fits |= {f"in_llm.blocks.{number}.{name}": fit for name, fit in copied.items()}

@@ -107,6 +107,7 @@ def test_questions_share_a_prefill_whose_rows_are_selected_and_copied(host: Host
         rows = QuestionRows(more, torch.ones_like(more), more, video, start)
         continued = prefill(host.model, prepared.kwargs, rows)
         copies = [copy.deepcopy(continued["past_key_values"]) for _ in range(2)]
+        assert all(one.layers[0].added[0].shared.stage is compressor.in_llm for one in copies)  # not copied, too
         found = host.model(**continued).logits
         for row, own in enumerate(video.tolist()):
             alone = batch.rows_alone[own].with_tokens(more[row : row + 1])
@@ -141,8 +142,8 @@ def test_ways_to_decode(host: Host) -> None:
     with framefold.attach(host.model, compressor):
         move(compressor)
         greedy = host.model.generate(**inputs, **few)
-        samples = host.model.generate(**inputs, max_new_tokens=3, do_sample=True, num_return_sequences=3)
-        assert len(samples) == 6
+        likeliest = few | {"do_sample": True, "top_k": 1, "num_return_sequences": 3}
+        assert torch.equal(host.model.generate(**inputs, **likeliest), greedy.repeat_interleave(3, 0))
         one = host.batch([5, -6, 6]).attached_inputs
         if Version(transformers.__version__) >= FIRST_WITH_RELATIVE_CROP:
             alone = host.model.generate(**one, **few)

@@ -230,7 +230,7 @@ class LayerWithAddedKeys(DynamicLayer):
         super().reset()
         self.added = ()
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         super().reorder_cache(beam_idx)
         self._select(lambda rows: rows.index_select(0, beam_idx.to(rows.device)))
 

@@ -75,5 +75,5 @@ def test_what_reads_no_attention_keeps_one_prefill_for_many_questions(host: Any,
 
 
 def test_a_prefix_without_its_question_is_refused(host: Any, batch: Any) -> None:
-    with pytest.raises(InputError, match="reduces tokens inside the language model"):
+    with pytest.raises(InputError, match="acts inside the language model"):
         compress_batch(host, framefold.build("fastv", 0.5), batch.one_video_per_question())
