@@ -42,12 +42,12 @@ def start_run(
     Raises:
         InputError: the stage cannot act on these inputs; the message says what to do.
     """
+    _check_arguments(kwargs, drops=any(place.plan is not None and place.plan.counts for place in prompt.places))
     embeds, given = kwargs["inputs_embeds"], kwargs.get("attention_mask")
     mask = torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device) if given is None else given.bool()
     places = _repeat_rows(prompt, len(mask))
     plan = next(place.plan for place in places if place.plan is not None)
     acts, layers = plan.in_llm.acts(plan.layers), plan.layers
-    _check_arguments(kwargs, bool(acts))
     asks = asking_columns(prompt.mask, labels, mask)
     if plan.in_llm.reads:
         _check_asking(asks, places, mask)

@@ -230,9 +230,7 @@ def test_a_prompt_without_a_question_is_refused(attached: Host) -> None:
 
 def test_a_prompt_is_not_prepared_for_a_host_that_would_skip_the_stage(host: Host) -> None:
     batch, compressor = host.batch([5, -6, 6]), framefold.build("fastv", 0.5)
-    with pytest.raises(
-        InputError, match=r"fastv acts inside the language model.*in_llm\(model, compressor\)"
-    ):
+    with pytest.raises(InputError, match=r"fastv acts inside the language model.*in_llm\(model, compressor\)"):
         prepare(host.model, batch.attached_inputs, compressor)
     with in_llm(host.model, framefold.build("fastv", layer=14)):
         kwargs = prepare(host.model, batch.attached_inputs, compressor).kwargs
