@@ -50,7 +50,7 @@ def start_run(
     acts, layers = plan.in_llm.acts(plan.layers), plan.layers
     asks = asking_columns(prompt.mask, labels, mask)
     if plan.in_llm.reads:
-        _check_asking(asks, places, mask)
+        _check_asking(asks, places)
     tokens, columns = [place.tokens for place in places], [place.columns for place in places]
     on_left = bool((~mask[:, 0]).any()) or not bool((~mask[:, -1]).any())
     first_short = min(acts) + (plan.in_llm.site == "after_attention") if acts else layers
@@ -171,17 +171,16 @@ def _check_checkpointing(text: Any, tokens: Tensor) -> None:
         )
 
 
-def _check_asking(asks: Tensor, places: list[VideoPlace], mask: Tensor) -> None:
-    """Check that text asks, since the column that predicts the answer could be dropped otherwise."""
-    visual = torch.zeros_like(mask)
+def _check_asking(asks: Tensor, places: list[VideoPlace]) -> None:
+    """Check that text behind each video asks: an earlier column sees no token, and a token could be dropped itself."""
     for place in places:
-        visual[place.row, place.columns.to(mask.device)] = True
-    behind = torch.zeros_like(mask).scatter(1, asks[:, None], True)
-    if bool((visual & behind).any()):
-        raise InputError(
-            "no text follows the video of a prompt, so nothing asks which of its tokens to keep: pass the question in"
-            " the same forward as the video"
-        )
+        asking, last = int(asks[place.row]), int(place.columns[-1])
+        if asking <= last:
+            raise InputError(
+                f"row {place.row}: no text between the video, which ends in column {last} of the shortened prompt, and"
+                " the first label asks which tokens to keep: pass the question in the same forward as the video, and"
+                " label only the answer (-100 elsewhere)"
+            )
 
 
 def _hold_deepstack(kwargs: dict[str, Any], first_short: int) -> tuple[Deepstack | None, dict[str, Any]]:

@@ -215,17 +215,21 @@ def test_prefill_in_chunks_is_refused_because_it_would_skip_the_stage(attached: 
         attached.model.generation_config.prefill_chunk_size = None
 
 
-def test_a_prompt_without_a_question_is_refused(attached: Host) -> None:
-    ends = {"llava_onevision": 5, "qwen3_vl": 5}[attached.name]
-    batch = attached.batch([ends, -6])
-    if attached.name == "qwen3_vl":  # whose videos end with a mark; a label there leaves the last frame to ask
-        inputs = batch.attached_inputs | {"labels": batch.labels(1)}
-    else:
-        inputs = {name: value for name, value in batch.attached_inputs.items()} | {"labels": batch.labels(1)}
-    with pytest.raises(InputError, match="no text follows the video"):
-        attached.model(**inputs)
+def test_labels_that_leave_no_text_behind_a_video_are_refused(attached: Host) -> None:
+    last = attached.batch([5, -6])  # a label on its last column leaves the last frame to ask
+    complete = attached.batch([5, -6, 6])
+    two = attached.batch([5, -4, 3, -4, 5])
+    between = two.labels(len(two.inputs["input_ids"][0]) - two.inputs["input_ids"].shape[1] // 2)
     with framefold.attach(build(attached.name, layers=LAYERS).model, Acting(JoinPairs(1))) as handle:
-        handle.model(**inputs)  # it asks nothing
+        for batch, labels in (
+            (last, last.labels(1)),
+            (complete, complete.inputs["input_ids"]),
+            (two, between),
+        ):
+            inputs = batch.attached_inputs | {"labels": labels}
+            with case(labels), pytest.raises(InputError, match=r"row 0: no text between the video.* pass the question"):
+                attached.model(**inputs)
+            handle.model(**inputs)  # this stage reads no attention
 
 
 def test_a_prompt_is_not_prepared_for_a_host_that_would_skip_the_stage(host: Host) -> None:
