@@ -22,7 +22,8 @@ class Stage:
         final: last learning rate, as a fraction of the peak.
         batch: frames per step (vision).
         source: "drawn" (frames in the style of videos with many glyphs) or "videos" (frames of videos) (vision).
-        even_length: weight of a penalty on differences in length between tokens (vision).
+        even_length: weight of a penalty on differences between tokens in length and in distance from the mean token
+            (vision).
         appearance: weight of the reconstruction of a token's pixels, as a coarse picture (vision).
         summary: weight of the task of the tower's pooling head: the shares of the shapes and colours in a frame. It
             makes the head attend to glyphs (vision).

@@ -11,8 +11,9 @@ from torch import Tensor
 from framefold.data.evidence import evidence_mask
 from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.generate import Video
+from framefold.data.synthetic.timeline import EVIDENCE_KINDS
 
-VIEWS = ("full", "evidence", "arrivals", "random", "frames", "pooled")
+VIEWS = ("full", "evidence", "events", "arrivals", "random", "frames", "pooled")
 
 
 @dataclass
@@ -21,9 +22,9 @@ class TokenView:
 
     Attributes:
         how: "full": all tokens; "evidence": the tokens with evidence of any possible question, filled up with random
-            tokens; "arrivals": the tokens of the mover's last two frames, filled up with random tokens; "random":
-            random tokens; "frames": evenly spaced frames; "pooled": means over runs of frames of equal length, at the
-            place of the first frame of each run.
+            tokens; "events": only the tokens of flashes and mover, and "arrivals": only those of the mover's last two
+            frames, both filled up with random tokens; "random": random tokens; "frames": evenly spaced frames;
+            "pooled": means over runs of frames of equal length, at the place of the first frame of each run.
         share: relative frequency among the views of a stage.
         keep: least and largest ratio of tokens kept.
         types: question types to ask about such a video; by default those of the stage.
@@ -67,8 +68,8 @@ def reduce_tokens(
     if how == "full":
         return features, torch.arange(total).expand(len(videos), -1)
     keys = rng.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
-    if how in ("evidence", "arrivals"):
-        held = np.stack([evidence_tokens(video, side, arrivals=how == "arrivals") for video in videos])
+    if how in ("evidence", "events", "arrivals"):
+        held = np.stack([evidence_tokens(video, side, how) for video in videos])
         count = min(total, max(count, int(held.sum(axis=1).max())))
         keys = keys - held
     order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
@@ -76,16 +77,15 @@ def reduce_tokens(
     return _take(features, index), index
 
 
-def evidence_tokens(video: Video, side: int, arrivals: bool = False) -> np.ndarray:
-    """Return (T * side * side,) bool, the tokens with evidence of any question.
-
-    With ``arrivals``, these are only the tokens of the mover in its last two frames.
-    """
-    if arrivals:
-        boxes = [box for event in video.events if event.kind == "mover" for box in event.boxes][-2:]
+def evidence_tokens(video: Video, side: int, how: str = "evidence") -> np.ndarray:
+    """Return (T * side * side,) bool, the tokens with evidence; see :class:`TokenView` for the meaning of ``how``."""
+    asked = [event for event in video.events if event.kind in EVIDENCE_KINDS]
+    if how == "arrivals":
+        boxes = [box for event in asked if event.kind == "mover" for box in event.boxes][-2:]
     else:
-        boxes = list({box for question in video.every_question() for box in question.evidence})
-        boxes += [box for event in video.events if event.kind == "flash" for box in event.boxes]
+        boxes = [box for event in asked if how == "events" or event.kind == "flash" for box in event.boxes]
+    if how == "evidence":
+        boxes += list({box for question in video.every_question() for box in question.evidence})
     return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
 
 

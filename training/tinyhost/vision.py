@@ -83,7 +83,7 @@ class VisionTraining(HostTraining):
         for name, target in targets.items():
             loss = loss + WEIGHTS[name] * self._probe_loss(name, tokens, target.flatten())
         if self.stage.even_length:
-            loss = loss + self.stage.even_length * self._length_loss(features)
+            loss = loss + self.stage.even_length * self._length_loss(features, targets["kind"].flatten())
         if self.stage.appearance:
             loss = loss + self.stage.appearance * self._appearance_loss(tokens, pixels)
         if self.stage.summary:
@@ -115,11 +115,27 @@ class VisionTraining(HostTraining):
         assert isinstance(embeddings, nn.Embedding)
         return tokens @ embeddings.weight[getattr(self, f"{name}_ids")].T
 
-    def _length_loss(self, features: Tensor) -> Tensor:
-        """Return the variance of the logarithms of the lengths of all tokens."""
-        variance = features.norm(dim=-1).clamp_min(1e-6).log().var()
-        self._log("length", variance.detach(), 1)
-        return variance
+    def _length_loss(self, features: Tensor, kinds: Tensor) -> Tensor:
+        """Return the sum of the variances of the logarithms of lengths, and of distances from the mean token.
+
+        Each kind of token has the same weight in a variance, since tokens of flashes are rare.
+
+        Args:
+            features: (M, D) tokens.
+            kinds: (M,) labels.
+        """
+        labelled = kinds != IGNORE
+        kinds = kinds[labelled]
+        counts = kinds.bincount(minlength=len(KINDS))
+        total = features.new_zeros(())
+        for name, origin in (("length", torch.zeros_like(features[0])), ("distance", features.mean(dim=0))):
+            lengths = (features - origin).norm(dim=-1).clamp_min(1e-6).log()
+            deviations = (lengths - lengths.mean()).square()[labelled]
+            sums = deviations.new_zeros(len(KINDS)).index_add(0, kinds, deviations)
+            variance = (sums / counts.clamp_min(1)).sum() / (counts > 0).sum()
+            self._log(name, variance.detach(), 1)
+            total = total + variance
+        return total
 
     def _appearance_loss(self, tokens: Tensor, pixels: Tensor) -> Tensor:
         """Return the error of reconstructed pixels, of CELL x CELL per token, relative to their variance."""

@@ -94,7 +94,7 @@ def test_unavailable_accelerator_is_refused_before_training(tmp_path, name, text
 
 def test_invalid_stage_is_refused_before_any_is_trained(tmp_path):
     for wrong, error, text in [
-        ({"mixes": (TokenView("events"),)}, HostError, "mix 'events'; known: full"),
+        ({"mixes": (TokenView("relics"),)}, HostError, "mix 'relics'; known: full"),
         ({"types": ("nedle",)}, HostError, "question type 'nedle'; known: needle"),
         ({"kind": "audio"}, HostError, "kind 'audio'; known: vision"),
         ({"mixes": ()}, HostError, "needs mixes"),

@@ -154,18 +154,28 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path, monkeypatch):
 def test_reduced_tokens_keep_their_places():
     videos = [generate(i, frames=16) for i in range(2)]
     features = torch.arange(2 * 256, dtype=torch.float32).view(2, 256, 1)
-    for how in ("full", "random", "frames", "pooled", "evidence"):
+    for how in ("full", "random", "frames", "pooled", "evidence", "events", "arrivals"):
         kept, index = reduce_tokens(features, videos, how, 64, RandomStream(1), side=4)
         assert kept.shape[:2] == index.shape and (index.diff(dim=1) > 0).all(), how
         if how == "pooled":
             torch.testing.assert_close(kept[:, 0, 0], features[:, [0, 16, 32, 48], 0].mean(dim=1))
         else:
             torch.testing.assert_close(kept[..., 0], features[..., 0].gather(1, index))
-        if how == "evidence":
-            evidence = [set(np.flatnonzero(evidence_tokens(video, 4))) for video in videos]
+        if how in ("evidence", "events", "arrivals"):
+            evidence = [set(np.flatnonzero(evidence_tokens(video, 4, how))) for video in videos]
             assert all(expected <= set(got.tolist()) for expected, got in zip(evidence, index, strict=True))
         elif how != "full":
             assert kept.shape[1] == 64, how
+
+
+def test_evidence_views_hold_one_another():
+    for index in range(4):
+        video = generate(index, frames=16, difficulty="crowded")
+        evidence, events, arrivals = (evidence_tokens(video, 8, how) for how in ("evidence", "events", "arrivals"))
+        assert 0 < arrivals.sum() < events.sum() < evidence.sum()
+        assert (arrivals <= events).all() and (events <= evidence).all()
+        boxes = [box for event in video.events if event.kind in ("flash", "mover") for box in event.boxes]
+        assert set(np.flatnonzero(events) // 64) == {box[0] for box in boxes}
 
 
 def test_frame_labels_match_the_pixels_of_a_token():
@@ -211,7 +221,8 @@ def test_packaged_recipes_match_the_signature_of_train():
     for recipe in ("cpu.yaml", "crowd.yaml", "gpu.yaml"):
         given = parser.parse_args(["--config", str(ROOT / "configs" / "tinyhost" / recipe), "--out", "x"])
         stages = parser.instantiate_classes(given).stages
-        assert [stage.kind for stage in stages][:2] == ["vision", "language"]
+        kinds = [stage.kind for stage in stages]
+        assert kinds == sorted(kinds, reverse=True) and set(kinds) == {"vision", "language"}
         assert all(stage.steps % EPOCH == 0 for stage in stages)
         assert stages[-1].frames[0] <= 64 <= stages[-1].frames[1]
         assert max(stages[-1].mixes, key=lambda mix: mix.share).how == "full"

@@ -87,10 +87,25 @@ def test_frames_with_events_are_preferred() -> None:
     assert asked.mean() > 0.9
 
 
-def test_even_length_reduces_differences_in_length() -> None:
+def test_even_length_reduces_differences_in_length_and_in_distance_from_the_mean() -> None:
     _, free = trained(replace(STAGE, even_length=1e-9))
     _, even = trained(replace(STAGE, even_length=3.0))
-    assert even["length"] < 0.5 * free["length"]
+    assert even["length"] < 0.5 * free["length"] and even["distance"] < 0.5 * free["distance"]
+
+
+def test_kinds_of_tokens_weigh_equally_in_differences_of_length() -> None:
+    module = VisionTraining(build_host(SMALL), build_tokenizer(), STAGE, seed=0)
+    logged: dict[str, float] = {}
+    module._log = lambda name, value, count: logged.update({name: float(value)})  # type: ignore[method-assign]
+    features = torch.ones(100, 32)
+    features[0] *= 8  # the only flash
+    kinds = torch.full((100,), KINDS.index("decoy"))
+    kinds[0] = KINDS.index("flash")
+    kinds[1] = IGNORE
+    module._length_loss(features, kinds)
+    lengths = features.norm(dim=-1).log()
+    deviations = (lengths - lengths.mean()).square()
+    assert logged["length"] == pytest.approx(float((deviations[0] + deviations[2]) / 2), rel=1e-4)
 
 
 def test_appearance_is_reconstructed_from_tokens() -> None:
