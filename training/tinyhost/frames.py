@@ -9,7 +9,9 @@ from framefold.data.random_stream import RandomStream
 from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES, fill_mask, glyph, render_texture
 from framefold.data.synthetic.timeline import DISC, GLYPH, LATTICE
 
-KINDS = ("none", "plain", "flare", "decoy", "mover", "flash")
+# What a token shows: nothing, a glyph without a disc, a white disc without a glyph, or a glyph on a disc: of the colour
+# of decoys, of the mover, of a flash, or of another colour, which only a crowd has.
+KINDS = ("none", "plain", "flare", "decoy", "mover", "flash", "cream", "sky", "violet", "teal")
 
 # Number of values of each label; 0 is the number of rows (and columns) of the token grid.
 PROBES = {

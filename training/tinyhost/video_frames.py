@@ -9,10 +9,10 @@ import numpy as np
 from framefold.data.evidence import evidence_mask
 from framefold.data.question import Box
 from framefold.data.random_stream import RandomStream
-from framefold.data.synthetic.crowd import CROWD_HALOS, Crowd
+from framefold.data.synthetic.crowd import Crowd
 from framefold.data.synthetic.difficulty import Difficulty, resolve_difficulty
 from framefold.data.synthetic.generate import MIN_FRAMES, Video, generate
-from framefold.data.synthetic.render import COLORS, HALO, SHAPES, TEXTURES
+from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.data.synthetic.timeline import DISC, EVIDENCE_KINDS, Event
 
 from .frames import IGNORE, KINDS, PROBES, overlapped_tokens
@@ -23,10 +23,11 @@ _CLEAR = 0.5  # fraction of a token that a disc of the crowd covers where it is 
 
 _COLORS = tuple(COLORS)
 
-_DARK = CROWD_HALOS.index(HALO["mover"])
+# Kinds of the discs of a crowd, in the order of CROWD_HALOS; its white discs have no glyph.
+_CROWD = np.array([KINDS.index(kind) for kind in ("cream", "sky", "decoy", "violet", "teal", "mover", "flare")])
 
 # Kinds of events by what they look like; all others have no glyph and no disc.
-_LOOKS = {"static": "plain", "blink": "plain", "logo": "decoy"} | {kind: kind for kind in KINDS}
+_LOOKS = {"static": "plain", "blink": "plain", "logo": "sky"} | {kind: kind for kind in KINDS}
 
 
 def video_frame_batch(
@@ -85,24 +86,22 @@ def label_frame(video: Video, frame: int, cells: int, lattice: int) -> dict[str,
 
 
 def _label_crowd(labels: dict[str, np.ndarray], crowd: Crowd, frame: int, lattice: int) -> None:
-    """Label each token by the disc that covers most of it, if that is at least half.
-
-    Kinds are those of events that look alike: white discs are flares, since they have no glyph, and dark discs movers.
-    """
+    """Label each token by the disc that covers most of it, if that is at least half."""
     shown = np.flatnonzero((crowd.first <= frame) & (frame <= crowd.last))
+    if not len(shown):
+        return
     cells = len(labels["kind"])
     corners = (crowd.corner[shown] + crowd.sway[frame]) * cells / lattice  # in tokens
     low, high = np.arange(cells), np.arange(1, cells + 1)
     sides = np.minimum(corners[..., None] + DISC * cells / lattice, high) - np.maximum(corners[..., None], low)
     rows, columns = np.clip(sides, 0, None).swapaxes(0, 1)
     covered = rows[:, :, None] * columns[:, None, :]  # (K, cells, cells)
-    most, disc = covered.max(axis=0, initial=0), shown[covered.argmax(axis=0)] if len(shown) else np.zeros(0)
+    most = covered.max(axis=0)
     clear = most >= _CLEAR
-    disc = disc[clear]
+    disc = shown[covered.argmax(axis=0)[clear]]
     labels["kind"][most > 0] = IGNORE
     blank = crowd.shape[disc] < 0
-    glyph = np.where(crowd.halo[disc] == _DARK, KINDS.index("mover"), KINDS.index("decoy"))
-    labels["kind"][clear] = np.where(blank, KINDS.index("flare"), glyph)
+    labels["kind"][clear] = _CROWD[crowd.halo[disc]]
     labels["shape"][clear] = np.where(blank, IGNORE, crowd.shape[disc])
     labels["color"][clear] = np.where(blank, IGNORE, crowd.color[disc])
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from framefold.data.evidence import evidence_mask
+from framefold.data.synthetic.crowd import CROWD_HALOS
 from framefold.data.synthetic.generate import generate
 from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
 from framefold.errors import HostError
@@ -28,6 +29,8 @@ SMALL = Architecture(
 STAGE = Stage("tower", "vision", steps=30, batch=4, warmup=5, lr=0.01, source="videos", difficulty=("crowded",))
 
 _COLORS = tuple(COLORS)
+
+CROWD = ("cream", "sky", "decoy", "violet", "teal", "mover", "flare")  # kinds, in the order of CROWD_HALOS
 
 
 def trained(stage: Stage) -> tuple[VisionTraining, dict[str, float]]:
@@ -68,17 +71,14 @@ def test_labels_of_the_crowd_agree_with_the_pixels() -> None:
     frames, labels = video_frame_batch(0, seed=0, frames=96, cells=8, difficulty=("crowded",))
     assert frames.shape == (96, 128, 128, 3) and set(labels) == set(PROBES)
     cells = frames.reshape(96, 8, 16, 8, 16, 3).swapaxes(2, 3).reshape(96, 64, 256, 3).astype(int)
-    spread = cells.max(axis=-1) - cells.min(axis=-1)
-    kinds = [labels["kind"] == KINDS.index(kind) for kind in KINDS]
-    light = (cells.min(axis=-1) > 180).mean(axis=-1)
-    dark = (cells.max(axis=-1) < 70).mean(axis=-1)
-    flash, flare, mover, decoy = (kinds[KINDS.index(kind)] for kind in ("flash", "flare", "mover", "decoy"))
-    assert light[flare].mean() > 3 * light[decoy].mean() and dark[mover].mean() > 3 * dark[decoy].mean()
-    assert (spread > 100).mean(axis=-1)[decoy].mean() > 2 * (spread > 100).mean(axis=-1)[flare].mean()
-    assert decoy.sum() > 8 * flash.sum() > 400  # the glyphs of the whole crowd are labelled
+    tokens = {kind: labels["kind"] == KINDS.index(kind) for kind in KINDS}
+    assert all(tokens[kind].sum() > 100 for kind in CROWD)  # the discs of the whole crowd are labelled
+    for color, own in zip(CROWD_HALOS, CROWD, strict=True):
+        of_color = (np.abs(cells - color).max(axis=-1) < 45).mean(axis=-1)
+        assert of_color[tokens[own]].mean() > 2 * max(of_color[tokens[kind]].mean() for kind in CROWD if kind != own)
     for name, number in (("shape", len(SHAPES)), ("color", len(COLORS)), ("texture", len(TEXTURES))):
         assert set(np.unique(labels[name])) == {IGNORE, *range(number)}
-    assert (labels["shape"][flare] == IGNORE).all() and (labels["shape"][decoy] != IGNORE).all()
+    assert (labels["shape"][tokens["flare"]] == IGNORE).all() and (labels["shape"][tokens["decoy"]] != IGNORE).all()
 
 
 def test_frames_with_events_are_preferred() -> None:
