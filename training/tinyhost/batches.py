@@ -21,7 +21,7 @@ from framefold.training.frozen_host.question_rows import QuestionRows, build_pro
 
 from .build import grid_side
 from .stage import Stage
-from .token_views import TokenView, reduce_tokens
+from .token_views import TokenView, choose_places, take_places
 
 ROW_TOKENS = 8  # approximate length of a question row
 
@@ -100,10 +100,14 @@ def encode_raw_batch(
     host: LlavaOnevisionForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, batch: RawBatch
 ) -> VideoBatch:
     """Encode and reduce the videos of a step, on the host's device."""
-    features, newline = _encode(host, batch.videos)
+    side = grid_side(host)
+    index = choose_places(batch.videos, batch.view, batch.count, batch.rng, side)
+    shown = torch.zeros(len(batch.videos), len(batch.videos[0].frames), dtype=torch.bool)
+    shown.scatter_(1, index // side**2, True)
+    features, newline = _encode(host, batch.videos, shown if batch.view != "pooled" else torch.ones_like(shown))
+    kept = take_places(features, index, batch.view, side)
     total = features.shape[1]
-    features, index = reduce_tokens(features, batch.videos, batch.view, batch.count, batch.rng, grid_side(host))
-    return build_video_batch(host, tokenizer, batch.questions, torch.cat([features, newline], dim=1), index, total)
+    return build_video_batch(host, tokenizer, batch.questions, torch.cat([kept, newline], dim=1), index, total)
 
 
 def _questions(video: Video, types: Sequence[str], stage: Stage, rng: RandomStream) -> list[Question]:
@@ -130,15 +134,16 @@ def _pick_view(rng: RandomStream, views: tuple[TokenView, ...]) -> TokenView:
 
 
 @torch.no_grad()
-def _encode(host: LlavaOnevisionForConditionalGeneration, videos: list[Video]) -> tuple[Tensor, Tensor]:
-    """Return (B, T*H*W, D) tokens and (B, 1, D) newlines."""
+def _encode(host: LlavaOnevisionForConditionalGeneration, videos: list[Video], shown: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (B, T*H*W, D) tokens, zero in frames (B, T) that are not shown, and (B, 1, D) newlines."""
     tokens = []
-    for video in videos:  # one at a time: a video's activations fit the cache, a batch's do not
-        pixels = torch.from_numpy(video.frames).to(host.device).movedim(-1, 1).float() / 127.5 - 1
+    for video, frames in zip(videos, shown, strict=True):  # a video's activations fit the cache, a batch's do not
+        pixels = torch.from_numpy(video.frames)[frames].to(host.device).movedim(-1, 1).float() / 127.5 - 1
         with torch.autocast(host.device.type, torch.bfloat16):
-            tokens.append(host.get_video_features(pixels[None], return_dict=True).pooler_output.float())
-    features = torch.cat(tokens)
-    return features[:, :-1], features[:, -1:]
+            features = host.get_video_features(pixels[None], return_dict=True).pooler_output[0].float()
+        grid = features[:-1].unflatten(0, (len(pixels), -1))
+        tokens.append(grid.new_zeros(len(frames), *grid.shape[1:]).index_put((frames.to(host.device),), grid))
+    return torch.stack(tokens).flatten(1, 2), features[-1:].expand(len(videos), 1, -1)
 
 
 def build_video_batch(

@@ -52,29 +52,40 @@ def reduce_tokens(
     Returns:
         Features (B, K, D), and their places (B, K) in the full grid, ascending.
     """
-    total = features.shape[1]
+    index = choose_places(videos, how, count, rng, side)
+    return take_places(features, index, how, side), index
+
+
+def choose_places(videos: list[Video], how: str, count: int, rng: RandomStream, side: int) -> Tensor:
+    """Return the places (B, K) of the tokens that remain; arguments as for :func:`reduce_tokens`."""
     per_frame = side * side
-    frames = total // per_frame
+    frames = len(videos[0].frames)
+    total = frames * per_frame
     if how in ("frames", "pooled"):
         kept = max(1, min(frames, round(count / per_frame)))
-        edges = [frames * i // kept for i in range(kept + 1)]
-        places = torch.tensor(edges[:-1])[:, None] * per_frame + torch.arange(per_frame)
-        index = places.flatten().expand(len(videos), -1)
-        if how == "frames":
-            return _take(features, index), index
-        grid = features.unflatten(1, (frames, per_frame))
-        means = [grid[:, low:high].mean(dim=1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
-        return torch.cat(means, dim=1), index
+        first = torch.tensor([frames * i // kept for i in range(kept)])
+        places = first[:, None] * per_frame + torch.arange(per_frame)
+        return places.flatten().expand(len(videos), -1)
     if how == "full":
-        return features, torch.arange(total).expand(len(videos), -1)
+        return torch.arange(total).expand(len(videos), -1)
     keys = rng.bytes(4 * len(videos) * total).view("<u4").reshape(len(videos), total) / 2**32
     if how in ("evidence", "events", "arrivals"):
         held = np.stack([evidence_tokens(video, side, how) for video in videos])
         count = min(total, max(count, int(held.sum(axis=1).max())))
         keys = keys - held
     order = np.sort(np.argsort(keys, axis=1, kind="stable")[:, : min(count, total)], axis=1)
-    index = torch.from_numpy(order)
-    return _take(features, index), index
+    return torch.from_numpy(order)
+
+
+def take_places(features: Tensor, index: Tensor, how: str, side: int) -> Tensor:
+    """Return the features (B, K, D) at some places; those of "pooled" are means up to the next place."""
+    if how != "pooled":
+        return features.gather(1, index.to(features.device)[..., None].expand(-1, -1, features.shape[-1]))
+    per_frame = side * side
+    grid = features.unflatten(1, (-1, per_frame))
+    edges = [*(index[0, ::per_frame] // per_frame).tolist(), grid.shape[1]]
+    means = [grid[:, low:high].mean(dim=1) for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    return torch.cat(means, dim=1)
 
 
 def evidence_tokens(video: Video, side: int, how: str = "evidence") -> np.ndarray:
@@ -87,7 +98,3 @@ def evidence_tokens(video: Video, side: int, how: str = "evidence") -> np.ndarra
     if how == "evidence":
         boxes += list({box for question in video.every_question() for box in question.evidence})
     return evidence_mask(boxes, (len(video.frames), side, side)).reshape(-1)
-
-
-def _take(features: Tensor, index: Tensor) -> Tensor:
-    return features.gather(1, index.to(features.device)[..., None].expand(-1, -1, features.shape[-1]))

@@ -18,7 +18,7 @@ from framefold.errors import DataError, HostError
 from framefold.training.frozen_host.load import load_host
 from framefold.training.tinyhost.batches import RawBatch, encode_raw_batch, generate_batch
 from framefold.training.tinyhost.stage import Stage
-from framefold.training.tinyhost.token_views import TokenView, evidence_tokens
+from framefold.training.tinyhost.token_views import TokenView, evidence_tokens, reduce_tokens
 from framefold.training.tinyhost.train import EPOCH, EpochBatches, train
 
 STAGE = Stage("some", "language", 4, tokens=400, frames=(16, 17), questions=14, mixes=(TokenView("full"),))
@@ -110,3 +110,23 @@ def test_invalid_stage_is_refused_before_any_is_trained(tmp_path):
     with pytest.raises(HostError, match="same name"):
         train(str(tmp_path / "host"), [STAGE, STAGE])
     assert not (tmp_path / "host").exists() and not (tmp_path / "host.work").exists()
+
+
+@pytest.mark.parametrize("how", ["arrivals", "random", "pooled"])
+def test_frames_without_a_kept_token_are_not_encoded(random_host, how, monkeypatch):
+    stage = replace(STAGE, mixes=(TokenView(how, keep=(0.03, 0.03)),))
+    host = load_host(random_host)
+    encoded: list[int] = []
+    encode = host.model.get_video_features
+    monkeypatch.setattr(host.model, "get_video_features", lambda x, **kw: encoded.append(x.shape[1]) or encode(x, **kw))
+    raw = generate_batch(stage, 0, 4, 1)
+    batch = encode_raw_batch(host.model, host.tokenizer, raw)
+    frames = len(raw.videos[0].frames)
+    assert all(number == frames if how == "pooled" else number < frames for number in encoded)
+    raw = generate_batch(stage, 0, 4, 1)
+    pixels = [host.pixel_values(video.frames) for video in raw.videos]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        tokens = torch.cat([encode(one, return_dict=True).pooler_output for one in pixels]).float()
+    kept, index = reduce_tokens(tokens[:, :-1], raw.videos, how, raw.count, raw.rng, 4)
+    torch.testing.assert_close(batch.features, torch.cat([kept, tokens[:, -1:]], dim=1), atol=0.02, rtol=0.02)
+    assert (batch.position_ids[:, -1 - index.shape[1] : -1] - index).unique().numel() == 1
