@@ -102,7 +102,7 @@ class Compressor(PretrainedMixin, nn.Module):
             smallest = self.in_llm.smallest_budget(n, layers, lambda k: self.entering(k, n, per_frame))
             ratio = math.ceil(10_000 * smallest / n) / 10_000
             raise BudgetError(
-                f"{self.name}: {error}: the smallest budget for {n} tokens is {smallest}, a ratio of {ratio}",
+                f"{self.name}: {error}; the smallest budget for {n} tokens is {smallest}, a ratio of {ratio}",
                 ratio if isinstance(self.budget, float) else smallest,
             ) from error
 

@@ -156,8 +156,8 @@ def spread_over_layers(entered: int, k: int, spans: Sequence[int]) -> tuple[int,
     layers, behind = sum(spans), sum(spans[1:])
     if not _is_possible(entered, k, spans):
         raise BudgetError(
-            f"a mean of {k} tokens over {layers} layers is not possible where {entered} enter and are in the first"
-            f" {spans[0]}"
+            f"a mean of {k} tokens over {layers} layers is not possible, because all {entered} that enter are in the"
+            f" first {f'{spans[0]} layers' if spans[0] > 1 else 'layer'}"
         )
     left = layers * k - spans[0] * entered  # tokens times layers
     counts, before = [], entered
