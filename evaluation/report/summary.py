@@ -7,7 +7,7 @@ from framefold.evaluation.metrics.significance import contributions, holm, sign_
 from framefold.evaluation.metrics.statistics import paired_difference, same_questions
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measures import ACCURACY, summary_measures
-from framefold.evaluation.results.settings import ORACLES
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, ORACLES
 
 from .markdown import format_table
 from .methods import class_of
@@ -29,19 +29,47 @@ def summary(table: ResultTable) -> str:
 
 
 def summary_points(table: ResultTable) -> list[tuple[str, str]]:
-    """Return each budget and the sentences about it, with names in backticks; nothing if there is no compressor."""
-    if not table.best(table.budgets[0] if table.budgets else ""):
-        return []
-    return [(budget, _sentences(table, budget)) for budget in table.budgets]
+    """Return each budget and the sentences about it, with names in backticks, if a compressor was run at it."""
+    points = [(budget, _sentences(table, budget)) for budget in table.budgets]
+    return [(budget, text) for budget, text in points if text]
 
 
 def _sentences(table: ResultTable, budget: str) -> str:
+    tokens = [method for method in table.methods if not method.endswith(EQUAL_FLOPS_SUFFIX)]
+    sentences = [_best_sentence(table, budget, tokens, "is the most accurate method"), _other_kinds(table, budget)]
+    if flops := _methods_with_equal_flops(table, budget):
+        sentences.append(_best_sentence(table, budget, flops, "is the most accurate method at equal FLOPs"))
+    return " ".join(filter(None, sentences))
+
+
+def _methods_with_equal_flops(table: ResultTable, budget: str) -> list[str]:
+    """Return the methods whose FLOPs are at most those of the budget's tokens in every layer; none without such rows.
+
+    Methods that do not act inside the language model belong to them.
+    """
+    run = {method: results for method in table.methods if (results := table.results_of(method, budget))}
+    if not any(method.endswith(EQUAL_FLOPS_SUFFIX) for method in run):
+        return []
+    inside = [method for method, results in run.items() if "tokens_mean" in results[0]["cost"]]
+    return [method for method in run if method not in inside or method.endswith(EQUAL_FLOPS_SUFFIX)]
+
+
+def _best_sentence(table: ResultTable, budget: str, methods: list[str], title: str) -> str:
+    """Return which of the methods is the most accurate one, and which are not significantly worse; "" without any."""
+    best = table.best(budget, methods=methods)
+    if not best:
+        return ""
+    text = f"{_describe(table, best, budget)} {title}{_full_accuracy(table)}."
+    same = _not_worse(table, best, budget, methods)
+    return f"{text} Not significantly worse (p >= 0.05): {', '.join(same)}." if same else text
+
+
+def _other_kinds(table: ResultTable, budget: str) -> str:
+    """Return the most accurate method that is not query-aware, the training-free one, and whether training helped."""
     best, free = table.best(budget), table.best(budget, lambda cls: not cls.trainable)
     trained = table.best(budget, lambda cls: cls.trainable)
     blind = table.best(budget, lambda cls: not cls.query_aware)
-    sentences = [f"{_describe(table, best, budget)} is the most accurate method{_full_accuracy(table)}."]
-    if equal := _not_worse(table, best, budget):
-        sentences.append(f"Not significantly worse (p >= 0.05): {', '.join(equal)}.")
+    sentences = []
     if blind and blind != best:
         sentences.append(f"The most accurate method that is not query-aware is {_describe(table, blind, budget)}.")
     if free and free not in (best, blind):
@@ -71,9 +99,9 @@ def _full_accuracy(table: ResultTable) -> str:
     return "" if table.full_accuracy is None else f"; all tokens reach {100 * table.full_accuracy:.1f}"
 
 
-def _not_worse(table: ResultTable, best: str, budget: str) -> list[str]:
-    """Return the methods whose difference to the best one is not significant."""
-    others = [one for one in table.methods if one != best and one not in ORACLES and table.answers(one, budget)]
+def _not_worse(table: ResultTable, best: str, budget: str, methods: list[str]) -> list[str]:
+    """Return those of the methods whose difference to the best one is not significant."""
+    others = [one for one in methods if one != best and one not in ORACLES and table.answers(one, budget)]
     p_values = holm(_p_values(table, best, others, budget))
     return [f"`{method}`" for method, p in zip(others, p_values, strict=True) if p >= 0.05]
 

@@ -30,6 +30,7 @@ from framefold.messages import nearest
 
 from .methods import baselines, class_of
 
+Condition = Callable[[type[Compressor]], bool]
 Curve = list[tuple[float, float, float, float]]  # (x, accuracy, low, high), accuracies 0 to 1
 
 
@@ -287,9 +288,10 @@ class ResultTable:
         counted = [one in types for one in results[0]["answers"]["type"]]
         return np.mean([np.array(result["answers"]["correct"], float)[counted] for result in results], axis=0)
 
-    def best(self, budget: str, condition: Callable[[type[Compressor]], bool] = lambda cls: True) -> str:
-        """Return the most accurate method at a budget whose class fulfils a condition; "" if there is none."""
-        candidates = [method for method in self.methods if (cls := class_of(method)) and condition(cls)]
+    def best(self, budget: str, condition: Condition | None = None, methods: Sequence[str] | None = None) -> str:
+        """Return the most accurate method that fulfils a condition, of all with equal tokens or those given; or ""."""
+        among = [one for one in self.methods if not one.endswith(EQUAL_FLOPS_SUFFIX)] if methods is None else methods
+        candidates = [one for one in among if (cls := class_of(one)) and (condition is None or condition(cls))]
         scores = {method: answers.macro for method in candidates if (answers := self.answers(method, budget))}
         return max(scores, key=lambda method: scores[method], default="")
 

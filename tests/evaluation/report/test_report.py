@@ -11,10 +11,12 @@ from framefold.errors import ResultsError
 from framefold.evaluation.metrics.significance import holm, mcnemar
 from framefold.evaluation.report.methods import baselines
 from framefold.evaluation.report.report import report
+from framefold.evaluation.report.summary import summary_points
 from framefold.evaluation.report.table import ResultTable
-from framefold.evaluation.results.result_files import count_answers, read_results
+from framefold.evaluation.results.result_files import Outcome, count_answers, read_results, write_result
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX
 from tests.support.pages.results_folders import inside_results
-from tests.support.pages.simple_results import SETTINGS, simple_answers, write_simple_result
+from tests.support.pages.simple_results import COST, SETTINGS, simple_answers, write_simple_result
 
 
 @pytest.fixture(autouse=True)
@@ -213,3 +215,32 @@ def test_cells_that_were_left_out_stand_in_every_table_that_has_values_and_make_
     assert reason in sections["Accuracy"] and f"fastv`: {said}" not in text
     row = next(line for line in sections["Accuracy"].splitlines() if line.startswith("| fastv (equal FLOPs) |"))
     assert row.endswith(f"| {said} |") and "[" in row and "| compressor | 25 % (64 tokens) | 10 % (26 tokens) |" in text
+
+
+def test_the_summary_compares_equal_tokens_and_equal_flops_separately(tmp_path: Path) -> None:
+    inside = {"tokens_mean": 102.0, "tokens_after": 60.0}
+    for method, accuracy, cost in (
+        ("uniform", 0.5, {}),
+        ("fastv", 0.6, inside),
+        (f"fastv{EQUAL_FLOPS_SUFFIX}", 0.95, inside | {"equal_flops": 1.0}),
+        ("pyramid_drop", 0.8, inside),
+    ):
+        settings = replace(SETTINGS, compressor=method, budget=0.1)
+        outcome = Outcome(simple_answers(accuracy, 102), COST | cost, [], 0, "2026-01-01T00:00:00+00:00")
+        write_result(tmp_path, settings, outcome)
+    table = ResultTable(read_results(tmp_path))
+    ((_, text),) = summary_points(table)
+    tokens, flops = text.split("`fastv (equal FLOPs)` (")  # it is named once, as the best one at equal FLOPs
+    assert tokens.startswith("`pyramid_drop` (") and "is the most accurate method" in tokens
+    assert (
+        "is the most accurate method at equal FLOPs" in flops and "pyramid_drop" not in flops and "`fastv`" not in flops
+    )
+    assert table.best("10 %") == "pyramid_drop"
+
+
+def test_budgets_at_which_no_compressor_was_run_are_not_in_the_summary(tmp_path: Path) -> None:
+    for method, budget in (("oracle", 0.1), ("fastv", 0.5), ("oracle", 0.5)):
+        write_simple_result(
+            tmp_path, replace(SETTINGS, compressor=method, budget=budget), simple_answers(0.5, int(1024 * budget), 0)
+        )
+    assert [budget for budget, _ in summary_points(ResultTable(read_results(tmp_path)))] == ["50 %"]
