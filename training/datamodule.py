@@ -40,7 +40,7 @@ class VideoData(pl.LightningDataModule):
         frames: shortest and longest synthetic training video, or one length.
         val_frames: the same for validation.
         difficulty: of synthetic videos: easy, hard, crowded, or settings of data.synthetic.difficulty.Difficulty.
-        style: of synthetic training videos: normal, or held_out glyphs and textures.
+        style: of synthetic training videos: normal, held_out glyphs and textures, or natural backgrounds.
         seed: of synthetic videos and of shuffling.
         val_seed: of synthetic validation videos, which belong to another split.
         batch_size: videos in a batch of one rank.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 
@@ -36,41 +36,48 @@ def paint_discs(pixels: np.ndarray, crowd: Crowd, tint: np.ndarray, lattice: int
     extent = DISC * unit
     rows = pixels.reshape(frames, size, 3 * size)  # a channel is a column here, since short last axes are slow
     visible, inked = _stencil(extent, GLYPH * unit, style)
-    sprites = _sprites(crowd, tint, inked)
+    sprites, sprite_of = _sprites(crowd, tint, inked)
     origin, offsets = (crowd.corner * unit).tolist(), (crowd.sway * unit).tolist()
     moves = [frame for frame in range(1, frames) if offsets[frame] != offsets[frame - 1]]
-    for number, (first, last) in enumerate(zip(crowd.first.tolist(), crowd.last.tolist(), strict=True)):
+    spans = zip(origin, sprite_of, crowd.first.tolist(), crowd.last.tolist(), strict=True)
+    for (y0, x0), sprite, first, last in spans:
         for start, end in _still_spans(first, last, moves):
-            stage = min(start - first + 1, last - start + 1, RAMP) if last - first + 1 >= SLOW[0] else RAMP
-            y, x = (a + b for a, b in zip(origin[number], offsets[start], strict=True))
+            stage = min(start - first, last - start, RAMP - 1) if last - first + 1 >= SLOW[0] else 0
+            dy, dx = offsets[start]
+            y, x = y0 + dy, x0 + dx
             top, left, bottom, right = max(-y, 0), max(-x, 0), min(extent, size - y), min(extent, size - x)
             if top < bottom and left < right:
                 part = (slice(top, bottom), slice(3 * left, 3 * right))
                 target = rows[start:end, y + top : y + bottom, 3 * (x + left) : 3 * (x + right)]
-                np.copyto(target, sprites[number, stage - 1][part], where=visible[part])
+                np.copyto(target, sprites[sprite + stage][part], where=visible[part])
 
 
-def _still_spans(first: int, last: int, moves: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the spans of frames, from start to end - 1, in which a disc neither moves nor changes its contrast."""
+def _still_spans(first: int, last: int, moves: list[int]) -> Iterable[tuple[int, int]]:
+    """Return the spans of frames, from start to end - 1, in which a disc neither moves nor changes its contrast."""
+    if first == last:
+        return ((first, last + 1),)
     edges = {first, last + 1, *moves[bisect_right(moves, first) : bisect_right(moves, last)]}
     if last - first + 1 >= SLOW[0]:
         edges |= {*range(first + 1, first + RAMP), *range(last + 2 - RAMP, last + 1)}
     return pairwise(sorted(edges))
 
 
-def _sprites(crowd: Crowd, tint: np.ndarray, inked: np.ndarray) -> np.ndarray:
-    """Return (K, RAMP, E, 3 E) uint8, what discs look like while they appear."""
-    strength = crowd.opacity[:, None] * np.arange(1, RAMP + 1)
-    background = tint[crowd.first]
-    halo, fill = (_mix(colors, background, strength) for colors in (_HALOS[crowd.halo], _COLORS[crowd.color]))
-    rows = [np.tile(colors, inked.shape[1])[:, :, None] for colors in (fill, halo)]
-    return np.where(inked[crowd.shape][:, None], *rows)
+def _sprites(crowd: Crowd, tint: np.ndarray, inked: np.ndarray) -> tuple[np.ndarray, list[int]]:
+    """Return what discs look like, (M, E, 3 E) uint8, and the first of each: slow discs have one for each of RAMP."""
+    stages = np.where(crowd.last - crowd.first + 1 >= SLOW[0], RAMP, 1)
+    first = np.cumsum(stages) - stages
+    disc = np.repeat(np.arange(len(crowd)), stages)
+    strength = crowd.opacity[disc] * (RAMP - stages[disc] + 1 + np.arange(len(disc)) - first[disc])
+    background = tint[crowd.first[disc]]
+    colors = (_mix(some[disc], background, strength) for some in (_COLORS[crowd.color], _HALOS[crowd.halo]))
+    rows = [np.tile(color, inked.shape[1])[:, None] for color in colors]
+    return np.where(inked[crowd.shape[disc]], *rows), first.tolist()
 
 
 def _mix(colors: np.ndarray, background: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Return (K, RAMP, 3) uint8 colours, moved to the background by what is missing of the strength."""
-    most, share = FULL * RAMP, strength[..., None]
-    return ((colors[:, None] * share + background[:, None] * (most - share)) // most).astype(np.uint8)
+    """Return (M, 3) uint8 colours, moved to the background by what is missing of the strength."""
+    most, share = FULL * RAMP, strength[:, None]
+    return ((colors * share + background * (most - share)) // most).astype(np.uint8)
 
 
 @lru_cache(maxsize=8)

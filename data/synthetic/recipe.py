@@ -28,7 +28,7 @@ class Recipe:
         seed: seed of the generator.
         split: train, val or test; splits never share a video.
         difficulty: a preset or settings of the generator.
-        style: glyphs and textures, "normal" or "held_out".
+        style: glyphs and backgrounds: "normal", "held_out" or "natural", see :func:`.generate.generate`.
 
     Raises:
         DataError: a setting is out of range.

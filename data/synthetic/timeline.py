@@ -76,7 +76,8 @@ class Event:
     def reversed(self, frames: int) -> Event:
         """Return the event in the reversed video of `frames` frames."""
         first, last, direction = frames - 1 - self.last, frames - 1 - self.first, REVERSED[self.direction]
-        return replace(self, first=first, last=last, direction=direction, path=self.path[::-1])
+        size = (self.extent, self.width, self.opacity)
+        return Event(self.kind, self.shape, self.color, direction, first, last, self.path[::-1], *size)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON values; width and opacity only if they differ from their defaults."""

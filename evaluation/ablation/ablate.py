@@ -82,7 +82,7 @@ def ablate(
         data_seed: seed of synthetic videos.
         split: split of synthetic videos: train, val or test.
         difficulty: easy, hard, crowded, or the fields of data.synthetic.difficulty.Difficulty.
-        style: style of synthetic videos: normal or held_out.
+        style: style of synthetic videos: normal, held_out or natural.
         exclude: question types that do not count for the headline accuracy.
         batch_size: videos per forward pass of the language model.
         baseline: method that the others are compared with; by default that of ``framefold report``.

@@ -52,7 +52,7 @@ def evaluate_host(
         seed: of the videos.
         split: train, val or test.
         difficulty: easy, hard, crowded, or settings of data.synthetic.difficulty.Difficulty.
-        style: normal, or held_out: glyphs and textures that no training video has.
+        style: normal, held_out (glyphs and textures that no training video has), or natural (photographs).
         show: tokens that the host sees: "full", "blind" (features of zero), "frame" (one random frame), or a reduction
             with the ratio that it keeps, such as "random:0.25", "frames:0.25", "pooled:0.25" or "evidence:0.1".
         threads: torch threads.
