@@ -30,7 +30,7 @@ from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, CostMeter
 from .feature_cache import FeatureCache
 from .methods import AnyMethod, Method
-from .trials_in_llm import check_possible, match_flops
+from .trials_in_llm import check_possible, describe_acts, match_flops
 from .work_queue import run_shared_tasks
 
 LOCKS = ".locks"
@@ -137,12 +137,16 @@ class AblationRunner:
             return None
 
     def _leave_out_impossible(self) -> None:
-        """Leave out the missing results that the layers of the host do not allow, before anything is computed."""
+        """Say where methods act in the host, and leave out the missing results that its layers do not allow."""
+        named = set()
         for trial in self.trials.values():
             method = trial.method
             if self._is_done(trial.settings.file) or not isinstance(method, Method) or not method.acts_in_llm:
                 continue
             compressor = method.build(1.0 if method.equal_flops else trial.settings.budget, trial.settings.seed)
+            if method.name not in named and (acts := describe_acts(self.host, compressor)):
+                print(f"ablation: {method.name} acts {acts}")
+            named.add(method.name)
             try:
                 check_possible(self.host, compressor, self._grids)
             except (AttachError, BudgetError) as error:

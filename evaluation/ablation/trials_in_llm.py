@@ -42,6 +42,17 @@ def check_possible(host: Host, compressor: Compressor, grids: Iterable[Grid]) ->
         raise max(errors, key=lambda error: error.smallest or 0)
 
 
+def describe_acts(host: Host, compressor: Compressor) -> str:
+    """Return where in the language model of a host a compressor drops or merges tokens, for a message; or ""."""
+    layers, stage = len(host.family.decoder_layers(host.model)), compressor.in_llm
+    acts = () if stage is None else stage.acts(layers)
+    if stage is None or not acts:
+        return ""
+    site = "after the attention of" if stage.site == "after_attention" else "in front of"
+    numbers = ", ".join(map(str, acts)) if len(acts) < 4 else f"{acts[0]} ... {acts[-1]}"
+    return f"{site} layer{'s' if len(acts) > 1 else ''} {numbers} of {layers} (from 0)"
+
+
 def match_flops(host: Host, meter: CostMeter, compressor: Compressor, budget: Budget) -> EqualBudget:
     """Return the largest budget of a compressor at which its prefill has at most the operations of a nominal budget.
 

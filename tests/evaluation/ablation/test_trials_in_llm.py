@@ -13,7 +13,7 @@ from framefold.adapters.base.build import build
 from framefold.errors import AttachError, BudgetError, ConfigError
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.ablation.ablation_table import AblationTable
-from framefold.evaluation.ablation.trials_in_llm import check_possible
+from framefold.evaluation.ablation.trials_in_llm import check_possible, describe_acts
 from framefold.evaluation.metrics.flops import prefill_flops
 from framefold.evaluation.report.report import report
 from framefold.evaluation.results.left_out import read_left_out
@@ -88,6 +88,19 @@ def test_impossible_budgets_are_left_out_and_every_table_says_so(results: tuple[
         rows = {line.split(" | ")[0]: line for line in accuracies}
         assert rows["| fastv"].endswith(cells) and rows["| pyramid_drop"].endswith(cells)
         assert "not possible" not in rows["| st_simdiff"] + rows["| uniform"]
+
+
+def test_the_layers_in_which_a_method_acts_are_said(results: tuple[Path, str]) -> None:
+    assert results[1].count("ablation: fastv acts after the attention of layer 0 of 4 (from 0)") == 1
+    host = load_host(TINYHOST)
+    for name, params, expected in (
+        ("uniform", {}, ""),
+        ("fastv", {"layer": 9}, "after the attention of layer 0 of 4 (from 0)"),
+        ("fastv", {"layer": 13}, "after the attention of layer 1 of 4 (from 0)"),
+        ("pyramid_drop", {}, "after the attention of layers 0, 1, 2 of 4 (from 0)"),
+        ("at_layer", {}, "in front of layer 1 of 4 (from 0)"),
+    ):
+        assert describe_acts(host, build(name, 1.0, **params)) == expected
 
 
 def test_cells_that_were_left_out_are_not_computed_again_and_replaced_once_they_are_possible(
