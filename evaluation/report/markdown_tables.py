@@ -120,7 +120,7 @@ def comparison_section(table: ResultTable) -> str:
     if not comparisons:
         return ""
     baseline, methods = table.baseline, [method for method in table.methods if method != table.baseline]
-    rows = [[method, *(_marked(comparisons.get((method, b, None))) for b in table.budgets)] for method in methods]
+    rows = [[m, *(_marked(table, m, b, comparisons.get((m, b, None))) for b in table.budgets)] for m in methods]
     text = (
         f"Paired differences from `{baseline}` at the same budget, in points. \\* p < 0.05, \\*\\* p < 0.01, \\*\\*\\* "
         f"p < 0.001: two-sided sign-flip test over {_clusters(table)}, with Holm's correction for the "
@@ -151,9 +151,9 @@ def _tests(table: ResultTable, comparisons: list[Comparison]) -> str:
     return collapsible(f"p values of the {len(comparisons)} tests", text, format_table(head, rows))
 
 
-def _marked(comparison: Comparison | None) -> str:
+def _marked(table: ResultTable, method: str, budget: str, comparison: Comparison | None) -> str:
     if comparison is None:
-        return ""
+        return table.left_out_text(method, budget)
     return f"{percent(comparison.difference, sign=True)} {_marks(comparison)}".rstrip()
 
 
@@ -176,6 +176,8 @@ def _types_at(table: ResultTable, budget: str) -> str:
             marks = (_marks(comparisons.get((method, budget, kind))) for kind in measures)
             values = (measure.brief_text(readings) for measure in measures.values())
             rows.append([method, *(f"{value} {mark}".rstrip() for value, mark in zip(values, marks, strict=True))])
+        elif left_out := table.left_out_text(method, budget):
+            rows.append([method, left_out, *[""] * (len(measures) - 1)])
     if full := table.full_readings():
         rows.append(["all tokens", *(measure.brief_text(full) for measure in measures.values())])
     text = (
