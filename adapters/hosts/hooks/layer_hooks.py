@@ -196,7 +196,9 @@ def _before_language_model(text: Any, args: tuple[Any, ...], kwargs: dict[str, A
 
 
 def _after_language_model(text: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """Forget the run, also after an error inside a layer."""
     _RUN.set(None)
+    _DECIDING.set(None)
 
 
 def _before_layer(number: int, layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

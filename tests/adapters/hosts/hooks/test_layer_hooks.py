@@ -215,6 +215,22 @@ def test_prefill_in_chunks_is_refused_because_it_would_skip_the_stage(attached: 
         attached.model.generation_config.prefill_chunk_size = None
 
 
+@torch.no_grad()
+def test_an_error_inside_a_layer_leaves_nothing_for_the_next_forward(attached: Host) -> None:
+    inputs = attached.batch([5, -6, 6]).attached_inputs
+    ids = inputs["input_ids"][:, -6:]
+    expected = attached.model(input_ids=ids).logits
+
+    def fail(*_: Tensor) -> None:
+        raise MemoryError("simulated")
+
+    hook = attached.language.layers[1].self_attn.o_proj.register_forward_pre_hook(fail)  # after the attention
+    with pytest.raises(MemoryError):
+        attached.model(**inputs)
+    hook.remove()
+    assert torch.equal(attached.model(input_ids=ids).logits, expected)
+
+
 def test_labels_that_leave_no_text_behind_a_video_are_refused(attached: Host) -> None:
     last = attached.batch([5, -6])  # a label on its last column leaves the last frame to ask
     complete = attached.batch([5, -6, 6])
