@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
-from framefold.adapters.core.budget import check_budget
+from framefold.adapters.core.budget import Budget, check_budget
 from framefold.adapters.hosts.hooks.attach import attach
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.memory import peak_memory
@@ -55,7 +55,7 @@ def bench_attach(
     frames: int = 16,
     side: int = 14,
     compressor: str = "st_simdiff",
-    budgets: list[float] = [0.25, 0.1],  # noqa: B006 (read only; a list for the command line)
+    budgets: list[Budget] = [0.25, 0.1],  # noqa: B006 (read only; a list for the command line)
     params: dict[str, Any] | None = None,
     layers: int | None = None,
     repeats: int = 15,
@@ -78,7 +78,8 @@ def bench_attach(
         frames: steps of the token grid.
         side: height and width of the token grid; a video has frames * side^2 visual tokens.
         compressor: compressor to measure at the budgets, in addition to ``identity``.
-        budgets: retention ratios; a compressor that acts inside the language model keeps all tokens at 1.0.
+        budgets: retention ratios, or numbers of tokens (ints); a compressor that acts inside the language model keeps
+            all tokens at 1.0.
         params: parameters of the compressor that differ from its defaults.
         layers: decoder layers of the host; by default as many as its size has.
         repeats: timed turns; medians are reported.
@@ -101,7 +102,7 @@ def bench_attach(
         raise ConfigError(f"frames, side and repeats must be at least 1, got {frames}, {side} and {repeats}")
     variants: dict[str, Compressor | None] = {BARE: None, FULL: build(FULL)}
     variants |= {
-        f"{compressor}@{budget:g}": build(compressor, check_budget(budget), **(params or {})) for budget in budgets
+        f"{compressor}@{budget}": build(compressor, check_budget(budget), **(params or {})) for budget in budgets
     }
     resolve_device(device)
     if size not in SIZES or dtype not in get_args(Float):

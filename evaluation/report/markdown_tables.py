@@ -84,7 +84,7 @@ def left_out_list(table: ResultTable) -> str:
 
 
 def difference_table(table: ResultTable) -> str:
-    """Return the table of paired differences that answer the usual questions, in points.
+    """Return the table of paired differences that answer the usual questions, in points; "" if there are none.
 
     They compare the strongest baseline with weaker ones, trained methods with their counterparts and with baselines,
     the two oracles, and the best training-free method with the best trained one and with the oracle.
@@ -98,7 +98,7 @@ def difference_table(table: ResultTable) -> str:
     rows.append(("best trained - best training-free", [table.difference(trained[b], free[b], b) for b in budgets]))
     rows.append(("oracle - best training-free", [table.difference(ORACLE, free[b], b) for b in budgets]))
     shown = [[title, *(percent(one, sign=True) for one in values)] for title, values in rows if any(values)]
-    return format_table(["paired difference", *budgets], shown)
+    return format_table(["paired difference", *budgets], shown) if shown else ""
 
 
 def _trained_pairs(table: ResultTable) -> list[tuple[str, str]]:

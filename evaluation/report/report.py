@@ -62,7 +62,8 @@ def write_report(table: ResultTable, out: Path) -> Path:
     answers, note = answer_section(table), unsuited_note(table)
     blocks = ["# Ablation", setting_paragraph(table), *([answers] if note else [summary(table)])]
     blocks += ["## Accuracy", accuracy_table(table), left_out_list(table), *plots[:1], *([] if note else [answers])]
-    blocks += ["## Differences", difference_table(table), comparison_section(table)]
+    differences = difference_table(table)
+    blocks += ["## Differences" if differences else "", differences, comparison_section(table)]
     blocks += [losses(table), type_section(table)]
     blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"

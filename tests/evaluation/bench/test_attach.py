@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 
+from framefold.__main__ import main
 from framefold.errors import BudgetError, ConfigError, UnknownCompressorError
 from framefold.evaluation.bench import attach as bench_attach
 from framefold.evaluation.bench.attach import BARE, WORDS
@@ -63,8 +65,8 @@ def test_rows_inside_the_language_model_have_a_share_of_the_ideal(
     assert measured == [([short, full], turn == 0) for turn in range(3)]
     assert [row["columns"] for row in rows.values()] == [full] * 4
     assert [row["cache_ratio"] for row in rows.values()] == [1, 1, 1, (full + 3 * short) / (4 * full)]
-    assert [name for name in rows if "of_ideal" in rows[name]] == ["fastv@1", "fastv@0.5"]
-    for name, columns in (("fastv@1", 4 * full), ("fastv@0.5", full + 3 * short)):
+    assert [name for name in rows if "of_ideal" in rows[name]] == ["fastv@1.0", "fastv@0.5"]
+    for name, columns in (("fastv@1.0", 4 * full), ("fastv@0.5", full + 3 * short)):
         assert rows[name]["of_ideal"] == (0.004 + columns) / rows[name]["language_s"]
     assert "of ideal" in capsys.readouterr().out
 
@@ -86,6 +88,21 @@ def test_only_the_language_model_of_a_prefill_is_timed(monkeypatch: pytest.Monke
         host(**bench_attach._inputs(host, 1, 2, 0))
     assert events == ["vision", "start", "layer", "stop", "head"]
     assert not text._forward_hooks and not text._forward_pre_hooks
+
+
+def test_budgets_are_ratios_or_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[Any] = []
+
+    def stop(variants: Any, *_: Any) -> None:
+        budgets.extend((name, one.budget) for name, one in dict(variants).items() if one is not None)
+        raise ConfigError("stop")
+
+    monkeypatch.setattr(bench_attach, "_measure_turns", lambda host, variants, *_: stop(variants))
+    monkeypatch.setattr(bench_attach, "_host", lambda *_: None)
+    monkeypatch.setattr(bench_attach, "_inputs", lambda *_: None)
+    assert main(["bench", "attach", "--compressor", "uniform", "--budgets", "[1, 8, 1.0]"]) != 0
+    assert budgets[1:] == [("uniform@1", 1), ("uniform@8", 8), ("uniform@1.0", 1.0)]
+    assert [type(budget) for _, budget in budgets[1:]] == [int, int, float]
 
 
 @pytest.mark.parametrize(

@@ -244,3 +244,9 @@ def test_budgets_at_which_no_compressor_was_run_are_not_in_the_summary(tmp_path:
             tmp_path, replace(SETTINGS, compressor=method, budget=budget), simple_answers(0.5, int(1024 * budget), 0)
         )
     assert [budget for budget, _ in summary_points(ResultTable(read_results(tmp_path)))] == ["50 %"]
+
+
+def test_without_differences_there_is_no_empty_table(tmp_path: Path) -> None:
+    write_method(tmp_path, "fastv", 0.5, 0.5, 512)
+    text = report(str(tmp_path)).read_text()
+    assert "Differences" not in text and "paired difference" not in text
