@@ -164,8 +164,7 @@ def step_arguments(cache: Any, layer: int, hidden: Tensor, kwargs: dict[str, Any
             " language model: prefill one row at a time, or pass complete prompts"
         )
     if mask is None:  # one new column per row, or the host would have made a mask
-        new = hidden.shape[1]
-        since = int(cache.get_seq_length(0)) - layers.prompt + (0 if layer else new)  # layer 0 has cached the new ones
+        since = int(cache.get_seq_length(0)) - layers.prompt  # layer 0, which has all columns, has cached the new one
         mask = columns.mask_of_padding(since, flat).to(hidden.device)
     else:
         mask = columns.mask(mask, layers.prompt)

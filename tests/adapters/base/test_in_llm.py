@@ -34,7 +34,9 @@ def test_the_mean_over_the_layers_is_the_budget_or_less_than_a_token_below(spans
         with case(entered, k):
             possible = layers * k >= spans[0] * entered + sum(spans[1:])  # one token in each of the later layers
             if not possible:
-                with pytest.raises(BudgetError, match=f"a mean of {k} tokens over {layers} layers is not possible, because all"):
+                with pytest.raises(
+                    BudgetError, match=f"a mean of {k} tokens over {layers} layers is not possible, because all"
+                ):
                     spread_over_layers(entered, k, spans)
                 continue
             counts = (entered, *spread_over_layers(entered, k, spans))
