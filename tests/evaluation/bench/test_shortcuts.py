@@ -90,7 +90,7 @@ def test_no_statistic_of_pixels_ranks_the_evidence_of_the_crowded_task(difficult
     """The hard task is the control: there, length and others give the evidence away."""
     rows = bench_shortcuts(PIXELS, difficulty, videos=24, compressors=[])
     best = max(max(row["auc"][0], 1 - row["auc"][0]) for row in rows if row["statistic"] in SPATIAL)
-    assert best < 0.68 if hidden else best > 0.75, (difficulty, best)
+    assert best < 0.66 if hidden else best > 0.75, (difficulty, best)
 
 
 def test_command_measures_a_host_and_writes_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
