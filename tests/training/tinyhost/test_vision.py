@@ -82,9 +82,9 @@ def test_labels_of_the_crowd_agree_with_the_pixels() -> None:
 
 
 def test_frames_with_events_are_preferred() -> None:
-    _, labels = video_frame_batch(1, seed=0, frames=64, cells=8, difficulty=("crowded",))
-    asked = np.isin(labels["kind"], [KINDS.index("flash"), KINDS.index("mover")]).any(axis=1)
-    assert asked.mean() > 0.9
+    _, labels = video_frame_batch(1, seed=0, frames=96, cells=8, difficulty=("crowded",))
+    flashes = (labels["kind"] == KINDS.index("flash")).any(axis=1)
+    assert flashes.mean() > 0.65  # about 0.55 of all frames of short crowded videos have a flash
 
 
 def test_even_length_reduces_differences_in_length_and_in_distance_from_the_mean() -> None:
