@@ -25,6 +25,7 @@ PARTS = [
     "checkpointing",
     "test_what_is_dropped_is_masked or test_what_keeps_every_token or test_merged_tokens_equal or test_ways_to_decode",
     "test_an_untrained_compressor_changes_no_bit or test_what_is_added_is_that_of_a_loop or test_questions_share",
+    "test_random_stages or test_gradients_are_the_same_with_checkpointing",
 ]
 # Tests: one of every family for each part, one more for identity (forward and generate), six more inside the model.
 LEAST = 11 * (len(PARTS) + 7)
@@ -38,9 +39,9 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.mark.skipif(not FOLDER.is_dir(), reason=f"{FOLDER} does not exist: run make setup")
 def test_the_conformance_suite_passes_on_the_oldest_supported_transformers() -> None:
     tests = Path(__file__).parent
-    files = [
-        str(tests / f"test_{part}.py") for part in ("forward", "generate", "training", "in_llm", "added_attention")
-    ]
+    names = ("forward", "generate", "training", "in_llm", "added_attention", "random_stages")
+    files = [str(tests / f"test_{name}.py") for name in names]
+    files.append(str(ROOT / "tests/adapters/hosts/hooks/test_layer_training.py"))
     chosen = " or ".join(f"({part})" for part in PARTS)
     arguments = ["-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen, *files]
     environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "1"}
