@@ -68,6 +68,10 @@ class Difficulty:
     repeats: bool = False
 
     def __post_init__(self) -> None:
+        wrong = [name for name in _LIMITS if not isinstance(getattr(self, name), (int, float))]
+        wrong += [name for name in ("size", "lattice") if not isinstance(getattr(self, name), int)]
+        if wrong:
+            raise DataError(f"{wrong[0]} must be a number, not {getattr(self, wrong[0])!r}")
         low, high = self.flashes
         if not 4 <= low <= high <= 16:
             raise DataError(f"flashes must be 4 <= fewest <= most <= 16, got {low} {high}")

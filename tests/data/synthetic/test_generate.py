@@ -225,6 +225,7 @@ LARGEST |= {"crowd": 1, "churn": 1, "slow": 1, "faint": 0.6, "sway": 1, "conspic
 OUT_OF_RANGE = [(name, value) for name, most in LARGEST.items() for value in (-0.1, most + 0.1, float("nan"))]
 OUT_OF_RANGE += [("flashes", value) for value in ((2, 6), (6, 3), (3, 17))]
 OUT_OF_RANGE += [("lattice", 24), ("size", 50), ("size", 16), ("size", 1024)]
+OUT_OF_RANGE += [("churn", "x"), ("faint", None), ("size", 64.0), ("lattice", "16")]
 
 
 def test_difficulty_out_of_range_is_refused_with_the_name_of_the_field():
