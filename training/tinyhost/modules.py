@@ -41,6 +41,10 @@ class HostTraining(pl.LightningModule):
         """Return a picklable function from the number of a step to its batch, which does not need the host."""
         raise NotImplementedError
 
+    def encode_batch(self, batch: Any) -> Any:
+        """Return the argument of a step, from what the batch function returned; a thread may call it a step ahead."""
+        return batch
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged; the step moves tensors itself."""
         return batch
@@ -107,11 +111,13 @@ class LanguageTraining(HostTraining):
     def batch_function(self) -> Callable[[int], Any]:
         return partial(generate_batch, self.stage, self.seed, grid_side(self.host))
 
-    def training_step(self, batch: RawBatch, batch_idx: int) -> Tensor:
-        videos = encode_raw_batch(self.host, self.tokenizer, batch)
-        logits = packed_logits(self.host, prefix_kwargs(videos), videos.rows)
-        loss = answer_loss(logits, videos.rows)
-        self._log_accuracy(videos, predict(logits.detach(), videos.rows))
+    def encode_batch(self, batch: RawBatch) -> VideoBatch:
+        return encode_raw_batch(self.host, self.tokenizer, batch)
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        logits = packed_logits(self.host, prefix_kwargs(batch), batch.rows)
+        loss = answer_loss(logits, batch.rows)
+        self._log_accuracy(batch, predict(logits.detach(), batch.rows))
         self._log("loss", loss.detach(), 1)
         return loss
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,8 @@ def train(
         start: folder of a host to start from, instead of random weights.
         threads: torch threads.
         accelerator: cpu, gpu or auto; one device.
-        workers: number of processes that generate videos ahead; 0 generates them in the training process.
+        workers: number of processes that generate videos ahead, while a thread encodes the next batch; 0 generates and
+            encodes in turn with the training steps. The trained weights do not depend on it.
 
     Raises:
         HostError: A stage is invalid, or the accelerator is not available.
@@ -171,7 +173,7 @@ def _fit(module: HostTraining, stage: Stage, folder: Path, accelerator: str, wor
         num_sanity_val_steps=0,
     )
     first = torch.load(last, map_location="cpu", weights_only=True)["global_step"] if last.is_file() else 0
-    batches = EpochBatches(module.batch_function(), first, stage.steps, workers)
+    batches = EpochBatches(module.batch_function(), first, stage.steps, workers, module.encode_batch)
     with reraise_interrupt(trainer):
         trainer.fit(module, batches, ckpt_path=last if first else None)
 
@@ -196,10 +198,19 @@ class EpochBatches:
         batch_function: from the number of a step to its batch.
         first: step of the first batch.
         steps: of the stage.
-        workers: number of processes that generate batches; they live through epochs.
+        workers: number of processes that generate batches; they live through epochs. With any, a thread encodes the
+            batch of the next step.
+        encode: applied to each batch, in this process.
     """
 
-    def __init__(self, batch_function: Callable[[int], Any], first: int, steps: int, workers: int) -> None:
+    def __init__(
+        self,
+        batch_function: Callable[[int], Any],
+        first: int,
+        steps: int,
+        workers: int,
+        encode: Callable[[Any], Any] | None = None,
+    ) -> None:
         loader: DataLoader[Any] = DataLoader(
             _Steps(batch_function, steps),
             batch_size=None,
@@ -208,13 +219,27 @@ class EpochBatches:
             collate_fn=return_unchanged,
             multiprocessing_context="spawn" if workers else None,  # a fork of torch threads can deadlock
         )
-        self.batches = iter(loader)
+        encode = encode or return_unchanged
+        self.batches = _encode_ahead(encode, loader) if workers else map(encode, loader)
 
     def __len__(self) -> int:
         return EPOCH
 
     def __iter__(self) -> Iterator[Any]:
         return islice(self.batches, EPOCH)
+
+
+def _encode_ahead(encode: Callable[[Any], Any], batches: Iterable[Any]) -> Iterator[Any]:
+    """Yield encoded batches; a thread encodes the next one while the caller uses the last."""
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,)) as thread:
+        waiting: list[Future[Any]] = []
+        for batch in batches:
+            waiting.append(thread.submit(encode, batch))
+            if len(waiting) > 1:
+                yield waiting.pop(0).result()
+        for last in waiting:
+            yield last.result()
 
 
 def return_unchanged(batch: Any) -> Any:

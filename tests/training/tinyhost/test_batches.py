@@ -6,6 +6,7 @@ import pickle
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from framefold.training.frozen_host.load import load_host
 from framefold.training.tinyhost.batches import RawBatch, encode_raw_batch, generate_batch
 from framefold.training.tinyhost.stage import Stage
 from framefold.training.tinyhost.token_views import TokenView, evidence_tokens, reduce_tokens
-from framefold.training.tinyhost.train import EPOCH, EpochBatches, train
+from framefold.training.tinyhost.train import EPOCH, EpochBatches, _encode_ahead, train
 
 STAGE = Stage("some", "language", 4, tokens=400, frames=(16, 17), questions=14, mixes=(TokenView("full"),))
 BATCH = partial(generate_batch, STAGE, 0, 4)
@@ -42,6 +43,26 @@ def test_worker_processes_generate_the_same_batches(monkeypatch):
     with_workers = list(islice(EpochBatches(BATCH, 0, 4, 2).batches, 4))
     assert all(same(one, other) for one, other in zip(alone, with_workers, strict=True))
     assert not same(alone[0], alone[1])
+
+
+def test_thread_encodes_the_batch_of_the_next_step_while_the_last_is_used():
+    used: list[int] = []
+    ahead: list[int] = []
+
+    def encode(batch: int) -> int:
+        assert current_thread() is not main_thread()
+        ahead.append(batch - len(used))
+        return 10 * batch
+
+    for batch in _encode_ahead(encode, range(5)):
+        used.append(batch)
+    assert used == [0, 10, 20, 30, 40] and max(ahead) <= 2
+    with pytest.raises(HostError, match="broken"):
+        list(_encode_ahead(broken, range(5)))
+
+
+def broken(batch: int) -> None:
+    raise HostError("broken")
 
 
 def test_resumed_stage_continues_with_the_batches_of_its_step():
