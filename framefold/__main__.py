@@ -68,6 +68,7 @@ FUNCTIONS = {
         "evaluation.bench.shortcuts:bench_shortcuts",
         "measure how well question-blind statistics of tokens rank the evidence of a task on a host",
     ),
+    "bench validity": ("evaluation.bench.validity:bench_validity", "compare an order of methods with published tables"),
     "bench ssm": (
         "evaluation.bench.mamba2:bench_ssm",
         "compare framefold's Mamba-2 block with that of transformers on the CPU",
@@ -131,7 +132,7 @@ EXTRA_OF = {
 
 
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
-DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "ssm", "synth", "data")}
+DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "ssm", "synth", "data")}
 DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue"}
 
 

@@ -97,7 +97,12 @@ class Answers:
 
 def macro_interval(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean accuracy over types with its 95 % interval."""
-    return Interval(answers.macro, *_percentiles(_macro(_resample(answers, resamples, seed))))
+    return Interval(answers.macro, *_percentiles(macro_resamples(answers, resamples, seed)))
+
+
+def macro_resamples(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Return (R,) mean accuracies over types on resampled clusters, the same resamples for methods with as many."""
+    return _macro(_resample(answers, resamples, seed))
 
 
 def type_intervals(answers: Answers, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Interval]:
