@@ -17,8 +17,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@echo "setup: torch"
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
-	@echo "setup: framefold and its extras (train, lora, report, dev)"
-	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,dev]'
+	@echo "setup: framefold and its extras (train, lora, report, natural, dev)"
+	@DS_BUILD_OPS=0 $(PIP) --no-build-isolation -e '.[train,lora,report,natural,dev]'
 	@echo "setup: torchvision, in a folder of its own because of the CPU build of torch"
 	@$(PIP) --no-deps --upgrade --target $(VENV)/torchvision torchvision==0.28.0
 	@echo "setup: the oldest supported transformers, in a folder of its own (for tests/conformance/test_oldest_transformers.py)"

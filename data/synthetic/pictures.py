@@ -1,8 +1,8 @@
 """Photographs as backgrounds: pictures that the scikit-image package contains, so nothing is downloaded.
 
-They are PNG files, which every decoder reads as the same bytes. scikit-image states that they are free: in the public
-domain (astronaut by NASA, clock), under CC0 (brick, grass, gravel, coffee, chelsea, camera), or without known copyright
-restrictions (coins, ihc). No two splits share a picture.
+They are PNG files, which every decoder reads as the same bytes. The functions of ``skimage.data`` that return them
+state that they are free: in the public domain (astronaut by NASA, clock), under CC0 (brick, grass, gravel, coffee,
+chelsea, camera), or without known copyright restrictions (coins, ihc). No two splits share a picture.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from framefold.data.random_stream import RandomStream
-from framefold.errors import DataError
+from framefold.errors import DataError, MissingExtraError
+from framefold.messages import install_command
 
 # By number of the split.
 PICTURES = (
@@ -33,7 +34,8 @@ def picture_background(stream: RandomStream, split: int, pattern: np.ndarray) ->
         pattern: (S, S) bool, the texture.
 
     Raises:
-        DataError: scikit-image or Pillow is not installed, or a picture is missing.
+        MissingExtraError: scikit-image or Pillow is not installed.
+        DataError: a picture is missing.
     """
     picture = read_picture(stream.pick(PICTURES[split]))
     scale = stream.between(6, 14)  # eighths of a pixel of the picture per pixel
@@ -57,15 +59,18 @@ def read_picture(name: str) -> np.ndarray:
     """Return a picture of scikit-image, (H, W, 3) uint8.
 
     Raises:
-        DataError: scikit-image or Pillow is not installed, or the picture is missing.
+        MissingExtraError: scikit-image or Pillow is not installed.
+        DataError: the picture is missing.
     """
     try:
         from PIL import Image
     except ImportError as error:
-        raise DataError("style natural reads pictures with Pillow: pip install pillow") from error
+        raise MissingExtraError(f"style natural reads pictures with Pillow: {install_command('natural')}") from error
     package = importlib.util.find_spec("skimage")  # only located: importing it takes a second
     if package is None or not package.submodule_search_locations:
-        raise DataError("style natural uses pictures of scikit-image: pip install scikit-image, or use another style")
+        raise MissingExtraError(
+            f"style natural uses pictures of scikit-image: {install_command('natural')}, or use another style"
+        )
     file = Path(next(iter(package.submodule_search_locations))) / "data" / f"{name}.png"
     try:
         with Image.open(file) as picture:

@@ -93,7 +93,11 @@ def _numbers(version: str) -> list[int]:
     return numbers + [0] * (3 - len(numbers))
 
 
-GROUPS = ("base install", *(f"extra '{name}'" for name in ("train", "lora", "report", "wandb", "mamba")), "optional")
+GROUPS = (
+    "base install",
+    *(f"extra '{name}'" for name in ("train", "lora", "report", "natural", "wandb", "mamba")),
+    "optional",
+)
 
 GROUPS += ("GPUs", "distributed", "DeepSpeed", "FFmpeg", "machine", "folders", "job")
 
@@ -140,6 +144,7 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
         Package("av", "reading and writing video files and video shards", "train"),
         Package("matplotlib", "plots of report; view, show", "report"),
         Package("plotly", "plots of the page of report", "report"),
+        Package("skimage", "photographs as backgrounds of synthetic videos: style natural", "natural", "scikit-image"),
         Package("torchvision", "video processors of hosts: answer, show", None),
     ),
 )

@@ -1,7 +1,12 @@
-"""Style natural: photographs as backgrounds. A stand-in for scikit-image is used, since the tests do not install it."""
+"""Style natural: photographs as backgrounds. Most tests use a stand-in for scikit-image, the last one its pictures."""
 
 from __future__ import annotations
 
+import importlib.util
+import re
+import sys
+import tomllib
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from framefold.__main__ import main
 from framefold.data.splits import SPLITS
 from framefold.data.synthetic import pictures as module
 from framefold.data.synthetic.difficulty import Difficulty
 from framefold.data.synthetic.generate import generate
 from framefold.data.synthetic.pictures import PICTURES, read_picture
-from framefold.errors import DataError
+from framefold.errors import DataError, MissingExtraError
+from tests.support.paths import ROOT
 
 NOISE = 15 + 8
 
@@ -71,22 +78,47 @@ def test_photographs_leave_room_for_sensor_noise(package: Path) -> None:
         assert picture.min() >= 12 and picture.max() <= 243
 
 
-def test_missing_package_or_picture_is_an_error_that_names_the_remedy(
-    package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_picture_is_an_error_that_names_the_remedy(package: Path) -> None:
     (package / "astronaut.png").unlink()
     with pytest.raises(DataError, match=r"astronaut\.png.*reinstall scikit-image"):
         read_picture("astronaut")
     (package / "brick.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"brick\.png.*reinstall scikit-image"):
         read_picture("brick")
+
+
+def test_missing_package_is_an_error_that_names_the_extra(
+    package: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(DataError, match="pip install scikit-image"):
+    with pytest.raises(MissingExtraError, match=r"scikit-image: pip install .*\[natural\]"):
         generate(0, style="natural")
+    assert main(f"view --style natural --out {tmp_path / 'video.png'}".split()) == 2
+    assert "[natural]" in capsys.readouterr().err and not (tmp_path / "video.png").exists()
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    module.read_picture.cache_clear()
+    with pytest.raises(MissingExtraError, match=r"Pillow: pip install .*\[natural\]"):
+        read_picture("brick")
 
 
-def test_pictures_of_scikit_image_are_those_that_the_stream_expects() -> None:
-    """Sizes enter the random choices, so another picture of the same name would give another video."""
-    pytest.importorskip("skimage")
-    sizes = {name: read_picture(name).shape[:2] for names in PICTURES for name in names}
-    assert sizes["astronaut"] == (512, 512) and sizes["chelsea"] == (300, 451) and sizes["coffee"] == (400, 600)
+# Checksums of the decoded pictures, (H, W, 3) uint8. Every byte of a background depends on them, and the random choices
+# on the sizes; they are equal in scikit-image 0.25 and 0.26.
+CHECKSUMS = {
+    **{"astronaut": 4257916255, "brick": 3852333977, "grass": 244330657, "coins": 988276903, "coffee": 2901676915},
+    **{"gravel": 1432337701, "ihc": 2629018712, "chelsea": 260218201, "camera": 3672374283, "clock_motion": 1822695411},
+}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("skimage") is None, reason="needs the extra 'natural'")
+def test_pictures_of_scikit_image_are_those_that_videos_were_made_of() -> None:
+    module.read_picture.cache_clear()
+    assert {name: zlib.crc32(read_picture(name).tobytes()) for names in PICTURES for name in names} == CHECKSUMS
+    for split in SPLITS:
+        assert generate(0, split=split, style="natural", frames=16).frames.shape == (16, 64, 64, 3)
+
+
+def test_extra_is_pinned_and_installed_by_make_setup() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(line.startswith("scikit-image>=") for line in extras["natural"])
+    assert re.search(r"^scikit-image==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert re.search(r"-e '\.\[[^]]*\bnatural\b", (ROOT / "Makefile").read_text())
