@@ -36,6 +36,7 @@ def ablate(
     equal: Literal["tokens", "flops"] = "tokens",
     seeds: list[int] | None = None,
     oracle: bool = True,
+    rows: list[str] | None = None,
     data: str | None = None,
     videos: int = 150,
     frames: int = 64,
@@ -76,6 +77,10 @@ def ablate(
             named, for example, "fastv (equal FLOPs)", and all other methods run as with "tokens".
         seeds: seeds of compressors that use random numbers; the others run once.
         oracle: add a method that keeps the annotated evidence of each question, and one that keeps all events.
+        rows: further rows. "resize": smaller frames instead of compression, at the smallest side at which all frames
+            fit; "grid": fewer and larger ones at equal tokens (3/4, 1/2 and 1/4 of the side; "uniform" is the full
+            side); "reinvest:NAME": a method of the table with 2 and 4 times the frames that fit into the budget without
+            compression, instead of all; "one_frame" and "blind": the host with one frame and without the video.
         data: shards of videos with questions, or of features; synthetic videos by default.
         videos: number of held-out videos; of shards, the first ones.
         frames: length of each synthetic video; of videos in shards, the host gets at most this number of frames.
@@ -100,8 +105,8 @@ def ablate(
 
     Raises:
         UnknownCompressorError: a name is not registered.
-        ConfigError: a parameter, seed, baseline, device or question type is invalid, or two adapters of one compressor
-            cannot form one method.
+        ConfigError: a parameter, row, seed, baseline, device or question type is invalid, or two adapters of one
+            compressor cannot form one method.
         BudgetError: a budget is out of range. Cells of methods inside the language model whose budget is not possible
             there are left out instead, and the tables say so.
         ResultsError: the folder holds other results that cannot share a table with these.
@@ -139,6 +144,7 @@ def ablate(
         equal=equal,
         seeds=list(dict.fromkeys(seeds or [0])),
         oracle=oracle,
+        rows=rows or [],
         recipe=recipe,
         data=shards,
         videos=videos,

@@ -12,15 +12,16 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ConfigError, MissingExtraError
 from framefold.evaluation.metrics.significance import Comparison
-from framefold.evaluation.metrics.statistics import Interval
+from framefold.evaluation.metrics.statistics import Interval, macro_interval
 from framefold.evaluation.report.markdown_tables import main_tables
+from framefold.evaluation.report.references import ALL_TOKENS, reference_readings, text_only_answers
 from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import ACCURACY, MEASURES
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, REFERENCES
 from framefold.messages import nearest
 
-ALL_TOKENS = "all tokens"  # name of the row without compression
+CONTROL = "control"  # kind of the rows of one frame and of no video
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class AblationRow:
 
     Attributes:
         method: name of the method, or "all tokens".
-        kind: "trained", "training-free", "untrained", "oracle", or "all tokens".
+        kind: "trained", "training-free", "untrained", "oracle", "control", or "all tokens".
         budget: share of the visual tokens that are kept (float), or their number (int).
         equal: what it has in common with other methods at the budget: "tokens", as the mean over the layers of the
             language model, or "flops" of the prefill.
@@ -84,7 +85,7 @@ class AblationTable:
 
     @cached_property
     def rows(self) -> tuple[AblationRow, ...]:
-        """One row per method and budget, in the order of the printed table, then one for all tokens."""
+        """One row per method and budget, in the order of the printed table, then those without a budget."""
         table = self.results
         tests = table.comparisons([None], table.budgets)
         rows = [
@@ -96,10 +97,16 @@ class AblationTable:
             if table.results_of(method, budget)
             for key in [(method, budget, None)]
         ]
-        full = table.full_readings()
-        return tuple(
-            rows if full is None else [*rows, self._row(FULL, ALL_TOKENS, next(iter(table.by_method[FULL])), full)]
-        )
+        for method in REFERENCES:
+            if readings := reference_readings(table, method):
+                kind = ALL_TOKENS if method == FULL else CONTROL
+                rows.append(self._row(method, kind, next(iter(table.by_method[method])), readings))
+        return tuple(rows)
+
+    @cached_property
+    def text_only(self) -> Interval:
+        """Accuracy of a reader of the questions alone, which sees no video, with its 95 % interval."""
+        return macro_interval(text_only_answers(self.results))
 
     def row(self, method: str, budget: Budget | None = None) -> AblationRow:
         """Return the row of a method at a budget; all tokens have one budget, which may be left out.

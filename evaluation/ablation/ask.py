@@ -19,12 +19,12 @@ from framefold.evaluation.metrics.answers import token_overlap
 from framefold.evaluation.metrics.evidence import KeptEvidence
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.result_files import mean_of_known
+from framefold.evaluation.rows.keep_evidence import KeepEvidence
 from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, tokens_entered
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows
 
 from .batches import HeldOutBatch
-from .oracles import KeepEvidence
 
 Record = dict[str, Any]
 

@@ -43,6 +43,7 @@ class AblationConfig:
     equal: Literal["tokens", "flops"]
     seeds: list[int]
     oracle: bool
+    rows: list[str]
     recipe: Recipe
     data: Index | None
     videos: int

@@ -22,12 +22,12 @@ from framefold.evaluation.metrics.flops import PrefillFormula, added_attention_f
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.settings import FULL
+from framefold.evaluation.rows.keep_evidence import KeepEvidence
 from framefold.training.frozen_host.batch import EncodedBatch, complete_prompts, compress_batch, dropped_tokens
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import QuestionRows
 
 from .batches import HeldOutBatch
-from .oracles import KeepEvidence
 
 VIDEOS = 5  # videos to measure on
 

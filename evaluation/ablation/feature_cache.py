@@ -25,7 +25,9 @@ from torch import Tensor
 from framefold.data.evidence import evidence_mask
 from framefold.data.question import Question
 from framefold.data.shards.encoded import COLUMN, DEEPSTACK, EncodedSample
+from framefold.data.shards.sample import VideoSample
 from framefold.errors import DataError, InputError, PromptError
+from framefold.evaluation.rows.detail import reduce_detail
 from framefold.files import bytes_digest, file_digest, remove_leftovers, replace_file, text_digest, write_json
 from framefold.training.frozen_host.host import Host
 
@@ -67,6 +69,7 @@ class FeatureCache:
         key: everything that the features depend on, besides the videos.
         attention: also store the attention that tokens received in the vision encoder.
         max_damaged: fraction of the videos that may be damaged.
+        pixels: height and width of the frames whose detail the host sees; None for the frames as they are.
     """
 
     def __init__(
@@ -77,14 +80,22 @@ class FeatureCache:
         key: dict[str, Any],
         attention: bool = False,
         max_damaged: float = MOST_DAMAGED,
+        pixels: tuple[int, int] | None = None,
     ) -> None:
         data = {name: value for name, value in source.describe().items() if name not in ("videos", "shards")}
         self.key = {"format": FORMAT, **key, "data": data, "attention": attention}
+        if pixels is not None:
+            self.key["pixels"] = list(pixels)
+        self._common = (folder, host, source, key, attention, max_damaged)
         digest = text_digest(json.dumps(self.key, sort_keys=True))
         self.folder, self.host, self.source, self.attention = folder / digest[:20], host, source, attention
-        self.max_damaged = max_damaged
+        self.max_damaged, self.pixels = max_damaged, pixels
         self._complete: dict[int, bool] = {}  # videos that this process has checked; False: damaged in the source
         self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], HeldOutVideo]], int
+
+    def with_detail(self, pixels: tuple[int, int]) -> FeatureCache:
+        """Return the cache of the same videos with the detail of smaller frames."""
+        return FeatureCache(*self._common, pixels)
 
     def fill(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
         """Encode the videos that are missing; return when all are there.
@@ -193,7 +204,12 @@ class FeatureCache:
 
     @torch.no_grad()
     def _encode_video(self, video: HeldOutVideo) -> CachedVideo:
-        encoded = self.host.encode_sample(video.sample, self.attention)
+        sample = video.sample
+        if self.pixels is not None:
+            if not isinstance(sample, VideoSample):
+                raise DataError(f"{sample.key} contains features, from which no smaller frames can be made")
+            sample = replace(sample, frames=reduce_detail(sample.frames, self.pixels))
+        encoded = self.host.encode_sample(sample, self.attention)
         t, h, w = encoded.features.shape[:3]
         grid = (t, h, w)
         masks = [torch.from_numpy(evidence_mask(q.evidence, grid).reshape(-1)) for q in encoded.questions]

@@ -1,12 +1,11 @@
-"""Methods of an ablation: compressors, trained adapters and oracles, with the results that each of them needs."""
+"""Methods of an ablation: compressors and trained adapters, with the results that each of them needs."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from framefold.adapters.base.build import build
 from framefold.adapters.base.chain import Chain, counterpart_params
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX, untrained_text
-from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.core.parameters import init_params
 from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, list_compressors
 from framefold.adapters.hosts.hooks.base_model_check import check_base_model
@@ -25,15 +23,11 @@ from framefold.adapters.pretrained.folder import load_folder
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics import equal_flops
-from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
 from framefold.evaluation.results.settings import (
     EQUAL_FLOPS_SUFFIX,
-    EVENT_ORACLE,
-    FULL,
     LABEL,
     LORA_SUFFIX,
-    ORACLE,
     Settings,
     compressor_of,
 )
@@ -45,7 +39,6 @@ from framefold.training.lora_settings import structural_fields
 from framefold.warning_types import UntrainedCompressorWarning
 
 from . import ask
-from .oracles import KeepEvidence
 
 RESERVED_LABELS = (LORA_SUFFIX, UNTRAINED_SUFFIX, EQUAL_FLOPS_SUFFIX)
 
@@ -100,6 +93,9 @@ class Method:
         cls = compressor_class(self.compressor)
         return cls.needs_attention if cls.trainable else build(self.compressor, **self.params).needs_attention
 
+    def check_possible(self, budget: float | int, grids: Iterable[tuple[int, int, int]]) -> None:
+        """Accept every budget; what the layers of a host allow is checked elsewhere."""
+
     @property
     def acts_in_llm(self) -> bool:
         """Whether it also reduces tokens inside the language model."""
@@ -144,57 +140,6 @@ class Method:
         for budget in budgets:
             for seed in seeds if random else [self.seed or 0]:
                 yield replace(common, budget=budget, seed=seed)
-
-
-@dataclass(frozen=True)
-class Oracle:
-    """An upper bound that knows the evidence, see :class:`~framefold.evaluation.ablation.oracles.KeepEvidence`."""
-
-    name: str
-    lora_key: str = ""
-    needs_attention: bool = False
-
-    def apply_lora(self, host: Host, host_folder: Path) -> AbstractContextManager[None]:
-        """Leave the host as it is."""
-        return nullcontext()
-
-    def check_host(self, host: Host, host_folder: Path, allow_other_host: bool) -> None:
-        """Accept every host."""
-
-    def build(self, budget: float | int, seed: int) -> Compress:
-        """Return a compressor that must be given each batch before its calls."""
-        return KeepEvidence(partial(budget_tokens, budget), query_aware=self.name == ORACLE)
-
-    def result_settings(
-        self, budgets: Sequence[float | int], seeds: Sequence[int], base: Settings
-    ) -> Iterator[Settings]:
-        """Yield the settings of one result per budget."""
-        yield from (replace(base, compressor=self.name, budget=budget, code=source_digest()) for budget in budgets)
-
-
-AnyMethod = Method | Oracle
-
-
-def methods_of(
-    names: list[str] | None, adapters: list[str], params: dict[str, dict[str, Any]], oracle: bool, events: bool
-) -> list[AnyMethod]:
-    """Return all methods in the order of the tables: adapters, compressors, all tokens, oracles.
-
-    Args:
-        names: ``compressors`` of :func:`~framefold.evaluation.ablation.ablate.ablate`.
-        adapters: as there.
-        params: as there.
-        oracle: include the oracle of each question's evidence.
-        events: include the oracle of all events as well.
-
-    Raises:
-        UnknownCompressorError, ConfigError, AdapterFileError, HubError: see there.
-    """
-    methods: list[AnyMethod] = list(registered_methods(names, adapters, params))
-    if FULL not in {method.name for method in methods}:
-        methods.append(Method(FULL, {}))
-    oracles = [name for name, included in ((ORACLE, oracle), (EVENT_ORACLE, oracle and events)) if included]
-    return methods + [Oracle(name) for name in oracles]
 
 
 def registered_methods(

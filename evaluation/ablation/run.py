@@ -24,7 +24,8 @@ from .ablation_table import AblationTable
 from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
-from .methods import AnyMethod, Method, methods_of, source_digest
+from .methods import Method, source_digest
+from .row_methods import AnyMethod, methods_of
 from .runner import AblationRunner, Trial
 
 
@@ -65,7 +66,9 @@ def run_ablation(config: AblationConfig) -> AblationTable:
 
 def _resolve(config: AblationConfig) -> tuple[list[AnyMethod], HeldOutSource]:
     """Resolve methods and videos; raise every error that can be found without a host."""
-    methods = methods_of(config.compressors, config.adapters, config.params, config.oracle, config.data is None)
+    methods = methods_of(
+        config.compressors, config.adapters, config.params, config.oracle, config.data is None, config.rows
+    )
     if config.equal == "flops":
         methods = [replace(one, equal_flops=one.acts_in_llm) if isinstance(one, Method) else one for one in methods]
     for method, seed in product(methods, config.seeds):

@@ -21,6 +21,7 @@ from framefold.evaluation.results.left_out import LeftOut, is_left_out, write_le
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.result_files import FOLDER, Outcome, read_result, write_result
 from framefold.evaluation.results.settings import REPORT, Settings
+from framefold.evaluation.rows.resized import Resized, smaller_frame
 from framefold.files import remove_leftovers
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.host import Host
@@ -29,7 +30,8 @@ from .ask import evaluate_questions
 from .batches import Batches, HeldOutBatch
 from .cost import VIDEOS, CostMeter
 from .feature_cache import FeatureCache
-from .methods import AnyMethod, Method
+from .methods import Method
+from .row_methods import AnyMethod, ResizedFrames
 from .trials_in_llm import check_possible, describe_acts, match_flops
 from .work_queue import run_shared_tasks
 
@@ -73,6 +75,7 @@ class AblationRunner:
         self.kept_videos = kept_videos
         self.trials = {trial.settings.file: trial for trial in trials}
         self.batches = Batches(host, features, batch_size)
+        self._smaller: dict[tuple[int, int], Batches] = {}  # of frames of this many pixels
         self._part = 0.0  # finished part of the current trial
         self._done: set[str] = set()
         self._missing = {name: self._modified(name) for name in self.trials if not self._is_done(name)}
@@ -141,7 +144,14 @@ class AblationRunner:
         named = set()
         for trial in self.trials.values():
             method = trial.method
-            if self._is_done(trial.settings.file) or not isinstance(method, Method) or not method.acts_in_llm:
+            if self._is_done(trial.settings.file):
+                continue
+            try:
+                method.check_possible(trial.settings.budget, self._grids)
+            except BudgetError as error:
+                self._leave_out(trial, error)
+                continue
+            if not isinstance(method, Method) or not method.acts_in_llm:
                 continue
             compressor = method.build(1.0 if method.equal_flops else trial.settings.budget, trial.settings.seed)
             if method.name not in named and (acts := describe_acts(self.host, compressor)):
@@ -170,7 +180,7 @@ class AblationRunner:
                 compressor, equality = self._match(trial)
             except BudgetError as error:
                 return self._leave_out(trial, error)
-            batches = self._iterate(on_progress)
+            batches = self._iterate(self._batches_of(trial, compressor), on_progress)
             answers, kept, cost = evaluate_questions(self.host, compressor, batches, self.kept_videos)
             cost |= self._cost_meter.measure(compressor, trial.method.lora_key) | equality
         damaged = len(self.features.damaged)
@@ -205,9 +215,25 @@ class AblationRunner:
             self.host.family.create_parameters(compressor, self.host.model)
         return compressor
 
-    def _iterate(self, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
+    def _batches_of(self, trial: Trial, compressor: Compress) -> Batches:
+        """Return the videos of a trial, encoded from smaller frames if it shows these."""
+        if not isinstance(compressor, Resized) or not isinstance(trial.method, ResizedFrames):
+            return self.batches
+        compressor.rows = trial.method.rows(trial.settings.budget, self._grids)
+        side = self.host.pixels_per_token
+        grid = max(self._grids, key=lambda one: one[1:])
+        down, across = smaller_frame(grid, compressor.rows)
+        pixels = (down * side, across * side)
+        if pixels not in self._smaller:
+            features = self.features.with_detail(pixels)
+            with progress_bar(what=f"encoding frames of {pixels[0]} x {pixels[1]}", total=len(features.source)) as bar:
+                features.fill(lambda done: bar.update(done - bar.n))
+            self._smaller = {pixels: Batches(self.host, features, self.batches.size)}  # one size in memory at a time
+        return self._smaller[pixels]
+
+    def _iterate(self, videos: Batches, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
         batches = -(-len(self.features.source) // self.batches.size)
-        for number, batch in enumerate(self.batches):
+        for number, batch in enumerate(videos):
             yield batch
             self._part = (number + 1) / (batches + 1)  # the costs are measured after the last batch
             on_progress()

@@ -21,6 +21,7 @@ from framefold.evaluation.results.settings import FULL, LOCATIONS, SHARED
 from framefold.files import replace_file
 from framefold.messages import short
 
+from .references import reference_readings
 from .table import ResultTable
 
 DIGITS = 5  # of accuracies and times
@@ -86,7 +87,7 @@ def collect_accuracies(folder: Path, file: Path) -> CommittedResults:
     for method in table.methods:
         intervals = {budget: table.interval(method, budget) for budget in table.by_method[method]}
         values[method] = {budget: _rounded(interval) for budget, interval in intervals.items() if interval}
-    if full := table.full_readings():
+    if full := reference_readings(table, FULL):
         values[FULL] = {ALL_TOKENS: _rounded(full.accuracy)}
     return _add(file, setting, values)
 

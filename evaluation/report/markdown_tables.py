@@ -9,10 +9,11 @@ from framefold.evaluation.metrics.significance import Comparison, stars
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.measures import ACCURACY, measures_of_table, type_measure
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, LORA_SUFFIX, ORACLE, SYNTHETIC
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, SYNTHETIC
 
 from .markdown import collapsible, format_table
 from .methods import baselines, class_of
+from .references import reference_readings, reference_texts, references
 from .table import ResultTable
 
 
@@ -58,8 +59,7 @@ def accuracy_table(table: ResultTable) -> str:
     """Return the table of accuracies of the methods at the budgets."""
     head = [_budget_head(table, budget) for budget in table.budgets] or ["no budget"]
     rows = [[method, *(_text(table, ACCURACY, method, budget) for budget in table.budgets)] for method in table.methods]
-    if table.full_accuracy is not None:
-        rows.append(["all tokens", f"{100 * table.full_accuracy:.1f} (every column)", *[""] * (len(head) - 1)])
+    rows += [[name, f"{text} (every column)", *[""] * (len(head) - 1)] for name, text in reference_texts(table)]
     return format_table(["compressor", *head], rows)
 
 
@@ -178,8 +178,8 @@ def _types_at(table: ResultTable, budget: str) -> str:
             rows.append([method, *(f"{value} {mark}".rstrip() for value, mark in zip(values, marks, strict=True))])
         elif left_out := table.left_out_text(method, budget):
             rows.append([method, left_out, *[""] * (len(measures) - 1)])
-    if full := table.full_readings():
-        rows.append(["all tokens", *(measure.brief_text(full) for measure in measures.values())])
+    for one in references(table):
+        rows.append([one.name, *(measure.brief_text(one.readings) for measure in measures.values())])
     text = (
         f"Accuracy in percent, with 95 % intervals. Marks: significantly more or less accurate than `{table.baseline}` "
         f"by the sign-flip test, with Holm's correction for the {len(comparisons)} tests of this table."
@@ -207,7 +207,7 @@ _ANSWERS = measures_of_table("answers")
 def main_tables(table: ResultTable) -> str:
     """Return the tables that are printed: accuracies and paired differences, or first what suits the answers better."""
     note = unsuited_note(table)
-    tables = [note, measures_table(table, _ANSWERS, table.full_readings())] if note else []
+    tables = [note, measures_table(table, _ANSWERS, reference_readings(table, FULL))] if note else []
     return "\n\n".join(filter(None, [*tables, accuracy_table(table), left_out_list(table), difference_table(table)]))
 
 
@@ -217,7 +217,7 @@ def _results(table: ResultTable) -> list[tuple[str, str]]:
 
 def answer_section(table: ResultTable) -> str:
     """Return the section on loss and overlap of the answers; "" if the results lack them."""
-    return _measures_section("## Answers", table, _ANSWERS, "", table.full_readings())
+    return _measures_section("## Answers", table, _ANSWERS, "", reference_readings(table, FULL))
 
 
 def evidence_section(table: ResultTable) -> str:

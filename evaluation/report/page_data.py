@@ -21,6 +21,7 @@ from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, SYNTHETIC
 from .markdown_tables import acts_inside, known_measures, setting_paragraph
 from .page_provenance import provenance_groups
 from .page_questions import PageQuestions, pack_bits
+from .references import ALL_TOKENS, references
 from .styles import method_styles
 from .summary import CAUTION, summary_points
 from .table import ResultTable
@@ -40,8 +41,9 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         [_point(table, method, budget, comparisons.get((method, budget, None))) for budget in table.budgets]
         for method in table.methods
     ]
-    full = _full(table)
-    keys = {key for point in [full, *chain(*points)] if point for key in point["values"]}
+    others = _references(table)
+    full = next((one for one in others if one["name"] == ALL_TOKENS), None)
+    keys = {key for point in [*others, *chain(*points)] if point for key in point["values"]}
     return {
         "folder": folder,
         "title": _title(table),
@@ -60,6 +62,7 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         "left_out": [[table.left_out_text(method, budget) for budget in table.budgets] for method in table.methods],
         "tokens_title": _tokens_title(table),
         "full": full,
+        "references": others,
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
         "provenance": provenance_groups(table),
     }
@@ -139,9 +142,8 @@ def _point(table: ResultTable, method: str, budget: str, comparison: Comparison 
     return {"tokens": results[0]["tokens"], "values": _values(table, table.readings(method, budget, comparison))}
 
 
-def _full(table: ResultTable) -> dict[str, Any] | None:
-    readings = table.full_readings()
-    return None if readings is None else {"name": "all tokens", "values": _values(table, readings)}
+def _references(table: ResultTable) -> list[dict[str, Any]]:
+    return [{"name": one.name, "values": _values(table, one.readings)} for one in references(table)]
 
 
 def _values(table: ResultTable, readings: Readings) -> dict[str, PageValue]:

@@ -25,7 +25,7 @@ from framefold.evaluation.metrics.statistics import (
 from framefold.evaluation.results.left_out import LeftOut
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.result_files import Result, count_answers, mean_of_known, stored_number
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, ORACLES
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, ORACLES, REFERENCES
 from framefold.messages import nearest
 
 from .methods import baselines, class_of
@@ -46,8 +46,8 @@ class ResultTable:
         results: all results.
         by_method: method -> label of the budget -> results, one per seed.
         left_out: (method, label of the budget) -> why it was not run.
-        methods: names of the methods, oracles first, then by descending accuracy at the smallest budget; without that
-            of all tokens.
+        methods: names of the methods, oracles first, then by descending accuracy at the smallest budget; without those
+            that have no budget, such as all tokens.
         budgets: labels of the budgets, the largest first.
         second_smallest: label of the second smallest budget, or of the only one; "" if there is none.
         baseline: method that the others are compared with; None if no baseline was run.
@@ -63,7 +63,7 @@ class ResultTable:
         tokens: dict[str, float] = {}
         for result in sorted(results, key=_has_equal_flops):  # budgets are ranked by their number of tokens
             by_method[result["compressor"]][budget_text(result["budget"])].append(result)
-            if result["compressor"] != FULL:
+            if result["compressor"] not in REFERENCES:
                 tokens.setdefault(budget_text(result["budget"]), result["tokens"])
         self.left_out = {(one.method, one.label): one for one in left_out}
         for one in left_out:
@@ -74,7 +74,7 @@ class ResultTable:
         self._intervals: dict[tuple[str, str], dict[str | None, Interval]] = {}
         self.budgets = sorted(tokens, key=lambda budget: tokens[budget], reverse=True)
         self.second_smallest = self.budgets[max(0, len(self.budgets) - 2)] if self.budgets else ""
-        self.methods = sorted((name for name in self.by_method if name != FULL), key=self._rank, reverse=True)
+        self.methods = sorted((name for name in self.by_method if name not in REFERENCES), key=self._rank, reverse=True)
         if baseline is not None and baseline not in self.methods:
             raise ResultsError(f"no method {baseline!r} to compare with{nearest(baseline, self.methods)}")
         self.baseline = baseline or next((name for name in baselines() if name in self.methods), None)
@@ -174,21 +174,6 @@ class ResultTable:
             comparison=comparison,
             is_oracle=method in ORACLES,
         )
-
-    def full_readings(self) -> Readings | None:
-        """Return accuracies and costs of all tokens, which keep all evidence; None if they were not run."""
-        if self.full_answers is None:
-            return None
-        return Readings(
-            stored=lambda key: mean_of_known(self._full_number(result, key) for result in self.full_results),
-            accuracy=macro_interval(self.full_answers),
-            by_type=type_intervals(self.full_answers),
-        )
-
-    def _full_number(self, result: Result, key: str) -> float | None:
-        """Return a cost, or a mean over answers; of the kept evidence, all tokens say nothing."""
-        number = result["cost"].get(key, result.get(key) if key.startswith("answer_") else None)
-        return None if number is None else float(number)
 
     @cached_property
     def suits_accuracy(self) -> bool:

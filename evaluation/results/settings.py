@@ -25,6 +25,13 @@ LABEL = re.compile(r"\w[\w .,=+-]*")  # in parentheses behind a compressor's nam
 # The first keeps the evidence of the question asked, the second that of all events.
 ORACLES = ORACLE, EVENT_ORACLE = "oracle", "oracle_events"
 
+# Controls without a budget: one frame of the video, and none.
+CONTROLS = ONE_FRAME, BLIND = "one frame", "blind"
+
+REFERENCES = (FULL, *CONTROLS)  # methods with a single result, which tables show in every column
+
+RESIZE = "resize"  # method that shows smaller frames instead of compressing them
+
 SHARED = ("host_weights", "dtype", "exclude")  # settings that the results of a folder share, besides those of the data
 
 LOCATIONS = ("host", "shards")  # settings that say where a thing is; digests say what it is

@@ -60,6 +60,13 @@ class Host:
         """D, width of its visual tokens on input to the language model."""
         return self.model.config.get_text_config().hidden_size
 
+    @property
+    def pixels_per_token(self) -> int:
+        """Side in pixels of the square of a frame that becomes one visual token."""
+        vision = self.model.config.vision_config
+        merged = getattr(vision, "spatial_merge_size", None)
+        return vision.patch_size * merged if merged else vision.image_size // self.family.grid(self.model)[0]
+
     def encode_sample(self, sample: Sample, attention: bool = False) -> EncodedSample:
         """Encode a video with its prompts, or check stored features; the result has the device and dtype of the host.
 

@@ -131,10 +131,10 @@ function fillTable() {
   }
   if (!methods.length) body.append(element("tr", {}, element("td", { colspan: heads().length }, "No method is selected.")));
   const foot = element("tfoot");
-  if (DATA.full) {
-    const full = DATA.full.values[state.measure];
-    foot.append(element("tr", {}, element("th", { scope: "row" }, DATA.full.name), element("td", { class: "wide" }, "reference"),
-      element("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, full ? `${full[3]} (without compression)` : "")));
+  for (const one of DATA.references) {
+    const value = one.values[state.measure];
+    foot.append(element("tr", {}, element("th", { scope: "row" }, one.name), element("td", { class: "wide" }, "reference"),
+      element("td", { class: "number", colspan: Math.max(1, DATA.budgets.length) }, value ? `${value[3]} (at every budget)` : "")));
   }
   table.replaceChildren(element("caption", {}, element("span", {}, measure.description)), element("thead", {}, head), body, foot);
   const notes = [measure.note, measure.better && "underlined: the best at a budget, without oracles"];

@@ -9,7 +9,8 @@ import pytest
 import framefold
 from framefold.adapters.core.registry import compressor_class
 from framefold.errors import ConfigError, UnknownCompressorError
-from framefold.evaluation.ablation.methods import Method, methods_of, source_digest
+from framefold.evaluation.ablation.methods import Method, source_digest
+from framefold.evaluation.ablation.row_methods import methods_of
 from framefold.evaluation.report.methods import class_of
 from framefold.evaluation.results import provenance
 from framefold.evaluation.results.provenance import host_digest

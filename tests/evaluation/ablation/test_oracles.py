@@ -13,7 +13,7 @@ from framefold.evaluation.ablation.ask import evaluate_questions
 from framefold.evaluation.ablation.batches import Batches, HeldOutBatch
 from framefold.evaluation.ablation.feature_cache import FeatureCache
 from framefold.evaluation.ablation.heldout import SyntheticVideos
-from framefold.evaluation.ablation.oracles import KeepEvidence
+from framefold.evaluation.rows.keep_evidence import KeepEvidence
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.load import load_host
 from tests.support.paths import TINYHOST

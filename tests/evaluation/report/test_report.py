@@ -123,7 +123,7 @@ def test_methods_are_ordered_by_accuracy_after_the_oracle(tmp_path: Path) -> Non
         for budget in (0.1, 0.05, 0.02):
             write_method(tmp_path, method, budget, accuracy, 1000)
     table = report(str(tmp_path)).read_text().split("| compressor |")[1].split("\n\n")[0]
-    assert [line.split()[1] for line in table.splitlines()[2:]] == ["oracle", "uniform", "random", "pool"]
+    assert [line.split()[1] for line in table.splitlines()[2:]] == ["oracle", "uniform", "random", "pool", "text"]
 
 
 def test_oracle_is_compared_with_the_best_training_free_method_at_each_budget(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ Dimensions: N visual tokens of a video.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,7 +14,19 @@ from torch import Tensor
 
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 
-from .batches import HeldOutBatch
+
+class AnnotatedBatch(Protocol):
+    """Masks of the visual tokens with evidence."""
+
+    @property
+    def evidence(self) -> Sequence[np.ndarray]:
+        """One (N,) bool mask per question."""
+        ...
+
+    @property
+    def events(self) -> Sequence[np.ndarray]:
+        """One (N,) bool mask per video."""
+        ...
 
 
 class KeepEvidence:
@@ -33,7 +46,7 @@ class KeepEvidence:
         self.tokens_of, self.query_aware = tokens_of, query_aware
         self._masks: Iterator[np.ndarray] = iter(())
 
-    def begin(self, batch: HeldOutBatch) -> None:
+    def begin(self, batch: AnnotatedBatch) -> None:
         """Take the masks of a batch for the calls that follow."""
         self._masks = iter(batch.evidence if self.query_aware else batch.events)
 
