@@ -30,7 +30,7 @@ BEFORE = {"docs/share.md": ["docs/first_adapter.md"]}
 PICTURES = {"docs/kept.webp": "docs/first_adapter.md", "docs/accuracy.png": "docs/read_the_ablation.md"}
 README_PICTURE = "docs/answers.webp"  # test_readme.py draws it
 # Guides without commands or code.
-TEXTS = {"docs/results.md"}
+TEXTS = {"docs/published_tables.md", "docs/results.md"}
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="commands for GPUs would run on them")
 
@@ -59,9 +59,9 @@ def test_every_line_of_a_guide_runs(guide: str, sandbox: GuideSandbox) -> None:
 
 def test_there_is_a_guide_for_each_job() -> None:
     names = (
-        "add_compressor add_host_family cluster commands compressors first_adapter hosts own_videos read_the_ablation"
+        "add_compressor add_host_family cluster commands compressors first_adapter hosts own_videos published_tables"
     )
-    names += " results share train_with_trainers"
+    names += " read_the_ablation results share train_with_trainers"
     assert [Path(guide).stem for guide in GUIDES] == names.split()
 
 

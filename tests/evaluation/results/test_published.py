@@ -60,7 +60,7 @@ def test_a_benchmark_that_one_method_lacks_is_left_out_for_all(tmp_path: Path) -
 
 
 def test_equal_sums_of_decimal_fractions_are_equal(tmp_path: Path) -> None:
-    scores = [(63.4, 57.0, 55.1), (60.9, 58.3, 56.3)]
+    scores = [(42.2, 51.0, 54.1), (43.3, 49.9, 54.1)]
     names = ("mlvu", "videomme", "longvideobench")
     rows = [
         {"ratio": 0.1, "method": method, **dict(zip(names, one, strict=True))}
