@@ -69,10 +69,8 @@ FUNCTIONS = {
         "measure how well question-blind statistics of tokens rank the evidence of a task on a host",
     ),
     "bench validity": ("evaluation.bench.validity:bench_validity", "compare an order of methods with published tables"),
-    "bench ssm": (
-        "evaluation.bench.mamba2:bench_ssm",
-        "compare framefold's Mamba-2 block with that of transformers on the CPU",
-    ),
+    "bench teacher": ("evaluation.bench.teacher:bench_teacher", "compare the layers of a host as teachers"),
+    "bench ssm": ("evaluation.bench.mamba2:bench_ssm", "compare framefold's Mamba-2 block with that of transformers"),
     "bench synth": ("evaluation.bench.synthetic:bench_synth", "measure the time per synthetic video on one core"),
     "bench data": (
         "evaluation.bench.loading:bench_data",
@@ -132,7 +130,7 @@ EXTRA_OF = {
 
 
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
-DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "ssm", "synth", "data")}
+DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "teacher", "ssm", "synth", "data")}
 DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue"}
 
 

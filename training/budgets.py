@@ -52,3 +52,8 @@ def _is_possible(compressor: Compressor, n: int, per_frame: int, layers: int) ->
         compressor.counts_in_llm(n, per_frame, layers)
         return True
     return False
+
+
+def budget_label(budget: int | float | str) -> str:
+    """Return a budget as it appears in the names of metrics."""
+    return budget if isinstance(budget, str) else f"{budget:g}"

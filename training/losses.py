@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from framefold.data.evidence import evidence_mask
 from framefold.errors import ConfigError
 from framefold.messages import nearest
 from framefold.training.frozen_host.batch import BatchAnswers, EncodedBatch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_loss, answer_mask
 
-from .teacher import TeacherOutputs, teacher_outputs
+from .optimizer import LossWeight
+from .score_losses import evidence_masks, listwise_loss, rank_loss
+from .teacher import TeacherAttention, TeacherOutputs, teacher_outputs
 
 Documented = TypeVar("Documented", bound=type)
 
@@ -87,30 +88,38 @@ class Loss:
         return bool(weights.get(self.name, float(self.on_by_default)))
 
 
-def validate_loss_weights(weights: Mapping[str, float], scores: bool = True) -> dict[str, float]:
+def validate_loss_weights(weights: Mapping[str, LossWeight], scores: bool = True) -> dict[str, LossWeight]:
     """Validate loss weights.
 
     Names are compared with the losses of the compressor in :func:`total_loss`, once these are known.
 
     Args:
-        weights: by name of the loss.
+        weights: by name of the loss; two numbers for a weight that changes linearly over the run.
         scores: whether the compressor scores tokens for a question.
 
     Raises:
-        ConfigError: A weight is negative or not finite, all weights are zero, or a loss needs scores and the
-            compressor has none.
+        ConfigError: A weight is negative or not finite, all weights are zero at the start or at the end, or a loss
+            needs scores and the compressor has none.
     """
-    active = [loss.name for loss in LOSSES.values() if loss.is_active(weights)]
-    if not all(0 <= weight < math.inf for weight in weights.values()) or not (active or any(weights.values())):
-        raise ConfigError(f"loss weights must be finite, not negative, and not all zero, got {dict(weights)}")
-    for name in active:
+    pairs = {name: weight if isinstance(weight, list) else [weight, weight] for name, weight in weights.items()}
+    if not all(len(pair) == 2 and min(pair) >= 0 and max(pair) < math.inf for pair in pairs.values()):
+        raise ConfigError(f"loss weights must be numbers or lists of two, finite and not negative, got {dict(weights)}")
+    ends = [{name: pair[end] for name, pair in pairs.items()} for end in (0, 1)]
+    active = [[loss.name for loss in LOSSES.values() if loss.is_active(at)] for at in ends]
+    if not all(names or any(at.values()) for names, at in zip(active, ends, strict=True)):
+        raise ConfigError(f"loss weights must not all be zero, got {dict(weights)}")
+    for name in dict.fromkeys([*active[0], *active[1]]):
         if LOSSES[name].needs_scores and not scores:
             raise ConfigError(f"the loss {name!r} trains the scores of a query-aware compressor; this one is not")
     return dict(weights)
 
 
 def compute_losses(
-    host: Host, batch: EncodedBatch, answers: BatchAnswers, weights: Mapping[str, float]
+    host: Host,
+    batch: EncodedBatch,
+    answers: BatchAnswers,
+    weights: Mapping[str, float],
+    teacher: TeacherAttention | None = None,
 ) -> dict[str, Tensor]:
     """Compute the losses of a batch, without their weights.
 
@@ -119,13 +128,14 @@ def compute_losses(
         batch: each video once, for the teacher.
         answers: of the student.
         weights: by name of the loss.
+        teacher: which attention of the host the scores learn; None for the default.
 
     Returns:
         Scalars by name: the active declared losses, those of the compressor, and losses that are on by default and have
         weight 0 but at least one item; the latter have no gradient.
     """
     active = [loss for loss in LOSSES.values() if loss.is_active(weights)]
-    inputs = LossInputs(answers, _run_teacher(host, batch, active))
+    inputs = LossInputs(answers, _run_teacher(host, batch, active, teacher or TeacherAttention()))
     default: dict[str, Tensor] = {}
     optional: dict[str, Tensor] = {}
     for loss in LOSSES.values():
@@ -138,9 +148,11 @@ def compute_losses(
     return {**default, **answers.prepared.losses, **optional}
 
 
-def _run_teacher(host: Host, batch: EncodedBatch, active: Sequence[Loss]) -> TeacherOutputs | None:
+def _run_teacher(
+    host: Host, batch: EncodedBatch, active: Sequence[Loss], attention: TeacherAttention
+) -> TeacherOutputs | None:
     needed = {loss.teacher for loss in active} - {None}
-    return teacher_outputs(host, batch, attention="attention" in needed) if needed else None
+    return teacher_outputs(host, batch, attention if "attention" in needed else None) if needed else None
 
 
 def global_mean_factors(
@@ -205,41 +217,6 @@ def kl_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
 
 
-def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:
-    """Return the mean cross-entropy in nats between the softmax of scores and targets; rows of zeros do not count.
-
-    Args:
-        scores: R tensors (N,).
-        targets: R tensors (N,), not negative; each is scaled to sum 1.
-
-    Raises:
-        ConfigError: The compressor returned no scores.
-    """
-    losses = []
-    for logits, target in zip(scores, targets, strict=True):
-        if logits is None:
-            names = " and ".join(repr(loss.name) for loss in LOSSES.values() if loss.needs_scores)
-            raise ConfigError(f"the losses {names} train scores, and this compressor returns none")
-        share = target.to(logits) / target.sum().clamp(min=1e-12)
-        losses.append(-(share * logits.log_softmax(-1)).sum())
-    counted = [loss for loss, target in zip(losses, targets, strict=True) if bool(target.any())]
-    return torch.stack(counted).mean() if counted else 0.0 * torch.stack(losses).sum()
-
-
-def evidence_masks(batch: EncodedBatch) -> list[Tensor]:
-    """Return R masks (N,) of the visual tokens that hold the annotated evidence of a question.
-
-    Args:
-        batch: each question with a video of its own, see
-            :meth:`~framefold.training.frozen_host.batch.EncodedBatch.one_video_per_question`.
-    """
-    masks = []
-    for question, clip in zip(batch.questions, batch.encoded, strict=True):
-        t, h, w = clip.features.shape[:3]
-        masks.append(torch.from_numpy(evidence_mask(question.evidence, (t, h, w))).reshape(-1).to(clip.features.device))
-    return masks
-
-
 def _answer_tokens(inputs: LossInputs) -> int:
     return int((inputs.rows.labels[:, 1:] != IGNORE).sum())
 
@@ -280,6 +257,14 @@ LOSSES: dict[str, Loss] = _declare(
         "the scores follow the attention of the question to the visual tokens in the host on all tokens; needs no"
         " annotation; for query-aware compressors",
         compute=lambda inputs: listwise_loss(inputs.answers.prepared.scores, inputs.teacher_attention),
+        count=lambda inputs: len(inputs.rows.video),
+        teacher="attention",
+        needs_scores=True,
+    ),
+    Loss(
+        "rank",
+        "the order of the scores follows the order of the same attention; for query-aware compressors",
+        compute=lambda inputs: rank_loss(inputs.answers.prepared.scores, inputs.teacher_attention),
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",
         needs_scores=True,

@@ -22,8 +22,8 @@ from framefold.adapters.hosts.hooks.init_from_host import init_from_host
 from framefold.adapters.hosts.hooks.layer_hooks import install_layer_hooks
 from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
-from framefold.errors import AdapterFileError, ConfigError
-from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, checkpoint_name, is_trained
+from framefold.errors import ConfigError
+from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, check_trained_shapes, checkpoint_name, is_trained
 from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import HostDtype, load_host
@@ -32,15 +32,16 @@ from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_
 from framefold.training.strategies.fsdp2 import is_sharded
 
 from .accepted_samples import encode_accepted
-from .budgets import check_budgets, check_ratios_in_llm
+from .budgets import budget_label, check_budgets, check_ratios_in_llm
 from .datamodule import data_sources
 from .lora import HostLora
 from .lora_settings import LoraSettings
 from .losses import compute_losses, document_losses, global_mean_factors, total_loss, validate_loss_weights
 from .metrics import TypeAccuracy
-from .optimizer import parameter_groups, total_steps, warmup_cosine
+from .optimizer import LossWeight, parameter_groups, total_steps, warmup_cosine, weights_at
 from .sample_rng import SampleRng, seeded_generators
 from .start import check_host, resolve_start
+from .teacher import TeacherAttention, resolve_teacher
 
 TrainingBudget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
 
@@ -60,7 +61,10 @@ class CompressorModule(pl.LightningModule):
         weight_decay: of parameters with two or more dimensions.
         warmup: fraction of the steps over which the rate rises; then it falls along a cosine to ``lr * lr_end``.
         lr_end: last learning rate, as a fraction of the peak.
-        losses: weights by name, 0 unless noted; losses of the compressor itself have weight 1 by default. {losses}.
+        losses: weights by name, 0 unless noted; losses of the compressor itself have weight 1 by default. Two numbers
+            are the weights at the start and at the end of the run. {losses}.
+        teacher: which attention of the host the losses "attention" and "rank" read, see
+            :class:`~framefold.training.teacher.TeacherAttention`; by default the mean of all layers and heads.
         start: adapter folder to start from; params that are not given, and LoRA, are those of the adapter. By default
             the compressor is initialised.
         lora: settings of LoRA in the language model of the host, see
@@ -90,7 +94,8 @@ class CompressorModule(pl.LightningModule):
         weight_decay: float = 0.0,
         warmup: float = 0.05,
         lr_end: float = 0.05,
-        losses: dict[str, float] | None = None,
+        losses: dict[str, LossWeight] | None = None,
+        teacher: TeacherAttention | None = None,
         start: str | None = None,
         lora: LoraSettings | None = None,
         init_from_host: bool = False,
@@ -107,6 +112,8 @@ class CompressorModule(pl.LightningModule):
         self.compressor = self.start.compressor
         self.hparams["compressor"] = getattr(self.compressor, "name", compressor)  # not the class path that was given
         self.hparams["lora"] = asdict(self.start.settings) if self.start.settings else None
+        self.teacher = resolve_teacher(teacher)
+        self.hparams["teacher"] = asdict(self.teacher) if teacher else None
         if not 0 <= warmup < 1 or lr <= 0:
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
         self.train_budgets = check_budgets(self.compressor, train_budgets or [budget])
@@ -133,6 +140,7 @@ class CompressorModule(pl.LightningModule):
             return
         self.host = load_host(self.host_folder, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
         self.model = self.host.model
+        self.teacher.check_layers(len(self.host.family.decoder_layers(self.model)))
         self.host.family.create_parameters(self.compressor, self.model)
         install_layer_hooks(self.model, self.compressor.in_llm)  # not only for each forward: layers may be recomputed
         if self.hparams["init_from_host"]:
@@ -166,10 +174,11 @@ class CompressorModule(pl.LightningModule):
         with self._lora_rng(batch_idx):
             answers = answer_questions(self.host, seeded, encoded)
         self.compressor.budget = self.hparams["budget"]
-        parts = compute_losses(self.host, encoded, answers, self.loss_weights)
-        factors = global_mean_factors(answers, parts, self.loss_weights, self._sum_over_ranks, self.trainer.world_size)
+        weights = weights_at(self.loss_weights, self.global_step / total_steps(self.trainer))
+        parts = compute_losses(self.host, encoded, answers, weights, self.teacher)
+        factors = global_mean_factors(answers, parts, weights, self._sum_over_ranks, self.trainer.world_size)
         balanced = {name: value * factors.get(name, 1.0) for name, value in parts.items()}
-        total = total_loss(balanced, self.loss_weights) + zero_times_parameters(self)
+        total = total_loss(balanced, weights) + zero_times_parameters(self)
         self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()}, batch_size=len(samples))
         self.log("train/visual_tokens", mean_visual_tokens(self.host, answers.prepared), batch_size=len(samples))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(samples))
@@ -214,8 +223,8 @@ class CompressorModule(pl.LightningModule):
         logits, prepared, batch = answer_questions(self.host, self.compressor, encoded)
         accuracy.update(predict(logits, batch.rows) == batch.rows.answers(), batch.types)
         common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
-        self.log(f"val/loss@{_budget_label(budget)}", answer_loss(logits, batch.rows), **common)
-        self.log(f"val/visual_tokens@{_budget_label(budget)}", mean_visual_tokens(self.host, prepared), **common)
+        self.log(f"val/loss@{budget_label(budget)}", answer_loss(logits, batch.rows), **common)
+        self.log(f"val/visual_tokens@{budget_label(budget)}", mean_visual_tokens(self.host, prepared), **common)
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracies; ``val/accuracy`` is the mean over types and validation budgets."""
@@ -224,7 +233,7 @@ class CompressorModule(pl.LightningModule):
             scores = accuracy.compute()
             accuracy.reset()
             macro.append(scores.pop("accuracy"))
-            label = _budget_label(budget)
+            label = budget_label(budget)
             self.log(f"val/accuracy@{label}", macro[-1], sync_dist=True)
             self.log_dict({f"val/{name}@{label}": score for name, score in scores.items()}, sync_dist=True)
         self.log("val/accuracy", torch.stack(macro).mean(), prog_bar=True, sync_dist=True)
@@ -232,7 +241,7 @@ class CompressorModule(pl.LightningModule):
     def validation_metrics(self) -> list[str]:
         """Return the names of all values that validation may log; accuracies only of types that have questions."""
         names = "loss", "visual_tokens", "accuracy", *self.accuracy[0].types
-        return ["val/accuracy", *(f"val/{name}@{_budget_label(b)}" for b in self.val_budgets for name in names)]
+        return ["val/accuracy", *(f"val/{name}@{budget_label(b)}" for b in self.val_budgets for name in names)]
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over compressor and LoRA, each with its own rate, and one step-wise schedule for both."""
@@ -272,25 +281,14 @@ class CompressorModule(pl.LightningModule):
         self.hparams["start"] = self.hparams["start"] or checkpoint.get("start")  # for the record
         if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
             return
-        state, lora = checkpoint["state_dict"], {} if self.lora is None else self.lora.state()
-        shapes = {k: tuple(v.shape) for k, v in state.items() if k.startswith((PREFIX, LORA_PREFIX))}
-        expected = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
-        expected |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
-        if shapes != expected:
-            saved, own = checkpoint.get("hyper_parameters", {}), self.compressor
-            raise AdapterFileError(
-                f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
-                f", which does not fit {own.name} with {own.params()}, LoRA {self.hparams['lora']}: model.params and "
-                "model.lora must have the values of the checkpoint"
-            )
+        lora = {} if self.lora is None else self.lora.state()
+        shapes = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
+        shapes |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
+        own = self.compressor
+        check_trained_shapes(checkpoint, shapes, f"{own.name} with {own.params()}, LoRA {self.hparams['lora']}")
         if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
-            self.lora.load({key: state[LORA_PREFIX + key] for key in lora})
+            self.lora.load({key: checkpoint["state_dict"][LORA_PREFIX + key] for key in lora})
 
 
 def _seed() -> str | None:
     return os.environ.get("PL_GLOBAL_SEED")  # set by seed_everything
-
-
-def _budget_label(budget: TrainingBudget) -> str:
-    """Return a budget as it appears in the names of metrics."""
-    return budget if isinstance(budget, str) else f"{budget:g}"

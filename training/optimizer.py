@@ -1,13 +1,15 @@
-"""Parameter groups and learning-rate schedule of AdamW in training."""
+"""Parameter groups of AdamW, and the schedules of the learning rate and of the weights of losses in training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch.nn import Parameter
+
+LossWeight = float | list[float]  # two numbers: at the start and at the end of the run
 
 
 def parameter_groups(parameters: Iterable[Parameter], lr: float, weight_decay: float) -> list[dict[str, Any]]:
@@ -49,3 +51,10 @@ def warmup_cosine(step: int, steps: float, warmup: float, end: float) -> float:
         return (step + 1) / rise
     done = min(1.0, (step - rise) / max(1, steps - rise))
     return end + (1 - end) * (1 + math.cos(math.pi * done)) / 2
+
+
+def weights_at(weights: Mapping[str, LossWeight], progress: float) -> dict[str, float]:
+    """Return the weights at a point of the run, from 0 at its start to 1 at its end."""
+    done = min(1.0, max(0.0, progress))
+    pairs = {name: weight if isinstance(weight, list) else [weight, weight] for name, weight in weights.items()}
+    return {name: first if first == last else first + (last - first) * done for name, (first, last) in pairs.items()}

@@ -6,19 +6,85 @@ Dimensions: R question rows, L columns of a row, V vocabulary, N visual tokens o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from framefold.adapters.base.build import build
+from framefold.errors import ConfigError
+from framefold.messages import one_line
 from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import prefill
 
 from .lora import without_lora
+
+Heads = Literal["mean", "max"]
+
+
+@dataclass(frozen=True)
+class TeacherAttention:
+    """Which attention of the host the losses "attention" and "rank" read; 'framefold bench teacher' compares layers.
+
+    Args:
+        layers: decoder layers from 0, whose attention is averaged; by default all.
+        heads: mean or max over the heads and over the tokens of the question.
+
+    Raises:
+        ConfigError: a value is out of range.
+    """
+
+    layers: list[int] | None = None
+    heads: Heads = "mean"
+
+    def __post_init__(self) -> None:
+        layers = self.layers
+        if layers is not None and (not layers or min(layers) < 0 or len(set(layers)) < len(layers)):
+            raise ConfigError(f"teacher: layers must be different numbers from 0 of decoder layers, got {layers}")
+        if self.heads not in get_args(Heads):
+            raise ConfigError(f"teacher: heads must be one of {get_args(Heads)}, got {self.heads!r}")
+
+    def check_layers(self, count: int) -> None:
+        """Check the layers against the number that the host has.
+
+        Raises:
+            ConfigError: there is no such layer.
+        """
+        if self.layers is not None and max(self.layers) >= count:
+            raise ConfigError(f"teacher: this host has layers 0 to {count - 1}, got layers={self.layers}")
+
+    def reduce(self, layers: Sequence[Tensor], asking: Tensor) -> Tensor:
+        """Return the (R, K) attention that columns receive from the question, in fp32.
+
+        Args:
+            layers: (R, h, L, K) attention weights of each decoder layer.
+            asking: (R, L) 1 for the tokens of the question, 0 for padding.
+        """
+        self.check_layers(len(layers))
+        chosen = layers if self.layers is None else [layers[layer] for layer in self.layers]
+        columns = asking[:, None, :, None]
+        weights = [layer.float() * columns for layer in chosen]
+        if self.heads == "max":
+            return torch.stack([layer.amax((1, 2)) for layer in weights]).mean(0)
+        return torch.stack([layer.sum((1, 2)) for layer in weights]).mean(0)
+
+
+def resolve_teacher(given: TeacherAttention | Mapping[str, Any] | None) -> TeacherAttention:
+    """Return the settings of a configuration or of a checkpoint, or the default.
+
+    Raises:
+        ConfigError: a setting is unknown or out of range.
+    """
+    if isinstance(given, TeacherAttention):
+        return given
+    try:
+        return TeacherAttention(**(given or {}))
+    except TypeError as error:
+        raise ConfigError(f"teacher: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -34,28 +100,44 @@ class TeacherOutputs:
     attention: list[Tensor]
 
 
-@torch.no_grad()
-def teacher_outputs(host: Host, batch: EncodedBatch, attention: bool = False) -> TeacherOutputs:
+def teacher_outputs(host: Host, batch: EncodedBatch, attention: TeacherAttention | None = None) -> TeacherOutputs:
     """Run the host on all visual tokens, without the LoRA in training, with one prefill per video.
 
     Args:
         host: the frozen host; LoRA that was injected into it is disabled during the call.
         batch: each video once.
-        attention: also return the attention of each question, a mean over layers of the sum over heads and over the
-            columns of the question.
+        attention: which attention of each question to return as well; None for none.
+    """
+    logits, found = compare_attention(host, batch, [] if attention is None else [attention])
+    return TeacherOutputs(logits, found[0] if found else [])
+
+
+@torch.no_grad()
+def compare_attention(
+    host: Host, batch: EncodedBatch, settings: Sequence[TeacherAttention]
+) -> tuple[Tensor, list[list[Tensor]]]:
+    """Return the logits of the host on all visual tokens, and the attention of each question by several settings.
+
+    Args:
+        host: see :func:`teacher_outputs`.
+        batch: each video once.
+        settings: which attention to return.
+
+    Returns:
+        (R, L, V) logits, and for each setting R tensors (N,).
     """
     with without_lora(host.model):
         prefix = compress_batch(host, build("identity", 1.0), batch).kwargs
         rows = prefill(host.model, prefix, batch.rows)
-        if not attention:
-            return TeacherOutputs(host.model(**rows).logits, [])
+        if not settings:
+            return host.model(**rows).logits, []
         with eager_attention(host.model):
             out = host.model(**rows, output_attentions=True)
-    columns = batch.rows.attention_mask[:, None, :, None]
-    weights = torch.stack([(layer.float() * columns).sum((1, 2)) for layer in out.attentions]).mean(0)
-    return TeacherOutputs(
-        out.logits, [_attention_to_grid(host, batch, row, weights[row]) for row in range(len(weights))]
-    )
+    found = []
+    for one in settings:
+        weights = one.reduce(out.attentions, batch.rows.attention_mask)
+        found.append([_attention_to_grid(host, batch, row, weights[row]) for row in range(len(weights))])
+    return out.logits, found
 
 
 def _attention_to_grid(host: Host, batch: EncodedBatch, row: int, weights: Tensor) -> Tensor:

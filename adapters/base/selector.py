@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.ops.selection import exact_topk
 
 from .compressor import Compressor
@@ -17,5 +17,5 @@ class Selector(Compressor):
         """Return (N,) scores of the tokens of a dense video, in fp32 or wider; the highest are kept."""
         raise NotImplementedError(f"{type(self).__name__} must implement score()")
 
-    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
         return video.keep(exact_topk(self.score(video, query), k))

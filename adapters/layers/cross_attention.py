@@ -7,6 +7,7 @@ Dimensions: L queries, M keys, D width, h heads, g key-value heads, d = D / h.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 
 import torch
@@ -38,6 +39,8 @@ class RMSNorm(nn.Module):
 
 class CrossAttentionBlock(nn.Module):
     """Pre-norm attention from queries to keys, followed by a feed-forward network on the queries.
+
+    All inputs may have further dimensions in front, which are a batch.
 
     Args:
         width: D.
@@ -102,8 +105,8 @@ class CrossAttentionBlock(nn.Module):
                 parameter.copy_(source)
         return fitted
 
-    def log_attention(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
-        """Return the (h, L, M) logarithms of the attention weights, in fp32 or wider.
+    def logits(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return the (h, L, M) logits of the attention, in fp32 or wider.
 
         Args:
             queries: (L, D).
@@ -112,17 +115,20 @@ class CrossAttentionBlock(nn.Module):
         """
         query = self._heads(self.q_proj(self.q_norm(queries)), self.heads)
         key = self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads)
-        key = key.repeat_interleave(self.heads // self.kv_heads, 0)
+        key = key.repeat_interleave(self.heads // self.kv_heads, -3)
         wide = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
-            logits = query.to(wide) @ key.to(wide).transpose(-1, -2) / query.shape[-1] ** 0.5
-        return logits.log_softmax(-1)
+            return query.to(wide) @ key.to(wide).transpose(-1, -2) / query.shape[-1] ** 0.5
+
+    def log_attention(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return the (h, L, M) logarithms of the attention weights; see :meth:`logits`."""
+        return self.logits(queries, keys, position).log_softmax(-1)
 
     def forward(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the (L, D) updated queries and the (h, L, M) logarithms of the attention weights."""
         log_attention = self.log_attention(queries, keys, position)
         value = self._heads(self.v_proj(self._keys(keys, position)), self.kv_heads)
-        value = value.repeat_interleave(self.heads // self.kv_heads, 0)
+        value = value.repeat_interleave(self.heads // self.kv_heads, -3)
         mixed = log_attention.exp().to(value.dtype) @ value
         return self._out(queries, mixed), log_attention
 
@@ -138,9 +144,11 @@ class CrossAttentionBlock(nn.Module):
         query = self._heads(self.q_proj(positioned), self.heads)
         normed = self._keys(tokens, position)
         key, value = (self._heads(proj(normed), self.kv_heads) for proj in (self.k_proj, self.v_proj))
-        key, value = (part.repeat_interleave(self.heads // self.kv_heads, 0) for part in (key, value))
+        key, value = (part.repeat_interleave(self.heads // self.kv_heads, -3) for part in (key, value))
         bias = None if log_gate is None else log_gate.to(query.dtype).expand(1, len(tokens), len(tokens))
-        mixed = F.scaled_dot_product_attention(query[None], key[None], value[None], bias)[0]
+        batch = math.prod(query.shape[:-3])
+        q, k, v = (part.reshape(batch, *part.shape[-3:]) for part in (query, key, value))
+        mixed = F.scaled_dot_product_attention(q, k, v, bias).reshape(query.shape)
         return self._out(tokens, mixed)
 
     def _keys(self, keys: Tensor, position: Tensor | None) -> Tensor:
@@ -148,8 +156,8 @@ class CrossAttentionBlock(nn.Module):
         return normed if position is None else normed + position.to(normed.dtype)
 
     def _heads(self, x: Tensor, count: int) -> Tensor:
-        return x.unflatten(-1, (count, -1)).transpose(0, 1)
+        return x.unflatten(-1, (count, -1)).transpose(-3, -2)
 
     def _out(self, queries: Tensor, mixed: Tensor) -> Tensor:
-        out = queries + self.o_proj(mixed.transpose(0, 1).flatten(1)).to(queries.dtype)
+        out = queries + self.o_proj(mixed.transpose(-3, -2).flatten(-2)).to(queries.dtype)
         return out + self.ffn(self.ffn_norm(out)).to(queries.dtype)

@@ -28,6 +28,7 @@ from framefold.training.frozen_host.batch import answer_questions, encode_batch
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.losses import compute_losses, total_loss
 from framefold.training.module import CompressorModule
+from framefold.training.optimizer import weights_at
 
 MIB = 2**20
 
@@ -145,8 +146,9 @@ def _training_step(host: str, compressor: str) -> Callable[[Batch], int]:
     def step(batch: Batch) -> int:
         encoded = encode_batch(module.host, batch.samples, module.compressor.needs_attention)
         answers = answer_questions(module.host, module.compressor, encoded)
-        parts = compute_losses(module.host, encoded, answers, module.loss_weights)
-        total_loss(parts, module.loss_weights).backward()
+        weights = weights_at(module.loss_weights, 0.0)
+        parts = compute_losses(module.host, encoded, answers, weights)
+        total_loss(parts, weights).backward()
         optimizer.step()
         optimizer.zero_grad()
         return len(batch)

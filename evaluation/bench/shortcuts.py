@@ -115,7 +115,7 @@ def bench_shortcuts(
         raise ConfigError(f"videos must be positive, got {videos}")
     _check(compressors)
     recipe = Recipe((frames, frames), data_seed, split, difficulty, style)
-    loaded = None if host == PIXELS else _load(host, device)
+    loaded = None if host == PIXELS else load_named_host(host, device)
     ranked: list[Ranked] = []
     for number in progress_bar(range(videos), "bench shortcuts", unit="video", leave=False):
         video = recipe.video(number)
@@ -141,7 +141,8 @@ def _check(compressors: Sequence[str]) -> None:
             raise ConfigError(f"{name} keeps no exact budget or needs attention: leave it out")
 
 
-def _load(name: str, device: str | None) -> Host:
+def load_named_host(name: str, device: str | None) -> Host:
+    """Load a host onto a device; torchvision is found before, if its processor needs it."""
     where, found = resolve_device(device), find_host(name)
     if not found.is_tinyhost:
         find_torchvision()

@@ -173,6 +173,7 @@ def test_a_fresh_compressor_gets_gradients_other_than_zero(name: str) -> None:
     compressor = make(name, 0.3, trained=False).train()
     if compressor.in_llm is not None and compressor.in_llm.adds(4):
         return  # its gradients come from inside the language model: test_gradients
-    out = compressor(wrap(features((6, 3, 4))), question(compressor)).tokens.features
-    (out * noise(*out.shape, seed=77)).sum().backward()
+    result = compressor(wrap(features((6, 3, 4))), question(compressor))
+    trained = [result.tokens.features, result.scores]  # scores are trained by losses of their own
+    sum((out * noise(*out.shape, seed=77)).sum() for out in trained if out is not None).backward()
     assert any(p.grad is not None and bool((p.grad != 0).any()) for p in compressor.parameters())

@@ -24,14 +24,14 @@ from framefold.training.losses import (
     LossInputs,
     compute_losses,
     document_losses,
-    evidence_masks,
     kl_loss,
-    listwise_loss,
     total_loss,
     validate_loss_weights,
 )
 from framefold.training.module import CompressorModule
-from framefold.training.teacher import teacher_outputs
+from framefold.training.optimizer import weights_at
+from framefold.training.score_losses import evidence_masks, listwise_loss
+from framefold.training.teacher import TeacherAttention, teacher_outputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
 SAMPLES = [Recipe((16, 20)).sample(i) for i in range(2)]
@@ -155,7 +155,9 @@ def test_training_on_a_target_approaches_it(host: Any, batch: Any, name: str) ->
         optimizer.step()
         history.append(float(parts[name].detach()))
     alone = batch.one_video_per_question()
-    targets = evidence_masks(alone) if name == "evidence" else teacher_outputs(host, batch, attention=True).attention
+    targets = (
+        evidence_masks(alone) if name == "evidence" else teacher_outputs(host, batch, TeacherAttention()).attention
+    )
     best = listwise_loss([target.float().clamp(min=1e-30).log() for target in targets], targets)
     assert history[-1] - best < 0.7 * (history[0] - best), history
 
@@ -188,7 +190,7 @@ def test_query_aware_compressor_trains_with_all_losses(random_host: Any, tmp_pat
         "auto",
         {"heads": 4},
         host=str(random_host),
-        losses={"evidence": 1.0, "kl": 1.0, "attention": 1.0},
+        losses={"evidence": 1.0, "kl": 1.0, "attention": 1.0, "rank": 1.0},
         val_budgets=[0.25, "auto"],
     )
     module.configure_model()
@@ -212,14 +214,29 @@ def test_total_loss_multiplies_parts_by_their_weights() -> None:
 
 def test_invalid_weights_are_refused() -> None:
     zero = {"answer": 0.0}
-    for weights in ({"answer": -1.0}, zero, {**zero, "kl": 0.0}, {"kl": math.nan}, {"kl": math.inf}):
+    ramps: list[dict[str, Any]] = [{"kl": [0.0, math.inf]}, {"kl": [1.0]}, {"kl": [1.0, -1.0]}, {"answer": [1.0, 0.0]}]
+    for weights in ({"answer": -1.0}, zero, {**zero, "kl": 0.0}, {"kl": math.nan}, {"kl": math.inf}, *ramps):
         with pytest.raises(ConfigError, match="weights"):
             validate_loss_weights(weights)
             pytest.fail(f"{weights} were accepted")
 
 
+def test_a_weight_of_two_numbers_changes_linearly_over_the_run(random_host: Any, tmp_path: Any) -> None:
+    weights: dict[str, Any] = {"answer": 0.5, "kl": [0.0, 2.0]}
+    assert weights_at(weights, 0.25) == {"answer": 0.5, "kl": 0.5}
+    assert weights_at(weights, 7.0)["kl"] == 2.0 and weights_at(weights, -1.0)["kl"] == 0.0
+    module = CompressorModule("fila", host=str(random_host), losses=weights)
+    seen = []
+    module.log = lambda name, value, **_: seen.append(float(value)) if name == "train/loss" else None  # type: ignore
+    module.log_dict = lambda values, **_: seen.append({key: float(value) for key, value in values.items()})  # type: ignore
+    fit(module, tmp_path)
+    first, first_loss, second, second_loss = seen
+    assert "train/kl" not in first and first_loss == pytest.approx(0.5 * first["train/answer"])
+    assert second_loss == pytest.approx(0.5 * second["train/answer"] + 1.0 * second["train/kl"])  # half of the run
+
+
 def test_losses_of_scores_need_a_query_aware_compressor(random_host: Any) -> None:
-    for name in ("evidence", "attention"):
+    for name in ("evidence", "attention", "rank"):
         with pytest.raises(ConfigError, match=f"{name}.*query-aware"):
             CompressorModule("fila", host=str(random_host), losses={name: 1.0})
 
@@ -252,7 +269,7 @@ def test_teacher_sees_every_token(host: Any, batch: Any) -> None:
 
 def test_teacher_attention_equals_that_of_a_full_prompt(host: Any, batch: Any) -> None:
     """Compared with one forward over the full prompt of a question, without a cache."""
-    outputs = teacher_outputs(host, batch, attention=True)
+    outputs = teacher_outputs(host, batch, TeacherAttention())
     row = 3
     video = int(batch.rows.video[row])
     prefix = compress_batch(host, framefold.build("identity"), batch).kwargs
@@ -275,6 +292,6 @@ def test_teacher_attention_equals_that_of_a_full_prompt(host: Any, batch: Any) -
 def test_reading_attention_leaves_the_host_unchanged(host: Any, batch: Any) -> None:
     before = teacher_outputs(host, batch).logits
     kind = host.model.get_decoder().config._attn_implementation
-    teacher_outputs(host, batch, attention=True)
+    teacher_outputs(host, batch, TeacherAttention())
     assert host.model.get_decoder().config._attn_implementation == kind
     assert torch.equal(teacher_outputs(host, batch).logits, before)

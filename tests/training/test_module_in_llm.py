@@ -27,7 +27,7 @@ from framefold.training.frozen_host.batch import answer_questions, encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import IGNORE
 from framefold.training.module import CompressorModule
-from framefold.training.teacher import teacher_outputs
+from framefold.training.teacher import TeacherAttention, teacher_outputs
 from tests.support.hosts.bare_hosts import perturb
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
@@ -240,10 +240,10 @@ def test_a_run_resumes_exactly_and_its_export_answers_as_in_training(
 def test_the_teacher_sees_all_tokens(deep_host: Path) -> None:
     host = load_host(deep_host)
     batch = encode_batch(host, [Recipe((16, 20)).sample(i) for i in range(2)])
-    expected = teacher_outputs(host, batch, attention=True)
+    expected = teacher_outputs(host, batch, TeacherAttention())
     for name, params in CHAINS.items():
         other = load_host(deep_host)
         install_layer_hooks(other.model, framefold.build(name, BUDGET, **params).in_llm)
-        found = teacher_outputs(other, batch, attention=True)
+        found = teacher_outputs(other, batch, TeacherAttention())
         assert torch.equal(found.logits, expected.logits), name
         assert all(map(torch.equal, found.attention, expected.attention)), name

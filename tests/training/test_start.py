@@ -38,7 +38,7 @@ from framefold.training.frozen_host.load import load_host
 from framefold.training.lora import adapter_lora
 from framefold.training.lora_settings import LoraSettings
 from framefold.training.module import CompressorModule
-from framefold.training.teacher import teacher_outputs
+from framefold.training.teacher import TeacherAttention, teacher_outputs
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")  # Lightning's advice
@@ -210,7 +210,7 @@ def test_teacher_is_the_host_without_lora(random_host: Path) -> None:
     trained.lora.parameters[0].requires_grad_(False)  # type: ignore[union-attr]
     flags = [parameter.requires_grad for parameter in trained.parameters()]
     encoded = encode_batch(trained.host, batch().samples)
-    for attention in (False, True):
+    for attention in (None, TeacherAttention()):
         ours, theirs = (teacher_outputs(host, encoded, attention) for host in (trained.host, bare))
         assert torch.equal(ours.logits, theirs.logits)
         assert len(ours.attention) == len(theirs.attention) and all(map(torch.equal, ours.attention, theirs.attention))

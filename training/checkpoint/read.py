@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framefold.errors import CheckpointError
+from framefold.errors import AdapterFileError, CheckpointError
 
 from .inventory import LATEST_FILES, METADATA_FILE, first_sentence, load_checkpoint_file, read_header
 
@@ -253,3 +253,22 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Tensor]:
     for name, value in tree.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+def check_trained_shapes(checkpoint: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], own: str) -> None:
+    """Compare the trained weights of a checkpoint with those of a run.
+
+    Args:
+        checkpoint: as loaded.
+        shapes: shapes of the weights of the run, by name in the checkpoint.
+        own: compressor and LoRA of the run, for the message.
+
+    Raises:
+        AdapterFileError: the checkpoint holds other weights.
+    """
+    state, saved = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+    if {k: tuple(v.shape) for k, v in state.items() if k.startswith((PREFIX, LORA_PREFIX))} != shapes:
+        raise AdapterFileError(
+            f"the checkpoint holds {saved.get('compressor')} with {saved.get('params')}, LoRA {saved.get('lora')}"
+            f", which does not fit {own}: model.params and model.lora must have the values of the checkpoint"
+        )

@@ -17,7 +17,10 @@ from framefold.files import weights_digest
 from framefold.messages import short
 from framefold.training.frozen_host.locate import find_host
 
-RECORDED = ("seed", "steps", "train_budgets", "lr", "weight_decay", "warmup", "lr_end", "losses", "start", "lora")
+RECORDED = (
+    *("seed", "steps", "train_budgets", "lr", "weight_decay", "warmup", "lr_end"),
+    *("losses", "teacher", "start", "lora"),
+)
 _TRAINER = ("strategy", "devices", "num_nodes", "precision", "accumulate_grad_batches", "gradient_clip_val")
 _SYNTHETIC = ("difficulty", "style", "videos")
 _DATA = ("seed", "batch_size", "max_tokens")

@@ -1,0 +1,86 @@
+"""Base class of selectors that learn to correct the scores of a training-free one."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.registry import compressor_class, create_compressor
+from framefold.adapters.core.tokens import VideoTokens
+from framefold.errors import ConfigError, InputError
+
+from .selector import Selector
+
+MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
+
+
+class TrainedSelector(Selector):
+    """Keeps the tokens with the highest sum of a training-free score and a learned one. Implement :meth:`learned`.
+
+    The learned scores are 0 before training, so that a fresh one equals its start bit by bit. Their unit is the
+    standard deviation of the scores of the start in the video.
+
+    Args:
+        budget: retention ratio or tokens per video.
+        start: registered name of the training-free selector to start from.
+        inner: width of what is learned.
+        dim: token width D; None: that of the first video.
+
+    Raises:
+        UnknownCompressorError: ``start`` is not registered.
+        ConfigError: ``start`` gives tokens no scores, or a parameter is out of range.
+    """
+
+    trainable: ClassVar[bool] = True
+    counterpart: ClassVar[str | None] = "mean_similarity"
+
+    _first: Selector
+
+    def __init__(self, budget: Budget, start: str, inner: int, dim: int | None) -> None:
+        super().__init__(budget)
+        first = create_compressor(compressor_class(start), 1.0, {})
+        if not isinstance(first, Selector) or first.trainable or first.query_aware:
+            raise ConfigError(
+                f"{self.name}: {start} gives tokens no scores, must be trained or needs the question: start from"
+                " mean_similarity, longest or attention"
+            )
+        if not 1 <= inner <= MAX_SIZE or dim is not None and not 1 <= dim <= MAX_SIZE:
+            raise ConfigError(f"{self.name}: inner and dim must be 1 to {MAX_SIZE}, got {inner} and {dim}")
+        self.start, self.inner, self.dim = start, inner, dim
+        self.__dict__["_first"] = first  # not a submodule: it has nothing to save
+        self.needs_attention, self.counterpart = first.needs_attention, start  # type: ignore[misc]
+
+    def check_width(self, width: int) -> None:
+        """Note the width of the first video.
+
+        Raises:
+            InputError: the weights are for tokens of another width.
+        """
+        self.dim = self.dim or width
+        if width != self.dim:
+            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+
+    def learned(self, video: VideoTokens, query: Tensor | None) -> Tensor:
+        """Return the (N,) learned scores of the tokens of a dense video, 0 before training."""
+        raise NotImplementedError(f"{type(self).__name__} must implement learned()")
+
+    def score(self, video: VideoTokens, query: Tensor | None) -> Tensor:
+        start: Tensor = self._first.score(video, None).detach()
+        return start + deviation(start) * self.learned(video, query).to(start.dtype)
+
+    def keep(self, video: VideoTokens, rows: Tensor) -> VideoTokens:
+        """Return the given rows of a video, with gradients of zero for all parameters."""
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters()):
+            zero = self.zero_times_parameters().to(video.features.dtype)
+            video = VideoTokens(**{**video.__dict__, "features": video.features + zero})
+        return video.keep(rows)
+
+
+def deviation(scores: Tensor) -> Tensor:
+    """Return the standard deviation of (N,) scores, a scalar; 1 if they are all equal."""
+    wide = scores.double()
+    found = (wide - wide.mean()).square().mean().sqrt().to(scores.dtype)
+    return torch.where((found > 0) & found.isfinite(), found, torch.ones_like(found))
