@@ -23,6 +23,7 @@ VERBS = {
     "shards features": "shards features --shards shards --host {host} --out features",
     "bench synth": "bench synth --videos 2",
     "bench shortcuts": f"bench shortcuts --host pixels --compressors evs {SMALL}",
+    "bench teacher": f"bench teacher --host {{host}} {SMALL}",
     "bench compress": "bench compress --compressors pool --frames 16 --width 64 --repeats 3",
     "bench attach": "bench attach --frames 2 --side 2 --repeats 3",
     "tinyhost eval": f"tinyhost eval --host {{host}} {SMALL}",

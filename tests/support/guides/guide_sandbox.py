@@ -43,6 +43,7 @@ SMALLER = {
     "tinyhost train": "--config tests/assets/tinyhost_training.yaml",
     "bench synth": "--videos 2",
     "bench shortcuts": "--videos 2 --frames 16",
+    "bench teacher": "--videos 2 --frames 16",
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
     "bench attach": "--frames 2 --side 2 --repeats 1",
 }
