@@ -15,7 +15,6 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.ops.max_min import copy_keys, first_copies
-from framefold.adapters.ops.selection import first_argmax
 from framefold.adapters.ops.similarity import TINY, normalize, rescale_if_extreme
 from framefold.errors import ConfigError
 
@@ -86,25 +85,26 @@ def determinant_picks(unit: Tensor, quality: Tensor, k: int, ridge: float) -> Te
     Returns:
         (k,) int64 distinct rows.
     """
-    first = first_copies(copy_keys(unit))
-    factor = 2 * quality.double().clamp_min(SMALLEST).log()[first]
+    copy = first_copies(copy_keys(unit))
     gain = unit.any(dim=1).double() + ridge  # a zero vector adds only the ridge
-    tokens = Gains(unit, gain, first, factor, torch.ones_like(first, dtype=torch.bool))
+    weight = quality.double().clamp_min(SMALLEST).square()
+    tokens = Gains(unit, gain, weight, copy if len(copy.unique()) < len(copy) else None, ridge)
     basis, picks = unit.new_empty(k, unit.shape[1]), list[int]()
     while len(picks) < k:
         values, done = tokens.values(), len(picks)
         order = torch.sort(values, descending=True, stable=True).indices
         rows = order[:CANDIDATES].sort().values
         others = float(values[order[CANDIDATES]]) if len(order) > CANDIDATES else -torch.inf
-        candidates = tokens.subset(rows)
+        candidates, numbers = tokens.subset(rows), rows.tolist()
         while len(picks) < k:
             best, place = candidates.best()
             if len(picks) > done and best <= others:
                 break
-            picks.append(int(rows[place]))
-            basis[len(picks) - 1] = direction(unit[picks[-1]], basis[: len(picks) - 1], ridge)
-            candidates.update([place], basis[len(picks) - 1 : len(picks)], ridge)
-        tokens.update(picks[done:], basis[done : len(picks)], ridge)
+            n = len(picks)
+            picks.append(numbers[place])
+            basis[n] = direction(unit[picks[n]], basis[:n], candidates.gain_of(place))
+            candidates.choose(place, basis[n])
+        tokens.choose_all(picks[done:], basis[done : len(picks)])
     return torch.tensor(picks, device=unit.device)
 
 
@@ -115,40 +115,49 @@ class Gains:
     Attributes:
         unit: (M, D) unit vectors.
         gain: (M,) fp64 gains without the quality, of a token of that direction that is not chosen yet.
-        copy: (C,) vector of each token.
-        factor: (C,) logarithms of r^2.
-        free: (C,) bool, whether a token is not chosen yet.
+        weight: (C,) fp64 r^2; -inf for chosen tokens.
+        copy: (C,) vector of each token; None if they are the vectors.
+        ridge: see :class:`DPP`.
     """
 
     unit: Tensor
     gain: Tensor
-    copy: Tensor
-    factor: Tensor
-    free: Tensor
+    weight: Tensor
+    copy: Tensor | None
+    ridge: float
 
     def values(self) -> Tensor:
-        """Return the (C,) logarithms of the gains, -inf for chosen tokens."""
-        return torch.where(self.free, self.factor + self.gain.log()[self.copy], -torch.inf)
+        """Return the (C,) gains, -inf for chosen tokens."""
+        return self.weight * (self.gain if self.copy is None else self.gain[self.copy])
 
     def best(self) -> tuple[float, int]:
         """Return the highest value, and the first token that has it."""
         values = self.values()
-        place = int(first_argmax(values))
-        return float(values[place]), place
+        highest = values.amax()
+        return float(highest), int((values == highest).to(torch.uint8).argmax())
+
+    def gain_of(self, place: int) -> float:
+        """Return the gain of a token without its quality."""
+        return float(self.gain[place if self.copy is None else self.copy[place]])
 
     def subset(self, rows: Tensor) -> Gains:
         """Return the gains of some tokens, to be updated on their own."""
-        vectors, copy = torch.unique(self.copy[rows], return_inverse=True)
-        return Gains(self.unit[vectors], self.gain[vectors], copy, self.factor[rows], self.free[rows])
+        vectors, copy = (rows, None) if self.copy is None else torch.unique(self.copy[rows], return_inverse=True)
+        return Gains(self.unit[vectors], self.gain[vectors], self.weight[rows], copy, self.ridge)
 
-    def update(self, chosen: list[int], directions: Tensor, ridge: float) -> None:
-        """Account for the choice of some tokens, which added the (b, D) directions."""
-        self.free[chosen] = False
-        parts = torch.linalg.vector_norm(self.unit @ directions.T, dim=1).double()
-        self.gain = (self.gain - parts.square()).clamp_(min=ridge)
+    def choose(self, place: int, vector: Tensor) -> None:
+        """Account for the choice of a token, which added a vector w (D,)."""
+        self.weight[place] = -torch.inf
+        parts = self.unit @ vector
+        self.gain.addcmul_(parts, parts, value=-1).clamp_(min=self.ridge)
+
+    def choose_all(self, places: list[int], vectors: Tensor) -> None:
+        """Account for several choices by one matrix product; ``vectors`` are (b, D)."""
+        self.weight[places] = -torch.inf
+        parts = torch.linalg.vector_norm(self.unit @ vectors.T, dim=1).double()
+        self.gain = (self.gain - parts.square()).clamp_(min=self.ridge)
 
 
-def direction(unit: Tensor, before: Tensor, ridge: float) -> Tensor:
-    """Return the vector w (D,) of a token, given the (n, D) vectors of the tokens chosen before it."""
-    parts = before @ unit
-    return (unit - parts @ before) / (unit.square().sum() + ridge - parts.square().sum()).clamp_min(ridge).sqrt()
+def direction(unit: Tensor, before: Tensor, gain: float) -> Tensor:
+    """Return the vector w (D,) of a token, given the (n, D) vectors of the tokens chosen before it and its gain."""
+    return torch.addmv(unit, before.T, before @ unit, alpha=-1).mul_(gain**-0.5)
