@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any, ClassVar, cast
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens
 from framefold.adapters.core.language_model import LanguageModelShape
-from framefold.adapters.core.parameters import check_params, init_params
+from framefold.adapters.core.parameters import check_params
 from framefold.adapters.core.registry import (
     CHAIN_SEPARATOR,
     compressor_class,
@@ -90,6 +90,7 @@ class Chain(Compressor):
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
         self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
         self.needs_attention = any(stage.needs_attention for stage in self._stages)
+        self.counterpart, _ = self.counterpart_of(checked)
         self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule
         if any(stage.in_llm is not None for stage in self._stages[:-1]):
             raise ConfigError(f"{self.name}: only the last stage may act inside the language model")
@@ -158,6 +159,14 @@ class Chain(Compressor):
         known = ((name, own) for name, own in params.items() if name in classes and isinstance(own, Mapping))
         return {**params, **{name: classes[name].upgrade_params(own) for name, own in known}}
 
+    @classmethod
+    def counterpart_of(cls, params: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        kept = _counterparts(cls.stage_classes, [params.get(name, {}) for name in cls.stage_names])
+        if kept is None:
+            return None, {}
+        name, values = CHAIN_SEPARATOR.join(other for other, _ in kept), [own for _, own in kept]
+        return name, values[0] if len(values) == 1 else dict(zip(chain_class(name).stage_names, values, strict=True))
+
     def params(self) -> dict[str, Any]:
         return {name: stage.params() for name, stage in zip(self.stage_names, self._stages, strict=True)}
 
@@ -220,29 +229,10 @@ def chain_class(name: str) -> type[Chain]:
         raise UnknownCompressorError(f"{short(name)} is not a chain of registered names: {error}") from error
 
 
-def counterpart_params(cls: type[Compressor], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those parameters of a trainable compressor that its training-free counterpart has, too.
-
-    Args:
-        cls: class of the trainable compressor; of a chain, parameters are selected stage by stage.
-        params: parameters of the compressor.
-    """
-    if cls.counterpart is None:
-        return {}
-    other = compressor_class(cls.counterpart)
-    if not issubclass(cls, Chain):
-        return {name: value for name, value in params.items() if name in init_params(other)}
-    selected = []
-    for i, _ in _counterparts(cls.stage_classes) or ():
-        stage, values = cls.stage_classes[i], params.get(cls.stage_names[i], {})
-        selected.append(counterpart_params(stage, values) if stage.trainable else dict(values))
-    return dict(zip(other.stage_names, selected, strict=True)) if issubclass(other, Chain) else selected[0]
-
-
 @cache
 def _chain_of(classes: tuple[type[Compressor], ...]) -> type[Chain]:
     name, last = CHAIN_SEPARATOR.join(cls.name for cls in classes), classes[-1]
-    counterparts, names, count = _counterparts(classes), [], Counter[str]()
+    counterparts, names, count = _counterparts(classes, [{} for _ in classes]), [], Counter[str]()
     for cls in classes:
         count[cls.name] += 1
         names.append(cls.name if count[cls.name] == 1 else f"{cls.name}_{count[cls.name]}")
@@ -253,7 +243,7 @@ def _chain_of(classes: tuple[type[Compressor], ...]) -> type[Chain]:
         "stage_classes": classes,
         "stage_names": tuple(names),
         "trainable": any(cls.trainable for cls in classes),
-        "counterpart": None if counterparts is None else CHAIN_SEPARATOR.join(other for _, other in counterparts),
+        "counterpart": None if counterparts is None else CHAIN_SEPARATOR.join(other for other, _ in counterparts),
         "query_aware": any(cls.query_aware for cls in classes),
         "needs_attention": any(cls.needs_attention for cls in classes),
         "encodes": all(cls.encodes for cls in classes),
@@ -280,18 +270,19 @@ def _signature(name: str, stages: list[str]) -> inspect.Signature:
         raise UnknownCompressorError(f"the stages of {name} cannot be keywords of one call: {error}") from error
 
 
-def _counterparts(classes: tuple[type[Compressor], ...]) -> list[tuple[int, str]] | None:
-    """Return position and name of each stage of the training-free counterpart; None if there is no counterpart."""
+def _counterparts(
+    classes: tuple[type[Compressor], ...], params: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, dict[str, Any]]] | None:
+    """Return name and parameters of each stage of the training-free counterpart; None if there is no counterpart."""
     if not any(cls.trainable for cls in classes):
         return None
-    kept = []
-    for i, cls in enumerate(classes):
-        if not cls.trainable:
-            kept.append((i, cls.name))
-        elif cls.counterpart is None:
+    kept: list[tuple[str, dict[str, Any]]] = []
+    for i, (cls, own) in enumerate(zip(classes, params, strict=True)):
+        name, values = cls.counterpart_of(own) if cls.trainable else (cls.name, dict(own))
+        if name is None:
             return None
-        elif i + 1 == len(classes) or not cls.encodes:
-            kept.append((i, cls.counterpart))
+        if i + 1 == len(classes) or not (cls.trainable and cls.encodes):
+            kept.append((name, values))
     return kept
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from framefold.adapters.core.budget import AUTO, Budget, budget_tokens, check_budget
 from framefold.adapters.core.gradients import zero_times_parameters
 from framefold.adapters.core.language_model import LanguageModelShape
-from framefold.adapters.core.parameters import read_params
-from framefold.adapters.core.registry import register_class
+from framefold.adapters.core.parameters import init_params, read_params
+from framefold.adapters.core.registry import compressor_class, register_class
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.pretrained.mixin import PretrainedMixin
 from framefold.errors import BudgetError, ConfigError, ContractError, InputError
@@ -51,7 +51,7 @@ class Compressor(PretrainedMixin, nn.Module):
     licence: ClassVar[str] = ""
     deviations: ClassVar[str] = ""  # of the exact budget from the released code, in words
     trainable: ClassVar[bool] = False  # has parameters to learn
-    counterpart: ClassVar[str | None] = None  # training-free method to which a fresh trainable one is equal, bit by bit
+    counterpart: str | None = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last
     query_aware: ClassVar[bool] = False  # its result depends on the question
     needs_attention: bool = False  # needs VideoTokens.attention; an instance may need none by its parameters
@@ -207,11 +207,7 @@ class Compressor(PretrainedMixin, nn.Module):
         return None
 
     def zero_times_parameters(self) -> Tensor:
-        """Return a scalar zero that depends on every trainable parameter.
-
-        Add it to the output of a branch that does not use all parameters. A rank with a parameter that gets no gradient
-        hangs DDP and aborts ZeRO.
-        """
+        """Return a scalar zero that depends on every trainable parameter, for branches that do not use all of them."""
         return zero_times_parameters(self)
 
     def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
@@ -238,6 +234,12 @@ class Compressor(PretrainedMixin, nn.Module):
     def upgrade_params(cls, params: Mapping[str, Any]) -> dict[str, Any]:
         """Convert parameters saved by an earlier version to the current names and values."""
         return dict(params)
+
+    @classmethod
+    def counterpart_of(cls, params: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        """Return name and parameters of the training-free counterpart of a compressor with these parameters."""
+        known = init_params(compressor_class(cls.counterpart)) if cls.counterpart else {}
+        return cls.counterpart, {name: value for name, value in params.items() if name in known}
 
     def params(self) -> dict[str, Any]:
         """Return the constructor parameters other than the budget, as values that JSON can hold."""

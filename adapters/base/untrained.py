@@ -21,19 +21,20 @@ def warn_untrained(compressor: Compressor, stacklevel: int = 2) -> None:
     if not compressor.is_untrained or getattr(compressor, "_untrained_warned", False):
         return
     compressor._untrained_warned = True  # type: ignore[assignment]
-    warnings.warn(untrained_text(type(compressor)), UntrainedCompressorWarning, stacklevel + 1)
+    warnings.warn(untrained_text(compressor), UntrainedCompressorWarning, stacklevel + 1)
 
 
-def untrained_text(cls: type[Compressor]) -> str:
-    """Return what it means that a compressor of a class is untrained, and what to do."""
+def untrained_text(compressor: Compressor | type[Compressor]) -> str:
+    """Return what it means that a compressor, or one of a class, is untrained, and what to do."""
     effect = "its weights are random, and so is what it keeps"
-    if cls.counterpart is not None:
-        effect = f"with its initial weights it computes what {cls.counterpart} computes"
+    if compressor.counterpart is not None:
+        effect = f"with its initial weights it computes what {compressor.counterpart} computes"
     return (
-        f"{_name(cls)} is UNTRAINED: {effect}. Use a trained adapter of it (its folder or its name on the Hub, in"
-        " Python framefold.load), or train it first ('framefold fit')"
+        f"{_name(compressor)} is UNTRAINED: {effect}. Use a trained adapter of it (its folder or its name on the Hub,"
+        " in Python framefold.load), or train it first ('framefold fit')"
     )
 
 
-def _name(cls: type[Compressor]) -> str:
+def _name(compressor: Compressor | type[Compressor]) -> str:
+    cls = compressor if isinstance(compressor, type) else type(compressor)
     return str(getattr(cls, "name", cls.__name__))  # a class without a name is not registered

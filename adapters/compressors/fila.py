@@ -46,7 +46,7 @@ class FiLA(SceneMean):
     keeps = "learned weighted means of the frames of K-means scenes"
     cost = "the cost of scene_mean, and one product per token"
     trainable: ClassVar[bool] = True
-    counterpart: ClassVar[str | None] = "scene_mean"
+    counterpart = "scene_mean"
 
     def __init__(
         self,

@@ -62,7 +62,7 @@ class SlowFastCrossAttention(SlowFast):
     licence = "Apache-2.0"
     deviations = "the tokens in the context are those of slow_fast, where the paper averages frames over time"
     trainable: ClassVar[bool] = True
-    counterpart: ClassVar[str | None] = "slow_fast"
+    counterpart = "slow_fast"
 
     def __init__(
         self,

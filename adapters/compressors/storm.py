@@ -70,7 +70,7 @@ class STORM(Pool):
     cost = "layers * (two Mamba-2 scans and four matrix products) over all tokens"
     trainable: ClassVar[bool] = True
     encodes: ClassVar[bool] = True
-    counterpart: ClassVar[str | None] = "pool"
+    counterpart = "pool"
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from framefold.adapters.base.build import build
-from framefold.adapters.base.chain import Chain, counterpart_params
+from framefold.adapters.base.chain import Chain
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX, untrained_text
 from framefold.adapters.core.parameters import init_params
@@ -89,9 +89,10 @@ class Method:
 
     @property
     def needs_attention(self) -> bool:
-        """Whether it needs the attention that tokens received in the vision encoder."""
+        """Whether it, or the counterpart of a trained one, needs the attention received in the vision encoder."""
         cls = compressor_class(self.compressor)
-        return cls.needs_attention if cls.trainable else build(self.compressor, **self.params).needs_attention
+        name, params = cls.counterpart_of(self.params) if cls.trainable else (self.compressor, self.params)
+        return bool(cls.needs_attention) if name is None else build(name, **params).needs_attention
 
     def check_possible(self, budget: float | int, grids: Iterable[tuple[int, int, int]]) -> None:
         """Accept every budget; what the layers of a host allow is checked elsewhere."""
@@ -155,8 +156,7 @@ def registered_methods(
         trained.setdefault(method.name, method)
         yield method
     by_lora = sorted(trained.values(), key=lambda method: method.lora is None)  # an adapter without LoRA takes priority
-    parents = [(method, cls) for method in by_lora if (cls := compressor_class(method.compressor)).counterpart]
-    inherited = {str(cls.counterpart): counterpart_params(cls, method.params) for method, cls in parents}
+    inherited = dict(compressor_class(method.compressor).counterpart_of(method.params) for method in by_lora)
     labelled = [(name, label) for key in params for name, label in [_split_label(key)] if label]
     for name in dict.fromkeys(names or list_compressors()):
         cls = compressor_class(name)

@@ -12,7 +12,7 @@ from framefold.evaluation.results.measures import ACCURACY, measures_of_table, t
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, SYNTHETIC
 
 from .markdown import collapsible, format_table
-from .methods import baselines, class_of
+from .methods import baselines, class_of, counterpart_of
 from .references import reference_readings, reference_texts, references
 from .table import ResultTable
 
@@ -108,7 +108,7 @@ def _trained_pairs(table: ResultTable) -> list[tuple[str, str]]:
     for method in table.methods:
         cls = class_of(method)
         if cls is not None and cls.trainable:
-            start = [cls.counterpart] if cls.counterpart else weaker[::-1]
+            start = [name] if (name := counterpart_of(method, table.by_method[method])) else weaker[::-1]
             others = (method.removesuffix(LORA_SUFFIX), *start, strongest)
             pairs += [(method, other) for other in others if other != method]
     return [pair for pair in dict.fromkeys(pairs) if pair[1] in table.by_method]

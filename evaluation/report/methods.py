@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import UnknownCompressorError
+from framefold.evaluation.results.result_files import Result
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, compressor_of
 
 
@@ -28,3 +30,14 @@ def class_of(method: str) -> type[Compressor] | None:
         return compressor_class(compressor_of(method))
     except UnknownCompressorError:
         return None
+
+
+def counterpart_of(method: str, results: Mapping[str, Sequence[Result]]) -> str | None:
+    """Return the training-free method from which a trained one started; None if there is none, or it is unknown.
+
+    Args:
+        method: name of the trained method.
+        results: its results by budget; without any, the default parameters decide.
+    """
+    cls, params = class_of(method), [one["settings"]["params"] for ones in results.values() for one in ones]
+    return None if cls is None else cls.counterpart_of(params[0] if params else {})[0]

@@ -21,9 +21,9 @@ from pathlib import Path
 import yaml
 
 from framefold.adapters import load
-from framefold.adapters.core.registry import compressor_class
 from framefold.configs import find_config
 from framefold.errors import FramefoldError
+from framefold.evaluation.report.methods import counterpart_of
 from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.formats import percent
 from framefold.evaluation.results.provenance import host_digest
@@ -100,7 +100,7 @@ def demo(
 def _compared(trained: list[str], ablation: str) -> list[str]:
     """Return the option with the compressors of a configuration and those from which the training started."""
     names = yaml.safe_load(find_config(ablation).read_text()).get("compressors")
-    starts = [compressor_class(load(adapter).name).counterpart for adapter in trained]
+    starts = [load(adapter).counterpart for adapter in trained]
     return [] if names is None else ["--compressors", *dict.fromkeys([*names, *filter(None, starts)])]
 
 
@@ -113,7 +113,7 @@ def verdict(results: Path) -> str:
     table = ResultTable(read_results(results))
     lines = []
     for method in [method for method in table.methods if table.kind(method) == "trained"]:
-        start = compressor_class(method).counterpart
+        start = counterpart_of(method, table.by_method[method])
         free = table.best(table.budgets[-1], lambda cls: not cls.trainable)
         for other, role in ((start, "from which it started"), (free, "the best training-free row")):
             gains = [(budget, table.difference(method, other, budget)) for budget in table.budgets[::-1] if other]

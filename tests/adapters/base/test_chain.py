@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import framefold
 from framefold import Compressed, Compressor, VideoTokens
-from framefold.adapters.base.chain import Chain, counterpart_params
+from framefold.adapters.base.chain import Chain
 from framefold.adapters.base.selector import Selector
 from framefold.adapters.core import registry
 from framefold.errors import (
@@ -216,7 +216,7 @@ def test_a_fresh_chain_equals_its_counterpart_bit_by_bit() -> None:
     for name, counterpart in counterparts.items():
         assert registry.compressor_class(name).counterpart == counterpart
         params = {"fila": {"scene_goal": 1}} if name.startswith("fila") else {}
-        kept = counterpart_params(registry.compressor_class(name), params)
+        kept = registry.compressor_class(name).counterpart_of(params)[1]
         for budget in (0.05, 0.25, 0.6, 17):
             fresh, plain = framefold.build(name, budget, **params), framefold.build(counterpart, budget, **kept)
             assert same(run(fresh, x), run(plain, x)), (name, budget)
@@ -229,12 +229,12 @@ def test_chains_without_a_counterpart() -> None:
 
 def test_counterparts_get_the_parameters_that_they_have() -> None:
     params = {"storm": {"layers": 1, "spatial": 2}, "st_simdiff": {"tau_sim": 0.7}}
-    assert counterpart_params(registry.compressor_class("storm+st_simdiff"), params) == {"tau_sim": 0.7}
+    assert registry.compressor_class("storm+st_simdiff").counterpart_of(params)[1] == {"tau_sim": 0.7}
     params = {"pool": {"spatial": 2}, "fila": {"r": 5, "dim": 8}}
     expected = {"pool": {"spatial": 2}, "scene_mean": {"r": 5}}
-    assert counterpart_params(registry.compressor_class("pool+fila"), params) == expected
-    assert counterpart_params(registry.compressor_class("storm"), {"spatial": 2, "layers": 1}) == {"spatial": 2}
-    assert counterpart_params(registry.compressor_class("uniform"), {}) == {}
+    assert registry.compressor_class("pool+fila").counterpart_of(params)[1] == expected
+    assert registry.compressor_class("storm").counterpart_of({"spatial": 2, "layers": 1})[1] == {"spatial": 2}
+    assert registry.compressor_class("uniform").counterpart_of({})[1] == {}
 
 
 def test_each_stage_has_a_keyword() -> None:
