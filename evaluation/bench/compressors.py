@@ -1,4 +1,4 @@
-"""Time and memory of compressors without a host: the command ``framefold bench compress``.
+"""Time, memory, operations and parameters of compressors without a host: the command ``framefold bench compress``.
 
 Dimensions: T frames, H x W tokens of a frame, D width of a token.
 """
@@ -20,6 +20,7 @@ from framefold.adapters.core.budget import check_budget
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.adapters.core.tokens import DTYPES, VideoTokens
 from framefold.errors import ConfigError
+from framefold.evaluation.metrics.flops import count_flops
 from framefold.evaluation.metrics.memory import peak_tensor_bytes
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.files import write_json
@@ -100,7 +101,8 @@ def bench_compress(
 
     Returns:
         One dictionary per input, length, compressor and budget: input, frames, tokens_in, compressor, budget,
-        tokens_out, seconds, yardsticks, peak_bytes, peak_inputs (extra memory as a multiple of the features).
+        tokens_out, seconds, yardsticks, peak_bytes, peak_inputs (extra memory as a multiple of the features), flops
+        (of matrix products and attention), parameters.
 
     Raises:
         ConfigError, BudgetError, UnknownCompressorError: a setting is out of range; raised before any measurement.
@@ -201,7 +203,8 @@ def _measure(video: VideoTokens, variants: list[tuple[str, float, Any]], repeats
     ]
     times, tokens = _time(runs, repeats, features.device, f"{kind}, {video.grid[0]} frames")
     rows = []
-    for (name, budget, run), count, own in zip(runs, tokens, times, strict=True):
+    weights = [0, *(sum(parameter.numel() for parameter in run.parameters()) for _, _, run in variants)]
+    for (name, budget, run), count, own, parameters in zip(runs, tokens, times, weights, strict=True):
         peak = peak_tensor_bytes(run, features)
         median = statistics.median(own)
         rows.append(
@@ -209,7 +212,7 @@ def _measure(video: VideoTokens, variants: list[tuple[str, float, Any]], repeats
                 input=kind, frames=video.grid[0], tokens_in=len(video), compressor=name, budget=budget,
                 tokens_out=None if budget is None else count, seconds=median,
                 yardsticks=median / statistics.median(times[0]),
-                peak_bytes=peak, peak_inputs=peak / size,
+                peak_bytes=peak, peak_inputs=peak / size, flops=count_flops(run), parameters=parameters,
             )
         )  # fmt: skip
     return rows
@@ -221,7 +224,7 @@ def _table(
     lines = [
         f"grid {grid[0]} x {grid[1]}, width {width}, {dtype}, {device}, {threads} threads; medians of {repeats}",
         f"{'input':<8} {'frames':>6} {'compressor':<12} {'budget':>6} {'tokens':>7} {'ms':>9} {'yardsticks':>10}"
-        f" {'extra / input':>13}",
+        f" {'extra / input':>13} {'GFLOP':>9} {'parameters':>12}",
     ]
     for row in rows:
         budget = "" if row["budget"] is None else f"{row['budget']:g}"
@@ -229,6 +232,7 @@ def _table(
         lines.append(
             f"{row['input']:<8} {row['frames']:>6} {row['compressor']:<12} {budget:>6} {tokens:>7}"
             f" {row['seconds'] * 1e3:9.1f} {row['yardsticks']:10.2f} {row['peak_inputs']:13.2f}"
+            f" {row['flops'] / 1e9:9.1f} {row['parameters']:12,}"
         )
     untrained = sorted({row["compressor"] for row in rows if _is_trainable(row["compressor"])})
     if untrained:

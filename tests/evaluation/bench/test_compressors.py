@@ -50,6 +50,16 @@ def test_parameters_reach_the_compressor() -> None:
     assert rows[-1]["tokens_out"] == 24  # no tokens are similar, so the release keeps everything
 
 
+def test_operations_and_parameters_are_counted() -> None:
+    """xpool has a key per token, of content and time, a query per word, and their products; pool has no products."""
+    rows = bench_compress.bench_compress(["pool", "xpool"], **SMALL | {"inputs": ["noise"]})
+    _, pool, xpool = rows
+    assert (pool["flops"], pool["parameters"]) == (0, 0)
+    assert xpool["parameters"] == 2 * 8 * 64 + 32 * 64 + 64
+    words = bench_compress.WORDS
+    assert xpool["flops"] == 2 * (24 * (8 + 32) * 64 + words * 8 * 64 + 24 * words * 64)
+
+
 def test_ratios_are_those_of_medians_of_alternating_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([9.0, 9.0, 2.0, 4.0, 1.0, 3.0, 3.0, 20.0])  # yardstick and uniform: a warm-up, then three turns
 
