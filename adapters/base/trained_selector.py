@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -35,7 +36,7 @@ class TrainedSelector(Selector):
     """
 
     trainable: ClassVar[bool] = True
-    counterpart: ClassVar[str | None] = "mean_similarity"
+    counterpart = "mean_similarity"
 
     _first: Selector
 
@@ -51,7 +52,11 @@ class TrainedSelector(Selector):
             raise ConfigError(f"{self.name}: inner and dim must be 1 to {MAX_SIZE}, got {inner} and {dim}")
         self.start, self.inner, self.dim = start, inner, dim
         self.__dict__["_first"] = first  # not a submodule: it has nothing to save
-        self.needs_attention, self.counterpart = first.needs_attention, start  # type: ignore[misc]
+        self.needs_attention, self.counterpart = first.needs_attention, start
+
+    @classmethod
+    def counterpart_of(cls, params: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
+        return params.get("start", cls.counterpart), {}
 
     def check_width(self, width: int) -> None:
         """Note the width of the first video.

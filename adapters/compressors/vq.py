@@ -75,15 +75,20 @@ class VQ(Merger):
 
     @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
-        frames = video.grid[0]
-        segments = 1 if self.segment_frames is None else min(-(-frames // self.segment_frames), k)
-        sizes, counts = joined_parts(torch.bincount(split_runs(frames, segments)) * video.per_frame, k)
+        sizes, counts = self.segments(video, k)
         directions = video.width if self.norm == "unit" else 0
         groups, first = [], 0
-        for points, count in zip(self._points(video).split(sizes.tolist()), counts.tolist(), strict=True):
+        for points, count in zip(self._points(video).split(sizes), counts, strict=True):
             groups.append(first + block_kmeans(points, count, self.rounds, directions))
             first += count
         return torch.cat(groups)
+
+    def segments(self, video: VideoTokens, k: int) -> tuple[list[int], list[int]]:
+        """Return the number of tokens of each segment, and the number of clusters that it gets."""
+        frames = video.grid[0]
+        segments = 1 if self.segment_frames is None else min(-(-frames // self.segment_frames), k)
+        sizes, counts = joined_parts(torch.bincount(split_runs(frames, segments)) * video.per_frame, k)
+        return sizes.tolist(), counts.tolist()
 
     def _points(self, video: VideoTokens) -> Tensor:
         """Return the (N, D) fp32 points that are clustered, with a column for time if it has a weight."""

@@ -1,7 +1,7 @@
 """Cross-attention of QTSplus: a decoder layer of a language model without positions (arXiv 2511.11910).
 
 Parameter names and shapes are those of a decoder layer, so that a layer of a host can be copied. One call processes one
-video and one question, without padding.
+video and one question, without padding; leading dimensions are frames or windows of that video.
 Dimensions: L queries, M keys, D width, h heads, g key-value heads, d = D / h.
 """
 
@@ -132,6 +132,17 @@ class CrossAttentionBlock(nn.Module):
         mixed = log_attention.exp().to(value.dtype) @ value
         return self._out(queries, mixed), log_attention
 
+    def read(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return the (..., L, D) updated queries of :meth:`forward`, without its weights, which are not stored.
+
+        Args:
+            queries: (..., L, D).
+            keys: (..., M, D).
+            position: (..., M, D) added to the normalized keys.
+        """
+        query = self._heads(self.q_proj(self.q_norm(queries)), self.heads)
+        return self._attend(queries, query, self._keys(keys, position))
+
     def reencode(self, tokens: Tensor, position: Tensor | None = None, log_gate: Tensor | None = None) -> Tensor:
         """Apply the block as self-attention, (K, D) -> (K, D).
 
@@ -142,14 +153,16 @@ class CrossAttentionBlock(nn.Module):
         """
         positioned = self.q_norm(tokens) if position is None else self.q_norm(tokens) + position.to(tokens.dtype)
         query = self._heads(self.q_proj(positioned), self.heads)
-        normed = self._keys(tokens, position)
+        bias = None if log_gate is None else log_gate.to(query.dtype).expand(1, len(tokens), len(tokens))
+        return self._attend(tokens, query, self._keys(tokens, position), bias)
+
+    def _attend(self, queries: Tensor, query: Tensor, normed: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return queries after attention of their (..., h, L, d) projections to (..., M, D) normalized keys."""
         key, value = (self._heads(proj(normed), self.kv_heads) for proj in (self.k_proj, self.v_proj))
         key, value = (part.repeat_interleave(self.heads // self.kv_heads, -3) for part in (key, value))
-        bias = None if log_gate is None else log_gate.to(query.dtype).expand(1, len(tokens), len(tokens))
         batch = math.prod(query.shape[:-3])
         q, k, v = (part.reshape(batch, *part.shape[-3:]) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(q, k, v, bias).reshape(query.shape)
-        return self._out(tokens, mixed)
+        return self._out(queries, F.scaled_dot_product_attention(q, k, v, bias).reshape(query.shape))
 
     def _keys(self, keys: Tensor, position: Tensor | None) -> Tensor:
         normed = self.kv_norm(keys)

@@ -1,4 +1,4 @@
-"""Encoding of the time of each token as sines and cosines, for methods whose attention has no positions."""
+"""Encoding of the time and the place of tokens as sines and cosines, for methods whose attention has no positions."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from framefold.adapters.core.tokens import VideoTokens
 OCTAVES = 8
 
 TIME_FEATURES = 4 * OCTAVES
+
+PLACE_OCTAVES = 4
+
+PLACE_FEATURES = 4 * PLACE_OCTAVES
 
 
 def time_features(video: VideoTokens) -> Tensor:
@@ -27,3 +31,16 @@ def time_features(video: VideoTokens) -> Tensor:
     phase = torch.cat([relative[:, None] * octave / 4, seconds[:, None] / (4 * octave)], -1) * (2 * math.pi)
     waves = torch.cat([phase.sin(), phase.cos()], -1)
     return waves[video.index // video.per_frame]
+
+
+def place_features(video: VideoTokens) -> Tensor:
+    """Return (N, PLACE_FEATURES) float32 sines and cosines of the place of each token in its frame.
+
+    Rows and columns are relative to the size of the frame, with periods of 2 frames, 1, 1/2 and 1/4.
+    """
+    height, width = video.grid[1:]
+    cell = video.index % video.per_frame
+    octave = 2.0 ** torch.arange(PLACE_OCTAVES, device=cell.device)
+    relative = torch.stack([(cell // width + 0.5) / height, (cell % width + 0.5) / width], -1)
+    phase = (relative[..., None] * octave).flatten(1) * math.pi
+    return torch.cat([phase.sin(), phase.cos()], -1)

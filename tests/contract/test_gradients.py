@@ -36,6 +36,13 @@ FRAMES, PER_FRAME = 8, 16
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "fila": [{"members": "cluster", "weight_shape": "nd"}, {"dynamic": False}],
     "storm": [{"causal": True, "spatial": 2}, {"inner": 32, "checkpointing": True, "scan": "snake"}],
+    "resampler": [
+        {"inner": 32, "reads": "question", "counterpart": "pool"},
+        {"memory": "segment", "segment_frames": 3, "rebuild": 0.1},
+    ],
+    "vqtoken": [{"memory": "video", "inner": 32}],
+    "trajtok": [{"segment_frames": 3}],
+    "xpool": [{"reads": "nothing", "spatial": 2}],
     "qtsplus": [{"budget_head": True}, {"scoring_layers": 2, "coverage": 0.0}, {"reencode_layers": 0}],
 }
 EXCUSED = {  # compressor|variant|budget|parameters: why the answer loss does not train them

@@ -147,6 +147,22 @@ def test_losses_of_the_compressor_are_weighted_and_logged(make, alternating, tmp
         total_loss({"answer": torch.ones(()), "own": torch.ones(())}, {"anwser": 1.0})
 
 
+def test_a_resampler_trains_on_the_videos_alone(make, tmp_path):
+    """Without the loss of the answers, "rebuild" falls; without "rebuild", its predictor gets no other gradient."""
+    module = make("resampler", params={"rebuild": 2.0}, losses={"answer": 0.0, "rebuild": 1.0}, lr=3e-3)
+    fitted, values = trainer(tmp_path, max_steps=6), []
+    module.on_before_backward = lambda loss: values.append(
+        (loss.item(), float(fitted.callback_metrics["train/rebuild"]))
+    )
+    fitted.fit(module, loader(16))
+    assert all(total == pytest.approx(rebuild) for total, rebuild in values) and values[-1][0] < 0.9 * values[0][0]
+    answers = make("resampler", params={"rebuild": 2.0}, losses={"rebuild": 0.0}, lr=3e-3)
+    before = [p.clone() for p in answers.compressor.rebuilder.parameters()]
+    trainer(tmp_path, max_steps=2).fit(answers, loader())
+    after = list(answers.compressor.rebuilder.parameters())
+    assert all(torch.equal(one, two) for one, two in zip(before, after, strict=True))
+
+
 def test_learning_rate_warms_up_and_decays(make, tmp_path):
     module = make(lr=1.0, warmup=0.25, lr_end=0.1)
     rates = []
