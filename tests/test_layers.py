@@ -32,7 +32,7 @@ ADAPTERS = "adapters.core adapters.ops adapters.layers adapters.pretrained adapt
 HOSTS = "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks adapters.hosts.lora"
 DATA = "data data.video data.shards data.loading data.synthetic data.spliced data.drawing"
 TRAINING = "training training.frozen_host training.checkpoint training.strategies"
-REPORT = f"evaluation.metrics evaluation.results {DATA} {ADAPTERS} {HOSTS} training.frozen_host"
+REPORT = f"evaluation.metrics evaluation.results evaluation.views {DATA} {ADAPTERS} {HOSTS} training.frozen_host"
 # Which folders the files of a folder may import, besides the ground and their own folder.
 ALLOWED = {
     "configs": "",
@@ -67,10 +67,12 @@ ALLOWED = {
     "training.tinyhost": f"{DATA} training.frozen_host training.checkpoint training.fit",
     "evaluation.metrics": "adapters.core",
     "evaluation.rows": "adapters.core adapters.ops adapters.base",
+    "evaluation.views": "evaluation.metrics evaluation.results",
+    "evaluation.committed": f"{REPORT} evaluation.report",
     "evaluation.results": f"evaluation.metrics {DATA} {ADAPTERS}",
     "evaluation.report": REPORT,
     "evaluation.ablation": f"{REPORT} evaluation.report evaluation.rows {TRAINING}",
-    "evaluation.bench": f"{REPORT} evaluation.report {TRAINING}",
+    "evaluation.bench": f"{REPORT} evaluation.report evaluation.committed {TRAINING}",
     "evaluation.inspection": f"evaluation.metrics {DATA} {ADAPTERS} {HOSTS} training.frozen_host",
     "evaluation.lmms": f"{REPORT} evaluation.report evaluation.inspection",
 }

@@ -22,6 +22,10 @@ class Uniform(Compressor):
     cost = "one copy of the kept tokens"
     baseline_rank = 2
 
+    def tower_share(self, tokens: VideoTokens) -> float:
+        """Return the share of the frames that a vision encoder needs to encode."""
+        return -(-len(tokens) // tokens.per_frame) / tokens.grid[0]
+
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         cells, device = video.per_frame, video.features.device
         whole, rest = divmod(k, cells)

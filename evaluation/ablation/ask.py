@@ -6,7 +6,7 @@ Dimensions: R question rows.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import Prepared
 from framefold.evaluation.metrics.answers import token_overlap
-from framefold.evaluation.metrics.evidence import KeptEvidence
+from framefold.evaluation.metrics.evidence import KeptEvidence, evidence_place
 from framefold.evaluation.metrics.timing import Compress, Stopwatch, TimedCompressor
 from framefold.evaluation.results.result_files import mean_of_known
 from framefold.evaluation.rows.keep_evidence import KeepEvidence
-from framefold.training.frozen_host.batch import answer_questions, dropped_tokens, tokens_entered
+from framefold.training.frozen_host.batch import answer_questions, compress_batch, dropped_tokens, tokens_entered
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows
+from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_logits
 
 from .batches import HeldOutBatch
 
@@ -68,7 +69,10 @@ def evaluate_questions(
         if batch.numbers[0] < kept_videos:
             first = len(answers) if timed.query_aware else None
             kept += _kept_tokens(batch, prepared.tokens, first, kept_videos)
-        answers += _answers(batch, asked.rows.video.tolist(), prepared, decode_answers(logits, asked.rows))
+        records = list(_answers(batch, asked.rows.video.tolist(), prepared, decode_answers(logits, asked.rows)))
+        for record, again in zip(records, _ask_again(host, compressor, batch, decode_answers), strict=False):
+            record["again"] = again
+        answers += records
     costs: dict[str, Any] = {"answering_ms": float(np.median(milliseconds)), "tokens_entered": visual / prompts}
     if timed.in_llm is not None:
         left = visual / prompts - dropped / prompts
@@ -109,7 +113,32 @@ def _answers(
             "recall": kept[prompt].recall(evidence),
             "purity": kept[prompt].purity(evidence),
             "recall_left": left[prompt].recall(evidence),
+            **dict(zip(("when", "where"), evidence_place(evidence, prepared.tokens[prompt].grid), strict=True)),
         }
+
+
+def _ask_again(
+    host: Host, compressor: Compress, batch: HeldOutBatch, decode_answers: _AnswerDecoder
+) -> list[bool | None]:
+    """Return whether each question is answered from the video as compressed for the question before it.
+
+    It is None for the questions of a video that has no other one. The list is empty for compressors that do not read
+    the question, or read it inside the language model, where both are one forward.
+    """
+    stage = getattr(compressor, "in_llm", None)
+    if not getattr(compressor, "query_aware", False) or (stage is not None and stage.reads):
+        return []
+    owners = batch.encoded.rows.video.tolist()
+    groups = [[row for row, owner in enumerate(owners) if owner == video] for video in range(len(batch.numbers))]
+    before = {row: other for rows in groups for row, other in zip(rows, rows[-1:] + rows[:-1], strict=True)}
+    encoded = batch.encoded.one_video_per_question()
+    asked_before = replace(encoded, questions=[encoded.questions[before[row]] for row in range(len(owners))])
+    if isinstance(compressor, KeepEvidence):
+        compressor.begin(replace(batch, evidence=[batch.evidence[before[row]] for row in range(len(owners))]))
+    with in_llm(host.model, compressor):
+        prepared = compress_batch(host, compressor, asked_before)
+        decoded = decode_answers(answer_logits(host.model, prepared.kwargs, encoded.rows), encoded.rows)
+    return [said.correct if before[row] != row else None for row, said in enumerate(decoded)]
 
 
 def _kept_tokens(

@@ -1,4 +1,4 @@
-"""Cost of a compressor: time, memory and operations up to the logits of the first answer token.
+"""Cost of a compressor: time, memory and operations up to the logits of the first answer token, and to the answer.
 
 A few videos are prefilled one at a time, each with all its tokens and compressed, alternately in the same process:
 absolute times depend on the machine and its load, but the ratio of the two can be compared. A query-aware compressor
@@ -8,15 +8,21 @@ gets the first question. Everything runs once before it is timed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import torch
 
 from framefold.adapters.base.build import build
+from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import Prepared
+from framefold.data.shards.sample import VideoSample
+from framefold.errors import DataError
 from framefold.evaluation.metrics.equal_flops import PromptSize
 from framefold.evaluation.metrics.flops import PrefillFormula, added_attention_flops, count_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
@@ -25,23 +31,63 @@ from framefold.evaluation.results.settings import FULL
 from framefold.evaluation.rows.keep_evidence import KeepEvidence
 from framefold.training.frozen_host.batch import EncodedBatch, complete_prompts, compress_batch, dropped_tokens
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import QuestionRows
+from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, question_inputs
 
 from .batches import HeldOutBatch
+from .heldout import HeldOutSource
 
 VIDEOS = 5  # videos to measure on
 
 
 class PrefillSize(NamedTuple):
-    """What a prefill computes.
+    """What a prefill and the answer after it compute.
 
     Attributes:
         columns: tokens of the prompt in each layer.
         added: operations of attention to tokens outside of the context.
+        new: tokens of question and answer after the prompt.
+        answer: tokens of the answer.
+        tower: share of the frames' pixels that a vision encoder needs.
     """
 
     columns: list[int]
     added: int
+    new: int
+    answer: int
+    tower: float
+
+
+class TowerCost(NamedTuple):
+    """Cost of the vision encoder for all frames of a video; None where the data contains features instead of frames.
+
+    Attributes:
+        flops: counted operations, mean over a few videos.
+        milliseconds: median over them, with the prompts.
+    """
+
+    flops: float | None = None
+    milliseconds: float | None = None
+
+
+UNKNOWN = TowerCost()
+
+
+@torch.no_grad()
+def tower_cost(host: Host, source: HeldOutSource) -> TowerCost:
+    """Measure the vision encoder of a host on the first videos of a source."""
+    samples = []
+    for create in islice(source.videos(), VIDEOS):
+        with suppress(DataError):
+            samples.append(create().sample)
+    flops, milliseconds = [], []
+    for sample in samples:
+        if not isinstance(sample, VideoSample):
+            return TowerCost()
+        flops.append(count_flops(partial(host.encode_sample, sample)))  # also the warm-up
+        with Stopwatch(host.model.device) as watch:
+            host.encode_sample(sample)
+        milliseconds.append(1000 * watch.seconds)
+    return TowerCost(fmean(flops), median(milliseconds)) if flops else TowerCost()
 
 
 @dataclass(frozen=True)
@@ -51,16 +97,18 @@ class PrefillTiming:
     Attributes:
         compressor: milliseconds of the compressor.
         prefill: milliseconds of everything else.
+        question: milliseconds of the question, if it is not part of the prefill.
         size: what was prefilled.
     """
 
     compressor: float
     prefill: float
+    question: float
     size: PrefillSize
 
     @property
     def total(self) -> float:
-        """Milliseconds of both."""
+        """Milliseconds of compressor and prefill."""
         return self.compressor + self.prefill
 
 
@@ -70,9 +118,11 @@ class CostMeter:
     Args:
         host: host that reads the prompts.
         videos: batches of one video each.
+        tower: cost of the vision encoder.
     """
 
-    def __init__(self, host: Host, videos: Sequence[HeldOutBatch]) -> None:
+    def __init__(self, host: Host, videos: Sequence[HeldOutBatch], tower: TowerCost = UNKNOWN) -> None:
+        self.tower = tower
         self.host, self.videos = host, [_first_question(video) for video in videos[:VIDEOS]]
         self.full = TimedCompressor(build(FULL), host.model.device)
         self.formula = PrefillFormula.of(host.model.config)
@@ -92,6 +142,10 @@ class CostMeter:
             ``prefill_flops`` and ``full_prefill_flops`` (None if there is no formula for the host);
             ``compressor_flops`` (matrix products only), ``peak_bytes`` and ``full_peak_bytes`` of the first video, on
             top of what was in use before; ``memory_of``, the source of the peaks; and ``videos``, their number.
+            Of the rest of the way to an answer: ``tower_flops`` and ``tower_ms`` of the frames that the method needs,
+            ``question_ms`` of the first question after the prefill, ``answer_flops`` of question and answer,
+            ``full_total_flops`` of everything with all tokens, and ``per_question``, 1 for a method that compresses and
+            prefills anew for each question.
         """
         timed, first = TimedCompressor(compressor, self.host.model.device), self.videos[0]
         peak = self._peak(timed, first)
@@ -104,7 +158,16 @@ class CostMeter:
             runs = [self.full, timed] if number % 2 else [timed, self.full]  # neither is always the second
             timings = {id(run): self._time_prefill(run, video) for run in runs}
             pairs.append((timings[id(timed)], timings[id(self.full)]))
+        sizes = [short.size for short, _ in pairs]
+        share = fmean(size.tower for size in sizes)
+        tower_flops, tower_ms = (None if one is None else share * one for one in self.tower)
         return {
+            "tower_flops": tower_flops,
+            "tower_ms": tower_ms,
+            "question_ms": median(short.question for short, _ in pairs),
+            "answer_flops": self._answer_flops(sizes),
+            "full_total_flops": self._total_flops([full.size for _, full in pairs]),
+            "per_question": float(timed.query_aware),
             "videos": len(pairs),
             "compressor_ms": median(short.compressor for short, _ in pairs),
             "prefill_ms": median(short.prefill for short, _ in pairs),
@@ -130,13 +193,30 @@ class CostMeter:
     def prefill_flops(self, compressor: Compress) -> float | None:
         """Return the mean operations of the prefills with a compressor, None if there is no formula for the host."""
         timed = TimedCompressor(compressor, self.host.model.device)
-        return self._mean_flops([self._prefill(timed, video) for video in self.videos])
+        return self._mean_flops([self._prefill(timed, video)[0] for video in self.videos])
+
+    def budget_flops(self, budget: Budget) -> float | None:
+        """Return the limit at equal FLOPs: everything with the budget's tokens in every layer and no compressor."""
+        if self.formula is None or self.tower.flops is None:
+            return None
+        layers = len(self.formula.weights)
+        sizes = []
+        for video in self.videos:
+            prompt = _prompt_size(video.encoded, complete=False)
+            columns = [prompt.text + budget_tokens(budget, prompt.tokens)] * layers
+            sizes.append(PrefillSize(columns, 0, *_question_size(video.encoded.rows, prefilled=False), 1.0))
+        return self._total_flops(sizes)
 
     def _time_prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillTiming:
-        with Stopwatch(self.host.model.device) as watch:
-            size = self._prefill(compressor, video)
+        with in_llm(self.host.model, compressor):
+            with Stopwatch(self.host.model.device) as watch:
+                size, further = self._prefill(compressor, video)
+            with Stopwatch(self.host.model.device) as question:
+                if further:
+                    self.host.model(**further, logits_to_keep=1)
         compressing = compressor.milliseconds[-1]
-        return PrefillTiming(compressing, 1000 * watch.seconds - compressing, size)
+        after = 1000 * question.seconds if further else 0.0
+        return PrefillTiming(compressing, 1000 * watch.seconds - compressing, after, size)
 
     def _compress(self, compressor: TimedCompressor, video: HeldOutBatch) -> Prepared:
         if isinstance(compressor.compressor, KeepEvidence):
@@ -144,16 +224,23 @@ class CostMeter:
         with in_llm(self.host.model, compressor):
             return compress_batch(self.host, compressor, video.encoded)
 
-    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> PrefillSize:
+    def _prefill(self, compressor: TimedCompressor, video: HeldOutBatch) -> tuple[PrefillSize, dict[str, Any]]:
+        """Prefill a prompt, and return the arguments of a forward over the question, if the prompt lacks it."""
+        rows = video.encoded.rows
         with in_llm(self.host.model, compressor):
             prepared = self._compress(compressor, video)
-            inputs = prepared.kwargs
-            if compressor.in_llm is not None and compressor.in_llm.reads:
-                inputs = complete_prompts(self.host, prepared, video.encoded.rows)
-            self.host.model(**inputs, use_cache=True, logits_to_keep=1)
+            inputs, complete = prepared.kwargs, compressor.in_llm is not None and compressor.in_llm.reads
+            if complete:
+                inputs = complete_prompts(self.host, prepared, rows)
+            cache = self.host.model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
         dropped = dropped_tokens(self.host, prepared)
         columns = [inputs["input_ids"].shape[1] - count for count in dropped]
-        return PrefillSize(columns, self._added_flops(compressor.in_llm, prepared))
+        further = {} if complete else question_inputs(prepared.kwargs, rows, cache)
+        tower = fmean(map(getattr(compressor.compressor, "tower_share", lambda tokens: 1.0), prepared.tokens))
+        size = PrefillSize(
+            columns, self._added_flops(compressor.in_llm, prepared), *_question_size(rows, complete), tower
+        )
+        return size, further
 
     def _added_flops(self, stage: Any, prepared: Prepared) -> int:
         """Return the operations of the attention that a stage has added to the text of one prompt."""
@@ -174,12 +261,27 @@ class CostMeter:
         inputs = [*weights, *clips, *batch.inputs.values(), *batch.times]
         return peak_tensor_bytes(lambda: self._prefill(compressor, video), *inputs)
 
+    def _answer_flops(self, sizes: Sequence[PrefillSize]) -> float | None:
+        if self.formula is None:
+            return None
+        return fmean(self.formula.after(size.columns, size.new, size.answer) for size in sizes)
+
+    def _total_flops(self, sizes: Sequence[PrefillSize]) -> float | None:
+        parts = (self.tower.flops, self._mean_flops(sizes), self._answer_flops(sizes))
+        return None if None in parts else sum(part for part in parts if part is not None)
+
     def _mean_flops(self, sizes: Sequence[PrefillSize]) -> float | None:
         return None if self.formula is None else fmean(self.formula(size.columns) + size.added for size in sizes)
 
 
 def _tensors(module: Any) -> list[torch.Tensor]:
     return [*module.parameters(), *module.buffers()] if isinstance(module, torch.nn.Module) else []
+
+
+def _question_size(rows: QuestionRows, prefilled: bool) -> tuple[int, int]:
+    """Return the tokens after the prefill of the only row, and those of the answer among them."""
+    answer = int((rows.labels != IGNORE).sum())
+    return (answer if prefilled else int(rows.attention_mask.sum())), answer
 
 
 def _prompt_size(batch: EncodedBatch, complete: bool) -> PromptSize:

@@ -28,7 +28,7 @@ from framefold.training.frozen_host.host import Host
 
 from .ask import evaluate_questions
 from .batches import Batches, HeldOutBatch
-from .cost import VIDEOS, CostMeter
+from .cost import VIDEOS, CostMeter, tower_cost
 from .feature_cache import FeatureCache
 from .methods import Method
 from .row_methods import AnyMethod, ResizedFrames
@@ -183,6 +183,7 @@ class AblationRunner:
             batches = self._iterate(self._batches_of(trial, compressor), on_progress)
             answers, kept, cost = evaluate_questions(self.host, compressor, batches, self.kept_videos)
             cost |= self._cost_meter.measure(compressor, trial.method.lora_key) | equality
+            cost["budget_flops"] = self._cost_meter.budget_flops(trial.settings.budget)
         damaged = len(self.features.damaged)
         outcome = Outcome(answers, cost, kept, self.kept_videos, started, damaged, device)
         self._part = 0.0
@@ -245,4 +246,4 @@ class AblationRunner:
     @cached_property
     def _cost_meter(self) -> CostMeter:
         videos = [HeldOutBatch.of(self.host, [video]) for video in islice(self.features.read(), VIDEOS)]
-        return CostMeter(self.host, videos)
+        return CostMeter(self.host, videos, tower_cost(self.host, self.features.source))

@@ -10,8 +10,8 @@ import numpy as np
 
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ConfigError, ResultsError
+from framefold.evaluation.committed.committed import read_committed
 from framefold.evaluation.metrics.statistics import macro_resamples, same_questions
-from framefold.evaluation.report.committed import read_committed
 from framefold.evaluation.results.result_files import Result, count_answers, read_results
 from framefold.evaluation.results.settings import FULL, check_comparable
 

@@ -16,6 +16,29 @@ import numpy as np
 
 from framefold.adapters.core.tokens import VideoTokens
 
+ONE_PLACE = 0.1  # longest evidence, as a share of the video, that has a position in it
+
+CENTRE, EDGE = "centre", "edge"  # of the frame: its middle half in both directions, and the rest
+
+
+def evidence_place(evidence: np.ndarray, grid: tuple[int, int, int]) -> tuple[float | None, str | None]:
+    """Return where the evidence of a question is: its middle in time, 0 to 1, and the part of the frame.
+
+    Args:
+        evidence: (N,) bool mask.
+        grid: (T, H, W).
+
+    Returns:
+        None for the time if the evidence is longer than a tenth of the video, and for both without evidence.
+    """
+    steps, rows, columns = (axis.astype(float) for axis in evidence.reshape(grid).nonzero())
+    if not len(steps):
+        return None, None
+    first, last = steps.min(), steps.max()
+    when = float((first + last + 1) / 2 / grid[0]) if last - first + 1 <= max(1.0, ONE_PLACE * grid[0]) else None
+    middle = (rows.mean() + 0.5) / grid[1], (columns.mean() + 0.5) / grid[2]
+    return when, CENTRE if all(0.25 <= place <= 0.75 for place in middle) else EDGE
+
 
 @dataclass(frozen=True)
 class KeptEvidence:

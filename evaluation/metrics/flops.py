@@ -69,6 +69,18 @@ class PrefillFormula:
         ]  # scores, weighted values
         return 2 * (sum(per_layer) + self.logits)
 
+    def after(self, tokens: Sequence[float], new: int, logits: int) -> float:
+        """Return the operations of further tokens, a question and its answer, on top of a prefill.
+
+        Args:
+            tokens: number of tokens in each layer before them.
+            new: number of further tokens.
+            logits: number of tokens after which logits are computed.
+        """
+        pairs = zip(tokens, self.weights, strict=True)
+        per_layer = [new * (weights + 2 * (length + new) * self.heads) for length, weights in pairs]
+        return 2 * (sum(per_layer) + logits * self.logits)
+
 
 def added_attention_flops(shape: LanguageModelShape, layers: int, text: int, tokens: int) -> int:
     """Return the operations of a prefill for gated attention that is added to that of text.

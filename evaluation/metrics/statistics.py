@@ -146,6 +146,20 @@ def clustered_mean(
     return Interval(float(numbers.mean()), *_percentiles(means))
 
 
+def clustered_share(
+    values: Sequence[float], clusters: Sequence[Hashable], resamples: int = RESAMPLES, seed: int = 0
+) -> Interval:
+    """Return the mean of Q shares, 0 to 1, as :func:`clustered_mean`.
+
+    If all are 0, or all are 1, the interval is that of Clopper and Pearson, as in :func:`type_intervals`.
+    """
+    interval = clustered_mean(values, clusters, resamples, seed)
+    if interval.value not in (0.0, 1.0):
+        return interval
+    n = len(set(clusters))
+    return Interval(interval.value, *_clopper_pearson(round(interval.value * n), n))
+
+
 def paired_difference(a: Answers, b: Answers, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
     """Return the mean accuracy over types of a minus that of b, with the 95 % interval of the paired difference.
 
@@ -174,7 +188,7 @@ def _resample(answers: Answers, resamples: int, seed: int) -> np.ndarray:
     return np.divide(hits, asked, out=np.full(asked.shape, np.nan), where=asked > 0)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=32)
 def _weights(clusters: int, resamples: int, seed: int) -> np.ndarray:
     """Return (R, V) how often each resample contains each cluster.
 

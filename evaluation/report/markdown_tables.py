@@ -289,9 +289,7 @@ def _cost_at(table: ResultTable, budget: str) -> str:
 def known_measures(table: ResultTable, measures: Sequence[Measure], budgets: Sequence[str]) -> list[Measure]:
     """Leave out measures that no method has at any of the budgets, see ``Measure.needs``."""
     pairs = [(method, budget) for budget in budgets for method in table.methods]
-    return [
-        one for one in measures if not one.needs or any(table.stored(*pair, one.needs) is not None for pair in pairs)
-    ]
+    return [one for one in measures if not one.needs or any(table.knows(*pair, one.needs) for pair in pairs)]
 
 
 def _share(measure: Measure, readings: Readings) -> str:

@@ -25,7 +25,8 @@ from framefold.evaluation.metrics.statistics import (
 from framefold.evaluation.results.left_out import LeftOut
 from framefold.evaluation.results.measure import Measure, Readings
 from framefold.evaluation.results.result_files import Result, count_answers, mean_of_known, stored_number
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, ORACLES, REFERENCES
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, FULL, ORACLES, REFERENCES, RESIZE
+from framefold.evaluation.views.answer_views import answer_view
 from framefold.messages import nearest
 
 from .methods import baselines, class_of
@@ -71,6 +72,7 @@ class ResultTable:
             tokens.setdefault(one.label, one.tokens)
         self.by_method = {method: dict(budgets) for method, budgets in by_method.items()}
         self._answers: dict[tuple[str, str], Answers | None] = {}
+        self._views: dict[tuple[str, str, str], Interval | None] = {}
         self._intervals: dict[tuple[str, str], dict[str | None, Interval]] = {}
         self.budgets = sorted(tokens, key=lambda budget: tokens[budget], reverse=True)
         self.second_smallest = self.budgets[max(0, len(self.budgets) - 2)] if self.budgets else ""
@@ -173,7 +175,19 @@ class ResultTable:
             by_type={kind: interval for kind, interval in by_type.items() if interval is not None},
             comparison=comparison,
             is_oracle=method in ORACLES,
+            view=lambda key: self._view(method, budget, key),
         )
+
+    def _view(self, method: str, budget: str, key: str) -> Interval | None:
+        if (method, budget, key) not in self._views:
+            view = answer_view(self.results_of(method, budget), self.results_of(RESIZE, budget), key)
+            self._views[method, budget, key] = view
+        return self._views[method, budget, key]
+
+    def knows(self, method: str, budget: str, key: str) -> bool:
+        """Return whether the results of a method at a budget have a number, or a column of answers, of this name."""
+        columns = any(key in result["answers"] for result in self.results_of(method, budget))
+        return columns or self.stored(method, budget, key) is not None
 
     @cached_property
     def suits_accuracy(self) -> bool:

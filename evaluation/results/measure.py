@@ -9,7 +9,8 @@ from typing import Any, Literal
 from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 
-ANSWERS, TYPES, COSTS = "answers", "accuracy on one type", "costs"  # groups of the page's menu, in this order
+# Groups of the page's menu, in this order.
+GROUPS = ANSWERS, TYPES, PLACES, COSTS = "answers", "accuracy on one type", "position of the evidence", "costs"
 
 Value = float | Interval
 
@@ -24,6 +25,8 @@ class Readings:
         by_type: accuracy of each question type.
         comparison: comparison with the baseline; None for the baseline itself and where there is none.
         is_oracle: whether the method is an oracle, whose own work means nothing.
+        view: function that returns the mean of some of the answers by its key, see
+            :class:`~framefold.evaluation.views.answer_views.AnswerViews`; None if it is unknown.
     """
 
     stored: Callable[[str], float | None]
@@ -31,6 +34,7 @@ class Readings:
     by_type: Mapping[str, Interval] = field(default_factory=dict)
     comparison: Comparison | None = None
     is_oracle: bool = False
+    view: Callable[[str], Interval | None] = lambda key: None
 
 
 @dataclass(frozen=True)

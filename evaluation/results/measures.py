@@ -1,7 +1,6 @@
-"""Measures of a comparison, each declared once.
+"""Measures of a comparison, each declared once: all tables, plots and checks of results iterate over them.
 
-Tables, plots, the page and the check of result files iterate over :data:`MEASURES`: a new measure is one entry there,
-and the code that computes its number and writes it into the result file under its key.
+A new measure is an entry in :data:`MEASURES`, and the code that writes its number into the result file under its key.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ from functools import partial
 from typing import Literal
 
 from .formats import byte_count, factor, flops, number, p_value, percent, share_percent, whole_percent
-from .measure import ANSWERS, COSTS, TYPES, Measure
+from .measure import ANSWERS, GROUPS, TYPES, Measure
 from .measures_in_llm import IN_LLM_MEASURES
+from .measures_of_answers import ANSWER_MEASURES
+from .measures_of_totals import TOTAL_MEASURES
 from .readings import (
     baseline_difference,
     corrected_p,
@@ -264,6 +265,8 @@ MEASURES = (
         column=8,
     ),
     *IN_LLM_MEASURES,
+    *TOTAL_MEASURES,
+    *ANSWER_MEASURES,
 )
 
 
@@ -291,8 +294,7 @@ def page_measures(types: Iterable[str]) -> Sequence[Measure]:
     """Return the measures that the page may show, in the order of its menu.
 
     Args:
-        types: Question types of the headline.
+        types: question types of the headline.
     """
-    groups = (ANSWERS, TYPES, COSTS)
-    some = [one for one in (*MEASURES, *map(type_measure, types)) if one.group in groups]
-    return sorted(some, key=lambda one: groups.index(str(one.group)))
+    some = [one for one in (*MEASURES, *map(type_measure, types)) if one.group in GROUPS]
+    return sorted(some, key=lambda one: GROUPS.index(str(one.group)))

@@ -47,6 +47,10 @@ FOLDER = "cells"
 
 ANSWER_COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "tokens", "recall", "purity")
 
+# Columns that older results lack: middle of the evidence in the video, part of the frame, and whether the answer is
+# right when the video was compressed for another question (None for methods that do not read it).
+FURTHER_COLUMNS = ("when", "where", "again")
+
 ANSWER_MEASURES = ("loss", "overlap")
 
 LEFT_OUT_FIELDS = ("tokens", "smallest", "reason")  # of a cell that was left out, see .left_out
@@ -88,6 +92,8 @@ def write_result(out: Path, settings: Settings, outcome: Outcome) -> Result:
         outcome: what was measured.
     """
     columns = {name: [answer[name] for answer in outcome.answers] for name in ANSWER_COLUMNS}
+    further = {name: [answer.get(name) for answer in outcome.answers] for name in FURTHER_COLUMNS}
+    columns |= {name: values for name, values in further.items() if any(value is not None for value in values)}
     everything, headline = _count(columns), _count(columns, settings.exclude)
     interval = macro_interval(headline)
     result = {

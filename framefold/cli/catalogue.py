@@ -9,7 +9,7 @@ from typing import Any
 
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import ConfigError
-from framefold.evaluation.report.committed import CommittedResults, collect_accuracies, collect_times, read_committed
+from framefold.evaluation.committed.committed import CommittedResults, collect_accuracies, collect_times, read_committed
 from framefold.evaluation.report.markdown import format_table
 from framefold.evaluation.results.formats import number, percent
 from framefold.evaluation.results.settings import FULL

@@ -14,7 +14,7 @@ from framefold.adapters import Compressor, list_compressors
 from framefold.adapters.core.registry import _CLASSES
 from framefold.cli.catalogue import ACCURACIES, BEGIN, END, PAGE, TIMES, catalogue, tables
 from framefold.evaluation.bench.compressors import bench_compress
-from framefold.evaluation.report.committed import CommittedResults, read_committed
+from framefold.evaluation.committed.committed import CommittedResults, read_committed
 from tests.support.pages.simple_results import SETTINGS, simple_answers, write_simple_result
 from tests.support.paths import ROOT
 

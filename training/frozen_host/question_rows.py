@@ -190,6 +190,17 @@ def prefill(model: PreTrainedModel, prefix: dict[str, Any], rows: QuestionRows) 
         raise PromptError("the prefix needs an attention_mask, all ones if nothing is padded")
     cache = model(**prefix, use_cache=True, logits_to_keep=1).past_key_values
     select_cache_rows(cache, rows.video)
+    return question_inputs(prefix, rows, cache)
+
+
+def question_inputs(prefix: dict[str, Any], rows: QuestionRows, cache: Any) -> dict[str, Any]:
+    """Return the keyword arguments for a forward over question rows after their prefixes.
+
+    Args:
+        prefix: keyword arguments of the forward over B prefixes.
+        rows: R questions about them.
+        cache: keys and values of R prefixes, in the order of the rows.
+    """
     mask = torch.cat([prefix["attention_mask"][rows.video], rows.attention_mask], dim=1)
     return {
         "input_ids": rows.input_ids,

@@ -16,13 +16,12 @@ from typing import Any
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.statistics import Interval
+from framefold.evaluation.report.references import reference_readings
+from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.result_files import read_results
 from framefold.evaluation.results.settings import FULL, LOCATIONS, SHARED
 from framefold.files import replace_file
 from framefold.messages import short
-
-from .references import reference_readings
-from .table import ResultTable
 
 DIGITS = 5  # of accuracies and times
 

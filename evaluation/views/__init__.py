@@ -1,0 +1,1 @@
+"""Views of results: some of the answers of a method, and the budgets of methods at equal FLOPs."""
