@@ -19,6 +19,7 @@ from torch import Tensor
 from framefold.adapters.core.gradients import zero_times_parameters
 from framefold.adapters.core.registry import foreign_classes
 from framefold.adapters.hosts.hooks.init_from_host import init_from_host
+from framefold.adapters.hosts.hooks.key_bias import check_takes_bias
 from framefold.adapters.hosts.hooks.layer_hooks import install_layer_hooks
 from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
@@ -142,6 +143,8 @@ class CompressorModule(pl.LightningModule):
         self.model = self.host.model
         self.teacher.check_layers(len(self.host.family.decoder_layers(self.model)))
         self.host.family.create_parameters(self.compressor, self.model)
+        if self.compressor.biases_keys:
+            check_takes_bias(self.host.family.language_model(self.model).config)
         install_layer_hooks(self.model, self.compressor.in_llm)  # not only for each forward: layers may be recomputed
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)

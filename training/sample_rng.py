@@ -31,6 +31,7 @@ class SampleRng:
         self.compressor = compressor
         self.query_aware, self.needs_attention = compressor.query_aware, compressor.needs_attention
         self.needs_query, self.in_llm = compressor.needs_query, compressor.in_llm
+        self.biases_keys = compressor.biases_keys
         calls = [[(s.key, q) for q in range(len(s.questions))] if self.query_aware else [(s.key,)] for s in samples]
         self.calls, self.key = iter([call for sample in calls for call in sample]), key
 

@@ -91,6 +91,7 @@ class Chain(Compressor):
         self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
         self.needs_attention = any(stage.needs_attention for stage in self._stages)
         self.counterpart, _ = self.counterpart_of(checked)
+        self.biases_keys = self._last.biases_keys
         self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule
         if any(stage.in_llm is not None for stage in self._stages[:-1]):
             raise ConfigError(f"{self.name}: only the last stage may act inside the language model")
@@ -101,11 +102,11 @@ class Chain(Compressor):
 
     def entering(self, k: int, n: int, per_frame: int = 1) -> int:
         encodes = [cls.encodes for cls in self.stage_classes[:-1]]
-        return k if self.in_llm is None else self._last.entering(k, tokens_before_last(k, n, per_frame, encodes))
+        return self._last.entering(k, tokens_before_last(k, n, per_frame, encodes))
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
-        if self.in_llm is not None:
-            k = budget_tokens(self.budget, len(video))
+        if self.budget != AUTO:
+            k = budget_tokens(self.budget, len(video))  # without what the last stage adds to it
         last_input, outputs = self._run_leading_stages(video, k, query)
         last, dense = self._last, last_input.video
         last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else stage_budget(last, k, dense)
@@ -119,7 +120,7 @@ class Chain(Compressor):
             assign=compose_assignments(last_input.assign, tokens.assign),
         )
         losses = {f"{output.label}/{name}": loss for output in outputs for name, loss in output.out.losses.items()}
-        return Compressed(out, losses, original_scores(outputs), outputs[-1].out.handover)
+        return Compressed(out, losses, original_scores(outputs), outputs[-1].out.handover, outputs[-1].out.key_bias)
 
     def limit(self, n: int) -> int:
         return self._last.limit(n)

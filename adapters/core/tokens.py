@@ -140,6 +140,9 @@ class Compressed:
         losses: named scalar losses of the compressor, already weighted.
         scores: (N,) logits of the relevance of each original token to the question, with gradients; the target of
             distillation. None if the compressor does not score tokens.
+        key_bias: (K,) added to the logits of the attention to each token in all layers of the language model, with
+            gradients, such as the logarithm of a soft mask in training; None for none. See ``biases_keys`` of a
+            compressor.
         handover: what ``in_llm.begin`` of the compressor gets about this video, or None.
     """
 
@@ -147,6 +150,7 @@ class Compressed:
     losses: dict[str, Tensor] = field(default_factory=dict)
     scores: Tensor | None = None
     handover: Any = None
+    key_bias: Tensor | None = None
 
 
 def _times(times: Tensor | None, t: int, device: torch.device) -> Tensor:

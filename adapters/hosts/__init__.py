@@ -12,6 +12,7 @@ import pkgutil
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, list_families, register_family
 from framefold.adapters.hosts.hooks.attach import Handle, attach, detach
+from framefold.adapters.hosts.hooks.key_bias import biased_keys
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.placeholders import expand_placeholders
 from framefold.adapters.hosts.prompt.prepare import Prepared, prepare
@@ -26,6 +27,7 @@ __all__ = [
     "Handle",
     "Prepared",
     "attach",
+    "biased_keys",
     "detach",
     "encode",
     "expand_placeholders",

@@ -174,6 +174,7 @@ def test_a_fresh_compressor_gets_gradients_other_than_zero(name: str) -> None:
     if compressor.in_llm is not None and compressor.in_llm.adds(4):
         return  # its gradients come from inside the language model: test_gradients
     result = compressor(wrap(features((6, 3, 4))), question(compressor))
-    trained = [result.tokens.features, result.scores]  # scores are trained by losses of their own
+    # Scores are trained by losses of their own, and a bias through the attention of the host.
+    trained = [result.tokens.features, result.scores, result.key_bias]
     sum((out * noise(*out.shape, seed=77)).sum() for out in trained if out is not None).backward()
     assert any(p.grad is not None and bool((p.grad != 0).any()) for p in compressor.parameters())

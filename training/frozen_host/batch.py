@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.hooks.key_bias import biased_keys
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared, prepare
 from framefold.data.question import Question
@@ -115,7 +116,7 @@ def answer_questions(host: Host, compressor: Any, batch: EncodedBatch) -> BatchA
     if getattr(compressor, "query_aware", False):
         batch = batch.one_video_per_question()
     stage = getattr(compressor, "in_llm", None)
-    with in_llm(host.model, compressor):
+    with in_llm(host.model, compressor), biased_keys(host.model, compressor):
         prepared = compress_batch(host, compressor, batch)
         if stage is not None and stage.reads:
             logits = complete_logits(host, prepared, batch.rows)

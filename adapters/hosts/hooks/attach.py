@@ -18,6 +18,7 @@ from framefold.errors import AttachError, InputError
 from .base_model_check import check_base_model
 from .forward import compress_inputs, forward_hook, forward_pre_hook
 from .generate import CompressedGenerate
+from .key_bias import check_takes_bias, install_key_bias, remove_key_bias
 from .layer_hooks import check_layers, install_layer_hooks, remove_layer_hooks
 from .peft_guard import install_peft_guard, refuse_dropped_compressor
 from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment, Outputs
@@ -98,6 +99,8 @@ def attach(
 
     if compressor.in_llm is not None:
         check_layers(model, compressor.in_llm)
+    if compressor.biases_keys and model.training:
+        check_takes_bias(family.language_model(model).config)
     if not allow_other_host:
         check_base_model(model, compressor.base_model, compressor.name)
     refuse_dropped_compressor(model, COMPRESSOR_NAME)
@@ -118,6 +121,7 @@ def attach(
     attachment.hooks.append(model.register_forward_pre_hook(forward_pre_hook, with_kwargs=True))
     attachment.hooks.append(model.register_forward_hook(forward_hook, with_kwargs=True))
     install_layer_hooks(model, compressor.in_llm)
+    install_key_bias(model, compressor)
     attachment.hooks += install_peft_guard(model, COMPRESSOR_NAME, positions, outputs)
     setattr(model, ATTACHMENT_NAME, attachment)
     warn_untrained(compressor)
@@ -138,6 +142,7 @@ def detach(model: PreTrainedModel) -> None:
     for hook in attachment.hooks:
         hook.remove()
     remove_layer_hooks(model)
+    remove_key_bias(model)
     host: Any = model
     del host.generate
     if attachment.instance_generate is not None:

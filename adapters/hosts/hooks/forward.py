@@ -20,10 +20,10 @@ from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, CompactedPro
 from framefold.adapters.hosts.prompt.zero3 import keep_gathered
 from framefold.errors import InputError
 
-from .adapter_names import by_adapter_names
 from .generate import FRAMEFOLD_ARGUMENTS, holds_compressed_prompt
 from .losses import expose_losses, record_losses
 from .outputs import read_outputs, write_outputs
+from .peft_guard import by_adapter_names
 from .state import ATTACHMENT_NAME, COMPRESSOR_NAME, Attachment
 
 CALL_NAME = "framefold_call"

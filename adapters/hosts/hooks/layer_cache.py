@@ -25,7 +25,8 @@ from framefold.errors import InputError
 
 from .layer_layout import ColumnLayout
 
-CACHED_NAME = "framefold_layers"  # attribute of the cache
+CACHED_NAME = "framefold_layers"  # attributes of the cache
+KEY_BIAS = "framefold_key_bias"
 
 
 @dataclass(eq=False)
@@ -114,9 +115,12 @@ def note_columns(cache: Any, prompt: int, start: int, layout: ColumnLayout) -> N
 def select_cache_rows(cache: Any, rows: Tensor) -> None:
     """Select rows of a cache, some of them several times, for continuations of their prompts.
 
-    Use it instead of ``cache.batch_select_indices``, which does not know the padding inside the language model.
+    Use it instead of ``cache.batch_select_indices``, which knows neither the padding inside the language model nor a
+    bias on visual tokens.
     """
     cache.batch_select_indices(rows)
+    if (bias := getattr(cache, KEY_BIAS, None)) is not None:
+        setattr(cache, KEY_BIAS, bias[rows.to(bias.device)])
     layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
     for columns in layers.starts.values() if layers is not None else ():
         columns.select_rows(rows)

@@ -144,7 +144,7 @@ def _added_tokens(
         has_tokens = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
         columns = _text_columns(prompt, mask) & (lengths > 0).to(mask.device)[:, None]
         order = columns.long().argsort(dim=-1, descending=True, stable=True)[:, : int(columns.sum(-1).max())]
-        _check_checkpointing(text, tokens)
+        check_checkpointing(text, tokens)
         added.append(AddedTokens(stage, tokens, has_tokens, order, columns.gather(1, order)))
     return tuple(added)
 
@@ -158,7 +158,7 @@ def _text_columns(prompt: CompactedPrompt, mask: Tensor) -> Tensor:
     return mask & ~visual
 
 
-def _check_checkpointing(text: Any, tokens: Tensor) -> None:
+def check_checkpointing(text: Any, tokens: Tensor) -> None:
     """Refuse reentrant checkpointing if gradients must leave the layers by another way than their inputs."""
     layer = text.layers[0]
     recomputed = text.training and getattr(layer, "gradient_checkpointing", False)
@@ -166,8 +166,9 @@ def _check_checkpointing(text: Any, tokens: Tensor) -> None:
         return
     if getattr(layer._gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):
         raise InputError(
-            "tokens outside of the context need gradients, which reentrant checkpointing cannot return from several"
-            " layers: call gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
+            "tokens outside of the context, or a bias on visual tokens, need gradients, which reentrant checkpointing"
+            " cannot return from several layers: call"
+            " gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})"
         )
 
 

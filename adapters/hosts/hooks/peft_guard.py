@@ -1,4 +1,4 @@
-"""Keep PEFT from silently loading an adapter without the compressor that it was trained with.
+"""PEFT: an adapter is not loaded without its compressor, and ``adapter_names=`` selects the compressor of each prompt.
 
 PEFT saves a compressor that is named in ``modules_to_save``, but does not complain when it loads such a folder into a
 host without one. Therefore the ``adapter_config.json`` that PEFT writes for an attached host gets its own
@@ -9,6 +9,7 @@ loaded as long as a host with this compressor exists.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import warnings
@@ -20,7 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from framefold.adapters.pretrained.folder import compressor_fields
-from framefold.errors import AdapterFileError, AttachError, ConfigError
+from framefold.errors import AdapterFileError, AttachError, ConfigError, InputError
 from framefold.files import replace_file
 
 PEFT_TYPE = (
@@ -243,3 +244,43 @@ def _mismatch(saved: dict[str, Any]) -> str:
 def _title(fields: dict[str, Any]) -> str:
     params = ", ".join(f"{key}={value!r}" for key, value in (fields.get("params") or {}).items())
     return f"{fields.get('compressor')}({params}) with positions={fields.get('positions')!r}"
+
+
+class RowCompressors:
+    """The copies of a compressor that PEFT trained with several adapters, one for each row of a batch.
+
+    PEFT splits the input of a module in ``modules_to_save`` by row, which is a batch for the layers that it knows. The
+    input of a compressor is one video.
+
+    Args:
+        wrapper: PEFT's wrapper of the compressor.
+        names: name of the adapter of each row, or of each beam of each row; "__base__" for none.
+    """
+
+    def __init__(self, wrapper: Any, names: list[str]) -> None:
+        self.wrapper, self.names = wrapper, names
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.wrapper.original_module, name)
+
+    def of_row(self, row: int, rows: int) -> Any:
+        """Return the compressor of a row of a batch.
+
+        Raises:
+            InputError: there is not one name per row.
+        """
+        beams, rest = divmod(len(self.names), rows)
+        if rest or not beams:
+            raise InputError(f"adapter_names must have one name for each of the {rows} prompts, got {len(self.names)}")
+        copies = {} if self.wrapper.disable_adapters else dict(self.wrapper.modules_to_save.items())
+        return copies.get(self.names[row * beams], self.wrapper.original_module)
+
+
+def by_adapter_names(compressor: Any) -> Any:
+    """Return the compressors of the rows during a call with ``adapter_names``, and otherwise the compressor itself."""
+    if not hasattr(compressor, "modules_to_save"):
+        return compressor
+    for hook in reversed(compressor._forward_pre_hooks.values()):  # PEFT passes the names by such hooks
+        if isinstance(hook, functools.partial) and (names := hook.keywords.get("adapter_names")) is not None:
+            return RowCompressors(compressor, list(names))
+    return compressor

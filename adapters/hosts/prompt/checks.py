@@ -119,7 +119,7 @@ def check_tokens(out: Any, video: VideoTokens) -> Compressed:
 
     Raises:
         ContractError: the result is no Compressed, has no tokens, NaN, another width or dtype, unsorted anchors, or
-            anchors outside the grid.
+            anchors outside the grid; or its key_bias is not one finite number per token.
     """
     if not isinstance(out, Compressed) or not isinstance(out.tokens, VideoTokens):
         raise ContractError(f"the compressor must return Compressed, got {type(out).__name__}")
@@ -137,6 +137,9 @@ def check_tokens(out: Any, video: VideoTokens) -> Compressed:
         raise ContractError("the compressor returned anchors that are not strictly ascending")
     if int(index[0]) < 0 or int(index[-1]) >= len(video):
         raise ContractError(f"the compressor returned anchors outside the grid of {len(video)} tokens")
+    bias = out.key_bias
+    if bias is not None and (bias.shape != index.shape or not bool(torch.isfinite(bias.detach()).all())):
+        raise ContractError("the compressor returned a key_bias that is not one finite number per token")
     if not bool(torch.isfinite(torch.stack(torch.aminmax(features.detach()))).all()):
         raise ContractError("the compressor returned NaN or infinite features")
     return out

@@ -21,6 +21,7 @@ from framefold.errors import InputError
 from .compaction import Compaction
 
 IN_LLM_HOOKS = "_framefold_in_llm"  # attribute of a host whose layers call stages in the language model
+KEY_BIAS_HOOKS = "_framefold_key_bias"  # attribute of a host whose attention takes a bias on visual tokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,7 @@ class VideoPlace:
         columns: (N,) int64 columns, ascending.
         tokens: the tokens, with features of no rows, so that nothing here holds memory.
         plan: what happens inside the language model; None if nothing does.
+        key_bias: (N,) bias of the attention to each token, with gradients; None for none.
         left: after a forward, the tokens that are left, by the first layer that has only these; like ``tokens``.
     """
 
@@ -58,6 +60,7 @@ class VideoPlace:
     columns: Tensor
     tokens: VideoTokens
     plan: InLLMPlan | None = None
+    key_bias: Tensor | None = None
     left: dict[int, VideoTokens] = field(default_factory=dict)
 
     @property
@@ -104,7 +107,7 @@ def place_videos(
             placeholders = clip.kept_placeholders(out.tokens)[: len(out.tokens)].to(where.device)  # extra ones are last
             columns = new[row, where[start + placeholders, 1]]
             tokens = replace(out.tokens, features=out.tokens.features.new_empty(0, out.tokens.width))
-            places.append(VideoPlace(row, columns, tokens, plan))
+            places.append(VideoPlace(row, columns, tokens, plan, out.key_bias))
         start += len(clip)
     return tuple(places)
 
@@ -130,3 +133,24 @@ def plan_in_llm(model: PreTrainedModel, family: Family, compressor: Any, out: Co
     layers, tokens = len(family.decoder_layers(model)), out.tokens
     counts = compressor.counts_in_llm(len(tokens.assign), tokens.per_frame, layers, len(tokens))
     return InLLMPlan(in_llm, counts, compressor.exact_budget and in_llm.binding, out.handover, layers)
+
+
+def check_key_bias(
+    model: PreTrainedModel, outputs: Sequence[Compressed | None], plans: Sequence[InLLMPlan | None], generation: bool
+) -> None:
+    """Check that a bias on visual tokens reaches the attention of the host.
+
+    Raises:
+        InputError: it would be lost; the message says what to do.
+    """
+    if all(out is None or out.key_bias is None for out in outputs):
+        return
+    if generation:
+        raise InputError("a compressor in training mode biases the attention to its tokens: call model.eval() first")
+    if any(plans):
+        raise InputError("a bias on visual tokens cannot be combined with a reduction inside the language model")
+    if not hasattr(model, KEY_BIAS_HOOKS):
+        raise InputError(
+            "the compressor biases the attention to its tokens, which the language model would not see: attach it, put"
+            " it into eval mode, or run the host inside `with framefold.adapters.hosts.biased_keys(model, compressor)`"
+        )

@@ -27,7 +27,7 @@ from .columns import Positions, choose_columns, move_columns, prompt_mask, short
 from .compaction import Compaction, compact
 from .embeddings import with_ids
 from .frame_clips import name_clips
-from .places import VideoPlace, place_videos, plan_in_llm
+from .places import VideoPlace, check_key_bias, place_videos, plan_in_llm
 from .question import Query, embed_queries
 from .vision import encode, encode_images
 
@@ -146,6 +146,7 @@ def prepare(
         None if out is None else plan_in_llm(model, family, own, out)
         for own, out in zip(compressors, outputs, strict=True)
     ]
+    check_key_bias(model, outputs, plans, generation)
     keep, streams = choose_columns(ids, where, clips, tokens)
     check_labels(labels_of(inputs), keep)
     if generation and positions == "preserve":

@@ -1,0 +1,126 @@
+"""VisionSelector: a linear scorer, trained through a differentiable top-k (arXiv 2510.16598)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framefold.adapters.base.trained_selector import TrainedSelector, deviation
+from framefold.adapters.core.budget import Budget, budget_tokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.layers.soft_threshold import soft_threshold
+from framefold.adapters.ops.selection import exact_topk
+from framefold.errors import ConfigError
+
+MOST_ENTERING = 1000  # times the budget
+
+
+class VisionSelector(TrainedSelector):
+    """Keeps the tokens whose product with a learned function of the mean token is highest.
+
+    The learned score of a token x is <query(x), key(mean)> / sqrt(inner), linear in x. It is added to the scores of
+    ``start``, to which a fresh selector is equal bit by bit.
+
+    During training, ``entering_factor`` times as many tokens enter the language model. Each has a weight m between 0
+    and 1, the sigmoid of its score minus the threshold at which the weights of all tokens have the sum k, in units of
+    ``tau``. The logarithm of m is added to the logits of the attention to the token in every layer
+    (``Compressed.key_bias``), so that m = 0 is a dropped token, and the answer loss says what to keep. Multiplied by
+    the token itself, as in the release, m would be cancelled by the norms of the host. The loss "bce" moves m towards 0
+    and 1.
+
+    Args:
+        budget: retention ratio or tokens per video.
+        start: registered name of the training-free selector to start from.
+        inner: width of the scorer.
+        tau: temperature of the weights, in standard deviations of the scores of ``start``.
+        entering_factor: how many times the budget enters the language model during training.
+        bce: weight of the loss "bce"; without it (0), nothing is returned.
+        dim: token width D; None: that of the first video.
+
+    Raises:
+        UnknownCompressorError, ConfigError: a parameter is out of range, or ``start`` gives tokens no scores.
+        InputError: the width of the video is not that of the weights.
+    """
+
+    name = "vision_selector"
+    paper = "VisionSelector, arXiv 2510.16598"
+    keeps = "tokens that a learned linear score ranks highest"
+    cost = "two passes over all tokens, and a sort"
+    licence = "none"
+    deviations = (
+        "starts at a training-free score; weights of the attention to tokens instead of weighted tokens in training;"
+        " exact budgets, which the release rounds down"
+    )
+    biases_keys = True
+
+    def __init__(
+        self,
+        budget: Budget = 0.25,
+        *,
+        start: str = "mean_similarity",
+        inner: int = 64,
+        tau: float = 0.5,
+        entering_factor: float = 4.0,
+        bce: float = 0.1,
+        dim: int | None = None,
+    ) -> None:
+        super().__init__(budget, start, inner, dim)
+        if not 0 < tau < math.inf or not 1 <= entering_factor <= MOST_ENTERING or not 0 <= bce < math.inf:
+            raise ConfigError(
+                f"vision_selector: tau must be positive, entering_factor 1 to {MOST_ENTERING} and bce not negative, got"
+                f" {tau}, {entering_factor} and {bce}"
+            )
+        self.tau, self.entering_factor, self.bce = tau, entering_factor, bce
+        self.query: nn.Linear | None = None
+        if dim is not None:
+            self.materialize(dim, (1, 1))
+
+    def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
+        self.check_width(width)
+        if self.query is not None:
+            return
+        self.query = nn.Linear(width, self.inner, bias=False)  # a bias would add the same to the scores of all tokens
+        self.key = nn.Linear(width, self.inner)
+        for parameter in self.key.parameters():
+            nn.init.zeros_(parameter)
+        self.to(device)
+
+    def entering(self, k: int, n: int, per_frame: int = 1) -> int:
+        return min(n, round(self.entering_factor * k)) if self.training else k
+
+    def learned(self, video: VideoTokens, query: Tensor | None) -> Tensor:
+        assert self.query is not None  # created by forward()
+        x = video.features.to(torch.promote_types(self.query.weight.dtype, torch.float32))
+        scale = x.square().mean().sqrt().clamp(min=torch.finfo(x.dtype).tiny)
+        x = x / scale
+        weight, bias = self.key.weight.to(x.dtype), self.key.bias.to(x.dtype)
+        mean_key = (weight * x.mean(0)).sum(-1) + bias  # no matrix products, which autocast computes in bf16
+        direction = (self.query.weight.to(x.dtype) * mean_key[:, None]).sum(0)
+        return (x * direction).sum(-1) / self.inner**0.5
+
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
+        scores = self.score(video, query)
+        rows = exact_topk(scores.detach(), k)
+        tokens = self.keep(video, rows)
+        if not self.training:
+            return Compressed(tokens)
+        margin = self.margins(scores, budget_tokens(self.budget, len(video)), video)
+        losses = {} if not self.bce else {"bce": self.bce * self._hardness(scores, margin)}
+        return Compressed(tokens, losses, key_bias=F.logsigmoid(margin)[rows].float())
+
+    def margins(self, scores: Tensor, k: int, video: VideoTokens) -> Tensor:
+        """Return the (N,) scores minus the threshold, in units of tau; the sum of their sigmoids is k."""
+        if k >= len(scores):
+            return 0.0 * scores + torch.finfo(torch.float32).max ** 0.5  # all weights are 1
+        unit = deviation(self._first.score(video, None))
+        values = (scores - scores.detach().mean()) / (unit * self.tau)
+        return values - soft_threshold(values, values.new_tensor(float(k)), 1.0)
+
+    def _hardness(self, scores: Tensor, margin: Tensor) -> Tensor:
+        """Return the cross-entropy of the weights against the highest scores, of which there are as many."""
+        count = round(float(torch.sigmoid(margin.detach()).sum()))
+        hard = torch.zeros_like(margin).index_fill(0, exact_topk(scores.detach(), count), 1.0)
+        return F.binary_cross_entropy_with_logits(margin, hard).float()
