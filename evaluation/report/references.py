@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from framefold.evaluation.metrics.statistics import Answers, macro_interval, type_intervals
 from framefold.evaluation.metrics.text_reader import text_only_guesses
@@ -65,6 +66,7 @@ def _number(result: Result, key: str, method: str) -> float | None:
     return None if number is None else float(number)
 
 
+@lru_cache(maxsize=1)  # tables and plots of one report ask for it many times
 def text_only_answers(table: ResultTable) -> Answers:
     """Return the answers of the reader of the text alone to the questions of the headline."""
     columns, exclude = table.sample["answers"], table.sample["settings"]["exclude"]

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
+from inspect import signature
 
 import pytest
 import yaml
 
 from framefold.adapters import build
 from framefold.configs import config_names, find_config
+from framefold.data.synthetic.difficulty import resolve_difficulty
+from framefold.evaluation.ablation.ablate import ablate
+from framefold.evaluation.ablation.row_methods import methods_of
 from framefold.training.fit.lightning_cli import VERBS, FitCLI
 from framefold.training.fit.signals import Interruption
 
@@ -122,3 +126,11 @@ def test_a_configuration_with_a_wrong_key_is_refused(monkeypatch: pytest.MonkeyP
     with warnings.catch_warnings(), pytest.raises(SystemExit, match="budgte"):
         warnings.simplefilter("ignore")
         parse(monkeypatch, "fit", str(tmp_path / "mine.yaml"))
+
+
+def test_options_of_the_packaged_ablations_are_those_of_the_command() -> None:
+    for name in (one for one in config_names() if one.startswith("ablation/")):
+        options = yaml.safe_load(find_config(name).read_text())
+        signature(ablate).bind("out", **options)
+        methods_of(options.get("compressors"), [], options.get("params", {}), True, True, [])
+        assert resolve_difficulty(options["difficulty"]), name

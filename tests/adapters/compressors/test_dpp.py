@@ -48,6 +48,12 @@ def test_copies_come_after_everything_else_and_in_their_order() -> None:
         )
 
 
+def test_copies_are_chosen_in_their_order_at_every_width() -> None:
+    for count, width in ((53, 16), (99, 37), (50, 128)):  # products of equal rows differ in their last digits
+        unit = torch.nn.functional.normalize(noise(1, width, seed=width), dim=-1).expand(count, width).contiguous()
+        assert dpp.determinant_picks(unit, torch.ones(count), 30, 1e-3).tolist() == list(range(30))
+
+
 def test_tokens_of_quality_zero_come_last() -> None:
     x = noise(4, 2, 2, 8, seed=3)
     x[1] = 0
