@@ -118,7 +118,12 @@ def select_cache_rows(cache: Any, rows: Tensor) -> None:
     Use it instead of ``cache.batch_select_indices``, which knows neither the padding inside the language model nor a
     bias on visual tokens.
     """
-    cache.batch_select_indices(rows)
+    if all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers):
+        for layer in cache.layers:  # equal to the method, in a quarter of the time on a CPU
+            at = rows.to(layer.keys.device)
+            layer.keys, layer.values = layer.keys.index_select(0, at), layer.values.index_select(0, at)
+    else:
+        cache.batch_select_indices(rows)
     if (bias := getattr(cache, KEY_BIAS, None)) is not None:
         setattr(cache, KEY_BIAS, bias[rows.to(bias.device)])
     layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)
