@@ -103,7 +103,8 @@ class TrajTok(VQ):
         hard = base.features.to(wide)
         sizes, counts = self.segments(video, k)
         parts = zip(video.features.split(sizes), hard.split(counts), strict=True)
-        soft = torch.cat([self.soft_means(x.to(wide), means) for x, means in parts])
+        with torch.autocast(hard.device.type, enabled=False):  # bf16 means would differ from those of vq by rounding
+            soft = torch.cat([self.soft_means(x.to(wide), means) for x, means in parts])
         return replace(base, features=base.features + (self.blend * (soft - hard)).to(base.features.dtype))
 
     def soft_means(self, x: Tensor, means: Tensor) -> Tensor:

@@ -131,6 +131,9 @@ class Method:
         """Yield the settings of its results: one, with all tokens, if the method has no exact budget."""
         cls = compressor_class(self.compressor)
         code = source_digest(cls)
+        counterpart, _ = cls.counterpart_of(self.params) if cls.trainable else (None, {})
+        if counterpart is not None:  # which may be built by its name
+            code = text_digest(code + source_digest(compressor_class(counterpart)))
         if self.equal_flops:
             code = text_digest(code + code_digest(equal_flops.__name__))
         common = replace(base, compressor=self.name, params=self.all_params, adapter=self.weights, code=code)

@@ -64,6 +64,8 @@ def test_tokens_are_means_by_membership() -> None:
         expected = base.features + compressor.blend * (soft - base.features)
         out = compressor(clip).tokens
         torch.testing.assert_close(out.features, expected, atol=1e-5, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(compressor(clip).tokens.features, out.features)
         assert torch.equal(out.assign, base.assign) and int(out.size.sum()) == len(clip)
 
 

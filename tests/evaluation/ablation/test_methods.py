@@ -90,6 +90,19 @@ def test_digest_of_a_method_covers_the_source_that_it_uses(monkeypatch: pytest.M
     assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
 
 
+def test_results_of_a_trained_method_depend_on_the_source_of_its_counterpart(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(provenance, "file_digest", lambda file: read.append(file.name) or file.name)
+    found = {}
+    for counterpart in ("medoids", "uniform"):
+        read.clear()
+        method = Method("resampler", {"counterpart": counterpart})
+        (found[counterpart],) = {one.code for one in method.result_settings([0.1], [0], BASE)}
+        assert f"{counterpart}.py" in read and "resampler.py" in read
+    assert found["medoids"] != found["uniform"]
+
+
 def test_a_method_needs_attention_if_its_parameters_need_it() -> None:
     assert Method("aot", {}).needs_attention
+    assert [Method("resampler", {"counterpart": name}).needs_attention for name in ("pool", "aot")] == [False, True]
     assert [Method("kffocus", {"fill": fill}).needs_attention for fill in ("pool", "aot")] == [False, True]
