@@ -72,4 +72,5 @@ def _is_text(hint: Any) -> bool:
 
 
 def _is_list(hint: Any) -> bool:
-    return get_origin(hint) is list or any(_is_list(arg) for arg in get_args(hint))
+    origin = get_origin(hint)  # the lists in a mapping are no list of values
+    return origin is list or origin is not dict and any(_is_list(arg) for arg in get_args(hint))

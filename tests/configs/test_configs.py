@@ -115,6 +115,18 @@ def test_offloading_and_timeouts_can_be_set_on_the_command_line(monkeypatch: pyt
     assert config["trainer"]["strategy"]["init_args"]["timeout"].total_seconds() == 300
 
 
+def test_weights_of_losses_and_the_teacher_can_be_set_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    for given, expected in (('{"kl": 1.0}', {"kl": 1.0}), ("{answer: 0.0, rank: [0.0, 2]}", {"rank": [0.0, 2.0]})):
+        losses = parse(monkeypatch, "fit", options=("--model.losses", given))["model"]["losses"]
+        assert {name: losses[name] for name in expected} == expected
+    options = ("--model.teacher.layers", "[1, 2]", "--model.teacher.heads", "max")
+    for names in ((), ("compressor/flex_select",)):
+        teacher = parse(monkeypatch, "fit", *names, options=options)["model"]["teacher"]
+        assert (teacher["layers"], teacher["heads"]) == ([1, 2], "max")
+    assert parse(monkeypatch, "fit")["model"]["teacher"] is None
+    assert parse(monkeypatch, "fit", "compressor/vision_selector")["model"]["losses"] == {"bce": [0.02, 0.2]}
+
+
 def test_compressors_of_configurations_can_be_built() -> None:
     for name in PARTS["compressor"]:
         model = yaml.safe_load(find_config(name).read_text())["model"]
