@@ -104,6 +104,7 @@ FUNCTIONS = {
     ),
     "list": ("cli.names:print_list", "list compressors, hosts, configs or losses"),
     "help": ("cli.names:print_help", "describe a compressor, host family, configuration or loss"),
+    "committed": ("evaluation.committed.command:committed", "commit results as one file, and write tables from it"),
     "catalogue": (
         "cli.catalogue:catalogue",
         "write the tables of docs/compressors.md from the registry and from committed results",
@@ -131,7 +132,7 @@ EXTRA_OF = {
 
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
 DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "teacher", "ssm", "synth", "data")}
-DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue"}
+DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue", "committed"}
 
 
 def usage(everything: bool = False) -> str:

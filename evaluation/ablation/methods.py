@@ -28,6 +28,7 @@ from framefold.evaluation.results.settings import (
     EQUAL_FLOPS_SUFFIX,
     LABEL,
     LORA_SUFFIX,
+    TRAINED_AT,
     Settings,
     compressor_of,
 )
@@ -198,11 +199,13 @@ def _split_label(key: str) -> tuple[str, str]:
 
 
 def _trained_methods(adapters: list[str], params: dict[str, dict[str, Any]]) -> Iterator[Method]:
-    """Yield one method per adapter; those of one name must have equal parameters and different seeds."""
+    """Yield one method per adapter; those of one name must have equal parameters and different seeds.
+
+    Adapters of one compressor that were trained at different budgets form one method for each of their budgets.
+    """
     first: dict[str, Method] = {}
     seeds: dict[tuple[str, int], str] = {}
-    for path in adapters:
-        method = _load_method(path)
+    for path, method in zip(adapters, _labelled([_load_method(path) for path in adapters]), strict=True):
         if method.compressor in params:
             raise ConfigError(
                 f"the adapter of {method.compressor} brings its own parameters: remove {method.compressor} from params"
@@ -221,18 +224,32 @@ def _trained_methods(adapters: list[str], params: dict[str, dict[str, Any]]) -> 
         yield method
 
 
+def _labelled(methods: list[Method]) -> list[Method]:
+    """Label adapters with the budgets of their training where those of one compressor differ in them."""
+    budgets = [_training_field(Path(str(method.folder)), "train_budgets", list) or [] for method in methods]
+    texts = [", ".join(f"{budget:g}" for budget in found) for found in budgets]
+    known: dict[str, set[str]] = {}
+    for method, text in zip(methods, texts, strict=True):
+        known.setdefault(method.name, set()).add(text)
+    return [
+        replace(method, label=f"{TRAINED_AT} {text or 'unknown budgets'}") if len(known[method.name]) > 1 else method
+        for method, text in zip(methods, texts, strict=True)
+    ]
+
+
 def _load_method(source: str) -> Method:
     folder = Path(resolve_adapter(source))
     compressor = load_folder(folder)
     lora = structural_fields(read_lora(folder)) if has_lora(folder) else None
-    seed = _training_seed(folder)
+    seed = _training_field(folder, "seed", int) or 0
     return Method(compressor.name, compressor.params(), str(folder), adapter_digest(folder), seed, lora)
 
 
-def _training_seed(folder: Path) -> int:
+def _training_field(folder: Path, name: str, kind: type) -> Any:
+    """Return a field of what the adapter's config says about its training; None if it says nothing."""
     training = read_config(folder).get("training")
-    seed = training.get("seed") if isinstance(training, dict) else None
-    return seed if isinstance(seed, int) else 0
+    value = training.get(name) if isinstance(training, dict) else None
+    return value if isinstance(value, kind) else None
 
 
 def with_seed(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import page_measures
+from framefold.evaluation.results.measures_of_answers import PLACE_MEASURES
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, SYNTHETIC
 
 from .markdown_tables import acts_inside, known_measures, setting_paragraph
@@ -25,6 +26,7 @@ from .references import ALL_TOKENS, references
 from .styles import method_styles
 from .summary import CAUTION, summary_points
 from .table import ResultTable
+from .view_sections import flops_limits, own_budgets, place_label
 
 PageValue = list[Any]  # number, both ends of its interval or None, text
 
@@ -63,9 +65,17 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         "tokens_title": _tokens_title(table),
         "full": full,
         "references": others,
+        "flops": {"limits": list(flops_limits(table)), "own": _own_budgets(table)},
+        "places": [[one.key, place_label(one)] for one in PLACE_MEASURES if one.key in keys],
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
         "provenance": provenance_groups(table),
     }
+
+
+def _own_budgets(table: ResultTable) -> list[list[int | None]]:
+    """Return for each method and budget the number of its own budget with at most as many operations, or None."""
+    chosen = [own_budgets(table, method) for method in table.methods]
+    return [[table.budgets.index(one[budget]) if budget in one else None for budget in table.budgets] for one in chosen]
 
 
 def question_data(table: ResultTable, max_videos: int) -> dict[str, Any]:

@@ -29,26 +29,39 @@ from .plots import plot_accuracy, plot_cost, plot_types
 from .styles import method_styles
 from .summary import losses, summary
 from .table import ResultTable
+from .view_sections import (
+    asked_again_section,
+    equal_flops_section,
+    position_section,
+    resize_fails_section,
+    trained_at_section,
+)
 
 
-def report(results: str, baseline: str | None = None) -> Path:
-    """Write ``report.md``, its plots and ``report.html`` from a folder of results, and print the main tables.
+def report(results: str, baseline: str | None = None, out: str | None = None) -> Path | None:
+    """Write ``report.md``, its plots and ``report.html`` from results, and print the main tables.
 
     Args:
-        results: the ``--out`` folder of ``framefold ablate``.
+        results: the ``--out`` folder of ``framefold ablate``, or a file that ``framefold committed`` has written.
         baseline: method that the others are compared with; by default the strongest baseline in the results.
+        out: folder to write into; by default that of the results. The tables of a file are only printed without it.
 
     Returns:
-        Path of the report.
+        Path of the report; None if none was written.
 
     Raises:
         ResultsError: there are no results, one is damaged, they cannot be compared, or the baseline is not among them.
     """
-    out = Path(results)
-    table = ResultTable(read_results(out), baseline, read_left_out(out))
-    page = write_report(table, out)
-    print("\n\n".join([main_tables(table), f"report: {out / REPORT}\npage: {page}"]))
-    return out / REPORT
+    source = Path(results)
+    table = ResultTable(read_results(source), baseline, read_left_out(source))
+    if out is None and source.is_file():
+        print(main_tables(table))
+        return None
+    folder = Path(out or results)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = write_report(table, folder)
+    print("\n\n".join([main_tables(table), f"report: {folder / REPORT}\npage: {page}"]))
+    return folder / REPORT
 
 
 def write_report(table: ResultTable, out: Path) -> Path:
@@ -64,7 +77,8 @@ def write_report(table: ResultTable, out: Path) -> Path:
     blocks += ["## Accuracy", accuracy_table(table), left_out_list(table), *plots[:1], *([] if note else [answers])]
     differences = difference_table(table)
     blocks += ["## Differences" if differences else "", differences, comparison_section(table)]
-    blocks += [losses(table), type_section(table)]
+    blocks += [equal_flops_section(table), losses(table), type_section(table), position_section(table)]
+    blocks += [resize_fails_section(table), asked_again_section(table), trained_at_section(table)]
     blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     replace_file(out / REPORT, lambda temporary: temporary.write_text(text))

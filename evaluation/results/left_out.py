@@ -14,6 +14,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.card import budget_text
 from framefold.files import replace_file
 
+from .compact import read_compact
 from .result_files import FOLDER, LEFT_OUT_FIELDS, SCHEMA, stored_files
 from .settings import Settings
 
@@ -77,13 +78,24 @@ def is_left_out(out: Path, settings: Settings) -> bool:
 
 
 def read_left_out(out: Path) -> list[LeftOut]:
-    """Return the cells of a folder that were left out.
+    """Return the cells of a folder that were left out, or of a file that :mod:`.compact` has written.
 
     Raises:
         ResultsError: a file is damaged.
     """
-    contents = [content for _, content in stored_files(out) if "left_out" in content]
+    contents = stored_left_out(out)
     return [_parse(content["settings"], content["left_out"]) for content in contents]
+
+
+def stored_left_out(out: Path) -> list[dict[str, Any]]:
+    """Return the contents of the files of cells that were left out.
+
+    Raises:
+        ResultsError: a file is damaged.
+    """
+    if out.is_file():
+        return read_compact(out)[1]
+    return [content for _, content in stored_files(out) if "left_out" in content]
 
 
 def _parse(settings: dict[str, Any], fields: dict[str, Any]) -> LeftOut:

@@ -35,6 +35,7 @@ from framefold.errors import ResultsError
 from framefold.evaluation.metrics.statistics import Answers, macro_interval
 from framefold.files import replace_file
 
+from .compact import read_compact
 from .measures import required_costs
 from .provenance import git_state, machine, now, versions
 from .settings import EQUAL_FLOPS_SUFFIX, Settings, check_comparable
@@ -167,12 +168,12 @@ def read_result(out: Path, settings: Settings, kept_videos: int = 0) -> Result |
 
 
 def read_results(out: Path) -> list[Result]:
-    """Return all results of a folder.
+    """Return all results of a folder, or of a file that :mod:`.compact` has written.
 
     Raises:
         ResultsError: there are none, one is damaged, or they cannot be compared.
     """
-    results = stored_results(out)
+    results = read_compact(out)[0] if out.is_file() else stored_results(out)
     if not results:
         raise ResultsError(f"no results in {out / FOLDER}: run 'framefold ablate --out {out}' first")
     check_comparable([result["settings"] for result in results], out / FOLDER)

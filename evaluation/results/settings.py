@@ -20,6 +20,8 @@ LORA_SUFFIX = " (LoRA)"  # of the name of a method whose host runs with the adap
 
 EQUAL_FLOPS_SUFFIX = " (equal FLOPs)"  # of the name of a method that got the budget's FLOPs instead of its tokens
 
+TRAINED_AT = "trained at"  # beginning of the label of adapters that were trained at other budgets than others of theirs
+
 LABEL = re.compile(r"\w[\w .,=+-]*")  # in parentheses behind a compressor's name, for a row with other parameters
 
 # The first keeps the evidence of the question asked, the second that of all events.

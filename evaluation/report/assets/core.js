@@ -17,6 +17,8 @@ const SHAPES = {
 const state = {
   shown: new Set(DATA.first),
   measure: DATA.headline,
+  view: "tokens",
+  placeBudget: Math.max(0, DATA.budgets.length - 2),
   sort: { column: -1, down: true },
   cost: null,
 };

@@ -24,6 +24,7 @@ byId("about").textContent = DATA.about;
 fillVerdict();
 fillMethods();
 fillMeasures();
+fillViews();
 fillTable();
 listeners.push(fillTable);
 fillQuestions();

@@ -116,7 +116,7 @@ def test_table_shows_other_measures(page: Browser, data: dict[str, Any]) -> None
         for texts, method, points in zip(shown, data["methods"], data["points"], strict=True):
             values = [point["values"].get(key) for point in points]
             none = "baseline" if method["name"] == "st_simdiff" and key == "difference" else ""
-            assert [t.replace(" best at this budget", "") for t in texts] == [one[3] if one else none for one in values]
+            assert [t.replace(" best in this column", "") for t in texts] == [one[3] if one else none for one in values]
 
 
 def test_arrow_keys_move_between_marks(page: Browser, data: dict[str, Any]) -> None:
