@@ -77,9 +77,9 @@ def write_report(table: ResultTable, out: Path) -> Path:
     blocks += ["## Accuracy", accuracy_table(table), left_out_list(table), *plots[:1], *([] if note else [answers])]
     differences = difference_table(table)
     blocks += ["## Differences" if differences else "", differences, comparison_section(table)]
-    blocks += [equal_flops_section(table), losses(table), type_section(table), position_section(table)]
+    blocks += [equal_flops_section(table), losses(table), type_section(table), *plots[1:2], position_section(table)]
     blocks += [resize_fails_section(table), asked_again_section(table), trained_at_section(table)]
-    blocks += [*plots[1:2], evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
+    blocks += [evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"
     replace_file(out / REPORT, lambda temporary: temporary.write_text(text))
     return page

@@ -7,7 +7,7 @@ from framefold.evaluation.metrics.significance import contributions, holm, sign_
 from framefold.evaluation.metrics.statistics import paired_difference, same_questions
 from framefold.evaluation.results.formats import p_value, percent
 from framefold.evaluation.results.measures import ACCURACY, summary_measures
-from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, ORACLES
+from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, ORACLES, RESIZE
 
 from .markdown import format_table
 from .methods import class_of
@@ -37,6 +37,7 @@ def summary_points(table: ResultTable) -> list[tuple[str, str]]:
 def _sentences(table: ResultTable, budget: str) -> str:
     tokens = [method for method in table.methods if not method.endswith(EQUAL_FLOPS_SUFFIX)]
     sentences = [_best_sentence(table, budget, tokens, "is the most accurate method"), _other_kinds(table, budget)]
+    sentences += [_against_fewer_pixels(table, budget), _against_fewer_frames(table, budget)]
     if flops := _methods_with_equal_flops(table, budget):
         sentences.append(_best_sentence(table, budget, flops, "is the most accurate method at equal FLOPs"))
     return " ".join(filter(None, sentences))
@@ -79,6 +80,34 @@ def _other_kinds(table: ResultTable, budget: str) -> str:
         verdict = "It is not certain that training helped" if p >= 0.05 else "Training helped"
         verdict = "Training did not help" if p < 0.05 and gain.value < 0 else verdict
         sentences.append(f"{verdict}: `{trained}` - `{free}` is {percent(gain, sign=True)} points (p = {p_value(p)}).")
+    return " ".join(sentences)
+
+
+def _against_fewer_pixels(table: ResultTable, budget: str) -> str:
+    """Return which methods smaller frames beat with the same number of tokens, and which beat them; "" without them."""
+    answers = table.answers(RESIZE, budget)
+    others = [one for one in table.methods if class_of(one) and "frames)" not in one and table.answers(one, budget)]
+    if answers is None or not others:
+        return ""
+    p_values = dict(zip(others, holm(_p_values(table, RESIZE, others, budget)), strict=True))
+    gains = {one: table.difference(one, RESIZE, budget) for one in others}
+    sure = {one: gain.value for one, gain in gains.items() if gain is not None and p_values[one] < 0.05}
+    beats = [f"`{one}`" for one, gain in sure.items() if gain > 0]
+    beaten = [f"`{one}`" for one, gain in sure.items() if gain < 0]
+    text = f"Smaller frames (`{RESIZE}`, {ACCURACY.text(table.readings(RESIZE, budget))}) are significantly worse than "
+    return f"{text}{', '.join(beats) or 'no method'} and better than {', '.join(beaten) or 'none'}."
+
+
+def _against_fewer_frames(table: ResultTable, budget: str) -> str:
+    """Return what methods gain by all frames over fewer ones at equal tokens; "" without such rows."""
+    sentences = []
+    for method in table.methods:
+        name, _, label = method.rpartition(" (")
+        if label.endswith("x frames)") and (gain := table.difference(name, method, budget)):
+            times = label.removesuffix(" frames)")
+            sentences.append(
+                f"`{name}` of all frames instead of {times} those that fit: {percent(gain, sign=True)} points."
+            )
     return " ".join(sentences)
 
 
