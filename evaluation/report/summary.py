@@ -13,6 +13,8 @@ from .markdown import format_table
 from .methods import class_of
 from .table import ResultTable
 
+MOST_LISTED = 6  # methods that a sentence names
+
 WORST_TYPES = 3  # number of question types that the table of losses names
 
 
@@ -95,7 +97,12 @@ def _against_fewer_pixels(table: ResultTable, budget: str) -> str:
     beats = [f"`{one}`" for one, gain in sure.items() if gain > 0]
     beaten = [f"`{one}`" for one, gain in sure.items() if gain < 0]
     text = f"Smaller frames (`{RESIZE}`, {ACCURACY.text(table.readings(RESIZE, budget))}) are significantly worse than "
-    return f"{text}{', '.join(beats) or 'no method'} and better than {', '.join(beaten) or 'none'}."
+    return f"{text}{_listed(beats)} and better than {_listed(beaten)}."
+
+
+def _listed(names: list[str]) -> str:
+    """Return names as a list, or their number if they are many."""
+    return ", ".join(names) or "no method" if len(names) <= MOST_LISTED else f"{len(names)} methods"
 
 
 def _against_fewer_frames(table: ResultTable, budget: str) -> str:
@@ -105,9 +112,8 @@ def _against_fewer_frames(table: ResultTable, budget: str) -> str:
         name, _, label = method.rpartition(" (")
         if label.endswith("x frames)") and (gain := table.difference(name, method, budget)):
             times = label.removesuffix(" frames)")
-            sentences.append(
-                f"`{name}` of all frames instead of {times} those that fit: {percent(gain, sign=True)} points."
-            )
+            text = f"With all frames instead of {times} those that the budget holds without compression, `{name}` has"
+            sentences.append(f"{text} {percent(gain, sign=True)} points.")
     return " ".join(sentences)
 
 

@@ -9,7 +9,7 @@ import pytest
 import framefold
 from framefold.adapters.core.registry import compressor_class
 from framefold.errors import ConfigError, UnknownCompressorError
-from framefold.evaluation.ablation.methods import Method, source_digest
+from framefold.evaluation.ablation.methods import Method, _labelled, source_digest
 from framefold.evaluation.ablation.row_methods import methods_of
 from framefold.evaluation.report.methods import class_of
 from framefold.evaluation.results import provenance
@@ -17,6 +17,7 @@ from framefold.evaluation.results.provenance import host_digest
 from framefold.evaluation.results.settings import ORACLES, Settings
 from tests.support.paths import TINYHOST
 
+MODULE = "framefold.evaluation.ablation.methods"
 BASE = Settings("", {}, None, 1.0, 0, "host", "digest", "float32", {}, [])
 
 
@@ -67,6 +68,19 @@ def test_a_label_adds_a_row_of_a_compressor_with_its_own_parameters() -> None:
             methods_of(["fastv"], [], {key: {}}, oracle=False, events=False)
     with pytest.raises(ConfigError, match="no compressor 'fastw'"):
         methods_of(["fastv"], [], {"fastw (a)": {}}, oracle=False, events=False)
+
+
+def test_adapters_trained_at_different_budgets_are_methods_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = {"a": [0.1], "b": [0.1], "c": [0.5, 0.25], "d": None}
+    monkeypatch.setattr(f"{MODULE}._training_field", lambda folder, name, kind: trained[folder.name])
+
+    def names(*folders: str, compressor: str = "fila") -> list[str]:
+        return [one.name for one in _labelled([Method(compressor, {}, folder) for folder in folders])]
+
+    assert names("a", "b") == ["fila", "fila"], "seeds of one method"
+    assert names("a", "c") == ["fila (trained at 0.1)", "fila (trained at 0.5, 0.25)"]
+    assert names("a", "d")[1] == "fila (trained at unknown budgets)"
+    assert class_of("fila (trained at 0.5, 0.25)") is compressor_class("fila")
 
 
 def test_digests_distinguish_hosts_and_compressors(tmp_path: Path, random_host: Path) -> None:

@@ -72,3 +72,32 @@ def test_oracle_of_events_keeps_every_event_once_for_all_questions(host: Host, b
     assert len(calls) == len(kept) == 2, "one call per video, not per question"
     for entry, mask in zip(kept, batch.events, strict=True):
         assert set(np.flatnonzero(mask)) <= set(entry["index"]) or mask.sum() > 100
+
+
+class Recording(KeepEvidence):
+    """An oracle that remembers the masks of each batch."""
+
+    def begin(self, batch: HeldOutBatch) -> None:
+        super().begin(batch)
+        self.given = [*getattr(self, "given", []), list(batch.evidence)]
+
+
+def test_asked_again_compresses_for_the_question_before_about_the_same_video(host: Host, batch: HeldOutBatch) -> None:
+    oracle = Recording(lambda n: 16)
+    answers, _, _ = evaluate_questions(host, oracle, [batch])
+    first, again = oracle.given
+    owners = batch.encoded.rows.video.tolist()
+    for video in (0, 1):
+        rows = [row for row, owner in enumerate(owners) if owner == video]
+        for row, before in zip(rows, rows[-1:] + rows[:-1], strict=True):
+            assert again[row] is first[before], "its own masks, one question on"
+    assert all(isinstance(answer["again"], bool) for answer in answers)
+    right = [np.mean([answer[name] for answer in answers]) for name in ("correct", "again")]
+    assert right[1] < right[0], "the evidence of another question is of little use"
+
+
+def test_methods_that_do_not_read_the_question_are_not_asked_again(host: Host, batch: HeldOutBatch) -> None:
+    answers, _, _ = evaluate_questions(host, KeepEvidence(lambda n: 16, query_aware=False), [batch])
+    assert all("again" not in answer for answer in answers)
+    assert {answer["where"] for answer in answers} <= {"centre", "edge", None}
+    assert any(answer["when"] is not None for answer in answers)

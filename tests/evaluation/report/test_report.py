@@ -250,3 +250,12 @@ def test_without_differences_there_is_no_empty_table(tmp_path: Path) -> None:
     write_method(tmp_path, "fastv", 0.5, 0.5, 512)
     text = report(str(tmp_path)).read_text()
     assert "Differences" not in text and "paired difference" not in text
+
+
+def test_the_summary_says_what_smaller_and_fewer_frames_beat_and_what_beats_them(tmp_path: Path) -> None:
+    for method, accuracy in (("resize", 0.6), ("pool", 0.98), ("random", 0.05), ("pool (2x frames)", 0.98)):
+        write_method(tmp_path, method, 0.1, accuracy, 102)
+    ((_, text),) = summary_points(ResultTable(read_results(tmp_path)))
+    assert "(`resize`, " in text and "are significantly worse than `pool` and better than `random`." in text
+    said = "With all frames instead of 2x those that the budget holds without compression, `pool` has +0.0 [0.0, 0.0]"
+    assert said in text
