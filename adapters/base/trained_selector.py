@@ -21,18 +21,18 @@ MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any 
 class TrainedSelector(Selector):
     """Keeps the tokens with the highest sum of a training-free score and a learned one. Implement :meth:`learned`.
 
-    The learned scores are 0 before training, so that a fresh one equals its start bit by bit. Their unit is the
-    standard deviation of the scores of the start in the video.
+    The learned scores are 0 before training, so that a fresh one equals its counterpart bit by bit. Their unit
+    is the standard deviation of the scores of the counterpart in the video.
 
     Args:
         budget: retention ratio or tokens per video.
-        start: registered name of the training-free selector to start from.
+        counterpart: registered name of the training-free selector that it starts from.
         inner: width of what is learned.
         dim: token width D; None: that of the first video.
 
     Raises:
-        UnknownCompressorError: ``start`` is not registered.
-        ConfigError: ``start`` gives tokens no scores, or a parameter is out of range.
+        UnknownCompressorError: ``counterpart`` is not registered.
+        ConfigError: ``counterpart`` gives tokens no scores, or a parameter is out of range.
     """
 
     trainable: ClassVar[bool] = True
@@ -40,23 +40,23 @@ class TrainedSelector(Selector):
 
     _first: Selector
 
-    def __init__(self, budget: Budget, start: str, inner: int, dim: int | None) -> None:
+    def __init__(self, budget: Budget, counterpart: str, inner: int, dim: int | None) -> None:
         super().__init__(budget)
-        first = create_compressor(compressor_class(start), 1.0, {})
+        first = create_compressor(compressor_class(counterpart), 1.0, {})
         if not isinstance(first, Selector) or first.trainable or first.query_aware:
             raise ConfigError(
-                f"{self.name}: {start} gives tokens no scores, must be trained or needs the question: start from"
-                " mean_similarity, longest or attention"
+                f"{self.name}: {counterpart} gives tokens no scores, must be trained or needs the question: set"
+                " counterpart to mean_similarity, longest or attention"
             )
         if not 1 <= inner <= MAX_SIZE or dim is not None and not 1 <= dim <= MAX_SIZE:
             raise ConfigError(f"{self.name}: inner and dim must be 1 to {MAX_SIZE}, got {inner} and {dim}")
-        self.start, self.inner, self.dim = start, inner, dim
+        self.counterpart, self.inner, self.dim = counterpart, inner, dim
         self.__dict__["_first"] = first  # not a submodule: it has nothing to save
-        self.needs_attention, self.counterpart = first.needs_attention, start
+        self.needs_attention = first.needs_attention
 
     @classmethod
     def counterpart_of(cls, params: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
-        return params.get("start", cls.counterpart), {}
+        return params.get("counterpart", cls.counterpart), {}
 
     def check_width(self, width: int) -> None:
         """Note the width of the first video.

@@ -27,7 +27,7 @@ class FlexSelect(TrainedSelector):
     blocks of self-attention, the tokens of each frame and a copy of the words read each other. The learned score of a
     token is the largest product of its key with the query of a word, over heads and words, in the last block: the order
     of its attention, without the softmax that would make scores depend on the length of the video. It is added to the
-    scores of ``start``, to which a fresh selector is equal bit by bit.
+    scores of ``counterpart``, to which a fresh selector is equal bit by bit.
 
     The answer loss does not train it. The losses ``rank`` and ``attention`` teach it how the question attends to the
     tokens in the host on all tokens, and ``evidence`` annotated evidence. Ranks know no budget, so that one training
@@ -35,14 +35,14 @@ class FlexSelect(TrainedSelector):
 
     Args:
         budget: retention ratio or tokens per video.
-        start: registered name of the training-free selector to start from.
+        counterpart: registered name of the training-free selector that it starts from.
         inner: width of the network.
         heads: number of attention heads.
         layers: number of blocks, the last of which only scores.
         dim: token width D; None: that of the first video.
 
     Raises:
-        UnknownCompressorError, ConfigError: a parameter is out of range, or ``start`` gives tokens no scores.
+        UnknownCompressorError, ConfigError: a parameter is out of range, or ``counterpart`` gives tokens no scores.
         InputError: the width of the video is not that of the weights.
     """
 
@@ -61,13 +61,13 @@ class FlexSelect(TrainedSelector):
         self,
         budget: Budget = 0.25,
         *,
-        start: str = "mean_similarity",
+        counterpart: str = "mean_similarity",
         inner: int = 256,
         heads: int = 4,
         layers: int = 2,
         dim: int | None = None,
     ) -> None:
-        super().__init__(budget, start, inner, dim)
+        super().__init__(budget, counterpart, inner, dim)
         if heads < 1 or inner % heads or not 1 <= layers <= MAX_LAYERS:
             raise ConfigError(
                 f"flex_select: inner must be divisible by heads, and layers be 1 to {MAX_LAYERS}, got inner={inner},"

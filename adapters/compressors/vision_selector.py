@@ -22,7 +22,7 @@ class VisionSelector(TrainedSelector):
     """Keeps the tokens whose product with a learned function of the mean token is highest.
 
     The learned score of a token x is <query(x), key(mean)> / sqrt(inner), linear in x. It is added to the scores of
-    ``start``, to which a fresh selector is equal bit by bit.
+    ``counterpart``, to which a fresh selector is equal bit by bit.
 
     During training, ``entering_factor`` times as many tokens enter the language model. Each has a weight m between 0
     and 1, the sigmoid of its score minus the threshold at which the weights of all tokens have the sum k, in units of
@@ -33,15 +33,15 @@ class VisionSelector(TrainedSelector):
 
     Args:
         budget: retention ratio or tokens per video.
-        start: registered name of the training-free selector to start from.
+        counterpart: registered name of the training-free selector that it starts from.
         inner: width of the scorer.
-        tau: temperature of the weights, in standard deviations of the scores of ``start``.
+        tau: temperature of the weights, in standard deviations of the scores of ``counterpart``.
         entering_factor: how many times the budget enters the language model during training.
         bce: weight of the loss "bce"; without it (0), nothing is returned.
         dim: token width D; None: that of the first video.
 
     Raises:
-        UnknownCompressorError, ConfigError: a parameter is out of range, or ``start`` gives tokens no scores.
+        UnknownCompressorError, ConfigError: a parameter is out of range, or ``counterpart`` gives tokens no scores.
         InputError: the width of the video is not that of the weights.
     """
 
@@ -60,14 +60,14 @@ class VisionSelector(TrainedSelector):
         self,
         budget: Budget = 0.25,
         *,
-        start: str = "mean_similarity",
+        counterpart: str = "mean_similarity",
         inner: int = 64,
         tau: float = 0.5,
         entering_factor: float = 4.0,
         bce: float = 0.1,
         dim: int | None = None,
     ) -> None:
-        super().__init__(budget, start, inner, dim)
+        super().__init__(budget, counterpart, inner, dim)
         if not 0 < tau < math.inf or not 1 <= entering_factor <= MOST_ENTERING or not 0 <= bce < math.inf:
             raise ConfigError(
                 f"vision_selector: tau must be positive, entering_factor 1 to {MOST_ENTERING} and bce not negative, got"

@@ -1,4 +1,4 @@
-"""flex_select: its start, what it learns, and in which steps its parameters get gradients."""
+"""flex_select: its counterpart, what it learns, and in which steps its parameters get gradients."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def fresh(**params: Any) -> framefold.Compressor:
 
 
 def test_a_fresh_one_equals_its_start_bit_by_bit() -> None:
-    for start in ("mean_similarity", "longest", "attention"):
-        plain, selector = framefold.build(start, 0.3), fresh(start=start)
-        assert selector.counterpart == start and selector.needs_attention == plain.needs_attention
+    for name in ("mean_similarity", "longest", "attention"):
+        plain, selector = framefold.build(name, 0.3), fresh(counterpart=name)
+        assert selector.counterpart == name and selector.needs_attention == plain.needs_attention
         for grid in GRIDS:
             for kind in KINDS:
                 video = wrap(features(grid, kind, seed=5))
                 out = selector(video, noise(5, WIDTH))
-                assert same(plain(video).tokens, out.tokens), (start, grid, kind)
-                assert torch.equal(plain.score(video, None), out.scores), (start, grid, kind)
+                assert same(plain(video).tokens, out.tokens), (name, grid, kind)
+                assert torch.equal(plain.score(video, None), out.scores), (name, grid, kind)
         for dtype in DTYPES:
             video = wrap(features((6, 3, 4)).to(dtype))
-            assert same(plain(video).tokens, selector(video, noise(5, WIDTH).to(dtype)).tokens), (start, dtype)
+            assert same(plain(video).tokens, selector(video, noise(5, WIDTH).to(dtype)).tokens), (name, dtype)
 
 
 def test_extreme_scales_of_features_change_neither_the_start_nor_the_learned_scores() -> None:
@@ -122,17 +122,17 @@ def test_wrong_parameters_are_refused() -> None:
     for params in ({"inner": 0}, {"inner": 18, "heads": 4}, {"heads": 0}, {"layers": 0}, {"dim": 0}, {"inner": 10**9}):
         with pytest.raises(ConfigError, match="flex_select"):
             framefold.build("flex_select", **params)
-    for start in ("uniform", "qtsplus", "flex_select", "st_simdiff"):
-        with pytest.raises(ConfigError, match=f"{start} gives tokens no scores"):
-            framefold.build("flex_select", start=start)
+    for name in ("uniform", "qtsplus", "flex_select", "st_simdiff"):
+        with pytest.raises(ConfigError, match=f"{name} gives tokens no scores"):
+            framefold.build("flex_select", counterpart=name)
     with pytest.raises(UnknownCompressorError, match="longest"):
-        framefold.build("flex_select", start="longst")
+        framefold.build("flex_select", counterpart="longst")
     with pytest.raises(InputError, match="width 16, but the video has width 8"):
         fresh()(VideoTokens.from_grid(torch.ones(2, 2, 2, 8)), torch.ones(3, 8))
 
 
 def test_it_is_saved_with_its_start(tmp_path: Any) -> None:
-    selector, video, query = fresh(start="attention").eval(), wrap(features((6, 3, 4))), noise(5, WIDTH)
+    selector, video, query = fresh(counterpart="attention").eval(), wrap(features((6, 3, 4))), noise(5, WIDTH)
     for parameter in selector.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     selector.save_pretrained(tmp_path)

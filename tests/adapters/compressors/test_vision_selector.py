@@ -1,4 +1,4 @@
-"""vision_selector: its start, the weights of tokens in training, and what the answer loss teaches it."""
+"""vision_selector: its counterpart, the weights of tokens in training, and what the answer loss teaches it."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def moved(compressor: Any) -> Any:
 
 
 def test_a_fresh_one_equals_its_start_bit_by_bit() -> None:
-    for start in ("mean_similarity", "longest", "attention"):
-        plain, selector = framefold.build(start, 0.3), fresh(0.3, start=start).eval()
-        assert selector.counterpart == start
+    for name in ("mean_similarity", "longest", "attention"):
+        plain, selector = framefold.build(name, 0.3), fresh(0.3, counterpart=name).eval()
+        assert selector.counterpart == name
         for grid in GRIDS:
             for kind in KINDS:
                 clip = wrap(features(grid, kind, seed=5))
-                assert same(plain(clip).tokens, selector(clip).tokens), (start, grid, kind)
-                assert torch.equal(plain.score(clip, None), selector.score(clip, None)), (start, grid, kind)
+                assert same(plain(clip).tokens, selector(clip).tokens), (name, grid, kind)
+                assert torch.equal(plain.score(clip, None), selector.score(clip, None)), (name, grid, kind)
         for dtype in DTYPES:
             clip = wrap(features((6, 3, 4)).to(dtype))
-            assert same(plain(clip).tokens, selector(clip).tokens), (start, dtype)
+            assert same(plain(clip).tokens, selector(clip).tokens), (name, dtype)
 
 
 def test_the_learned_score_is_the_mean_product_with_all_tokens() -> None:
@@ -167,4 +167,4 @@ def test_wrong_parameters_are_refused() -> None:
         with pytest.raises(ConfigError, match="vision_selector"):
             framefold.build("vision_selector", **params)
     with pytest.raises(ConfigError, match="uniform gives tokens no scores"):
-        framefold.build("vision_selector", start="uniform")
+        framefold.build("vision_selector", counterpart="uniform")
