@@ -22,7 +22,7 @@ from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.hosts.hooks.layer_hooks import in_llm
 from framefold.adapters.hosts.prompt.prepare import Prepared
 from framefold.data.shards.sample import VideoSample
-from framefold.errors import DataError
+from framefold.errors import DataError, InputError, PromptError
 from framefold.evaluation.metrics.equal_flops import PromptSize
 from framefold.evaluation.metrics.flops import PrefillFormula, added_attention_flops, count_flops
 from framefold.evaluation.metrics.memory import peak_memory, peak_tensor_bytes
@@ -75,18 +75,17 @@ UNKNOWN = TowerCost()
 @torch.no_grad()
 def tower_cost(host: Host, source: HeldOutSource) -> TowerCost:
     """Measure the vision encoder of a host on the first videos of a source."""
-    samples = []
-    for create in islice(source.videos(), VIDEOS):
-        with suppress(DataError):
-            samples.append(create().sample)
     flops, milliseconds = [], []
-    for sample in samples:
-        if not isinstance(sample, VideoSample):
-            return TowerCost()
-        flops.append(count_flops(partial(host.encode_sample, sample)))  # also the warm-up
-        with Stopwatch(host.model.device) as watch:
-            host.encode_sample(sample)
-        milliseconds.append(1000 * watch.seconds)
+    for create in islice(source.videos(), VIDEOS):
+        with suppress(DataError, InputError, PromptError):  # damaged videos are left out
+            sample = create().sample
+            if not isinstance(sample, VideoSample):
+                return TowerCost()
+            counted = count_flops(partial(host.encode_sample, sample))  # also the warm-up
+            with Stopwatch(host.model.device) as watch:
+                host.encode_sample(sample)
+            flops.append(counted)
+            milliseconds.append(1000 * watch.seconds)
     return TowerCost(fmean(flops), median(milliseconds)) if flops else TowerCost()
 
 
