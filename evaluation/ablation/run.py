@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import product
 
+from framefold.data.shards.index import FEATURES
 from framefold.errors import ConfigError
 from framefold.evaluation.report.page import PAGE
 from framefold.evaluation.report.report import write_report
@@ -25,7 +26,7 @@ from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
 from .methods import Method, source_digest
-from .row_methods import AnyMethod, methods_of
+from .row_methods import AnyMethod, ResizedFrames, methods_of
 from .runner import AblationRunner, Trial
 
 
@@ -84,6 +85,11 @@ def _resolve(config: AblationConfig) -> tuple[list[AnyMethod], HeldOutSource]:
     if not source.evidence and ORACLE in names:
         print("ablation: no evidence is annotated in these shards, so there is no oracle")
         methods = [method for method in methods if method.name != ORACLE]
+    if config.data is not None and config.data.kind == FEATURES:
+        smaller = [method.name for method in methods if isinstance(method, ResizedFrames)]
+        methods = [method for method in methods if not isinstance(method, ResizedFrames)]
+        if smaller:
+            print(f"ablation: these shards contain features, so there are no smaller frames: {', '.join(smaller)}")
     return methods, source
 
 
