@@ -131,13 +131,7 @@ class Method:
     ) -> Iterator[Settings]:
         """Yield the settings of its results: one, with all tokens, if the method has no exact budget."""
         cls = compressor_class(self.compressor)
-        code = source_digest(cls)
-        counterpart, _ = cls.counterpart_of(self.params) if cls.trainable else (None, {})
-        if counterpart is not None:  # which may be built by its name
-            code = text_digest(code + source_digest(compressor_class(counterpart)))
-        if self.equal_flops:
-            code = text_digest(code + code_digest(equal_flops.__name__))
-        common = replace(base, compressor=self.name, params=self.all_params, adapter=self.weights, code=code)
+        common = replace(base, compressor=self.name, params=self.all_params, adapter=self.weights, code=self._code())
         if not cls.exact_budget:
             yield replace(common, budget=1.0)
             return
@@ -145,6 +139,16 @@ class Method:
         for budget in budgets:
             for seed in seeds if random else [self.seed or 0]:
                 yield replace(common, budget=budget, seed=seed)
+
+    def _code(self) -> str:
+        """Return the digest of the source of the compressor and of others that it builds by their names."""
+        cls = compressor_class(self.compressor)
+        counterpart, _ = cls.counterpart_of(self.params) if cls.trainable else (None, {})
+        parts = {type(part) for part in self.build(1.0, 0).modules() if isinstance(part, Compressor)}
+        parts |= set() if counterpart is None else {compressor_class(counterpart)}
+        others = sorted(source_digest(part) for part in parts - {cls})
+        code = text_digest("".join([source_digest(cls), *others])) if others else source_digest(cls)
+        return text_digest(code + code_digest(equal_flops.__name__)) if self.equal_flops else code
 
 
 def registered_methods(

@@ -12,7 +12,7 @@ from framefold.evaluation.results.measures import ACCURACY, measures_of_table, t
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, EVENT_ORACLE, FULL, LORA_SUFFIX, ORACLE, SYNTHETIC
 
 from .markdown import collapsible, format_table
-from .methods import baselines, class_of, counterpart_of
+from .methods import baselines, counterpart_of, is_trainable
 from .references import reference_readings, reference_texts, references
 from .table import ResultTable
 
@@ -93,8 +93,8 @@ def difference_table(table: ResultTable) -> str:
     pairs = [*((strongest, other) for other in weaker), *_trained_pairs(table), (ORACLE, EVENT_ORACLE)]
     budgets = table.budgets
     rows = [(f"{a} - {b}", [table.difference(a, b, budget) for budget in budgets]) for a, b in pairs]
-    free = {budget: table.best(budget, lambda cls: not cls.trainable) for budget in budgets}
-    trained = {budget: table.best(budget, lambda cls: cls.trainable) for budget in budgets}
+    free = {budget: table.best(budget, lambda method: not is_trainable(method)) for budget in budgets}
+    trained = {budget: table.best(budget, is_trainable) for budget in budgets}
     rows.append(("best trained - best training-free", [table.difference(trained[b], free[b], b) for b in budgets]))
     rows.append(("oracle - best training-free", [table.difference(ORACLE, free[b], b) for b in budgets]))
     shown = [[title, *(percent(one, sign=True) for one in values)] for title, values in rows if any(values)]
@@ -106,8 +106,7 @@ def _trained_pairs(table: ResultTable) -> list[tuple[str, str]]:
     strongest, *weaker = baselines()
     pairs = []
     for method in table.methods:
-        cls = class_of(method)
-        if cls is not None and cls.trainable:
+        if is_trainable(method):
             start = [name] if (name := counterpart_of(method, table.by_method[method])) else weaker[::-1]
             others = (method.removesuffix(LORA_SUFFIX), *start, strongest)
             pairs += [(method, other) for other in others if other != method]

@@ -9,7 +9,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import UnknownCompressorError
-from framefold.evaluation.results.result_files import Result
+from framefold.evaluation.results.result_files import Result, mean_of_known, stored_number
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, compressor_of
 
 
@@ -30,6 +30,23 @@ def class_of(method: str) -> type[Compressor] | None:
         return compressor_class(compressor_of(method))
     except UnknownCompressorError:
         return None
+
+
+def is_trainable(method: str) -> bool:
+    """Return whether a method is a trained compressor."""
+    cls = class_of(method)
+    return cls is not None and cls.trainable
+
+
+def is_query_aware(method: str, results: Mapping[str, Sequence[Result]]) -> bool:
+    """Return whether a method read the question, which may depend on its parameters.
+
+    Args:
+        method: name of the method.
+        results: its results by budget; those of earlier versions do not say so, and the class decides.
+    """
+    read = mean_of_known(stored_number(one, "per_question") for ones in results.values() for one in ones)
+    return bool(getattr(class_of(method), "query_aware", False)) if read is None else read > 0
 
 
 def counterpart_of(method: str, results: Mapping[str, Sequence[Result]]) -> str | None:

@@ -20,6 +20,7 @@ from framefold.evaluation.results.measures_of_answers import PLACE_MEASURES
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, SYNTHETIC
 
 from .markdown_tables import acts_inside, known_measures, setting_paragraph
+from .methods import is_query_aware, is_trainable
 from .page_provenance import provenance_groups
 from .page_questions import PageQuestions, pack_bits
 from .references import ALL_TOKENS, references
@@ -118,9 +119,9 @@ def first_methods(table: ResultTable, most: int = 5) -> list[str]:
     budget = table.second_smallest
     compressors = [method for method in table.methods if table.kind(method) != "oracle"]
     wanted = [
-        table.best(budget, lambda cls: cls.trainable),
-        table.best(budget, lambda cls: cls.trainable and not cls.query_aware),
-        table.best(budget, lambda cls: not cls.trainable),
+        table.best(budget, is_trainable),
+        table.best(budget, lambda method: is_trainable(method) and not is_query_aware(method, table.by_method[method])),
+        table.best(budget, lambda method: not is_trainable(method)),
         table.baseline,
         *compressors[-1:],
         *compressors,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from framefold.adapters.base.compressor import Compressor
 from framefold.evaluation.metrics.significance import contributions, holm, sign_flip
 from framefold.evaluation.metrics.statistics import paired_difference, same_questions
 from framefold.evaluation.results.formats import p_value, percent
@@ -10,7 +9,7 @@ from framefold.evaluation.results.measures import ACCURACY, summary_measures
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, ORACLES, RESIZE
 
 from .markdown import format_table
-from .methods import class_of
+from .methods import class_of, is_query_aware, is_trainable
 from .table import ResultTable
 
 MOST_LISTED = 6  # methods that a sentence names
@@ -69,9 +68,9 @@ def _best_sentence(table: ResultTable, budget: str, methods: list[str], title: s
 
 def _other_kinds(table: ResultTable, budget: str) -> str:
     """Return the most accurate method that is not query-aware, the training-free one, and whether training helped."""
-    best, free = table.best(budget), table.best(budget, lambda cls: not cls.trainable)
-    trained = table.best(budget, lambda cls: cls.trainable)
-    blind = table.best(budget, lambda cls: not cls.query_aware)
+    best, free = table.best(budget), table.best(budget, lambda method: not is_trainable(method))
+    trained = table.best(budget, is_trainable)
+    blind = table.best(budget, lambda method: not is_query_aware(method, table.by_method[method]))
     sentences = []
     if blind and blind != best:
         sentences.append(f"The most accurate method that is not query-aware is {_describe(table, blind, budget)}.")
@@ -121,13 +120,13 @@ def _describe(table: ResultTable, method: str, budget: str) -> str:
     """Return a method's name with its kind, accuracy and the measures that the summary mentions."""
     readings = table.readings(method, budget)
     costs = [one.phrase.format(value) for one in summary_measures() if (value := one.value(readings)) is not None]
-    return f"`{method}` ({_kind(class_of(method))}{', '.join([ACCURACY.text(readings), *costs])})"
+    return f"`{method}` ({_kind(table, method)}{', '.join([ACCURACY.text(readings), *costs])})"
 
 
-def _kind(cls: type[Compressor] | None) -> str:
-    if cls is None or not cls.trainable:
+def _kind(table: ResultTable, method: str) -> str:
+    if not is_trainable(method):
         return ""
-    return "trained, query-aware: " if cls.query_aware else "trained: "
+    return "trained, query-aware: " if is_query_aware(method, table.by_method[method]) else "trained: "
 
 
 def _full_accuracy(table: ResultTable) -> str:

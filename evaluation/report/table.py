@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import UNTRAINED_SUFFIX
 from framefold.adapters.pretrained.card import budget_text
 from framefold.errors import ResultsError
@@ -31,7 +30,7 @@ from framefold.messages import nearest
 
 from .methods import baselines, class_of
 
-Condition = Callable[[type[Compressor]], bool]
+Condition = Callable[[str], bool]  # of the name of a method
 Curve = list[tuple[float, float, float, float]]  # (x, accuracy, low, high), accuracies 0 to 1
 
 
@@ -290,7 +289,7 @@ class ResultTable:
     def best(self, budget: str, condition: Condition | None = None, methods: Sequence[str] | None = None) -> str:
         """Return the most accurate method that fulfils a condition, of all with equal tokens or those given; or ""."""
         among = [one for one in self.methods if not one.endswith(EQUAL_FLOPS_SUFFIX)] if methods is None else methods
-        candidates = [one for one in among if (cls := class_of(one)) and (condition is None or condition(cls))]
+        candidates = [one for one in among if class_of(one) and (condition is None or condition(one))]
         scores = {method: answers.macro for method in candidates if (answers := self.answers(method, budget))}
         return max(scores, key=lambda method: scores[method], default="")
 

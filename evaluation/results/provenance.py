@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import psutil
@@ -59,7 +60,8 @@ def _code_digest(module: str, compressor: type | None) -> str:
         if name in seen or name not in sys.modules:
             continue
         seen.add(name)
-        users = (getattr(value, "__module__", None) for value in list(vars(sys.modules[name]).values()))
+        values = list(vars(sys.modules[name]).values())
+        users = (one.__name__ if isinstance(one, ModuleType) else getattr(one, "__module__", None) for one in values)
         todo += {
             user for user in users if isinstance(user, str) and user.startswith(("framefold.", _package(compressor)))
         }

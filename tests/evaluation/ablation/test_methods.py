@@ -116,6 +116,32 @@ def test_results_of_a_trained_method_depend_on_the_source_of_its_counterpart(mon
     assert found["medoids"] != found["uniform"]
 
 
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("resize", "resized.py"),
+        ("resize (side 0.5)", "resized.py"),
+        ("blind", "controls.py"),
+        ("one frame", "controls.py"),
+        ("oracle", "keep_evidence.py"),
+        ("oracle_events", "keep_evidence.py"),
+        ("pool (2x frames)", "fewer_frames.py"),
+        ("quota", "pool.py"),
+    ],
+)
+def test_results_of_rows_depend_on_the_source_that_computes_them(
+    name: str, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["resize", "grid", "reinvest:pool", "one_frame", "blind"]
+    (method,) = (one for one in methods_of(["pool", "quota"], [], {}, True, True, rows) if one.name == name)
+
+    def codes(edit: str) -> set[str]:
+        monkeypatch.setattr(provenance, "file_digest", lambda path: path.name + edit * (path.name == file))
+        return {one.code for one in method.result_settings([0.1], [0], BASE)}
+
+    assert codes("") == codes("") and codes("").isdisjoint(codes("edited"))
+
+
 def test_a_method_needs_attention_if_its_parameters_need_it() -> None:
     assert Method("aot", {}).needs_attention
     assert [Method("resampler", {"counterpart": name}).needs_attention for name in ("pool", "aot")] == [False, True]

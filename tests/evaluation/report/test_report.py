@@ -9,7 +9,8 @@ import pytest
 
 from framefold.errors import ResultsError
 from framefold.evaluation.metrics.significance import holm, mcnemar
-from framefold.evaluation.report.methods import baselines
+from framefold.evaluation.report.methods import baselines, is_query_aware
+from framefold.evaluation.report.page_data import first_methods
 from framefold.evaluation.report.report import report
 from framefold.evaluation.report.summary import summary_points
 from framefold.evaluation.report.table import ResultTable
@@ -42,6 +43,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for method, accuracy in accuracies.items():
             write_method(out, method, budget, accuracy, tokens)
     return out
+
+
+def test_parameters_decide_whether_a_method_reads_the_question(tmp_path: Path) -> None:
+    """A resampler may read the question and xpool may not, unlike their classes; older results know the class alone."""
+    rows = {"resampler": (0.9, {"per_question": 1.0}), "xpool": (0.8, {"per_question": 0.0}), "qtsplus": (0.7, {})}
+    for method, (accuracy, cost) in rows.items():
+        settings = replace(SETTINGS, compressor=method, adapter="abc")
+        outcome = Outcome(simple_answers(accuracy, 102), COST | cost, [], 0, "2026-01-01T00:00:00+00:00")
+        write_result(tmp_path, settings, outcome)
+    table = ResultTable(read_results(tmp_path))
+    assert [is_query_aware(method, table.by_method[method]) for method in rows] == [True, False, True]
+    ((_, text),) = summary_points(table)
+    assert "`resampler` (trained, query-aware: " in text
+    assert "The most accurate method that is not query-aware is `xpool` (trained: " in text
+    assert first_methods(table, 2) == ["resampler", "xpool"]
 
 
 def results_at(out: Path, *methods: str, budget: float) -> list[dict[str, Any]]:
