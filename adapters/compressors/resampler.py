@@ -22,7 +22,7 @@ from framefold.messages import short
 BOTTLENECK_FROM = 1024  # from this token width on, blocks have BOTTLENECK channels unless ``inner`` is set
 BOTTLENECK = 512
 EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
+MAX_SIZE = 2**16  # of any size and weight; a config could otherwise request any amount of memory
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Resampler(Compressor):
         counterpart: registered name of a training-free compressor that meets every budget.
         counterpart_params: parameters of that compressor that differ from its defaults.
         memory: what a token attends to: all tokens of the "video", those of its "segment", or those of its "frame".
-        segment_frames: number of frames of a segment; the last segment of a video are its last frames.
+        segment_frames: number of frames of a segment; the last one of a video consists of its last frames.
         reads: "question" adds a block before each one, in which tokens attend to the words of the question.
         layers: number of blocks.
         inner: width of the blocks, between two linear layers; None: D itself below 1024, otherwise 512.
@@ -118,7 +118,7 @@ class Resampler(Compressor):
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE]
         wrong += [] if self.memory in self.memories else ["memory"]
         wrong += [] if self.reads in ("nothing", "question") else ["reads"]
-        wrong += [] if self.rebuild >= 0 else ["rebuild"]
+        wrong += [] if 0 <= self.rebuild <= MAX_SIZE else ["rebuild"]
         if wrong:
             values = ", ".join(f"{key}={getattr(self, key)!r}" for key in wrong)
             raise ConfigError(f"{self.name}: out of range: {values}")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framefold.adapters.base.trained_selector import TrainedSelector, deviation
+from framefold.adapters.base.trained_selector import MAX_SIZE, TrainedSelector, deviation
 from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.layers.soft_threshold import soft_threshold
@@ -68,10 +66,11 @@ class VisionSelector(TrainedSelector):
         dim: int | None = None,
     ) -> None:
         super().__init__(budget, counterpart, inner, dim)
-        if not 0 < tau < math.inf or not 1 <= entering_factor <= MOST_ENTERING or not 0 <= bce < math.inf:
+        possible = 1 / MAX_SIZE <= tau <= MAX_SIZE and 1 <= entering_factor <= MOST_ENTERING and 0 <= bce <= MAX_SIZE
+        if not possible:  # also if one is NaN
             raise ConfigError(
-                f"vision_selector: tau must be positive, entering_factor 1 to {MOST_ENTERING} and bce not negative, got"
-                f" {tau}, {entering_factor} and {bce}"
+                f"vision_selector: tau must be {1 / MAX_SIZE:g} to {MAX_SIZE}, entering_factor 1 to {MOST_ENTERING} and"
+                f" bce 0 to {MAX_SIZE}, got {tau}, {entering_factor} and {bce}"
             )
         self.tau, self.entering_factor, self.bce = tau, entering_factor, bce
         self.query: nn.Linear | None = None

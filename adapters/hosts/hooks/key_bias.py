@@ -106,7 +106,9 @@ def additive_mask(mask: Tensor | None, bias: Tensor, embeds: Tensor, past: int) 
     autocast = torch.is_autocast_enabled(embeds.device.type)
     dtype = torch.get_autocast_dtype(embeds.device.type) if autocast else embeds.dtype  # that of the queries
     wide = torch.nn.functional.pad(bias.to(embeds.device), (0, past + new - bias.shape[1])).to(dtype)
-    return torch.where(seen[:, None], wide[:, None, None], torch.finfo(dtype).min)
+    lowest = torch.finfo(dtype).min
+    wide = wide.clamp_min(lowest / 2)  # -inf in every column that a row sees would be NaN
+    return torch.where(seen[:, None], wide[:, None, None], lowest)
 
 
 def _before_host(model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

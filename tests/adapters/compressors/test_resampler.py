@@ -266,7 +266,7 @@ def test_what_cannot_be_a_counterpart_is_refused() -> None:
 
 def test_parameters_out_of_range_are_refused() -> None:
     wrong = {"memory": "scene", "reads": "answer", "layers": 0, "inner": 0, "heads": 0, "rebuild": -1.0, "dim": 2**40}
-    for name, value in {**wrong, "segment_frames": 0}.items():
+    for name, value in [*wrong.items(), ("segment_frames", 0), ("rebuild", 1e300)]:
         with case(name, value), pytest.raises(ConfigError, match=name):
             framefold.build("resampler", **{name: value})
     with pytest.raises(ConfigError, match="divisible"):

@@ -163,7 +163,8 @@ def test_a_chain_trains_it_as_its_last_stage() -> None:
 
 
 def test_wrong_parameters_are_refused() -> None:
-    for params in ({"tau": 0.0}, {"entering_factor": 0.5}, {"bce": -1.0}, {"inner": 0}, {"dim": 0}):
+    wrong = ({"tau": 0.0}, {"tau": 1e-40}, {"entering_factor": 0.5}, {"bce": -1.0}, {"bce": 1e300})
+    for params in (*wrong, {"inner": 0}, {"dim": 0}):
         with pytest.raises(ConfigError, match="vision_selector"):
             framefold.build("vision_selector", **params)
     with pytest.raises(ConfigError, match="uniform gives tokens no scores"):

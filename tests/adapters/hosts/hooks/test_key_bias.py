@@ -109,6 +109,9 @@ def test_the_mask_is_causal_and_hides_padding() -> None:
     assert found[1, 0].tolist() == [[1, 0, low, low], [1, 0, 0, low], [1, 0, 0, 0]]
     with torch.autocast("cpu", torch.bfloat16):
         assert additive_mask(None, bias, torch.zeros(2, 3, 8), past=1).dtype == torch.bfloat16
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        extreme = additive_mask(None, torch.full((1, 3), -1e38), torch.zeros(1, 3, 8, dtype=dtype), past=0)
+        assert bool(extreme.isfinite().all()) and bool((extreme[0, 0, 1, :2] > extreme[0, 0, 1, 2]).all())
     with pytest.raises(InputError, match="2-D"):
         additive_mask(mask[:, None, None], bias, torch.zeros(2, 3, 8), past=1)
     with pytest.raises(InputError, match="for 2 rows, but there are 4"):
