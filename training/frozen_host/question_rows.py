@@ -264,9 +264,20 @@ def row_positions(prefix: dict[str, Any], rows: QuestionRows, shape: Sequence[in
     return positions
 
 
-def answer_loss(logits: Tensor, rows: QuestionRows) -> Tensor:
-    """Return the mean cross-entropy in nats of the labelled tokens, each predicted from the token before it."""
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), rows.labels[:, 1:].flatten(), ignore_index=IGNORE)
+def answer_loss(logits: Tensor, rows: QuestionRows, weights: Tensor | None = None) -> Tensor:
+    """Return the mean cross-entropy in nats of the labelled tokens, each predicted from the token before it.
+
+    Args:
+        logits: (R, L, V).
+        rows: the R questions.
+        weights: (R,) of the tokens of each row in the mean; by default all equal.
+    """
+    predicted, labels = logits[:, :-1].flatten(0, 1).float(), rows.labels[:, 1:]
+    if weights is None:
+        return F.cross_entropy(predicted, labels.flatten(), ignore_index=IGNORE)
+    losses = F.cross_entropy(predicted, labels.flatten(), ignore_index=IGNORE, reduction="none").view_as(labels)
+    shares = weights[:, None] * (labels != IGNORE)
+    return (losses * shares).sum() / shares.sum()
 
 
 def answer_mask(rows: QuestionRows) -> Tensor:

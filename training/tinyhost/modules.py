@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -116,7 +117,8 @@ class LanguageTraining(HostTraining):
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         logits = packed_logits(self.host, prefix_kwargs(batch), batch.rows)
-        loss = answer_loss(logits, batch.rows)
+        weights = _even_weights(batch.types).to(logits.device) if self.stage.even_types else None
+        loss = answer_loss(logits, batch.rows, weights)
         self._log_accuracy(batch, predict(logits.detach(), batch.rows))
         self._log("loss", loss.detach(), 1)
         return loss
@@ -127,3 +129,9 @@ class LanguageTraining(HostTraining):
             rows = [i for i, other in enumerate(videos.types) if other == kind]
             self._log(kind, correct[rows].mean(), len(rows))
         self._log("accuracy", correct.mean(), len(correct))
+
+
+def _even_weights(types: tuple[str, ...]) -> Tensor:
+    """Return (R,) weights of rows of which those of each type sum to one."""
+    count = Counter(types)
+    return torch.tensor([1 / count[kind] for kind in types])

@@ -33,6 +33,8 @@ class Stage:
         mixes: what the language model sees of a video; each step selects one at random (language).
         types: question types to ask about; by default all.
         questions: maximum number of questions per video (language).
+        even_types: whether each question type has the same weight in the loss of a step, instead of each question; a
+            video has one question about the direction, and dozens about flashes (language).
         bare: fraction of the questions with two named choices that are asked without naming them (language).
         difficulty: presets or settings of the videos; each step selects one at random (language), or each video does
             (vision).
@@ -55,5 +57,6 @@ class Stage:
     mixes: tuple[TokenView, ...] = ()
     types: tuple[str, ...] = ()
     questions: int = 16
+    even_types: bool = False
     bare: float = 0.0
     difficulty: tuple[str | Difficulty, ...] = ("hard",)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -207,3 +209,17 @@ def test_unusable_prompts_are_refused(host):
     )
     with pytest.raises(PromptError, match="the video before"):
         build_prompt(late, QUESTIONS, ANSWERS, N, model.config.video_token_id)
+
+
+def test_weights_of_rows_make_the_loss_a_mean_of_means(host):
+    _, rows = prompt(host)
+    torch.manual_seed(1)
+    logits = torch.randn(*rows.input_ids.shape, 80)
+    alone = torch.stack([answer_loss(logits[i : i + 1], pick(rows, [i])) for i in range(3)])
+    torch.testing.assert_close(answer_loss(logits, rows, torch.ones(3)), answer_loss(logits, rows))
+    even = (alone[0] + (alone[1] + alone[2]) / 2) / 2  # the last two rows are of one type
+    torch.testing.assert_close(answer_loss(logits, rows, torch.tensor([1, 0.5, 0.5])), even)
+
+
+def pick(rows, index):
+    return QuestionRows(*(getattr(rows, field.name)[index] for field in fields(rows)))

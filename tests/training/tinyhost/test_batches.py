@@ -18,6 +18,8 @@ from framefold.data.synthetic.render import TEXTURES
 from framefold.errors import DataError, HostError
 from framefold.training.frozen_host.load import load_host
 from framefold.training.tinyhost.batches import RawBatch, encode_raw_batch, generate_batch
+from framefold.training.tinyhost.build import Architecture, build_host, build_tokenizer
+from framefold.training.tinyhost.modules import LanguageTraining, _even_weights
 from framefold.training.tinyhost.stage import Stage
 from framefold.training.tinyhost.token_views import TokenView, evidence_tokens, reduce_tokens
 from framefold.training.tinyhost.train import EPOCH, EpochBatches, _encode_ahead, train
@@ -151,3 +153,21 @@ def test_frames_without_a_kept_token_are_not_encoded(random_host, how, monkeypat
     kept, index = reduce_tokens(tokens[:, :-1], raw.videos, how, raw.count, raw.rng, 4)
     torch.testing.assert_close(batch.features, torch.cat([kept, tokens[:, -1:]], dim=1), atol=0.02, rtol=0.02)
     assert (batch.position_ids[:, -1 - index.shape[1] : -1] - index).unique().numel() == 1
+
+
+def test_even_weights_give_each_type_the_same_sum():
+    weights = _even_weights(("needle", "direction", "needle", "needle"))
+    torch.testing.assert_close(weights, torch.tensor([1 / 3, 1, 1 / 3, 1 / 3]))
+
+
+def test_stage_with_even_types_weighs_its_loss(monkeypatch):
+    host, tokenizer = (
+        build_host(Architecture(vision_width=16, vision_ff=32, vision_layers=1, text_layers=1), 0),
+        build_tokenizer(),
+    )
+    losses = []
+    for even in (False, True):
+        module = LanguageTraining(host, tokenizer, replace(STAGE, tokens=2000, even_types=even), 0)
+        monkeypatch.setattr(module, "log", lambda *args, **kwargs: None)
+        losses.append(float(module.training_step(module.encode_batch(module.batch_function()(3)), 0).detach()))
+    assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 1
