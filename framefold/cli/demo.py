@@ -23,7 +23,7 @@ import yaml
 from framefold.adapters import load
 from framefold.configs import find_config
 from framefold.errors import FramefoldError
-from framefold.evaluation.report.methods import counterpart_of
+from framefold.evaluation.report.methods import counterpart_of, is_trainable
 from framefold.evaluation.report.table import ResultTable
 from framefold.evaluation.results.formats import percent
 from framefold.evaluation.results.provenance import host_digest
@@ -114,7 +114,7 @@ def verdict(results: Path) -> str:
     lines = []
     for method in [method for method in table.methods if table.kind(method) == "trained"]:
         start = counterpart_of(method, table.by_method[method])
-        free = table.best(table.budgets[-1], lambda cls: not cls.trainable)
+        free = table.best(table.budgets[-1], lambda other: not is_trainable(other))
         for other, role in ((start, "from which it started"), (free, "the best training-free row")):
             gains = [(budget, table.difference(method, other, budget)) for budget in table.budgets[::-1] if other]
             texts = [f"{percent(gain, sign=True)} at {budget}" for budget, gain in gains if gain is not None]
