@@ -287,8 +287,9 @@ class CompressorModule(pl.LightningModule):
         lora = {} if self.lora is None else self.lora.state()
         shapes = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
         shapes |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
-        own = self.compressor
-        check_trained_shapes(checkpoint, shapes, f"{own.name} with {own.params()}, LoRA {self.hparams['lora']}")
+        settings = self.hparams  # not the compressor, whose class FSDP2 replaces
+        own = f"{settings['compressor']} with {settings['params']}, LoRA {settings['lora']}"
+        check_trained_shapes(checkpoint, shapes, own)
         if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
             self.lora.load({key: checkpoint["state_dict"][LORA_PREFIX + key] for key in lora})
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from framefold.adapters.core.budget import budget_tokens
+from framefold.adapters.core.registry import list_compressors
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.timing import Compress
 from framefold.evaluation.results.provenance import code_digest
@@ -173,6 +174,8 @@ def _grid(methods: Sequence[Method], of: str) -> list[AnyMethod]:
 
 def _reinvest(methods: Sequence[Method], of: str) -> list[AnyMethod]:
     chosen = [method for method in methods if method.name == of]
+    if not chosen and of in list_compressors():
+        return []  # a configuration names the row, and the command compares fewer compressors
     if not chosen:
         names = [method.name for method in methods]
         raise ConfigError(

@@ -110,7 +110,7 @@ def bench_compress(
     names = compressors if compressors is not None else _outside_the_llm()
     _check(frames, grid, width, inputs, min(repeats, threads), device, dtype)
     variants = [
-        (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})))
+        (name, budget, build(name, check_budget(budget), **(params or {}).get(name, {})).eval())
         for name in names
         for budget in budgets
     ]

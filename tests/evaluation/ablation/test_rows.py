@@ -93,7 +93,7 @@ def test_detail_is_that_of_the_smaller_size() -> None:
         ("resise", "no row 'resise'.*did you mean 'resize'"),
         ("reinvest", "no row 'reinvest'.*reinvest:NAME"),
         ("blind:uniform", "no row 'blind:uniform'"),
-        ("reinvest:fila", "no method 'fila'"),
+        ("reinvest:filla", "no method 'filla'"),
         ("reinvest:identity", "cannot be reinvested"),
         ("reinvest:fastv", "cannot be reinvested"),
     ],
@@ -101,3 +101,8 @@ def test_detail_is_that_of_the_smaller_size() -> None:
 def test_unknown_rows_are_errors_that_name_the_known_ones(row: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         methods_of(["uniform", "fastv"], [], {}, oracle=False, events=False, rows=[row])
+
+
+def test_reinvested_compressor_that_is_not_compared_adds_no_row() -> None:
+    names = [one.name for one in methods_of(["uniform"], [], {}, oracle=False, events=False, rows=["reinvest:pool"])]
+    assert names == [one.name for one in methods_of(["uniform"], [], {}, oracle=False, events=False, rows=[])]
