@@ -91,15 +91,17 @@ def test_number_of_threads_is_restored_after_an_error() -> None:
     assert torch.get_num_threads() == before
 
 
+class Broken(torch.nn.Module):
+    def forward(self, *_: Any) -> Any:
+        raise RuntimeError("it does not run")
+
+
 @pytest.fixture(autouse=True)
 def broken(monkeypatch: pytest.MonkeyPatch) -> None:
     build = bench_compress.build
 
     def with_broken(name: str, *args: Any, **params: Any) -> Any:
-        def fail(*_: Any) -> Any:
-            raise RuntimeError("it does not run")
-
-        return fail if name == "broken_for_this_test" else build(name, *args, **params)
+        return Broken() if name == "broken_for_this_test" else build(name, *args, **params)
 
     monkeypatch.setattr(bench_compress, "build", with_broken)
 
