@@ -46,6 +46,17 @@ class ForkedCommand:
         kill = os.killpg if number == signal.SIGKILL else os.kill
         kill(self._process.pid or 0, number)
 
+    def interrupt(self) -> int:
+        """Send SIGINT, once more if the command runs on, and return the exit status.
+
+        Python drops an interrupt that it raises in a destructor or a callback, and a user would press Ctrl-C again.
+        """
+        self.send(signal.SIGINT)
+        self._process.join(20)
+        if self._process.is_alive():
+            self.send(signal.SIGINT)
+        return self.wait()
+
     def wait(self) -> int:
         """Return the exit status, as of Popen."""
         self._process.join(HANG)
