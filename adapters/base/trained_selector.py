@@ -11,7 +11,7 @@ from torch import Tensor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.registry import compressor_class, create_compressor
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.errors import ConfigError, InputError
+from framefold.errors import ConfigError
 
 from .selector import Selector
 
@@ -57,16 +57,6 @@ class TrainedSelector(Selector):
     @classmethod
     def counterpart_of(cls, params: Mapping[str, Any]) -> tuple[str | None, dict[str, Any]]:
         return params.get("counterpart", cls.counterpart), {}
-
-    def check_width(self, width: int) -> None:
-        """Note the width of the first video.
-
-        Raises:
-            InputError: the weights are for tokens of another width.
-        """
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
 
     def learned(self, video: VideoTokens, query: Tensor | None) -> Tensor:
         """Return the (N,) learned scores of the tokens of a dense video, 0 before training."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.errors import ConfigError, InputError
+from framefold.adapters.core.width import matching_width
+from framefold.errors import ConfigError
 
 from .scene_mean import Members, SceneMean, Scenes
 
@@ -76,9 +77,7 @@ class FiLA(SceneMean):
             self.materialize(dim, grid)
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim, self.grid = self.dim or width, self.grid or grid
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim, self.grid = matching_width(self.name, self.dim, width), self.grid or grid
         if self.static is None:
             channels = self.dim if self.weight_shape == "nd" else 1
             self.static = nn.Parameter(torch.zeros(self.r + 1, channels, *self.grid, device=device))

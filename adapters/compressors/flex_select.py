@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from framefold.adapters.base.trained_selector import TrainedSelector
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.cross_attention import CrossAttentionBlock, RMSNorm
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
 from framefold.adapters.ops.selection import exact_topk
@@ -79,7 +80,7 @@ class FlexSelect(TrainedSelector):
             self.materialize(dim, (1, 1))
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.check_width(width)
+        self.dim = matching_width(self.name, self.dim, width)
         if self.blocks is not None:
             return
         self.token_norm, self.word_norm = RMSNorm(width, EPS), RMSNorm(width, EPS)

@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import AUTO, Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.budget_head import BudgetHead
 from framefold.adapters.layers.cross_attention import CrossAttentionBlock
 from framefold.adapters.layers.soft_threshold import soft_threshold
@@ -21,7 +22,7 @@ from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
 from framefold.adapters.ops.partition import even_positions
 from framefold.adapters.ops.selection import exact_topk
 from framefold.adapters.reference import qtsplus as release
-from framefold.errors import ConfigError, InputError
+from framefold.errors import ConfigError
 
 EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
 MAX_SIZE = 2**20  # of any size parameter; a config could otherwise request any amount of memory
@@ -138,9 +139,7 @@ class QTSplus(Compressor):
         return {**params, "variant": "exact"} if params.get("variant") == "corrected" else dict(params)
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim = matching_width(self.name, self.dim, width)
         if self.scoring is None:
             self.heads = self.heads or max(1, width // 64)
             self.kv_heads = self.kv_heads or self.heads

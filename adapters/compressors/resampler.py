@@ -14,9 +14,10 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.parameters import init_params
 from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, create_compressor
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.anchored_resampler import AnchoredResampler, TokenRebuilder, rebuild_loss
 from framefold.adapters.layers.time_encoding import PLACE_FEATURES, TIME_FEATURES, place_features, time_features
-from framefold.errors import ConfigError, InputError
+from framefold.errors import ConfigError
 from framefold.messages import short
 
 BOTTLENECK_FROM = 1024  # from this token width on, blocks have BOTTLENECK channels unless ``inner`` is set
@@ -130,9 +131,7 @@ class Resampler(Compressor):
         return params.get("counterpart", cls.counterpart), dict(params.get("counterpart_params") or {})
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim = matching_width(self.name, self.dim, width)
         if self.resampler is not None:
             return
         self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer, Order, scan_order
 from framefold.adapters.ops.partition import split_runs
-from framefold.errors import ConfigError, InputError
+from framefold.errors import ConfigError
 
 from .pool import Pool
 
@@ -106,9 +107,7 @@ class STORM(Pool):
             self.materialize(dim, (1, 1))
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim = matching_width(self.name, self.dim, width)
         if self.mixing is not None:
             return
         self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)

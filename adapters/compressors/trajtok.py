@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
-from framefold.errors import ConfigError, InputError
+from framefold.adapters.core.width import matching_width
+from framefold.errors import ConfigError
 
 from .vq import VQ
 
@@ -82,9 +83,7 @@ class TrajTok(VQ):
             self.materialize(dim, (1, 1))
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim = matching_width(self.name, self.dim, width)
         if self.blend is not None:
             return
         self.inner = self.inner or min(max(1, width // 4), LARGEST_INNER)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from framefold.adapters.base.trained_selector import MAX_SIZE, TrainedSelector, deviation
 from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.soft_threshold import soft_threshold
 from framefold.adapters.ops.selection import exact_topk
 from framefold.errors import ConfigError
@@ -78,7 +79,7 @@ class VisionSelector(TrainedSelector):
             self.materialize(dim, (1, 1))
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.check_width(width)
+        self.dim = matching_width(self.name, self.dim, width)
         if self.query is not None:
             return
         self.query = nn.Linear(width, self.inner, bias=False)  # a bias would add the same to the scores of all tokens

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
+from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
 from framefold.adapters.ops.segments import segment_sum, weighted_segment_sum
-from framefold.errors import ConfigError, InputError
+from framefold.errors import ConfigError
 
 from .pool import Pool
 
@@ -81,9 +82,7 @@ class XPool(Pool):
             self.materialize(dim, (1, 1))
 
     def materialize(self, width: int, grid: tuple[int, int], device: torch.device | None = None) -> None:
-        self.dim = self.dim or width
-        if width != self.dim:
-            raise InputError(f"{self.name} has weights for tokens of width {self.dim}, but the video has width {width}")
+        self.dim = matching_width(self.name, self.dim, width)
         if self.key is not None:
             return
         self.key, self.time = nn.Linear(width, self.inner, bias=False), nn.Linear(TIME_FEATURES, self.inner, bias=False)

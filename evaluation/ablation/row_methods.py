@@ -175,6 +175,7 @@ def _grid(methods: Sequence[Method], of: str) -> list[AnyMethod]:
 def _reinvest(methods: Sequence[Method], of: str) -> list[AnyMethod]:
     chosen = [method for method in methods if method.name == of]
     if not chosen and of in list_compressors():
+        print(f"ablation: {of} is not compared, so there are no rows of it with more frames (reinvest:{of})")
         return []  # a configuration names the row, and the command compares fewer compressors
     if not chosen:
         names = [method.name for method in methods]

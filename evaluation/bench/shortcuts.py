@@ -6,7 +6,6 @@ reason that holds for this host and task only. This module must not import trans
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,7 @@ from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.timeline import EVIDENCE_KINDS
 from framefold.errors import ConfigError
 from framefold.evaluation.metrics.ranking import ranking_auc, recall_auc, top_recall
-from framefold.evaluation.metrics.statistics import Interval, clustered_mean
+from framefold.evaluation.metrics.statistics import Interval, clustered_mean, mean_over_types
 from framefold.evaluation.report.markdown import format_table
 from framefold.files import write_json
 from framefold.progress import progress_bar
@@ -210,8 +209,9 @@ def summarize(ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
         events = [one for one in ranked if one.statistic == name and one.kind == EVENTS]
         kinds = list(dict.fromkeys(one.kind for one in asked))
         types = {kind: float(np.mean([one.auc for one in asked if one.kind == kind])) for kind in kinds}
-        recall = _mean_over_types(asked, [one.recall for one in asked]).value
-        row = {"statistic": name, "auc": _mean_over_types(asked, [one.auc for one in asked]), "events": None}
+        groups = [one.kind for one in asked], [one.cluster for one in asked]
+        recall = mean_over_types([one.recall for one in asked], *groups).value
+        row = {"statistic": name, "auc": mean_over_types([one.auc for one in asked], *groups), "events": None}
         if events:
             row["events"] = clustered_mean([one.auc for one in events], [one.cluster for one in events])
         limits = {
@@ -219,14 +219,6 @@ def summarize(ranked: Sequence[Ranked]) -> list[dict[str, Any]]:
         }
         rows.append(row | limits | {"recall": recall, "types": types})
     return rows
-
-
-def _mean_over_types(asked: Sequence[Ranked], values: Sequence[float]) -> Interval:
-    """Return the mean over question types, as a mean over questions with weights."""
-    counts = Counter(one.kind for one in asked)
-    weights = [len(asked) / (len(counts) * counts[one.kind]) for one in asked]
-    weighted = [value * weight for value, weight in zip(values, weights, strict=True)]
-    return clustered_mean(weighted, [one.cluster for one in asked])
 
 
 def shortcut_table(rows: Sequence[dict[str, Any]]) -> str:

@@ -5,7 +5,6 @@ This module must not import transformers before torchvision is found.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from framefold.adapters.core.budget import check_budget
 from framefold.data.synthetic.difficulty import Difficulty, resolve_difficulty
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
-from framefold.evaluation.metrics.statistics import Interval, clustered_mean
+from framefold.evaluation.metrics.statistics import mean_over_types
 from framefold.evaluation.report.markdown import format_table
 from framefold.files import write_json
 from framefold.progress import progress_bar
@@ -96,20 +95,20 @@ def summarize_teachers(taught: Sequence[Taught]) -> list[dict[str, Any]]:
         accuracy = {}
         for budget in dict.fromkeys(one.budget for one in own):
             at = [one for one in own if one.budget == budget]
-            found = _mean_over_types(at, [float(one.correct) for one in at])
+            found = mean_over_types(
+                [float(one.correct) for one in at], [one.kind for one in at], [one.cluster for one in at]
+            )
             accuracy[f"{budget:g}"] = [found.value, found.low, found.high]
         ranked = [one for one in own if not np.isnan(one.auc)]
-        auc = _mean_over_types(ranked, [one.auc for one in ranked]).value if ranked else None
+        auc = (
+            mean_over_types(
+                [one.auc for one in ranked], [one.kind for one in ranked], [one.cluster for one in ranked]
+            ).value
+            if ranked
+            else None
+        )
         rows.append({"layers": list(layers), "heads": heads, "accuracy": accuracy, "auc": auc})
     return rows
-
-
-def _mean_over_types(taught: Sequence[Taught], values: Sequence[float]) -> Interval:
-    """Return the mean over question types, as a mean over questions with weights."""
-    counts = Counter(one.kind for one in taught)
-    weights = [len(taught) / (len(counts) * counts[one.kind]) for one in taught]
-    weighted = [value * weight for value, weight in zip(values, weights, strict=True)]
-    return clustered_mean(weighted, [one.cluster for one in taught])
 
 
 def teacher_table(rows: Sequence[dict[str, Any]]) -> str:

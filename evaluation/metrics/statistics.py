@@ -9,6 +9,7 @@ Dimensions: V clusters, Y question types, R resamples.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -144,6 +145,19 @@ def clustered_mean(
     weights = _weights(len(known), resamples, seed)
     means = (weights @ np.bincount(members, numbers)) / (weights @ np.bincount(members).astype(np.float64))
     return Interval(float(numbers.mean()), *_percentiles(means))
+
+
+def mean_over_types(values: Sequence[float], kinds: Sequence[str], clusters: Sequence[Hashable]) -> Interval:
+    """Return the mean over question types of a number per question, as a mean over questions with weights.
+
+    Args:
+        values: one per question.
+        kinds: question type of each.
+        clusters: cluster of each, see :func:`clustered_mean`.
+    """
+    counts = Counter(kinds)
+    weights = [len(kinds) / (len(counts) * counts[kind]) for kind in kinds]
+    return clustered_mean([value * weight for value, weight in zip(values, weights, strict=True)], clusters)
 
 
 def clustered_share(

@@ -103,6 +103,9 @@ def test_unknown_rows_are_errors_that_name_the_known_ones(row: str, message: str
         methods_of(["uniform", "fastv"], [], {}, oracle=False, events=False, rows=[row])
 
 
-def test_reinvested_compressor_that_is_not_compared_adds_no_row() -> None:
+def test_reinvested_compressor_that_is_not_compared_adds_no_row_and_is_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names = [one.name for one in methods_of(["uniform"], [], {}, oracle=False, events=False, rows=["reinvest:pool"])]
     assert names == [one.name for one in methods_of(["uniform"], [], {}, oracle=False, events=False, rows=[])]
+    assert "pool is not compared" in capsys.readouterr().out

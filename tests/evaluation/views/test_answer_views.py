@@ -108,5 +108,5 @@ def test_costs_are_shared_by_the_questions_about_a_video(anew: float, five: floa
     assert BY_KEY["flops_5"].value(readings) == five and BY_KEY["flops_20"].value(readings) == twenty
     assert BY_KEY["total_flops"].value(readings) == 163.0 and BY_KEY["first_token_ms"].value(readings) == 33.0
     once = shared(readings, ("tower_flops", "compressor_flops", "prefill_flops"), "answer_flops", 1)
-    assert once == 163.0, "one question costs everything, whoever reads it"
+    assert once == 163.0, "one question costs the same whether compression is per question or per video"
     assert BY_KEY["ms_5"].value(Readings(stored={}.get)) is None
