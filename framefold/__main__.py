@@ -83,6 +83,7 @@ FUNCTIONS = {
         "ask a video-LLM about a video file, with fewer visual tokens",
     ),
     "eval": ("evaluation.lmms.evaluate:evaluate", "run benchmarks of lmms-eval and measure accuracy and cost"),
+    "eval table": ("evaluation.lmms.table:compare_evaluations", "compare evaluations of benchmarks in one table"),
     "ablate": (
         "evaluation.ablation.ablate:ablate_command",
         "compare compressors at several budgets on held-out videos",

@@ -17,6 +17,7 @@ from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.pretrained.hub import resolve_adapter
 from framefold.errors import ConfigError, EvalError
+from framefold.evaluation.results.settings import FULL
 from framefold.files import write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.device import resolve_device
@@ -24,7 +25,8 @@ from framefold.training.frozen_host.locate import find_host
 from framefold.warning_types import UnknownWordsWarning
 
 from .process import find_lmms_eval, supervise
-from .results import JOINED, file_of, finished, join_results, read_eval
+from .published_scores import PublishedScore, read_published_scores
+from .results import JOINED, TaskMetric, file_of, finished, join_results, read_eval
 from .settings import EvalSettings, claim, resolve_settings
 from .table import text_table
 
@@ -54,6 +56,8 @@ def evaluate(
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
     allow_other_host: bool = False,
     revision: str | None = None,
+    unpruned: str | None = None,
+    published: str | None = None,
 ) -> int:
     """Run tasks of lmms-eval on fewer visual tokens; finished tasks, and answers of unfinished ones, are reused.
 
@@ -65,7 +69,8 @@ def evaluate(
             (hf download).
         compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
             the adapter is added to the host.
-        tasks: task names of lmms-eval, such as videomme, mlvu_dev, longvideobench_val_v, egoschema_subset.
+        tasks: task names of lmms-eval, such as videomme, videomme_v2, mlvu_dev, longvideobench_val_v, egoschema (which
+            its own server scores), egoschema_subset, lvbench.
         out: output folder for eval.json and the files of each task.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the compressor's own.
         params: parameters of a registered compressor that differ from their defaults.
@@ -78,6 +83,9 @@ def evaluate(
         dtype: dtype of the weights; "auto" is the one that they were saved in.
         allow_other_host: accept an adapter that was trained in another host.
         revision: branch, tag or commit of a host on the Hub.
+        unpruned: output folder of the same tasks with all tokens; tasks that are not finished there are run first. The
+            score with all tokens is then shown next to the published one.
+        published: JSON file of published scores of hosts with all tokens; by default the packaged one.
 
     Returns:
         Exit status: 0, or 1 if a task failed; stderr names the failed tasks, and the others are finished.
@@ -89,6 +97,7 @@ def evaluate(
             invalid, or the folder holds results of other settings.
         HostError, UnsupportedHostError: the host cannot be used.
         EvalError: there is no such task, or results are damaged.
+        ResultsError: the file of published scores is missing or damaged.
     """
     for name, value in (
         ("frames", frames),
@@ -100,7 +109,9 @@ def evaluate(
     names = list(dict.fromkeys(task.strip() for task in tasks if task.strip()))
     if not names:
         raise ConfigError("there is no task to run: give, for example, --tasks videomme,mlvu_dev")
-    source = resolve_adapter(compressor)
+    if unpruned is not None and Path(unpruned).resolve() == Path(out).resolve():
+        raise ConfigError(f"--unpruned and --out are the same folder, {out}: give --unpruned one of its own")
+    scores, source = read_published_scores(published), resolve_adapter(compressor)
     module, where = load_or_build(source, budget, params), resolve_device(device)
     found = find_host(host, revision)
     lmms_eval, folder = find_lmms_eval(), Path(out)
@@ -112,13 +123,19 @@ def evaluate(
     if found.is_tinyhost:
         warnings.warn(TINYHOST.format(host=host), UnknownWordsWarning, stacklevel=2)
     warn_untrained(module)
+    full = 0
+    if unpruned is not None:
+        full = evaluate(
+            host, FULL, names, unpruned, frames=frames, limit=limit, include_path=include_path,
+            max_new_tokens=max_new_tokens, device=device, dtype=dtype, revision=revision, published=published,
+        )  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
             claim(folder, settings)
             left = [name for name in names if not finished(folder, name)]
             outcome = _run(settings, left, folder, lmms_eval, include_path) if left else COMPLETED
-            return _report(folder, names, outcome)
+            return max(full, _report(folder, names, outcome, unpruned, scores))
     except Timeout as error:
         raise EvalError(f"another framefold eval is running in {out}") from error
 
@@ -179,15 +196,25 @@ class _TaskProgress:
         self.bar.close()
 
 
-def _report(out: Path, names: list[str], outcome: dict[str, Any]) -> int:
+def _report(
+    out: Path, names: list[str], outcome: dict[str, Any], unpruned: str | None, scores: list[PublishedScore]
+) -> int:
     """Print a table of the finished tasks, and the errors of the others."""
     if outcome["usage"]:
         raise EvalError(outcome["error"])
     if any(file_of(out, name).is_file() for name in names):
         join_results(out)
-        print(f"{text_table(read_eval(out))}\n\nresults: {out / JOINED}")
+        metrics, full = read_eval(out), _unpruned_metrics(unpruned, names)
+        print(f"{text_table(metrics, full, scores)}\n\nresults: {out / JOINED}")
     errors = [f"{task}: {text}" for task, text in outcome["failed"].items()]
     errors += [] if outcome["error"] is None else [outcome["error"]]
     for error in errors:
         print(f"framefold: error: {error} (details in {out / LOG})", file=sys.stderr)
     return 1 if errors else 0
+
+
+def _unpruned_metrics(folder: str | None, names: list[str]) -> list[TaskMetric]:
+    """Read the metrics of all tokens; none if all their tasks failed."""
+    if folder is None or not any(file_of(Path(folder), name).is_file() for name in names):
+        return []
+    return read_eval(folder)

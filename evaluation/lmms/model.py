@@ -18,7 +18,7 @@ from lmms_eval.api.model import lmms
 from lmms_eval.models.registry_v2 import ModelManifest
 
 from framefold.errors import ConfigError, EvalError, FramefoldError
-from framefold.files import write_json
+from framefold.files import text_digest, write_json
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.torchvision import find_torchvision
 
@@ -99,6 +99,9 @@ class Framefold(lmms):
             key = answer_key(task, split, doc, video, question, new)
             if key not in self.log.answers:
                 measured = asdict(self.session.answer(video, question, new))
+                measured["prompt_digest"] = text_digest(measured["prompt_text"])
+                if any(answer["task"] == task for answer in self.log.answers.values()):
+                    del measured["prompt_text"]  # that of the first answer is enough
                 identity = {"key": key, "task": task, "split": split, "doc_id": doc, "video": video}
                 self.log.add({**identity, **measured, "sampled": _samples(options)})
         except FramefoldError as error:

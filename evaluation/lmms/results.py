@@ -9,7 +9,6 @@ import json
 import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,6 +19,7 @@ from framefold.errors import EvalError
 from framefold.files import write_json
 
 from .answer_log import LoggedAnswer, efficiency, notes
+from .manifest import task_manifest
 from .settings import EvalSettings, difference, json_value, read_settings
 
 SCHEMA = 1
@@ -31,9 +31,9 @@ NO_METRIC = {"doc_id", "doc", "target", "arguments", "input", "input_media", "re
 
 NO_METRIC |= {"doc_hash"}
 
-COPIED = ("results", "n-samples", "versions", "higher_is_better", "group_subtasks", "task_hashes")
+NOT_KEPT = {"key", "text", "prompt_text"}  # of a logged answer
 
-PACKAGES = ("framefold", "torch", "transformers", "lmms_eval", "datasets")
+COPIED = ("results", "n-samples", "versions", "higher_is_better", "group_subtasks", "task_hashes")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class TaskMetric:
         stderr: standard error that lmms-eval reports, clustered (for example by video) if available.
         better: "higher", "lower", or "" if the task does not define it.
         n: number of answers.
+        frames: frames sampled from each video.
+        limit: number of questions that the task was limited to; None for all.
         efficiency: see :func:`~framefold.evaluation.lmms.answer_log.efficiency`.
     """
 
@@ -62,6 +64,8 @@ class TaskMetric:
     stderr: float | None
     better: str
     n: int
+    frames: int
+    limit: int | None
     efficiency: dict[str, Any]
 
 
@@ -108,7 +112,7 @@ def write_task(
         "schema": SCHEMA,
         "task": task,
         "settings": json.loads(settings.text),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "manifest": task_manifest(task, settings, results, answers),
         "machine": _machine(),
         "reported": reported,
         "efficiency": costs,
@@ -172,6 +176,8 @@ def _metrics(content: Mapping[str, Any]) -> Iterator[TaskMetric]:
                 stderr=next((error for error in errors if isinstance(error, int | float)), None),
                 better="" if higher is None else "higher" if higher else "lower",
                 n=content["efficiency"][task]["n"],
+                frames=settings["frames"],
+                limit=settings["limit"],
                 efficiency=content["efficiency"][task],
             )
 
@@ -206,15 +212,8 @@ def _join(leaf: str, sample: Mapping[str, Any], logged: Mapping[tuple[str, Any],
     responses = sample["filtered_resps"]
     response = responses[0] if isinstance(responses, list) and len(responses) == 1 else responses
     metrics = {name: value for name, value in sample.items() if name not in NO_METRIC}
-    measured = {name: value for name, value in answer.items() if name not in ("key", "text")}
+    measured = {name: value for name, value in answer.items() if name not in NOT_KEPT}
     return json_value({**measured, "target": sample["target"], "answer": response, "metrics": metrics})
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _machine() -> dict[str, Any]:

@@ -27,7 +27,14 @@ from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.training.frozen_host.device import add_video_inputs, move_inputs, resolve_device
 from framefold.training.frozen_host.load import load_model
 from framefold.training.frozen_host.locate import find_host
-from framefold.training.frozen_host.processor import build_inputs, grid_times, load_config, load_processor
+from framefold.training.frozen_host.processor import (
+    apply_processor,
+    grid_times,
+    load_config,
+    load_processor,
+    pixels_per_frame,
+    write_prompt,
+)
 from framefold.training.frozen_host.vocabulary import warn_unknown_words
 
 from .settings import EvalSettings, digest_of, settings_of
@@ -41,7 +48,9 @@ class MeasuredAnswer:
 
     Attributes:
         text: the answer.
+        prompt_text: the prompt, with the placeholder of the video.
         frames: frames sampled from the video.
+        pixels: pixels of a frame, as the vision encoder gets it.
         visual_before: visual tokens before the compressor.
         visual_after: visual tokens after the compressor.
         visual_mean: mean number of visual tokens over the layers of the language model.
@@ -55,7 +64,9 @@ class MeasuredAnswer:
     """
 
     text: str
+    prompt_text: str
     frames: int
+    pixels: int
     visual_before: int
     visual_after: int
     visual_mean: float
@@ -107,7 +118,8 @@ class Session:
         if self._is_tinyhost:
             warn_unknown_words(self.settings.host, self.processor.tokenizer, [question], "a question")
         sample = self._sample(video)
-        prompt = build_inputs(self.processor, sample, question)
+        text = write_prompt(self.processor, question)
+        prompt = apply_processor(self.processor, sample, text)
         inputs = add_video_inputs(move_inputs(prompt, self.model), grid_times(self.processor, sample))
         if self._query_aware and (query := query_or_none(self.model, inputs, self.processor, question)) is not None:
             inputs["query"] = query
@@ -120,7 +132,9 @@ class Session:
         length = run.prompt if self.settings.positions == "compact" else prompt["input_ids"].shape[1]
         return MeasuredAnswer(
             text=self.processor.tokenizer.decode(run.ids, skip_special_tokens=True).strip(),
+            prompt_text=text,
             frames=len(sample.times),
+            pixels=pixels_per_frame(prompt, len(grid_times(self.processor, sample)), self.processor),
             visual_before=call.before,
             visual_after=call.after,
             visual_mean=self._recorded.places[0].mean_tokens if self._recorded.places else call.after,

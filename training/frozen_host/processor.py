@@ -23,6 +23,8 @@ from .locate import HostFolder, find_host
 
 CLOCK = 1000  # see _metadata
 
+CHANNELS = 3  # of a pixel
+
 # Settings of some video processors. A host that drops tokens itself cannot be compared with others. Qwen's own code
 # caps the pixels of a frame, so the cap is the default here if the host's folder does not set it.
 NO_PRUNING = {"use_token_compression": False}
@@ -166,6 +168,18 @@ def grid_times(processor: Any, sample: SampledFrames) -> Tensor:
     times = torch.from_numpy(sample.times)
     filled = torch.cat([times, times[-1:].expand(-len(times) % patch)])  # as processors repeat the last frame
     return filled.view(-1, patch).mean(dim=1)
+
+
+def pixels_per_frame(inputs: dict[str, Any], steps: int, processor: Any) -> int:
+    """Return the number of pixels of a frame, as the vision encoder gets it, from the inputs of a host.
+
+    Args:
+        inputs: what :func:`apply_processor` returned.
+        steps: G.
+        processor: the processor of the host.
+    """
+    values = sum(value.numel() for name, value in inputs.items() if name.startswith("pixel_values"))
+    return round(values / (CHANNELS * steps * _frames_per_step(processor)))
 
 
 def _metadata(sample: SampledFrames) -> VideoMetadata:

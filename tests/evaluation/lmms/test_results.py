@@ -73,7 +73,7 @@ def test_finished_tasks_are_joined(tmp_path: Path) -> None:
     write(tmp_path, "a/b")
     joined = json.loads((tmp_path / "eval.json").read_text())
     assert set(joined["tasks"]) == {"one", "a/b"} and joined["settings"]["host_revision"] == "abc"
-    assert joined["tasks"]["one"]["seconds"] == 12.5 and joined["tasks"]["one"]["versions"]["torch"]
+    assert joined["tasks"]["one"]["seconds"] == 12.5 and joined["tasks"]["one"]["manifest"]["versions"]["torch"]
     assert finished(tmp_path, "a/b") and not finished(tmp_path, "b") and len(read_eval(tmp_path)) == 4
 
 
