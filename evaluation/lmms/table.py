@@ -25,7 +25,7 @@ from .results import TaskMetric, read_eval
 HEAD = ("task", "metric", "value", "stderr", "n", "visual tokens", "prefill", "compressor", "peak memory")
 
 
-UNPRUNED = ("all tokens", "here", "published", "difference", "frames here", "published with", "source")
+UNPRUNED = ("task", "all tokens here", "published", "difference", "frames here", "published with", "source")
 
 
 def text_table(

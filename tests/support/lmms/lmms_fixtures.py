@@ -16,6 +16,7 @@ import psutil
 
 from framefold.data.synthetic.generate import generate
 from framefold.data.video.codec import encode_video
+from framefold.evaluation.lmms.published_scores import BENCHMARKS
 from framefold.evaluation.lmms.settings import EvalSettings
 from tests.support.limits import HANG
 from tests.support.paths import ROOT
@@ -52,6 +53,26 @@ def write_task_files(folder: Path, videos: int = VIDEOS) -> Path:
     damaged = [questions[0], questions[1] | {"video": "toy/none.mp4"}]
     (folder / "toy/damaged.jsonl").write_text("".join(json.dumps(question) + "\n" for question in damaged))
     return folder
+
+
+def write_stand_ins(tasks: Path) -> Path:
+    """Write tasks with names, metrics and scales of the benchmarks, about the questions of the local tasks.
+
+    They can stand in for them with the stub only: lmms-eval prefers its own tasks to local ones of the same name.
+    """
+    tasks.mkdir()
+    functions = ['def video(doc):\n    return [doc["video"]]\n\n']
+    for number, one in enumerate(BENCHMARKS.values()):
+        right = f'{{"{one.metric}": float(answers[0] == doc["answer"])}}'
+        functions.append(f"def score{number}(doc, answers):\n    return {right}\n\n")
+        functions.append(f"def mean{number}(values):\n    return {100 / one.points} * sum(values) / len(values)\n\n")
+        text = (TASKS / "toy.yaml").read_text().replace("task: framefold_toy", f"task: {one.task}")
+        text = text.replace("documents.video", "stand_ins.video").replace("exact_match", one.metric)
+        text = text.replace("aggregation: mean", f"aggregation: !function stand_ins.mean{number}")
+        text += f"process_results: !function stand_ins.score{number}\n"
+        (tasks / f"{one.task}.yaml").write_text(text)
+    (tasks / "stand_ins.py").write_text("\n".join(functions))
+    return tasks
 
 
 def environment(folder: Path, stub: bool, **more: str) -> dict[str, str]:

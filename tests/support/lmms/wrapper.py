@@ -168,7 +168,9 @@ def families(file: str, folder: Path) -> dict[str, list[int]]:
     for name in ("qwen2_5_vl", "smolvlm"):
         one = model(host=str(save_host(name, folder / name)), compressor="uniform", budget=5, frames=6)
         one.generate_until([request([file], "what is it ?", max_new_tokens=2)])
-        kept[name] = [list(one.log.answers.values())[0][field] for field in ("frames", "visual_after", "new_tokens")]
+        kept[name] = [
+            list(one.log.answers.values())[0][field] for field in ("frames", "visual_after", "new_tokens", "pixels")
+        ]
     return kept
 
 

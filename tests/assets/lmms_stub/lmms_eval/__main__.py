@@ -1,4 +1,4 @@
-"""The command line: asks about the documents of a task one by one and counts exact matches."""
+"""The command line: asks about the documents of a task one by one, and counts exact matches or calls the task."""
 
 import argparse
 import json
@@ -42,28 +42,33 @@ def cli_evaluate_single(args):
     worker.kill()
     worker.wait()
     samples = [_sample(number, document, answers[number], config) for number, document in enumerate(documents)]
-    results = _results(name, [sample["exact_match"] for sample in samples])
+    results = _results(name, samples, config)
     folder = args.output_path.partition(",")[0]  # lmms-eval also cuts the path, which it joins with other arguments
     with open(f"{folder}/{name}_results.json", "w") as file:
-        json.dump(results, file)
+        json.dump(results, file, default=str)
     return results, {name: samples}
 
 
 def _sample(number, document, answer, config):
     target = _fill(config["doc_to_target"], document)
-    right = float(answer == target)
-    return {"doc_id": number, "target": target, "filtered_resps": [answer], "doc_hash": "x", "exact_match": right}
+    process = config.get("process_results", lambda document, answers: {"exact_match": float(answers[0] == target)})
+    metrics = process(document, [answer])
+    return {"doc_id": number, "target": target, "filtered_resps": [answer], "doc_hash": "x", **metrics}
 
 
-def _results(name, right):
+def _results(name, samples, config):
+    entry = config["metric_list"][0]
+    metric, combine = entry["metric"], entry["aggregation"]
+    right = [sample[metric] for sample in samples]
     mean = sum(right) / len(right)
     stderr = math.sqrt(mean * (1 - mean) / (len(right) - 1)) if len(right) > 1 else "N/A"
-    values = {"alias": name, "exact_match,none": mean, "exact_match_stderr,none": stderr}
-    values["exact_match_stderr_clustered,none"] = "N/A"
+    values = {"alias": name, f"{metric},none": combine(right) if callable(combine) else mean}
+    values |= {f"{metric}_stderr,none": stderr, f"{metric}_stderr_clustered,none": "N/A"}
     return {
         "results": {name: values},
+        "configs": {name: {key: value for key, value in config.items() if not callable(value)}},
         "n-samples": {name: {"original": len(right), "effective": len(right)}},
-        "higher_is_better": {name: {"exact_match": True}},
+        "higher_is_better": {name: {metric: True}},
     }
 
 
