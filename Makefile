@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 FINDER := $(VENV)/.torchvision-finder
 
-.PHONY: setup demo test quick oracle lmms lint clean
+.PHONY: setup demo test quick oracle lmms serving serving-test lint clean
 
 setup: $(READY) $(FINDER)
 
@@ -74,10 +74,28 @@ $(LMMS)/.ready: $(READY) constraints-lmms.txt
 
 lmms: $(LMMS)/.ready
 
+# vLLM for CPUs and framefold's plug-in, in an environment of its own: it pins another transformers than framefold.
+SERVING := .venv-serving
+SERVING_PIP := $(SERVING)/bin/pip install --quiet --disable-pip-version-check
+$(SERVING)/.ready: constraints-serving.txt pyproject.toml framefold/torchvision_finder.py
+	@echo "serving: creating $(SERVING) (3.6 GB, several minutes)"
+	@$(PYTHON) -m venv $(SERVING)
+	@$(SERVING_PIP) -c constraints-serving.txt torch==2.13.0 setuptools
+	@$(SERVING_PIP) --no-deps -r constraints-serving.txt
+	@$(SERVING_PIP) --no-deps --no-build-isolation -e .
+	@$(SERVING)/bin/python framefold/torchvision_finder.py
+	@touch $@
+
+serving: $(SERVING)/.ready
+
+# Compressors in vLLM against framefold.attach in transformers.
+serving-test: serving
+	@$(SERVING)/bin/python -m pytest -q tests/adapters/serving $(PYTEST_ARGS)
+
 lint: setup
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info runs
+	rm -rf $(VENV) $(SERVING) build dist *.egg-info runs

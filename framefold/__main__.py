@@ -82,6 +82,7 @@ FUNCTIONS = {
         "evaluation.inspection.answer:answer_command",
         "ask a video-LLM about a video file, with fewer visual tokens",
     ),
+    "serve": ("cli.serve:serve", "serve a video-LLM with fewer visual tokens, through vLLM's OpenAI server"),
     "eval": ("evaluation.lmms.evaluate:evaluate", "run benchmarks of lmms-eval and measure accuracy and cost"),
     "eval table": ("evaluation.lmms.table:compare_evaluations", "compare evaluations of benchmarks in one table"),
     "ablate": (

@@ -84,3 +84,7 @@ class ResultsError(FramefoldError, ValueError):
 
 class EvalError(FramefoldError, ValueError):
     """An evaluation that cannot be run, or results of one that cannot be read."""
+
+
+class ServingError(FramefoldError, ValueError):
+    """A compressor, host, setting or version of the engine that cannot be served."""

@@ -58,6 +58,8 @@ ALLOWED = {
     "adapters.hosts.hooks": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt",
     "adapters.hosts.lora": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks",
     "adapters.hosts": "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks",
+    "adapters.serving": "",
+    "adapters.serving.vllm": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt",
     "training.checkpoint": "",
     "training.frozen_host": f"{DATA} {ADAPTERS} {HOSTS}",
     "training.strategies": "training.checkpoint adapters.hosts.prompt",

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from framefold.files import weights_digest
+from framefold.messages import short
+
 _KEYS = {  # in config.json
     "name": "base_model_name_or_path",
     "revision": "base_model_revision",
@@ -41,6 +44,31 @@ class BaseModel:
     def to_config(self) -> dict[str, Any]:
         """Return the fields of ``config.json``, without unknown ones."""
         return {_KEYS[name]: value for name, value in asdict(self).items() if value is not None}
+
+    def difference(self, host: BaseModel, folder: Path | None, title: str = "host") -> str | None:
+        """Compare with the host in which an adapter is to be used, as far as both are known.
+
+        For a host from the Hub the ids are compared, not the commits, because most commits change no weights. For a
+        host from a folder the digests of the weights are compared, if the adapter names one.
+
+        Args:
+            host: the host.
+            folder: where its weights are, if they are in a folder.
+            title: what a message calls the host.
+
+        Returns:
+            Both hosts in words, "a glm4v host, this is 'internvl'"; None if they agree.
+        """
+        if self.kind not in (None, host.kind):
+            return f"a {short(self.kind)} host, this is {host.kind!r}"
+        if self.width not in (None, host.width):
+            return f"a host of width {self.width}, this {title} has {host.width}"
+        if self.revision and self.name and host.name:
+            differs = self.name.lower() != host.name.lower()
+            return f"{short(self.name)}, this is {short(host.name)}" if differs else None
+        if self.weights and folder is not None and self.weights != weights_digest(folder):
+            return f"{short(self.name)}, whose weights are not those of {folder}"
+        return None
 
 
 def hub_snapshot(folder: str) -> tuple[str, str] | None:

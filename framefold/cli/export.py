@@ -17,6 +17,9 @@ from framefold.evaluation.results.card_results import card_results
 from framefold.training.export.choose import Which
 from framefold.training.export.from_checkpoint import load_for_export
 from framefold.training.export.write import Adapter, copy_adapter
+from framefold.training.frozen_host.locate import find_host
+
+from .merge import merge_into_host
 
 
 def export(
@@ -31,6 +34,8 @@ def export(
     budget: Budget | None = None,
     params: dict[str, Any] | None = None,
     which: Which | None = None,
+    merge: bool = False,
+    host: str | None = None,
 ) -> Path | None:
     """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.
 
@@ -51,6 +56,9 @@ def export(
         params: parameters of a compressor without weights.
         which: for the folder of a run: its best checkpoint by validation, or its last one. By default the best one if
             the run was validated on data that you chose (data.val_share or data.val_shards), otherwise the last one.
+        merge: write one folder with the host, its processor and the adapter, which 'framefold serve' takes; LoRA is
+            added to the weights of the language model.
+        host: with merge: folder of the host, or user/name or user/name@revision of a downloaded one on the Hub.
 
     Returns:
         The folder, if one was written.
@@ -60,8 +68,19 @@ def export(
         ConfigError: neither a folder nor a repository is given, or a setting is invalid.
         ResultsError: there are no results of these weights.
         HubError: no permission, no connection, or the tag exists. The folder is written nevertheless.
+        ServingError: with merge: the host or the compressor cannot be served.
+        WrongHostError: with merge: the adapter was trained in another host.
         MissingExtraError: the adapter has LoRA, and PEFT is not installed.
     """
+    if merge:
+        if out is None or host is None or push is not None or results is not None:
+            raise ConfigError("export --merge needs --host and --out, and takes neither --push nor --results")
+        adapter = load_for_export(checkpoint, base_model, budget, params, which)
+        folder = merge_into_host(adapter, find_host(host), Path(out))
+        print(f"merged {adapter.compressor.name} from {adapter.source} into a copy of {host} in {out}")
+        return folder
+    if host is not None:
+        raise ConfigError("--host needs --merge: an adapter is exported without its host")
     if out is None and push is None:
         raise ConfigError("export needs a folder (--out DIR), a repository (--push user/name), or both")
     if push is None and (private or tag is not None):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import itertools
+import json
 from collections.abc import Callable
 from typing import Any, get_origin
 
@@ -12,6 +13,8 @@ import jsonargparse
 
 from framefold.configs import expand_config_names
 from framefold.configs.arguments import normalize_options, option_error
+
+ENGINE_OPTIONS = "engine_options"
 
 
 def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
@@ -30,6 +33,7 @@ def call(function: Callable[..., Any], verb: str, args: list[str]) -> int:
         SystemExit: the arguments are wrong; its text is one line.
         ConfigNotFoundError: a configuration does not exist.
     """
+    args = _with_engine_options(function, args)
     parser = jsonargparse.ArgumentParser(prog=f"framefold {verb}", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="YAML file, or short name of a packaged one; may be repeated")
     parser.add_function_arguments(function, as_positional=False)
@@ -50,6 +54,14 @@ def _named(function: Callable[..., Any], args: list[str]) -> list[str]:
     if len(words) == 1 and not _takes_list(function):
         return [f"{first}={words[0]}", *args[1:]]
     return [first, *args] if words else args
+
+
+def _with_engine_options(function: Callable[..., Any], args: list[str]) -> list[str]:
+    """Turn the words behind ``--`` into the value of the parameter ``engine_options``, if the function has it."""
+    if "--" not in args or ENGINE_OPTIONS not in inspect.signature(function).parameters:
+        return args
+    cut = args.index("--")
+    return [*args[:cut], f"--{ENGINE_OPTIONS}={json.dumps(args[cut + 1 :])}"]
 
 
 def _takes_list(function: Callable[..., Any]) -> bool:

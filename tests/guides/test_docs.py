@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ def test_there_is_a_guide_for_each_job() -> None:
     names = (
         "add_compressor add_host_family cluster commands compressors first_adapter hosts own_videos published_tables"
     )
-    names += " read_the_ablation results share train_with_trainers"
+    names += " read_the_ablation results serve share train_with_trainers"
     assert [Path(guide).stem for guide in GUIDES] == names.split()
 
 
@@ -155,7 +156,7 @@ def test_commands_in_the_text_have_verbs_and_options_that_exist() -> None:
     for document in DOCUMENTS:
         text = re.sub(r"^```.*?^```$", "", (ROOT / document).read_text(), flags=re.DOTALL | re.MULTILINE)
         for line in re.findall(r"`framefold ([a-z][^`]*)`", text):
-            words = shlex.split(" ".join(line.split()))
+            words = [*itertools.takewhile(lambda word: word != "--", shlex.split(" ".join(line.split())))]
             options = {word[2:].partition("=")[0] for word in words if word.startswith("--")}
             verb = " ".join(words[:2]) if " ".join(words[:2]) in command.FUNCTIONS else words[0]
             if words == [verb] and any(name.startswith(f"{verb} ") for name in command.FUNCTIONS):

@@ -69,6 +69,12 @@ class HostFolder:
             return f"'{download_command(*snapshot)}' downloads what is missing"
         return "copy or download the folder again"
 
+    def record(self) -> BaseModel:
+        """Return what identifies the host without reading its weights; the name is a Hub id or None."""
+        text = self.config.get("text_config") or self.config
+        hub_id, revision = hub_snapshot(str(self.folder)) or (None, None)
+        return BaseModel(hub_id, revision, self.kind, text.get("hidden_size"))
+
     def base_model(self, width: int) -> dict[str, Any]:
         """Return the record that features keep of their host: Hub id and commit, and the digest of its weights.
 

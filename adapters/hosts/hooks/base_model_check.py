@@ -9,8 +9,6 @@ from transformers import PreTrainedModel
 
 from framefold.adapters.pretrained.base_model import BaseModel, hub_snapshot
 from framefold.errors import WrongHostError
-from framefold.files import weights_digest
-from framefold.messages import short
 
 
 def base_model_of(model: PreTrainedModel) -> BaseModel:
@@ -31,8 +29,7 @@ def base_model_of(model: PreTrainedModel) -> BaseModel:
 def check_base_model(model: PreTrainedModel, base_model: BaseModel, what: str) -> None:
     """Refuse a host other than the one an adapter was trained in, as far as both are known.
 
-    For a host from the Hub the ids are compared, not the commits, because most commits change no weights. For a host
-    from a folder the digests of the weights are compared, if the adapter names one.
+    See :meth:`~framefold.adapters.pretrained.base_model.BaseModel.difference`.
 
     Args:
         model: the host.
@@ -42,18 +39,9 @@ def check_base_model(model: PreTrainedModel, base_model: BaseModel, what: str) -
     Raises:
         WrongHostError: the hosts differ in kind, width, Hub id or weights.
     """
-    host = base_model_of(model)
-    folder = str(model.name_or_path or "")
-    problem = None
-    if base_model.kind not in (None, host.kind):
-        problem = f"a {short(base_model.kind)} host, this is {host.kind!r}"
-    elif base_model.width not in (None, host.width):
-        problem = f"a host of width {base_model.width}, this {type(model).__name__} has {host.width}"
-    elif base_model.revision and base_model.name and host.name:
-        if base_model.name.lower() != host.name.lower():
-            problem = f"{short(base_model.name)}, this is {short(host.name)}"
-    elif base_model.weights and folder and Path(folder).is_dir() and base_model.weights != weights_digest(Path(folder)):
-        problem = f"{short(base_model.name)}, whose weights are not those of {folder}"
+    name = str(model.name_or_path or "")
+    folder = Path(name) if name and Path(name).is_dir() else None
+    problem = base_model.difference(base_model_of(model), folder, type(model).__name__)
     if problem is not None:
         raise WrongHostError(
             f"{what} is an adapter that was trained in {problem}: pass allow_other_host=True to load it anyway"

@@ -147,6 +147,14 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
         Package("skimage", "photographs as backgrounds of synthetic videos: style natural", "natural", "scikit-image"),
         Package("torchvision", "video processors of hosts: answer, show", None),
     ),
+    (
+        Package(
+            "vllm",
+            "serving hosts with compressors: framefold serve",
+            None,
+            get="pip install 'vllm>=0.33,<0.34' on a machine with a GPU; on CPUs, make serving in a checkout",
+        ),
+    ),
 )
 
 PACKAGES = {package.module: package for packages in PACKAGE_LISTS for package in packages}

@@ -212,6 +212,16 @@ def _check_causal_conv1d(module: Any) -> Check:
     return "", []
 
 
+def _check_vllm(vllm: Any) -> Check:
+    """Compare it with what the plug-in overrides, as a server does when it starts."""
+    from framefold.adapters.serving.vllm.self_check import SEAMS, seam_problem, version_problem
+
+    problem = version_problem() or next(filter(None, map(seam_problem, SEAMS)), None)
+    if problem is not None:
+        raise RuntimeError(problem)
+    return f"fits the plug-in for {', '.join(SEAMS)}", []
+
+
 def _check_torchvision() -> list[Finding]:
     """Look in the environment and in the folder of ``make setup``, before transformers is imported and looks for it."""
     from framefold.training.frozen_host.torchvision import find_torchvision
@@ -235,4 +245,5 @@ CHECKS: dict[str, Callable[[Any], Check]] = {
     "av": _check_av,
     "mamba_ssm": _check_mamba,
     "causal_conv1d": _check_causal_conv1d,
+    "vllm": _check_vllm,
 }

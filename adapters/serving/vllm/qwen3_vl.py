@@ -1,0 +1,85 @@
+"""``FramefoldQwen3VL``: Qwen3-VL in vLLM."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.models import qwen3_vl as stock
+from vllm.multimodal import MULTIMODAL_REGISTRY
+
+from framefold.adapters.hosts.base.encoded import Encoded
+
+from .compression import VideoCompression
+from .patch_grids import PatchGrids
+from .positions import framed_positions, position_channels
+from .settings import ServingSettings
+
+
+class Qwen3VLProcessor(stock.Qwen3VLMultiModalProcessor):
+    """Lays out prompts for the compressor's number of tokens."""
+
+    def __init__(self, info: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(info, *args, **kwargs)
+        # The engine looks these names up whenever it lays out a prompt. A process serves one model.
+        count = ServingSettings.of(info.get_hf_config()).count
+        stock.compute_retained_tokens_count = stock.vidcom2_compute_retained_tokens_count = count
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen3VLProcessor,
+    info=stock.Qwen3VLProcessingInfo,
+    dummy_inputs=stock.Qwen3VLDummyInputsBuilder,
+)
+class FramefoldQwen3VL(PatchGrids, VideoCompression, stock.Qwen3VLForConditionalGeneration):
+    """Qwen3-VL with a compressor behind its vision encoder; its deepstack layers are merged as the tokens are."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.hold_compressor(vllm_config)
+
+    def advance(self, feature: Any) -> int:
+        t, h, w = self.token_grid_of(feature)
+        if feature.modality == "image":
+            return max(h, w)
+        texts = feature.mm_position.length - self.framefold_settings.count(h * w, t)
+        return texts + t * max(h, w)
+
+    def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> tuple[Tensor, ...]:
+        grids = video_input["video_grid_thw"].tolist()
+        return tuple(
+            self._compressed(video, patches, timestamps)
+            for video, patches, timestamps in zip(video_embeds_split, grids, video_input.timestamps, strict=True)
+        )
+
+    def _compressed(self, video: Tensor, patches: list[int], timestamps: Any) -> Tensor:
+        grid = self.token_grid(patches)
+        features, *deepstack = (layer.unflatten(0, grid) for layer in video.split(self.visual_dim, 1))
+        tokens, streams = self.compress_video(Encoded.from_grid(features, tuple(deepstack)))
+        kept = torch.zeros(len(video), dtype=torch.bool)
+        kept[tokens.index.cpu()] = True
+        return self._create_final_video_embeddings(
+            video_embeddings=torch.cat(streams, 1),
+            num_tokens_per_frame=kept.unflatten(0, (grid[0], -1)).sum(1).tolist(),
+            timestamps=timestamps,
+            video_grid_thw=patches,
+            retention_mask=kept,
+        )
+
+    def _get_expanded_positions(
+        self,
+        device: torch.device,
+        seq_len: int,
+        video_grid_thw: Any,
+        num_tokens_per_frame: list[int],
+        timestamps: Any,
+        is_video_embed: Tensor,
+        is_vision_start: Tensor,
+        retention_mask: Tensor,
+    ) -> Tensor:
+        """Return the channels that the engine appends to a video and the text between its frames."""
+        starts = is_vision_start.nonzero()[:, 0].tolist()
+        relative = framed_positions(self.token_grid(video_grid_thw), retention_mask, starts, seq_len)
+        # In the engine's prompt, all placeholders of a shortened video are in its first frame.
+        return position_channels(relative, starts[0] + 1, torch.zeros((), device=device, dtype=self.visual.dtype))

@@ -1,0 +1,119 @@
+"""Whether the installed vLLM is one that the plug-in was written for: its version, and what the plug-in overrides.
+
+A name that vLLM renames would silently no longer be overridden. So everything is checked before a server starts, and a
+difference ends it with one sentence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import warnings
+from typing import Any
+
+from packaging.version import InvalidVersion, Version
+
+from framefold.errors import ServingError
+from framefold.warning_types import FramefoldWarning
+
+OLDEST, BELOW = "0.32.0", "0.34"  # 0.32.0 was run; 0.33.0 has the same code where the plug-in meets it
+UNTESTED = "FRAMEFOLD_VLLM_UNTESTED"
+
+_MODELS = "vllm.model_executor.models"
+_COUNT = "tokens_per_frame num_frames q"
+_FIELDS = "self hf_inputs hf_processor_mm_kwargs"
+_MROPE = {
+    "get_mrope_input_positions": "self input_tokens mm_features",
+    "recompute_mrope_positions": "self input_ids multimodal_embeddings mrope_positions num_computed_tokens",
+}
+_QWEN = _MROPE | {
+    "_postprocess_image_embeds_evs": "self image_embeds_split image_input",
+    "_postprocess_video_embeds_evs": "self video_embeds_split video_input",
+}
+
+# Module -> class, or "" for the module -> name -> parameters of what the plug-in overrides or calls.
+SEAMS: dict[str, dict[str, dict[str, str]]] = {
+    "qwen2_5_vl": {
+        "": {"compute_retained_tokens_count": _COUNT},
+        "Qwen2_5_VLMultiModalProcessor": {
+            "_postprocess_hf_mm_data": "self mm_inputs hf_processor_mm_kwargs processed_data",
+            "_get_mm_fields_config": _FIELDS,
+        },
+        "Qwen2_5_VLForConditionalGeneration": _QWEN | {"_parse_and_validate_video_input": "self kwargs"},
+    },
+    "qwen3_vl": {
+        "": {"compute_retained_tokens_count": _COUNT, "vidcom2_compute_retained_tokens_count": _COUNT},
+        "Qwen3VLForConditionalGeneration": _QWEN
+        | {
+            "_create_final_video_embeddings": "self video_embeddings num_tokens_per_frame timestamps video_grid_thw"
+            " retention_mask",
+            "_get_expanded_positions": "self device seq_len video_grid_thw num_tokens_per_frame timestamps"
+            " is_video_embed is_vision_start retention_mask",
+        },
+    },
+    "llava_onevision": {
+        "LlavaOnevisionProcessingInfo": {
+            "get_num_video_tokens": "self image_width image_height num_frames",
+            "_get_num_frame_tokens": "self image_width image_height",
+            "_get_max_video_frames": "self max_tokens",
+        },
+        "LlavaOnevisionMultiModalProcessor": {
+            "_apply_hf_processor_main": "self mm_items hf_kwargs",
+            "_get_mm_fields_config": _FIELDS,
+        },
+        "LlavaOnevisionForConditionalGeneration": {
+            "embed_multimodal": "self kwargs",
+            "load_weights": "self weights",
+            "_parse_and_validate_multimodal_inputs": "self kwargs",
+            "_process_image_input": "self image_input",
+            "_process_video_pixels": "self inputs",
+        },
+    },
+}
+
+
+def check_engine(model_type: str) -> None:
+    """Check the installed vLLM for one type of hosts.
+
+    Raises:
+        ServingError: its version was not tested, or it differs where the plug-in meets it. With
+            ``FRAMEFOLD_VLLM_UNTESTED=1`` this is a warning.
+    """
+    problem = version_problem() or seam_problem(model_type)
+    if problem is None:
+        return
+    if os.environ.get(UNTESTED) != "1":
+        raise ServingError(f"{problem}; {UNTESTED}=1 serves anyway, and its answers may be wrong")
+    warnings.warn(f"{problem}: answers may be wrong", FramefoldWarning, stacklevel=2)
+
+
+def version_problem() -> str | None:
+    """Return why the version of the installed vLLM is refused; None if it is not."""
+    version = str(importlib.import_module("vllm").__version__)
+    try:
+        tested = Version(OLDEST) <= Version(version) < Version(BELOW)
+    except InvalidVersion:
+        tested = False
+    return None if tested else f"framefold was tested with vLLM {OLDEST} to below {BELOW}, this is {version}"
+
+
+def seam_problem(model_type: str) -> str | None:
+    """Return the first difference between the installed vLLM and what the plug-in overrides; None if there is none."""
+    module = importlib.import_module(f"{_MODELS}.{model_type}")
+    for owner, names in SEAMS[model_type].items():
+        holder = getattr(module, owner, None) if owner else module
+        if holder is None:
+            return f"vLLM's {model_type} has no {owner}, which framefold extends"
+        for name, parameters in names.items():
+            title = ".".join(filter(None, (owner, name)))
+            found = getattr(holder, name, None)
+            if found is None:
+                return f"vLLM's {model_type} has no {title}, which framefold replaces"
+            if _parameters(found) != parameters.split():
+                return f"vLLM's {title} has the parameters {_parameters(found)}, framefold expects {parameters.split()}"
+    return None
+
+
+def _parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)

@@ -1,0 +1,182 @@
+"""Folders of small random hosts that vLLM's CPU kernels accept, and prompts for them.
+
+The tiny hosts of the other tests have heads of 8 channels, for which the engine has no kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from PIL import Image
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+WIDTH = 64
+FRAMES_PER_SECOND = 2.0
+MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
+TEXT = dict(
+    hidden_size=WIDTH, intermediate_size=96, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
+    max_position_embeddings=8192, tie_word_embeddings=False,
+)  # fmt: skip
+VISION = dict(
+    hidden_size=32, intermediate_size=64, num_heads=2, out_hidden_size=WIDTH, spatial_merge_size=2,
+    temporal_patch_size=2,
+)  # fmt: skip
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+
+
+def save_host(kind: str, folder: Path) -> Path:
+    """Write a random host of a family with its processor."""
+    tokenizer = _tokenizer()
+    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
+    names = ("vision_start", "vision_end", "image", "video")
+    special = {f"{name}_token_id": ids[mark] for name, mark in zip(names, MARKS[1:], strict=True)}
+    text = TEXT | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    config = _qwen2_5_vl(text, special) if kind == "qwen2_5_vl" else _qwen3_vl(text, special)
+    cls = getattr(transformers, config.architectures[0])
+    torch.manual_seed(0)
+    model = cls._from_config(config, dtype=torch.float32)
+    _enlarge(model)
+    model.eval().save_pretrained(folder)
+    _processor(kind, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def _tokenizer() -> Any:
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    bytes_ = Tokenizer(models.BPE(vocab={letter: i + 1 for i, letter in enumerate(letters)} | {"<pad>": 0}, merges=[]))
+    bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_.decoder = decoders.ByteLevel()
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_, pad_token="<pad>", eos_token="<|im_end|>")
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKS})
+    return tokenizer
+
+
+def _qwen2_5_vl(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = VISION | dict(depth=2, window_size=112, fullatt_block_indexes=[1], tokens_per_second=2, patch_size=14)
+    config = transformers.Qwen2_5_VLConfig(
+        vision_config=vision, text_config=text | {"num_hidden_layers": 2, "rope_parameters": ROPE},
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    return config
+
+
+def _qwen3_vl(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = VISION | dict(depth=3, num_position_embeddings=64, deepstack_visual_indexes=[0, 1], patch_size=16)
+    rope = ROPE | {"mrope_interleaved": True}
+    config = transformers.Qwen3VLConfig(
+        vision_config=vision,
+        text_config=text | {"head_dim": 32, "num_hidden_layers": 4, "rope_parameters": rope},
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Qwen3VLForConditionalGeneration"]
+    return config
+
+
+def _enlarge(model: Any) -> None:
+    """Scale weights so that a token at a wrong place changes the answer."""
+    with torch.no_grad():
+        for parameter in model.model.language_model.parameters():
+            parameter.mul_(8 if parameter.ndim >= 2 else 1)
+        model.lm_head.weight.mul_(8)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and "bias" in name:
+                parameter.normal_(std=0.02)
+            elif "visual" in name and parameter.ndim >= 2:
+                parameter.mul_(3)
+
+
+def _processor(kind: str, tokenizer: Any) -> Any:
+    patch = PATCH[kind]
+    sizes = {"shortest_edge": 4 * patch**2, "longest_edge": 4 * patch**2 * 768}
+    pictures: dict[str, Any] = {"patch_size": patch, "size": sizes}
+    if kind == "qwen2_5_vl":
+        cls, films = transformers.Qwen2_5_VLProcessor, transformers.Qwen2VLVideoProcessor(patch_size=patch, size=sizes)
+    else:
+        cls, films = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor(patch_size=patch, size=sizes)
+        pictures |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return cls(
+        image_processor=transformers.Qwen2VLImageProcessor(**pictures),
+        tokenizer=tokenizer,
+        video_processor=films,
+        chat_template="{{ messages }}",
+    )
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video as arrays.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8.
+        fps: frames per second.
+    """
+
+    frames: np.ndarray
+    fps: float = FRAMES_PER_SECOND
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What both processors are told about the frames."""
+        count = len(self.frames)
+        return {
+            "fps": self.fps, "duration": count / self.fps, "total_num_frames": count,
+            "frames_indices": list(range(count)), "video_backend": "opencv",
+        }  # fmt: skip
+
+
+def random_clip(kind: str, frames: int, seed: int, cells: tuple[int, int] = (4, 6), fps: float = 2.0) -> Clip:
+    """Return a video of scenes with noise, ``cells`` patches high and wide (fixed for hosts with one size)."""
+    generator = np.random.default_rng(seed)
+    h, w = (64, 64) if kind == "llava_onevision" else (PATCH[kind] * cell for cell in cells)
+    scenes = generator.integers(0, 255, (1 + frames // 4, h, w, 3))
+    noisy = scenes[np.arange(frames) // 4] + generator.integers(-20, 20, (frames, h, w, 3))
+    return Clip(np.clip(noisy, 0, 255).astype(np.uint8), fps)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt with its media."""
+
+    text: str
+    clips: Sequence[Clip] = ()
+    images: Sequence[Any] = ()
+
+
+def prompts(kind: str) -> dict[str, Prompt]:
+    """Return prompts with one or two videos, beside images, and without any."""
+    video, image = "<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
+    before, question, end = "<|im_start|>user\nab ", " what happens?", "<|im_end|>\n<|im_start|>assistant\n"
+    if kind == "llava_onevision":
+        video, image, before, question, end = "<video>", "<image>", "<user> ", " what happens first ? ", "<assistant>"
+    sizes = [(4, 6), (6, 6), (4, 6), (6, 6), (4, 6), (6, 6)]
+    lengths = [16, 8, 12, 24, 16, 16 if kind == "llava_onevision" else 8]
+    clips = [
+        random_clip(kind, frames, seed, cells, 1.0 + seed % 3)
+        for seed, (frames, cells) in enumerate(zip(lengths, sizes, strict=True))
+    ]
+    made = {
+        f"video {i}": Prompt(before + video + question + end, [clips[i]]) for i in range(4)
+    } | {
+        "other question": Prompt(before + video + " who is it then ? " + end, [clips[0]]),
+        "same question again": Prompt(before + video + question + end, [clips[0]]),
+        "two equal videos": Prompt(before + video + " and " + video + question + end, [clips[0], clips[0]]),
+        "adjacent videos": Prompt(before + video + video + question + end, [clips[4], clips[5]]),
+        "video first": Prompt(video + question + end, [clips[2]]),
+        "text only": Prompt(before + question + end),
+    }  # fmt: skip
+    if kind == "llava_onevision":
+        return made
+    picture = Image.fromarray(random_clip(kind, 1, 7, (6, 4)).frames[0])
+    return made | {
+        "image, video": Prompt(before + image + " then " + video + question + end, [clips[4]], [picture]),
+        "video, image": Prompt(before + video + " then " + image + question + end, [clips[4]], [picture]),
+        "image only": Prompt(before + image + question + end, [], [picture]),
+    }
