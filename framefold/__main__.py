@@ -56,10 +56,8 @@ FUNCTIONS = {
         "evaluation.bench.compressors:bench_compress",
         "measure time and additional memory of compressors on their own",
     ),
-    "bench attach": (
-        "evaluation.bench.attach:bench_attach",
-        "measure what an attached compressor costs and saves in a host",
-    ),
+    "bench attach": ("evaluation.bench.attach:bench_attach", "measure what an attached compressor costs and saves"),
+    "bench serve": ("evaluation.bench.serving:bench_serve", "measure latency and throughput of servers"),
     "bench variants": (
         "evaluation.ablation.variants:bench_variants",
         "compare the evidence that exact and official variants keep with equally many tokens",

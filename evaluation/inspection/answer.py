@@ -46,7 +46,7 @@ def answer(
     frames: int = 64,
     max_new_tokens: int = 64,
     compare: bool = False,
-    positions: Literal["preserve", "compact"] = "preserve",
+    positions: Literal["preserve", "compact", "all_axes"] = "preserve",
     repeats: int = 1,
 ) -> Answer:
     """Ask a loaded host about a video file on fewer visual tokens.
@@ -64,7 +64,8 @@ def answer(
         frames: number of frames to sample, evenly over the duration of the video.
         max_new_tokens: largest length of the answer.
         compare: also answer with all tokens.
-        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
+        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them;
+            "all_axes" is the rule of published Qwen2-VL and Qwen2.5-VL for the text behind a video.
         repeats: number of timed runs, of which the times are medians.
 
     Returns:
@@ -118,7 +119,7 @@ class _Prompt:
         model: Any,
         compressor: Compressor,
         lora: Any,
-        positions: Literal["preserve", "compact"],
+        positions: Literal["preserve", "compact", "all_axes"],
         max_new_tokens: int,
         compare: bool,
         repeats: int,
@@ -159,7 +160,7 @@ def answer_command(
     frames: int = 64,
     max_new_tokens: int = 64,
     compare: bool = False,
-    positions: Literal["preserve", "compact"] = "preserve",
+    positions: Literal["preserve", "compact", "all_axes"] = "preserve",
     repeats: int = 3,
     device: str | None = None,
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
@@ -183,7 +184,8 @@ def answer_command(
         frames: number of frames to sample, evenly over the duration of the video.
         max_new_tokens: largest length of the answer.
         compare: also answer with all tokens.
-        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
+        positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them;
+            "all_axes" is the rule of published Qwen2-VL and Qwen2.5-VL for the text behind a video.
         repeats: number of timed runs.
         device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
         dtype: dtype of the weights; "auto" is the one that they were saved in.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import framefold
+from framefold.adapters.hosts.base.family import family_of
 from framefold.errors import InputError
 from tests.support.hosts.bare_hosts import (
     BEAMS_FAIL,
@@ -141,7 +142,7 @@ def test_cached_generation_equals_recomputing_every_step(host: Host) -> None:
 @pytest.mark.parametrize("mask", ["full mask", "mask of the prompt", "no mask"])
 def test_a_decode_loop_equals_recomputation(host: Host, mask: str) -> None:
     """Bare M-RoPE hosts use wrong positions in a loop with a mask, so the reference is the attached host itself."""
-    for positions in ("preserve", "compact"):
+    for positions in ("preserve", "compact", *(("all_axes",) if family_of(host.model).videos_span_time else ())):
         batch = host.batch(*ROWS["one" if mask == "no mask" else "two"], mask=mask != "no mask")
         with framefold.attach(host.model, AboveMean(), positions=positions), torch.no_grad():
             out = host.model(**batch.attached_inputs, use_cache=True)

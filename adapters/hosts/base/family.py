@@ -48,6 +48,8 @@ class Family:
         builds_mask_twice: whether the host passes its attention mask through ``create_causal_mask`` before the language
             model, which calls it again. A mask of ones is dropped by the first call, and the second takes gaps in the
             positions for packing. Such a host gets a column of padding.
+        videos_span_time: whether the frames of a video differ in their position in time, so that a video can extend
+            further in time than in height and width; see :meth:`move_text_behind_videos`.
         language: name of the language model in the base model.
         vision: name of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes next to a frame, which is no part of a
@@ -64,6 +66,7 @@ class Family:
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
     remembers: ClassVar[tuple[str, ...]] = ()
     builds_mask_twice: ClassVar[bool] = False
+    videos_span_time: ClassVar[bool] = False
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""
@@ -162,6 +165,13 @@ class Family:
         ``input_ids`` are None where the host gets embeddings instead.
         """
         return self.text_positions(mask, generation)
+
+    def move_text_behind_videos(self, positions: Tensor, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        """Return the positions with the text behind each video after the video's largest position on any axis.
+
+        Only families with ``videos_span_time`` have another rule.
+        """
+        return positions
 
     def text_positions(self, mask: Tensor, generation: bool) -> Tensor:
         """Return the (..., B, L) positions of text: forward counts all columns, generate only unmasked ones."""

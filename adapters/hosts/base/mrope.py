@@ -14,6 +14,8 @@ from framefold.errors import InputError
 from .family import count_unmasked, parameters_of
 from .patches import GRIDS, Patches
 
+VIDEO_COLUMNS = 2  # in mm_token_type_ids
+
 
 class MRoPE(Patches):
     """Base class of such hosts. "compact" positions number the shorter prompt like text, on all three axes.
@@ -41,6 +43,10 @@ class MRoPE(Patches):
         positions, _ = base.get_rope_index(**named | {"attention_mask": mask})
         return positions
 
+    def move_text_behind_videos(self, positions: Tensor, inputs: Mapping[str, Any], mask: Tensor) -> Tensor:
+        kinds = inputs.get("mm_token_type_ids")
+        return positions if kinds is None else text_behind_time(positions, kinds == VIDEO_COLUMNS, mask != 0)
+
     def _embedded_positions(self, model: PreTrainedModel, mask: Tensor, generation: bool) -> Tensor:
         """Return the positions of prompts without token ids, which the host numbers like text."""
         deltas = getattr(model.base_model, "rope_deltas", None)  # of the last prompt, which the host adds in a forward
@@ -66,3 +72,29 @@ class MRoPE(Patches):
         axes = positions[-3:] if positions.ndim == 3 else positions[None]
         last = (mask.long() * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(-1)
         return axes.amax(0).gather(1, last[:, None])[:, 0] + 1
+
+
+def text_behind_time(positions: Tensor, video: Tensor, real: Tensor) -> Tensor:
+    """Move what follows each video behind its largest position on any axis, unless it is there already.
+
+    Args:
+        positions: (3, B, L) positions of the host.
+        video: (B, L) bool, the columns of videos; the run of each video is separated from the next one by text.
+        real: (B, L) bool, the columns that are no padding.
+
+    Returns:
+        (3, B, L) positions; those inside of videos relative to their first column are as before.
+    """
+    moved = positions.clone()
+    for row in range(len(video)):
+        columns = real[row].nonzero()[:, 0]
+        axes, inside = positions[:, row, columns], video[row, columns]
+        starts = [0, *(inside.diff().nonzero()[:, 0] + 1).tolist()]
+        shift, parts = 0, []
+        for start, end in zip(starts, [*starts[1:], len(columns)], strict=True):
+            parts.append(axes[:, start:end] + shift)
+            if bool(inside[start]) and end < len(columns):
+                shift += max(int(axes[:, start:end].max()) + 1 - int(axes[:, end].min()), 0)
+        if parts and len(columns):
+            moved[:, row, columns] = torch.cat(parts, 1)
+    return moved

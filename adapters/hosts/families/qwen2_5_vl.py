@@ -22,6 +22,7 @@ class Qwen2_5VL(MRoPE):
     model_type = "qwen2_5_vl"
     classes = ("Qwen2_5_VLForConditionalGeneration",)
     frame_text = r"Video \d+:"  # written by its chat template with add_vision_id=True
+    videos_span_time = True
     vision_inputs = (*MRoPE.vision_inputs, "second_per_grid_ts")
     needs_token_types = False
 

@@ -12,6 +12,7 @@ class Qwen2VL(MRoPE):
     model_type = "qwen2_vl"
     classes = ("Qwen2VLForConditionalGeneration",)
     frame_text = r"Video \d+:"  # written by its chat template with add_vision_id=True
+    videos_span_time = True
 
 
 register_family(Qwen2VL())

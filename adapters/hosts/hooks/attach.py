@@ -11,7 +11,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.base.untrained import warn_untrained
 from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.base.offload import execution_device
-from framefold.adapters.hosts.prompt.columns import Positions
+from framefold.adapters.hosts.prompt.columns import Positions, check_positions
 from framefold.adapters.hosts.prompt.question import Query
 from framefold.errors import AttachError, InputError
 
@@ -65,6 +65,9 @@ def attach(
         model: the host.
         compressor: the compressor; it is not copied.
         positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
+            "all_axes" does as "preserve", with text behind a video after the video's largest position on any axis, time
+            included. It is for Qwen2-VL and Qwen2.5-VL, which were published with this rule; transformers has used the
+            larger side of the frame instead since 5.3.
         outputs: "compact" returns logits of the shorter prompt; "full" returns logits of the caller's length, where a
             dropped column takes the logits of its last kept predecessor. Hidden states and attentions always have the
             length of the shorter prompt, and so has an output without logits.
@@ -93,9 +96,9 @@ def attach(
         raise AttachError(f"{type(model).__name__} already has an attribute {COMPRESSOR_NAME!r}")
     if not isinstance(compressor, Compressor):
         raise InputError(f"attach needs a Compressor (framefold.build(name)), got {type(compressor).__name__}")
-    for name, value, known in (("positions", positions, Positions), ("outputs", outputs, Outputs)):
-        if value not in get_args(known):
-            raise InputError(f"{name} must be one of {get_args(known)}, got {value!r}")
+    check_positions(positions, family)
+    if outputs not in get_args(Outputs):
+        raise InputError(f"outputs must be one of {get_args(Outputs)}, got {outputs!r}")
 
     if compressor.in_llm is not None:
         check_layers(model, compressor.in_llm)

@@ -6,7 +6,7 @@ Dimensions: B rows, L columns before, L' columns after.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,22 @@ from framefold.errors import InputError
 from .compaction import Compaction, Side, compact
 from .embeddings import embed_id
 
-Positions = Literal["preserve", "compact"]
+Positions = Literal["preserve", "compact", "all_axes"]
+
+
+def check_positions(positions: str, family: Family) -> None:
+    """Check an option ``positions``.
+
+    Raises:
+        InputError: it is unknown, or the family has no such positions.
+    """
+    if positions not in get_args(Positions):
+        raise InputError(f"positions must be one of {get_args(Positions)}, got {positions!r}")
+    if positions == "all_axes" and not family.videos_span_time:
+        raise InputError(
+            f"positions='all_axes' is for hosts whose videos span time in one run, as qwen2_vl and qwen2_5_vl:"
+            f" {family.model_type} numbers the text behind a video in one way, use 'preserve'"
+        )
 
 
 def prompt_mask(inputs: Mapping[str, Any]) -> Tensor:
@@ -169,6 +184,8 @@ def move_columns(
     else:
         given = inputs.get("position_ids")
         position_ids = family.positions(model, host_inputs, mask, generation) if given is None else given
+        if positions == "all_axes" and given is None:
+            position_ids = family.move_text_behind_videos(position_ids, host_inputs, mask)
         position_ids = compaction.gather(position_ids.expand(*position_ids.shape[:-2], *mask.shape), 0)
     remembered = {name: getattr(model.base_model, name, None) for name in family.remembers if embedded}
     new["position_ids"] = family.finalize_positions(model, position_ids, new["attention_mask"], generation)

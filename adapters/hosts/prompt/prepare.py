@@ -23,7 +23,7 @@ from framefold.adapters.hosts.base.offload import weights_device
 from framefold.errors import InputError
 
 from .checks import check_counts, check_end, check_inputs, check_labels, check_tokens, labels_of
-from .columns import Positions, choose_columns, move_columns, prompt_mask, shorten
+from .columns import Positions, check_positions, choose_columns, move_columns, prompt_mask, shorten
 from .compaction import Compaction, compact
 from .embeddings import with_ids
 from .frame_clips import name_clips
@@ -106,7 +106,8 @@ def prepare(
         tokenizer: the host's tokenizer or processor, used to find the question, and the videos among the images of a
             host that takes frames as images. If None, the one next to its weights.
         times: (T,) seconds of the frames of each video, if the host's own arguments do not contain them.
-        positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt.
+        positions: "preserve" gives a token the position of its anchor; "compact" renumbers the shorter prompt;
+            "all_axes" is for Qwen2-VL and Qwen2.5-VL, see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
         generation: prepare for ``model.generate`` instead of a forward: its positions, and padding on the left. Do not
             add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and the host then
             treats gaps in the positions as packed sequences.
@@ -117,8 +118,7 @@ def prepare(
         UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
     """
     family = family_of(model)
-    if positions not in ("preserve", "compact"):
-        raise InputError(f"positions must be 'preserve' or 'compact', got {positions!r}")
+    check_positions(positions, family)
     encoder_outputs = dict(inputs.get("mm_encoder_outputs") or {})
     completed = _with_ids_and_clips(model, family, inputs, encoded, tokenizer)
     if completed is None:
@@ -197,7 +197,7 @@ def _compacted_prompt(
     visual: Tensor | None,
 ) -> CompactedPrompt:
     ids, mask = kwargs["position_ids"], kwargs["attention_mask"]
-    columns = compaction.n_before if positions == "preserve" else compaction.n_after
+    columns = compaction.n_after if positions == "compact" else compaction.n_before
     axes = ids[-3:].shape[:-2]  # without the row of text positions that generate needs
     return CompactedPrompt(compaction, mask, family.next_position(ids, mask, columns), axes, places, visual)
 

@@ -78,12 +78,19 @@ class HostConfiguration:
 
 
 class AxesConfiguration(HostConfiguration):
-    """Hosts whose tokens have positions in time, height and width."""
+    """Hosts whose tokens have positions in time, height and width.
+
+    Attributes:
+        positions: the rules of positions that are served.
+    """
+
+    positions: ClassVar[tuple[str, ...]] = ("preserve",)
 
     @classmethod
     def set_positions(cls, hf_config: Any, settings: ServingSettings) -> None:
-        if settings.positions != "preserve":
-            raise ServingError(f"{cls.model_type} has positions on three axes, which are served as 'preserve' only")
+        if settings.positions not in cls.positions:
+            known = " or ".join(map(repr, cls.positions))
+            raise ServingError(f"positions={settings.positions!r}: {cls.model_type} is served with {known} only")
 
 
 class LineConfiguration(HostConfiguration):
@@ -95,7 +102,9 @@ class LineConfiguration(HostConfiguration):
 
     @classmethod
     def set_positions(cls, hf_config: Any, settings: ServingSettings) -> None:
-        if settings.positions != "preserve":
+        if settings.positions == "all_axes":
+            raise ServingError(f"positions='all_axes': the positions of {cls.model_type} have one axis")
+        if settings.positions == "compact":
             return
         text = hf_config.get_text_config()
         rope = dict(getattr(text, "rope_parameters", None) or {})

@@ -17,6 +17,7 @@ class Qwen2_5VLConfiguration(AxesConfiguration):
     """``FramefoldQwen2_5_VL``."""
 
     model_type = "qwen2_5_vl"
+    positions = ("preserve", "all_axes")
 
 
 class Qwen3VLConfiguration(AxesConfiguration):

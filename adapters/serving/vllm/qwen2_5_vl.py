@@ -61,7 +61,13 @@ class FramefoldQwen2_5_VL(PatchGrids, VideoCompression, stock.Qwen2_5_VLForCondi
         self.hold_compressor(vllm_config)
 
     def advance(self, feature: Any) -> int:
-        return max(self.token_grid_of(feature)[1:])
+        grid = self.token_grid_of(feature)
+        if feature.modality == "image" or self.framefold_settings.positions == "preserve":
+            return max(grid[1:])
+        return int(media_grid_positions(grid, self._interval(_seconds(feature.data))).max()) + 1
+
+    def _interval(self, seconds: Tensor) -> Tensor:
+        return self.config.vision_config.tokens_per_second * seconds
 
     def _parse_and_validate_video_input(self, **kwargs: Any) -> Any:
         bits = kwargs.pop(SECONDS, None)
@@ -79,5 +85,12 @@ class FramefoldQwen2_5_VL(PatchGrids, VideoCompression, stock.Qwen2_5_VLForCondi
         times = torch.arange(grid[0], dtype=torch.float32) * float(second)
         clip = Encoded.from_grid(video.unflatten(0, grid), times=times.to(video.device))
         tokens, (features,) = self.compress_video(clip)
-        positions = media_grid_positions(grid, self.config.vision_config.tokens_per_second * second)[tokens.index.cpu()]
+        positions = media_grid_positions(grid, self._interval(second))[tokens.index.cpu()]
         return torch.cat([features, position_channels(positions, 0, features)], 1)
+
+
+def _seconds(fields: Any) -> Tensor:
+    """Return the seconds of a step of a video's grid, from its fields that the engine keeps on the CPU."""
+    if SECONDS in fields:
+        return fields[SECONDS].data.reshape(()).view(torch.float32)
+    return fields["second_per_grid_ts"].data.reshape(()).float()

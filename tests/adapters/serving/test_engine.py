@@ -152,6 +152,12 @@ def test_compact_positions_equal_those_of_attach(hosts: Any, oracle: Any) -> Non
     assert oracle("llava_onevision", settings) != oracle("llava_onevision", PRUNING)
 
 
+def test_text_behind_all_axes_equals_attach(hosts: Any, oracle: Any) -> None:
+    settings = MERGING | {"positions": "all_axes"}
+    check("qwen2_5_vl", settings, hosts, oracle)
+    assert oracle("qwen2_5_vl", settings) != oracle("qwen2_5_vl", MERGING)
+
+
 def test_a_video_is_compressed_once_for_all_questions(hosts: Any, compressions: list[int]) -> None:
     kind = "llava_onevision"
     with engine(hosts(kind), kind, MERGING) as llm:
@@ -177,3 +183,5 @@ def test_a_different_rule_of_positions_is_noticed(hosts: Any, oracle: Any) -> No
     pairs = zip(wanted.items(), given, strict=True)
     different = {name for (name, want), got in pairs if want.difference(got) > TOLERANCE}
     assert different >= {f"video {i}" for i in range(4)} and "text only" not in different
+    everything = {"compressor": "identity", "budget": 1.0, "positions": "all_axes"}  # in transformers
+    compare(oracle("qwen2_5_vl", everything), given)

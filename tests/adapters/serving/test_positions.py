@@ -12,6 +12,7 @@ from torch import Tensor
 import framefold
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.hosts import prepare
+from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.serving.vllm.positions import (
     CHANNELS,
     LARGEST,
@@ -68,7 +69,9 @@ class EnginePrompt:
                 yield torch.cat([channels.new_zeros(len(channels), WIDTH), channels], 1)[first:last]
 
 
-def engine_prompt(name: str, batch: Batch, ids: Tensor, videos: list[VideoTokens]) -> EnginePrompt:
+def engine_prompt(
+    name: str, batch: Batch, ids: Tensor, videos: list[VideoTokens], rule: Positions = "preserve"
+) -> EnginePrompt:
     """Lay out a compressed prompt as the engine does."""
     prompt = EnginePrompt(torch.zeros(len(ids), dtype=torch.bool))
     seconds = batch.inputs.get("second_per_grid_ts", torch.ones(len(videos)))
@@ -89,29 +92,38 @@ def engine_prompt(name: str, batch: Batch, ids: Tensor, videos: list[VideoTokens
             prompt.add(offset, relative, t * h * w + 1)
         else:
             interval = 2 * second if name == "qwen2_5_vl" else 1  # tokens_per_second of the tiny host
-            prompt.add(offset, media_grid_positions(video.grid, interval)[video.index], max(h, w))
+            grid = media_grid_positions(video.grid, interval)
+            prompt.add(offset, grid[video.index], max(h, w) if rule == "preserve" else int(grid.max()) + 1)
         row = offset + prompt.media[-1].rows
     return prompt
 
 
-def compressed(name: str, row: list[int], compressor: str) -> tuple[EnginePrompt, Tensor, int]:
+def compressed(
+    name: str, row: list[int], compressor: str, rule: Positions = "preserve"
+) -> tuple[EnginePrompt, Tensor, int]:
     """Return the prompt of the engine, and the positions and the next position that ``prepare`` gives it."""
     batch = build(name).batch(row)
-    prepared = prepare(batch.host.model, batch.inputs, framefold.build(compressor, budget=0.4))
+    prepared = prepare(batch.host.model, batch.inputs, framefold.build(compressor, budget=0.4), positions=rule)
     assert prepared.prompt is not None
     positions = prepared.kwargs["position_ids"]
     positions = positions[-3:, 0] if positions.ndim == 3 else positions.expand(3, -1)
-    prompt = engine_prompt(name, batch, prepared.kwargs["input_ids"][0], prepared.tokens)
+    prompt = engine_prompt(name, batch, prepared.kwargs["input_ids"][0], prepared.tokens, rule)
     return prompt, positions, int(prepared.prompt.next_position)
+
+
+RULES: dict[Positions, list[str]] = {
+    "preserve": ["llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"],
+    "all_axes": ["qwen2_vl", "qwen2_5_vl"],
+}
 
 
 @pytest.mark.parametrize("compressor", ["random", "sttm", "identity"])
 @pytest.mark.parametrize("row", PROMPTS.values(), ids=PROMPTS)
-@pytest.mark.parametrize("name", ["llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize(("name", "rule"), [(name, rule) for rule, names in RULES.items() for name in names])
 def test_positions_equal_those_of_prepare_wherever_the_prompt_is_cut(
-    name: str, row: list[int], compressor: str
+    name: str, rule: Positions, row: list[int], compressor: str
 ) -> None:
-    prompt, wanted, next_position = compressed(name, row, compressor)
+    prompt, wanted, next_position = compressed(name, row, compressor, rule)
     length = wanted.shape[1]
     for cuts in [(), *((end,) for end in range(1, length)), range(3, length, 3), range(1, length)]:
         positions, delta = prompt.positions(*cuts)

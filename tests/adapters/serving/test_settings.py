@@ -101,14 +101,17 @@ def test_what_cannot_be_served_is_refused_when_the_server_is_configured(
 
 
 @pytest.mark.parametrize(
-    ("name", "rope", "message"),
+    ("name", "positions", "message"),
     [
-        ("qwen3_vl", {}, "served as 'preserve' only"),
-        ("llava_onevision", {"rope_type": "yarn"}, "need plain rotary positions, this host has 'yarn'"),
+        ("qwen3_vl", "compact", "positions='compact': qwen3_vl is served with 'preserve' only"),
+        ("qwen3_vl", "all_axes", "qwen3_vl is served with 'preserve' only"),
+        ("qwen2_5_vl", "compact", "qwen2_5_vl is served with 'preserve' or 'all_axes' only"),
+        ("llava_onevision", "all_axes", "the positions of llava_onevision have one axis"),
+        ("llava_onevision", "preserve", "need plain rotary positions, this host has 'yarn'"),
     ],
 )
-def test_positions_that_a_host_cannot_have_are_refused(name: str, rope: dict[str, Any], message: str) -> None:
-    positions = "preserve" if rope else "compact"
+def test_positions_that_a_host_cannot_have_are_refused(name: str, positions: str, message: str) -> None:
+    rope = {"rope_type": "yarn"}
     config = engine_config(name, {"compressor": "sttm", "positions": positions})
     config.hf_config.get_text_config().rope_parameters.update(rope)
     with pytest.raises(ServingError, match=message):
