@@ -40,6 +40,8 @@ class Difficulty:
         conspicuous: rate of noise bursts, subtitles, cuts to black, glare, moving logos, blinking corners and coarse
             blocks; 1 is about one in every third frame.
         repeats: ask about one of several flashes of a shape, instead of counting the flashes of a colour.
+        lists: also ask for colour and shape of all flashes in their order, a long answer. No embedded host was trained
+            for such answers: their losses say how much of the video they need, not how well it answers.
 
     Raises:
         DataError: a setting is out of range.
@@ -66,6 +68,7 @@ class Difficulty:
     sway: float = 0.0
     conspicuous: float = 0.0
     repeats: bool = False
+    lists: bool = False
 
     def __post_init__(self) -> None:
         wrong = [name for name in _LIMITS if not isinstance(getattr(self, name), (int, float))]
@@ -153,7 +156,7 @@ def resolve_difficulty(value: str | Difficulty) -> Difficulty:
     """
     if isinstance(value, Difficulty):
         return value
-    if value not in PRESETS:
+    if not isinstance(value, str) or value not in PRESETS:
         raise DataError(f"difficulty must be {' or '.join(PRESETS)} or a mapping of settings, not {value!r}")
     return PRESETS[value]
 

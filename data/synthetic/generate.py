@@ -28,7 +28,7 @@ from .conspicuous import EVERY, paint_conspicuous, sample_conspicuous
 from .crowd import Crowd, arrange, flashes_as_crowd, sample_crowd
 from .difficulty import Difficulty, resolve_difficulty
 from .discs import paint_discs
-from .questions import ask_about_events, every_question
+from .questions import ask_about_events, every_question, list_question
 from .render import COLORS, HALO, STYLES, fill_mask, glyph, mix
 from .scenes import Backdrop, Scene, build_backdrops, sample_scenes
 from .timeline import GLYPH, Event, QuietPeriod, sample_distractors, sample_events
@@ -134,6 +134,7 @@ def generate(
     times = (np.arange(frames) * FRAME_SECONDS).astype(np.float32)
     counted = "" if difficulty.repeats else counted
     questions = ask_about_events(scenes, events, frames, counted, RandomStream(*pair, _QUESTIONS))
+    questions += (list_question(events),) if difficulty.lists else ()
     return Video(pixels, times, scenes, tuple(events), questions, (seed, split, index), counted, crowd)
 
 

@@ -66,8 +66,11 @@ QUESTION_TYPES: tuple[str, ...] = tuple(TEXT)
 def asked_types(difficulty: Difficulty) -> tuple[str, ...]:
     """Return the types of the questions about videos of a difficulty, in the order of QUESTION_TYPES."""
     absent = "count_flash" if difficulty.repeats else "repeat"
-    return tuple(kind for kind in QUESTION_TYPES if kind != absent)
+    return (*(kind for kind in QUESTION_TYPES if kind != absent), *((LIST,) if difficulty.lists else ()))
 
+
+# Only asked if a difficulty says so; its answers are lists, and no part of the task.
+LIST = "list"
 
 HELPER_TYPES = ("shape_of_color", "count_of_color")
 
@@ -130,6 +133,13 @@ def every_question(scenes: Sequence[Scene], events: Sequence[Event], frames: int
     for mover in (event for event in events if event.kind == "mover"):
         yield _question("direction", mover.direction, mover.boxes, a=mover.shape)
     yield from _backgrounds(once, scenes)
+
+
+def list_question(events: Sequence[Event]) -> Question:
+    """Return the question for colour and shape of all flashes in their order."""
+    flashes = sorted((event for event in events if event.kind == "flash"), key=lambda flash: flash.first)
+    answer = " ".join(f"{flash.color} {flash.shape}" for flash in flashes)
+    return Question(LIST, "what flashed when ?", answer, (), tuple(box for flash in flashes for box in flash.boxes))
 
 
 def without_choices(question: Question) -> Question:

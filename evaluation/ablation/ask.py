@@ -109,6 +109,7 @@ def _answers(
             "correct": said.correct,
             "loss": said.loss,
             "overlap": said.overlap,
+            "losses": list(said.losses) if len(said.losses) > 1 else None,
             "tokens": round(means[prompt]),
             "recall": kept[prompt].recall(evidence),
             "purity": kept[prompt].purity(evidence),
@@ -168,12 +169,14 @@ class DecodedAnswer:
         correct: whether they are those of the right answer.
         loss: mean negative log-likelihood of the tokens of the right answer, in nats.
         overlap: F1 of both bags of tokens, without special tokens.
+        losses: negative log-likelihood of each token of the right answer, without special tokens, rounded.
     """
 
     text: str
     correct: bool
     loss: float
     overlap: float
+    losses: tuple[float, ...] = ()
 
 
 class _AnswerDecoder:
@@ -202,7 +205,8 @@ class _AnswerDecoder:
         said, right, losses = (tuple(values) for values in zip(*tokens, strict=True)) if tokens else ((), (), ())
         bags = [[token for token in ids if token not in self._special] for ids in (said, right)]
         loss = sum(losses) / max(1, len(losses))
-        return DecodedAnswer(self._text(said), bool(said) and said == right, loss, token_overlap(*bags))
+        each = tuple(round(one, 3) for token, one in zip(right, losses, strict=True) if token not in self._special)
+        return DecodedAnswer(self._text(said), bool(said) and said == right, loss, token_overlap(*bags), each)
 
     def _text(self, ids: tuple[int, ...]) -> str:
         if ids not in self._texts:

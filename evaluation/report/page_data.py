@@ -16,7 +16,7 @@ from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import page_measures
-from framefold.evaluation.results.measures_of_answers import PLACE_MEASURES
+from framefold.evaluation.results.measures_of_answers import LOSS_AT, PLACE_MEASURES, POSITION_MEASURES
 from framefold.evaluation.results.settings import EQUAL_FLOPS_SUFFIX, SYNTHETIC
 
 from .markdown_tables import acts_inside, known_measures, setting_paragraph
@@ -27,7 +27,7 @@ from .references import ALL_TOKENS, references
 from .styles import method_styles
 from .summary import CAUTION, summary_points
 from .table import ResultTable
-from .view_sections import flops_limits, own_budgets, place_label
+from .view_sections import flops_limits, own_budgets, place_label, position_label
 
 PageValue = list[Any]  # number, both ends of its interval or None, text
 
@@ -68,6 +68,11 @@ def page_data(table: ResultTable, folder: str) -> dict[str, Any]:
         "references": others,
         "flops": {"limits": list(flops_limits(table)), "own": _own_budgets(table)},
         "places": [[one.key, place_label(one)] for one in PLACE_MEASURES if one.key in keys],
+        "positions": [
+            [one.key, position_label(one)]
+            for one in POSITION_MEASURES
+            if one.key in keys and one.key.startswith(LOSS_AT)
+        ],
         "types": [{"name": kind, "chance": _chance(table, kind)} for kind in table.types],
         "provenance": provenance_groups(table),
     }

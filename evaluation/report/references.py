@@ -10,8 +10,10 @@ from framefold.evaluation.metrics.statistics import Answers, macro_interval, typ
 from framefold.evaluation.metrics.text_reader import text_only_guesses
 from framefold.evaluation.results.measure import Readings
 from framefold.evaluation.results.measures import ACCURACY
+from framefold.evaluation.results.measures_of_answers import LOSS_AT
 from framefold.evaluation.results.result_files import Result, count_answers, mean_of_known
 from framefold.evaluation.results.settings import FULL, REFERENCES
+from framefold.evaluation.views.answer_views import answer_view
 
 from .table import ResultTable
 
@@ -56,6 +58,7 @@ def reference_readings(table: ResultTable, method: str) -> Readings | None:
         stored=lambda key: mean_of_known(_number(result, key, method) for result in results),
         accuracy=macro_interval(answers),
         by_type=type_intervals(answers),
+        view=lambda key: answer_view(results, (), key) if key.startswith(LOSS_AT) else None,
     )
 
 

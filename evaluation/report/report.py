@@ -30,6 +30,7 @@ from .styles import method_styles
 from .summary import losses, summary
 from .table import ResultTable
 from .view_sections import (
+    answer_position_section,
     asked_again_section,
     equal_flops_section,
     position_section,
@@ -78,6 +79,7 @@ def write_report(table: ResultTable, out: Path) -> Path:
     differences = difference_table(table)
     blocks += ["## Differences" if differences else "", differences, comparison_section(table)]
     blocks += [equal_flops_section(table), losses(table), type_section(table), *plots[1:2], position_section(table)]
+    blocks += [answer_position_section(table)]
     blocks += [resize_fails_section(table), asked_again_section(table), trained_at_section(table)]
     blocks += [evidence_section(table), cost_section(table), *plots[2:], _provenance_section(table)]
     text = "\n\n".join(block for block in blocks if block) + "\n"

@@ -179,7 +179,8 @@ class ResultTable:
 
     def _view(self, method: str, budget: str, key: str) -> Interval | None:
         if (method, budget, key) not in self._views:
-            view = answer_view(self.results_of(method, budget), self.results_of(RESIZE, budget), key)
+            resized = self.results_of(RESIZE, budget)
+            view = answer_view(self.results_of(method, budget), resized, key, self.full_results)
             self._views[method, budget, key] = view
         return self._views[method, budget, key]
 

@@ -9,11 +9,21 @@ from functools import partial
 from framefold.evaluation.results.formats import flops
 from framefold.evaluation.results.measure import Measure
 from framefold.evaluation.results.measures import ACCURACY, MEASURES
-from framefold.evaluation.results.measures_of_answers import AGAIN, AGAIN_LOSS, PLACE_MEASURES, RECALL, RESIZE_FAILS
-from framefold.evaluation.results.settings import TRAINED_AT, compressor_of
+from framefold.evaluation.results.measures_of_answers import (
+    ADDED_LOSS_AT,
+    AGAIN,
+    AGAIN_LOSS,
+    LOSS_AT,
+    PLACE_MEASURES,
+    POSITION_MEASURES,
+    RECALL,
+    RESIZE_FAILS,
+)
+from framefold.evaluation.results.settings import FULL, TRAINED_AT, compressor_of
 from framefold.evaluation.views.equal_flops import limits, within
 
 from .markdown import collapsible, format_table
+from .references import ALL_TOKENS, reference_readings
 from .table import ResultTable
 
 _BY_KEY = {measure.key: measure for measure in MEASURES}
@@ -81,6 +91,40 @@ def _places(table: ResultTable, budget: str, recall: bool) -> str:
     rows = [row for row in rows if any(row[1:])]
     head = [f"{'recall ' if recall else ''}at {budget}", *(place_label(one) for one in measures)]
     return format_table(head, rows) if rows else ""
+
+
+def answer_position_section(table: ResultTable) -> str:
+    """Return the loss by position in long answers, budget by budget; "" without answers of more than one token."""
+    blocks = []
+    for budget in [table.second_smallest, *(one for one in table.budgets if one != table.second_smallest)]:
+        tables = [_positions(table, budget, key) for key in (ADDED_LOSS_AT, LOSS_AT)]
+        if tables[1]:
+            content = [tables[0], collapsible(f"loss at {budget}", tables[1])]
+            blocks += content if budget == table.second_smallest else [collapsible(f"at {budget}", *content)]
+    if not blocks:
+        return ""
+    text = (
+        "Negative log-likelihood of the right answer in nats per token, minus that with all tokens, by the position of "
+        "the token in the answer, given the right tokens before it. Only answers of more than one token, of all types; "
+        "answers that are shorter than a column do not count in it. Lower is better; 0 is as good as all tokens."
+    )
+    return "\n\n".join(["## By position in long answers", text, *(block for block in blocks if block)])
+
+
+def _positions(table: ResultTable, budget: str, key: str) -> str:
+    rows = [(method, table.readings(method, budget)) for method in table.methods]
+    full = reference_readings(table, FULL) if key == LOSS_AT else None
+    rows += [(ALL_TOKENS, full)] if full is not None else []
+    measures = [one for one in POSITION_MEASURES if one.key.partition(":")[0] == key]
+    measures = [one for one in measures if any(one.brief_text(readings) for _, readings in rows)]
+    cells = [[name, *(one.brief_text(readings) for one in measures)] for name, readings in rows]
+    head = [f"{'added loss' if key == ADDED_LOSS_AT else 'loss'} at {budget}", *map(position_label, measures)]
+    return format_table(head, [row for row in cells if any(row[1:])]) if measures else ""
+
+
+def position_label(measure: Measure) -> str:
+    """Return the head of a column for a position in the answer."""
+    return measure.title.partition(", ")[2]
 
 
 def place_label(measure: Measure) -> str:

@@ -18,6 +18,8 @@ import numpy as np
 from framefold.errors import ResultsError
 from framefold.files import replace_file
 
+from .measures_of_answers import LOSSES
+
 Result = dict[str, Any]
 
 FORMAT = 1
@@ -77,6 +79,8 @@ def _pack(result: Result) -> Result:
     packed["recall"] = _shares(columns["recall"])
     if "again" in columns:
         packed["again"] = _shares(columns["again"])
+    if LOSSES in columns:
+        packed[LOSSES] = _pack_losses(columns[LOSSES])
     same = len(set(columns["tokens"])) == 1
     packed["tokens"] = columns["tokens"][0] if same else columns["tokens"]
     return {**result, "answers": packed, "kept": [], "drill": 0}
@@ -90,6 +94,8 @@ def _unpack(cell: Result, questions: dict[str, list[Any]]) -> Result:
     columns["recall"] = _read_shares(packed["recall"])
     if "again" in packed:
         columns["again"] = [None if one is None else bool(one) for one in _read_shares(packed["again"])]
+    if LOSSES in packed:
+        columns[LOSSES] = _read_losses(packed[LOSSES])
     columns["tokens"] = packed["tokens"] if isinstance(packed["tokens"], list) else [packed["tokens"]] * count
     if any(len(column) != count for column in columns.values()):
         raise ValueError(f"columns that do not have {count} answers")
@@ -103,6 +109,19 @@ def _shares(values: Sequence[float | None]) -> str:
 
 def _read_shares(text: str) -> list[float | None]:
     return [None if one == 255 else one / STEPS for one in _decode(text)]
+
+
+def _pack_losses(column: Sequence[Sequence[float] | None]) -> list[str]:
+    """Return losses, which are rounded to a thousandth, as the bytes of whole numbers, and how many each answer has."""
+    lengths = np.array([len(losses or ()) for losses in column], dtype="<u4")
+    values = np.array([round(1000 * one) for losses in column for one in losses or ()], dtype="<u4")
+    return [_encode(lengths.view(np.uint8)), _encode(values.view(np.uint8))]
+
+
+def _read_losses(texts: Sequence[str]) -> list[list[float] | None]:
+    lengths, values = (np.array(_decode(text), dtype=np.uint8).view("<u4").tolist() for text in texts)
+    losses = iter(values)
+    return [[next(losses) / 1000 for _ in range(length)] or None for length in lengths]
 
 
 def _encode(numbers: np.ndarray) -> str:

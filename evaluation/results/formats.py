@@ -23,6 +23,14 @@ def whole_percent(interval: Interval | None) -> str:
     return f"{value:.0f} [{low:.0f}, {high:.0f}]"
 
 
+def nats(interval: Interval | None, sign: bool = False, digits: int = 3) -> str:
+    """Return a loss, or a difference of losses, with its interval; "" for None."""
+    if interval is None:
+        return ""
+    low, high = (f"{one:.{digits}f}" for one in (interval.low, interval.high))
+    return f"{interval.value:{'+' if sign else ''}.{digits}f} [{low}, {high}]"
+
+
 def number(value: float | None, digits: int = 1) -> str:
     """Return a number with a fixed number of decimals; "" for None."""
     return "" if value is None else f"{value:.{digits}f}"

@@ -10,7 +10,13 @@ from framefold.evaluation.metrics.significance import Comparison
 from framefold.evaluation.metrics.statistics import Interval
 
 # Groups of the page's menu, in this order.
-GROUPS = ANSWERS, TYPES, PLACES, COSTS = "answers", "accuracy on one type", "position of the evidence", "costs"
+GROUPS = ANSWERS, TYPES, PLACES, POSITIONS, COSTS = (
+    "answers",
+    "accuracy on one type",
+    "position of the evidence",
+    "position in long answers",
+    "costs",
+)
 
 Value = float | Interval
 

@@ -6,14 +6,33 @@ from functools import partial
 
 from framefold.evaluation.metrics.evidence import CENTRE, EDGE
 
-from .formats import percent, whole_percent
-from .measure import ANSWERS, PLACES, Measure
+from .formats import nats, percent, whole_percent
+from .measure import ANSWERS, PLACES, POSITIONS, Measure
 
 BINS = 10  # parts of a video
 
 WHEN, WHERE, RECALL = "when", "where", "recall_"  # of keys such as when:3, where:edge and recall_when:3
 
 AGAIN, AGAIN_LOSS, RESIZE_FAILS = "again", "again_loss", "resize_fails"
+
+LOSSES = "losses"  # column of answers: the loss of every token, of answers with more than one
+
+LOSS_AT, ADDED_LOSS_AT = "loss_at", "added_loss_at"  # of keys such as loss_at:3-4
+
+ALL_POSITIONS = "all"
+
+# Positions in an answer, from 1: the parts are twice as long each time, so that lists and captions fit.
+ANSWER_PARTS: dict[str, tuple[int, int | None]] = {
+    ALL_POSITIONS: (1, None),
+    "1": (1, 1),
+    "2": (2, 2),
+    "3-4": (3, 4),
+    "5-8": (5, 8),
+    "9-16": (9, 16),
+    "17-32": (17, 32),
+    "33-64": (33, 64),
+    "65 and more": (65, None),
+}
 
 _FRAME = {CENTRE: "in the middle half of the frame in both directions", EDGE: "outside the middle of the frame"}
 
@@ -62,6 +81,32 @@ PLACE_MEASURES = (
     *_frame(RECALL, "evidence recall"),
 )
 
+
+def _position(key: str, part: str, title: str, description: str) -> Measure:
+    where = "all tokens" if part == ALL_POSITIONS else f"token {part}" if part in "12" else f"tokens {part}"
+    return Measure(
+        f"{key}:{part}",
+        title=f"{title}, {where}",
+        unit="nats",
+        description=f"{description} at {where} of the right answer, in nats per token, mean over all questions whose "
+        "answer has more than one token, with its 95 % interval",
+        better="lower",
+        show=partial(nats, sign=key == ADDED_LOSS_AT),
+        brief=partial(nats, sign=key == ADDED_LOSS_AT, digits=2),
+        read=lambda readings: readings.view(f"{key}:{part}"),
+        needs=LOSSES,
+        group=POSITIONS,
+    )
+
+
+POSITION_MEASURES = (
+    *(_position(LOSS_AT, part, "loss of long answers", "Negative log-likelihood") for part in ANSWER_PARTS),
+    *(
+        _position(ADDED_LOSS_AT, part, "loss added to all tokens", "Negative log-likelihood minus that with all tokens")
+        for part in ANSWER_PARTS
+    ),
+)
+
 ANSWER_MEASURES = (
     Measure(
         AGAIN,
@@ -99,4 +144,5 @@ ANSWER_MEASURES = (
         group=ANSWERS,
     ),
     *PLACE_MEASURES,
+    *POSITION_MEASURES,
 )

@@ -37,6 +37,7 @@ from framefold.files import replace_file
 
 from .compact import read_compact
 from .measures import required_costs
+from .measures_of_answers import LOSSES
 from .provenance import git_state, machine, now, versions
 from .settings import EQUAL_FLOPS_SUFFIX, Settings, check_comparable
 
@@ -48,9 +49,10 @@ FOLDER = "cells"
 
 ANSWER_COLUMNS = ("video", "draw", "type", "question", "answer", "said", "correct", "tokens", "recall", "purity")
 
-# Columns that older results lack: middle of the evidence in the video, part of the frame, and whether the answer is
-# right when the video was compressed for another question (None for methods that do not read it).
-FURTHER_COLUMNS = ("when", "where", "again")
+# Columns that older results lack: middle of the evidence in the video, part of the frame, whether the answer is right
+# when the video was compressed for another question (None for methods that do not read it), and the loss of each token
+# of the right answer (None for answers of one token).
+FURTHER_COLUMNS = ("when", "where", "again", LOSSES)
 
 ANSWER_MEASURES = ("loss", "overlap")
 

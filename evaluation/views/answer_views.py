@@ -1,6 +1,6 @@
-"""Means over some of the answers of a method: by position of the evidence, asked again, and where `resize` fails.
+"""Means over some of the answers of a method: by position of the evidence, asked again, where `resize` fails, and loss.
 
-Every view has the 95 % interval of resampled clusters. Only questions of the headline count.
+Every view has the 95 % interval of resampled clusters. Only questions of the headline count, except for the loss.
 
 Dimensions: Q questions.
 """
@@ -20,19 +20,34 @@ from framefold.evaluation.metrics.statistics import (
     macro_interval,
     paired_difference,
 )
-from framefold.evaluation.results.measures_of_answers import AGAIN, AGAIN_LOSS, BINS, RECALL, RESIZE_FAILS, WHEN, WHERE
+from framefold.evaluation.results.measures_of_answers import (
+    ADDED_LOSS_AT,
+    AGAIN,
+    AGAIN_LOSS,
+    BINS,
+    LOSS_AT,
+    RECALL,
+    RESIZE_FAILS,
+    WHEN,
+    WHERE,
+)
 from framefold.evaluation.results.result_files import Result
+
+from .answer_positions import added_loss_by_position, loss_by_position
 
 Column = list[Any]
 
 
-def answer_view(results: Sequence[Result], resized: Sequence[Result], key: str) -> Interval | None:
+def answer_view(
+    results: Sequence[Result], resized: Sequence[Result], key: str, full: Sequence[Result] = ()
+) -> Interval | None:
     """Return a view of the answers of a method at a budget.
 
     Args:
         results: results of the method, one per seed.
         resized: those of `resize` at the same budget.
         key: key of a measure of :mod:`framefold.evaluation.results.measures_of_answers`.
+        full: results of all tokens.
 
     Returns:
         None if it is unknown, or if there is no such question.
@@ -48,6 +63,8 @@ def answer_view(results: Sequence[Result], resized: Sequence[Result], key: str) 
         WHERE: partial(_share, results, "correct", _equal(results, "where", part)),
         RECALL + WHEN: partial(_share, results, "recall", _in_bin(results, part)),
         RECALL + WHERE: partial(_share, results, "recall", _equal(results, "where", part)),
+        LOSS_AT: partial(loss_by_position, results, part),
+        ADDED_LOSS_AT: partial(added_loss_by_position, results, full, part),
     }
     return views[name]()
 

@@ -21,6 +21,13 @@ const VIEWS = {
     at: (_, column) => [state.placeBudget, (placeKeys(state.measure === "recall" ? "recall_" : "")[column] || [])[0]],
     note: "where the evidence is, in percent of the video, and in the frame; accuracy, or evidence recall if that is shown",
   },
+  positions: {
+    title: "position in long answers",
+    columns: DATA.positions.map(([, label]) => ({ label, note: "" })),
+    at: (_, column) => [state.placeBudget, (state.measure.startsWith("loss_at:") ? "" : "added_") + DATA.positions[column][0]],
+    better: "lower",
+    note: "tokens of the right answer, of answers of more than one token; loss minus that with all tokens, in nats, or the loss if a loss of long answers is shown",
+  },
 };
 const viewOf = () => VIEWS[state.view];
 /** Returns [value, low, high, text] of a method in a column of the view, or null. */
@@ -35,7 +42,7 @@ function placeKeys(prefix) {
 }
 
 function fillViews() {
-  const known = { tokens: true, flops: DATA.flops.limits.length > 0, places: DATA.places.length > 0 };
+  const known = { tokens: true, flops: DATA.flops.limits.length > 0, places: DATA.places.length > 0, positions: DATA.positions.length > 0 };
   const select = byId("view");
   select.append(...Object.keys(VIEWS).filter((name) => known[name]).map((name) => option(name, VIEWS[name].title, name === state.view)));
   select.addEventListener("change", () => {
@@ -169,10 +176,11 @@ function bestOf(methods, better) {
 function fillTable() {
   const measure = measureOf(state.measure);
   const methods = sortedMethods();
-  const best = bestOf(methods, measure.better);
+  const best = bestOf(methods, viewOf().better || measure.better);
   const table = byId("table");
   table.className = state.view;
-  byId("place-budget-label").hidden = state.view !== "places";
+  const oneBudget = ["places", "positions"].includes(state.view);
+  byId("place-budget-label").hidden = !oneBudget;
   const head = element("tr", {}, ...heads().map(headCell));
   const body = element("tbody");
   for (const method of methods) {
@@ -188,7 +196,7 @@ function fillTable() {
   for (const one of DATA.references) {
     const value = one.values[state.measure];
     foot.append(element("tr", {}, element("th", { scope: "row" }, one.name), element("td", { class: "wide" }, "reference"),
-      element("td", { class: "number", colspan: Math.max(1, viewOf().columns.length) }, value && state.view !== "places" ? `${value[3]} (at every budget)` : "")));
+      element("td", { class: "number", colspan: Math.max(1, viewOf().columns.length) }, value && !oneBudget ? `${value[3]} (at every budget)` : "")));
   }
   table.replaceChildren(element("caption", {}, element("span", {}, measure.description)), element("thead", {}, head), body, foot);
   const notes = [viewOf().note, measure.note, measure.better && "underlined: the best of a column, without oracles"];

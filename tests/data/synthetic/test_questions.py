@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from framefold.data.question import Question
-from framefold.data.synthetic.difficulty import PRESETS
+from framefold.data.synthetic.difficulty import PRESETS, Difficulty
 from framefold.data.synthetic.generate import Video, generate
 from framefold.data.synthetic.questions import CHANCE, HEADLINE, QUESTION_TYPES, TEXT, VOCABULARY, asked_types
 from framefold.data.synthetic.render import COLORS, SHAPES, TEXTURES
@@ -246,3 +246,19 @@ def test_evidence_is_where_and_when_the_answer_is_visible(asked):
             if question.type == "background":
                 wanted = wanted[:1] if words["end"] == "start" else wanted[-1:]
             assert list(scenes.values()) == wanted
+
+
+def test_lists_name_all_flashes_in_order_and_are_asked_only_on_request() -> None:
+    with without_pixels():
+        for index in (4, 5):  # twins
+            plain, video = (generate(index, frames=32, difficulty=Difficulty(lists=lists)) for lists in (False, True))
+            assert plain.questions == video.questions[:-1], "the other questions are the same"
+            question = video.questions[-1]
+            flashes = sorted((event for event in video.events if event.kind == "flash"), key=lambda one: one.first)
+            words = question.answer.split()
+            assert question.type == "list" and len(words) == 2 * len(flashes) >= 8 and question.choices == ()
+            assert list(zip(words[::2], words[1::2], strict=True)) == [(one.color, one.shape) for one in flashes]
+            assert {*words, *question.text.split()} <= set(VOCABULARY)
+            assert set(question.evidence) == {box for flash in flashes for box in flash.boxes}
+    assert Difficulty().to_dict() == PRESETS["easy"].to_dict() and "lists" not in PRESETS["crowded"].to_dict()
+    assert asked_types(Difficulty(lists=True)) == (*asked_types(Difficulty()), "list")

@@ -33,3 +33,4 @@ def test_loss_and_overlap_count_the_tokens_of_the_answer_alone() -> None:
     hit = math.log(len(tokenizer) - 1 + math.exp(2)) - 2
     assert right.loss == pytest.approx(hit, abs=1e-5)
     assert half.loss == pytest.approx((2 * hit + hit + 2) / 3, abs=1e-5)
+    assert half.losses == pytest.approx([hit, hit + 2], abs=1e-3) and len(right.losses) == 1, "the end has no position"

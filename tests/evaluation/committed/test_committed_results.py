@@ -12,7 +12,12 @@ from framefold.errors import ConfigError, ResultsError
 from framefold.evaluation.committed.command import committed
 from framefold.evaluation.report.markdown_tables import comparison_section, main_tables, type_section
 from framefold.evaluation.report.table import ResultTable
-from framefold.evaluation.report.view_sections import asked_again_section, equal_flops_section, position_section
+from framefold.evaluation.report.view_sections import (
+    answer_position_section,
+    asked_again_section,
+    equal_flops_section,
+    position_section,
+)
 from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.result_files import read_results
 from tests.support.pages.results_folders import edit_results, inside_results
@@ -37,6 +42,8 @@ def add_columns(result: dict) -> None:
     columns["when"] = [(number % 10 + 0.5) / 10 for number in range(count)]
     columns["where"] = ["edge", None, "centre"] * (count // 3) + ["edge"] * (count % 3)
     columns["recall"] = [None if number % 5 == 0 else number % 2 / 1 for number in range(count)]
+    lengths = [number % 4 for number in range(count)]
+    columns["losses"] = [[round(0.001 * count + one, 3) for one in range(n)] if n > 1 else None for n in lengths]
     if result["compressor"] == "oracle":
         columns["again"] = [None if number % 7 == 0 else number % 3 == 0 for number in range(count)]
     result["cost"] |= {"tower_flops": 1e6, "answer_flops": 1e5, "budget_flops": 1e9, "full_total_flops": 1e9}
@@ -59,6 +66,7 @@ def test_every_table_of_the_folder_is_recomputed_from_the_file(folder: Path, tmp
     ours, theirs = table_of(file), table_of(folder)
     for view in (main_tables, comparison_section, type_section, equal_flops_section, position_section):
         assert view(ours) == view(theirs) != "", view.__name__
+    assert answer_position_section(ours) == answer_position_section(theirs) != ""
     assert asked_again_section(ours) == asked_again_section(theirs) != ""
     size = sum(one.stat().st_size for one in (folder / "cells").glob("*.json"))
     assert file.stat().st_size < size / 5 and not list(file.parent.glob("*.tmp*"))

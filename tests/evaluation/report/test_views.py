@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,42 @@ def test_the_page_reads_a_method_where_the_report_does(browser: Browser, views: 
     browser.choose("#measure", "recall")
     assert "recall" in browser.js("document.querySelector('#measure-note').textContent")
     assert browser.js(CELLS.format(1))[0]
+
+
+def add_losses(result: dict[str, Any]) -> None:
+    """Add losses of three tokens to every third answer; all tokens have 1 nat at each, others a nat more at each."""
+    more = 0.0 if result["compressor"] == "identity" else 1.0 if result["budget"] == 0.25 else 2.0
+    losses = [1.0, 1.0 + more, 1.0 + 2 * more]
+    result["answers"]["losses"] = [losses if number % 3 == 0 else None for number in range(result["n"])]
+
+
+@needs_chromium
+def test_loss_by_position_in_long_answers_is_a_section_and_a_view(
+    browser: Browser, views: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "long"
+    shutil.copytree(views, out)
+    edit_results(out, lambda one: "cost" in one and add_losses(one))
+    monkeypatch.setattr("framefold.evaluation.report.report._plot", lambda table, out: [])
+    report(str(out))
+    text = section(out, "By position in long answers")
+    assert "| added loss at 25 % | all tokens | token 1 | token 2 | tokens 3-4 |" in text
+    assert row(text, "fila")[1:] == [
+        "+1.00 [1.00, 1.00]",
+        "+0.00 [0.00, 0.00]",
+        "+1.00 [1.00, 1.00]",
+        "+2.00 [2.00, 2.00]",
+    ]
+    assert row(text, "all tokens")[1:] == ["1.00 [1.00, 1.00]"] * 4
+    assert "By position in long answers" not in (views / "report.md").read_text()
+
+    browser.open(out / "report.html", width=1400)
+    wait_for_panels(browser)
+    browser.choose("#view", "positions")
+    browser.choose("#place-budget", "1")
+    box = "document.querySelector('#table').parentElement"
+    assert browser.js(f"{box}.scrollWidth <= {box}.clientWidth")
+    assert [cell.split(" ")[0] for cell in browser.js(CELLS.format(1))] == ["+2.000", "+0.000", "+2.000", "+4.000"]
+    browser.choose("#measure", "loss_at:all")
+    assert [cell.split(" ")[0] for cell in browser.js(CELLS.format(1))] == ["3.000", "1.000", "3.000", "5.000"]
+    assert browser.errors == []
