@@ -233,7 +233,7 @@ def test_difficulty_out_of_range_is_refused_with_the_name_of_the_field():
         with pytest.raises(DataError, match=f"^{field} must be"):
             Difficulty(**{field: value})
             pytest.fail(f"{field} = {value} is accepted")
-    assert {name for name, _ in OUT_OF_RANGE} | {"repeats"} == set(asdict(Difficulty()))
+    assert {name for name, _ in OUT_OF_RANGE} | {"repeats", "lists"} == set(asdict(Difficulty()))
 
 
 def test_extreme_settings_give_a_complete_video():
