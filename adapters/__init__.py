@@ -30,6 +30,9 @@ def load(
 ) -> Compressor:
     """Load the compressor of an adapter written by ``save_pretrained``, ``push_to_hub`` or ``framefold export``.
 
+    It is in eval mode, as models of transformers are: call ``train()`` before training it further. ``build`` returns a
+    compressor in training mode, as constructors of torch do. ``attach`` gives both the mode of the host.
+
     If the adapter also contains LoRA weights of the host (``lora/``), they are not loaded, with a warning.
 
     Args:

@@ -87,7 +87,7 @@ def resolve_start(
             f"{start} holds {loaded.name} with other params: {difference}; drop params to use those of the start"
         )
     saved = read_lora(folder) if has_lora(folder) else None
-    return Start(loaded, resolve_lora(lora, saved), saved, folder)
+    return Start(loaded.train(), resolve_lora(lora, saved), saved, folder)
 
 
 def _first_difference(given: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:

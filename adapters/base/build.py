@@ -18,7 +18,7 @@ from .compressor import Compressor
 
 
 def build(name: str, budget: float | int | str = 0.25, **params: Any) -> Compressor:
-    """Create a compressor.
+    """Create a compressor, in training mode.
 
     Args:
         name: a registered name; the class path of a custom compressor; or several of them joined by "+", which run in
@@ -36,7 +36,7 @@ def build(name: str, budget: float | int | str = 0.25, **params: Any) -> Compres
 
 
 def load_or_build(name: str, budget: Budget | None, params: dict[str, Any] | None = None) -> Compressor:
-    """Load a compressor from an adapter folder, or build it from a registered name and parameters.
+    """Load a compressor from an adapter folder, or build it from a registered name and parameters; in eval mode.
 
     Args:
         name: adapter folder or registered name.
@@ -50,7 +50,7 @@ def load_or_build(name: str, budget: Budget | None, params: dict[str, Any] | Non
         if params:
             raise ConfigError(f"{name} is an adapter folder and has its own parameters: pass none")
         return load_folder(name, budget=budget)
-    return build(name, **params or {}) if budget is None else build(name, budget, **params or {})
+    return (build(name, **params or {}) if budget is None else build(name, budget, **params or {})).eval()
 
 
 def registered_name(name: str) -> str:

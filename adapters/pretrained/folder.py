@@ -164,7 +164,7 @@ class UnloadedCompressor:
         return {**{name: state[other] for name, other in tied.items() if other in state}, **state}
 
     def load_weights(self, state: Mapping[str, torch.Tensor], weights_file: Path) -> Any:
-        """Return the compressor with its weights.
+        """Return the compressor with its weights, in eval mode.
 
         Args:
             state: names and tensors, as read from a file.
@@ -186,13 +186,13 @@ class UnloadedCompressor:
         compressor = create_compressor(*self.arguments)
         compressor.load_state_dict(state, strict=True)
         compressor.base_model = BaseModel.from_config(self.config)
-        return compressor
+        return compressor.eval()
 
 
 def load_folder(
     folder: str | os.PathLike[str], expected: type | None = None, budget: float | int | str | None = None
 ) -> Any:
-    """Load an adapter folder.
+    """Load an adapter folder; the compressor is in eval mode.
 
     Args:
         folder: the adapter folder.

@@ -52,6 +52,8 @@ class PretrainedMixin:
     ) -> Loaded:
         """Load an adapter written by :meth:`save_pretrained` or :meth:`push_to_hub`; no code in it is executed.
 
+        The compressor is in eval mode, as models of transformers are: call ``train()`` before training it further.
+
         Args:
             source: folder, or ``user/name`` on the Hub.
             budget: overrides the saved budget.

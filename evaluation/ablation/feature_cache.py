@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -69,7 +69,8 @@ class FeatureCache:
         key: everything that the features depend on, besides the videos.
         attention: also store the attention that tokens received in the vision encoder.
         max_damaged: fraction of the videos that may be damaged.
-        pixels: height and width of the frames whose detail the host sees; None for the frames as they are.
+        pixels: height and width of the frames whose detail the host sees, for each (H, W) of the token grid; None for
+            the frames as they are.
     """
 
     def __init__(
@@ -80,22 +81,30 @@ class FeatureCache:
         key: dict[str, Any],
         attention: bool = False,
         max_damaged: float = MOST_DAMAGED,
-        pixels: tuple[int, int] | None = None,
+        pixels: Mapping[tuple[int, int], tuple[int, int]] | None = None,
     ) -> None:
         data = {name: value for name, value in source.describe().items() if name not in ("videos", "shards")}
         self.key = {"format": FORMAT, **key, "data": data, "attention": attention}
         if pixels is not None:
-            self.key["pixels"] = list(pixels)
+            sizes = [[*size, *smaller] for size, smaller in sorted(pixels.items())]
+            self.key["pixels"] = sizes if len(sizes) > 1 else sizes[0][2:]
         self._common = (folder, host, source, key, attention, max_damaged)
         digest = text_digest(json.dumps(self.key, sort_keys=True))
         self.folder, self.host, self.source, self.attention = folder / digest[:20], host, source, attention
         self.max_damaged, self.pixels = max_damaged, pixels
+        self._full_size: FeatureCache | None = None
         self._complete: dict[int, bool] = {}  # videos that this process has checked; False: damaged in the source
         self._ahead, self._next = iter(()), len(source)  # type: Iterator[Callable[[], HeldOutVideo]], int
 
-    def with_detail(self, pixels: tuple[int, int]) -> FeatureCache:
-        """Return the cache of the same videos with the detail of smaller frames."""
-        return FeatureCache(*self._common, pixels)
+    def with_detail(self, pixels: Mapping[tuple[int, int], tuple[int, int]]) -> FeatureCache:
+        """Return the cache of the same videos with the detail of smaller frames; this one must be full.
+
+        Args:
+            pixels: height and width of a smaller frame, for each (H, W) of the token grid.
+        """
+        smaller = FeatureCache(*self._common, pixels)
+        smaller._full_size = self
+        return smaller
 
     def fill(self, on_progress: Callable[[int], None] = lambda done: None) -> None:
         """Encode the videos that are missing; return when all are there.
@@ -208,7 +217,7 @@ class FeatureCache:
         if self.pixels is not None:
             if not isinstance(sample, VideoSample):
                 raise DataError(f"{sample.key} contains features, from which no smaller frames can be made")
-            sample = replace(sample, frames=reduce_detail(sample.frames, self.pixels))
+            sample = replace(sample, frames=reduce_detail(sample.frames, self._smaller_pixels(video.number)))
         encoded = self.host.encode_sample(sample, self.attention)
         t, h, w = encoded.features.shape[:3]
         grid = (t, h, w)
@@ -220,6 +229,12 @@ class FeatureCache:
             encoded = replace(encoded, **fields)
         encoded = replace(encoded, host=self._host_record)
         return CachedVideo(encoded, video.number, video.cluster, torch.stack(masks), events)
+
+    def _smaller_pixels(self, number: int) -> tuple[int, int]:
+        assert self.pixels is not None and self._full_size is not None
+        if number in self._full_size.damaged:
+            raise DataError(self._full_size.damaged[number])
+        return self.pixels[self._full_size._grid(number)[1:]]
 
     @cached_property
     def _host_record(self) -> dict[str, Any]:

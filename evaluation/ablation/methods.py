@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -39,9 +40,11 @@ from framefold.training.lora import adapter_lora
 from framefold.training.lora_settings import structural_fields
 from framefold.warning_types import UntrainedCompressorWarning
 
-from . import ask
+from . import ask, cost
 
 RESERVED_LABELS = (LORA_SUFFIX, UNTRAINED_SUFFIX, EQUAL_FLOPS_SUFFIX)
+
+REINVESTED_LABEL = re.compile(r" \(\d+x frames\)")  # of the rows that "reinvest:NAME" adds
 
 
 @dataclass(frozen=True)
@@ -167,6 +170,7 @@ def registered_methods(
     inherited = dict(compressor_class(method.compressor).counterpart_of(method.params) for method in by_lora)
     labelled = [(name, label) for key in params for name, label in [_split_label(key)] if label]
     for name in dict.fromkeys(names or list_compressors()):
+        _check_unlabelled(name)
         cls = compressor_class(name)
         if name in trained or cls.trainable and name in {method.compressor for method in by_lora}:
             continue
@@ -182,6 +186,19 @@ def registered_methods(
         yield Method(name, params[f"{name} ({label})"], untrained=compressor_class(name).trainable, label=label)
 
 
+def _check_unlabelled(name: str) -> None:
+    """Check that a name has no label.
+
+    Raises:
+        ConfigError: it has one; the message says which option adds such a row.
+    """
+    of, label = compressor_of(name), name.removeprefix(compressor_of(name))
+    if REINVESTED_LABEL.fullmatch(label):
+        raise ConfigError(f"compressors contain {name!r}, a row that 'reinvest:{of}' adds: give it in rows instead")
+    if label:
+        raise ConfigError(f"compressors contain {name!r}: labels belong to params, which add a row for each")
+
+
 def _split_label(key: str) -> tuple[str, str]:
     """Return the compressor and the label of a key of ``params``.
 
@@ -194,6 +211,10 @@ def _split_label(key: str) -> tuple[str, str]:
         raise ConfigError(f"params contain no compressor {name!r}{nearest(name, list_compressors())}")
     compressor_class(name)  # also checks the stages of a chain
     label = text.removeprefix(" (").removesuffix(")")
+    if REINVESTED_LABEL.fullmatch(text):
+        raise ConfigError(
+            f"params contain {key!r}, the name of a row that 'reinvest:{name}' adds: choose another label"
+        )
     if text and (text != f" ({label})" or not LABEL.fullmatch(label) or text in RESERVED_LABELS):
         raise ConfigError(
             f"params contain {key!r}: a label consists of letters, digits and ' .,=+-', such as \"{name} (a)\", and is "
@@ -264,6 +285,11 @@ def with_seed(cls: type[Compressor], params: dict[str, Any], seed: int) -> dict[
     return {"seed": seed, **params} if "seed" in init_params(cls) else dict(params)
 
 
-def source_digest(compressor: type[Compressor] | None = None) -> str:
+def asking_digest(compressor: type[Compressor] | None = None) -> str:
     """SHA-256 of the source that creates and asks about the videos, and of the source of a compressor."""
     return code_digest(ask.__name__, compressor)
+
+
+def source_digest(compressor: type[Compressor] | None = None) -> str:
+    """SHA-256 of the source that a result depends on: that of :func:`asking_digest`, and that of its costs."""
+    return text_digest(asking_digest(compressor) + code_digest(cost.__name__))

@@ -101,14 +101,17 @@ class ResizedFrames(PlainRow):
     side: float = 0
 
     def build(self, budget: float | int, seed: int) -> resized.Resized:
-        """Return the compressor; :meth:`rows` must be set before it is called."""
+        """Return the compressor; its rows must be set to :meth:`rows` before it is called."""
         return resized.Resized(budget, 1)
 
-    def rows(self, budget: float | int, grids: Iterable[Grid]) -> int:
-        """Return the number of rows of a smaller frame."""
+    def rows(self, budget: float | int, grids: Iterable[Grid]) -> dict[tuple[int, int], int]:
+        """Return the number of rows of a smaller frame for each (H, W) of the videos."""
+        by_size: dict[tuple[int, int], list[Grid]] = {}
+        for grid in grids:
+            by_size.setdefault(grid[1:], []).append(grid)
         if not self.side:
-            return resized.fitting_rows(grids, budget)
-        return max(1, round(self.side * max(height for _, height, _ in grids)))
+            return {size: resized.fitting_rows(ones, budget) for size, ones in by_size.items()}
+        return {size: max(1, round(self.side * size[0])) for size in by_size}
 
     def check_possible(self, budget: float | int, grids: Iterable[Grid]) -> None:
         """Check that videos have enough frames.
@@ -116,8 +119,10 @@ class ResizedFrames(PlainRow):
         Raises:
             BudgetError: one has not.
         """
-        if self.side:
-            resized.check_fits(grids, budget, self.rows(budget, grids))
+        known = list(grids)
+        rows = self.rows(budget, known) if self.side else {}
+        for size, number in rows.items():
+            resized.check_fits([grid for grid in known if grid[1:] == size], budget, number)
 
 
 @dataclass(frozen=True)

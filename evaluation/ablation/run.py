@@ -25,7 +25,7 @@ from .ablation_table import AblationTable
 from .config import AblationConfig
 from .feature_cache import FeatureCache
 from .heldout import HeldOutSource, ShardVideos, SyntheticVideos
-from .methods import Method, source_digest
+from .methods import Method, asking_digest
 from .row_methods import AnyMethod, ResizedFrames, methods_of
 from .runner import AblationRunner, Trial
 
@@ -50,7 +50,7 @@ def run_ablation(config: AblationConfig) -> AblationTable:
     others = stored_files(config.out, without={trial.settings.file for trial in trials})
     every = [trial.settings.to_dict() for trial in trials] + [content["settings"] for _, content in others]
     check_comparable(every, config.out / FOLDER)
-    key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": source_digest()}
+    key = {"host": base.host_weights, "dtype": base.dtype, "device": config.device.type, "code": asking_digest()}
     attention = any(method.needs_attention for method in methods)
     features = FeatureCache(config.cache, host, source, key, attention, config.max_damaged)
     runner = AblationRunner(

@@ -21,7 +21,7 @@ from framefold.evaluation.results.left_out import LeftOut, is_left_out, write_le
 from framefold.evaluation.results.provenance import now
 from framefold.evaluation.results.result_files import FOLDER, Outcome, read_result, write_result
 from framefold.evaluation.results.settings import REPORT, Settings
-from framefold.evaluation.rows.resized import Resized, smaller_frame
+from framefold.evaluation.rows.resized import Resized
 from framefold.files import remove_leftovers
 from framefold.progress import progress_bar
 from framefold.training.frozen_host.host import Host
@@ -75,7 +75,7 @@ class AblationRunner:
         self.kept_videos = kept_videos
         self.trials = {trial.settings.file: trial for trial in trials}
         self.batches = Batches(host, features, batch_size)
-        self._smaller: dict[tuple[int, int], Batches] = {}  # of frames of this many pixels
+        self._smaller: dict[Any, Batches] = {}  # by the pixels of the smaller frames
         self._part = 0.0  # finished part of the current trial
         self._done: set[str] = set()
         self._missing = {name: self._modified(name) for name in self.trials if not self._is_done(name)}
@@ -222,15 +222,16 @@ class AblationRunner:
             return self.batches
         compressor.rows = trial.method.rows(trial.settings.budget, self._grids)
         side = self.host.pixels_per_token
-        grid = max(self._grids, key=lambda one: one[1:])
-        down, across = smaller_frame(grid, compressor.rows)
-        pixels = (down * side, across * side)
-        if pixels not in self._smaller:
+        cells = {grid[1:]: compressor.cells(grid) for grid in sorted(self._grids)}
+        pixels = {size: (down * side, across * side) for size, (down, across) in cells.items()}
+        key = tuple(pixels.items())
+        if key not in self._smaller:
             features = self.features.with_detail(pixels)
-            with progress_bar(what=f"encoding frames of {pixels[0]} x {pixels[1]}", total=len(features.source)) as bar:
+            shown = " and ".join(dict.fromkeys(f"{height} x {width}" for height, width in pixels.values()))
+            with progress_bar(what=f"encoding frames of {shown}", total=len(features.source)) as bar:
                 features.fill(lambda done: bar.update(done - bar.n))
-            self._smaller = {pixels: Batches(self.host, features, self.batches.size)}  # one size in memory at a time
-        return self._smaller[pixels]
+            self._smaller = {key: Batches(self.host, features, self.batches.size)}  # one size in memory at a time
+        return self._smaller[key]
 
     def _iterate(self, videos: Batches, on_progress: Callable[[], None]) -> Iterator[HeldOutBatch]:
         batches = -(-len(self.features.source) // self.batches.size)

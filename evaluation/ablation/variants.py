@@ -78,7 +78,9 @@ class VariantPair:
     """
 
     def __init__(self, name: str, ratio: float, params: dict[str, Any]) -> None:
-        self.official, self.exact = (build(name, ratio, **params, variant=variant) for variant in (OFFICIAL, EXACT))
+        self.official, self.exact = (
+            build(name, ratio, **params, variant=variant).eval() for variant in (OFFICIAL, EXACT)
+        )
         self.query_aware, self.needs_attention = self.official.query_aware, self.official.needs_attention
         self.kept: list[tuple[KeptEvidence, KeptEvidence] | None] = []
         self.error = ""
@@ -158,12 +160,12 @@ def bench_variants(
     from .batches import Batches
     from .feature_cache import FeatureCache
     from .heldout import SyntheticVideos
-    from .methods import source_digest
+    from .methods import asking_digest
 
     loaded = load_host(found)
     loaded.model.to(where)
     dtype = str(loaded.model.dtype).removeprefix("torch.")
-    key = {"host": host_digest(found.folder), "dtype": dtype, "device": where.type, "code": source_digest()}
+    key = {"host": host_digest(found.folder), "dtype": dtype, "device": where.type, "code": asking_digest()}
     attention = any(pair.needs_attention for _, _, pair in pairs)
     with tempfile.TemporaryDirectory() as temporary:
         source = SyntheticVideos(recipe, videos)

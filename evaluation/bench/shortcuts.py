@@ -197,7 +197,7 @@ def rank_evidence(
 
 def _kept_share(video: VideoTokens, name: str, share: float, evidence: np.ndarray) -> np.ndarray:
     """Return for each question the share of its evidence at which a compressor keeps a token."""
-    kept = build(name, share)(video).tokens.index.numpy()
+    kept = build(name, share).eval()(video).tokens.index.numpy()
     return evidence[:, kept].sum(axis=1) / evidence.sum(axis=1)
 
 

@@ -5,7 +5,8 @@ Import this module after :func:`~framefold.training.frozen_host.torchvision.find
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -55,13 +56,24 @@ def run_compressors(
     video = VideoTokens.from_grid(clips[0].features, times, clips[0].attention)
     for module in modules:
         query = query_or_none(model, inputs, processor, question) if module.query_aware else None
-        with in_llm(model, module):
+        with _eval_mode(module), in_llm(model, module):
             prepared = prepare(model, inputs, module, query=query, encoded=clips, tokenizer=processor, times=[times])
             if module.in_llm is not None:
                 model(**prepared.kwargs, logits_to_keep=1)
         kept += _kept_by(module, prepared, module.events(video))
     pictures = step_frames(sample, processor, kept[0].tokens.grid[0])
     return KeptSheet(title, pictures, times.cpu().numpy(), tuple(kept), columns)
+
+
+@contextmanager
+def _eval_mode(module: Compressor) -> Iterator[None]:
+    """Run a compressor in eval mode, in which it keeps its budget, and restore its own."""
+    mode = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(mode)
 
 
 def _kept_by(module: Compressor, prepared: Prepared, events: torch.Tensor | None) -> list[KeptTokens]:

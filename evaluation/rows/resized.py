@@ -5,7 +5,7 @@ Dimensions: T frames, H x W grid of the host, A x B cells of a smaller frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import prod
 
@@ -61,23 +61,27 @@ class Resized:
 
     Args:
         budget: retention ratio of the tokens of the large frames, or tokens per video.
-        rows: A; the aspect of a frame is preserved.
+        rows: A; the aspect of a frame is preserved. A mapping from (H, W) has the A of frames of each size.
     """
 
     query_aware = needs_attention = False
 
-    def __init__(self, budget: Budget, rows: int) -> None:
+    def __init__(self, budget: Budget, rows: int | Mapping[tuple[int, int], int]) -> None:
         self.budget, self.rows = budget, rows
+
+    def cells(self, grid: Grid) -> tuple[int, int]:
+        """Return the (A, B) cells of a smaller frame of a video with this grid."""
+        return smaller_frame(grid, self.rows if isinstance(self.rows, int) else self.rows[grid[1:]])
 
     def tower_share(self, tokens: VideoTokens) -> float:
         """Return the share of a tower's work on all pixels that the kept frames of the smaller size need."""
-        cells = prod(smaller_frame(tokens.grid, self.rows))
+        cells = prod(self.cells(tokens.grid))
         frames = -(-len(tokens) // cells)
         return frames * cells / prod(tokens.grid)
 
     def __call__(self, video: VideoTokens, query: Tensor | None = None) -> Compressed:
         frames, height, width = video.grid
-        across, down = smaller_frame(video.grid, self.rows)[::-1]
+        down, across = self.cells(video.grid)
         cells, device = down * across, video.features.device
         whole, rest = divmod(budget_tokens(self.budget, len(video)), cells)
         shown = even_positions(frames, whole + (rest > 0), device)

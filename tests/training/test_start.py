@@ -119,6 +119,7 @@ def test_run_starts_with_the_weights_and_params_of_its_start(random_host: Path, 
     assert trained.compressor.params() == before.params() and trained.hparams["params"]["members"] == "cluster"
     assert same(dict(trained.compressor.state_dict()), dict(before.state_dict())) and trained.compressor.budget == 7
     assert trained.lora is None
+    assert trained.compressor.training and not before.training, "a start is trained, what is loaded answers"
 
 
 def test_settings_that_contradict_the_start_are_refused_before_the_host_is_loaded(

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import framefold
 from framefold import VideoTokens
+from framefold.adapters.base.build import load_or_build
 from framefold.adapters.compressors.fila import FiLA
 from framefold.adapters.compressors.uniform import Uniform
 from framefold.adapters.pretrained import folder as folder_module
@@ -72,6 +73,17 @@ def test_a_loaded_compressor_is_equal_bit_by_bit(name: str, tmp_path: Path) -> N
         assert torch.equal(*(getattr(c(video, query).tokens, key) for c in (saved, loaded))), key
     assert framefold.load(tmp_path, budget=3).budget == 3
     assert type(saved).from_pretrained(tmp_path, budget=0.5).budget == 0.5
+
+
+def test_what_is_loaded_is_in_eval_mode_and_what_is_built_in_training_mode(tmp_path: Path) -> None:
+    video = VideoTokens.from_grid(torch.randn(4, 4, 4, 16, generator=torch.Generator().manual_seed(0)))
+    built = framefold.build("vision_selector", 8)
+    assert built.training and len(built(video).tokens) > 8, "training sees more tokens than the budget"
+    built.save_pretrained(tmp_path)
+    loaded = framefold.load(tmp_path)
+    for one in (loaded, type(built).from_pretrained(tmp_path), load_or_build(str(tmp_path), None)):
+        assert not any(module.training for module in one.modules()) and len(one(video).tokens) == 8
+    assert not load_or_build("vision_selector", 8).training and loaded.train().training
 
 
 def test_an_adapter_saved_before_its_first_video_can_be_loaded(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_digest_of_a_method_covers_the_source_that_it_uses(monkeypatch: pytest.M
     source_digest(compressor_class("fila"))
     used = {"fila.py", "scene_mean.py", "kmeans.py", "segments.py", "compressor.py", "heldout.py", "generate.py"}
     assert used <= set(read)
+    assert {"cost.py", "timing.py", "flops.py"} <= set(read), "costs are stored in results"
     assert not {"uniform.py", "st_simdiff.py", "report.py"} & set(read)
 
 

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 
+from framefold import VideoTokens
+from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
+from framefold.evaluation.ablation import feature_cache
 from framefold.evaluation.ablation.ablate import ablate
 from framefold.evaluation.ablation.feature_cache import FeatureCache
 from framefold.evaluation.ablation.heldout import SyntheticVideos
@@ -18,6 +21,7 @@ from framefold.evaluation.ablation.row_methods import methods_of
 from framefold.evaluation.results.left_out import read_left_out
 from framefold.evaluation.results.result_files import read_results
 from framefold.evaluation.rows.detail import reduce_detail
+from framefold.evaluation.rows.resized import Resized
 from framefold.training.frozen_host.load import load_host
 from tests.support.paths import TINYHOST
 
@@ -67,15 +71,35 @@ def test_each_size_of_frames_has_encodings_of_its_own(results: Path) -> None:
 
 
 def test_a_cache_of_smaller_frames_does_not_reuse_the_features_of_large_ones(tmp_path: Path) -> None:
-    from framefold.data.synthetic.recipe import Recipe
-
     large = FeatureCache(tmp_path, load_host(TINYHOST), SyntheticVideos(Recipe((16, 16)), 1), {})
-    small = large.with_detail((16, 16))
+    small = large.with_detail({(4, 4): (16, 16)})
     assert large.folder != small.folder and large.folder == FeatureCache(*large._common).folder
     for cache in (large, small):
         cache.fill()
     one, other = (next(cache.read()).sample.features for cache in (large, small))
     assert one.shape == other.shape and not torch.allclose(one, other, atol=0.1)
+
+
+def test_frames_of_each_aspect_get_the_smaller_size_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids = {0: (16, 4, 4), 1: (16, 2, 8)}
+    large = FeatureCache(tmp_path, load_host(TINYHOST), SyntheticVideos(Recipe((16, 16)), 2), {})
+    large.fill()
+    monkeypatch.setattr(large, "_grid", grids.get)
+    shown = []
+    monkeypatch.setattr(feature_cache, "reduce_detail", lambda frames, pixels: shown.append(pixels) or frames)
+    resize = next(one for one in methods_of(["uniform"], [], {}, False, False, ["resize"]) if one.name == "resize")
+    rows = resize.rows(0.25, grids.values())
+    assert rows == {(4, 4): 2, (2, 8): 1}
+    cells = {grid[1:]: Resized(0.25, rows).cells(grid) for grid in grids.values()}
+    assert cells == {(4, 4): (2, 2), (2, 8): (1, 4)}
+    small = large.with_detail({size: (16 * down, 16 * across) for size, (down, across) in cells.items()})
+    small.fill()
+    assert shown == [(32, 32), (16, 64)] and small.key["pixels"] == [[2, 8, 16, 64], [4, 4, 32, 32]]
+    for height, width in ((4, 4), (2, 8)):
+        video = VideoTokens.from_grid(torch.rand(16, height, width, 3))
+        assert len(Resized(0.25, rows)(video).tokens) == len(video) // 4
 
 
 def test_detail_is_that_of_the_smaller_size() -> None:
@@ -101,6 +125,21 @@ def test_detail_is_that_of_the_smaller_size() -> None:
 def test_unknown_rows_are_errors_that_name_the_known_ones(row: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         methods_of(["uniform", "fastv"], [], {}, oracle=False, events=False, rows=[row])
+
+
+@pytest.mark.parametrize(
+    ("names", "params", "message"),
+    [
+        (["pool", "pool (2x frames)"], {}, r"'pool \(2x frames\)', a row that 'reinvest:pool' adds: give it in rows"),
+        (["pool", "pool (a)"], {}, r"'pool \(a\)': labels belong to params"),
+        (["pool"], {"pool (2x frames)": {}}, r"'pool \(2x frames\)', .* 'reinvest:pool' adds: choose another label"),
+    ],
+)
+def test_names_of_rows_cannot_be_given_as_compressors(
+    names: list[str], params: dict[str, dict[str, Any]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        methods_of(names, [], params, oracle=False, events=False, rows=["reinvest:pool"])
 
 
 def test_reinvested_compressor_that_is_not_compared_adds_no_row_and_is_named(
