@@ -18,7 +18,7 @@ def committed(file: str, results: str | None = None, fill: list[str] | None = No
 
     A table of a document stands between the comments "<!-- ablation NAME: accuracy | fila, uniform | 10 %, 5 % -->" and
     "<!-- end of ablation -->", where NAME is the name of the file without its ending; methods and budgets may be left
-    out. Besides accuracy, there are differences, equal FLOPs, position and asked again.
+    out. Besides accuracy, there are differences, equal FLOPs, position, asked again and long answers.
 
     Args:
         file: JSON file of the committed results, such as checkpoints/ablation/default.json.

@@ -16,7 +16,12 @@ from framefold.evaluation.report.markdown import format_table
 from framefold.evaluation.report.markdown_tables import difference_table
 from framefold.evaluation.report.references import reference_texts
 from framefold.evaluation.report.table import ResultTable
-from framefold.evaluation.report.view_sections import asked_again_section, equal_flops_section, position_section
+from framefold.evaluation.report.view_sections import (
+    answer_position_section,
+    asked_again_section,
+    equal_flops_section,
+    position_section,
+)
 from framefold.evaluation.results.measures import ACCURACY
 from framefold.files import replace_file
 from framefold.messages import nearest
@@ -30,6 +35,7 @@ SECTIONS = {
     "equal FLOPs": equal_flops_section,
     "position": position_section,
     "asked again": asked_again_section,
+    "long answers": answer_position_section,
 }
 
 

@@ -12,6 +12,8 @@ from .markdown import format_table
 from .methods import class_of, is_query_aware, is_trainable
 from .table import ResultTable
 
+FRAMES_SUFFIX = "x frames)"  # of the names of rows that get fewer frames
+
 MOST_LISTED = 6  # methods that a sentence names
 
 WORST_TYPES = 3  # number of question types that the table of losses names
@@ -85,18 +87,39 @@ def _other_kinds(table: ResultTable, budget: str) -> str:
 
 
 def _against_fewer_pixels(table: ResultTable, budget: str) -> str:
-    """Return which methods smaller frames beat with the same number of tokens, and which beat them; "" without them."""
-    answers = table.answers(RESIZE, budget)
-    others = [one for one in table.methods if class_of(one) and "frames)" not in one and table.answers(one, budget)]
-    if answers is None or not others:
-        return ""
-    p_values = dict(zip(others, holm(_p_values(table, RESIZE, others, budget)), strict=True))
-    gains = {one: table.difference(one, RESIZE, budget) for one in others}
+    """Return which methods smaller and fewer frames beat at equal tokens, and which beat them; "" without such rows.
+
+    Of the sides of frames, and of the numbers of frames of a method, the most accurate one is compared, which was
+    chosen by these very answers.
+    """
+    run = [one for one in table.methods if table.answers(one, budget)]
+    fewer = {one: one.rpartition(" (")[0] for one in run if one.endswith(FRAMES_SUFFIX)}
+    others = [one for one in run if class_of(one) and one not in fewer]
+    groups = [("Smaller frames", [one for one in run if one == RESIZE])]
+    groups += [("Fewer and larger frames", [one for one in run if one.startswith(f"{RESIZE} (")])]
+    groups += [
+        (f"Fewer frames for `{of}`", [one for one in fewer if fewer[one] == of]) for of in dict.fromkeys(fewer.values())
+    ]
+    chosen = [(title, max(rows, key=lambda row: _macro(table, row, budget))) for title, rows in groups if rows]
+    return " ".join(_against(table, budget, title, row, others) for title, row in chosen if others)
+
+
+def _macro(table: ResultTable, method: str, budget: str) -> float:
+    answers = table.answers(method, budget)
+    return -1.0 if answers is None else answers.macro
+
+
+def _against(table: ResultTable, budget: str, title: str, row: str, others: list[str]) -> str:
+    """Return which of the other methods a row is significantly worse and better than."""
+    p_values = dict(zip(others, holm(_p_values(table, row, others, budget)), strict=True))
+    gains = {one: table.difference(one, row, budget) for one in others}
     sure = {one: gain.value for one, gain in gains.items() if gain is not None and p_values[one] < 0.05}
     beats = [f"`{one}`" for one, gain in sure.items() if gain > 0]
     beaten = [f"`{one}`" for one, gain in sure.items() if gain < 0]
-    text = f"Smaller frames (`{RESIZE}`, {ACCURACY.text(table.readings(RESIZE, budget))}) are significantly worse than "
-    return f"{text}{_listed(beats)} and better than {_listed(beaten)}."
+    text = f"{title} (`{row}`, {ACCURACY.text(table.readings(row, budget))})"
+    if not sure:
+        return f"{text} differ significantly from no method."
+    return f"{text} are significantly worse than {_listed(beats)} and better than {_listed(beaten)}."
 
 
 def _listed(names: list[str]) -> str:
@@ -109,7 +132,7 @@ def _against_fewer_frames(table: ResultTable, budget: str) -> str:
     sentences = []
     for method in table.methods:
         name, _, label = method.rpartition(" (")
-        if label.endswith("x frames)") and (gain := table.difference(name, method, budget)):
+        if label.endswith(FRAMES_SUFFIX) and (gain := table.difference(name, method, budget)):
             times = label.removesuffix(" frames)")
             text = f"With all frames instead of {times} those that the budget holds without compression, `{name}` has"
             sentences.append(f"{text} {percent(gain, sign=True)} points.")

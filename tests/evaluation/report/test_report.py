@@ -269,9 +269,18 @@ def test_without_differences_there_is_no_empty_table(tmp_path: Path) -> None:
 
 
 def test_the_summary_says_what_smaller_and_fewer_frames_beat_and_what_beats_them(tmp_path: Path) -> None:
-    for method, accuracy in (("resize", 0.6), ("pool", 0.98), ("random", 0.05), ("pool (2x frames)", 0.98)):
+    rows = {"resize": 0.6, "resize (side 0.5)": 0.3, "resize (side 0.75)": 0.98, "pool (2x frames)": 0.98}
+    for method, accuracy in {**rows, "pool (4x frames)": 0.1, "pool": 0.98, "random": 0.05}.items():
         write_method(tmp_path, method, 0.1, accuracy, 102)
     ((_, text),) = summary_points(ResultTable(read_results(tmp_path)))
-    assert "(`resize`, " in text and "are significantly worse than `pool` and better than `random`." in text
+    assert "Smaller frames (`resize`, " in text and "significantly worse than `pool` and better than `random`." in text
+    assert "Fewer and larger frames (`resize (side 0.75)`, " in text, "the most accurate side"
+    assert "Fewer frames for `pool` (`pool (2x frames)`, " in text, "the most accurate number of frames"
+    assert text.count("worse than no method and better than `random`.") == 2
+    for method in ("pool", "random"):
+        write_method(tmp_path, method, 0.5, 0.6, 512)
+    write_method(tmp_path, "resize", 0.5, 0.6, 512)
+    same = dict(summary_points(ResultTable(read_results(tmp_path))))["50 %"]
+    assert "Smaller frames (`resize`, " in same and same.endswith(" differ significantly from no method.")
     said = "With all frames instead of 2x those that the budget holds without compression, `pool` has +0.0 [0.0, 0.0]"
     assert said in text
