@@ -47,7 +47,8 @@ def serve(
         budget: retention ratio or number of tokens per video; None for the one of the adapter.
         params: parameters of a training-free compressor.
         positions: "preserve" gives a token the position of its anchor, as in training; "compact" renumbers the prompt,
-            for hosts with 1-D positions; "all_axes" is the rule of published Qwen2.5-VL for text behind a video.
+            for hosts with 1-D positions; "all_axes" is the rule of published Qwen2-VL and Qwen2.5-VL for
+            text behind a video.
         allow_other_host: serve an adapter that was trained in another host.
         dry_run: check everything and print the line, without starting the server.
         engine_options: options of vLLM; on the command line, the words behind --.

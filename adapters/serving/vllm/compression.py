@@ -15,6 +15,7 @@ from framefold.adapters.hosts.prompt.checks import check_tokens
 from framefold.errors import ContractError, InputError, ServingError
 
 from .settings import ServingSettings
+from .synthetic_prompt import check_numbering
 
 PROBE_FRAMES = (1, 4, 9)  # of the videos on which a compressor is tried
 
@@ -35,16 +36,17 @@ class VideoCompression:
     framefold_compressor: Compressor
 
     def hold_compressor(self, vllm_config: Any, grid: tuple[int, int] = (4, 4)) -> None:
-        """Load the compressor that the configuration names, and try it on small videos of different length.
+        """Load the compressor that the configuration names, and try it and the numbering of prompts on small videos.
 
         Args:
             vllm_config: the configuration of the engine.
             grid: (H, W) of the token grid of the host's frames, or any if they differ in size.
 
         Raises:
-            ServingError: the compressor does not fit this host.
+            ServingError: the compressor does not fit this host, or prompts are not numbered as they should be.
         """
         hf_config = vllm_config.model_config.hf_config
+        check_numbering(vllm_config.model_config.dtype)
         settings = ServingSettings.of(hf_config)
         compressor = settings.load()
         object.__setattr__(self, "framefold_settings", settings)

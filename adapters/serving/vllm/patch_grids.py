@@ -1,4 +1,4 @@
-"""Mixin for hosts whose images and videos are grids of patches of any size, as in the Qwen-VL families."""
+"""Mixins for hosts whose images and videos are grids of patches of any size, as in the Qwen-VL families."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framefold.adapters.hosts.base.encoded import Encoded
+
+from .compression import VideoCompression
 from .positions import Grid, MediaPositions, media_grid_positions, position_channels
 
 
@@ -23,9 +26,40 @@ class PatchGrids(MediaPositions):
         """Return the grid of tokens of an image or video in a prompt of the engine."""
         return self.token_grid(feature.data[f"{feature.modality}_grid_thw"].data)
 
-    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> tuple[Tensor, ...]:
+    def with_grid_positions(self, images: Any, image_input: Any) -> tuple[Tensor, ...]:
+        """Return the features of images with their position channels."""
         grids = map(self.token_grid, image_input["image_grid_thw"].tolist())
         return tuple(
             torch.cat([image, position_channels(media_grid_positions(grid), 0, image)], 1)
-            for image, grid in zip(image_embeds_split, grids, strict=True)
+            for image, grid in zip(images, grids, strict=True)
         )
+
+    def _postprocess_image_embeds_evs(self, image_embeds_split: Any, image_input: Any) -> tuple[Tensor, ...]:
+        return self.with_grid_positions(image_embeds_split, image_input)
+
+
+class PatchRuns(PatchGrids, VideoCompression):
+    """Hosts whose videos are one run of placeholders, with one position in time for each step of the grid."""
+
+    def step(self, fields: Any) -> float | Tensor:
+        """Return the distance of two steps of a video's grid in time, from its fields that the engine keeps."""
+        return 1.0
+
+    def advance(self, feature: Any) -> int:
+        grid = self.token_grid_of(feature)
+        if feature.modality == "image" or self.framefold_settings.positions == "preserve":
+            return max(grid[1:])
+        return int(media_grid_positions(grid, self.step(feature.data)).max()) + 1
+
+    def compress_run(self, video: Tensor, grid: Grid, step: float | Tensor = 1.0, times: Any = None) -> Tensor:
+        """Return the (K, D + CHANNELS) tokens of a video with their position channels.
+
+        Args:
+            video: (T*H*W, D) features.
+            grid: (T, H, W).
+            step: see :meth:`step`.
+            times: (T,) seconds, or None if the host does not know them.
+        """
+        tokens, (features,) = self.compress_video(Encoded.from_grid(video.unflatten(0, grid), times=times))
+        positions = media_grid_positions(grid, step)[tokens.index.cpu()]
+        return torch.cat([features, position_channels(positions, 0, features)], 1)

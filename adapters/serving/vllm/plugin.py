@@ -20,10 +20,23 @@ class Qwen2_5VLConfiguration(AxesConfiguration):
     positions = ("preserve", "all_axes")
 
 
+class Qwen2VLConfiguration(AxesConfiguration):
+    """``FramefoldQwen2VL``."""
+
+    model_type = "qwen2_vl"
+    positions = ("preserve", "all_axes")
+
+
 class Qwen3VLConfiguration(AxesConfiguration):
     """``FramefoldQwen3VL``."""
 
     model_type = "qwen3_vl"
+
+
+class Qwen3VLMoeConfiguration(AxesConfiguration):
+    """``FramefoldQwen3VLMoe``."""
+
+    model_type = "qwen3_vl_moe"
 
 
 class LlavaOnevisionConfiguration(LineConfiguration):
@@ -34,8 +47,10 @@ class LlavaOnevisionConfiguration(LineConfiguration):
 
 # Architecture -> its configuration. The class of that name is in the module that is named after the type of the host.
 ARCHITECTURES: dict[str, type[HostConfiguration]] = {
+    "FramefoldQwen2VL": Qwen2VLConfiguration,
     "FramefoldQwen2_5_VL": Qwen2_5VLConfiguration,
     "FramefoldQwen3VL": Qwen3VLConfiguration,
+    "FramefoldQwen3VLMoe": Qwen3VLMoeConfiguration,
     "FramefoldLlavaOnevision": LlavaOnevisionConfiguration,
 }
 

@@ -10,11 +10,8 @@ from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 
-from framefold.adapters.hosts.base.encoded import Encoded
-
-from .compression import VideoCompression
-from .patch_grids import PatchGrids
-from .positions import Grid, media_grid_positions, position_channels
+from .patch_grids import PatchRuns
+from .positions import Grid
 from .settings import ServingSettings
 
 SECONDS = "framefold_second_bits"  # of a step of the grid in time, as the bits of a float32
@@ -53,21 +50,20 @@ class Qwen2_5VLProcessor(stock.Qwen2_5_VLMultiModalProcessor):
     info=stock.Qwen2_5_VLProcessingInfo,
     dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder,
 )
-class FramefoldQwen2_5_VL(PatchGrids, VideoCompression, stock.Qwen2_5_VLForConditionalGeneration):
+class FramefoldQwen2_5_VL(PatchRuns, stock.Qwen2_5_VLForConditionalGeneration):
     """Qwen2.5-VL with a compressor behind its vision encoder."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.hold_compressor(vllm_config)
 
-    def advance(self, feature: Any) -> int:
-        grid = self.token_grid_of(feature)
-        if feature.modality == "image" or self.framefold_settings.positions == "preserve":
-            return max(grid[1:])
-        return int(media_grid_positions(grid, self._interval(_seconds(feature.data))).max()) + 1
+    def step(self, fields: Any) -> Tensor:
+        if SECONDS in fields:
+            return self._step(fields[SECONDS].data.reshape(()).view(torch.float32))
+        return self._step(fields["second_per_grid_ts"].data.reshape(()).float())
 
-    def _interval(self, seconds: Tensor) -> Tensor:
-        return self.config.vision_config.tokens_per_second * seconds
+    def _step(self, second: Tensor) -> Tensor:
+        return self.config.vision_config.tokens_per_second * second
 
     def _parse_and_validate_video_input(self, **kwargs: Any) -> Any:
         bits = kwargs.pop(SECONDS, None)
@@ -83,14 +79,4 @@ class FramefoldQwen2_5_VL(PatchGrids, VideoCompression, stock.Qwen2_5_VLForCondi
 
     def _compressed(self, video: Tensor, grid: Grid, second: Tensor) -> Tensor:
         times = torch.arange(grid[0], dtype=torch.float32) * float(second)
-        clip = Encoded.from_grid(video.unflatten(0, grid), times=times.to(video.device))
-        tokens, (features,) = self.compress_video(clip)
-        positions = media_grid_positions(grid, self._interval(second))[tokens.index.cpu()]
-        return torch.cat([features, position_channels(positions, 0, features)], 1)
-
-
-def _seconds(fields: Any) -> Tensor:
-    """Return the seconds of a step of a video's grid, from its fields that the engine keeps on the CPU."""
-    if SECONDS in fields:
-        return fields[SECONDS].data.reshape(()).view(torch.float32)
-    return fields["second_per_grid_ts"].data.reshape(()).float()
+        return self.compress_run(video, grid, self._step(second), times.to(video.device))

@@ -27,17 +27,8 @@ class Qwen3VLProcessor(stock.Qwen3VLMultiModalProcessor):
         stock.compute_retained_tokens_count = stock.vidcom2_compute_retained_tokens_count = count
 
 
-@MULTIMODAL_REGISTRY.register_processor(
-    Qwen3VLProcessor,
-    info=stock.Qwen3VLProcessingInfo,
-    dummy_inputs=stock.Qwen3VLDummyInputsBuilder,
-)
-class FramefoldQwen3VL(PatchGrids, VideoCompression, stock.Qwen3VLForConditionalGeneration):
-    """Qwen3-VL with a compressor behind its vision encoder; its deepstack layers are merged as the tokens are."""
-
-    def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
-        super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.hold_compressor(vllm_config)
+class FramedVideos(PatchGrids, VideoCompression):
+    """Mixin: videos with text between their frames; deepstack layers are merged as the tokens are."""
 
     def advance(self, feature: Any) -> int:
         t, h, w = self.token_grid_of(feature)
@@ -53,7 +44,7 @@ class FramefoldQwen3VL(PatchGrids, VideoCompression, stock.Qwen3VLForConditional
             for video, patches, timestamps in zip(video_embeds_split, grids, video_input.timestamps, strict=True)
         )
 
-    def _compressed(self, video: Tensor, patches: list[int], timestamps: Any) -> Tensor:
+    def _compressed(self: Any, video: Tensor, patches: list[int], timestamps: Any) -> Tensor:
         grid = self.token_grid(patches)
         features, *deepstack = (layer.unflatten(0, grid) for layer in video.split(self.visual_dim, 1))
         tokens, streams = self.compress_video(Encoded.from_grid(features, tuple(deepstack)))
@@ -68,7 +59,7 @@ class FramefoldQwen3VL(PatchGrids, VideoCompression, stock.Qwen3VLForConditional
         )
 
     def _get_expanded_positions(
-        self,
+        self: Any,
         device: torch.device,
         seq_len: int,
         video_grid_thw: Any,
@@ -83,3 +74,16 @@ class FramefoldQwen3VL(PatchGrids, VideoCompression, stock.Qwen3VLForConditional
         relative = framed_positions(self.token_grid(video_grid_thw), retention_mask, starts, seq_len)
         # In the engine's prompt, all placeholders of a shortened video are in its first frame.
         return position_channels(relative, starts[0] + 1, torch.zeros((), device=device, dtype=self.visual.dtype))
+
+
+@MULTIMODAL_REGISTRY.register_processor(
+    Qwen3VLProcessor,
+    info=stock.Qwen3VLProcessingInfo,
+    dummy_inputs=stock.Qwen3VLDummyInputsBuilder,
+)
+class FramefoldQwen3VL(FramedVideos, stock.Qwen3VLForConditionalGeneration):
+    """Qwen3-VL with a compressor behind its vision encoder."""
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "model") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.hold_compressor(vllm_config)

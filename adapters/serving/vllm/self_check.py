@@ -32,8 +32,26 @@ _QWEN = _MROPE | {
     "_postprocess_video_embeds_evs": "self video_embeds_split video_input",
 }
 
+_FRAMES = _QWEN | {
+    "_create_final_video_embeddings": "self video_embeddings num_tokens_per_frame timestamps video_grid_thw"
+    " retention_mask",
+    "_get_expanded_positions": "self device seq_len video_grid_thw num_tokens_per_frame timestamps"
+    " is_video_embed is_vision_start retention_mask",
+}
+
 # Module -> class, or "" for the module -> name -> parameters of what the plug-in overrides or calls.
 SEAMS: dict[str, dict[str, dict[str, str]]] = {
+    "qwen2_vl": {
+        "Qwen2VLMultiModalProcessor": {
+            "_get_prompt_updates": "self mm_items hf_processor_mm_kwargs out_mm_kwargs",
+        },
+        "Qwen2VLForConditionalGeneration": {
+            "get_mrope_input_positions": _MROPE["get_mrope_input_positions"],
+            "get_encoder_cudagraph_config": "self",
+            "_process_image_input": "self image_input",
+            "_process_video_input": "self video_input",
+        },
+    },
     "qwen2_5_vl": {
         "": {"compute_retained_tokens_count": _COUNT},
         "Qwen2_5_VLMultiModalProcessor": {
@@ -44,14 +62,9 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
     },
     "qwen3_vl": {
         "": {"compute_retained_tokens_count": _COUNT, "vidcom2_compute_retained_tokens_count": _COUNT},
-        "Qwen3VLForConditionalGeneration": _QWEN
-        | {
-            "_create_final_video_embeddings": "self video_embeddings num_tokens_per_frame timestamps video_grid_thw"
-            " retention_mask",
-            "_get_expanded_positions": "self device seq_len video_grid_thw num_tokens_per_frame timestamps"
-            " is_video_embed is_vision_start retention_mask",
-        },
+        "Qwen3VLForConditionalGeneration": _FRAMES,
     },
+    "qwen3_vl_moe": {"Qwen3VLMoeForConditionalGeneration": _FRAMES},
     "llava_onevision": {
         "LlavaOnevisionProcessingInfo": {
             "get_num_video_tokens": "self image_width image_height num_frames",
@@ -71,6 +84,9 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
         },
     },
 }
+
+# Module -> the module whose names it uses.
+BASES = {"qwen3_vl_moe": "qwen3_vl"}
 
 
 def check_engine(model_type: str) -> None:
@@ -100,6 +116,8 @@ def version_problem() -> str | None:
 
 def seam_problem(model_type: str) -> str | None:
     """Return the first difference between the installed vLLM and what the plug-in overrides; None if there is none."""
+    if model_type in BASES and (problem := seam_problem(BASES[model_type])) is not None:
+        return problem
     module = importlib.import_module(f"{_MODELS}.{model_type}")
     for owner, names in SEAMS[model_type].items():
         holder = getattr(module, owner, None) if owner else module

@@ -42,7 +42,8 @@ class ServingSettings:
         budget: retention ratio or number of tokens per video; None for the one that the compressor has.
         params: parameters of ``compressor``.
         positions: "preserve" gives a token the position of its anchor, as in training; "compact" renumbers the shorter
-            prompt, for hosts with 1-D positions; "all_axes" numbers text behind a video as published Qwen2.5-VL does,
+            prompt, for hosts with 1-D positions; "all_axes" numbers text behind a video as published Qwen2-VL and
+            Qwen2.5-VL do,
             see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
         allow_other_host: accept an adapter that was trained in another host.
     """

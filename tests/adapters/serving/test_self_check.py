@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
 
+from framefold.adapters.serving.vllm import synthetic_prompt
 from framefold.adapters.serving.vllm.plugin import ARCHITECTURES
+from framefold.adapters.serving.vllm.positions import media_grid_positions
 from framefold.adapters.serving.vllm.self_check import SEAMS, UNTESTED, check_engine, version_problem
 from framefold.cli.doctor.probes import check_package
 from framefold.errors import ServingError
@@ -75,3 +78,13 @@ def test_doctor_shows_whether_the_engine_fits(monkeypatch: pytest.MonkeyPatch) -
     del modules["llava_onevision"].LlavaOnevisionProcessingInfo
     (broken,) = check_package("vllm")
     assert broken.state == "broken" and "has no LlavaOnevisionProcessingInfo" in broken.detail
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_known_prompt_is_numbered_when_a_model_is_made(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    synthetic_prompt.check_numbering(dtype)
+    monkeypatch.setattr(
+        synthetic_prompt, "media_grid_positions", lambda grid, step: media_grid_positions(grid, step + 1)
+    )
+    with pytest.raises(ServingError, match=r"numbers a known prompt as .*703.*, not as .*702"):
+        synthetic_prompt.check_numbering(dtype)

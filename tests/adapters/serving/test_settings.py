@@ -48,7 +48,9 @@ def engine_config(model_type: str, settings: Any, **more: Any) -> Any:
         get_text_config=lambda: text,
     )
     media = SimpleNamespace(video_pruning_rate=None, enable_mm_embeds=False, mm_encoder_tp_mode="weights")
-    return SimpleNamespace(**{"hf_config": config, "multimodal_config": media, "model": "somebody/host"} | more)
+    return SimpleNamespace(
+        **{"hf_config": config, "multimodal_config": media, "model": "somebody/host", "dtype": torch.bfloat16} | more
+    )
 
 
 def configure(config: Any) -> None:
@@ -85,6 +87,9 @@ def adapter(tmp_path: Path) -> Path:
         "budget of a wrong type": ({"compressor": "sttm", "budget": "much"}, BudgetError, "must be a ratio"),
         "predicted budget": ({"compressor": "qtsplus", "budget": "auto"}, ServingError, "before it encodes"),
         "query-aware": ({"compressor": "qtsplus"}, ServingError, "needs the question"),
+        "no exact number": (
+            {"compressor": "sttm", "params": {"variant": "official"}}, ServingError, "not keep an exact number",
+        ),
         "attention of the encoder": ({"compressor": "visionzip"}, ServingError, "needs the attention of the vision"),
         "inside the language model": ({"compressor": "pyramid_drop"}, ServingError, "inside the language model"),
         "no such folder": ({"adapter": "./missing"}, AdapterFileError, "not an adapter folder"),

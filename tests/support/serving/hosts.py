@@ -19,7 +19,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 WIDTH = 64
 FRAMES_PER_SECOND = 2.0
 MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-PATCH = {"qwen2_5_vl": 14, "qwen3_vl": 16}
+PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16}
 TEXT = dict(
     hidden_size=WIDTH, intermediate_size=96, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
     max_position_embeddings=8192, tie_word_embeddings=False,
@@ -38,7 +38,7 @@ def save_host(kind: str, folder: Path) -> Path:
     names = ("vision_start", "vision_end", "image", "video")
     special = {f"{name}_token_id": ids[mark] for name, mark in zip(names, MARKS[1:], strict=True)}
     text = TEXT | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
-    config = _qwen2_5_vl(text, special) if kind == "qwen2_5_vl" else _qwen3_vl(text, special)
+    config = CONFIGS[kind](text, special)
     cls = getattr(transformers, config.architectures[0])
     torch.manual_seed(0)
     model = cls._from_config(config, dtype=torch.float32)
@@ -80,6 +80,35 @@ def _qwen3_vl(text: dict[str, Any], special: dict[str, int]) -> Any:
     return config
 
 
+def _qwen2_vl(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = dict(
+        depth=2, embed_dim=32, hidden_size=WIDTH, num_heads=2, mlp_ratio=2, patch_size=14, spatial_merge_size=2,
+        temporal_patch_size=2,
+    )  # fmt: skip
+    config = transformers.Qwen2VLConfig(
+        vision_config=vision, text_config=text | {"num_hidden_layers": 2, "rope_parameters": ROPE},
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Qwen2VLForConditionalGeneration"]
+    return config
+
+
+def _qwen3_vl_moe(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = VISION | dict(depth=3, num_position_embeddings=64, deepstack_visual_indexes=[0, 1], patch_size=16)
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, decoder_sparse_step=1)
+    rope = ROPE | {"mrope_interleaved": True}
+    config = transformers.Qwen3VLMoeConfig(
+        vision_config=vision,
+        text_config=text | experts | {"head_dim": 32, "num_hidden_layers": 3, "rope_parameters": rope},
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Qwen3VLMoeForConditionalGeneration"]
+    return config
+
+
+CONFIGS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_vl_moe": _qwen3_vl_moe}
+
+
 def _enlarge(model: Any) -> None:
     """Scale weights so that a token at a wrong place changes the answer."""
     with torch.no_grad():
@@ -97,8 +126,9 @@ def _processor(kind: str, tokenizer: Any) -> Any:
     patch = PATCH[kind]
     sizes = {"shortest_edge": 4 * patch**2, "longest_edge": 4 * patch**2 * 768}
     pictures: dict[str, Any] = {"patch_size": patch, "size": sizes}
-    if kind == "qwen2_5_vl":
-        cls, films = transformers.Qwen2_5_VLProcessor, transformers.Qwen2VLVideoProcessor(patch_size=patch, size=sizes)
+    if kind in ("qwen2_vl", "qwen2_5_vl"):
+        cls = transformers.Qwen2VLProcessor if kind == "qwen2_vl" else transformers.Qwen2_5_VLProcessor
+        films: Any = transformers.Qwen2VLVideoProcessor(patch_size=patch, size=sizes)
     else:
         cls, films = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor(patch_size=patch, size=sizes)
         pictures |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
