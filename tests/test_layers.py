@@ -60,6 +60,7 @@ ALLOWED = {
     "adapters.hosts": "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks",
     "adapters.serving": "",
     "adapters.serving.vllm": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt",
+    "adapters.serving.vllm.hosts": "adapters.hosts.base adapters.serving.vllm",
     "training.checkpoint": "",
     "training.frozen_host": f"{DATA} {ADAPTERS} {HOSTS}",
     "training.strategies": "training.checkpoint adapters.hosts.prompt",

@@ -27,7 +27,7 @@ class Reply:
 
     Attributes:
         first: seconds from the request to the first word.
-        seconds: seconds from the request to the last word.
+        seconds: seconds from the request to the last token, which may have no text.
         tokens: tokens of the answer.
         prompt_tokens: tokens of the prompt, as the server counts them.
     """
@@ -89,20 +89,22 @@ class OpenAIServer:
         """
         start = time.perf_counter()
         streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
-        arrivals: list[float] = []
+        first, last = None, 0.0
         usage: dict[str, Any] | None = None
         with self._request("POST", "/chat/completions", streamed) as response:
             for event in _events(response, self.url):
                 if "error" in event:
                     raise ServingError(f"{self.url} ended an answer: {short(event['error'], 300)}")
-                if any((choice.get("delta") or {}).get("content") for choice in event.get("choices") or ()):
-                    arrivals.append(time.perf_counter() - start)
+                if choices := event.get("choices"):
+                    last = time.perf_counter() - start
+                    if first is None and any((choice.get("delta") or {}).get("content") for choice in choices):
+                        first = last
                 usage = event.get("usage") or usage
-        if not arrivals:
+        if first is None:
             raise ServingError(f"{self.url} sent an answer without any word")
         try:
             counts = usage or {}
-            return Reply(arrivals[0], arrivals[-1], int(counts["completion_tokens"]), int(counts["prompt_tokens"]))
+            return Reply(first, last, int(counts["completion_tokens"]), int(counts["prompt_tokens"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ServingError(f"{self.url} did not send the numbers of tokens (stream_options)") from error
 

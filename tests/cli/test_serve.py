@@ -51,6 +51,18 @@ def test_a_build_of_the_engine_whose_command_does_not_work_is_started_without_it
         assert shlex.split(capsys.readouterr().out)[1:5] == [*start, "--hf-overrides"][:4]
 
 
+def test_a_query_aware_compressor_reads_the_question_of_a_request_where_the_host_takes_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["--compressor", "qtsplus", "--budget", "0.1", "--dry-run"]
+    assert main(["serve", TINYHOST, *words]) == 0
+    settings = overrides(capsys.readouterr().out)["framefold"]
+    assert isinstance(settings, dict) and settings["reads_question"] is True
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl", "text_config": {"hidden_size": 8}}))
+    assert main(["serve", str(tmp_path), *words]) == 2
+    assert "needs the question" in capsys.readouterr().err
+
+
 def test_names_and_chains_of_compressors_are_no_folders(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("sttm", "uniform+st_simdiff"):
         assert main(["serve", TINYHOST, "--compressor", name, "--budget", "64", "--dry-run"]) == 0
@@ -63,7 +75,7 @@ def test_names_and_chains_of_compressors_are_no_folders(capsys: pytest.CaptureFi
     {
         "no compressor": ([], "contains no compressor: name one"),
         "budget": (["--compressor", "sttm", "--budget", "1.5"], "ratio must be in"),
-        "query-aware": (["--compressor", "qtsplus"], "needs the question"),
+        "inside the language model": (["--compressor", "fastv"], "inside the language model"),
         "no such adapter": (["--compressor", "./nothing"], "not an adapter folder"),
         "an option that is ours": (["--compressor", "sttm", "--", "--hf-overrides={}"], "sets --hf-overrides itself"),
     }.values(),
@@ -91,7 +103,7 @@ def test_an_adapter_of_other_weights_is_refused(tmp_path: Path, capsys: pytest.C
 def test_a_host_without_an_architecture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "smolvlm", "text_config": {"hidden_size": 8}}))
     assert main(["serve", str(tmp_path), "--compressor", "sttm", "--dry-run"]) == 2
-    assert "'smolvlm' cannot be served with a compressor; served types: qwen2_5_vl" in capsys.readouterr().err
+    assert "'smolvlm' cannot be served with a compressor; served types: qwen2_vl, qwen2_5_vl" in capsys.readouterr().err
 
 
 def test_the_server_takes_the_place_of_the_command(

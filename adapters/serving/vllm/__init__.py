@@ -1,4 +1,4 @@
-"""Plug-in of vLLM: every query-agnostic compressor with an exact budget, without changes to vLLM.
+"""Plug-in of vLLM: compressors with an exact budget, without changes to vLLM.
 
-Only modules named after a host, and functions that say so, import vllm.
+Outside of ``hosts``, only functions that say so import vllm.
 """

@@ -53,16 +53,21 @@ class VideoCompression:
         object.__setattr__(self, "framefold_compressor", compressor)
         width = hf_config.get_text_config().hidden_size
         noise = torch.Generator(device="cpu").manual_seed(0)
+        question = torch.randn(4, width, generator=noise, device="cpu") if compressor.query_aware else None
         try:
             for frames in PROBE_FRAMES:
                 probe = torch.randn(frames, *grid, width, generator=noise, device="cpu", dtype=torch.float32)
                 with torch.inference_mode():
-                    self.compress_video(Encoded.from_grid(probe))
+                    self.compress_video(Encoded.from_grid(probe), question)
         except (ContractError, InputError) as error:
             raise ServingError(f"{compressor.name} does not fit this host: {error}") from error
 
-    def compress_video(self, clip: Encoded) -> tuple[VideoTokens, list[Tensor]]:
+    def compress_video(self, clip: Encoded, question: Tensor | None = None) -> tuple[VideoTokens, list[Tensor]]:
         """Compress one video.
+
+        Args:
+            clip: the video.
+            question: (Q, D) embeddings of the question, for compressors that read it.
 
         Returns:
             The tokens, and what fills their placeholders: the features, then each deepstack layer.
@@ -73,7 +78,7 @@ class VideoCompression:
         """
         compressor = self.framefold_compressor.to(clip.features.device)
         video = VideoTokens.from_grid(clip.features, times=clip.times)
-        tokens = check_tokens(compressor(video, None), video).tokens
+        tokens = check_tokens(compressor(video, question), video).tokens
         wanted = self.framefold_settings.count(video.per_frame, video.grid[0])
         if len(tokens) != wanted:
             raise ContractError(f"{compressor.name} kept {len(tokens)} tokens of a video, its prompt has {wanted}")

@@ -10,7 +10,7 @@ from framefold.errors import ServingError
 from .configure import AxesConfiguration, HostConfiguration, LineConfiguration
 from .cpu_runner import ask_for_pruning
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = f"{__name__.rpartition('.')[0]}.hosts"
 
 
 class Qwen2_5VLConfiguration(AxesConfiguration):
@@ -43,6 +43,13 @@ class LlavaOnevisionConfiguration(LineConfiguration):
     """``FramefoldLlavaOnevision``."""
 
     model_type = "llava_onevision"
+    takes_questions = True
+
+
+class LlavaNextVideoConfiguration(LineConfiguration):
+    """``FramefoldLlavaNextVideo``."""
+
+    model_type = "llava_next_video"
 
 
 # Architecture -> its configuration. The class of that name is in the module that is named after the type of the host.
@@ -52,6 +59,7 @@ ARCHITECTURES: dict[str, type[HostConfiguration]] = {
     "FramefoldQwen3VL": Qwen3VLConfiguration,
     "FramefoldQwen3VLMoe": Qwen3VLMoeConfiguration,
     "FramefoldLlavaOnevision": LlavaOnevisionConfiguration,
+    "FramefoldLlavaNextVideo": LlavaNextVideoConfiguration,
 }
 
 
@@ -71,6 +79,11 @@ def served_architecture(model_type: str) -> str:
         served = ", ".join(cls.model_type for cls in ARCHITECTURES.values())
         raise ServingError(f"hosts of type {model_type!r} cannot be served with a compressor; served types: {served}")
     return architecture
+
+
+def takes_questions(model_type: str) -> bool:
+    """Return whether requests to hosts of a type can name the question."""
+    return any(cls.model_type == model_type and cls.takes_questions for cls in ARCHITECTURES.values())
 
 
 def register() -> None:

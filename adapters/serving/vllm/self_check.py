@@ -70,16 +70,36 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
             "get_num_video_tokens": "self image_width image_height num_frames",
             "_get_num_frame_tokens": "self image_width image_height",
             "_get_max_video_frames": "self max_tokens",
+            "get_hf_processor": "self kwargs",
         },
         "LlavaOnevisionMultiModalProcessor": {
             "_apply_hf_processor_main": "self mm_items hf_kwargs",
+            "get_dummy_inputs": "self seq_len mm_counts mm_options",
             "_get_mm_fields_config": _FIELDS,
         },
         "LlavaOnevisionForConditionalGeneration": {
             "embed_multimodal": "self kwargs",
+            "get_language_model": "self",
             "load_weights": "self weights",
             "_parse_and_validate_multimodal_inputs": "self kwargs",
             "_process_image_input": "self image_input",
+            "_process_video_pixels": "self inputs",
+        },
+    },
+    "llava_next_video": {
+        "LlavaNextVideoProcessingInfo": {
+            "get_num_video_tokens": "self image_width image_height num_frames",
+            "_get_num_frame_tokens": "self image_width image_height",
+            "_get_max_video_frames": "self max_tokens",
+        },
+        "LlavaNextVideoMultiModalProcessor": {
+            "_apply_hf_processor_main": "self mm_items hf_kwargs",
+            "_get_mm_fields_config": _FIELDS,
+        },
+        "LlavaNextVideoForConditionalGeneration": {
+            "embed_multimodal": "self kwargs",
+            "load_weights": "self weights",
+            "_parse_and_validate_video_input": "self kwargs",
             "_process_video_pixels": "self inputs",
         },
     },

@@ -46,6 +46,7 @@ class ServingSettings:
             Qwen2.5-VL do,
             see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
         allow_other_host: accept an adapter that was trained in another host.
+        reads_question: whether the compressor chooses tokens by the question; set when the engine is configured.
     """
 
     adapter: str | None = None
@@ -54,6 +55,7 @@ class ServingSettings:
     params: dict[str, Any] = field(default_factory=dict)
     positions: Positions = "preserve"
     allow_other_host: bool = False
+    reads_question: bool = False
 
     @classmethod
     def of(cls, hf_config: Any) -> ServingSettings:
@@ -73,6 +75,7 @@ class ServingSettings:
         """Validate settings as JSON has them; see :meth:`of`."""
         kinds: dict[str, type | tuple[type, ...]] = {
             "adapter": str, "compressor": str, "params": dict, "positions": str, "allow_other_host": bool,
+            "reads_question": bool,
         }  # fmt: skip
         known = [field.name for field in fields(cls)]
         for name, value in given.items():
@@ -95,7 +98,8 @@ class ServingSettings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON can hold them."""
-        return {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        given = {name: value for name, value in asdict(self).items() if value not in (None, {})}
+        return given if self.reads_question else {name: given[name] for name in given if name != "reads_question"}
 
     def beside(self, host: Path) -> ServingSettings:
         """Return the settings with the adapter in the folder of the host, if it is there ('framefold export --merge').
@@ -107,8 +111,11 @@ class ServingSettings:
             return self
         return replace(self, adapter=str(host / self.adapter))
 
-    def resolved(self) -> tuple[ServingSettings, Compressor]:
+    def resolved(self, questions: bool = False) -> tuple[ServingSettings, Compressor]:
         """Load the compressor, and name its folder and budget, so that no other process asks the Hub or guesses.
+
+        Args:
+            questions: whether the host takes the question of a request.
 
         Raises:
             ServingError: the compressor cannot be served.
@@ -125,14 +132,14 @@ class ServingSettings:
             adapter = str(folder.absolute())
         settings = replace(self, adapter=adapter)
         compressor = settings.load()
+        check_servable(compressor, questions)
         warn_untrained(compressor)
-        return replace(settings, budget=compressor.budget), compressor
+        return replace(settings, budget=compressor.budget, reads_question=compressor.query_aware), compressor
 
     def load(self) -> Compressor:
         """Return the compressor, in eval mode and frozen, with the dtype and device that it was saved with.
 
         Raises:
-            ServingError: the compressor cannot be served.
             FramefoldError: it cannot be loaded or built.
         """
         with _plain_tensors():
@@ -143,7 +150,6 @@ class ServingSettings:
                 # A registered name, never a class path: the settings may be those of a downloaded folder.
                 budget = DEFAULT_BUDGET if self.budget is None else self.budget
                 compressor = create_compressor(compressor_class(self.compressor), budget, self.params)
-        check_servable(compressor)
         return compressor.eval().requires_grad_(False)
 
     def count(self, tokens_per_frame: int, num_frames: int, q: float = 0.0) -> int:
@@ -155,15 +161,23 @@ class ServingSettings:
         return budget_tokens(self.budget, tokens_per_frame * num_frames)
 
 
-def check_servable(compressor: Compressor) -> None:
+def check_servable(compressor: Compressor, questions: bool) -> None:
     """Refuse a compressor that an engine cannot run between its vision encoder and its language model.
+
+    Args:
+        compressor: the compressor.
+        questions: whether the host takes the question of a request.
 
     Raises:
         ServingError: the message says why.
     """
     for refused, reason in (
         (compressor.in_llm is not None, "it also acts inside the language model"),
-        (compressor.query_aware, "it needs the question, which the engine does not have when it encodes a video"),
+        (
+            compressor.query_aware and not questions,
+            "it needs the question, which the engine does not have when it encodes a video; only llava_onevision"
+            " takes it from the request",
+        ),
         (compressor.needs_attention, "it needs the attention of the vision encoder, which the engine does not return"),
         (compressor.budget == AUTO, "it predicts its budget, which the engine needs before it encodes"),
         (not compressor.exact_budget and compressor.budget != 1.0, "it does not keep an exact number of tokens"),

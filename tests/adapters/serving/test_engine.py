@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,24 @@ if importlib.util.find_spec("vllm") is None:
 
 import transformers
 
+from framefold.adapters.hosts import prepare
 from framefold.adapters.serving.vllm import positions
 from framefold.adapters.serving.vllm.compression import VideoCompression
 from framefold.adapters.serving.vllm.settings import ServingSettings
+from framefold.cli.merge import merge_into_host
+from framefold.data.synthetic.generate import generate
+from framefold.training.export.from_checkpoint import load_for_export
+from framefold.training.frozen_host.locate import find_host
 from tests.support.paths import ROOT
-from tests.support.serving.engine import TOLERANCE, Answer, attached, engine, served
+from tests.support.serving.engine import TOLERANCE, Answer, attached, engine, hf_inputs, served
 from tests.support.serving.hosts import WIDTH, prompts, save_host
 
 PRUNING: dict[str, Any] = {"compressor": "st_simdiff", "budget": 0.25}
 MERGING: dict[str, Any] = {"compressor": "sttm", "budget": 0.25}
 TOKENS: dict[str, Any] = {"compressor": "uniform", "budget": 6}  # less than one token a frame
 KINDS = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
-COUSINS = ["qwen2_vl", "qwen3_vl_moe"]  # they share the code of the others, so fewer ways to run them are tested
+# They share the code of the others, so fewer ways to run them are tested.
+COUSINS = ["qwen2_vl", "qwen3_vl_moe", "llava_next_video"]
 CHUNKS = {"max_num_batched_tokens": 16, "enable_chunked_prefill": True}
 PREFIXES = {"enable_prefix_caching": True, "block_size": 32}
 BOTH = {**CHUNKS, **PREFIXES, "max_num_batched_tokens": 48}
@@ -87,9 +94,9 @@ def compressions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     compress = VideoCompression.compress_video
 
-    def counted(self: Any, clip: Any) -> Any:
+    def counted(self: Any, clip: Any, *question: Any) -> Any:
         calls.append(len(clip))
-        return compress(self, clip)
+        return compress(self, clip, *question)
 
     monkeypatch.setattr(VideoCompression, "compress_video", counted)
     return calls
@@ -121,7 +128,7 @@ def test_answers_equal_those_of_attach(kind: str, settings: dict[str, Any], host
 @pytest.mark.parametrize("kind", COUSINS)
 def test_answers_of_similar_hosts_equal_those_of_attach_also_in_chunks(kind: str, hosts: Any, oracle: Any) -> None:
     check(kind, MERGING, hosts, oracle)
-    check(kind, PRUNING, hosts, oracle, **BOTH)
+    check(kind, PRUNING, hosts, oracle, **{**BOTH, "max_num_batched_tokens": 64})  # of the longest compressed video
     bare = oracle(kind, None)
     assert any(bare[name].tokens != answer.tokens for name, answer in oracle(kind, MERGING).items())
 
@@ -135,6 +142,15 @@ def test_adapters_with_weights_answer_as_attached(kind: str, adapter: Any, hosts
 def test_shipped_adapters_answer_as_attached(name: str, hosts: Any, oracle: Any) -> None:
     settings = {"adapter": str(ROOT / "checkpoints" / name), "budget": 102}
     check("llava_onevision", settings, hosts, oracle)
+
+
+def test_a_merged_folder_is_served_without_overrides(hosts: Any, oracle: Any, tmp_path: Path) -> None:
+    kind, folder = "llava_onevision", ROOT / "checkpoints" / "storm"
+    merged = merge_into_host(
+        load_for_export(str(folder), None, None, None), find_host(str(hosts(kind))), tmp_path / "merged"
+    )
+    with engine(merged, kind, None) as llm:
+        compare(oracle(kind, {"adapter": str(folder)}), served(llm, kind, prompts(kind).values()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,6 +192,40 @@ def test_a_video_is_compressed_once_for_all_questions(hosts: Any, compressions: 
         for name in ("video 0", "other question", "same question again", "video 0"):
             served(llm, kind, [named[name]], 1)
     assert len(compressions) == 1
+
+
+def test_a_query_aware_adapter_gets_the_question_of_the_request(hosts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[list[int]] = []
+    compress = VideoCompression.compress_video
+
+    def noted(self: Any, *arguments: Any) -> Any:
+        tokens, streams = compress(self, *arguments)
+        kept.append(tokens.index.tolist())
+        return tokens, streams
+
+    monkeypatch.setattr(VideoCompression, "compress_video", noted)
+    kind = "llava_onevision"
+    settings = {"adapter": str(ROOT / "checkpoints" / "qtsplus"), "budget": 0.1}
+    text = prompts(kind)["video 3"]
+    questions = [question.text for question in generate(0, split="test", frames=16).questions[:3]]
+    asked = [replace(text, text=text.text.replace(" what happens first ? ", one), question=one) for one in questions]
+    model = transformers.AutoModelForImageTextToText.from_pretrained(hosts(kind)).eval()
+    processor = transformers.AutoProcessor.from_pretrained(hosts(kind))
+    _, compressor = ServingSettings.from_dict(settings).resolved(questions=True)
+    wanted, anchors = {}, []
+    for prompt in asked:
+        prepared = prepare(model, hf_inputs(processor, prompt), compressor, query=prompt.question)
+        anchors.append(prepared.tokens[0].index.tolist())
+        with framefold.attach(model, compressor, query=prompt.question):
+            (wanted[prompt.question],) = attached(model, processor, [prompt])
+    assert len({tuple(chosen) for chosen in anchors}) == len(questions)
+    with engine(hosts(kind), kind, settings, **PREFIXES) as llm:
+        kept.clear()
+        compare(wanted, [served(llm, kind, [prompt])[0] for prompt in asked])
+        compare(wanted, served(llm, kind, asked))
+        assert kept == anchors  # once for each question, though asked twice
+        with pytest.raises(ValueError, match="chooses tokens by the question: send"):
+            served(llm, kind, [text])
 
 
 def test_the_engine_without_our_overrides_is_as_it_was(hosts: Any, oracle: Any, compressions: list[int]) -> None:

@@ -74,7 +74,7 @@ def test_doctor_shows_whether_the_engine_fits(monkeypatch: pytest.MonkeyPatch) -
     modules = install_fake_engine(monkeypatch)
     monkeypatch.setattr(sys.modules["vllm"], "__file__", "vllm/__init__.py", raising=False)
     (found,) = check_package("vllm")
-    assert found.state == "found" and "0.32.0, fits the plug-in for qwen2_5_vl" in found.detail
+    assert found.state == "found" and "0.32.0, fits the plug-in for qwen2_vl, qwen2_5_vl" in found.detail
     del modules["llava_onevision"].LlavaOnevisionProcessingInfo
     (broken,) = check_package("vllm")
     assert broken.state == "broken" and "has no LlavaOnevisionProcessingInfo" in broken.detail

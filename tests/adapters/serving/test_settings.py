@@ -123,6 +123,15 @@ def test_positions_that_a_host_cannot_have_are_refused(name: str, positions: str
         configure(config)
 
 
+def test_a_query_aware_compressor_is_served_where_requests_name_the_question() -> None:
+    config = engine_config("llava_onevision", {"compressor": "qtsplus", "budget": 0.1})
+    configure(config)
+    assert config.hf_config.framefold["reads_question"] is True
+    config = engine_config("llava_onevision", {"compressor": "sttm", "reads_question": True})
+    configure(config)  # what the settings say does not matter
+    assert "reads_question" not in config.hf_config.framefold
+
+
 def test_hosts_with_one_axis_get_gaps_through_three_equal_axes() -> None:
     config = engine_config("llava_onevision", {"compressor": "sttm"})
     configure(config)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from framefold.adapters.serving.vllm.plugin import architecture_of
-from tests.support.serving.hosts import Prompt
+from tests.support.serving.hosts import SIZES, Prompt
 
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -57,10 +57,11 @@ def engine(folder: Path, kind: str, framefold: dict[str, Any] | None, **options:
     """Start the engine for a host folder; without settings of framefold, as it is without the plug-in."""
     from vllm import LLM
 
+    limits = {"video": 1} if kind == "llava_next_video" else {"video": 2, "image": 1}
     overrides = {} if framefold is None else {"architectures": [architecture_of(kind)], "framefold": framefold}
     defaults = dict(
         dtype="float32", enforce_eager=True, max_model_len=4096, max_num_seqs=8, seed=0, skip_mm_profiling=True,
-        limit_mm_per_prompt={"video": 2, "image": 1}, enable_prefix_caching=False, disable_log_stats=True,
+        limit_mm_per_prompt=limits, enable_prefix_caching=False, disable_log_stats=True,
         generation_config="vllm",
     )  # fmt: skip
     llm = LLM(model=str(folder), hf_overrides=overrides, **(defaults | options))
@@ -90,12 +91,13 @@ def _request(kind: str, prompt: Prompt) -> dict[str, Any]:
     media: dict[str, Any] = {}
     if prompt.clips:
         media["video"] = [
-            clip.frames if kind == "llava_onevision" else (clip.frames, clip.metadata | {"do_sample_frames": False})
+            clip.frames if kind in SIZES else (clip.frames, clip.metadata | {"do_sample_frames": False})
             for clip in prompt.clips
         ]
     if prompt.images:
         media["image"] = list(prompt.images)
-    return {"prompt": prompt.text, "multi_modal_data": media}
+    request = {"prompt": prompt.text, "multi_modal_data": media}
+    return request if prompt.question is None else request | {"mm_processor_kwargs": {"question": prompt.question}}
 
 
 def attached(model: Any, processor: Any, prompts: Sequence[Prompt], tokens: int = TOKENS) -> list[Answer]:

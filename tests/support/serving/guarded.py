@@ -40,7 +40,7 @@ def guarded(
 
 def main(limit: float, command: list[str]) -> int:
     """Run the command; see above."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
     try:
         while limit > 0 and process.poll() is None:
             if select.select([0], [], [], PAUSE)[0]:  # nothing is ever written, so this is the end of the pipe

@@ -14,11 +14,13 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 WIDTH = 64
 FRAMES_PER_SECOND = 2.0
 MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+SIZES = {"llava_onevision": (64, 64), "llava_next_video": (64, 64)}  # of hosts whose frames have one size
 PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16}
 TEXT = dict(
     hidden_size=WIDTH, intermediate_size=96, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
@@ -44,6 +46,8 @@ def save_host(kind: str, folder: Path) -> Path:
     model = cls._from_config(config, dtype=torch.float32)
     _enlarge(model)
     model.eval().save_pretrained(folder)
+    if kind == "qwen3_vl_moe":
+        _transpose_experts(folder / "model.safetensors")
     _processor(kind, tokenizer).save_pretrained(folder)
     return folder
 
@@ -95,7 +99,10 @@ def _qwen2_vl(text: dict[str, Any], special: dict[str, int]) -> Any:
 
 def _qwen3_vl_moe(text: dict[str, Any], special: dict[str, int]) -> Any:
     vision = VISION | dict(depth=3, num_position_embeddings=64, deepstack_visual_indexes=[0, 1], patch_size=16)
-    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, decoder_sparse_step=1)
+    # norm_topk_prob is in the published configurations, and transformers always does so.
+    experts = dict(
+        num_experts=4, num_experts_per_tok=2, moe_intermediate_size=96, decoder_sparse_step=1, norm_topk_prob=True
+    )  # fmt: skip
     rope = ROPE | {"mrope_interleaved": True}
     config = transformers.Qwen3VLMoeConfig(
         vision_config=vision,
@@ -106,7 +113,35 @@ def _qwen3_vl_moe(text: dict[str, Any], special: dict[str, int]) -> Any:
     return config
 
 
-CONFIGS = {"qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_vl_moe": _qwen3_vl_moe}
+def _llava_next_video(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = transformers.CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=8
+    )
+    ids = {"image_token_index": special["image_token_id"], "video_token_index": special["video_token_id"]}
+    config = transformers.LlavaNextVideoConfig(
+        vision_config=vision, text_config=transformers.LlamaConfig(**text | {"num_hidden_layers": 2}),
+        spatial_pool_mode="average", spatial_pool_stride=2, vision_feature_layer=-2, tie_word_embeddings=False, **ids,
+    )  # fmt: skip
+    config.architectures = ["LlavaNextVideoForConditionalGeneration"]
+    return config
+
+
+CONFIGS = {
+    "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_vl_moe": _qwen3_vl_moe,
+    "llava_next_video": _llava_next_video,
+}  # fmt: skip
+
+
+def _transpose_experts(file: Path) -> None:
+    """Store experts as published checkpoints do; transformers transposes them when it loads such a file, not back."""
+    weights = load_file(file)
+    experts = {name for name in weights if ".experts." in name}
+    assert experts
+    save_file(
+        {name: value.transpose(1, 2).contiguous() if name in experts else value for name, value in weights.items()},
+        file,
+        {"format": "pt"},
+    )
 
 
 def _enlarge(model: Any) -> None:
@@ -123,6 +158,14 @@ def _enlarge(model: Any) -> None:
 
 
 def _processor(kind: str, tokenizer: Any) -> Any:
+    if kind == "llava_next_video":
+        size = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+        return transformers.LlavaNextVideoProcessor(
+            video_processor=transformers.LlavaNextVideoVideoProcessor(**size),
+            image_processor=transformers.LlavaNextImageProcessor(**size),
+            tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
+            video_token="<|video_pad|>", image_token="<|image_pad|>", chat_template="{{ messages }}",
+        )  # fmt: skip
     patch = PATCH[kind]
     sizes = {"shortest_edge": 4 * patch**2, "longest_edge": 4 * patch**2 * 768}
     pictures: dict[str, Any] = {"patch_size": patch, "size": sizes}
@@ -165,7 +208,7 @@ class Clip:
 def random_clip(kind: str, frames: int, seed: int, cells: tuple[int, int] = (4, 6), fps: float = 2.0) -> Clip:
     """Return a video of scenes with noise, ``cells`` patches high and wide (fixed for hosts with one size)."""
     generator = np.random.default_rng(seed)
-    h, w = (64, 64) if kind == "llava_onevision" else (PATCH[kind] * cell for cell in cells)
+    h, w = SIZES[kind] if kind in SIZES else (PATCH[kind] * cell for cell in cells)
     scenes = generator.integers(0, 255, (1 + frames // 4, h, w, 3))
     noisy = scenes[np.arange(frames) // 4] + generator.integers(-20, 20, (frames, h, w, 3))
     return Clip(np.clip(noisy, 0, 255).astype(np.uint8), fps)
@@ -173,11 +216,12 @@ def random_clip(kind: str, frames: int, seed: int, cells: tuple[int, int] = (4, 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt with its media."""
+    """A prompt with its media, and the question that a compressor gets."""
 
     text: str
     clips: Sequence[Clip] = ()
     images: Sequence[Any] = ()
+    question: str | None = None
 
 
 def prompts(kind: str) -> dict[str, Prompt]:
@@ -202,6 +246,8 @@ def prompts(kind: str) -> dict[str, Prompt]:
         "video first": Prompt(video + question + end, [clips[2]]),
         "text only": Prompt(before + question + end),
     }  # fmt: skip
+    if kind == "llava_next_video":  # one video in a prompt, and no image
+        return {name: prompt for name, prompt in made.items() if len(prompt.clips) < 2}
     if kind == "llava_onevision":
         return made
     picture = Image.fromarray(random_clip(kind, 1, 7, (6, 4)).frames[0])

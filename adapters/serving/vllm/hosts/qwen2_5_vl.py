@@ -10,9 +10,10 @@ from vllm.model_executor.models import qwen2_5_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFieldConfig
 
+from framefold.adapters.serving.vllm.positions import Grid
+from framefold.adapters.serving.vllm.settings import ServingSettings
+
 from .patch_grids import PatchRuns
-from .positions import Grid
-from .settings import ServingSettings
 
 SECONDS = "framefold_second_bits"  # of a step of the grid in time, as the bits of a float32
 

@@ -11,8 +11,9 @@ from vllm.model_executor.models import qwen2_vl as stock
 from vllm.model_executor.models.interfaces import SupportsMultiModalPruning
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from framefold.adapters.serving.vllm.settings import ServingSettings
+
 from .patch_grids import PatchRuns
-from .settings import ServingSettings
 
 
 class Qwen2VLProcessor(stock.Qwen2VLMultiModalProcessor):

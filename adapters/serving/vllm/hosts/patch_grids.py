@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.hosts.base.encoded import Encoded
-
-from .compression import VideoCompression
-from .positions import Grid, MediaPositions, media_grid_positions, position_channels
+from framefold.adapters.serving.vllm.compression import VideoCompression
+from framefold.adapters.serving.vllm.positions import Grid, MediaPositions, media_grid_positions, position_channels
 
 
 class PatchGrids(MediaPositions):

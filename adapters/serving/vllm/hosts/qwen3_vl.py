@@ -10,11 +10,11 @@ from vllm.model_executor.models import qwen3_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.serving.vllm.compression import VideoCompression
+from framefold.adapters.serving.vllm.positions import framed_positions, position_channels
+from framefold.adapters.serving.vllm.settings import ServingSettings
 
-from .compression import VideoCompression
 from .patch_grids import PatchGrids
-from .positions import framed_positions, position_channels
-from .settings import ServingSettings
 
 
 class Qwen3VLProcessor(stock.Qwen3VLMultiModalProcessor):
