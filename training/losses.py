@@ -49,6 +49,16 @@ class LossInputs:
         return self.answers.batch.rows
 
     @property
+    def scores(self) -> list[Tensor | None]:
+        """R scores (N,) of the tokens of the video of each question; None where the compressor returned none.
+
+        Those of a compressor that ignores the question are the same for all questions about a video, so that a loss
+        over questions teaches it how likely a token is to matter to any of them.
+        """
+        scores = self.answers.prepared.scores
+        return [scores[video] for video in self.rows.video.tolist()]
+
+    @property
     def teacher_logits(self) -> Tensor:
         """(R, L, V) logits of the teacher; for losses declared with a teacher."""
         assert self.teacher is not None
@@ -71,7 +81,7 @@ class Loss:
         compute: returns the loss of this rank's batch, a scalar mean.
         count: returns the number of items that ``compute`` averages over in this rank's batch.
         teacher: outputs of the teacher that it needs; None if it needs no teacher. "attention" includes the logits.
-        needs_scores: whether it trains the scores of a query-aware compressor.
+        needs_scores: whether it trains the scores that a compressor gives tokens.
         on_by_default: whether its weight is 1 (or else 0) if none is given. Such a loss is logged at weight 0, too.
     """
 
@@ -95,7 +105,7 @@ def validate_loss_weights(weights: Mapping[str, LossWeight], scores: bool = True
 
     Args:
         weights: by name of the loss; two numbers for a weight that changes linearly over the run.
-        scores: whether the compressor scores tokens for a question.
+        scores: whether the compressor returns scores of tokens.
 
     Raises:
         ConfigError: A weight is negative or not finite, all weights are zero at the start or at the end, or a loss
@@ -110,7 +120,7 @@ def validate_loss_weights(weights: Mapping[str, LossWeight], scores: bool = True
         raise ConfigError(f"loss weights must not all be zero, got {dict(weights)}")
     for name in dict.fromkeys([*active[0], *active[1]]):
         if LOSSES[name].needs_scores and not scores:
-            raise ConfigError(f"the loss {name!r} trains the scores of a query-aware compressor; this one is not")
+            raise ConfigError(f"the loss {name!r} trains the scores of tokens, which this compressor does not return")
     return dict(weights)
 
 
@@ -240,8 +250,8 @@ LOSSES: dict[str, Loss] = _declare(
     ),
     Loss(
         "evidence",
-        "the scores follow the annotated evidence of the question; for query-aware compressors",
-        compute=lambda inputs: listwise_loss(inputs.answers.prepared.scores, evidence_masks(inputs.answers.batch)),
+        "the scores follow the annotated evidence of the question; for compressors that score tokens",
+        compute=lambda inputs: listwise_loss(inputs.scores, evidence_masks(inputs.answers.batch)),
         count=lambda inputs: sum(bool(mask.any()) for mask in evidence_masks(inputs.answers.batch)),
         needs_scores=True,
     ),
@@ -255,16 +265,16 @@ LOSSES: dict[str, Loss] = _declare(
     Loss(
         "attention",
         "the scores follow the attention of the question to the visual tokens in the host on all tokens; needs no"
-        " annotation; for query-aware compressors",
-        compute=lambda inputs: listwise_loss(inputs.answers.prepared.scores, inputs.teacher_attention),
+        " annotation; for compressors that score tokens",
+        compute=lambda inputs: listwise_loss(inputs.scores, inputs.teacher_attention),
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",
         needs_scores=True,
     ),
     Loss(
         "rank",
-        "the order of the scores follows the order of the same attention; for query-aware compressors",
-        compute=lambda inputs: rank_loss(inputs.answers.prepared.scores, inputs.teacher_attention),
+        "the order of the scores follows the order of the same attention; for compressors that score tokens",
+        compute=lambda inputs: rank_loss(inputs.scores, inputs.teacher_attention),
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",
         needs_scores=True,

@@ -119,7 +119,7 @@ class CompressorModule(pl.LightningModule):
             raise ConfigError(f"lr must be positive and warmup in [0, 1), got {lr} and {warmup}")
         self.train_budgets = check_budgets(self.compressor, train_budgets or [budget])
         self.val_budgets = check_budgets(self.compressor, val_budgets or [budget])
-        self.loss_weights = validate_loss_weights(losses or {}, self.compressor.query_aware)
+        self.loss_weights = validate_loss_weights(losses or {}, self.compressor.returns_scores)
         self.accuracy: Any = torch.nn.ModuleList(TypeAccuracy() for _ in self.val_budgets)
         self.tokens_seen = 0  # visual tokens of training videos before compression; readers reset it
         self.model: Any = None

@@ -1,4 +1,4 @@
-"""Losses of the scores that a query-aware compressor gives the tokens of a video, and their targets.
+"""Losses of the scores that a compressor gives the tokens of a video, and their targets.
 
 Dimensions: R question rows, N visual tokens of a video.
 """
@@ -72,16 +72,12 @@ def ranked_rows(target: Tensor) -> Tensor:
 
 
 def evidence_masks(batch: EncodedBatch) -> list[Tensor]:
-    """Return R masks (N,) of the visual tokens that hold the annotated evidence of a question.
-
-    Args:
-        batch: each question with a video of its own, see
-            :meth:`~framefold.training.frozen_host.batch.EncodedBatch.one_video_per_question`.
-    """
+    """Return R masks (N,) of the visual tokens that hold the annotated evidence of a question."""
     masks = []
-    for question, clip in zip(batch.questions, batch.encoded, strict=True):
-        t, h, w = clip.features.shape[:3]
-        masks.append(torch.from_numpy(evidence_mask(question.evidence, (t, h, w))).reshape(-1).to(clip.features.device))
+    for question, video in zip(batch.questions, batch.rows.video.tolist(), strict=True):
+        features = batch.encoded[video].features
+        mask = torch.from_numpy(evidence_mask(question.evidence, features.shape[:3]))
+        masks.append(mask.reshape(-1).to(features.device))
     return masks
 
 

@@ -90,6 +90,7 @@ class Chain(Compressor):
         self.exact_budget, self.predicts_budget = self._last.exact_budget, self._last.predicts_budget
         self.query_aware = any(stage.query_aware for stage in self._stages)  # type: ignore[misc]
         self.needs_attention = any(stage.needs_attention for stage in self._stages)
+        self.returns_scores = any(stage.returns_scores for stage in self._stages)
         self.counterpart, _ = self.counterpart_of(checked)
         self.biases_keys = self._last.biases_keys
         self.__dict__["in_llm"] = self._last.in_llm  # not a second submodule

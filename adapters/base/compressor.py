@@ -54,6 +54,7 @@ class Compressor(PretrainedMixin, nn.Module):
     counterpart: str | None = None  # training-free method to which a fresh trainable one is equal, bit by bit
     baseline_rank: ClassVar[int | None] = None  # place among the baselines that reports compare with, strongest last
     query_aware: ClassVar[bool] = False  # its result depends on the question
+    returns_scores: bool = False  # gives tokens scores that a loss can train
     needs_attention: bool = False  # needs VideoTokens.attention; an instance may need none by its parameters
     encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
@@ -283,9 +284,8 @@ class Compressor(PretrainedMixin, nn.Module):
         if exact and len(tokens) != k or len(tokens) > k and self.budget == AUTO:
             raise ContractError(f"{self.name} returned {len(tokens)} tokens for a budget of {k}")
         if tokens.features.dtype != video.features.dtype or tokens.width != video.width:
-            raise ContractError(
-                f"{self.name} changed dtype or width: {video.features.dtype} -> {tokens.features.dtype}"
-            )
+            kinds = f"{video.features.dtype} -> {tokens.features.dtype}"
+            raise ContractError(f"{self.name} changed dtype or width: {kinds}")
         if not len(tokens.index) == len(tokens.size) == len(tokens):
             raise ContractError(f"{self.name} returned index, size and features of different lengths")
         if tokens.grid != video.grid or tokens.assign.shape != video.assign.shape:

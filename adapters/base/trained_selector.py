@@ -21,13 +21,15 @@ MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any 
 class TrainedSelector(Selector):
     """Keeps the tokens with the highest sum of a training-free score and a learned one. Implement :meth:`learned`.
 
-    The learned scores are 0 before training, so that a fresh one equals its counterpart bit by bit. Their unit
-    is the standard deviation of the scores of the counterpart in the video.
+    The learned scores are 0 before training, so that a fresh one equals its counterpart bit by bit, unless it also
+    keeps tokens for coverage: of k tokens, round(coverage * k) are evenly spaced among those that are not selected by
+    score. The unit of the learned scores is the standard deviation of the scores of the counterpart in the video.
 
     Args:
         budget: retention ratio or tokens per video.
         counterpart: registered name of the training-free selector that it starts from.
         inner: width of what is learned.
+        coverage: fraction of the budget for evenly spaced tokens, below 1.
         dim: token width D; None: that of the first video.
 
     Raises:
@@ -36,11 +38,12 @@ class TrainedSelector(Selector):
     """
 
     trainable: ClassVar[bool] = True
+    returns_scores = True
     counterpart = "mean_similarity"
 
     _first: Selector
 
-    def __init__(self, budget: Budget, counterpart: str, inner: int, dim: int | None) -> None:
+    def __init__(self, budget: Budget, counterpart: str, inner: int, coverage: float, dim: int | None) -> None:
         super().__init__(budget)
         first = create_compressor(compressor_class(counterpart), 1.0, {})
         if not isinstance(first, Selector) or first.trainable or first.query_aware:
@@ -50,7 +53,9 @@ class TrainedSelector(Selector):
             )
         if not 1 <= inner <= MAX_SIZE or dim is not None and not 1 <= dim <= MAX_SIZE:
             raise ConfigError(f"{self.name}: inner and dim must be 1 to {MAX_SIZE}, got {inner} and {dim}")
-        self.counterpart, self.inner, self.dim = counterpart, inner, dim
+        if not 0 <= coverage < 1:
+            raise ConfigError(f"{self.name}: coverage must be at least 0 and below 1, got {coverage}")
+        self.counterpart, self.inner, self.coverage, self.dim = counterpart, inner, coverage, dim
         self.__dict__["_first"] = first  # not a submodule: it has nothing to save
         self.needs_attention = first.needs_attention
 
@@ -65,6 +70,10 @@ class TrainedSelector(Selector):
     def score(self, video: VideoTokens, query: Tensor | None) -> Tensor:
         start: Tensor = self._first.score(video, None).detach()
         return start + deviation(start) * self.learned(video, query).to(start.dtype)
+
+    def by_score(self, k: int) -> int:
+        """Return how many of k tokens are selected by score."""
+        return max(1, k - round(self.coverage * k))
 
     def keep(self, video: VideoTokens, rows: Tensor) -> VideoTokens:
         """Return the given rows of a video, with gradients of zero for all parameters."""

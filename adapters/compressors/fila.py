@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from framefold.adapters.core.budget import Budget
-from framefold.adapters.core.tokens import VideoTokens
+from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
+from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
 from framefold.errors import ConfigError
 
 from .scene_mean import Members, SceneMean, Scenes
+
+MAX_CONTEXT = 2**16  # a config could otherwise request any amount of memory
 
 
 class FiLA(SceneMean):
@@ -23,7 +26,11 @@ class FiLA(SceneMean):
     which equals ``scene_mean`` bit by bit. The static table is resized to other grids (bilinear) and to scenes with
     another number of members (linear). Reviews of the paper describe a learned weight per member, position and channel,
     initialized to the mean. Its "dynamic" part and its number of members are not public, so the content score and r = 3
-    are choices of this implementation.
+    are choices of this implementation. With ``context``, a small network that also reads the surroundings of the cell
+    adds to the content score.
+
+    The content scores of all tokens are returned, so that the losses of scores can train them: from the answers alone,
+    means of many cells learn slowly which cell to follow.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -34,6 +41,8 @@ class FiLA(SceneMean):
         unit_norm: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
         weight_shape: static weights per position ("n1") or per position and channel ("nd", the paper).
         dynamic: add the content score.
+        context: width of the network that reads the surroundings, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none.
         dim: token width D; None: that of the first video.
         grid: (H, W) of the static table; None: that of the first video.
 
@@ -60,6 +69,7 @@ class FiLA(SceneMean):
         unit_norm: bool = False,
         weight_shape: Literal["n1", "nd"] = "n1",
         dynamic: bool = True,
+        context: int = 0,
         dim: int | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:
@@ -70,8 +80,12 @@ class FiLA(SceneMean):
             raise ConfigError(f"fila: weight_shape must be 'n1' or 'nd', got {weight_shape!r}")
         if dim is not None and dim < 1 or grid is not None and min(grid) < 1:
             raise ConfigError(f"fila: dim and grid must be positive, got {dim} and {grid}")
-        self.weight_shape, self.dynamic, self.dim, self.grid = weight_shape, dynamic, dim, grid
+        if not 0 <= context <= MAX_CONTEXT or context and not dynamic:
+            raise ConfigError(f"fila: context must be 0 to {MAX_CONTEXT}, and needs dynamic, got {context}")
+        self.weight_shape, self.dynamic, self.context, self.dim, self.grid = weight_shape, dynamic, context, dim, grid
+        self.returns_scores = dynamic
         self.static: nn.Parameter | None = None
+        self.surroundings: ContextNetwork | None = None
         self.score: nn.Parameter | None = None
         if dim is not None and grid is not None:
             self.materialize(dim, grid)
@@ -82,15 +96,29 @@ class FiLA(SceneMean):
             channels = self.dim if self.weight_shape == "nd" else 1
             self.static = nn.Parameter(torch.zeros(self.r + 1, channels, *self.grid, device=device))
             self.score = nn.Parameter(torch.zeros(self.dim, device=device)) if self.dynamic else None
+            self.surroundings = ContextNetwork(self.dim, self.context, 1).to(device) if self.context else None
 
-    def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
+    def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
+        content = self.content(video) if self.dynamic else None
+        # Losses of scores alone must give the static weights a gradient, too.
+        scores = None if content is None else content + self.zero_times_parameters().to(content.dtype)
+        return Compressed(self.fuse(video, k, content), scores=scores)
+
+    def content(self, video: VideoTokens) -> Tensor:
+        """Return the (N,) content scores of the tokens of a dense video, in fp32 or wider."""
+        assert self.score is not None  # created by materialize()
+        wide = video.features.to(torch.promote_types(video.features.dtype, torch.float32))
+        # Not a matrix product, which autocast would compute in bf16.
+        scores = (nn.functional.layer_norm(wide, wide.shape[1:]) * self.score.to(wide.dtype)).sum(-1)
+        if self.surroundings is not None:
+            scores = scores + self.surroundings(unit_frames(video.features, video.grid))[:, 0].to(scores.dtype)
+        return scores
+
+    def logits(self, video: VideoTokens, scenes: Scenes, content: Tensor | None = None) -> Tensor:
         logits = super().logits(video, scenes)
         logits = logits + self._static_logits(video.grid[1:], scenes).to(logits.dtype)
-        if self.score is not None:
-            wide = video.features.to(logits.dtype)
-            # Not a matrix product, which autocast would compute in bf16.
-            content = (nn.functional.layer_norm(wide, wide.shape[1:]) * self.score.to(wide.dtype)).sum(-1)
-            logits = logits + content.reshape(-1, video.per_frame, 1)[scenes.frame]
+        if content is not None:
+            logits = logits + content.to(logits.dtype).reshape(-1, video.per_frame, 1)[scenes.frame]
         return logits
 
     def _static_logits(self, grid: tuple[int, int], scenes: Scenes) -> Tensor:

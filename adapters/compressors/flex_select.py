@@ -13,7 +13,7 @@ from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.cross_attention import CrossAttentionBlock, RMSNorm
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
-from framefold.adapters.ops.selection import exact_topk
+from framefold.adapters.ops.selection import top_and_even
 from framefold.errors import ConfigError
 
 EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
@@ -40,6 +40,8 @@ class FlexSelect(TrainedSelector):
         inner: width of the network.
         heads: number of attention heads.
         layers: number of blocks, the last of which only scores.
+        coverage: fraction of the budget for evenly spaced tokens, see
+            :class:`~framefold.adapters.base.trained_selector.TrainedSelector`.
         dim: token width D; None: that of the first video.
 
     Raises:
@@ -66,9 +68,10 @@ class FlexSelect(TrainedSelector):
         inner: int = 256,
         heads: int = 4,
         layers: int = 2,
+        coverage: float = 0.0,
         dim: int | None = None,
     ) -> None:
-        super().__init__(budget, counterpart, inner, dim)
+        super().__init__(budget, counterpart, inner, coverage, dim)
         if heads < 1 or inner % heads or not 1 <= layers <= MAX_LAYERS:
             raise ConfigError(
                 f"flex_select: inner must be divisible by heads, and layers be 1 to {MAX_LAYERS}, got inner={inner},"
@@ -113,4 +116,5 @@ class FlexSelect(TrainedSelector):
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         scores = self.score(video, query)
-        return Compressed(self.keep(video, exact_topk(scores.detach(), k)), scores=scores)
+        rows, _ = top_and_even(scores.detach(), self.by_score(k), k)
+        return Compressed(self.keep(video, rows), scores=scores)

@@ -16,11 +16,11 @@ from framefold.adapters.core.budget import AUTO, Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.budget_head import BudgetHead
+from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
 from framefold.adapters.layers.cross_attention import CrossAttentionBlock
 from framefold.adapters.layers.soft_threshold import soft_threshold
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
-from framefold.adapters.ops.partition import even_positions
-from framefold.adapters.ops.selection import exact_topk
+from framefold.adapters.ops.selection import top_and_even
 from framefold.adapters.reference import qtsplus as release
 from framefold.errors import ConfigError
 
@@ -36,10 +36,9 @@ class QTSplus(Compressor):
     the others have the highest scores. Re-encoding is self-attention among the kept tokens and starts as the identity.
 
     During training, the selection by score is sampled: logistic noise is added to the scores minus the soft threshold
-    that keeps the same number of tokens in expectation, in units of ``tau``. The gate acts as a log-bias (of value
-    zero) on the attention to a token in the re-encoding; multiplied by the token itself, it would be cancelled by the
-    norms of the host and get almost no gradient. The scores are returned for distillation, which trains the selection
-    (``training/losses.py``).
+    that keeps the same number of tokens in expectation, in units of ``tau``. The gate is a log-bias (of value zero) on
+    the attention to a token in the re-encoding; multiplied by the token itself, the norms of the host would cancel it.
+    The scores are returned for distillation, which trains the selection (``training/losses.py``).
 
     With ``budget="auto"``, a head predicts a ratio between rho_min and rho_max from question and scores; its cost is
     added to the losses ("flops", "kv", "smooth").
@@ -55,6 +54,8 @@ class QTSplus(Compressor):
         coverage: fraction of the budget for evenly spaced tokens.
         scoring_layers: number of scoring blocks.
         reencode_layers: number of re-encoding blocks.
+        context: width of a network that adds the surroundings of a token in time and space to its keys, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
         heads: number of attention heads; None: one per 64 channels.
         kv_heads: number of key-value heads; None: as many as heads.
         tau: temperature of the gate.
@@ -81,6 +82,7 @@ class QTSplus(Compressor):
     deviations = "adds evenly spaced tokens, encodes time, re-encodes from the identity, and never samples the count"
     trainable: ClassVar[bool] = True
     query_aware: ClassVar[bool] = True
+    returns_scores = True
     predicts_budget = True
 
     def __init__(
@@ -91,6 +93,7 @@ class QTSplus(Compressor):
         coverage: float = 0.5,
         scoring_layers: int = 1,
         reencode_layers: int = 1,
+        context: int = 0,
         heads: int | None = None,
         kv_heads: int | None = None,
         tau: float = 0.5,
@@ -107,7 +110,7 @@ class QTSplus(Compressor):
         super().__init__(budget)
         self.variant = variant
         self.coverage, self.scoring_layers, self.reencode_layers = coverage, scoring_layers, reencode_layers
-        self.heads, self.kv_heads, self.dim, self.n_max = heads, kv_heads, dim, n_max
+        self.heads, self.kv_heads, self.dim, self.n_max, self.context = heads, kv_heads, dim, n_max, context
         self.tau, self.noise, self.rho_min, self.rho_max = tau, noise, rho_min, rho_max
         self.cost_flops, self.cost_kv, self.cost_smooth = cost_flops, cost_kv, cost_smooth
         self.budget_head = self.budget == AUTO if budget_head is None else budget_head
@@ -124,9 +127,8 @@ class QTSplus(Compressor):
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE]
         wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
         wrong += [] if self.variant in ("exact", "official") else ["variant"]
-        wrong += [] if 0 <= self.coverage <= 1 else ["coverage"]
-        wrong += [] if 0 <= self.reencode_layers <= MAX_SIZE else ["reencode_layers"]
-        wrong += [] if self.tau > 0 else ["tau"]
+        wrong += [key for key in ("reencode_layers", "context") if not 0 <= getattr(self, key) <= MAX_SIZE]
+        wrong += [key for key, fits in (("coverage", 0 <= self.coverage <= 1), ("tau", self.tau > 0)) if not fits]
         least = self.rho_min > 0 or self.rho_min == 0 < self.rho_max and self.variant == "official"
         wrong += [] if least and self.rho_min <= self.rho_max <= 1 else ["rho_min", "rho_max"]
         if wrong:
@@ -155,6 +157,7 @@ class QTSplus(Compressor):
         if exact:
             self.time = nn.Linear(TIME_FEATURES, width, bias=False)
             nn.init.zeros_(self.time.weight)
+        self.surroundings = ContextNetwork(width, self.context, width) if exact and self.context else None
         self.head = BudgetHead(width, self.rho_min, self.rho_max) if self.budget_head else None
 
     def init_from_layers(self, layers: Sequence[Mapping[str, Tensor]], heads: int, kv_heads: int) -> dict[str, bool]:
@@ -196,6 +199,8 @@ class QTSplus(Compressor):
         dtype = self.time.weight.dtype
         x, question = video.features.to(dtype), query.to(dtype)
         position = self.time(time_features(video).to(dtype))
+        if self.surroundings is not None:
+            position = position + self.surroundings(unit_frames(video.features, video.grid)).to(dtype)
         scores = self.score(x, question, position)
         losses: dict[str, Tensor] = {}
         expected: Tensor = scores.new_tensor(float(k))
@@ -244,16 +249,12 @@ class QTSplus(Compressor):
         count = k - round(self.coverage * k)
         relevance, gate = scores, 0.0 * scores
         if 0 < count < len(scores):
-            by_score = (expected * (count / k)).clamp(1e-3, len(scores) - 1e-3)
-            margin = (scores - soft_threshold(scores, by_score, self.tau)) / self.tau
+            kept = (expected * (count / k)).clamp(1e-3, len(scores) - 1e-3)
+            margin = (scores - soft_threshold(scores, kept, self.tau)) / self.tau
             gate = logsigmoid(margin)
             relevance = margin + self.noise * _logistic(margin) if self.training else scores
-        relevant = torch.zeros_like(scores, dtype=torch.bool)
-        relevant[exact_topk(relevance.detach(), count)] = True
-        rest = (~relevant).nonzero()[:, 0]
-        covering = rest[even_positions(len(rest), k - count, rest.device)]
-        rows = torch.cat([relevant.nonzero()[:, 0], covering]).sort().values
-        gate = torch.where(relevant, gate, 0.0 * gate)[rows]
+        rows, by_score = top_and_even(relevance.detach(), count, k)
+        gate = gate[rows] * by_score
         return rows, gate - gate.detach()
 
     def _compress_official(self, video: VideoTokens, k: int, query: Tensor) -> Compressed:

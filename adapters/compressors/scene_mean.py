@@ -102,12 +102,22 @@ class SceneMean(Compressor):
         self.members, self.r, self.scene_goal = members, r, scene_goal
         self.time_weight, self.unit_norm = time_weight, unit_norm
 
-    def logits(self, video: VideoTokens, scenes: Scenes) -> Tensor:
-        """Return (M, P, 1 | D) logits of the fusion weights of the cells of each member; all equal here."""
+    def logits(self, video: VideoTokens, scenes: Scenes, content: Tensor | None = None) -> Tensor:
+        """Return (M, P, 1 | D) logits of the fusion weights of the cells of each member; all equal here.
+
+        Args:
+            video: the dense video.
+            scenes: its scenes.
+            content: (N,) learned scores of its tokens.
+        """
         wide = torch.promote_types(video.features.dtype, torch.float32)
         return torch.zeros(len(scenes.frame), video.per_frame, 1, dtype=wide, device=video.features.device)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens | Compressed:
+        return self.fuse(video, k)
+
+    def fuse(self, video: VideoTokens, k: int, content: Tensor | None = None) -> VideoTokens:
+        """Return k weighted means of cells; see :meth:`logits` for ``content``."""
         frames = video.grid[0]
         goal = self.scene_goal or -(-frames // (self.r + 1))
         cells = min(max(-(-k // goal), -(-k // frames)), video.per_frame)
@@ -116,7 +126,7 @@ class SceneMean(Compressor):
         assign = torch.where(scenes.frame_scene[:, None] < 0, -1, rows[scenes.frame_scene]).reshape(-1)
         return replace(
             video,
-            features=_fuse(video, self.logits(video, scenes), scenes, rows, k),
+            features=_fuse(video, self.logits(video, scenes, content), scenes, rows, k),
             index=anchors,
             size=torch.bincount(assign + 1, minlength=k + 1)[1:],
             assign=assign,

@@ -10,8 +10,9 @@ from framefold.adapters.base.trained_selector import MAX_SIZE, TrainedSelector, 
 from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
+from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
 from framefold.adapters.layers.soft_threshold import soft_threshold
-from framefold.adapters.ops.selection import exact_topk
+from framefold.adapters.ops.selection import exact_topk, top_and_even
 from framefold.errors import ConfigError
 
 MOST_ENTERING = 1000  # times the budget
@@ -21,14 +22,16 @@ class VisionSelector(TrainedSelector):
     """Keeps the tokens whose product with a learned function of the mean token is highest.
 
     The learned score of a token x is <query(x), key(mean)> / sqrt(inner), linear in x. It is added to the scores of
-    ``counterpart``, to which a fresh selector is equal bit by bit.
+    ``counterpart``, to which a fresh selector is equal bit by bit. With ``context``, a small network that also reads
+    the surroundings of the token adds a third score. Of k tokens, round(coverage * k) are evenly spaced among those
+    that are not selected by score.
 
     During training, ``entering_factor`` times as many tokens enter the language model. Each has a weight m between 0
     and 1, the sigmoid of its score minus the threshold at which the weights of all tokens have the sum k, in units of
     ``tau``. The logarithm of m is added to the logits of the attention to the token in every layer
     (``Compressed.key_bias``), so that m = 0 is a dropped token, and the answer loss says what to keep. Multiplied by
     the token itself, as in the release, m would be cancelled by the norms of the host. The loss "bce" moves m towards 0
-    and 1.
+    and 1. The scores are returned, too, so that the losses of scores can train them.
 
     Args:
         budget: retention ratio or tokens per video.
@@ -37,6 +40,9 @@ class VisionSelector(TrainedSelector):
         tau: temperature of the weights, in standard deviations of the scores of ``counterpart``.
         entering_factor: how many times the budget enters the language model during training.
         bce: weight of the loss "bce"; without it (0), nothing is returned.
+        context: width of the network that reads the surroundings, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
+        coverage: fraction of the budget for evenly spaced tokens.
         dim: token width D; None: that of the first video.
 
     Raises:
@@ -64,17 +70,22 @@ class VisionSelector(TrainedSelector):
         tau: float = 0.5,
         entering_factor: float = 4.0,
         bce: float = 0.1,
+        context: int = 0,
+        coverage: float = 0.0,
         dim: int | None = None,
     ) -> None:
-        super().__init__(budget, counterpart, inner, dim)
+        super().__init__(budget, counterpart, inner, coverage, dim)
         possible = 1 / MAX_SIZE <= tau <= MAX_SIZE and 1 <= entering_factor <= MOST_ENTERING and 0 <= bce <= MAX_SIZE
         if not possible:  # also if one is NaN
             raise ConfigError(
                 f"vision_selector: tau must be {1 / MAX_SIZE:g} to {MAX_SIZE}, entering_factor 1 to {MOST_ENTERING} and"
                 f" bce 0 to {MAX_SIZE}, got {tau}, {entering_factor} and {bce}"
             )
-        self.tau, self.entering_factor, self.bce = tau, entering_factor, bce
+        if not 0 <= context <= MAX_SIZE:
+            raise ConfigError(f"vision_selector: context must be 0 to {MAX_SIZE}, got {context}")
+        self.tau, self.entering_factor, self.bce, self.context = tau, entering_factor, bce, context
         self.query: nn.Linear | None = None
+        self.surroundings: ContextNetwork | None = None
         if dim is not None:
             self.materialize(dim, (1, 1))
 
@@ -86,6 +97,7 @@ class VisionSelector(TrainedSelector):
         self.key = nn.Linear(width, self.inner)
         for parameter in self.key.parameters():
             nn.init.zeros_(parameter)
+        self.surroundings = ContextNetwork(width, self.context, 1) if self.context else None
         self.to(device)
 
     def entering(self, k: int, n: int, per_frame: int = 1) -> int:
@@ -93,23 +105,24 @@ class VisionSelector(TrainedSelector):
 
     def learned(self, video: VideoTokens, query: Tensor | None) -> Tensor:
         assert self.query is not None  # created by forward()
-        x = video.features.to(torch.promote_types(self.query.weight.dtype, torch.float32))
-        scale = x.square().mean().sqrt().clamp(min=torch.finfo(x.dtype).tiny)
-        x = x / scale
+        frames = unit_frames(video.features.to(torch.promote_types(self.query.weight.dtype, torch.float32)), video.grid)
+        x = frames.flatten(0, 2)
         weight, bias = self.key.weight.to(x.dtype), self.key.bias.to(x.dtype)
         mean_key = (weight * x.mean(0)).sum(-1) + bias  # no matrix products, which autocast computes in bf16
         direction = (self.query.weight.to(x.dtype) * mean_key[:, None]).sum(0)
-        return (x * direction).sum(-1) / self.inner**0.5
+        linear = (x * direction).sum(-1) / self.inner**0.5
+        return linear if self.surroundings is None else linear + self.surroundings(frames)[:, 0]
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         scores = self.score(video, query)
-        rows = exact_topk(scores.detach(), k)
+        rows, by_score = top_and_even(scores.detach(), self.by_score(k), k)
         tokens = self.keep(video, rows)
         if not self.training:
             return Compressed(tokens)
-        margin = self.margins(scores, budget_tokens(self.budget, len(video)), video)
+        margin = self.margins(scores, self.by_score(budget_tokens(self.budget, len(video))), video)
         losses = {} if not self.bce else {"bce": self.bce * self._hardness(scores, margin)}
-        return Compressed(tokens, losses, key_bias=F.logsigmoid(margin)[rows].float())
+        bias = F.logsigmoid(margin)[rows].float()
+        return Compressed(tokens, losses, scores, key_bias=torch.where(by_score, bias, torch.zeros_like(bias)))
 
     def margins(self, scores: Tensor, k: int, video: VideoTokens) -> Tensor:
         """Return the (N,) scores minus the threshold, in units of tau; the sum of their sigmoids is k."""

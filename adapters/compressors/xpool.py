@@ -58,6 +58,7 @@ class XPool(Pool):
     )
     trainable: ClassVar[bool] = True
     query_aware: ClassVar[bool] = True
+    returns_scores = True
     counterpart = "pool"
 
     def __init__(

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from framefold.errors import ContractError
 
+from .partition import even_positions
+
 
 def exact_topk(scores: Tensor, k: int) -> Tensor:
     """Return the rows of the k highest scores, ascending; ties go to the lower row.
@@ -25,6 +27,26 @@ def exact_topk(scores: Tensor, k: int) -> Tensor:
         raise ContractError("a score is NaN: guard divisions in score()")
     order = torch.sort(scores, descending=True, stable=True).indices
     return order[:k].sort().values
+
+
+def top_and_even(scores: Tensor, top: int, k: int) -> tuple[Tensor, Tensor]:
+    """Return the rows of the highest scores, and evenly spaced ones of the others, which cover the video.
+
+    Args:
+        scores: (N,) real numbers.
+        top: number of rows chosen by their scores, ties to the lower row.
+        k: number of rows in all.
+
+    Returns:
+        (k,) int64 rows, ascending, and (k,) bool, whether a row was chosen by its score.
+
+    Raises:
+        ContractError: a score is NaN.
+    """
+    best = exact_topk(scores, top)
+    others = complement(best, len(scores))
+    rows, order = torch.cat([best, others[even_positions(len(others), k - top, scores.device)]]).sort()
+    return rows, order < top
 
 
 def first_argmin(values: Tensor) -> Tensor:

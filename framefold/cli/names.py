@@ -209,7 +209,7 @@ def _losses() -> list[Entry]:
 
 def _describe_loss(loss: Any) -> str:
     needs = [f"the host's {loss.teacher} on all tokens"] if loss.teacher else []
-    needs += ["a query-aware compressor"] if loss.needs_scores else []
+    needs += ["a compressor that scores tokens"] if loss.needs_scores else []
     weights = ", ".join(f"{name}: 1.0" for name in dict.fromkeys(["answer", loss.name]))
     return "\n".join(
         [

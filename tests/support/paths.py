@@ -7,3 +7,4 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ASSETS = ROOT / "tests" / "assets"
 TINYHOST = ROOT / "checkpoints" / "tinyhost"
+TINYHOST_CROWDED = ROOT / "checkpoints" / "tinyhost_crowded"

@@ -87,8 +87,8 @@ def test_one_declaration_adds_a_loss(random_host: Any, tmp_path: Any, monkeypatc
     with pytest.raises(ConfigError, match="'logit_nrom'; did you mean 'logit_norm'"):
         fit(CompressorModule("fila", host=str(random_host), losses={"logit_nrom": 1.0}), tmp_path)
     monkeypatch.setitem(LOSSES, loss.name, replace(loss, needs_scores=True))
-    with pytest.raises(ConfigError, match="'logit_norm' trains the scores of a query-aware"):
-        CompressorModule("fila", host=str(random_host), losses={"logit_norm": 1.0})
+    with pytest.raises(ConfigError, match="'logit_norm' trains the scores of tokens, which this compressor does not"):
+        CompressorModule("storm", host=str(random_host), losses={"logit_norm": 1.0})
     documented = document_losses(type("Documented", (), {"__doc__": "{losses}"}))
     assert '"logit_norm": mean square of the logits' in str(documented.__doc__)
 
@@ -116,6 +116,25 @@ def test_kl_is_from_the_teacher_to_the_student() -> None:
     mask = torch.rand(4, 5) > 0.4
     p, q = (torch.distributions.Categorical(logits=x[mask]) for x in (teacher, student))
     torch.testing.assert_close(kl_loss(student, teacher, mask), torch.distributions.kl_divergence(p, q).mean())
+
+
+def test_scores_that_ignore_the_question_learn_the_evidence_of_all_questions_about_a_video(
+    host: Any, batch: Any
+) -> None:
+    torch.manual_seed(0)
+    blind = framefold.build("fila", 0.25, dim=32, grid=(4, 4))
+    blind.score.data += torch.randn(32)
+    answers = answer_questions(host, blind, batch)
+    assert len(answers.prepared.scores) == len(SAMPLES) < len(batch.questions)
+    losses = []
+    for scores, sample in zip(answers.prepared.scores, SAMPLES, strict=True):
+        for question in sample.questions:
+            mask = torch.from_numpy(evidence_mask(question.evidence, (len(sample.times), 4, 4))).reshape(-1)
+            losses += [-scores.log_softmax(0)[mask].mean()] if mask.any() else []
+    value = compute_losses(host, batch, answers, {"evidence": 1.0})["evidence"]
+    torch.testing.assert_close(value, torch.stack(losses).mean())
+    value.backward()
+    assert bool(blind.score.grad.any())
 
 
 def test_evidence_loss_uses_the_evidence_of_each_question(host: Any, batch: Any) -> None:
@@ -235,10 +254,11 @@ def test_a_weight_of_two_numbers_changes_linearly_over_the_run(random_host: Any,
     assert second_loss == pytest.approx(0.5 * second["train/answer"] + 1.0 * second["train/kl"])  # half of the run
 
 
-def test_losses_of_scores_need_a_query_aware_compressor(random_host: Any) -> None:
+def test_losses_of_scores_need_a_compressor_that_returns_them(random_host: Any) -> None:
     for name in ("evidence", "attention", "rank"):
-        with pytest.raises(ConfigError, match=f"{name}.*query-aware"):
-            CompressorModule("fila", host=str(random_host), losses={name: 1.0})
+        for compressor, params in (("storm", {}), ("fila", {"dynamic": False})):
+            with pytest.raises(ConfigError, match=f"{name}.*does not return"):
+                CompressorModule(compressor, params=params, host=str(random_host), losses={name: 1.0})
 
 
 # ---- batches and teacher --------------------------------------------------------------------------------------------

@@ -121,7 +121,9 @@ def test_fusion_against_the_reference(members: str) -> None:
             per_scene = min(6, max(math.ceil(k / (goal or 4)), math.ceil(k / 16)))  # 16 frames of 6 tokens
             scenes = compressor.scenes(video, -(-k // per_scene))
             with torch.no_grad():
-                expected = reference(video, scenes, compressor.logits(video, scenes), k, per_scene)
+                expected = reference(
+                    video, scenes, compressor.logits(video, scenes, compressor.content(video)), k, per_scene
+                )
             torch.testing.assert_close(
                 out.features.detach().double(),
                 expected,
@@ -185,7 +187,7 @@ def test_the_static_table_is_resized_to_members_and_grids() -> None:
     compressor = framefold.build("fila", 24, members="cluster", r=3, scene_goal=1, dim=8, grid=(2, 3))
     compressor.static.data[:] = torch.arange(4.0)[:, None, None, None] + torch.arange(3.0)
     scenes = compressor.scenes(video, 1)
-    table = (compressor.logits(video, scenes)).detach().reshape(7, 4, 6)
+    table = (compressor.logits(video, scenes, compressor.content(video))).detach().reshape(7, 4, 6)
     torch.testing.assert_close(table[:, 0, 0], torch.arange(7) / 2)  # ranks 0..6 are at positions 0, 0.5 ... 3
     torch.testing.assert_close(table[0, 0], torch.tensor([0, 0.25, 0.75, 1.25, 1.75, 2.0]))  # bilinear over columns
     single = scenes_video((1,))
@@ -272,3 +274,24 @@ def test_a_config_cannot_ask_for_billions_of_weights() -> None:
     for name in ("scene_mean", "fila"):
         with pytest.raises(ConfigError, match="r=1000000000"):
             framefold.build(name, r=10**9)
+
+
+def test_it_returns_its_content_scores_and_context_adds_to_them() -> None:
+    video = scenes_video((7, 4, 5))
+    for params in ({}, {"context": 8}):
+        compressor = framefold.build("fila", 10, dim=8, grid=(2, 3), **params)
+        fresh = compressor(video)
+        assert fresh.scores is not None and fresh.scores.shape == (96,) and not fresh.scores.any()
+        assert torch.equal(fresh.tokens.features, framefold.build("scene_mean", 10)(video).tokens.features)
+        fresh.scores.sum().backward()
+        assert all(parameter.grad is not None for parameter in compressor.parameters()), params
+    compressor.surroundings.out.weight.data += noise(1, 8)
+    changed = compressor(video)
+    frames = video.features / video.features.square().mean().sqrt()
+    with torch.no_grad():
+        torch.testing.assert_close(changed.scores, compressor.surroundings(frames.view(16, 2, 3, 8))[:, 0])
+    assert not torch.equal(changed.tokens.features, fresh.tokens.features)
+    assert framefold.build("fila", 10, dynamic=False)(video).scores is None
+    for wrong in ({"context": -1}, {"context": 8, "dynamic": False}):
+        with pytest.raises(ConfigError, match="context"):
+            framefold.build("fila", 10, **wrong)

@@ -107,6 +107,19 @@ def test_ranks_know_no_budget() -> None:
         assert torch.equal(selector(video, query).tokens.index, order[:k].sort().values)
 
 
+def test_coverage_keeps_evenly_spaced_tokens_beside_the_best() -> None:
+    video, query = wrap(features((6, 3, 4))), noise(5, WIDTH)
+    selector = fresh(coverage=0.5).eval()
+    selector.budget = 10
+    out = selector(video, query)
+    assert out.scores is not None
+    best = out.scores.sort(descending=True, stable=True).indices
+    kept = set(out.tokens.index.tolist())
+    assert len(kept) == 10 and set(best[:5].tolist()) <= kept and kept != set(best[:10].tolist())
+    selector.coverage = 0.0
+    assert set(selector(video, query).tokens.index.tolist()) == set(best[:10].tolist())
+
+
 def test_the_unit_of_learned_scores_is_the_deviation_of_the_start() -> None:
     assert float(deviation(torch.tensor([1.0, 3.0]))) == 1.0
     assert float(deviation(torch.full((4,), 7.0))) == 1.0  # equal scores: what is learned must still count
@@ -119,7 +132,15 @@ def test_the_unit_of_learned_scores_is_the_deviation_of_the_start() -> None:
 
 
 def test_wrong_parameters_are_refused() -> None:
-    for params in ({"inner": 0}, {"inner": 18, "heads": 4}, {"heads": 0}, {"layers": 0}, {"dim": 0}, {"inner": 10**9}):
+    for params in (
+        {"inner": 0},
+        {"inner": 18, "heads": 4},
+        {"heads": 0},
+        {"layers": 0},
+        {"dim": 0},
+        {"inner": 10**9},
+        {"coverage": 1.0},
+    ):
         with pytest.raises(ConfigError, match="flex_select"):
             framefold.build("flex_select", **params)
     for name in ("uniform", "qtsplus", "flex_select", "st_simdiff"):

@@ -164,6 +164,20 @@ def test_the_encoding_of_time_starts_without_effect() -> None:
     assert not torch.allclose(*rows, atol=1e-3)
 
 
+def test_context_starts_without_effect_and_tells_a_moving_token_from_a_still_one() -> None:
+    plain, compressor = make(0.5, coverage=0.0).eval(), make(0.5, coverage=0.0, context=16).eval()
+    compressor.load_state_dict(plain.state_dict(), strict=False)
+    x = noise(WIDTH).expand(6, 4, 4, WIDTH).clone()
+    x[2, 1, 1] = x[:, 3, 3] = noise(WIDTH, seed=1)  # one shows up in one frame, the other in all
+    clip = VideoTokens.from_grid(x)
+    assert torch.equal(plain(clip, question()).scores, compressor(clip, question()).scores)
+    compressor.surroundings.out.weight.data += noise(*compressor.surroundings.out.weight.shape)
+    with torch.no_grad():
+        alike, told = (one(clip, question()).scores.view(6, 4, 4) for one in (plain, compressor))
+    assert torch.equal(alike[2, 1, 1], alike[2, 3, 3])
+    assert float((told[2, 1, 1] - told[2, 3, 3]).abs()) > 1e-2
+
+
 def test_ties_go_to_the_lower_index() -> None:
     constant = VideoTokens.from_grid(noise(WIDTH).expand(8, 2, 2, WIDTH))
     assert make(5, coverage=0.0).eval()(constant, question()).tokens.index.tolist() == [0, 1, 2, 3, 4]

@@ -53,6 +53,36 @@ def test_the_learned_score_is_the_mean_product_with_all_tokens() -> None:
         torch.testing.assert_close(selector.learned(clip, None), pair_scores(flat, query, key), atol=1e-5, rtol=1e-5)
 
 
+def test_context_adds_a_score_of_the_surroundings_and_starts_without_effect() -> None:
+    clip, selector = wrap(features((6, 3, 4))), fresh(context=16)
+    plain = framefold.build("mean_similarity", 0.25)
+    assert torch.equal(selector.eval().score(clip, None), plain.score(clip, None))
+    linear = moved(selector).learned(clip, None)
+    nn.init.zeros_(selector.surroundings.out.weight)
+    alone = selector.learned(clip, None)
+    nn.init.ones_(selector.surroundings.out.weight)
+    added = selector.learned(clip, None) - alone
+    assert not torch.equal(linear, alone) and float(added.std()) > 0
+    torch.testing.assert_close(added, selector.surroundings(clip.features.view(6, 3, 4, -1) / rms(clip))[:, 0])
+
+
+def rms(clip: framefold.VideoTokens) -> torch.Tensor:
+    return clip.features.square().mean().sqrt()
+
+
+def test_coverage_keeps_evenly_spaced_tokens_beside_the_best() -> None:
+    clip, selector = wrap(features((6, 3, 4))), moved(fresh(10, coverage=0.4, entering_factor=2.0))
+    order = selector.score(clip, None).detach().sort(descending=True, stable=True).indices
+    kept = selector.eval()(clip).tokens.index.tolist()
+    assert len(kept) == 10 and set(order[:6].tolist()) <= set(kept) and kept != order[:10].sort().values.tolist()
+    soft = selector.train()(clip)
+    covering = ~torch.isin(soft.tokens.index, order[:12])
+    assert len(soft.tokens) == 20 and int(covering.sum()) == 8
+    assert not soft.key_bias[covering].any() and bool((soft.key_bias[~covering] < 0).all())
+    margin = selector.margins(selector.score(clip, None), 6, clip)
+    torch.testing.assert_close(soft.key_bias[~covering], nn.functional.logsigmoid(margin)[soft.tokens.index[~covering]])
+
+
 def test_the_weights_of_all_tokens_sum_to_the_budget() -> None:
     clip = wrap(features((6, 3, 4)))
     for tau in (0.01, 0.5, 5.0):
@@ -164,7 +194,7 @@ def test_a_chain_trains_it_as_its_last_stage() -> None:
 
 def test_wrong_parameters_are_refused() -> None:
     wrong = ({"tau": 0.0}, {"tau": 1e-40}, {"entering_factor": 0.5}, {"bce": -1.0}, {"bce": 1e300})
-    for params in (*wrong, {"inner": 0}, {"dim": 0}):
+    for params in (*wrong, {"inner": 0}, {"dim": 0}, {"context": -1}, {"coverage": 1.0}, {"coverage": -0.1}):
         with pytest.raises(ConfigError, match="vision_selector"):
             framefold.build("vision_selector", **params)
     with pytest.raises(ConfigError, match="uniform gives tokens no scores"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framefold.adapters.ops.selection import exact_topk, rank_in_frame, rank_in_group, select_by_stage
+from framefold.adapters.ops.selection import exact_topk, rank_in_frame, rank_in_group, select_by_stage, top_and_even
 from framefold.errors import ContractError
 
 quick = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -21,6 +21,18 @@ def test_exact_topk_against_sorting_pairs(values: list[int], k: int) -> None:
     k = min(k, len(values))
     best = sorted(range(len(values)), key=lambda i: (-values[i], i))[:k]
     assert exact_topk(torch.tensor(values, dtype=torch.float32), k).tolist() == sorted(best)
+
+
+def test_top_and_even_adds_evenly_spaced_rows_of_those_that_are_not_among_the_best() -> None:
+    scores = torch.tensor([0.0, 5, 0, 0, 9, 0, 0, 0, 7, 0, 0, 0])
+    rows, by_score = top_and_even(scores, 3, 6)
+    others = [0, 2, 3, 5, 6, 7, 9, 10, 11]
+    assert rows.tolist() == sorted([1, 4, 8, others[1], others[4], others[7]])
+    assert rows[by_score].tolist() == [1, 4, 8]
+    for top, k in ((0, 3), (4, 4), (5, 12), (12, 12)):
+        rows, by_score = top_and_even(scores, top, k)
+        assert len(set(rows.tolist())) == k and int(by_score.sum()) == top, (top, k)
+        assert rows[by_score].tolist() == exact_topk(scores, top).tolist(), (top, k)
 
 
 def test_exact_topk_refuses_nan() -> None:

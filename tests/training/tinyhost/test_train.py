@@ -219,7 +219,7 @@ def test_packaged_recipes_match_the_signature_of_train():
     parser = ArgumentParser()
     parser.add_argument("--config", action="config")
     parser.add_function_arguments(train)
-    for recipe in ("cpu.yaml", "crowd.yaml", "gpu.yaml"):
+    for recipe in ("cpu.yaml", "crowded.yaml", "gpu.yaml"):
         given = parser.parse_args(["--config", str(ROOT / "configs" / "tinyhost" / recipe), "--out", "x"])
         stages = parser.instantiate_classes(given).stages
         kinds = [stage.kind for stage in stages]
