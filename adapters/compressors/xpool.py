@@ -12,6 +12,7 @@ from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
+from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
 from framefold.adapters.ops.segments import segment_sum, weighted_segment_sum
 from framefold.errors import ConfigError
@@ -40,6 +41,8 @@ class XPool(Pool):
         spatial: see :class:`~framefold.adapters.compressors.pool.Pool`.
         reads: "question", or "nothing" for weights that depend on the tokens alone, a control.
         inner: width of keys and queries.
+        context: width of a network that adds the surroundings of a token in time and space to its key, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
         dim: token width D; None: that of the first video.
 
     Raises:
@@ -68,6 +71,7 @@ class XPool(Pool):
         spatial: int = 1,
         reads: Literal["question", "nothing"] = "question",
         inner: int = 64,
+        context: int = 0,
         dim: int | None = None,
     ) -> None:
         super().__init__(budget, spatial=spatial)
@@ -76,9 +80,12 @@ class XPool(Pool):
         for key, value in {"inner": inner, "dim": dim}.items():
             if value is not None and not 1 <= value <= MAX_SIZE:
                 raise ConfigError(f"xpool: {key} is out of range: {value}")
-        self.reads, self.inner, self.dim = reads, inner, dim
+        if not 0 <= context <= MAX_SIZE:
+            raise ConfigError(f"xpool: context is out of range: {context}")
+        self.reads, self.inner, self.context, self.dim = reads, inner, context, dim
         self.query_aware = reads == "question"  # type: ignore[misc]
         self.key: nn.Linear | None = None
+        self.surroundings: ContextNetwork | None = None
         if dim is not None:
             self.materialize(dim, (1, 1))
 
@@ -89,6 +96,7 @@ class XPool(Pool):
         self.key, self.time = nn.Linear(width, self.inner, bias=False), nn.Linear(TIME_FEATURES, self.inner, bias=False)
         nn.init.zeros_(self.key.weight)
         nn.init.zeros_(self.time.weight)
+        self.surroundings = ContextNetwork(width, self.context, self.inner) if self.context else None
         self.content = nn.Parameter(torch.randn(self.inner))  # what the weights depend on without a question
         self.query = nn.Linear(width, self.inner, bias=False) if self.reads == "question" else None
         if self.query is not None:
@@ -114,6 +122,8 @@ class XPool(Pool):
         assert self.key is not None  # created by materialize()
         dtype = self.key.weight.dtype
         keys = self.key(_unit(video.features).to(dtype)) + self.time(time_features(video).to(dtype))
+        if self.surroundings is not None:
+            keys = keys + self.surroundings(unit_frames(video.features, video.grid)).to(keys.dtype)
         asked = self.content[None]
         if self.query is not None:
             assert query is not None  # checked by forward()

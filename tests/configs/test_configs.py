@@ -66,7 +66,7 @@ def test_every_stage_combines_with_every_compressor_and_trains_at_its_rates(monk
             names = (compressor, "data/synthetic_hard", "trainer/cpu", stage)
             config = parse(monkeypatch, "fit", *names, options=("--model.start", "mine"))
             model, data = config["model"], config["data"]
-            assert model["compressor"] == compressor.partition("/")[2] and model["start"] == "mine", names
+            assert compressor.partition("/")[2].startswith(model["compressor"]) and model["start"] == "mine", names
             assert (model["lora"] is None) == (stage == "stage/align"), names
             expected = ([64, 72], 4) if stage == "stage/long" else ([32, 64], 8)
             assert (data["frames"], data["batch_size"]) == expected, names
@@ -130,7 +130,8 @@ def test_weights_of_losses_and_the_teacher_can_be_set_on_the_command_line(monkey
 def test_compressors_of_configurations_can_be_built() -> None:
     for name in PARTS["compressor"]:
         model = yaml.safe_load(find_config(name).read_text())["model"]
-        assert build(model["compressor"], model["budget"], **model.get("params", {})).name == name.partition("/")[2]
+        built = build(model["compressor"], model["budget"], **model.get("params", {}))
+        assert name.partition("/")[2].startswith(built.name), name
 
 
 def test_a_configuration_with_a_wrong_key_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:

@@ -40,16 +40,31 @@ def moved(budget: float | int = 0.2, **params: Any) -> Any:
 
 
 def test_untrained_it_equals_pool_bit_by_bit() -> None:
-    for spatial, reads in itertools.product((1, 2), ("question", "nothing")):
-        fresh = framefold.build("xpool", spatial=spatial, reads=reads)
+    for spatial, reads, context in itertools.product((1, 2), ("question", "nothing"), (0, 8)):
+        fresh = framefold.build("xpool", spatial=spatial, reads=reads, context=context)
         plain = framefold.build("pool", spatial=spatial)
         for dtype, budget in itertools.product((torch.float32, torch.bfloat16, torch.float16, torch.float64), BUDGETS):
-            with case(spatial, reads, dtype, budget):
+            with case(spatial, reads, context, dtype, budget):
                 clip = video().to(dtype)
                 fresh.budget = plain.budget = budget
                 assert same(fresh(clip, words().to(dtype)).tokens, plain(clip).tokens)
                 with torch.autocast("cpu", torch.bfloat16):
                     assert same(fresh(clip, words().to(dtype)).tokens, plain(clip).tokens)
+
+
+def test_context_adds_to_the_keys() -> None:
+    compressor, clip = moved(spatial=2, context=8), video()
+    both = compressor.logits(clip, words())
+    frames = (clip.features / clip.features.square().mean().sqrt()).view(12, 3, 4, WIDTH)
+    with torch.no_grad():
+        asked = compressor.content + compressor.query(words() / words().square().mean(-1, keepdim=True).sqrt())
+        added = compressor.surroundings(frames) @ asked.T / compressor.inner**0.5
+        compressor.surroundings.out.weight.zero_()
+        plain = compressor.logits(clip, words())
+        assert float((both - plain).abs().max()) > 1e-2
+        assert bool(((both - plain).abs() <= added.abs().amax(1) + 1e-4).all())
+    with pytest.raises(ConfigError, match="context"):
+        framefold.build("xpool", context=-1)
 
 
 def test_weights_are_the_softmax_of_the_best_word_over_a_group() -> None:
