@@ -155,7 +155,7 @@ def answer_command(
     host: str,
     video: str,
     question: str,
-    compressor: str,
+    compressor: str | None = None,
     budget: Budget | None = None,
     frames: int = 64,
     max_new_tokens: int = 64,
@@ -179,7 +179,8 @@ def answer_command(
         video: video file that FFmpeg can read.
         question: question, which is wrapped in the host's own chat template.
         compressor: registered name, or an adapter: a folder, or user/name or user/name@revision on the Hub. LoRA in
-            the adapter is added to the host, except for the run with all tokens.
+            the adapter is added to the host, except for the run with all tokens. None for a host that contains one,
+            written by 'framefold export --merge'.
         budget: share of the visual tokens to keep (0.1), or their number (100); by default the adapter's own.
         frames: number of frames to sample, evenly over the duration of the video.
         max_new_tokens: largest length of the answer.
@@ -206,7 +207,8 @@ def answer_command(
     """
     _check_counts(frames, max_new_tokens, repeats)
     picture = None if out is None else check_picture(out)
-    module, where = load_or_build(resolve_adapter(compressor), budget, params), resolve_device(device)
+    named = find_host(host, revision).merged_adapter() if compressor is None else compressor
+    module, where = load_or_build(resolve_adapter(named), budget, params), resolve_device(device)
     found = find_host(host, revision)
     warn_untrained(module)
     find_torchvision()
@@ -221,7 +223,7 @@ def answer_command(
     with progress_bar(what=f"loading {host}", total=1, unit="host", leave=False):
         model = load_model(found, dtype, where)
     module.base_model = BaseModel() if allow_other_host else module.base_model
-    lora = lora_of(resolve_adapter(compressor))
+    lora = lora_of(resolve_adapter(named))
     result = prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
     print(result)
     if picture is not None:

@@ -20,6 +20,7 @@ from framefold.cli.serve import serve
 from framefold.errors import ConfigError, HostError, ServingError, WrongHostError
 from framefold.files import weights_digest
 from framefold.training.frozen_host.load import load_tinyhost
+from framefold.training.frozen_host.locate import find_host
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated")
@@ -94,6 +95,9 @@ def test_the_folder_names_its_compressor_and_has_the_files_of_the_host(
     serve(str(out), dry_run=True)
     line = capsys.readouterr().out
     assert f'"adapter": "{out / ADAPTER}", "budget": 7' in line
+    assert framefold.load(find_host(str(out)).merged_adapter()).budget == 7  # what framefold answer uses
+    assert main(["answer", "--host", str(random_host), "--video", "a.mp4", "--question", "what ?"]) == 2
+    assert "contains no compressor: name one (--compressor)" in capsys.readouterr().err
 
 
 def test_files_that_execute_code_are_left_out(random_host: Path, tmp_path: Path) -> None:

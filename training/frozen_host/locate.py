@@ -17,7 +17,7 @@ from huggingface_hub.errors import HFValidationError
 
 from framefold.adapters.pretrained.base_model import BaseModel, hub_snapshot
 from framefold.adapters.pretrained.hub import HUB_ID
-from framefold.errors import HostError
+from framefold.errors import ConfigError, HostError
 from framefold.files import weights_digest
 from framefold.messages import short
 
@@ -68,6 +68,18 @@ class HostFolder:
         if (snapshot := hub_snapshot(str(self.folder))) is not None:
             return f"'{download_command(*snapshot)}' downloads what is missing"
         return "copy or download the folder again"
+
+    def merged_adapter(self) -> str:
+        """Return the folder of the adapter that 'framefold export --merge' put beside the weights.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        settings = self.config.get("framefold")
+        name = settings.get("adapter") if isinstance(settings, dict) else None
+        if not isinstance(name, str) or not (self.folder / name).is_dir():
+            raise ConfigError(f"{self.name} contains no compressor: name one (--compressor)")
+        return str(self.folder / name)
 
     def record(self) -> BaseModel:
         """Return what identifies the host without reading its weights; the name is a Hub id or None."""
