@@ -16,7 +16,6 @@ from framefold.adapters.serving.vllm.settings import KEY, ServingSettings, check
 from framefold.errors import ConfigError, HostError, WrongHostError
 from framefold.files import weights_digest, write_json
 from framefold.training.export.write import Adapter
-from framefold.training.frozen_host.load import load_model
 from framefold.training.frozen_host.locate import CONFIG, HostFolder
 
 ADAPTER = "framefold"  # folder of the adapter in that of the host
@@ -76,6 +75,8 @@ def _write_host(adapter: Adapter, host: HostFolder, stage: Path) -> None:
             shutil.copyfile(file, stage / file.name)  # of a snapshot of the Hub, which has links
     if adapter.lora is None:
         return
+    from framefold.training.frozen_host.load import load_model  # needs PyAV
+
     (stage / WEIGHTS_INDEX).unlink(missing_ok=True)
     model = load_model(host, "auto", torch.device("cpu"))
     with restore_on_error(model, adapter.lora.file):
