@@ -54,8 +54,8 @@ def test_preempted_requests_are_answered_as_by_attach(
     named = list(prompts(kind).values())
     wanted = attached(model, processor, named, 40)
     # Fewer blocks than the requests need at the same time.
-    options = {"max_num_batched_tokens": 64, "enable_chunked_prefill": True, "num_gpu_blocks_override": 40}
-    with engine(folder, kind, settings, block_size=16, max_model_len=512, **options) as llm:
+    options = {"max_num_batched_tokens": 64, "enable_chunked_prefill": True, "num_gpu_blocks_override": 17}
+    with engine(folder, kind, settings, block_size=32, max_model_len=512, **options) as llm:
         given = served(llm, kind, named, 40)
     assert preempted
     assert max(want.difference(got) for want, got in zip(wanted, given, strict=True)) <= TOLERANCE
