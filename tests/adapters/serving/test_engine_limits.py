@@ -42,9 +42,9 @@ def test_preempted_requests_are_answered_as_by_attach(
     preempted = []
     preempt = Scheduler._preempt_request
 
-    def noted(self: Any, request: Any, *rest: Any) -> None:
+    def noted(self: Any, request: Any, *rest: Any, **options: Any) -> None:
         preempted.append(request.request_id)
-        preempt(self, request, *rest)
+        preempt(self, request, *rest, **options)
 
     monkeypatch.setattr(Scheduler, "_preempt_request", noted)
     folder = save_host(kind, tmp_path / kind)
