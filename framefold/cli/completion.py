@@ -28,12 +28,14 @@ def command_parser() -> argparse.ArgumentParser:
     """Return a parser of all verbs with their options; ``shards synth`` and the like are subcommands of ``shards``."""
     parser = argparse.ArgumentParser(prog="framefold")
     groups = {"": parser.add_subparsers()}
-    for verb, (target, summary) in {**LIGHTNING, **FUNCTIONS}.items():
+    commands: dict[str, argparse.ArgumentParser] = {}
+    for verb, (target, summary) in sorted({**LIGHTNING, **FUNCTIONS}.items()):  # a verb before its own, as "eval table"
         group, _, name = verb.rpartition(" ")
         if group not in groups:
-            groups[group] = groups[""].add_parser(group, help=f"verbs of {group}").add_subparsers()
+            owner = commands.get(group) or groups[""].add_parser(group, help=f"verbs of {group}")
+            groups[group] = owner.add_subparsers()
         options = verb_parser(verb, target, summary)
-        command = groups[group].add_parser(name, help=summary)
+        commands[verb] = command = groups[group].add_parser(name, help=summary)
         for action in options._actions:
             if "--help" not in action.option_strings:
                 _copy(command, action)

@@ -86,7 +86,10 @@ def test_completion_script_has_every_verb_option_and_configuration(capsys: Captu
 
 
 def _verbs(parser: argparse.ArgumentParser) -> set[str]:
+    """Return the commands of a parser, which have no subcommands or options of their own, as "eval" beside its table."""
     subparsers = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    if not subparsers:
-        return {parser.prog.removeprefix("framefold ")}
-    return {verb for child in subparsers[0].choices.values() for verb in _verbs(child)}
+    options = [
+        action for action in parser._actions if action not in subparsers and "--help" not in action.option_strings
+    ]
+    own = {parser.prog.removeprefix("framefold ")} if options or not subparsers else set()
+    return own | {verb for some in subparsers for child in some.choices.values() for verb in _verbs(child)}
