@@ -86,7 +86,7 @@ def test_completion_script_has_every_verb_option_and_configuration(capsys: Captu
 
 
 def _verbs(parser: argparse.ArgumentParser) -> set[str]:
-    """Return the commands of a parser, which have no subcommands or options of their own, as "eval" beside its table."""
+    """Return the commands of a parser: those without subcommands, or with options of their own, as "eval"."""
     subparsers = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     options = [
         action for action in parser._actions if action not in subparsers and "--help" not in action.option_strings
