@@ -17,7 +17,7 @@ def main() -> None:
     video = framefold.VideoTokens.from_grid(torch.randn(8, 4, 4, 32))
     with tempfile.TemporaryDirectory() as folder:
         for name in framefold.list_compressors():
-            compressor = framefold.build(name, budget=0.25)
+            compressor = framefold.build(name, budget=0.25).eval()
             if compressor.query_aware or compressor.needs_attention:
                 continue
             before = compressor(video).tokens.features
