@@ -230,7 +230,7 @@ def test_errors_about_options_name_them_as_they_are_typed(
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["framefold"])
     for words, text in [
-        ("answer --host x", "--video, --question, --compressor are required"),
+        ("answer --host x", "--video, --question are required"),
         ("shards synth --out x --videos many", "--videos: Expected int. Got value: many"),
         ("bench attach --size huge", "--size: Expected one of 'small', '7b'. Got value: huge"),
         ("ablate --out x --budgets a", "--budgets: Expected list[int | float] or null. Got value: ['a']"),

@@ -223,6 +223,7 @@ def test_an_adapter_is_exported_again_unchanged(tmp_path: Path) -> None:
         assert load_file(out / name).keys() == load_file(V1 / "fila_lora" / name).keys()
         assert all(torch.equal(v, load_file(V1 / "fila_lora" / name)[k]) for k, v in load_file(out / name).items())
     before, after = config_of(V1 / "fila_lora"), config_of(out)
+    after["params"] = {name: after["params"][name] for name in before["params"]}  # without those of later versions
     assert {key: after[key] for key in before} == before
     assert "framefold.load_peft(model" in card_of(out)[1] and "lora" in card_of(out)[0]["tags"]
     export(str(V1 / "fila"), str(out))  # files of the previous weights are removed

@@ -16,7 +16,8 @@ from tests.support.cases import case
 from tests.support.paths import ASSETS, ROOT
 
 V1 = ASSETS / "adapters_v1"
-SHIPPED = sorted(file.parent for file in (ROOT / "checkpoints").glob("**/config.json") if "tinyhost" not in file.parts)
+FOLDERS = [file.parent for file in (ROOT / "checkpoints").glob("**/config.json")]
+SHIPPED = sorted(folder for folder in FOLDERS if not folder.name.startswith("tinyhost"))
 
 
 def load(folder: Path, budget: float) -> framefold.Compressor:

@@ -37,10 +37,12 @@ def word(text: str) -> dict[str, Any]:
 
 def in_words(server: StandIn, handler: BaseHTTPRequestHandler) -> None:
     """Answer as vLLM does: a role, words, the usage, and an end mark."""
+    server.count(1)
     event(handler, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
     for _ in range(WORDS):
         time.sleep(PAUSE)
         event(handler, word("a "))
+    server.count(-1)  # before the end mark, on which the client sends its next request
     event(handler, {"choices": [], "usage": {"prompt_tokens": PROMPT, "completion_tokens": WORDS}})
     event(handler, "[DONE]")
 
@@ -88,7 +90,7 @@ class StandIn:
         answer: what it does with a question.
         status: HTTP status of its answers to questions.
         bodies: the requests so far.
-        most: most requests that were under way at the same time.
+        most: most requests that :func:`in_words` answered at the same time.
         stop: set when the test is over.
     """
 
@@ -100,6 +102,11 @@ class StandIn:
     url: str = ""
     running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def count(self, change: int) -> None:
+        with self.lock:
+            self.running += change
+            self.most = max(self.most, self.running)
 
 
 @pytest.fixture
@@ -121,8 +128,6 @@ def server() -> Iterator[StandIn]:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             with stand_in.lock:
                 stand_in.bodies.append(body)
-                stand_in.running += 1
-                stand_in.most = max(stand_in.most, stand_in.running)
             try:
                 self.send_response(stand_in.status)
                 self.end_headers()
@@ -132,9 +137,6 @@ def server() -> Iterator[StandIn]:
                     self.wfile.write(b'{"error": {"message": "too many tokens"}}')
             except OSError:
                 pass  # the client has left
-            finally:
-                with stand_in.lock:
-                    stand_in.running -= 1
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
