@@ -121,7 +121,9 @@ class Chain(Compressor):
             assign=compose_assignments(last_input.assign, tokens.assign),
         )
         losses = {f"{output.label}/{name}": loss for output in outputs for name, loss in output.out.losses.items()}
-        return Compressed(out, losses, original_scores(outputs), outputs[-1].out.handover, outputs[-1].out.key_bias)
+        reads = {name: stage.query_aware for name, stage in zip(self.stage_names, self._stages, strict=True)}
+        scoring = [output for output in outputs if reads[output.label] == self.query_aware]
+        return Compressed(out, losses, original_scores(scoring), outputs[-1].out.handover, outputs[-1].out.key_bias)
 
     def limit(self, n: int) -> int:
         return self._last.limit(n)

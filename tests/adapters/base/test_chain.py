@@ -516,6 +516,16 @@ def test_scores_are_expanded_to_the_original_tokens(clean_registry) -> None:
     assert framefold.build("scoring_of_a_test+scoring_of_a_test", 2)(dense).scores is None  # ambiguous
 
 
+def test_scores_of_a_chain_that_reads_the_question_are_those_of_the_stage_that_reads_it() -> None:
+    torch.manual_seed(0)
+    dense, question = VideoTokens.from_grid(torch.randn(8, 2, 2, 16)), torch.randn(5, 16)
+    chain = framefold.build("fila+qtsplus", 8, fila={"members": "cluster", "scene_goal": 1}, qtsplus={"dim": 16})
+    fused = chain.stages[0](dense)
+    asked = chain.eval()(dense, question).scores
+    assert fused.scores is not None and asked is not None and chain.returns_scores
+    assert len(asked.unique()) <= len(fused.tokens) and float(asked.std()) > 0 == float(fused.scores.std())
+
+
 def test_events_are_those_of_the_last_stage() -> None:
     dense = wrap(features((12, 3, 4)))
     alone = framefold.build("st_simdiff").events(dense)
