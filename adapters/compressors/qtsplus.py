@@ -36,9 +36,9 @@ class QTSplus(Compressor):
     the others have the highest scores. Re-encoding is self-attention among the kept tokens and starts as the identity.
 
     During training, the selection by score is sampled: logistic noise is added to the scores minus the soft threshold
-    that keeps the same number of tokens in expectation, in units of ``tau``. The gate is a log-bias (of value zero) on
-    the attention to a token in the re-encoding; multiplied by the token itself, the norms of the host would cancel it.
-    The scores are returned for distillation, which trains the selection (``training/losses.py``).
+    that keeps as many tokens in expectation, in units of ``tau``. The gate is a log-bias (of value zero) on attention
+    to a token in the re-encoding; multiplied by the token itself, the norms of the host would cancel it. The scores are
+    returned for distillation (``training/losses.py``), which trains the selection.
 
     With ``budget="auto"``, a head predicts a ratio between rho_min and rho_max from question and scores; its cost is
     added to the losses ("flops", "kv", "smooth").
@@ -55,7 +55,7 @@ class QTSplus(Compressor):
         scoring_layers: number of scoring blocks.
         reencode_layers: number of re-encoding blocks.
         context: width of a network that adds the surroundings of a token in time and space to its keys, see
-            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper and "official".
         heads: number of attention heads; None: one per 64 channels.
         kv_heads: number of key-value heads; None: as many as heads.
         tau: temperature of the gate.
@@ -127,7 +127,8 @@ class QTSplus(Compressor):
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE]
         wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
         wrong += [] if self.variant in ("exact", "official") else ["variant"]
-        wrong += [key for key in ("reencode_layers", "context") if not 0 <= getattr(self, key) <= MAX_SIZE]
+        wrong += [] if 0 <= self.reencode_layers <= MAX_SIZE else ["reencode_layers"]
+        wrong += [] if 0 <= self.context <= MAX_SIZE * (self.variant == "exact") else ["context"]
         wrong += [key for key, fits in (("coverage", 0 <= self.coverage <= 1), ("tau", self.tau > 0)) if not fits]
         least = self.rho_min > 0 or self.rho_min == 0 < self.rho_max and self.variant == "official"
         wrong += [] if least and self.rho_min <= self.rho_max <= 1 else ["rho_min", "rho_max"]
@@ -223,8 +224,7 @@ class QTSplus(Compressor):
         blocks: Any = self.reencode
         for block in blocks:
             x = block.reencode(x, position, log_gate)
-        # The last term gives the scores a gradient even if there are no blocks.
-        return (x - start).to(wide.dtype) * scale + 0.0 * log_gate.sum()
+        return (x - start).to(wide.dtype) * scale + 0.0 * log_gate.sum()  # which the scores need if there are no blocks
 
     def score(self, x: Tensor, question: Tensor, position: Tensor) -> Tensor:
         """Return the (N,) logarithms of the largest attention weights, in fp32 or wider.

@@ -163,7 +163,7 @@ def _load(server: OpenAIServer, chats: Iterable[dict[str, Any]], concurrency: in
             return [future.result() for future in futures], time.perf_counter() - start
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
-            server.close()  # else the threads would wait for answers that nobody needs
+            server.close()  # ends the requests that are under way, so that their threads return
             raise
 
 

@@ -135,6 +135,11 @@ def test_scores_that_ignore_the_question_learn_the_evidence_of_all_questions_abo
     torch.testing.assert_close(value, torch.stack(losses).mean())
     value.backward()
     assert bool(blind.score.grad.any())
+    attention = teacher_outputs(host, batch, TeacherAttention()).attention
+    values = compute_losses(host, batch, answers, {"attention": 1.0, "rank": 1.0})
+    of_each = [answers.prepared.scores[video] for video in batch.rows.video.tolist()]
+    torch.testing.assert_close(values["attention"], listwise_loss(of_each, attention))
+    assert 0 < float(values["rank"].detach()) < 2
 
 
 def test_evidence_loss_uses_the_evidence_of_each_question(host: Any, batch: Any) -> None:

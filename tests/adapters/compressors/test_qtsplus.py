@@ -178,6 +178,12 @@ def test_context_starts_without_effect_and_tells_a_moving_token_from_a_still_one
     assert float((told[2, 1, 1] - told[2, 3, 3]).abs()) > 1e-2
 
 
+def test_the_release_has_no_context() -> None:
+    for wrong in ({"variant": "official", "context": 8}, {"context": -1}, {"context": 2**30}):
+        with pytest.raises(ConfigError, match="context"):
+            framefold.build("qtsplus", **wrong)
+
+
 def test_ties_go_to_the_lower_index() -> None:
     constant = VideoTokens.from_grid(noise(WIDTH).expand(8, 2, 2, WIDTH))
     assert make(5, coverage=0.0).eval()(constant, question()).tokens.index.tolist() == [0, 1, 2, 3, 4]
