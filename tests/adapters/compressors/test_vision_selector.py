@@ -83,6 +83,13 @@ def test_coverage_keeps_evenly_spaced_tokens_beside_the_best() -> None:
     torch.testing.assert_close(soft.key_bias[~covering], nn.functional.logsigmoid(margin)[soft.tokens.index[~covering]])
 
 
+def test_coverage_leaves_one_token_to_the_scores() -> None:
+    clip, selector = wrap(features((6, 3, 4))), moved(fresh(1, coverage=0.9))
+    best = int(selector.score(clip, None).argmax())
+    assert selector.eval()(clip).tokens.index.tolist() == [best]
+    assert bool(selector.train()(clip).key_bias.isfinite().all())
+
+
 def test_the_weights_of_all_tokens_sum_to_the_budget() -> None:
     clip = wrap(features((6, 3, 4)))
     for tau in (0.01, 0.5, 5.0):
