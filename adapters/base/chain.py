@@ -9,7 +9,7 @@ import inspect
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -108,10 +108,12 @@ class Chain(Compressor):
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         if self.budget != AUTO:
             k = budget_tokens(self.budget, len(video))  # without what the last stage adds to it
-        last_input, outputs = self._run_leading_stages(video, k, query)
+        leading = partial(self._run_leading_stages, video, k, query)
+        reads_question = any(stage.query_aware for stage in self._stages[:-1])
+        last_input, outputs = leading() if reads_question else video.once(self, leading)
         last, dense = self._last, last_input.video
         last.budget = self.budget if self.budget == AUTO or len(dense) == len(video) else stage_budget(last, k, dense)
-        outputs.append(StageOutput(self.stage_names[-1], last(dense, query), last_input.assign))
+        outputs = [*outputs, StageOutput(self.stage_names[-1], last(dense, query), last_input.assign)]
         tokens = outputs[-1].out.tokens
         out = replace(
             video,

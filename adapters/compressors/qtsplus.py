@@ -197,12 +197,9 @@ class QTSplus(Compressor):
         assert query is not None and self.scoring is not None  # checked and created by forward()
         if self.variant == "official":
             return self._compress_official(video, k, query)
-        dtype = self.time.weight.dtype
-        x, question = video.features.to(dtype), query.to(dtype)
-        position = self.time(time_features(video).to(dtype))
-        if self.surroundings is not None:
-            position = position + self.surroundings(unit_frames(video.features, video.grid)).to(dtype)
-        scores = self.score(x, question, position)
+        question = query.to(self.time.weight.dtype)
+        position, keys = video.once(self, partial(self._read_video, video))
+        scores = self.score(video, question, position, keys)
         losses: dict[str, Tensor] = {}
         expected: Tensor = scores.new_tensor(float(k))
         if self.head is not None:
@@ -226,20 +223,23 @@ class QTSplus(Compressor):
             x = block.reencode(x, position, log_gate)
         return (x - start).to(wide.dtype) * scale + 0.0 * log_gate.sum()  # which the scores need if there are no blocks
 
-    def score(self, x: Tensor, question: Tensor, position: Tensor) -> Tensor:
-        """Return the (N,) logarithms of the largest attention weights, in fp32 or wider.
+    def _read_video(self, video: VideoTokens) -> tuple[Tensor, Tensor]:
+        """Return (N, D) of time and surroundings, which is added to the tokens, and the keys of the last block."""
+        dtype = self.time.weight.dtype
+        position = self.time(time_features(video).to(dtype))
+        if self.surroundings is not None:
+            position = position + self.surroundings(unit_frames(video.features, video.grid)).to(dtype)
+        last: Any = self.scoring[-1]  # type: ignore[index]
+        return position, last.project_keys(video.features.to(dtype), position)
 
-        Args:
-            x: (N, D) tokens.
-            question: (L, D) embeddings.
-            position: (N, D) encoding of the times of the tokens.
-        """
+    def score(self, video: VideoTokens, question: Tensor, position: Tensor, keys: Tensor) -> Tensor:
+        """Return the (N,) logarithms of the largest attention weights, in fp32 or wider; see :meth:`_read_video`."""
         assert self.scoring is not None
         blocks: Any = self.scoring
         for block in blocks[:-1]:
-            question, _ = block(question, x, position)
-        log_attention: Tensor = blocks[-1].log_attention(question, x, position)
-        return log_attention.amax((0, 1))
+            question, _ = block(question, video.features.to(position.dtype), position)
+        logits: Tensor = blocks[-1].logits(question, keys)
+        return logits.log_softmax(-1).amax((0, 1))
 
     def _select(self, scores: Tensor, k: int, expected: Tensor) -> tuple[Tensor, Tensor]:
         """Return the (k,) rows to keep, and their log-gates, zeros with the gradients of the gates.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -121,9 +122,7 @@ class XPool(Pool):
         """Return (N,) logits of the weights, in fp32 or wider."""
         assert self.key is not None  # created by materialize()
         dtype = self.key.weight.dtype
-        keys = self.key(_unit(video.features).to(dtype)) + self.time(time_features(video).to(dtype))
-        if self.surroundings is not None:
-            keys = keys + self.surroundings(unit_frames(video.features, video.grid)).to(keys.dtype)
+        keys = video.once(self, partial(self.keys, video))
         asked = self.content[None]
         if self.query is not None:
             assert query is not None  # checked by forward()
@@ -132,6 +131,15 @@ class XPool(Pool):
         with torch.autocast(keys.device.type, enabled=False):
             logits: Tensor = keys.to(wide) @ asked.to(wide).T / self.inner**0.5
         return logits.amax(1)
+
+    def keys(self, video: VideoTokens) -> Tensor:
+        """Return (N, inner) keys, which do not depend on the question."""
+        assert self.key is not None
+        dtype = self.key.weight.dtype
+        keys: Tensor = self.key(_unit(video.features).to(dtype)) + self.time(time_features(video).to(dtype))
+        if self.surroundings is not None:
+            keys = keys + self.surroundings(unit_frames(video.features, video.grid)).to(keys.dtype)
+        return keys
 
 
 def _unit(x: Tensor) -> Tensor:

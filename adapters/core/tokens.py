@@ -6,13 +6,16 @@ padded here, so videos of a batch cannot influence each other; hosts pad their o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from framefold.errors import InputError
+
+Result = TypeVar("Result")
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -29,6 +32,8 @@ class VideoTokens:
         assign: (T*H*W,) int64 output row of each original token, -1 if it was dropped.
         times: (T,) float32 time of each frame in seconds.
         attention: (T*H*W,) attention that each original token received in the vision encoder, or None.
+        cache: results that all questions about the video share within one forward pass, see :meth:`once`; None to
+            share nothing.
     """
 
     features: Tensor
@@ -38,6 +43,7 @@ class VideoTokens:
     assign: Tensor
     times: Tensor
     attention: Tensor | None = None
+    cache: dict[tuple[int, int], tuple[Any, ...]] | None = field(default=None, repr=False)
 
     @classmethod
     def from_grid(cls, features: Tensor, times: Tensor | None = None, attention: Tensor | None = None) -> VideoTokens:
@@ -101,6 +107,20 @@ class VideoTokens:
         if not self.is_dense:
             raise InputError(f"{len(self)} tokens do not fill the {self.grid} grid: compress the dense video first")
         return self.features.reshape(*self.grid, self.width)
+
+    def once(self, owner: object, compute: Callable[[], Result]) -> Result:
+        """Return ``compute()``, computed once per owner if the video has a cache.
+
+        A query-aware compressor computes in it what does not depend on the question. Hosts give a video a cache for the
+        questions of one forward pass, in which the weights of the owner do not change.
+        """
+        if self.cache is None:
+            return compute()
+        key = id(owner), id(self.features)  # replace(video, features=...) keeps the cache
+        if key not in self.cache:
+            self.cache[key] = owner, self.features, compute()  # both are kept, so that their ids are not reused
+        result: Result = self.cache[key][-1]
+        return result
 
     def keep(self, rows: Tensor) -> VideoTokens:
         """Keep the given rows, with unchanged features, and drop the others.

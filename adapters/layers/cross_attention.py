@@ -105,24 +105,31 @@ class CrossAttentionBlock(nn.Module):
                 parameter.copy_(source)
         return fitted
 
-    def logits(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
+    def project_keys(self, keys: Tensor, position: Tensor | None = None) -> Tensor:
+        """Return the (g, M, d) projected keys, which do not depend on the queries.
+
+        Args:
+            keys: (M, D).
+            position: (M, D) added to the normalized keys, such as an encoding of time.
+        """
+        return self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads)
+
+    def logits(self, queries: Tensor, key: Tensor) -> Tensor:
         """Return the (h, L, M) logits of the attention, in fp32 or wider.
 
         Args:
             queries: (L, D).
-            keys: (M, D).
-            position: (M, D) added to the normalized keys, such as an encoding of time.
+            key: (g, M, d) of :meth:`project_keys`.
         """
         query = self._heads(self.q_proj(self.q_norm(queries)), self.heads)
-        key = self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads)
         key = key.repeat_interleave(self.heads // self.kv_heads, -3)
         wide = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
             return query.to(wide) @ key.to(wide).transpose(-1, -2) / query.shape[-1] ** 0.5
 
     def log_attention(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> Tensor:
-        """Return the (h, L, M) logarithms of the attention weights; see :meth:`logits`."""
-        return self.logits(queries, keys, position).log_softmax(-1)
+        """Return the (h, L, M) logarithms of the attention weights; see :meth:`project_keys`."""
+        return self.logits(queries, self.project_keys(keys, position)).log_softmax(-1)
 
     def forward(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the (L, D) updated queries and the (h, L, M) logarithms of the attention weights."""

@@ -232,9 +232,14 @@ def _compress(
         raise InputError(f"times must have one entry for each of the {len(videos)} videos, got {len(times)}")
     outputs = []
     losses: dict[str, list[Tensor]] = {}
+    wrapped: dict[tuple[int, ...], VideoTokens] = {}  # rows that ask about the same video share what is computed of it
     for (compressor, clip), question, seconds in zip(videos, queries, times, strict=True):
         seconds = clip.times if seconds is None else seconds
-        video = VideoTokens.from_grid(clip.features, times=seconds, attention=clip.attention)
+        same = id(clip.features), id(seconds), id(clip.attention)
+        if same not in wrapped:
+            video = VideoTokens.from_grid(clip.features, times=seconds, attention=clip.attention)
+            wrapped[same] = replace(video, cache={})
+        video = wrapped[same]
         question = None if question is None else question.to(clip.features.device)
         outputs.append(check_tokens(compressor(video, question), video))
         for name, loss in outputs[-1].losses.items():

@@ -526,6 +526,19 @@ def test_scores_of_a_chain_that_reads_the_question_are_those_of_the_stage_that_r
     assert len(asked.unique()) <= len(fused.tokens) and float(asked.std()) > 0 == float(fused.scores.std())
 
 
+def test_questions_about_a_video_share_the_stages_that_do_not_read_them(monkeypatch) -> None:
+    torch.manual_seed(0)
+    chain = framefold.build("storm+qtsplus", 8, storm={"dim": 16}, qtsplus={"dim": 16}).eval()
+    dense, questions = VideoTokens.from_grid(torch.randn(8, 2, 2, 16)), torch.randn(2, 5, 16)
+    expected = [chain(dense, one).tokens for one in questions]
+    runs, encode = [], chain.stages[0].encode
+    monkeypatch.setattr(chain.stages[0], "encode", lambda *given: runs.append(1) or encode(*given))
+    shared = replace(dense, cache={})
+    for one, tokens in zip(questions, expected, strict=True):
+        assert same(chain(shared, one).tokens, tokens)
+    assert len(runs) == 1 and not torch.equal(expected[0].index, expected[1].index)
+
+
 def test_events_are_those_of_the_last_stage() -> None:
     dense = wrap(features((12, 3, 4)))
     alone = framefold.build("st_simdiff").events(dense)

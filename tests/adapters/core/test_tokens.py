@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,19 @@ def test_invalid_times_and_attention_are_refused() -> None:
 def test_incomplete_tokens_are_no_grid() -> None:
     with pytest.raises(InputError, match="do not fill"):
         VideoTokens.from_grid(torch.zeros(6, 3, 4, 16)).keep(torch.tensor([3])).as_grid()
+
+
+def test_a_result_that_questions_share_is_computed_once_per_owner_and_features() -> None:
+    video = replace(VideoTokens.from_grid(torch.zeros(2, 2, 2, 3)), cache={})
+    calls: list[str] = []
+
+    def once(owner: object, tokens: VideoTokens, value: str) -> str:
+        return tokens.once(owner, lambda: calls.append(value) or value)  # type: ignore[func-returns-value]
+
+    first, second = object(), object()
+    assert [once(first, video, "a"), once(first, video, "b"), once(second, video, "c")] == ["a", "a", "c"]
+    other = replace(video, features=video.features + 1)
+    assert [once(first, other, "d"), once(first, replace(other, times=video.times), "e")] == ["d", "d"]
+    assert [once(first, video, "f"), calls] == ["a", ["a", "c", "d"]]
+    alone = replace(video, cache=None)
+    assert [once(first, alone, "g"), once(first, alone, "h")] == ["g", "h"]

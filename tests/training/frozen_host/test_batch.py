@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,33 @@ def test_what_reads_no_attention_keeps_one_prefill_for_many_questions(host: Any,
 def test_a_prefix_without_its_question_is_refused(host: Any, batch: Any) -> None:
     with pytest.raises(InputError, match="acts inside the language model"):
         compress_batch(host, framefold.build("fastv", 0.5), batch.one_video_per_question())
+
+
+@pytest.mark.parametrize("name", ["qtsplus", "xpool"])
+def test_questions_share_what_is_read_of_their_video_alone(host: Any, batch: Any, name: str) -> None:
+    compressor = framefold.build(name, 0.25, context=8)
+    with torch.no_grad():
+        answer_questions(host, compressor, batch)  # creates the weights
+        for parameter in compressor.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    runs: list[int] = []
+    compressor.surroundings.register_forward_hook(lambda *_: runs.append(1))
+    together = answer_questions(host, compressor, batch).prepared.scores
+    assert len(runs) == len(SAMPLES)
+    torch.stack([scores.square().sum() for scores in together]).sum().backward()
+    shared = [parameter.grad for parameter in compressor.parameters()]
+
+    compressor.zero_grad()
+    asked = batch.one_video_per_question()
+    alone = [answer_questions(host, compressor, encode_batch(host, [one])) for one in _single_questions()]
+    assert len(runs) == len(SAMPLES) + len(asked.encoded)
+    torch.stack([one.prepared.scores[0].square().sum() for one in alone]).sum().backward()
+    for scores, one in zip(together, alone, strict=True):
+        assert torch.allclose(scores, one.prepared.scores[0], atol=1e-4)
+    for (key, parameter), grad in zip(compressor.named_parameters(), shared, strict=True):
+        assert (grad is None) == (parameter.grad is None), key
+        assert grad is None or torch.allclose(grad, parameter.grad, rtol=1e-3, atol=1e-3 * grad.abs().max()), key
+
+
+def _single_questions() -> list[Any]:
+    return [replace(sample, questions=[question]) for sample in SAMPLES for question in sample.questions]
