@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
-from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
+from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
 from framefold.errors import ConfigError
 
 from .scene_mean import Members, SceneMean, Scenes
-
-MAX_CONTEXT = 2**16  # a config could otherwise request any amount of memory
 
 
 class FiLA(SceneMean):
@@ -41,8 +39,8 @@ class FiLA(SceneMean):
         unit_norm: see :class:`~framefold.adapters.compressors.scene_mean.SceneMean`.
         weight_shape: static weights per position ("n1") or per position and channel ("nd", the paper).
         dynamic: add the content score.
-        context: width of the network that reads the surroundings, see
-            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none.
+        context: widths of the layers of the network that reads the surroundings, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; empty: none.
         dim: token width D; None: that of the first video.
         grid: (H, W) of the static table; None: that of the first video.
 
@@ -69,7 +67,7 @@ class FiLA(SceneMean):
         unit_norm: bool = False,
         weight_shape: Literal["n1", "nd"] = "n1",
         dynamic: bool = True,
-        context: int = 0,
+        context: tuple[int, ...] = (),
         dim: int | None = None,
         grid: tuple[int, int] | None = None,
     ) -> None:
@@ -80,8 +78,9 @@ class FiLA(SceneMean):
             raise ConfigError(f"fila: weight_shape must be 'n1' or 'nd', got {weight_shape!r}")
         if dim is not None and dim < 1 or grid is not None and min(grid) < 1:
             raise ConfigError(f"fila: dim and grid must be positive, got {dim} and {grid}")
-        if not 0 <= context <= MAX_CONTEXT or context and not dynamic:
-            raise ConfigError(f"fila: context must be 0 to {MAX_CONTEXT}, and needs dynamic, got {context}")
+        check_context(self.name, context)
+        if context and not dynamic:
+            raise ConfigError("fila: context adds to the content score of dynamic weights: set dynamic, or drop it")
         self.weight_shape, self.dynamic, self.context, self.dim, self.grid = weight_shape, dynamic, context, dim, grid
         self.returns_scores = dynamic
         self.static: nn.Parameter | None = None

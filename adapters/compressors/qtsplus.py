@@ -16,7 +16,7 @@ from framefold.adapters.core.budget import AUTO, Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.budget_head import BudgetHead
-from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
+from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
 from framefold.adapters.layers.cross_attention import CrossAttentionBlock
 from framefold.adapters.layers.soft_threshold import soft_threshold
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
@@ -54,8 +54,8 @@ class QTSplus(Compressor):
         coverage: fraction of the budget for evenly spaced tokens.
         scoring_layers: number of scoring blocks.
         reencode_layers: number of re-encoding blocks.
-        context: width of a network that adds the surroundings of a token in time and space to its keys, see
-            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper and "official".
+        context: widths of the layers of a network that adds the surroundings of a token to its keys, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; empty: none, as in "official".
         heads: number of attention heads; None: one per 64 channels.
         kv_heads: number of key-value heads; None: as many as heads.
         tau: temperature of the gate.
@@ -93,7 +93,7 @@ class QTSplus(Compressor):
         coverage: float = 0.5,
         scoring_layers: int = 1,
         reencode_layers: int = 1,
-        context: int = 0,
+        context: tuple[int, ...] = (),
         heads: int | None = None,
         kv_heads: int | None = None,
         tau: float = 0.5,
@@ -114,10 +114,10 @@ class QTSplus(Compressor):
         self.tau, self.noise, self.rho_min, self.rho_max = tau, noise, rho_min, rho_max
         self.cost_flops, self.cost_kv, self.cost_smooth = cost_flops, cost_kv, cost_smooth
         self.budget_head = self.budget == AUTO if budget_head is None else budget_head
+        check_context(self.name, context)
         self._check()
         self.predicts_budget, self.ratios = self.budget_head, release.RunningMean()  # ratios for "official"
-        self.budget = budget  # again, because "auto" is valid only with a head
-        self.exact_budget = variant == "exact"  # modules start in training mode, see train()
+        self.budget, self.exact_budget = budget, variant == "exact"  # "auto" is valid only with a head; see train()
         self.scoring: nn.ModuleList | None = None
         if dim is not None:
             self.materialize(dim, (1, 1))
@@ -126,10 +126,10 @@ class QTSplus(Compressor):
         sizes = ("scoring_layers", "n_max", "heads", "kv_heads", "dim")
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE]
         wrong += [key for key in ("cost_flops", "cost_kv", "cost_smooth", "noise") if getattr(self, key) < 0]
-        wrong += [] if self.variant in ("exact", "official") else ["variant"]
-        wrong += [] if 0 <= self.reencode_layers <= MAX_SIZE else ["reencode_layers"]
-        wrong += [] if 0 <= self.context <= MAX_SIZE * (self.variant == "exact") else ["context"]
-        wrong += [key for key, fits in (("coverage", 0 <= self.coverage <= 1), ("tau", self.tau > 0)) if not fits]
+        fits = {"variant": self.variant in ("exact", "official"), "coverage": 0 <= self.coverage <= 1}
+        fits |= {"reencode_layers": 0 <= self.reencode_layers <= MAX_SIZE, "tau": self.tau > 0}
+        fits |= {"context": not self.context or self.variant == "exact"}
+        wrong += [key for key, fit in fits.items() if not fit]
         least = self.rho_min > 0 or self.rho_min == 0 < self.rho_max and self.variant == "official"
         wrong += [] if least and self.rho_min <= self.rho_max <= 1 else ["rho_min", "rho_max"]
         if wrong:

@@ -10,7 +10,7 @@ from framefold.adapters.base.trained_selector import MAX_SIZE, TrainedSelector, 
 from framefold.adapters.core.budget import Budget, budget_tokens
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
-from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
+from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
 from framefold.adapters.layers.soft_threshold import soft_threshold
 from framefold.adapters.ops.selection import exact_topk, top_and_even
 from framefold.errors import ConfigError
@@ -40,8 +40,8 @@ class VisionSelector(TrainedSelector):
         tau: temperature of the weights, in standard deviations of the scores of ``counterpart``.
         entering_factor: how many times the budget enters the language model during training.
         bce: weight of the loss "bce"; without it (0), nothing is returned.
-        context: width of the network that reads the surroundings, see
-            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
+        context: widths of the layers of the network that reads the surroundings, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; empty: none, as in the paper.
         coverage: fraction of the budget for evenly spaced tokens.
         dim: token width D; None: that of the first video.
 
@@ -70,7 +70,7 @@ class VisionSelector(TrainedSelector):
         tau: float = 0.5,
         entering_factor: float = 4.0,
         bce: float = 0.1,
-        context: int = 0,
+        context: tuple[int, ...] = (),
         coverage: float = 0.0,
         dim: int | None = None,
     ) -> None:
@@ -81,8 +81,7 @@ class VisionSelector(TrainedSelector):
                 f"vision_selector: tau must be {1 / MAX_SIZE:g} to {MAX_SIZE}, entering_factor 1 to {MOST_ENTERING} and"
                 f" bce 0 to {MAX_SIZE}, got {tau}, {entering_factor} and {bce}"
             )
-        if not 0 <= context <= MAX_SIZE:
-            raise ConfigError(f"vision_selector: context must be 0 to {MAX_SIZE}, got {context}")
+        check_context(self.name, context)
         self.tau, self.entering_factor, self.bce, self.context = tau, entering_factor, bce, context
         self.query: nn.Linear | None = None
         self.surroundings: ContextNetwork | None = None

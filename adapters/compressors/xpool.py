@@ -13,7 +13,7 @@ from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
-from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
+from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
 from framefold.adapters.ops.segments import segment_sum, weighted_segment_sum
 from framefold.errors import ConfigError
@@ -42,8 +42,8 @@ class XPool(Pool):
         spatial: see :class:`~framefold.adapters.compressors.pool.Pool`.
         reads: "question", or "nothing" for weights that depend on the tokens alone, a control.
         inner: width of keys and queries.
-        context: width of a network that adds the surroundings of a token in time and space to its key, see
-            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; 0: none, as in the paper.
+        context: widths of the layers of a network that adds the surroundings of a token to its key, see
+            :class:`~framefold.adapters.layers.context_network.ContextNetwork`; empty: none, as in the paper.
         dim: token width D; None: that of the first video.
 
     Raises:
@@ -72,7 +72,7 @@ class XPool(Pool):
         spatial: int = 1,
         reads: Literal["question", "nothing"] = "question",
         inner: int = 64,
-        context: int = 0,
+        context: tuple[int, ...] = (),
         dim: int | None = None,
     ) -> None:
         super().__init__(budget, spatial=spatial)
@@ -81,8 +81,7 @@ class XPool(Pool):
         for key, value in {"inner": inner, "dim": dim}.items():
             if value is not None and not 1 <= value <= MAX_SIZE:
                 raise ConfigError(f"xpool: {key} is out of range: {value}")
-        if not 0 <= context <= MAX_SIZE:
-            raise ConfigError(f"xpool: context is out of range: {context}")
+        check_context(self.name, context)
         self.reads, self.inner, self.context, self.dim = reads, inner, context, dim
         self.query_aware = reads == "question"  # type: ignore[misc]
         self.key: nn.Linear | None = None

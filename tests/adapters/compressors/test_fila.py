@@ -278,20 +278,20 @@ def test_a_config_cannot_ask_for_billions_of_weights() -> None:
 
 def test_it_returns_its_content_scores_and_context_adds_to_them() -> None:
     video = scenes_video((7, 4, 5))
-    for params in ({}, {"context": 8}):
+    for params in ({}, {"context": (8, 4)}):
         compressor = framefold.build("fila", 10, dim=8, grid=(2, 3), **params)
         fresh = compressor(video)
         assert fresh.scores is not None and fresh.scores.shape == (96,) and not fresh.scores.any()
         assert torch.equal(fresh.tokens.features, framefold.build("scene_mean", 10)(video).tokens.features)
         fresh.scores.sum().backward()
         assert all(parameter.grad is not None for parameter in compressor.parameters()), params
-    compressor.surroundings.out.weight.data += noise(1, 8)
+    compressor.surroundings.out.weight.data += noise(1, 4)
     changed = compressor(video)
     frames = video.features / video.features.square().mean().sqrt()
     with torch.no_grad():
         torch.testing.assert_close(changed.scores, compressor.surroundings(frames.view(16, 2, 3, 8))[:, 0])
     assert not torch.equal(changed.tokens.features, fresh.tokens.features)
     assert framefold.build("fila", 10, dynamic=False)(video).scores is None
-    for wrong in ({"context": -1}, {"context": 8, "dynamic": False}):
+    for wrong in ({"context": (-1,)}, {"context": (8,), "dynamic": False}):
         with pytest.raises(ConfigError, match="context"):
             framefold.build("fila", 10, **wrong)

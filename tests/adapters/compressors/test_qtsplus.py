@@ -165,7 +165,7 @@ def test_the_encoding_of_time_starts_without_effect() -> None:
 
 
 def test_context_starts_without_effect_and_tells_a_moving_token_from_a_still_one() -> None:
-    plain, compressor = make(0.5, coverage=0.0).eval(), make(0.5, coverage=0.0, context=16).eval()
+    plain, compressor = make(0.5, coverage=0.0).eval(), make(0.5, coverage=0.0, context=(16,)).eval()
     compressor.load_state_dict(plain.state_dict(), strict=False)
     x = noise(WIDTH).expand(6, 4, 4, WIDTH).clone()
     x[2, 1, 1] = x[:, 3, 3] = noise(WIDTH, seed=1)  # one shows up in one frame, the other in all
@@ -179,7 +179,7 @@ def test_context_starts_without_effect_and_tells_a_moving_token_from_a_still_one
 
 
 def test_the_release_has_no_context() -> None:
-    for wrong in ({"variant": "official", "context": 8}, {"context": -1}, {"context": 2**30}):
+    for wrong in ({"variant": "official", "context": (8,)}, {"context": (-1,)}, {"context": (2**30,)}):
         with pytest.raises(ConfigError, match="context"):
             framefold.build("qtsplus", **wrong)
 

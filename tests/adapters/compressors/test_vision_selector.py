@@ -54,7 +54,7 @@ def test_the_learned_score_is_the_mean_product_with_all_tokens() -> None:
 
 
 def test_context_adds_a_score_of_the_surroundings_and_starts_without_effect() -> None:
-    clip, selector = wrap(features((6, 3, 4))), fresh(context=16)
+    clip, selector = wrap(features((6, 3, 4))), fresh(context=(16, 8))
     plain = framefold.build("mean_similarity", 0.25)
     assert torch.equal(selector.eval().score(clip, None), plain.score(clip, None))
     linear = moved(selector).learned(clip, None)
@@ -200,8 +200,19 @@ def test_a_chain_trains_it_as_its_last_stage() -> None:
 
 
 def test_wrong_parameters_are_refused() -> None:
-    wrong = ({"tau": 0.0}, {"tau": 1e-40}, {"entering_factor": 0.5}, {"bce": -1.0}, {"bce": 1e300})
-    for params in (*wrong, {"inner": 0}, {"dim": 0}, {"context": -1}, {"coverage": 1.0}, {"coverage": -0.1}):
+    wrong: list[dict[str, Any]] = [
+        {"tau": 0.0},
+        {"tau": 1e-40},
+        {"entering_factor": 0.5},
+        {"bce": -1.0},
+        {"bce": 1e300},
+        {"inner": 0},
+        {"dim": 0},
+        {"context": (0,)},
+        {"coverage": 1.0},
+        {"coverage": -0.1},
+    ]
+    for params in wrong:
         with pytest.raises(ConfigError, match="vision_selector"):
             framefold.build("vision_selector", **params)
     with pytest.raises(ConfigError, match="uniform gives tokens no scores"):

@@ -40,7 +40,7 @@ def moved(budget: float | int = 0.2, **params: Any) -> Any:
 
 
 def test_untrained_it_equals_pool_bit_by_bit() -> None:
-    for spatial, reads, context in itertools.product((1, 2), ("question", "nothing"), (0, 8)):
+    for spatial, reads, context in itertools.product((1, 2), ("question", "nothing"), ((), (8, 8))):
         fresh = framefold.build("xpool", spatial=spatial, reads=reads, context=context)
         plain = framefold.build("pool", spatial=spatial)
         for dtype, budget in itertools.product((torch.float32, torch.bfloat16, torch.float16, torch.float64), BUDGETS):
@@ -53,7 +53,7 @@ def test_untrained_it_equals_pool_bit_by_bit() -> None:
 
 
 def test_context_adds_to_the_keys() -> None:
-    compressor, clip = moved(spatial=2, context=8), video()
+    compressor, clip = moved(spatial=2, context=(8,)), video()
     both = compressor.logits(clip, words())
     frames = (clip.features / clip.features.square().mean().sqrt()).view(12, 3, 4, WIDTH)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_context_adds_to_the_keys() -> None:
         assert float((both - plain).abs().max()) > 1e-2
         assert bool(((both - plain).abs() <= added.abs().amax(1) + 1e-4).all())
     with pytest.raises(ConfigError, match="context"):
-        framefold.build("xpool", context=-1)
+        framefold.build("xpool", context=(-1,))
 
 
 def test_weights_are_the_softmax_of_the_best_word_over_a_group() -> None:

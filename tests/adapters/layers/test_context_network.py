@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from framefold.adapters.layers.context_network import ContextNetwork, unit_frames
+from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
+from framefold.errors import ConfigError
 from tests.support.videos import noise
 
 
-def moved(outputs: int = 3) -> ContextNetwork:
+def moved(outputs: int = 3, layers: int = 1) -> ContextNetwork:
     torch.manual_seed(0)
-    network = ContextNetwork(8, 16, outputs)
+    network = ContextNetwork(8, [16] * layers, outputs)
     torch.nn.init.normal_(network.out.weight)
     return network
 
 
 def test_it_starts_at_zero_and_learns_from_the_first_step() -> None:
-    network, frames = ContextNetwork(8, 16, 3), noise(4, 3, 5, 8)
+    network, frames = ContextNetwork(8, [16], 3), noise(4, 3, 5, 8)
     out = network(frames)
     assert out.shape == (60, 3) and not out.any()
     out.sum().backward()
@@ -37,10 +39,26 @@ def test_a_token_reads_its_neighbours_in_the_frame_and_its_place_in_the_frames_a
     assert torch.equal(read, expected)
 
 
+def test_every_layer_reads_one_frame_and_one_token_further() -> None:
+    frames, network = noise(7, 7, 7, 8), moved(layers=2)
+    before = network(frames).view(7, 7, 7, 3)[3, 3, 3]
+    for place, reads in {(1, 3, 3): True, (5, 3, 3): True, (3, 1, 5): True, (0, 3, 3): False, (3, 0, 3): False}.items():
+        other = frames.clone()
+        other[place] += 1.0
+        assert torch.equal(network(other).view(7, 7, 7, 3)[3, 3, 3], before) != reads, place
+
+
+def test_widths_out_of_range_are_refused() -> None:
+    for wrong in ((0,), (8, -1), (2**30,), (8,) * 17):
+        with pytest.raises(ConfigError, match="name: context must be"):
+            check_context("name", wrong)
+    check_context("name", ())
+
+
 def test_the_mean_at_the_border_counts_existing_neighbours_only() -> None:
     network = moved(1)
     with torch.no_grad():
-        network.hidden.weight[:, :24] = 0  # reads the mean of the neighbours alone
+        network.layers[0].weight[:, :24] = 0  # reads the mean of the neighbours alone
         out = network(torch.ones(2, 3, 3, 8)).view(2, 3, 3)
     torch.testing.assert_close(out, out[0, 1, 1].expand(2, 3, 3))
 

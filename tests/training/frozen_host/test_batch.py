@@ -82,7 +82,7 @@ def test_a_prefix_without_its_question_is_refused(host: Any, batch: Any) -> None
 
 @pytest.mark.parametrize("name", ["qtsplus", "xpool"])
 def test_questions_share_what_is_read_of_their_video_alone(host: Any, batch: Any, name: str) -> None:
-    compressor = framefold.build(name, 0.25, context=8)
+    compressor = framefold.build(name, 0.25, context=(8,))
     with torch.no_grad():
         answer_questions(host, compressor, batch)  # creates the weights
         for parameter in compressor.parameters():
