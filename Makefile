@@ -48,7 +48,7 @@ QUICK := $(addprefix --ignore=tests/,runs guides cli/doctor evaluation/bench eva
   conformance/test_processors.py conformance/test_pictures_beside_video.py conformance/test_compiled.py \
   cli/test_progress_of_verbs.py training/checkpoint/test_place.py training/fit/test_damaged_samples.py \
   training/fit/test_signals.py training/fit/test_resumed_settings.py adapters/pretrained/test_hub_stalls.py \
-  data/video/test_equal_bytes.py test_import_signals.py)
+  data/video/test_equal_bytes.py test_import_signals.py test_without_transformers.py)
 
 quick: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) -k "not conformance or llava_onevision" $(PYTEST_ARGS)

@@ -71,7 +71,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(".errors", __name__)
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'framefold' has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
+    from framefold.extras import named_extra
+
+    with named_extra():
+        return getattr(importlib.import_module(_MODULE_OF[name], __name__), name)
 
 
 def __dir__() -> list[str]:

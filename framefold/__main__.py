@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from framefold.errors import FramefoldError, UnknownCompressorError
+from framefold.extras import named_extra
 from framefold.import_signals import end_at_once, interrupted
 from framefold.warning_types import FramefoldWarning
 
@@ -117,19 +118,6 @@ FUNCTIONS = {
     "demo": ("cli.demo:demo", "run everything within minutes: shards, training, export, ablation, report"),
 }
 
-# Module that is missing -> the extra of framefold that installs it.
-EXTRA_OF = {
-    **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
-    **dict.fromkeys(("docstring_parser", "shtab"), "train"),
-    **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
-    "peft": "lora",
-    "mamba_ssm": "mamba",
-    "causal_conv1d": "mamba",
-    **dict.fromkeys(("matplotlib", "plotly"), "report"),
-    "wandb": "wandb",
-}
-
-
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
 DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "teacher", "ssm", "synth", "data")}
 DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue", "committed"}
@@ -208,9 +196,10 @@ def _show_warning(default: Any, text: Any, category: type[Warning], *where: Any)
 def _guarded(args: list[str], modules: list[str]) -> int:
     debug = bool(os.environ.get("FRAMEFOLD_DEBUG"))
     try:
-        if modules:
-            _import_plugins(modules)
-        return _run(args)
+        with named_extra():
+            if modules:
+                _import_plugins(modules)
+            return _run(args)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else _fail(str(error.code), 2) if error.code else 0
     except KeyboardInterrupt:
@@ -219,13 +208,8 @@ def _guarded(args: list[str], modules: list[str]) -> int:
     except BrokenPipeError:  # the reader of the output has ended, as in 'framefold list configs | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except ModuleNotFoundError as error:
-        extra = EXTRA_OF.get((error.name or "").partition(".")[0])
-        if extra is None or debug:
-            raise
-        from framefold.messages import install_command
-
-        return _fail(f"{error.name} is not installed: {install_command(extra)}", 2)
+    except ModuleNotFoundError:  # of a package that no extra installs
+        raise
     except Exception as error:
         if debug:
             raise

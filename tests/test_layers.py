@@ -14,6 +14,7 @@ from tests.support import source_tree as source
 GROUND = {
     "framefold",
     "framefold.errors",
+    "framefold.extras",
     "framefold.files",
     "framefold.import_signals",
     "framefold.messages",

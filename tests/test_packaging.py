@@ -4,6 +4,8 @@ import fnmatch
 import re
 import tomllib
 
+from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
+from framefold.extras import EXTRA_OF
 from tests.support.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -44,7 +46,16 @@ def test_every_other_file_of_a_package_is_in_the_wheel() -> None:
 
 def test_the_base_install_has_few_requirements() -> None:
     names = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
-    assert names == {"torch", "transformers", "safetensors", "huggingface_hub", "numpy", "scipy", "typing_extensions"}
+    assert names == {"torch", "safetensors", "huggingface_hub", "numpy", "scipy", "typing_extensions"}
+
+
+def test_extras_that_use_hosts_install_transformers_in_the_same_versions() -> None:
+    extras = PROJECT["project"]["optional-dependencies"]
+    (transformers,) = extras["hosts"]
+    assert transformers == f"transformers>={OLDEST_TRANSFORMERS}"
+    with_it = {name for name, requirements in extras.items() if transformers in requirements}
+    assert with_it == {"hosts", "train", "lora", "lmms"}
+    assert str(extras).count("transformers") == len(with_it)
 
 
 def test_constraints_pin_every_requirement() -> None:
@@ -54,15 +65,14 @@ def test_constraints_pin_every_requirement() -> None:
 
     groups = PROJECT["project"]["optional-dependencies"]
     for extra, requirements in {"": PROJECT["project"]["dependencies"], **groups}.items():
-        file = "constraints-lmms.txt" if extra == "lmms" else "constraints.txt"  # installed in a folder of its own
         for requirement in requirements if extra != "mamba" else []:
             name = requirement.split(">")[0].split("[")[0].lower().replace("_", "-")
-            assert name in pinned(file), f"{name} is not pinned in {file}"
+            # lmms-eval is installed in a folder of its own.
+            file = "constraints-lmms.txt" if name == "lmms-eval" else "constraints.txt"
+            assert name in pinned(file), f"{extra}: {name} is not pinned in {file}"
 
 
 def test_every_extra_named_in_messages_exists() -> None:
-    from framefold.__main__ import EXTRA_OF
-
     assert set(EXTRA_OF.values()) <= set(PROJECT["project"]["optional-dependencies"])
 
 

@@ -9,6 +9,11 @@ import importlib
 import os
 import pkgutil
 
+from framefold.extras import named_extra
+
+with named_extra():
+    importlib.import_module("transformers")
+
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.base.family import Family, list_families, register_family
 from framefold.adapters.hosts.hooks.attach import Handle, attach, detach

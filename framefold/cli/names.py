@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Literal, Union, get_args, get_origin
 
 from framefold.configs import config_names, find_config
-from framefold.errors import ConfigError
+from framefold.errors import ConfigError, MissingExtraError
 from framefold.messages import nearest, plain_text
 
 Kind = Literal["compressors", "hosts", "configs", "losses"]
@@ -64,18 +64,27 @@ def print_help(name: str) -> None:
 
     Raises:
         ConfigError: nothing has that name; the message lists the most similar names.
+        MissingExtraError: as far as is known without transformers, nothing has that name.
     """
     found: list[str] = []
     known: dict[str, Kind] = {}
+    missing: MissingExtraError | None = None
     for word in dict.fromkeys([name, *name.split("+")]):
         for kind in _KINDS:
-            for entry in list_entries(kind):
+            try:
+                entries = list_entries(kind)
+            except MissingExtraError as error:  # hosts and losses need transformers, the others do not
+                missing = error
+                continue
+            for entry in entries:
                 known[entry.name] = kind
                 if entry.name == word:
                     found.append(entry.describe())
         if found and word == name:
             break
     if len(found) < name.count("+") + 1:
+        if missing is not None:
+            raise missing
         raise ConfigError(
             f"nothing is called {name!r}{nearest(name, known)} ('framefold list compressors|hosts|configs|losses' "
             "lists all names, 'framefold VERB --help' the options of a verb)"

@@ -88,7 +88,7 @@ def test_a_missing_extra_names_the_command_that_installs_it(capsys: pytest.Captu
     monkeypatch.setitem(sys.modules, "jsonargparse", None)
     monkeypatch.delitem(sys.modules, "framefold.cli.parser", raising=False)
     assert main(["report", "--results", "x"]) == 2
-    assert f"jsonargparse is not installed: pip install -e '{ROOT}[train]'\n" in capsys.readouterr().err
+    assert f"jsonargparse is not installed (extra 'train'): pip install -e '{ROOT}[train]'\n" in capsys.readouterr().err
 
 
 def test_a_whole_number_stays_whole_after_another_union_of_int_and_float() -> None:

@@ -95,7 +95,7 @@ def _numbers(version: str) -> list[int]:
 
 GROUPS = (
     "base install",
-    *(f"extra '{name}'" for name in ("train", "lora", "report", "natural", "wandb", "mamba")),
+    *(f"extra '{name}'" for name in ("hosts", "train", "lora", "report", "natural", "wandb", "mamba")),
     "optional",
 )
 
@@ -109,7 +109,7 @@ BUILD_MAMBA = f"{install_command('mamba', '--no-build-isolation')} (needs a CUDA
 PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
     (
         Package("torch", "everything"),
-        Package("transformers", "hosts: attach, fit, ablate, answer"),
+        Package("transformers", "hosts: attach, fit, ablate, answer", "hosts"),
         Package("torchmetrics", "fit and validate", "train"),
         Package("pytorch_lightning", "fit and validate", "train"),
         Package("peft", "LoRA: stage/sft, save_peft, load_peft", "lora"),

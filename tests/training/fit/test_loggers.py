@@ -185,7 +185,10 @@ def test_a_missing_wandb_is_one_line_with_the_command_that_installs_it(fit, monk
     monkeypatch.setitem(sys.modules, "wandb", None)
     monkeypatch.setattr(CompressorModule, "setup", lambda *args: pytest.fail("training started"))
     assert fit("--config", "logger/wandb") == 2
-    assert capsys.readouterr().err == f"framefold: error: wandb is not installed: pip install -e '{ROOT}[wandb]'\n"
+    assert (
+        capsys.readouterr().err
+        == f"framefold: error: wandb is not installed (extra 'wandb'): pip install -e '{ROOT}[wandb]'\n"
+    )
     assert not (tmp_path / "run").exists()
 
 
