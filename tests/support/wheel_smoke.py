@@ -1,6 +1,6 @@
 """Smoke test of a wheel in an environment with the base install, or with the extra hosts: packages, adapters, messages.
 
-    python wheel_smoke.py [hosts]
+python wheel_smoke.py [hosts]
 """
 
 import importlib

@@ -24,7 +24,7 @@ from framefold.messages import nearest
 
 from .encoded import Encoded
 
-OLDEST_TRANSFORMERS = "5.18"
+OLDEST_TRANSFORMERS = "5.20"
 
 _FAMILIES: dict[str, Family] = {}
 
