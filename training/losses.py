@@ -256,6 +256,14 @@ LOSSES: dict[str, Loss] = _declare(
         needs_scores=True,
     ),
     Loss(
+        "evidence_tokens",
+        "the same, but every token of evidence counts equally instead of every question; teaches more about evidence of"
+        " many tokens, such as the path of an object",
+        compute=lambda inputs: listwise_loss(inputs.scores, evidence_masks(inputs.answers.batch), by_token=True),
+        count=lambda inputs: sum(int(mask.sum()) for mask in evidence_masks(inputs.answers.batch)),
+        needs_scores=True,
+    ),
+    Loss(
         "kl",
         "distillation from the host on all tokens; needs no answers",
         compute=lambda inputs: kl_loss(inputs.answers.logits, inputs.teacher_logits, answer_mask(inputs.rows)),

@@ -20,22 +20,24 @@ RANKED = 1024  # tokens that are ranked at once, which needs RANKED ** 2 values
 TEMPERATURE = 0.05  # of soft ranks, in standard deviations of the scores
 
 
-def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:
+def listwise_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor], by_token: bool = False) -> Tensor:
     """Return the mean cross-entropy in nats between the softmax of scores and targets; rows of zeros do not count.
 
     Args:
         scores: R tensors (N,).
         targets: R tensors (N,), not negative; each is scaled to sum 1.
+        by_token: count each row as often as its target has tokens that are not zero, instead of once.
 
     Raises:
         ConfigError: the compressor returned no scores.
     """
-    losses = []
+    losses, counts = [], []
     for logits, target in zip(_all_scores(scores), targets, strict=True):
         share = target.to(logits) / target.sum().clamp(min=1e-12)
         losses.append(-(share * logits.log_softmax(-1)).sum())
-    counted = [loss for loss, target in zip(losses, targets, strict=True) if bool(target.any())]
-    return torch.stack(counted).mean() if counted else 0.0 * torch.stack(losses).sum()
+        counts.append(target.count_nonzero() if by_token else target.any())
+    weights = torch.stack(counts).to(losses[0])
+    return (weights * torch.stack(losses)).sum() / weights.sum().clamp(min=1)
 
 
 def rank_loss(scores: Sequence[Tensor | None], targets: Sequence[Tensor]) -> Tensor:

@@ -145,13 +145,17 @@ def test_scores_that_ignore_the_question_learn_the_evidence_of_all_questions_abo
 def test_evidence_loss_uses_the_evidence_of_each_question(host: Any, batch: Any) -> None:
     answers = answer_questions(host, query_aware(host), batch)
     questions = [(sample, question) for sample in SAMPLES for question in sample.questions]
-    losses = []
+    losses, tokens = [], []
     for scores, (sample, question) in zip(answers.prepared.scores, questions, strict=True):
         mask = torch.from_numpy(evidence_mask(question.evidence, (len(sample.times), 4, 4))).reshape(-1)
         if mask.any():
             losses.append(-scores.log_softmax(0)[mask].mean())
-    value = compute_losses(host, batch, answers, {"evidence": 1.0})["evidence"]
-    torch.testing.assert_close(value, torch.stack(losses).mean())
+            tokens.append(int(mask.sum()))
+    parts = compute_losses(host, batch, answers, {"evidence": 1.0, "evidence_tokens": 1.0})
+    torch.testing.assert_close(parts["evidence"], torch.stack(losses).mean())
+    per_token = sum(n * loss for n, loss in zip(tokens, losses, strict=True)) / sum(tokens)
+    torch.testing.assert_close(parts["evidence_tokens"], per_token)
+    assert len(set(tokens)) > 1 and float(per_token) != float(parts["evidence"])
 
 
 def test_listwise_loss_skips_rows_without_a_target() -> None:
@@ -214,7 +218,7 @@ def test_query_aware_compressor_trains_with_all_losses(random_host: Any, tmp_pat
         "auto",
         {"heads": 4},
         host=str(random_host),
-        losses={"evidence": 1.0, "kl": 1.0, "attention": 1.0, "rank": 1.0},
+        losses={"evidence": 1.0, "evidence_tokens": 1.0, "kl": 1.0, "attention": 1.0, "rank": 1.0},
         val_budgets=[0.25, "auto"],
     )
     module.configure_model()
@@ -260,7 +264,7 @@ def test_a_weight_of_two_numbers_changes_linearly_over_the_run(random_host: Any,
 
 
 def test_losses_of_scores_need_a_compressor_that_returns_them(random_host: Any) -> None:
-    for name in ("evidence", "attention", "rank"):
+    for name in ("evidence", "evidence_tokens", "attention", "rank"):
         for compressor, params in (("storm", {}), ("fila", {"dynamic": False})):
             with pytest.raises(ConfigError, match=f"{name}.*does not return"):
                 CompressorModule(compressor, params=params, host=str(random_host), losses={name: 1.0})
