@@ -1,4 +1,4 @@
-"""Every family: attention of text to tokens outside of the context, inside the language model of an unmodified host."""
+"""Hosts with full attention only: attention of text to tokens outside of the context, inside the language model."""
 
 from __future__ import annotations
 
@@ -25,15 +25,14 @@ from tests.conformance.test_in_llm import (
 )
 from tests.support.cases import case
 from tests.support.hosts.added_attention import FAST, move, reference, slow_tokens, text_columns, trained
-from tests.support.hosts.bare_hosts import BEAMS_FAIL, Host, build
+from tests.support.hosts.bare_hosts import BEAMS_FAIL, FULL_ATTENTION_HOSTS, Host, build
 from tests.support.hosts.in_llm import LAYERS
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
-from tests.support.hosts.tiny_families import HOSTS
 
 pytestmark = pytest.mark.filterwarnings("ignore::framefold.warning_types.UntrainedCompressorWarning")
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=FULL_ATTENTION_HOSTS)
 def host(request: pytest.FixtureRequest) -> Host:
     return build(request.param, "eager", layers=LAYERS)
 

@@ -30,7 +30,7 @@ from tests.support.hosts.oracles import (
     max_difference,
     relative_error,
     rows_of,
-    run_masked,
+    run_kept,
     run_short,
     shorten,
 )
@@ -75,7 +75,7 @@ def logits_of(host: Host, compressor: Any, inputs: dict[str, Any], **options: An
         return host.model(**inputs).logits
 
 
-def test_dropping_tokens_equals_masking_their_columns(host: Host) -> None:
+def test_dropping_tokens_equals_a_prompt_without_them(host: Host) -> None:
     check_dropping(host, *DROPPING)
 
 
@@ -86,7 +86,7 @@ def check_dropping(host: Host, *cases: str) -> None:
         shorts = shorten(batch, compressor)
         assert all(len(short.columns) < length for short, length in zip(shorts, batch.lengths, strict=True))
         found = rows_of(logits_of(host, compressor, batch.attached_inputs), shorts, side)
-        assert max_difference(found, run_masked(batch, shorts)) < TOLERANCE, (side, case)
+        assert max_difference(found, run_kept(batch, shorts)) < TOLERANCE, (side, case)
         rows = zip(batch.rows_alone, shorts, strict=True)
         everything = [host.model(**row.inputs).logits[0, short.columns] for row, short in rows]
         assert max_difference(found, everything) > CONTROL, (side, case)  # the dropped tokens do matter
@@ -141,7 +141,7 @@ def test_wrong_positions_and_layers_would_be_noticed(host: Host) -> None:
     assert min(differences.values()) > CONTROL, differences
     columns = torch.arange(batch.inputs["input_ids"].shape[1])
     doubled = columns.expand(3, 1, -1) * 2 if host.name in MROPE_HOSTS else columns[None] * 2
-    (masked,) = run_masked(batch, [short], doubled)
+    (masked,) = run_kept(batch, [short], doubled)
     assert (found - masked).abs().max() > CONTROL
 
 
@@ -165,8 +165,8 @@ def test_positions_of_the_caller_move_with_their_columns(host: Host) -> None:
     if host.name in MROPE_HOSTS:
         positions = torch.stack([positions, positions + 1, positions * 2])
     found = logits_of(host, compressor, batch.attached_inputs | {"position_ids": positions})[0]
-    assert max_difference([found], run_masked(batch, shorts, positions)) < TOLERANCE
-    assert max_difference([found], run_masked(batch, shorts)) > CONTROL
+    assert max_difference([found], run_kept(batch, shorts, positions)) < TOLERANCE
+    assert max_difference([found], run_kept(batch, shorts)) > CONTROL
 
 
 def test_rows_with_two_one_and_no_video_equal_each_row_alone(host: Host) -> None:
@@ -233,7 +233,7 @@ def test_features_encoded_once_serve_several_compressors(host: Host) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_bf16_identity_is_bit_identical_and_dropping_is_masking_up_to_rounding(name: str) -> None:
+def test_bf16_identity_is_bit_identical_and_dropping_is_exact_up_to_rounding(name: str) -> None:
     host = build(name, dtype=torch.bfloat16)
     batch = host.batch([5, -6, 6], [9, -6, 3])
     bare = host.model(**batch.inputs).logits
@@ -242,6 +242,6 @@ def test_bf16_identity_is_bit_identical_and_dropping_is_masking_up_to_rounding(n
         compressor = make()
         shorts = shorten(batch, compressor)
         found = rows_of(logits_of(host, compressor, batch.attached_inputs), shorts, "left")
-        assert relative_error(found, run_masked(batch, shorts)) < 0.02, case
+        assert relative_error(found, run_kept(batch, shorts)) < 0.02, case
         renumbered = [run_short(host, mistakes(host, short)["renumbered"]) for short in shorts]
         assert relative_error(found, renumbered) > 0.1, case

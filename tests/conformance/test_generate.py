@@ -16,6 +16,7 @@ from tests.support.hosts.bare_hosts import (
     KEEPING,
     MROPE_HOSTS,
     OLD,
+    RECURRENT_HOSTS,
     AboveMean,
     Host,
     ScaledMerge,
@@ -242,7 +243,12 @@ def test_total_lengths_prompt_lookup_and_positional_ids_refer_to_the_callers_pro
     with framefold.attach(host.model, framefold.build("uniform", 0.25)):
         expected = new_tokens(host, inputs, max_new_tokens=8)
         assert expected.shape == (1, 8)
-        assert torch.equal(new_tokens(host, inputs, max_new_tokens=8, prompt_lookup_num_tokens=2), expected)
+        if host.name in RECURRENT_HOSTS:
+            for assisted in ({"prompt_lookup_num_tokens": 2}, {"assistant_model": host.model}):
+                with pytest.raises(InputError, match="recurrent layers.*drop assistant_model and prompt_lookup"):
+                    new_tokens(host, inputs, **assisted)
+        else:
+            assert torch.equal(new_tokens(host, inputs, max_new_tokens=8, prompt_lookup_num_tokens=2), expected)
         assert torch.equal(new_tokens(host, inputs, max_new_tokens=None, max_length=length + 8), expected)
         positional = host.model.generate(inputs["input_ids"], **without(inputs, "input_ids"), max_new_tokens=8)
         assert torch.equal(positional[:, -8:], expected)

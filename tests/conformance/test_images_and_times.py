@@ -17,7 +17,7 @@ from framefold.adapters.hosts.base.image_runs import guess_clips
 from framefold.errors import InputError, UnsupportedHostError
 from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, Batch, Host, build
 from tests.support.hosts.images import image_arguments, noise
-from tests.support.hosts.oracles import CONTROL, TOLERANCE, max_difference, run_masked, shorten, shorten_row
+from tests.support.hosts.oracles import CONTROL, TOLERANCE, max_difference, run_kept, shorten, shorten_row
 from tests.support.hosts.refusals import wrongly_handled
 from tests.support.hosts.tiny_families import HOSTS, IMAGE
 from tests.support.hosts.tiny_hosts import Positive
@@ -52,7 +52,7 @@ def still_and_clip(host: Host) -> Batch:
 
 
 def check_image_is_kept(host: Host, batch: Batch, inputs: dict[str, Any]) -> None:
-    """Check that identity is bit-identical, and that dropping equals masking columns of the video."""
+    """Check that identity is bit-identical, and that dropping equals a prompt without these columns."""
 
     def run(inputs: dict[str, Any]) -> list[torch.Tensor]:
         return [host.model(**inputs).logits, host.model.generate(**inputs, max_new_tokens=3)]
@@ -66,7 +66,7 @@ def check_image_is_kept(host: Host, batch: Batch, inputs: dict[str, Any]) -> Non
         with framefold.attach(host.model, compressor):
             found, tokens = run(inputs)
             again = host.model(**inputs).logits[:, -1].argmax(-1)
-        assert max_difference(list(found), run_masked(batch, [short])) < TOLERANCE
+        assert max_difference(list(found), run_kept(batch, [short])) < TOLERANCE
         assert tokens[0, -3] == again and (found[0, -1] - bare[0][0, -1]).abs().max() > CONTROL
 
 
@@ -215,4 +215,4 @@ def test_a_third_party_can_add_a_family(monkeypatch: pytest.MonkeyPatch) -> None
     assert "their_vl" in list_families()
     with framefold.attach(host.model, compressor), torch.no_grad():
         found = host.model(**batch.inputs).logits
-    assert max_difference(list(found), run_masked(batch, shorten(batch, compressor))) < TOLERANCE
+    assert max_difference(list(found), run_kept(batch, shorten(batch, compressor))) < TOLERANCE

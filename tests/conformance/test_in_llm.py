@@ -1,4 +1,4 @@
-"""Every family: what a compressor drops or merges inside the language model equals a host that never had it there."""
+"""Hosts with full attention only: what is dropped or merged inside the language model might never have been there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from framefold.adapters.core.budget import budget_tokens
 from framefold.adapters.hosts.hooks.generate import FIRST_WITH_RELATIVE_CROP
 from framefold.errors import InputError
 from tests.support.cases import case
-from tests.support.hosts.bare_hosts import BEAMS_FAIL, Batch, Host, build
+from tests.support.hosts.bare_hosts import BEAMS_FAIL, FULL_ATTENTION_HOSTS, Batch, Host, build
 from tests.support.hosts.in_llm import (
     DROPPING,
     KEEPING,
@@ -35,7 +35,7 @@ from tests.support.hosts.in_llm import (
     run_sttm,
 )
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
-from tests.support.hosts.tiny_families import END, HOSTS, IMAGE, PAD, START, VIDEO
+from tests.support.hosts.tiny_families import END, IMAGE, PAD, START, VIDEO
 
 SPECIAL = [PAD, START, END, IMAGE, VIDEO, 62, 63]
 GREEDY = {
@@ -45,7 +45,7 @@ GREEDY = {
 FLOOR = -1e30  # logits of suppressed tokens
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=FULL_ATTENTION_HOSTS)
 def host(request: pytest.FixtureRequest) -> Host:
     return build(request.param, "eager", layers=LAYERS)
 

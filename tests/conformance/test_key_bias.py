@@ -1,4 +1,4 @@
-"""Every family: a bias on visual tokens in all layers of the language model of an unmodified host."""
+"""Hosts with full attention only: a bias on visual tokens in all layers of the language model."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import framefold
 from framefold.adapters.hosts.base.family import family_of
 from tests.conformance.test_in_llm import BATCHES, difference
 from tests.support.cases import case
-from tests.support.hosts.bare_hosts import Host, build
+from tests.support.hosts.bare_hosts import FULL_ATTENTION_HOSTS, Host, build
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
 from tests.support.hosts.soft_drop import HardDrop, SoftDrop
-from tests.support.hosts.tiny_families import HOSTS
 
 
 def text_columns(host: Host, inputs: dict[str, Tensor]) -> Tensor:
@@ -22,7 +21,7 @@ def text_columns(host: Host, inputs: dict[str, Tensor]) -> Tensor:
     return ~visual & inputs["attention_mask"].bool() & visual.long().cummax(-1).values.bool()
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", FULL_ATTENTION_HOSTS)
 @torch.no_grad()
 def test_a_token_with_a_bias_of_minus_infinity_is_a_dropped_token(name: str) -> None:
     for attention in ("eager", "sdpa"):

@@ -11,24 +11,30 @@ from pathlib import Path
 import pytest
 
 from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
+from tests.support.hosts.bare_hosts import FULL_ATTENTION_HOSTS
+from tests.support.hosts.tiny_families import HOSTS
 from tests.support.limits import HANG
 from tests.support.paths import ROOT
 
 FOLDER = Path(sys.prefix) / "transformers-oldest"  # installed by `make setup`
 # Each way through the hosts: forward, generate and backward, with all tokens, dropped ones and merged ones.
 PARTS = [
-    "test_identity",
+    "test_identity",  # once in forward, once in generate
     "bf16_identity_is_bit_identical",
     "position_of_its_anchor",
     "test_cached_generation",
     "test_a_ragged_batch and beams",
-    "checkpointing",
+    "checkpointing and not test_gradients_are_the_same",
+]
+PARTS_IN_LLM = [  # of hosts with full attention in all layers
     "test_what_is_dropped_is_masked or test_what_keeps_every_token or test_merged_tokens_equal or test_ways_to_decode",
     "test_an_untrained_compressor_changes_no_bit or test_what_is_added_is_that_of_a_loop or test_questions_share",
-    "test_random_stages or test_gradients_are_the_same_with_checkpointing",
+    "test_random_stages",
 ]
-# Tests: one of every family for each part, one more for identity (forward and generate), six more inside the model.
-LEAST = 11 * (len(PARTS) + 7)
+PARTS_OF_SOME = ["test_gradients_are_the_same_with_checkpointing", "test_mixed_layers"]
+LEAST = (
+    len(HOSTS) * (len(PARTS) + 1) + len(FULL_ATTENTION_HOSTS) * 9
+)  # tests in_llm and added_attention have a name twice
 RUN = """
 import sys, pytest, transformers
 print("transformers", transformers.__version__, transformers.__file__)
@@ -39,10 +45,10 @@ sys.exit(pytest.main(sys.argv[1:]))
 @pytest.mark.skipif(not FOLDER.is_dir(), reason=f"{FOLDER} does not exist: run make setup")
 def test_the_conformance_suite_passes_on_the_oldest_supported_transformers() -> None:
     tests = Path(__file__).parent
-    names = ("forward", "generate", "training", "in_llm", "added_attention", "random_stages")
+    names = ("forward", "generate", "training", "in_llm", "added_attention", "random_stages", "mixed_layers")
     files = [str(tests / f"test_{name}.py") for name in names]
     files.append(str(ROOT / "tests/adapters/hosts/hooks/test_layer_training.py"))
-    chosen = " or ".join(f"({part})" for part in PARTS)
+    chosen = " or ".join(f"({part})" for part in (*PARTS, *PARTS_IN_LLM, *PARTS_OF_SOME))
     arguments = ["-q", "--no-header", "-p", "no:cacheprovider", "-k", chosen, *files]
     environment = os.environ | {"PYTHONPATH": str(FOLDER), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

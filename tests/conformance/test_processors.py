@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # Lightning's advice
 ]
 WRITTEN_TIMES: dict[str, tuple[str, list[str]]] = {  # in the prompt, by processors that write them
+    "qwen3_5": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
+    "qwen3_5_moe": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_vl": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_vl_moe": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "video_llama_3": (r"Time([\d.]+)s:", ["0.5", "1.0", "2.5", "4.0", "4.2", "6.0"]),
@@ -123,7 +125,9 @@ def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     frames, steps = (torch.tensor(times) for times in result["times"])
     assert steps.tolist() == pytest.approx(frames.view(-1, patch).mean(1).tolist()) and steps.unique().numel() > 2
     tokens = (-(-torch.tensor(LENGTHS) // patch) * tiny.tokens).tolist()
-    types = {"mm_token_type_ids"} if tiny.token_types else set()  # in padded rows as the processor sets them, or 0
+    types = (
+        {"mm_token_type_ids"} if tiny.mrope or tiny.token_types else set()
+    )  # in padded rows as the processor sets them, or 0
     visual = {key: [row.count(2) for row in rows] for key, rows in result["columns"].items()}
     assert visual == dict.fromkeys(types, tokens)
 

@@ -1,4 +1,4 @@
-"""Every family: random stages inside the language model equal a loop over the layers of the bare host, row by row."""
+"""Hosts with full attention only: random stages inside the language model equal a loop over the layers, row by row."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import torch
 
 import framefold
 from tests.support.cases import case
-from tests.support.hosts.bare_hosts import Host, build
+from tests.support.hosts.bare_hosts import FULL_ATTENTION_HOSTS, Host, build
 from tests.support.hosts.in_llm import LAYERS, Acting
 from tests.support.hosts.oracles import CONTROL, TOLERANCE
 from tests.support.hosts.random_stages import Choices, RandomStage, RandomStageOnInput, run_choices
-from tests.support.hosts.tiny_families import HOSTS
 
 BATCHES: list[dict[str, Any]] = [
     {"rows": [[5, -4, 3, -4, 5]]},
@@ -22,7 +21,7 @@ BATCHES: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture(scope="module", params=HOSTS)
+@pytest.fixture(scope="module", params=FULL_ATTENTION_HOSTS)
 def host(request: pytest.FixtureRequest) -> Host:
     return build(request.param, "eager", layers=LAYERS)
 

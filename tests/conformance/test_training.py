@@ -55,7 +55,7 @@ def test_gradients_reach_the_compressor_with_and_without_checkpointing(host: Hos
             if arguments is not None:
                 host.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=arguments)
             runs: list[Any] = []
-            hook = host.language.layers[0].self_attn.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
+            hook = host.language.layers[-1].self_attn.register_forward_pre_hook(lambda *_, runs=runs: runs.append(1))
             compressor.zero_grad()
             host.model(**batch.attached_inputs, labels=batch.labels()).loss.backward()
             hook.remove()

@@ -33,7 +33,8 @@ class EncodedBatch:
     Attributes:
         encoded: B videos, encoded by the vision side of the host.
         inputs: ``input_ids``, ``attention_mask`` and the other inputs that the host takes for each column, (B, L), and
-            ``position_ids``, (B, L) or (axes, B, L); shorter prompts are padded on the right.
+            ``position_ids``, (B, L) or (axes, B, L); shorter prompts are padded on the right, those of recurrent hosts
+            on the left.
         times: B tensors of seconds.
         rows: all questions of all videos.
         questions: the same R questions as text, with evidence in steps of the grid.
@@ -68,7 +69,8 @@ class BatchAnswers(NamedTuple):
     Attributes:
         logits: (R, L', V) at the question rows.
         prepared: the compressed videos and prompts.
-        batch: the batch that was compressed; for a query-aware compressor, one video per question.
+        batch: the batch that was compressed; for a query-aware compressor, and in training of a recurrent host, one
+            video per question.
     """
 
     logits: Tensor
@@ -95,11 +97,9 @@ def collate_encoded(host: Host, encoded: Sequence[EncodedSample]) -> EncodedBatc
     device = host.model.device
     columns = [{**sample.columns, "attention_mask": torch.ones_like(sample.columns["input_ids"])} for sample in encoded]
     fills = {"attention_mask": 0, "input_ids": host.family.pad_id(host.model), **host.family.columns}
-    inputs = {
-        name: pad_sequence([values[name] for values in columns], batch_first=True, padding_value=fills[name])
-        for name in columns[0]
-    }
-    positions = pad_sequence([sample.positions.movedim(-1, 0) for sample in encoded], batch_first=True)
+    side = "left" if host.family.recurrent else "right"
+    inputs = {name: pad_sequence([values[name] for values in columns], True, fills[name], side) for name in columns[0]}
+    positions = pad_sequence([sample.positions.movedim(-1, 0) for sample in encoded], True, padding_side=side)
     inputs["position_ids"] = positions if positions.ndim == 2 else positions.movedim(-1, 0)
     rows = [build_rows(sample.prompts, sample.replies, sample.start) for sample in encoded]
     questions = [question for sample in encoded for question in sample.questions]
@@ -112,13 +112,18 @@ def collate_encoded(host: Host, encoded: Sequence[EncodedSample]) -> EncodedBatc
 
 
 def answer_questions(host: Host, compressor: Any, batch: EncodedBatch) -> BatchAnswers:
-    """Answer all questions about the compressed videos; a query-aware compressor runs once per question."""
-    if getattr(compressor, "query_aware", False):
+    """Answer all questions about the compressed videos.
+
+    A query-aware compressor runs once per question. So does all training of recurrent hosts, because the forward over
+    the question rows overwrites the state of their prefill, which gradients need.
+    """
+    alone = host.family.recurrent and torch.is_grad_enabled()
+    if alone or getattr(compressor, "query_aware", False):
         batch = batch.one_video_per_question()
     stage = getattr(compressor, "in_llm", None)
     with in_llm(host.model, compressor), biased_keys(host.model, compressor):
         prepared = compress_batch(host, compressor, batch)
-        if stage is not None and stage.reads:
+        if alone or (stage is not None and stage.reads):
             logits = complete_logits(host, prepared, batch.rows)
         else:
             logits = answer_logits(host.model, prepared.kwargs, batch.rows)

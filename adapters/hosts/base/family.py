@@ -48,8 +48,11 @@ class Family:
         builds_mask_twice: whether the host passes its attention mask through ``create_causal_mask`` before the language
             model, which calls it again. A mask of ones is dropped by the first call, and the second takes gaps in the
             positions for packing. Such a host gets a column of padding.
+        recurrent: whether layers of the language model carry a state from column to column, which padding on the right
+            would change. Where the caller's prompts have no padding, new padding is then on the left.
         videos_span_time: whether the frames of a video differ in their position in time, so that a video can extend
             further in time than in height and width; see :meth:`move_text_behind_videos`.
+        norm_offset: what the norms of the decoder layers add to their weights before they multiply by them.
         language: name of the language model in the base model.
         vision: name of the vision encoder of videos in the base model.
         frame_text: regular expression of the text that the processor writes next to a frame, which is no part of a
@@ -66,7 +69,9 @@ class Family:
     columns: ClassVar[Mapping[str, int]] = {"token_type_ids": 0, "mm_token_type_ids": 0, "labels": -100}
     remembers: ClassVar[tuple[str, ...]] = ()
     builds_mask_twice: ClassVar[bool] = False
+    recurrent: ClassVar[bool] = False
     videos_span_time: ClassVar[bool] = False
+    norm_offset: ClassVar[float] = 0.0
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.utils.generic import ModelOutput
 
+from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.base.image_runs import CLIPS
 from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared
 from framefold.errors import InputError
@@ -48,8 +49,9 @@ class CompressedGenerate:
         Logits processors, streamers and stopping criteria see the compressed prompt.
 
         Raises:
-            InputError: the cache contains a compressed prompt, or this version of transformers cannot prefill a video
-                in chunks; also see :func:`~framefold.adapters.hosts.prompt.prepare.prepare`.
+            InputError: the cache contains a compressed prompt, this version of transformers cannot prefill a video in
+                chunks, or a recurrent host is asked for assisted generation; also see
+                :func:`~framefold.adapters.hosts.prompt.prepare.prepare`.
         """
         host = self.host or type(self.model).generate.__get__(self.model)
         if holds_compressed_prompt(kwargs.get("past_key_values")):
@@ -64,6 +66,7 @@ class CompressedGenerate:
         prompt = kwargs["input_ids"] = inputs if inputs is not None else kwargs.get("input_ids")
         if kwargs.get("attention_mask") is None and prompt is not None:
             kwargs["attention_mask"] = _infer_mask(prompt, self.model, config, kwargs)
+        self._check_recurrent(config, kwargs)
         with torch.no_grad():
             prepared = self.compress(self.model, kwargs, True)
         chunked = prepared.prompt is not None and _setting("prefill_chunk_size", self.model, config, kwargs)
@@ -86,6 +89,15 @@ class CompressedGenerate:
         if (cache := result.get("past_key_values")) is not None:
             setattr(cache, COMPACTED_NAME, prepared.prompt.without_places() if prepared.prompt else None)
         return result
+
+    def _check_recurrent(self, config: Any, kwargs: dict[str, Any]) -> None:
+        """Refuse what would have to take tokens back from the state of a recurrent host."""
+        lookup = _setting("prompt_lookup_num_tokens", self.model, config, kwargs)
+        if family_of(self.model).recurrent and (lookup or kwargs.get("assistant_model") is not None):
+            raise InputError(
+                f"{type(self.model).__name__} has recurrent layers, whose state cannot take back the tokens that"
+                " assisted generation rejects: drop assistant_model and prompt_lookup_num_tokens"
+            )
 
     def _check_in_llm(self, config: Any, kwargs: dict[str, Any]) -> None:
         """Refuse what would skip a compressor inside the language model, or does not fit its cache."""

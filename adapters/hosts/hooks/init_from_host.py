@@ -24,7 +24,7 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
 
     Attention and norms of QTSplus's blocks are initialised this way (arXiv 2511.11910). Operations of the host between
     projections and attention have no counterpart in these blocks: rotations, and the norms of queries and keys in each
-    head (Qwen3). LoRA weights are not copied.
+    head (Qwen3). LoRA weights are not copied. Layers without attention (Qwen3.5) are skipped.
 
     Args:
         compressor: the compressor to initialise, in place.
@@ -48,7 +48,9 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
     config = language.config
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    fits = compressor.init_from_layers([_layer_tensors(layer) for layer in language.layers], heads, kv_heads)
+    layers = [layer for layer in language.layers if hasattr(layer, "self_attn")]
+    tensors = [_layer_tensors(layer, family.norm_offset) for layer in layers]
+    fits = compressor.init_from_layers(tensors, heads, kv_heads)
     copied = [name for name, fit in fits.items() if fit]
     skipped = [name for name, fit in fits.items() if not fit]
     check_separate(compressor, model)
@@ -74,7 +76,7 @@ def _check_loaded(module: nn.Module) -> None:
             raise AttachError(f"the weights of {type(module).__name__} are not loaded (meta device)")
 
 
-def _layer_tensors(layer: Any) -> dict[str, Tensor]:
+def _layer_tensors(layer: Any, norm_offset: float) -> dict[str, Tensor]:
     """Return the tensors of a decoder layer under the names that compressors use."""
     tensors = {}
     for name in PROJECTIONS:
@@ -87,5 +89,5 @@ def _layer_tensors(layer: Any) -> dict[str, Tensor]:
     for host_name, name in NORMS.items():
         norm = getattr(layer, host_name)
         with loaded([norm]):
-            tensors[f"{name}.weight"] = norm.weight.detach()
+            tensors[f"{name}.weight"] = norm.weight.detach() + norm_offset
     return tensors

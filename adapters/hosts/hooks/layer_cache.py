@@ -123,7 +123,8 @@ def select_cache_rows(cache: Any, rows: Tensor) -> None:
             at = rows.to(layer.keys.device)
             layer.keys, layer.values = layer.keys.index_select(0, at), layer.values.index_select(0, at)
     else:
-        cache.batch_select_indices(rows)
+        for layer in cache.layers:  # layers with a state have no method of that name
+            getattr(layer, "batch_select_indices", layer.reorder_cache)(rows)
     if (bias := getattr(cache, KEY_BIAS, None)) is not None:
         setattr(cache, KEY_BIAS, bias[rows.to(bias.device)])
     layers: CachedLayers | None = getattr(cache, CACHED_NAME, None)

@@ -18,11 +18,14 @@ from torch import Tensor, nn
 
 import framefold
 from framefold.adapters import Compressor, VideoTokens
+from framefold.adapters.hosts.base.family import get_family
 from tests.support.hosts.tiny_families import HOSTS, TinyHost
 from tests.support.hosts.tiny_hosts import Positive
 
 IMAGE_RUN_HOSTS = [name for name in HOSTS if name in ("internvl", "smolvlm")]  # frames are passed as runs of images
-MROPE_HOSTS = [name for name, tiny in HOSTS.items() if tiny.token_types]
+MROPE_HOSTS = [name for name, tiny in HOSTS.items() if tiny.mrope]
+FULL_ATTENTION_HOSTS = [name for name, tiny in HOSTS.items() if tiny.full_attention]
+RECURRENT_HOSTS = [name for name in HOSTS if get_family(name).recurrent]
 
 # Limitations of the bare hosts, independent of framefold.
 OLD = Version(transformers.__version__) < Version("5.21")

@@ -9,7 +9,7 @@ Dimensions: L columns before, N columns of a row after, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -100,6 +100,23 @@ def run_short(host: Host, short: ShortRow) -> Tensor:
             inputs_embeds=short.embeds[None], position_ids=short.positions[..., None, :], use_cache=False, **arguments
         )
         return host.model.lm_head(output.last_hidden_state)[0]
+
+
+def run_kept(batch: Batch, shorts: list[ShortRow], positions: Tensor | None = None) -> list[Tensor]:
+    """Return, per row, the (N, vocabulary) logits of the bare host on the kept columns, and on no others.
+
+    Where masking a column is not the same as dropping it, the language model gets a prompt built by hand.
+
+    Args:
+        batch: prompts.
+        shorts: its rows after compression.
+        positions: (1, L) or (3, 1, L) positions of all columns of a single row, if not those of the host.
+    """
+    if batch.host.tiny.full_attention:
+        return run_masked(batch, shorts, positions)
+    if positions is not None:
+        shorts = [replace(short, positions=positions[..., 0, short.columns]) for short in shorts]
+    return [run_short(batch.host, short) for short in shorts]
 
 
 def run_masked(batch: Batch, shorts: list[ShortRow], positions: Tensor | None = None) -> list[Tensor]:

@@ -29,18 +29,23 @@ class TinyHost:
         tokens: number of placeholders of a frame that are on the grid.
         video: returns the ids of a video of some frames.
         vision: returns the arguments of the vision side, from the frames of the videos of each row and a generator.
-        token_types: whether the host reads ``mm_token_type_ids``, as hosts with M-RoPE do.
+        mrope: whether positions have three axes; such hosts compute them from ``mm_token_type_ids``.
         placeholder: token id of a video's placeholders.
         grid: (H, W) of the token grid.
+        token_types: whether a host with positions on one axis reads ``mm_token_type_ids``.
+        full_attention: whether every layer attends to all columns before its own. Masking a column then equals dropping
+            it, which it does not in layers with a state or with a window of some columns.
     """
 
     config: Callable[[], Any]
     tokens: int
     video: Callable[[int], list[int]]
     vision: Callable[[list[list[int]], torch.Generator], dict[str, Any]]
-    token_types: bool = False
+    mrope: bool = False
     placeholder: int = VIDEO
     grid: tuple[int, int] = (2, 2)
+    token_types: bool = False
+    full_attention: bool = True
 
     def build(
         self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0, layers: int | None = None
@@ -51,11 +56,12 @@ class TinyHost:
             attention: its attention implementation.
             dtype: dtype of its weights.
             seed: of its weights.
-            layers: number of decoder layers, if not the usual one.
+            layers: number of decoder layers, if not the usual one; for hosts with full attention only.
         """
         config = self.config()
         if layers is not None:
             text = config.get_text_config()
+            assert self.full_attention
             text.num_hidden_layers = layers
             if getattr(text, "layer_types", None):
                 text.layer_types = ["full_attention"] * layers
@@ -64,8 +70,9 @@ class TinyHost:
         model = cls._from_config(config, attn_implementation=attention, dtype=dtype)
         with torch.no_grad():
             base = model.base_model
-            for parameter in getattr(base, "language_model", getattr(base, "text_model", None)).parameters():
-                if parameter.ndim >= 2:
+            language = getattr(base, "language_model", None) or base.text_model
+            for name, parameter in language.named_parameters():
+                if parameter.ndim >= 2 and ".linear_attn." not in name:  # whose norms would also amplify rounding
                     parameter.mul_(8)
             model.lm_head.weight.mul_(8)
             for name, parameter in model.named_parameters():
@@ -85,7 +92,7 @@ class TinyHost:
         videos = [[-part for part in row if part < 0] for row in rows]
         if any(videos):
             out |= self.vision(videos, generator)
-        if self.token_types:
+        if self.mrope or self.token_types:
             out["mm_token_type_ids"] = (out["input_ids"] == self.placeholder).int() * 2
         return out
 
@@ -206,6 +213,25 @@ def _qwen3_vl_moe() -> Any:
     return _qwen3("Qwen3VLMoeConfig", "Qwen3VLMoeForConditionalGeneration", **experts)
 
 
+def _qwen3_5(name: str, architecture: str, **text: Any) -> Any:
+    vision = dict(depth=3, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32,
+                  num_position_embeddings=16, **PATCHES)  # fmt: skip
+    recurrent = dict(linear_key_head_dim=8, linear_value_head_dim=8, linear_num_key_heads=2, linear_num_value_heads=4)
+    rope = {**MROPE, "mrope_interleaved": True, "partial_rotary_factor": 1.0}
+    text = {**TEXT, "head_dim": 8, "rope_parameters": rope, "layer_types": ["linear_attention", "full_attention"],
+            **recurrent, **text}  # fmt: skip
+    return _config(name, architecture, vision_config=vision, text_config=text, **SPECIAL, **MARKS)
+
+
+def _qwen3_5_dense() -> Any:
+    return _qwen3_5("Qwen3_5Config", "Qwen3_5ForConditionalGeneration")
+
+
+def _qwen3_5_moe() -> Any:
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, shared_expert_intermediate_size=16)
+    return _qwen3_5("Qwen3_5MoeConfig", "Qwen3_5MoeForConditionalGeneration", **experts)
+
+
 def _glm4v() -> Any:
     vision = dict(depth=2, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, image_size=16,
                   **PATCHES)  # fmt: skip
@@ -265,6 +291,8 @@ HOSTS: dict[str, TinyHost] = {
     "llava_onevision": TinyHost(_llava_onevision, 4, run(VIDEO, 4, 1), _clips),
     "qwen2_5_vl": TinyHost(_qwen2_5_vl, 6, run(VIDEO, 6), _qwen_2_5, True, grid=(2, 3)),
     "qwen2_vl": TinyHost(_qwen2_vl, 6, run(VIDEO, 6), _qwen, True, grid=(2, 3)),
+    "qwen3_5": TinyHost(_qwen3_5_dense, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3), full_attention=False),
+    "qwen3_5_moe": TinyHost(_qwen3_5_moe, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3), full_attention=False),
     "qwen3_vl": TinyHost(_qwen3_vl, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3)),
     "qwen3_vl_moe": TinyHost(_qwen3_vl_moe, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3)),
     "smolvlm": TinyHost(_smolvlm, 4, runs(IMAGE, 4), _padded_images, placeholder=IMAGE),

@@ -65,6 +65,8 @@ FAMILIES: dict[str, tuple[str, dict[str, int], str, dict[str, Any], dict[str, An
     ),
     "qwen2_5_vl": ("Qwen2_5_VL", QWEN, QWEN_VIDEO, {}, {**PATCHES, "size": FRAME}, {}),
     "qwen2_vl": ("Qwen2VL", QWEN, QWEN_VIDEO, {}, {**PATCHES, "size": FRAME}, {}),
+    "qwen3_5": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
+    "qwen3_5_moe": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
     "qwen3_vl": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
     "qwen3_vl_moe": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
     "smolvlm": (
