@@ -117,7 +117,7 @@ def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     patch = 2 if name in ("glm4v", "qwen2_5_vl", "qwen2_vl", "qwen3_vl", "qwen3_vl_moe") else 1
     assert result["grid"] == result["attention"] == [-(-LENGTHS[0] // patch), *tiny.grid]
     assert result["single"] == [1, *tiny.grid, 0]  # a video of one frame
-    assert result["layers"] == (2 if name.startswith("qwen3") else 0)
+    assert result["layers"] == (2 if name.startswith("qwen3_vl") else 0)
     assert result["replies"] == ["a video </s>", "<unk> </s>"] and set(result["ends"]) == {"assistant:"}
     cropped = name in ("llava_next_video", "video_llava")  # to the middle two thirds of the width
     assert result["steps"] == [3 // patch]
