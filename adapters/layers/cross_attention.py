@@ -106,23 +106,22 @@ class CrossAttentionBlock(nn.Module):
         return fitted
 
     def project_keys(self, keys: Tensor, position: Tensor | None = None) -> Tensor:
-        """Return the (g, M, d) projected keys, which do not depend on the queries.
+        """Return the (h, M, d) projected keys, which do not depend on the queries.
 
         Args:
             keys: (M, D).
             position: (M, D) added to the normalized keys, such as an encoding of time.
         """
-        return self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads)
+        return self._repeat(self._heads(self.k_proj(self._keys(keys, position)), self.kv_heads))
 
     def logits(self, queries: Tensor, key: Tensor) -> Tensor:
         """Return the (h, L, M) logits of the attention, in fp32 or wider.
 
         Args:
             queries: (L, D).
-            key: (g, M, d) of :meth:`project_keys`.
+            key: (h, M, d) of :meth:`project_keys`.
         """
         query = self._heads(self.q_proj(self.q_norm(queries)), self.heads)
-        key = key.repeat_interleave(self.heads // self.kv_heads, -3)
         wide = torch.promote_types(query.dtype, torch.float32)
         with torch.autocast(queries.device.type, enabled=False):
             return query.to(wide) @ key.to(wide).transpose(-1, -2) / query.shape[-1] ** 0.5
@@ -134,8 +133,7 @@ class CrossAttentionBlock(nn.Module):
     def forward(self, queries: Tensor, keys: Tensor, position: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the (L, D) updated queries and the (h, L, M) logarithms of the attention weights."""
         log_attention = self.log_attention(queries, keys, position)
-        value = self._heads(self.v_proj(self._keys(keys, position)), self.kv_heads)
-        value = value.repeat_interleave(self.heads // self.kv_heads, -3)
+        value = self._repeat(self._heads(self.v_proj(self._keys(keys, position)), self.kv_heads))
         mixed = log_attention.exp().to(value.dtype) @ value
         return self._out(queries, mixed), log_attention
 
@@ -165,8 +163,8 @@ class CrossAttentionBlock(nn.Module):
 
     def _attend(self, queries: Tensor, query: Tensor, normed: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return queries after attention of their (..., h, L, d) projections to (..., M, D) normalized keys."""
-        key, value = (self._heads(proj(normed), self.kv_heads) for proj in (self.k_proj, self.v_proj))
-        key, value = (part.repeat_interleave(self.heads // self.kv_heads, -3) for part in (key, value))
+        projections = (self._heads(proj(normed), self.kv_heads) for proj in (self.k_proj, self.v_proj))
+        key, value = map(self._repeat, projections)
         batch = math.prod(query.shape[:-3])
         q, k, v = (part.reshape(batch, *part.shape[-3:]) for part in (query, key, value))
         return self._out(queries, F.scaled_dot_product_attention(q, k, v, bias).reshape(query.shape))
@@ -177,6 +175,11 @@ class CrossAttentionBlock(nn.Module):
 
     def _heads(self, x: Tensor, count: int) -> Tensor:
         return x.unflatten(-1, (count, -1)).transpose(-3, -2)
+
+    def _repeat(self, x: Tensor) -> Tensor:
+        """Return (..., h, M, d) of (..., g, M, d); no copy if both are equal."""
+        shared = self.heads // self.kv_heads
+        return x if shared == 1 else x.repeat_interleave(shared, -3)
 
     def _out(self, queries: Tensor, mixed: Tensor) -> Tensor:
         out = queries + self.o_proj(mixed.transpose(-3, -2).flatten(-2)).to(queries.dtype)

@@ -36,7 +36,7 @@ SMALLER = {
     "fit": SMALL_FIT,
     "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate --config ablation/demo --adapters": FEW_METHODS,
-    "ablate --config ablation/default --adapters": FEW_METHODS,
+    "ablate --config ablation/hard": FEW_METHODS,
     "ablate --data": "--videos 2",
     "ablate": "--videos 2 --frames 16 --budgets 0.1",
     "tinyhost eval": "--frames 16 --videos 2",
