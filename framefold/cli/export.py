@@ -23,7 +23,7 @@ from .merge import merge_into_host
 
 
 def export(
-    checkpoint: str,
+    checkpoint: str | None = None,
     out: str | None = None,
     push: str | None = None,
     private: bool = False,
@@ -35,12 +35,14 @@ def export(
     params: dict[str, Any] | None = None,
     which: Which | None = None,
     merge: bool = False,
+    adapter: str | None = None,
     host: str | None = None,
 ) -> Path | None:
     """Turn a checkpoint of ``framefold fit`` into an adapter: a folder, a repository on the Hub, or both.
 
     The adapter consists of config.json, model.safetensors, README.md (the model card; a handwritten one is not changed)
     and, if LoRA was trained, ``lora/``, a standard PEFT folder. ``framefold.load`` and ``framefold.load_peft`` load it.
+    With ``merge``, its host is written into the same folder.
 
     Args:
         checkpoint: a checkpoint, or the folder of a run; an adapter, as a folder or by its name on the Hub; or the name
@@ -58,6 +60,7 @@ def export(
             the run was validated on data that you chose (data.val_share or data.val_shards), otherwise the last one.
         merge: write one folder with the host, its processor and the adapter, which 'framefold serve' takes; LoRA is
             added to the weights of the language model.
+        adapter: with merge: what checkpoint is without it.
         host: with merge: folder of the host, or user/name or user/name@revision of a downloaded one on the Hub.
 
     Returns:
@@ -73,14 +76,22 @@ def export(
         MissingExtraError: the adapter has LoRA, and PEFT is not installed.
     """
     if merge:
-        if out is None or host is None or push is not None or results is not None:
-            raise ConfigError("export --merge needs --host and --out, and takes neither --push nor --results")
-        adapter = load_for_export(checkpoint, base_model, budget, params, which)
-        folder = merge_into_host(adapter, find_host(host), Path(out))
-        print(f"merged {adapter.compressor.name} from {adapter.source} into a copy of {host} in {out}")
+        if out is None or host is None or adapter is None:
+            raise ConfigError("export --merge needs --host, --adapter and --out")
+        if checkpoint is not None:
+            raise ConfigError(f"export --merge takes its adapter as --adapter {checkpoint}")
+        if push is not None or private or tag is not None or results is not None or license is not None:
+            raise ConfigError(
+                "export --merge writes only a folder: drop --push, --private, --tag, --results and --license"
+            )
+        loaded = load_for_export(adapter, base_model, budget, params, which)
+        folder = merge_into_host(loaded, find_host(host), Path(out))
+        print(f"merged {loaded.compressor.name} from {loaded.source} into a copy of {host} in {out}")
         return folder
-    if host is not None:
-        raise ConfigError("--host needs --merge: an adapter is exported without its host")
+    if host is not None or adapter is not None:
+        raise ConfigError("--host and --adapter need --merge: an adapter is exported without its host")
+    if checkpoint is None:
+        raise ConfigError("export needs a checkpoint: framefold export RUN_OR_CHECKPOINT --out DIR")
     if out is None and push is None:
         raise ConfigError("export needs a folder (--out DIR), a repository (--push user/name), or both")
     if push is None and (private or tag is not None):
@@ -88,8 +99,8 @@ def export(
     if push is not None:
         check_push_target(push, tag)
     check_license(license)
-    adapter = load_for_export(checkpoint, base_model, budget, params, which)
-    return publish(adapter, out, push, private=private, tag=tag, results=results, license=license)
+    loaded = load_for_export(checkpoint, base_model, budget, params, which)
+    return publish(loaded, out, push, private=private, tag=tag, results=results, license=license)
 
 
 def publish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def with_lora(random_host: Path, tmp_path: Path) -> Path:
 
 def test_lora_is_in_the_weights_of_the_merged_host(random_host: Path, with_lora: Path, tmp_path: Path) -> None:
     out = tmp_path / "merged"
-    assert main(["export", str(with_lora), "--merge", "--host", str(random_host), "--out", str(out)]) == 0
+    assert main(["export", "--merge", "--host", str(random_host), "--adapter", str(with_lora), "--out", str(out)]) == 0
     wanted = opened(random_host)
     peft_model = framefold.load_peft(wanted, with_lora)
     merged = opened(out)
@@ -83,7 +84,7 @@ def test_the_folder_names_its_compressor_and_has_the_files_of_the_host(
     random_host: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "merged"
-    export("sttm", str(out), merge=True, host=str(random_host), budget=7)
+    export(merge=True, host=str(random_host), adapter="sttm", out=str(out), budget=7)
     config = json.loads((out / "config.json").read_text())
     assert config["architectures"] == ["FramefoldLlavaOnevision"]
     assert config["framefold"] == {
@@ -107,7 +108,7 @@ def test_files_that_execute_code_are_left_out(random_host: Path, tmp_path: Path)
     (host / "pytorch_model.bin").write_bytes(b"pickle")
     config = json.loads((host / "config.json").read_text())
     (host / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling.Model"}}))
-    export("sttm", str(tmp_path / "merged"), merge=True, host=str(host))
+    export(merge=True, host=str(host), adapter="sttm", out=str(tmp_path / "merged"))
     assert {file.suffix for file in (tmp_path / "merged").rglob("*") if file.is_file()} <= {
         ".json", ".jinja", ".safetensors", ".md", ".txt",
     }  # fmt: skip
@@ -116,21 +117,39 @@ def test_files_that_execute_code_are_left_out(random_host: Path, tmp_path: Path)
 
 def test_what_cannot_be_merged_is_refused_and_leaves_nothing(random_host: Path, tmp_path: Path) -> None:
     host, out = str(random_host), tmp_path / "merged"
-    with pytest.raises(ConfigError, match="needs --host and --out"):
-        export("sttm", str(out), merge=True)
-    with pytest.raises(ConfigError, match="--host needs --merge"):
-        export("sttm", str(out), host=host)
+    merge = partial(export, merge=True, host=host, adapter="sttm", out=str(out))
     with pytest.raises(ServingError, match="attention of the vision encoder"):
-        export("visionzip", str(out), merge=True, host=host)
+        merge(adapter="visionzip")
     framefold.build("sttm", 0.5).save_pretrained(tmp_path / "other", host="llava_onevision", host_weights="0" * 64)
     with pytest.raises(WrongHostError, match="whose weights are not those of"):
-        export(str(tmp_path / "other"), str(out), merge=True, host=host)
+        merge(adapter=str(tmp_path / "other"))
     pickled = tmp_path / "pickled"
     shutil.copytree(random_host, pickled, ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(HostError, match="no weights in safetensors"):
-        export("sttm", str(out), merge=True, host=str(pickled))
+        merge(host=str(pickled))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     with pytest.raises(ConfigError, match="exists and is not empty"):
-        export("sttm", str(tmp_path / "full"), merge=True, host=host)
+        merge(out=str(tmp_path / "full"))
     assert not out.exists() and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ({"adapter": None}, "needs --host, --adapter and --out"),
+        ({"host": None}, "needs --host, --adapter and --out"),
+        ({"out": None}, "needs --host, --adapter and --out"),
+        ({"checkpoint": "runs/fit"}, "takes its adapter as --adapter runs/fit"),
+        ({"push": "me/merged"}, "writes only a folder"),
+        ({"license": "mit"}, "writes only a folder"),
+        ({"merge": False, "adapter": None}, "--host and --adapter need --merge"),
+        ({"merge": False, "host": None}, "--host and --adapter need --merge"),
+        ({"merge": False, "host": None, "adapter": None}, "export needs a checkpoint"),
+    ],
+)
+def test_options_that_do_not_belong_together_are_refused(words: dict[str, Any], text: str, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"merge": True, "host": "h", "adapter": "sttm", "out": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match=text):
+        export(**given | words)
+    assert not (tmp_path / "out").exists()
