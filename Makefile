@@ -6,7 +6,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 FINDER := $(VENV)/.torchvision-finder
 
-.PHONY: setup demo test quick oracle lmms serving serving-test lint clean
+.PHONY: setup demo test quick canary oracle lmms serving serving-test lint clean
 
 setup: $(READY) $(FINDER)
 
@@ -52,6 +52,14 @@ QUICK := $(addprefix --ignore=tests/,runs guides cli/doctor evaluation/bench eva
 
 quick: setup
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(QUICK) -k "not conformance or llava_onevision" $(PYTEST_ARGS)
+
+# The conformance tests with the newest transformers on PyPI, in a folder of its own; the summary lists what broke.
+CANARY := $(VENV)/transformers-newest
+canary: setup
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --upgrade --target $(CANARY) transformers
+	@PYTHONPATH=$(abspath $(CANARY)) $(BIN)/python -c 'import transformers; print("canary: transformers", transformers.__version__)'
+	@PYTHONPATH=$(abspath $(CANARY)) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -p no:cacheprovider -n 2 --dist loadfile --tb=line -rfE \
+	  tests/conformance --ignore=tests/conformance/test_oldest_transformers.py $(PYTEST_ARGS)
 
 # mamba-ssm's Triton kernels in Triton's interpreter. Not in site-packages, where transformers would try to use them.
 ORACLE := $(VENV)/triton-oracle
