@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 READY := $(VENV)/.ready
 FINDER := $(VENV)/.torchvision-finder
+CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framefold needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 
 .PHONY: setup demo test quick canary oracle lmms serving serving-test lint clean
 
@@ -13,7 +14,7 @@ setup: $(READY) $(FINDER)
 # torch first, because building DeepSpeed needs it. Extras that need CUDA are installed only if there is a GPU.
 $(READY): pyproject.toml constraints.txt
 	@echo "setup: creating $(VENV) (a few minutes the first time)"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framefold needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	@$(CHECK_PYTHON)
 	@$(PYTHON) -m venv $(VENV)
 	@echo "setup: torch"
 	@$(PIP) torch==2.13.0 setuptools wheel ninja
@@ -86,7 +87,8 @@ lmms: $(LMMS)/.ready
 SERVING := .venv-serving
 SERVING_PIP := $(SERVING)/bin/pip install --quiet --disable-pip-version-check
 $(SERVING)/.ready: constraints-serving.txt pyproject.toml framefold/torchvision_finder.py
-	@echo "serving: creating $(SERVING) (3.6 GB, several minutes)"
+	@echo "serving: creating $(SERVING) (3.9 GB, several minutes)"
+	@$(CHECK_PYTHON)
 	@$(PYTHON) -m venv $(SERVING)
 	@$(SERVING_PIP) -c constraints-serving.txt torch==2.13.0 setuptools
 	@$(SERVING_PIP) --no-deps -r constraints-serving.txt

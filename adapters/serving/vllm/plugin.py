@@ -25,6 +25,7 @@ class Qwen2VLConfiguration(AxesConfiguration):
 
     model_type = "qwen2_vl"
     positions = ("preserve", "all_axes")
+    takes_questions = True
 
 
 class Qwen3VLConfiguration(AxesConfiguration):

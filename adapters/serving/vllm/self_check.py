@@ -42,12 +42,18 @@ _FRAMES = _QWEN | {
 # Module -> class, or "" for the module -> name -> parameters of what the plug-in overrides or calls.
 SEAMS: dict[str, dict[str, dict[str, str]]] = {
     "qwen2_vl": {
+        "Qwen2VLProcessingInfo": {"get_hf_processor": "self kwargs"},
         "Qwen2VLMultiModalProcessor": {
+            "_apply_hf_processor_main": "self mm_items hf_kwargs",
+            "get_dummy_inputs": "self seq_len mm_counts mm_options",
+            "_get_mm_fields_config": _FIELDS,
             "_get_prompt_updates": "self mm_items hf_processor_mm_kwargs out_mm_kwargs",
         },
         "Qwen2VLForConditionalGeneration": {
             "get_mrope_input_positions": _MROPE["get_mrope_input_positions"],
             "get_encoder_cudagraph_config": "self",
+            "get_language_model": "self",
+            "_parse_and_validate_video_input": "self kwargs",
             "_process_image_input": "self image_input",
             "_process_video_input": "self video_input",
         },
@@ -82,6 +88,7 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
             "get_language_model": "self",
             "load_weights": "self weights",
             "_parse_and_validate_multimodal_inputs": "self kwargs",
+            "_parse_and_validate_video_input": "self kwargs",
             "_process_image_input": "self image_input",
             "_process_video_pixels": "self inputs",
         },

@@ -176,7 +176,7 @@ def check_servable(compressor: Compressor, questions: bool) -> None:
         (
             compressor.query_aware and not questions,
             "it needs the question, which the engine does not have when it encodes a video; only llava_onevision"
-            " takes it from the request",
+            " and qwen2_vl take it from the request",
         ),
         (compressor.needs_attention, "it needs the attention of the vision encoder, which the engine does not return"),
         (compressor.budget == AUTO, "it predicts its budget, which the engine needs before it encodes"),

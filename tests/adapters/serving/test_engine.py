@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import framefold
 
@@ -18,17 +16,15 @@ if importlib.util.find_spec("vllm") is None:
 
 import transformers
 
-from framefold.adapters.hosts import prepare
 from framefold.adapters.serving.vllm import positions
 from framefold.adapters.serving.vllm.compression import VideoCompression
 from framefold.adapters.serving.vllm.settings import ServingSettings
 from framefold.cli.merge import merge_into_host
-from framefold.data.synthetic.generate import generate
 from framefold.training.export.from_checkpoint import load_for_export
 from framefold.training.frozen_host.locate import find_host
 from tests.support.paths import ROOT
-from tests.support.serving.engine import TOLERANCE, Answer, attached, engine, hf_inputs, served
-from tests.support.serving.hosts import WIDTH, prompts, save_host
+from tests.support.serving.engine import TOLERANCE, Answer, attached, engine, served
+from tests.support.serving.hosts import prompts, save_adapter, save_host
 
 PRUNING: dict[str, Any] = {"compressor": "st_simdiff", "budget": 0.25}
 MERGING: dict[str, Any] = {"compressor": "sttm", "budget": 0.25}
@@ -77,15 +73,7 @@ def oracle(hosts: Callable[[str], Path]) -> Callable[..., dict[str, Answer]]:
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """ServingSettings of an adapter with weights."""
-    folder = tmp_path_factory.mktemp("storm")
-    torch.manual_seed(3)
-    compressor = framefold.build("storm", budget=0.25)
-    compressor.materialize(WIDTH, (4, 6))
-    with torch.no_grad():
-        for parameter in compressor.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    compressor.save_pretrained(folder)
-    return {"adapter": str(folder)}
+    return {"adapter": str(save_adapter("storm", tmp_path_factory.mktemp("storm")))}
 
 
 @pytest.fixture
@@ -192,40 +180,6 @@ def test_a_video_is_compressed_once_for_all_questions(hosts: Any, compressions: 
         for name in ("video 0", "other question", "same question again", "video 0"):
             served(llm, kind, [named[name]], 1)
     assert len(compressions) == 1
-
-
-def test_a_query_aware_adapter_gets_the_question_of_the_request(hosts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept: list[list[int]] = []
-    compress = VideoCompression.compress_video
-
-    def noted(self: Any, *arguments: Any) -> Any:
-        tokens, streams = compress(self, *arguments)
-        kept.append(tokens.index.tolist())
-        return tokens, streams
-
-    monkeypatch.setattr(VideoCompression, "compress_video", noted)
-    kind = "llava_onevision"
-    settings = {"adapter": str(ROOT / "checkpoints" / "qtsplus"), "budget": 0.1}
-    text = prompts(kind)["video 3"]
-    questions = [question.text for question in generate(0, split="test", frames=16).questions[:3]]
-    asked = [replace(text, text=text.text.replace(" what happens first ? ", one), question=one) for one in questions]
-    model = transformers.AutoModelForImageTextToText.from_pretrained(hosts(kind)).eval()
-    processor = transformers.AutoProcessor.from_pretrained(hosts(kind))
-    _, compressor = ServingSettings.from_dict(settings).resolved(questions=True)
-    wanted, anchors = {}, []
-    for prompt in asked:
-        prepared = prepare(model, hf_inputs(processor, prompt), compressor, query=prompt.question)
-        anchors.append(prepared.tokens[0].index.tolist())
-        with framefold.attach(model, compressor, query=prompt.question):
-            (wanted[prompt.question],) = attached(model, processor, [prompt])
-    assert len({tuple(chosen) for chosen in anchors}) == len(questions)
-    with engine(hosts(kind), kind, settings, **PREFIXES) as llm:
-        kept.clear()
-        compare(wanted, [served(llm, kind, [prompt])[0] for prompt in asked])
-        compare(wanted, served(llm, kind, asked))
-        assert kept == anchors  # once for each question, though asked twice
-        with pytest.raises(ValueError, match="chooses tokens by the question: send"):
-            served(llm, kind, [text])
 
 
 def test_the_engine_without_our_overrides_is_as_it_was(hosts: Any, oracle: Any, compressions: list[int]) -> None:

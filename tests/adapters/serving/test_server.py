@@ -21,9 +21,8 @@ import pytest
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vllm is not installed: make serving-test", allow_module_level=True)
 
-import cv2
-
 from framefold.data.synthetic.generate import Video, generate
+from framefold.data.video.codec import encode_video
 from framefold.evaluation.bench.openai_client import OpenAIServer
 from tests.support.limits import HANG
 from tests.support.paths import ROOT
@@ -74,18 +73,8 @@ def video() -> Video:
     return generate(0, split="test", frames=FRAMES, difficulty="hard")
 
 
-def file_of(video: Video, folder: Path) -> bytes:
-    """Return a video file without loss of quality; PyAV is not in this environment."""
-    file = folder / "video.avi"
-    writer = cv2.VideoWriter(str(file), cv2.VideoWriter_fourcc(*"FFV1"), 2.0, video.frames.shape[2:0:-1])
-    for frame in video.frames:
-        writer.write(frame[:, :, ::-1])
-    writer.release()
-    return file.read_bytes()
-
-
-def chat(data: bytes, question: str) -> dict[str, Any]:
-    url = f"data:video/avi;base64,{base64.b64encode(data).decode()}"
+def chat(video: Video, question: str) -> dict[str, Any]:
+    url = f"data:video/mp4;base64,{base64.b64encode(encode_video(video.frames, video.times)).decode()}"
     content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": question}]
     return {"temperature": 0, "max_tokens": 2, "messages": [{"role": "user", "content": content}]}
 
@@ -98,10 +87,9 @@ def ask(address: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.timeout(3 * HANG)
-def test_questions_about_a_video_are_answered_right(server: str, video: Video, tmp_path: Path) -> None:
-    data = file_of(video, tmp_path)
+def test_questions_about_a_video_are_answered_right(server: str, video: Video) -> None:
     questions = video.questions[:4]
-    answers = [ask(server, chat(data, question.text)) for question in questions]
+    answers = [ask(server, chat(video, question.text)) for question in questions]
     texts = [answer["choices"][0]["message"]["content"] for answer in answers]
     pairs = list(zip(texts, (question.answer for question in questions), strict=True))
     assert sum(text.split()[:1] == wanted.split()[:1] for text, wanted in pairs) >= 3, pairs
@@ -110,13 +98,16 @@ def test_questions_about_a_video_are_answered_right(server: str, video: Video, t
 
 @pytest.mark.timeout(3 * HANG)
 def test_the_request_of_the_guide_is_answered_right(server: str, video: Video, tmp_path: Path) -> None:
-    (tmp_path / "runs" / "serve").mkdir(parents=True)
-    (tmp_path / "runs" / "serve" / "video.mp4").write_bytes(file_of(video, tmp_path))
-    script = guide_lines("printf").replace(f"localhost:{PORT}", server.removeprefix("http://"))
-    out = subprocess.run(
-        ["bash", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=HANG, check=True
+    script = guide_lines(".venv-serving/bin/framefold view").replace(
+        f"localhost:{PORT}", server.removeprefix("http://")
     )
-    answer = json.loads(out.stdout)
+    script = script.replace(".venv-serving/bin/framefold", f"{shlex.quote(sys.executable)} -m framefold")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = ["bash", "-ec", script]
+    out = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=HANG, check=True
+    )
+    answer = json.loads(out.stdout[out.stdout.index("{") :])  # behind the questions and answers of the video
     (question,) = [question for question in video.questions if question.text in script]
     said = answer["choices"][0]["message"]["content"].strip()
     tokens = answer["usage"]["prompt_tokens"]
@@ -125,9 +116,9 @@ def test_the_request_of_the_guide_is_answered_right(server: str, video: Video, t
 
 
 @pytest.mark.timeout(3 * HANG)
-def test_the_load_test_measures_the_server(server: str, video: Video, tmp_path: Path) -> None:
+def test_the_load_test_measures_the_server(server: str, video: Video) -> None:
     client = OpenAIServer(server, HANG)
-    body = chat(file_of(video, tmp_path), "how many scenes ?")
+    body = chat(video, "how many scenes ?")
     reply = client.ask(body | {"model": client.model(), "max_tokens": 5, "ignore_eos": True})
     assert reply.tokens == 5 and TOKENS < reply.prompt_tokens < TOKENS + 20
     assert 0 < reply.first < reply.seconds

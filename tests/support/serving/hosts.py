@@ -17,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+import framefold
+
 WIDTH = 64
 FRAMES_PER_SECOND = 2.0
 MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
@@ -49,6 +51,18 @@ def save_host(kind: str, folder: Path) -> Path:
     if kind == "qwen3_vl_moe":
         _transpose_experts(folder / "model.safetensors")
     _processor(kind, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def save_adapter(name: str, folder: Path, noise: float = 0.05) -> Path:
+    """Write an adapter with random weights for these hosts, so far from their start."""
+    torch.manual_seed(3)
+    compressor = framefold.build(name, budget=0.25)
+    compressor.materialize(WIDTH, (4, 6))
+    with torch.no_grad():
+        for parameter in compressor.parameters():
+            parameter.add_(torch.randn_like(parameter) * noise)
+    compressor.save_pretrained(folder)
     return folder
 
 

@@ -14,7 +14,7 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .frame_runs import DUMMY_FRAMES, FrameCounts, FrameRuns
-from .questions import TOKENS, QuestionInfo, QuestionProcessor
+from .questions import QuestionInfo, QuestionProcessor, VideoQuestions
 
 
 class LlavaOnevisionInfo(QuestionInfo, stock.LlavaOnevisionProcessingInfo):
@@ -38,7 +38,7 @@ class LlavaOnevisionProcessor(QuestionProcessor, FrameCounts, stock.LlavaOnevisi
     dummy_inputs=stock.LlavaOnevisionDummyInputsBuilder,
 )
 class FramefoldLlavaOnevision(
-    FrameRuns, stock.LlavaOnevisionForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
+    VideoQuestions, FrameRuns, stock.LlavaOnevisionForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
 ):
     """LLaVA-OneVision with a compressor behind its vision encoder."""
 
@@ -58,11 +58,8 @@ class FramefoldLlavaOnevision(
                 images = (image.flatten(0, -2) for image in self._process_image_input(given))
                 media += [self.with_rows(image, torch.arange(len(image))) for image in images]
             else:
-                videos = list(self._process_video_pixels(given))
-                questions = kwargs.get(TOKENS)
-                for video, ids in zip(videos, [None] * len(videos) if questions is None else questions, strict=True):
-                    question = None if ids is None else self.get_language_model().embed_input_ids(ids.flatten())
-                    media.append(self._compressed(video.flatten(0, -2), question))
+                videos = [video.flatten(0, -2) for video in self._process_video_pixels(given)]
+                media += map(self._compressed, videos, self.questions_of(given, len(videos)))
         return tuple(media)
 
     def _compressed(self, video: Tensor, question: Tensor | None) -> Tensor:

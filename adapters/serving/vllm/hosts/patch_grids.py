@@ -50,7 +50,14 @@ class PatchRuns(PatchGrids, VideoCompression):
             return max(grid[1:])
         return int(media_grid_positions(grid, self.step(feature.data)).max()) + 1
 
-    def compress_run(self, video: Tensor, grid: Grid, step: float | Tensor = 1.0, times: Any = None) -> Tensor:
+    def compress_run(
+        self,
+        video: Tensor,
+        grid: Grid,
+        step: float | Tensor = 1.0,
+        times: Any = None,
+        question: Tensor | None = None,
+    ) -> Tensor:
         """Return the (K, D + CHANNELS) tokens of a video with their position channels.
 
         Args:
@@ -58,7 +65,8 @@ class PatchRuns(PatchGrids, VideoCompression):
             grid: (T, H, W).
             step: see :meth:`step`.
             times: (T,) seconds, or None if the host does not know them.
+            question: (Q, D) embeddings, for compressors that read it.
         """
-        tokens, (features,) = self.compress_video(Encoded.from_grid(video.unflatten(0, grid), times=times))
+        tokens, (features,) = self.compress_video(Encoded.from_grid(video.unflatten(0, grid), times=times), question)
         positions = media_grid_positions(grid, step)[tokens.index.cpu()]
         return torch.cat([features, position_channels(positions, 0, features)], 1)

@@ -66,5 +66,23 @@ class QuestionProcessor:
         return torch.tensor(ids)
 
 
+class VideoQuestions:
+    """Mixin for a model class, before its own base: the questions of the videos that it encodes."""
+
+    def _parse_and_validate_video_input(self, **kwargs: Any) -> Any:
+        ids = kwargs.pop(TOKENS, None)
+        video_input = super()._parse_and_validate_video_input(**kwargs)  # type: ignore[misc]
+        if video_input is not None:
+            setattr(video_input, TOKENS, ids)
+        return video_input
+
+    def questions_of(self: Any, video_input: Any, videos: int) -> list[Tensor | None]:
+        """Return the (Q, D) embeddings of the question of each video; None if the compressor reads none."""
+        ids = getattr(video_input, TOKENS)
+        if ids is None:
+            return [None] * videos
+        return [self.get_language_model().embed_input_ids(one.flatten()) for one in ids]
+
+
 def _without_question(kwargs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in kwargs.items() if name != QUESTION}

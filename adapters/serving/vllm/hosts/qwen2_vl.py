@@ -14,10 +14,15 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .patch_grids import PatchRuns
+from .questions import QuestionInfo, QuestionProcessor, VideoQuestions
 
 
-class Qwen2VLProcessor(stock.Qwen2VLMultiModalProcessor):
-    """Lays out prompts for the compressor's number of tokens."""
+class Qwen2VLInfo(QuestionInfo, stock.Qwen2VLProcessingInfo):
+    """Does not know the question."""
+
+
+class Qwen2VLProcessor(QuestionProcessor, stock.Qwen2VLMultiModalProcessor):
+    """Lays out prompts for the compressor's number of tokens, and passes on the question."""
 
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         settings = ServingSettings.of(self.info.get_hf_config())
@@ -35,10 +40,10 @@ class Qwen2VLProcessor(stock.Qwen2VLMultiModalProcessor):
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen2VLProcessor,
-    info=stock.Qwen2VLProcessingInfo,
+    info=Qwen2VLInfo,
     dummy_inputs=stock.Qwen2VLDummyInputsBuilder,
 )
-class FramefoldQwen2VL(PatchRuns, stock.Qwen2VLForConditionalGeneration, SupportsMultiModalPruning):
+class FramefoldQwen2VL(VideoQuestions, PatchRuns, stock.Qwen2VLForConditionalGeneration, SupportsMultiModalPruning):
     """Qwen2-VL with a compressor behind its vision encoder."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -55,5 +60,10 @@ class FramefoldQwen2VL(PatchRuns, stock.Qwen2VLForConditionalGeneration, Support
         return self.with_grid_positions(super()._process_image_input(image_input), image_input)
 
     def _process_video_input(self, video_input: Any) -> tuple[Tensor, ...]:
+        videos = super()._process_video_input(video_input)
         grids = map(self.token_grid, video_input["video_grid_thw"].tolist())
-        return tuple(map(self.compress_run, super()._process_video_input(video_input), grids))
+        questions = self.questions_of(video_input, len(videos))
+        return tuple(
+            self.compress_run(video, grid, question=question)
+            for video, grid, question in zip(videos, grids, questions, strict=True)
+        )
