@@ -37,6 +37,7 @@ SMALLER = {
     "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate --config ablation/demo --adapters": FEW_METHODS,
     "ablate --config ablation/hard": FEW_METHODS,
+    "ablate --config ablation/default": "--videos 2 --frames 16 --budgets 0.25",
     "ablate --data": "--videos 2",
     "ablate": "--videos 2 --frames 16 --budgets 0.1",
     "tinyhost eval": "--frames 16 --videos 2",
