@@ -36,7 +36,7 @@ def bench_validity(
 
     Args:
         results: folders of 'framefold ablate' about the same videos, or one file of committed accuracies such as
-            docs/measured/accuracies.json, which has no answers.
+            docs/measured/accuracies_hard.json, which has no answers.
         published: file of the published tables.
         budgets: retention ratios.
         benchmarks: benchmarks whose scores are averaged: videomme, mlvu, longvideobench, egoschema, mvbench.

@@ -113,7 +113,7 @@ def test_command_compares_the_committed_accuracies_and_writes_the_table(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(ROOT)
-    line = f"bench validity --results docs/measured/accuracies.json --out {tmp_path}"
+    line = f"bench validity --results docs/measured/accuracies_hard.json --out {tmp_path}"
     assert main(line.split()) == 0
     out, content = capsys.readouterr().out, json.loads((tmp_path / "validity.json").read_text())
     assert "| HoliTom's runs | LLaVA-OneVision-7B | 25 % |" in out and (tmp_path / "validity.md").read_text() in out
