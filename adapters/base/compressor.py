@@ -59,6 +59,7 @@ class Compressor(PretrainedMixin, nn.Module):
     encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
     biases_keys: bool = False  # in training, its result may have a key_bias, which the host must take
+    shares_results: bool = True  # see VideoTokens.once
     exact_budget: bool = True  # False for an instance whose variant determines the number of tokens itself
 
     _weights_loaded: bool = False
@@ -176,9 +177,7 @@ class Compressor(PretrainedMixin, nn.Module):
         self.materialize(video.width, video.grid[1:], video.features.device)
         self._note_versions()
         out = self.compress(video, k, query)
-        if isinstance(out, VideoTokens):
-            out = Compressed(out)
-        return self._check_output(out, video, k)
+        return self._check_output(Compressed(out) if isinstance(out, VideoTokens) else out, video, k)
 
     @property
     def is_untrained(self) -> bool:

@@ -112,9 +112,10 @@ class VideoTokens:
         """Return ``compute()``, computed once per owner if the video has a cache.
 
         A query-aware compressor computes in it what does not depend on the question. Hosts give a video a cache for the
-        questions of one forward pass, in which the weights of the owner do not change.
+        questions of one forward pass, in which the weights of the owner do not change. An owner with
+        ``shares_results = False`` computes anew.
         """
-        if self.cache is None:
+        if self.cache is None or not getattr(owner, "shares_results", True):
             return compute()
         key = id(owner), id(self.features)  # replace(video, features=...) keeps the cache
         if key not in self.cache:

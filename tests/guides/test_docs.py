@@ -192,22 +192,3 @@ def test_measures_named_in_the_guide_are_in_the_report() -> None:
     section = (ROOT / "docs/read_the_ablation.md").read_text().partition("## Cost\n")[2].partition("\n## ")[0]
     named = {" ".join(name.split()) for name in re.findall(r"`([^`]+)`", section)} - {"qtsplus"}
     assert named and named <= {measure.title for measure in MEASURES}
-
-
-def test_numbers_of_the_ablation_are_those_of_the_results() -> None:
-    """The rows without an adapter are the same in every table of the same videos."""
-    files = ("README.md", "docs/results.md", "docs/read_the_ablation.md")
-    readme, results, guide = (rows_of((ROOT / file).read_text()) for file in files)
-    for name in ("st_simdiff", "scene_mean", "uniform", "oracle"):
-        assert guide[name] == results[name][1:4], name
-    for name in ("fila", "st_simdiff", "uniform"):
-        assert readme[name] == results[name][2:4], name
-
-
-def rows_of(text: str) -> dict[str, list[str]]:
-    """Return the first row of each name in the tables of a text, by its first cell."""
-    rows: dict[str, list[str]] = {}
-    for line in re.findall(r"^\| (.+) \|$", text, re.MULTILINE):
-        name, *cells = (cell.strip() for cell in line.split("|"))
-        rows.setdefault(name, cells)
-    return rows

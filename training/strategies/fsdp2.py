@@ -107,6 +107,9 @@ def shard_module(module: Any) -> None:
     fully_shard(
         module.compressor, mesh=mesh, reshard_after_forward=False
     )  # zero_times_parameters needs it until the backward pass
+    for part in module.compressor.modules():
+        if hasattr(part, "shares_results"):  # a graph of several forwards hangs in the backward pass of FSDP2
+            part.shares_results = False
     for name, layer in list(module.model.get_decoder().layers.named_modules()):
         if isinstance(layer, nn.Linear) and "experts." not in name:
             fully_shard(layer, mesh=mesh, reshard_after_forward=True)

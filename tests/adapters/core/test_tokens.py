@@ -62,6 +62,10 @@ def test_incomplete_tokens_are_no_grid() -> None:
         VideoTokens.from_grid(torch.zeros(6, 3, 4, 16)).keep(torch.tensor([3])).as_grid()
 
 
+class Owner:
+    pass
+
+
 def test_a_result_that_questions_share_is_computed_once_per_owner_and_features() -> None:
     video = replace(VideoTokens.from_grid(torch.zeros(2, 2, 2, 3)), cache={})
     calls: list[str] = []
@@ -69,10 +73,12 @@ def test_a_result_that_questions_share_is_computed_once_per_owner_and_features()
     def once(owner: object, tokens: VideoTokens, value: str) -> str:
         return tokens.once(owner, lambda: calls.append(value) or value)  # type: ignore[func-returns-value]
 
-    first, second = object(), object()
+    first, second = Owner(), Owner()
     assert [once(first, video, "a"), once(first, video, "b"), once(second, video, "c")] == ["a", "a", "c"]
     other = replace(video, features=video.features + 1)
     assert [once(first, other, "d"), once(first, replace(other, times=video.times), "e")] == ["d", "d"]
     assert [once(first, video, "f"), calls] == ["a", ["a", "c", "d"]]
+    second.shares_results = False  # type: ignore[attr-defined]
+    assert [once(second, video, "i"), once(second, video, "j")] == ["i", "j"]
     alone = replace(video, cache=None)
     assert [once(first, alone, "g"), once(first, alone, "h")] == ["g", "h"]

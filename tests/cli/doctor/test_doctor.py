@@ -183,10 +183,10 @@ def test_every_package_of_an_extra_is_checked() -> None:
     checked = {
         (package.extra, package.pip_name.replace("_", "-")) for packages in PACKAGE_LISTS for package in packages
     }
-    for extra in ("", "train", "lora", "mamba", "report"):
+    for extra in ("", "hosts", "train", "lora", "mamba", "report"):
         for requirement in groups[extra]:
             name = requirement.split(">")[0].split("[")[0].replace("_", "-")
-            assert (extra, name) in checked
+            assert (extra, name) in checked or requirement in groups["hosts"] and ("hosts", name) in checked
     assert {package.finding("found").group for package in PACKAGES.values()} <= set(GROUPS)
 
 
