@@ -11,7 +11,7 @@ import torch
 
 from framefold.adapters.hosts.lora.inject import inject_lora, restore_on_error
 from framefold.adapters.pretrained.base_model import BaseModel
-from framefold.adapters.serving.vllm.plugin import served_architecture, takes_questions
+from framefold.adapters.serving.vllm.plugin import served_architecture
 from framefold.adapters.serving.vllm.settings import KEY, ServingSettings, check_servable
 from framefold.errors import ConfigError, HostError, WrongHostError
 from framefold.files import weights_digest, write_json
@@ -43,7 +43,7 @@ def merge_into_host(adapter: Adapter, host: HostFolder, out: Path, allow_other_h
         MissingExtraError: the adapter has LoRA, and PEFT is not installed.
     """
     architecture = served_architecture(host.kind)
-    check_servable(adapter.compressor, takes_questions(host.kind))
+    check_servable(adapter.compressor)
     problem = BaseModel.from_config(adapter.fields).difference(host.record(), host.folder)
     if problem is not None and not allow_other_host:
         raise WrongHostError(

@@ -14,7 +14,7 @@ from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.registry import list_compressors
 from framefold.adapters.hosts.prompt.columns import Positions
 from framefold.adapters.pretrained.base_model import BaseModel, hub_snapshot
-from framefold.adapters.serving.vllm.plugin import served_architecture, takes_questions
+from framefold.adapters.serving.vllm.plugin import served_architecture
 from framefold.adapters.serving.vllm.settings import KEY, ServingSettings
 from framefold.errors import ConfigError, MissingExtraError, WrongHostError
 from framefold.training.frozen_host.locate import HostFolder, find_host
@@ -61,7 +61,7 @@ def serve(
     """
     found = find_host(host)
     settings = _settings(found, compressor, budget, params, positions, allow_other_host)
-    settings, loaded = settings.resolved(takes_questions(found.kind))
+    settings, loaded = settings.resolved()
     _check_host(found, loaded.base_model, loaded.name, settings.allow_other_host)
     command = server_command(found, settings, engine_options or [])
     print(shlex.join(command), flush=True)

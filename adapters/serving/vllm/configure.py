@@ -21,11 +21,9 @@ class HostConfiguration:
 
     Attributes:
         model_type: of the hosts that the architecture can serve.
-        takes_questions: whether requests can name the question, for compressors that read it.
     """
 
     model_type: ClassVar[str]
-    takes_questions: ClassVar[bool] = False
 
     @classmethod
     def verify_and_update_model_config(cls, model_config: Any) -> None:
@@ -48,9 +46,7 @@ class HostConfiguration:
             raise ServingError("embeddings of media cannot be passed to a compressed host: drop --enable-mm-embeds")
         if getattr(media, "mm_encoder_tp_mode", None) == "data":
             raise ServingError('--mm-encoder-tp-mode data is not tested with compressors: use "weights"')
-        settings, compressor = (
-            ServingSettings.of(hf_config).beside(Path(model_config.model)).resolved(cls.takes_questions)
-        )
+        settings, compressor = ServingSettings.of(hf_config).beside(Path(model_config.model)).resolved()
         if not settings.allow_other_host:
             check_served_host(compressor, model_config)
         cls.set_positions(hf_config, settings)

@@ -25,7 +25,6 @@ class Qwen2VLConfiguration(AxesConfiguration):
 
     model_type = "qwen2_vl"
     positions = ("preserve", "all_axes")
-    takes_questions = True
 
 
 class Qwen3VLConfiguration(AxesConfiguration):
@@ -44,7 +43,6 @@ class LlavaOnevisionConfiguration(LineConfiguration):
     """``FramefoldLlavaOnevision``."""
 
     model_type = "llava_onevision"
-    takes_questions = True
 
 
 class LlavaNextVideoConfiguration(LineConfiguration):
@@ -80,11 +78,6 @@ def served_architecture(model_type: str) -> str:
         served = ", ".join(cls.model_type for cls in ARCHITECTURES.values())
         raise ServingError(f"hosts of type {model_type!r} cannot be served with a compressor; served types: {served}")
     return architecture
-
-
-def takes_questions(model_type: str) -> bool:
-    """Return whether requests to hosts of a type can name the question."""
-    return any(cls.model_type == model_type and cls.takes_questions for cls in ARCHITECTURES.values())
 
 
 def register() -> None:

@@ -23,14 +23,25 @@ UNTESTED = "FRAMEFOLD_VLLM_UNTESTED"
 _MODELS = "vllm.model_executor.models"
 _COUNT = "tokens_per_frame num_frames q"
 _FIELDS = "self hf_inputs hf_processor_mm_kwargs"
+_INFO = {"get_hf_processor": "self kwargs"}
+_PROCESSOR = {
+    "_apply_hf_processor_main": "self mm_items hf_kwargs",
+    "_get_mm_fields_config": _FIELDS,
+    "get_dummy_inputs": "self seq_len mm_counts mm_options",
+}
+_MODEL = {"_parse_and_validate_video_input": "self kwargs", "get_language_model": "self"}
 _MROPE = {
     "get_mrope_input_positions": "self input_tokens mm_features",
     "recompute_mrope_positions": "self input_ids multimodal_embeddings mrope_positions num_computed_tokens",
 }
-_QWEN = _MROPE | {
-    "_postprocess_image_embeds_evs": "self image_embeds_split image_input",
-    "_postprocess_video_embeds_evs": "self video_embeds_split video_input",
-}
+_QWEN = (
+    _MODEL
+    | _MROPE
+    | {
+        "_postprocess_image_embeds_evs": "self image_embeds_split image_input",
+        "_postprocess_video_embeds_evs": "self video_embeds_split video_input",
+    }
+)
 
 _FRAMES = _QWEN | {
     "_create_final_video_embeddings": "self video_embeddings num_tokens_per_frame timestamps video_grid_thw"
@@ -42,71 +53,67 @@ _FRAMES = _QWEN | {
 # Module -> class, or "" for the module -> name -> parameters of what the plug-in overrides or calls.
 SEAMS: dict[str, dict[str, dict[str, str]]] = {
     "qwen2_vl": {
-        "Qwen2VLProcessingInfo": {"get_hf_processor": "self kwargs"},
-        "Qwen2VLMultiModalProcessor": {
-            "_apply_hf_processor_main": "self mm_items hf_kwargs",
-            "get_dummy_inputs": "self seq_len mm_counts mm_options",
-            "_get_mm_fields_config": _FIELDS,
+        "Qwen2VLProcessingInfo": _INFO,
+        "Qwen2VLMultiModalProcessor": _PROCESSOR
+        | {
             "_get_prompt_updates": "self mm_items hf_processor_mm_kwargs out_mm_kwargs",
         },
-        "Qwen2VLForConditionalGeneration": {
+        "Qwen2VLForConditionalGeneration": _MODEL
+        | {
             "get_mrope_input_positions": _MROPE["get_mrope_input_positions"],
             "get_encoder_cudagraph_config": "self",
-            "get_language_model": "self",
-            "_parse_and_validate_video_input": "self kwargs",
             "_process_image_input": "self image_input",
             "_process_video_input": "self video_input",
         },
     },
     "qwen2_5_vl": {
         "": {"compute_retained_tokens_count": _COUNT},
-        "Qwen2_5_VLMultiModalProcessor": {
+        "Qwen2_5_VLProcessingInfo": _INFO,
+        "Qwen2_5_VLMultiModalProcessor": _PROCESSOR
+        | {
             "_postprocess_hf_mm_data": "self mm_inputs hf_processor_mm_kwargs processed_data",
-            "_get_mm_fields_config": _FIELDS,
         },
-        "Qwen2_5_VLForConditionalGeneration": _QWEN | {"_parse_and_validate_video_input": "self kwargs"},
+        "Qwen2_5_VLForConditionalGeneration": _QWEN,
     },
     "qwen3_vl": {
         "": {"compute_retained_tokens_count": _COUNT, "vidcom2_compute_retained_tokens_count": _COUNT},
+        "Qwen3VLProcessingInfo": _INFO,
+        "Qwen3VLMultiModalProcessor": _PROCESSOR,
         "Qwen3VLForConditionalGeneration": _FRAMES,
     },
-    "qwen3_vl_moe": {"Qwen3VLMoeForConditionalGeneration": _FRAMES},
+    "qwen3_vl_moe": {
+        "Qwen3VLMoeProcessingInfo": _INFO,
+        "Qwen3VLMoeForConditionalGeneration": _FRAMES,
+    },
     "llava_onevision": {
-        "LlavaOnevisionProcessingInfo": {
+        "LlavaOnevisionProcessingInfo": _INFO
+        | {
             "get_num_video_tokens": "self image_width image_height num_frames",
             "_get_num_frame_tokens": "self image_width image_height",
             "_get_max_video_frames": "self max_tokens",
-            "get_hf_processor": "self kwargs",
         },
-        "LlavaOnevisionMultiModalProcessor": {
-            "_apply_hf_processor_main": "self mm_items hf_kwargs",
-            "get_dummy_inputs": "self seq_len mm_counts mm_options",
-            "_get_mm_fields_config": _FIELDS,
-        },
-        "LlavaOnevisionForConditionalGeneration": {
+        "LlavaOnevisionMultiModalProcessor": _PROCESSOR,
+        "LlavaOnevisionForConditionalGeneration": _MODEL
+        | {
             "embed_multimodal": "self kwargs",
-            "get_language_model": "self",
             "load_weights": "self weights",
             "_parse_and_validate_multimodal_inputs": "self kwargs",
-            "_parse_and_validate_video_input": "self kwargs",
             "_process_image_input": "self image_input",
             "_process_video_pixels": "self inputs",
         },
     },
     "llava_next_video": {
-        "LlavaNextVideoProcessingInfo": {
+        "LlavaNextVideoProcessingInfo": _INFO
+        | {
             "get_num_video_tokens": "self image_width image_height num_frames",
             "_get_num_frame_tokens": "self image_width image_height",
             "_get_max_video_frames": "self max_tokens",
         },
-        "LlavaNextVideoMultiModalProcessor": {
-            "_apply_hf_processor_main": "self mm_items hf_kwargs",
-            "_get_mm_fields_config": _FIELDS,
-        },
-        "LlavaNextVideoForConditionalGeneration": {
+        "LlavaNextVideoMultiModalProcessor": _PROCESSOR,
+        "LlavaNextVideoForConditionalGeneration": _MODEL
+        | {
             "embed_multimodal": "self kwargs",
             "load_weights": "self weights",
-            "_parse_and_validate_video_input": "self kwargs",
             "_process_video_pixels": "self inputs",
         },
     },

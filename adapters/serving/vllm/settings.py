@@ -111,11 +111,8 @@ class ServingSettings:
             return self
         return replace(self, adapter=str(host / self.adapter))
 
-    def resolved(self, questions: bool = False) -> tuple[ServingSettings, Compressor]:
+    def resolved(self) -> tuple[ServingSettings, Compressor]:
         """Load the compressor, and name its folder and budget, so that no other process asks the Hub or guesses.
-
-        Args:
-            questions: whether the host takes the question of a request.
 
         Raises:
             ServingError: the compressor cannot be served.
@@ -132,7 +129,7 @@ class ServingSettings:
             adapter = str(folder.absolute())
         settings = replace(self, adapter=adapter)
         compressor = settings.load()
-        check_servable(compressor, questions)
+        check_servable(compressor)
         warn_untrained(compressor)
         return replace(settings, budget=compressor.budget, reads_question=compressor.query_aware), compressor
 
@@ -161,23 +158,14 @@ class ServingSettings:
         return budget_tokens(self.budget, tokens_per_frame * num_frames)
 
 
-def check_servable(compressor: Compressor, questions: bool) -> None:
+def check_servable(compressor: Compressor) -> None:
     """Refuse a compressor that an engine cannot run between its vision encoder and its language model.
-
-    Args:
-        compressor: the compressor.
-        questions: whether the host takes the question of a request.
 
     Raises:
         ServingError: the message says why.
     """
     for refused, reason in (
         (compressor.in_llm is not None, "it also acts inside the language model"),
-        (
-            compressor.query_aware and not questions,
-            "it needs the question, which the engine does not have when it encodes a video; only llava_onevision"
-            " and qwen2_vl take it from the request",
-        ),
         (compressor.needs_attention, "it needs the attention of the vision encoder, which the engine does not return"),
         (compressor.budget == AUTO, "it predicts its budget, which the engine needs before it encodes"),
         (not compressor.exact_budget and compressor.budget != 1.0, "it does not keep an exact number of tokens"),

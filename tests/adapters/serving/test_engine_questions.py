@@ -23,7 +23,7 @@ from tests.support.paths import ROOT, TINYHOST
 from tests.support.serving.engine import TOLERANCE, attached, engine, hf_inputs, served
 from tests.support.serving.hosts import prompts, save_adapter, save_host
 
-KINDS = ["llava_onevision", "qwen2_vl"]
+KINDS = ["llava_onevision", "llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
 QUESTIONS = ["which shape flashed first ?", "how many scenes ?", "did a cyan ring flash ?"]
 PREFIXES = {"enable_prefix_caching": True, "block_size": 32}
 
@@ -55,7 +55,7 @@ def test_a_compressor_reads_the_question_of_the_request(
     asked = [replace(without, question=question) for question in QUESTIONS]
     model = transformers.AutoModelForImageTextToText.from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
-    compressor = ServingSettings.from_dict(settings).resolved(questions=True)[1]
+    compressor = ServingSettings.from_dict(settings).resolved()[1]
     anchors, wanted = [], []
     for prompt in asked:
         prepared = prepare(model, hf_inputs(processor, prompt), compressor, query=prompt.question)

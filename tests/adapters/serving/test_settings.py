@@ -86,7 +86,6 @@ def adapter(tmp_path: Path) -> Path:
         "no tokens": ({"compressor": "sttm", "budget": 0}, BudgetError, "at least 1"),
         "budget of a wrong type": ({"compressor": "sttm", "budget": "much"}, BudgetError, "must be a ratio"),
         "predicted budget": ({"compressor": "qtsplus", "budget": "auto"}, ServingError, "before it encodes"),
-        "query-aware": ({"compressor": "qtsplus"}, ServingError, "needs the question"),
         "no exact number": (
             {"compressor": "sttm", "params": {"variant": "official"}}, ServingError, "not keep an exact number",
         ),
@@ -123,7 +122,7 @@ def test_positions_that_a_host_cannot_have_are_refused(name: str, positions: str
         configure(config)
 
 
-def test_a_query_aware_compressor_is_served_where_requests_name_the_question() -> None:
+def test_a_query_aware_compressor_makes_requests_name_the_question() -> None:
     config = engine_config("llava_onevision", {"compressor": "qtsplus", "budget": 0.1})
     configure(config)
     assert config.hf_config.framefold["reads_question"] is True

@@ -12,6 +12,8 @@ from vllm.multimodal.inputs import MultiModalFieldConfig
 from framefold.adapters.serving.vllm.compression import VideoCompression
 from framefold.adapters.serving.vllm.positions import MediaPositions, line_positions, position_channels
 
+from .questions import VideoQuestions
+
 FRAMES = "framefold_frames"
 
 # Of the video with which the engine measures its memory. Its own rule increases the number until the tokens no longer
@@ -35,7 +37,7 @@ class FrameCounts:
         return fields | {FRAMES: MultiModalFieldConfig.batched("video", keep_on_cpu=True)}
 
 
-class FrameRuns(MediaPositions, VideoCompression):
+class FrameRuns(VideoQuestions, MediaPositions, VideoCompression):
     """Mixin for a model class, before its own base.
 
     Positions with gaps go through M-RoPE with three equal axes, see

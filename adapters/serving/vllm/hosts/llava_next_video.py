@@ -13,9 +13,10 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .frame_runs import DUMMY_FRAMES, FrameCounts, FrameRuns
+from .questions import QuestionInfo, QuestionProcessor
 
 
-class LlavaNextVideoInfo(stock.LlavaNextVideoProcessingInfo):
+class LlavaNextVideoInfo(QuestionInfo, stock.LlavaNextVideoProcessingInfo):
     """Counts the tokens that the compressor keeps."""
 
     def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
@@ -26,8 +27,8 @@ class LlavaNextVideoInfo(stock.LlavaNextVideoProcessingInfo):
         return DUMMY_FRAMES
 
 
-class LlavaNextVideoProcessor(FrameCounts, stock.LlavaNextVideoMultiModalProcessor):
-    """Passes on the number of frames."""
+class LlavaNextVideoProcessor(QuestionProcessor, FrameCounts, stock.LlavaNextVideoMultiModalProcessor):
+    """Passes on the number of frames and the question."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -49,9 +50,12 @@ class FramefoldLlavaNextVideo(
 
     def embed_multimodal(self, **kwargs: Any) -> tuple[Tensor, ...]:
         given = self._parse_and_validate_video_input(**kwargs)
-        return () if given is None else tuple(map(self._compressed, self._process_video_pixels(given)))
+        if given is None:
+            return ()
+        videos = list(self._process_video_pixels(given))
+        return tuple(map(self._compressed, videos, self.questions_of(given, len(videos))))
 
-    def _compressed(self, video: Tensor) -> Tensor:
+    def _compressed(self, video: Tensor, question: Tensor | None) -> Tensor:
         clip = Encoded.from_grid(video.unflatten(0, (-1, self.side, self.side)))
-        tokens, (features,) = self.compress_video(clip)
+        tokens, (features,) = self.compress_video(clip, question)
         return self.with_rows(features, tokens.index)

@@ -14,7 +14,7 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .frame_runs import DUMMY_FRAMES, FrameCounts, FrameRuns
-from .questions import QuestionInfo, QuestionProcessor, VideoQuestions
+from .questions import QuestionInfo, QuestionProcessor
 
 
 class LlavaOnevisionInfo(QuestionInfo, stock.LlavaOnevisionProcessingInfo):
@@ -38,7 +38,7 @@ class LlavaOnevisionProcessor(QuestionProcessor, FrameCounts, stock.LlavaOnevisi
     dummy_inputs=stock.LlavaOnevisionDummyInputsBuilder,
 )
 class FramefoldLlavaOnevision(
-    VideoQuestions, FrameRuns, stock.LlavaOnevisionForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
+    FrameRuns, stock.LlavaOnevisionForConditionalGeneration, SupportsMRoPE, SupportsMultiModalPruning
 ):
     """LLaVA-OneVision with a compressor behind its vision encoder."""
 

@@ -11,8 +11,10 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.serving.vllm.compression import VideoCompression
 from framefold.adapters.serving.vllm.positions import Grid, MediaPositions, media_grid_positions, position_channels
 
+from .questions import VideoQuestions
 
-class PatchGrids(MediaPositions):
+
+class PatchGrids(VideoQuestions, MediaPositions):
     """Grids of tokens, and images with their positions."""
 
     def token_grid(self, patches: Any) -> Grid:
@@ -51,21 +53,16 @@ class PatchRuns(PatchGrids, VideoCompression):
         return int(media_grid_positions(grid, self.step(feature.data)).max()) + 1
 
     def compress_run(
-        self,
-        video: Tensor,
-        grid: Grid,
-        step: float | Tensor = 1.0,
-        times: Any = None,
-        question: Tensor | None = None,
+        self, video: Tensor, grid: Grid, question: Tensor | None, step: float | Tensor = 1.0, times: Any = None
     ) -> Tensor:
         """Return the (K, D + CHANNELS) tokens of a video with their position channels.
 
         Args:
             video: (T*H*W, D) features.
             grid: (T, H, W).
+            question: (Q, D) embeddings, or None.
             step: see :meth:`step`.
             times: (T,) seconds, or None if the host does not know them.
-            question: (Q, D) embeddings, for compressors that read it.
         """
         tokens, (features,) = self.compress_video(Encoded.from_grid(video.unflatten(0, grid), times=times), question)
         positions = media_grid_positions(grid, step)[tokens.index.cpu()]

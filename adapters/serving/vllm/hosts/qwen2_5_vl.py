@@ -14,12 +14,17 @@ from framefold.adapters.serving.vllm.positions import Grid
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .patch_grids import PatchRuns
+from .questions import QuestionInfo, QuestionProcessor
 
 SECONDS = "framefold_second_bits"  # of a step of the grid in time, as the bits of a float32
 
 
-class Qwen2_5VLProcessor(stock.Qwen2_5_VLMultiModalProcessor):
-    """Lays out prompts for the compressor's number of tokens, and keeps the times of frames exact."""
+class Qwen2_5VLInfo(QuestionInfo, stock.Qwen2_5_VLProcessingInfo):
+    """Does not know the question."""
+
+
+class Qwen2_5VLProcessor(QuestionProcessor, stock.Qwen2_5_VLMultiModalProcessor):
+    """Lays out prompts for the compressor's number of tokens, and passes on the question and exact times of frames."""
 
     def __init__(self, info: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(info, *args, **kwargs)
@@ -48,7 +53,7 @@ class Qwen2_5VLProcessor(stock.Qwen2_5_VLMultiModalProcessor):
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen2_5VLProcessor,
-    info=stock.Qwen2_5_VLProcessingInfo,
+    info=Qwen2_5VLInfo,
     dummy_inputs=stock.Qwen2_5_VLDummyInputsBuilder,
 )
 class FramefoldQwen2_5_VL(PatchRuns, stock.Qwen2_5_VLForConditionalGeneration):
@@ -76,8 +81,9 @@ class FramefoldQwen2_5_VL(PatchRuns, stock.Qwen2_5_VLForConditionalGeneration):
     def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> tuple[Tensor, ...]:
         grids = [self.token_grid(patches) for patches in video_input["video_grid_thw"].tolist()]
         seconds = [one.reshape(()).float().cpu() for one in video_input["second_per_grid_ts"]]
-        return tuple(map(self._compressed, video_embeds_split, grids, seconds))
+        questions = self.questions_of(video_input, len(grids))
+        return tuple(map(self._compressed, video_embeds_split, grids, seconds, questions))
 
-    def _compressed(self, video: Tensor, grid: Grid, second: Tensor) -> Tensor:
+    def _compressed(self, video: Tensor, grid: Grid, second: Tensor, question: Tensor | None) -> Tensor:
         times = torch.arange(grid[0], dtype=torch.float32) * float(second)
-        return self.compress_run(video, grid, self._step(second), times.to(video.device))
+        return self.compress_run(video, grid, question, self._step(second), times.to(video.device))

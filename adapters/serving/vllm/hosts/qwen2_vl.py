@@ -14,7 +14,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .patch_grids import PatchRuns
-from .questions import QuestionInfo, QuestionProcessor, VideoQuestions
+from .questions import QuestionInfo, QuestionProcessor
 
 
 class Qwen2VLInfo(QuestionInfo, stock.Qwen2VLProcessingInfo):
@@ -43,7 +43,7 @@ class Qwen2VLProcessor(QuestionProcessor, stock.Qwen2VLMultiModalProcessor):
     info=Qwen2VLInfo,
     dummy_inputs=stock.Qwen2VLDummyInputsBuilder,
 )
-class FramefoldQwen2VL(VideoQuestions, PatchRuns, stock.Qwen2VLForConditionalGeneration, SupportsMultiModalPruning):
+class FramefoldQwen2VL(PatchRuns, stock.Qwen2VLForConditionalGeneration, SupportsMultiModalPruning):
     """Qwen2-VL with a compressor behind its vision encoder."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
@@ -62,8 +62,4 @@ class FramefoldQwen2VL(VideoQuestions, PatchRuns, stock.Qwen2VLForConditionalGen
     def _process_video_input(self, video_input: Any) -> tuple[Tensor, ...]:
         videos = super()._process_video_input(video_input)
         grids = map(self.token_grid, video_input["video_grid_thw"].tolist())
-        questions = self.questions_of(video_input, len(videos))
-        return tuple(
-            self.compress_run(video, grid, question=question)
-            for video, grid, question in zip(videos, grids, questions, strict=True)
-        )
+        return tuple(map(self.compress_run, videos, grids, self.questions_of(video_input, len(videos))))

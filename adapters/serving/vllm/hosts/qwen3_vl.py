@@ -15,10 +15,15 @@ from framefold.adapters.serving.vllm.positions import framed_positions, position
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
 from .patch_grids import PatchGrids
+from .questions import QuestionInfo, QuestionProcessor
 
 
-class Qwen3VLProcessor(stock.Qwen3VLMultiModalProcessor):
-    """Lays out prompts for the compressor's number of tokens."""
+class Qwen3VLInfo(QuestionInfo, stock.Qwen3VLProcessingInfo):
+    """Does not know the question."""
+
+
+class Qwen3VLProcessor(QuestionProcessor, stock.Qwen3VLMultiModalProcessor):
+    """Lays out prompts for the compressor's number of tokens, and passes on the question."""
 
     def __init__(self, info: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(info, *args, **kwargs)
@@ -40,14 +45,19 @@ class FramedVideos(PatchGrids, VideoCompression):
     def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> tuple[Tensor, ...]:
         grids = video_input["video_grid_thw"].tolist()
         return tuple(
-            self._compressed(video, patches, timestamps)
-            for video, patches, timestamps in zip(video_embeds_split, grids, video_input.timestamps, strict=True)
+            map(
+                self._compressed,
+                video_embeds_split,
+                grids,
+                video_input.timestamps,
+                self.questions_of(video_input, len(grids)),
+            )
         )
 
-    def _compressed(self: Any, video: Tensor, patches: list[int], timestamps: Any) -> Tensor:
+    def _compressed(self: Any, video: Tensor, patches: list[int], timestamps: Any, question: Tensor | None) -> Tensor:
         grid = self.token_grid(patches)
         features, *deepstack = (layer.unflatten(0, grid) for layer in video.split(self.visual_dim, 1))
-        tokens, streams = self.compress_video(Encoded.from_grid(features, tuple(deepstack)))
+        tokens, streams = self.compress_video(Encoded.from_grid(features, tuple(deepstack)), question)
         kept = torch.zeros(len(video), dtype=torch.bool)
         kept[tokens.index.cpu()] = True
         return self._create_final_video_embeddings(
@@ -78,7 +88,7 @@ class FramedVideos(PatchGrids, VideoCompression):
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor,
-    info=stock.Qwen3VLProcessingInfo,
+    info=Qwen3VLInfo,
     dummy_inputs=stock.Qwen3VLDummyInputsBuilder,
 )
 class FramefoldQwen3VL(FramedVideos, stock.Qwen3VLForConditionalGeneration):

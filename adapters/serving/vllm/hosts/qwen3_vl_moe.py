@@ -8,12 +8,17 @@ from vllm.model_executor.models import qwen3_vl_moe as stock
 from vllm.model_executor.models.qwen3_vl import Qwen3VLDummyInputsBuilder
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
+from .questions import QuestionInfo
 from .qwen3_vl import FramedVideos, Qwen3VLProcessor
+
+
+class Qwen3VLMoeInfo(QuestionInfo, stock.Qwen3VLMoeProcessingInfo):
+    """Does not know the question."""
 
 
 @MULTIMODAL_REGISTRY.register_processor(
     Qwen3VLProcessor,
-    info=stock.Qwen3VLMoeProcessingInfo,
+    info=Qwen3VLMoeInfo,
     dummy_inputs=Qwen3VLDummyInputsBuilder,
 )
 class FramefoldQwen3VLMoe(FramedVideos, stock.Qwen3VLMoeForConditionalGeneration):
