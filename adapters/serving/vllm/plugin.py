@@ -5,6 +5,8 @@ They are used only if ``--hf-overrides`` asks for one of them.
 
 from __future__ import annotations
 
+from typing import Any
+
 from framefold.errors import ServingError
 
 from .configure import AxesConfiguration, HostConfiguration, LineConfiguration
@@ -39,6 +41,20 @@ class Qwen3VLMoeConfiguration(AxesConfiguration):
     model_type = "qwen3_vl_moe"
 
 
+class Qwen3_5Configuration(AxesConfiguration):
+    """``FramefoldQwen3_5``."""
+
+    model_type = "qwen3_5"
+
+    @classmethod
+    def verify_and_update_config(cls, vllm_config: Any) -> None:
+        from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+        super().verify_and_update_config(vllm_config)
+        # The dtype of the states of recurrent layers.
+        MODELS_CONFIG_MAP["Qwen3_5ForConditionalGeneration"].verify_and_update_config(vllm_config)
+
+
 class LlavaOnevisionConfiguration(LineConfiguration):
     """``FramefoldLlavaOnevision``."""
 
@@ -57,6 +73,7 @@ ARCHITECTURES: dict[str, type[HostConfiguration]] = {
     "FramefoldQwen2_5_VL": Qwen2_5VLConfiguration,
     "FramefoldQwen3VL": Qwen3VLConfiguration,
     "FramefoldQwen3VLMoe": Qwen3VLMoeConfiguration,
+    "FramefoldQwen3_5": Qwen3_5Configuration,
     "FramefoldLlavaOnevision": LlavaOnevisionConfiguration,
     "FramefoldLlavaNextVideo": LlavaNextVideoConfiguration,
 }

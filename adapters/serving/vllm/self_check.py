@@ -85,6 +85,10 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
         "Qwen3VLMoeProcessingInfo": _INFO,
         "Qwen3VLMoeForConditionalGeneration": _FRAMES,
     },
+    "qwen3_5": {
+        "Qwen3_5ProcessingInfo": _INFO,
+        "Qwen3_5ForConditionalGeneration": _FRAMES,
+    },
     "llava_onevision": {
         "LlavaOnevisionProcessingInfo": _INFO
         | {
@@ -120,7 +124,7 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 # Module -> the module whose names it uses.
-BASES = {"qwen3_vl_moe": "qwen3_vl"}
+BASES = {"qwen3_vl_moe": "qwen3_vl", "qwen3_5": "qwen3_vl"}
 
 
 def check_engine(model_type: str) -> None:

@@ -23,7 +23,7 @@ WIDTH = 64
 FRAMES_PER_SECOND = 2.0
 MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 SIZES = {"llava_onevision": (64, 64), "llava_next_video": (64, 64)}  # of hosts whose frames have one size
-PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16}
+PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16, "qwen3_5": 16}
 TEXT = dict(
     hidden_size=WIDTH, intermediate_size=96, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
     max_position_embeddings=8192, tie_word_embeddings=False,
@@ -127,6 +127,21 @@ def _qwen3_vl_moe(text: dict[str, Any], special: dict[str, int]) -> Any:
     return config
 
 
+def _qwen3_5(text: dict[str, Any], special: dict[str, int]) -> Any:
+    layers = ["linear_attention", "full_attention", "linear_attention", "full_attention"]
+    linear = dict(linear_key_head_dim=64, linear_value_head_dim=64, linear_num_key_heads=2, linear_num_value_heads=2)
+    rope = ROPE | {"mrope_interleaved": True, "partial_rotary_factor": 1.0}
+    config = transformers.Qwen3_5Config(
+        vision_config=VISION | dict(depth=2, num_position_embeddings=64, patch_size=16),
+        text_config=text
+        | linear
+        | {"head_dim": 32, "num_hidden_layers": 4, "layer_types": layers, "rope_parameters": rope},
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Qwen3_5ForConditionalGeneration"]
+    return config
+
+
 def _llava_next_video(text: dict[str, Any], special: dict[str, int]) -> Any:
     vision = transformers.CLIPVisionConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2, image_size=64, patch_size=8
@@ -142,7 +157,7 @@ def _llava_next_video(text: dict[str, Any], special: dict[str, int]) -> Any:
 
 CONFIGS = {
     "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_vl_moe": _qwen3_vl_moe,
-    "llava_next_video": _llava_next_video,
+    "qwen3_5": _qwen3_5, "llava_next_video": _llava_next_video,
 }  # fmt: skip
 
 
