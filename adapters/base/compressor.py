@@ -59,7 +59,7 @@ class Compressor(PretrainedMixin, nn.Module):
     encodes: ClassVar[bool] = False  # has a learned encoder before its reduction, see encode()
     predicts_budget: bool = False  # predicts how many tokens to keep: accepts budget="auto"
     biases_keys: bool = False  # in training, its result may have a key_bias, which the host must take
-    shares_results: bool = True  # see VideoTokens.once
+    shares_results: bool = True  # questions about a video may share results, see VideoTokens.once
     exact_budget: bool = True  # False for an instance whose variant determines the number of tokens itself
 
     _weights_loaded: bool = False

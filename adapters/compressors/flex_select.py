@@ -111,10 +111,8 @@ class FlexSelect(TrainedSelector):
         for block in blocks[:-1]:
             both = block.reencode(torch.cat([tokens, words.to(tokens.dtype)], 1))
             tokens, words = both[:, : video.per_frame], both[:, video.per_frame :]
-        logits: Tensor = blocks[-1].logits(
-            words, blocks[-1].project_keys(tokens)
-        )  # (T, heads, words, tokens of a frame)
-        return logits.amax((1, 2)).flatten()
+        logits: Tensor = blocks[-1].logits(words, blocks[-1].project_keys(tokens))
+        return logits.amax((1, 2)).flatten()  # of (T, heads, words, tokens of a frame)
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> Compressed:
         scores = self.score(video, query)
