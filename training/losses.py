@@ -24,6 +24,7 @@ from framefold.training.frozen_host.batch import BatchAnswers, EncodedBatch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_loss, answer_mask
 
+from .merge_losses import merged_evidence_loss
 from .optimizer import LossWeight
 from .score_losses import evidence_masks, listwise_loss, rank_loss
 from .teacher import TeacherAttention, TeacherOutputs, teacher_outputs
@@ -262,6 +263,13 @@ LOSSES: dict[str, Loss] = _declare(
         compute=lambda inputs: listwise_loss(inputs.scores, evidence_masks(inputs.answers.batch), by_token=True),
         count=lambda inputs: sum(int(mask.sum()) for mask in evidence_masks(inputs.answers.batch)),
         needs_scores=True,
+    ),
+    Loss(
+        "merged_evidence",
+        "each token after compression equals the mean of the annotated evidence among the tokens that it stands for;"
+        " for compressors that change features before they merge tokens",
+        compute=lambda inputs: merged_evidence_loss(inputs.answers.prepared.tokens, inputs.answers.batch),
+        count=lambda inputs: len(inputs.answers.prepared.tokens),
     ),
     Loss(
         "kl",

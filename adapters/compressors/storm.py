@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.core.width import matching_width
-from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer, Order, scan_order
+from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer, Scan, scan_orders
 from framefold.adapters.ops.partition import split_runs
 from framefold.errors import ConfigError
 
@@ -49,8 +49,8 @@ class STORM(Pool):
         sample: s, see above.
         layers: number of layers.
         inner: width of the layers, between two linear layers; None: D itself below 1024, otherwise 512.
-        scan: order of the tokens: "raster" (the paper), "temporal" or "snake", see
-            :func:`~framefold.adapters.layers.bidirectional_mamba.scan_order`.
+        scan: order of the tokens: "raster" (the paper), "temporal", "snake" or "alternating", see
+            :func:`~framefold.adapters.layers.bidirectional_mamba.scan_orders`.
         causal: forward scans only, for streaming.
         d_state: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
         d_conv: see :class:`~framefold.adapters.layers.mamba2.Mamba2`.
@@ -81,7 +81,7 @@ class STORM(Pool):
         sample: int = 1,
         layers: int = 2,
         inner: int | None = None,
-        scan: Order = "raster",
+        scan: Scan = "raster",
         causal: bool = False,
         d_state: int = 64,
         d_conv: int = 4,
@@ -92,8 +92,8 @@ class STORM(Pool):
         dim: int | None = None,
     ) -> None:
         super().__init__(budget, spatial=spatial)
-        if scan not in ("raster", "temporal", "snake"):
-            raise ConfigError(f"storm: scan must be 'raster', 'temporal' or 'snake', got {scan!r}")
+        if scan not in (scans := get_args(Scan)):
+            raise ConfigError(f"storm: scan must be one of {', '.join(scans)}, got {scan!r}")
         self.sample, self.layers, self.inner, self.scan, self.causal = sample, layers, inner, scan, causal
         self.d_state, self.d_conv, self.expand, self.headdim, self.ngroups = d_state, d_conv, expand, headdim, ngroups
         self.checkpointing, self.dim = checkpointing, dim
@@ -125,17 +125,15 @@ class STORM(Pool):
 
     def encode(self, video: VideoTokens, query: Tensor | None = None) -> VideoTokens:
         assert self.mixing is not None  # created by materialize()
-        order = scan_order(video.grid, self.scan, video.features.device)
-        wide = video.features[order].to(torch.promote_types(video.features.dtype, torch.float32))
+        orders = scan_orders(video.grid, self.scan, self.layers, video.features.device)
+        wide = video.features.to(torch.promote_types(video.features.dtype, torch.float32))
         scale = wide.square().mean(-1, keepdim=True).add(EPS).sqrt()
         start = (wide / scale).to(next(self.mixing.parameters()).dtype)[None]
         x = start if self.down is None else self.down(start)
-        for layer in self.mixing:
-            x = layer(x)
+        for layer, order in zip(self.mixing, orders, strict=True):
+            x = layer(x[:, order])[:, order.argsort()]
         change = (x - start if self.up is None else self.up(x))[0].to(wide.dtype) * scale
-        back = torch.empty_like(order)
-        back[order] = torch.arange(len(order), device=order.device)
-        return replace(video, features=video.features + change[back].to(video.features.dtype))
+        return replace(video, features=video.features + change.to(video.features.dtype))
 
     def compress(self, video: VideoTokens, k: int, query: Tensor | None) -> VideoTokens:
         if self.sample > 1 and self.training:

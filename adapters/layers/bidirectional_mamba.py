@@ -14,6 +14,8 @@ from .mamba2 import Mamba2
 
 Order = Literal["raster", "temporal", "snake"]
 
+Scan = Literal["raster", "temporal", "snake", "alternating"]  # "alternating": temporal and raster in turn
+
 
 class BidirectionalMambaLayer(nn.Module):
     """Residual layer that adds a forward and a backward Mamba-2 scan of the normalized input, (B, N, D) -> (B, N, D).
@@ -63,3 +65,22 @@ def scan_order(grid: tuple[int, int, int], order: Order, device: torch.device | 
         rows[1::2] = rows[1::2].flip(1)
         return rows.reshape(-1)
     return ids.reshape(-1)
+
+
+def scan_orders(
+    grid: tuple[int, int, int], scan: Scan, layers: int, device: torch.device | None = None
+) -> list[Tensor]:
+    """Return the (N,) order of the tokens in each layer; "alternating" is "temporal" in the first, third, ... layer.
+
+    A scan in one order brings together neighbours along one axis only: with both in turn, a layer can relate a change
+    in time to those beside it.
+
+    Args:
+        grid: (T, H, W).
+        scan: order of all layers, see :func:`scan_order`; or "alternating", "temporal" and "raster" in turn.
+        layers: number of layers.
+        device: device of the result.
+    """
+    turn: tuple[Order, ...] = ("temporal", "raster") if scan == "alternating" else (scan,)
+    orders = [scan_order(grid, order, device) for order in turn]
+    return [orders[layer % len(orders)] for layer in range(layers)]

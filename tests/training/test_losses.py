@@ -218,7 +218,14 @@ def test_query_aware_compressor_trains_with_all_losses(random_host: Any, tmp_pat
         "auto",
         {"heads": 4},
         host=str(random_host),
-        losses={"evidence": 1.0, "evidence_tokens": 1.0, "kl": 1.0, "attention": 1.0, "rank": 1.0},
+        losses={
+            "evidence": 1.0,
+            "evidence_tokens": 1.0,
+            "merged_evidence": 1.0,
+            "kl": 1.0,
+            "attention": 1.0,
+            "rank": 1.0,
+        },
         val_budgets=[0.25, "auto"],
     )
     module.configure_model()

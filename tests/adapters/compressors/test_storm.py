@@ -9,6 +9,7 @@ import torch
 
 import framefold
 from framefold import Compressor, VideoTokens
+from framefold.adapters.layers.bidirectional_mamba import scan_order
 from framefold.errors import ConfigError, InputError
 from tests.support.cases import case
 from tests.support.contract import same
@@ -34,7 +35,7 @@ def moved(**params) -> Compressor:
 def test_untrained_it_equals_pool_bit_by_bit() -> None:
     for dtype, params in itertools.product(
         (torch.float32, torch.bfloat16, torch.float64),
-        ({}, {"spatial": 2}, {"causal": True}, {"inner": 8}, {"scan": "snake"}),
+        ({}, {"spatial": 2}, {"causal": True}, {"inner": 8}, {"scan": "snake"}, {"scan": "alternating"}),
     ):
         clip = video().to(dtype)
         pool = framefold.build("pool", 13, spatial=params.get("spatial", 1))(clip).tokens
@@ -42,7 +43,7 @@ def test_untrained_it_equals_pool_bit_by_bit() -> None:
 
 
 def test_encoded_tokens_are_pooled() -> None:
-    for scan in ("raster", "temporal", "snake"):
+    for scan in ("raster", "temporal", "snake", "alternating"):
         with case(scan):
             clip, storm = video(), moved(scan=scan)
             encoded = storm.encode(clip)
@@ -58,6 +59,18 @@ def test_the_temporal_order_follows_each_position_through_time() -> None:
         moved(scan="raster").encode(positions).features.reshape(2, 3, 5, WIDTH).movedim(2, 0).reshape(30, WIDTH)
     )
     torch.testing.assert_close(moved(scan="temporal").encode(clip).features, by_position)
+
+
+def test_alternating_scans_follow_time_first_and_rows_second() -> None:
+    clip, storm = video(5, 2, 3), moved(scan="alternating", layers=3)
+    scale = clip.features.square().mean(-1, keepdim=True).sqrt()
+    x = clip.features / scale
+    for layer, order in zip(storm.mixing, ("temporal", "raster", "temporal"), strict=True):
+        rows = scan_order(clip.grid, order)
+        y = torch.empty_like(x)
+        y[rows] = layer(x[rows][None])[0]
+        x = y
+    torch.testing.assert_close(storm.encode(clip).features, x * scale, rtol=1e-4, atol=1e-4)
 
 
 def test_only_a_causal_encoder_ignores_later_frames() -> None:
