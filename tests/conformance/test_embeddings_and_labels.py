@@ -12,7 +12,7 @@ import framefold
 from framefold.adapters.hosts import prepare
 from framefold.adapters.hosts.base.family import features_of
 from framefold.errors import InputError
-from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Host, build
+from tests.support.hosts.bare_hosts import DROPPING, GLM_HOSTS, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Host, build
 from tests.support.hosts.images import image_arguments
 from tests.support.hosts.tiny_families import HOSTS, IMAGE, VIDEO, without
 
@@ -96,7 +96,7 @@ def embedded(host: Host, inputs: dict[str, Any]) -> dict[str, Any]:
     """Return the inputs with embeddings instead of ids, for a host with M-RoPE as new."""
     ids = inputs["input_ids"]
     host.model.base_model.rope_deltas = None  # of the last batch; a bare host adds them even if its size was another
-    if host.name == "glm4v":  # it takes the id of videos here, which processors do not write
+    if host.name in GLM_HOSTS:  # it takes the id of videos here, which processors do not write
         ids = ids.masked_fill(ids == IMAGE, VIDEO)
     return without(inputs, "input_ids") | {"inputs_embeds": host.model.get_input_embeddings()(ids)}
 
@@ -141,7 +141,7 @@ def test_generation_from_embeddings_equals_the_bare_host(host: Host) -> None:
     bare = host.model.generate(**inputs, max_new_tokens=3)
     assert bare.shape == (2, 3)  # without the prompt
     ids = {"input_ids": batch.inputs["input_ids"]}
-    both = None if host.name == "glm4v" else host.model.generate(**inputs | ids, max_new_tokens=3)
+    both = None if host.name in GLM_HOSTS else host.model.generate(**inputs | ids, max_new_tokens=3)
     with framefold.attach(host.model, KEEPING()):
         assert torch.equal(host.model.generate(**attached, max_new_tokens=3), bare)
         longest = attached["inputs_embeds"].shape[1] + 3
@@ -179,6 +179,8 @@ def test_embeddings_and_ids_drop_the_same_tokens(host: Host) -> None:
 def test_a_soft_prompt_among_embeddings_keeps_its_values_and_gradients(host: Host) -> None:
     batch = host.batch([5, -6, 6])
     inputs = embedded(host, batch.attached_inputs)
+    if host.name == "gemma4":
+        pytest.skip("the bare host looks up the ids of all embeddings, and finds none for a soft prompt")
     soft = torch.randn(3, inputs["inputs_embeds"].shape[-1], generator=torch.Generator().manual_seed(0))
     soft.requires_grad_()
 
@@ -199,7 +201,7 @@ def test_a_soft_prompt_among_embeddings_keeps_its_values_and_gradients(host: Hos
 # ---- masked images --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTS if name != "glm4v"])  # it takes no images beside a video
+@pytest.mark.parametrize("name", [name for name in HOSTS if name not in GLM_HOSTS])
 def test_a_masked_image_at_an_end_of_a_row_stays_with_its_features(name: str) -> None:
     host = build(name)
     for at_end in (True, False):

@@ -11,13 +11,17 @@ import pytest
 import torch
 
 import framefold
+from framefold.adapters.hosts.base.clips import Clips
+from framefold.adapters.hosts.base.family import get_family
+from framefold.adapters.hosts.base.patches import Patches
 from framefold.errors import ContractError, InputError
-from tests.support.hosts.bare_hosts import IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Host, build
+from tests.support.hosts.bare_hosts import GLM_HOSTS, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Host, build
 from tests.support.hosts.refusals import wrongly_handled
 from tests.support.hosts.tiny_families import HOSTS, without
 from tests.support.hosts.tiny_hosts import Positive
 
-PATCH_HOSTS = [*MROPE_HOSTS, "video_llama_3"]  # their videos are rows of patches with a grid
+PATCH_HOSTS = [name for name in HOSTS if isinstance(get_family(name), Patches)]
+CLIP_HOSTS = [name for name in HOSTS if isinstance(get_family(name), Clips)]
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -72,7 +76,7 @@ def without_last_placeholder(host: Host) -> dict[str, Any]:
 
 
 def raw_and_encoded(host: Host) -> dict[str, Any]:
-    modality = "image" if pixels(host) == "pixel_values" or host.name == "glm4v" else "video"
+    modality = "image" if pixels(host) == "pixel_values" or host.name in GLM_HOSTS else "video"
     return valid(host) | {"mm_encoder_outputs": {modality: object()}}
 
 
@@ -284,7 +288,7 @@ def test_a_video_that_the_processor_has_pruned_is_refused() -> None:
                 host.model(**valid(host) | {"video_merge_sizes": sizes})
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTS if name not in PATCH_HOSTS and name not in IMAGE_RUN_HOSTS])
+@pytest.mark.parametrize("name", CLIP_HOSTS)
 def test_a_video_without_a_batch_dimension_is_refused(name: str) -> None:
     host = build(name)
     inputs = valid(host)

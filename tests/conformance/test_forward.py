@@ -11,6 +11,7 @@ import torch
 
 import framefold
 from framefold.adapters.hosts import encode, list_families, prepare
+from framefold.adapters.hosts.base.family import features_of, get_family
 from tests.support.hosts.bare_hosts import (
     COMPRESSING,
     DROPPING,
@@ -34,7 +35,7 @@ from tests.support.hosts.oracles import (
     run_short,
     shorten,
 )
-from tests.support.hosts.tiny_families import HOSTS, without
+from tests.support.hosts.tiny_families import HOSTS, UNTESTED, without
 
 
 @pytest.fixture(scope="module", params=HOSTS)
@@ -43,7 +44,7 @@ def host(request: pytest.FixtureRequest) -> Host:
 
 
 def test_every_registered_family_is_in_this_suite() -> None:
-    assert list_families() == sorted(HOSTS)
+    assert list_families() == sorted([*HOSTS, *UNTESTED])
 
 
 BATCHES: dict[str, dict[str, Any]] = {
@@ -193,11 +194,9 @@ def with_encoded_video(host: Host) -> dict[str, Any]:
     """Return a prompt whose video the caller has encoded with the host's own method."""
     inputs = host.batch([5, -4, 3]).inputs
     modality = "image" if host.name in IMAGE_RUN_HOSTS else "video"
-    named = [name for name in ("pixel_values_videos", "pixel_values", "video_merge_sizes") if name in inputs]
-    grids = {"video_grid_thw": inputs["video_grid_thw"]} if "video_grid_thw" in inputs else {}
-    function = getattr(host.model.base_model, f"get_{modality}_features")
-    features = function(**{name: inputs[name] for name in named} | grids, return_dict=True)
-    return without(inputs, *named) | {"mm_encoder_outputs": {modality: features}}
+    features = features_of(host.model, modality, inputs)
+    raw = (name for name in get_family(host.name).vision_inputs if name != "video_grid_thw")
+    return without(inputs, *raw) | {"mm_encoder_outputs": {modality: features}}
 
 
 def test_every_argument_with_one_value_per_column_is_shortened(host: Host) -> None:

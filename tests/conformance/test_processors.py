@@ -30,11 +30,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning"),  # Lightning's advice
 ]
 WRITTEN_TIMES: dict[str, tuple[str, list[str]]] = {  # in the prompt, by processors that write them
+    "gemma4": (r"(\d\d:\d\d)<", ["00:00", "00:01", "00:02", "00:04", "00:04", "00:06"]),
+    "gemma4_unified": (r"(\d\d:\d\d)<", ["00:00", "00:01", "00:02", "00:04", "00:04", "00:06"]),
     "qwen3_5": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_5_moe": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_vl": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_vl_moe": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "video_llama_3": (r"Time([\d.]+)s:", ["0.5", "1.0", "2.5", "4.0", "4.2", "6.0"]),
+    "glm46v": (r"<\|end_of_image\|>([\d.]+)seconds", ["0.5", "2.5", "4.2"]),
+    "glm4v_moe": (r"<\|end_of_image\|>(\d+)", ["0", "2", "4"]),
     "glm4v": (r"<\|end_of_image\|>(\d+)", ["0", "2", "4"]),  # of the first frame of each step
     "smolvlm": (r"Framefrom(\d+:\d+):", ["00:00", "00:01", "00:02", "00:04", "00:04", "00:06"]),
 }
@@ -114,7 +118,7 @@ def test_features_on_the_oldest_supported_transformers(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", HOSTS)
 def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     result, tiny = results[name]["features"], HOSTS[name]
-    patch = 2 if name.startswith(("glm4v", "qwen")) else 1
+    patch = 2 if name.startswith(("glm4", "qwen")) else 1
     assert result["grid"] == result["attention"] == [-(-LENGTHS[0] // patch), *tiny.grid]
     assert result["single"] == [1, *tiny.grid, 0]  # a video of one frame
     assert result["layers"] == (2 if name.startswith("qwen3_vl") else 0)

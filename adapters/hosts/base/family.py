@@ -198,6 +198,10 @@ class Family:
         """
         return torch.full((mask.shape[0],), columns, device=mask.device)
 
+    def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
+        """Return whether the host may read a prompt with a video in chunks, because no column sees a later one."""
+        return True
+
     def vision_requires_grad(self, model: PreTrainedModel) -> bool:
         """Return whether any parameter of the vision side requires gradients."""
         prefix = f"{self.language}."

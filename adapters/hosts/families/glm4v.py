@@ -45,7 +45,7 @@ class Glm4v(MRoPE):
 
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
         if inputs.get("pixel_values") is not None:
-            raise InputError("glm4v hosts do not accept images together with a video: pass one or the other")
+            raise InputError(f"{self.model_type} hosts accept no images together with a video: pass one or the other")
         return super().encode(model, inputs)
 
 

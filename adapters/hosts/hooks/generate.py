@@ -49,8 +49,8 @@ class CompressedGenerate:
         Logits processors, streamers and stopping criteria see the compressed prompt.
 
         Raises:
-            InputError: the cache contains a compressed prompt, this version of transformers cannot prefill a video in
-                chunks, or a recurrent host is asked for assisted generation; also see
+            InputError: the cache contains a compressed prompt, this host or this version of transformers cannot prefill
+                a video in chunks, or a recurrent host is asked for assisted generation; also see
                 :func:`~framefold.adapters.hosts.prompt.prepare.prepare`.
         """
         host = self.host or type(self.model).generate.__get__(self.model)
@@ -76,6 +76,11 @@ class CompressedGenerate:
             raise InputError(
                 f"transformers {transformers.__version__} cannot prefill a prompt with a video in chunks: drop"
                 f" prefill_chunk_size, or install transformers>={FIRST_WITH_CHUNKED_VIDEO}"
+            )
+        if chunked and not family_of(self.model).prefills_in_chunks(self.model):
+            raise InputError(
+                f"the tokens of a frame see each other in {type(self.model).__name__}, and chunks would separate them:"
+                " drop prefill_chunk_size"
             )
         short = prepared.kwargs
         if not prepared.compaction.trivial:

@@ -24,7 +24,8 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
 
     Attention and norms of QTSplus's blocks are initialised this way (arXiv 2511.11910). Operations of the host between
     projections and attention have no counterpart in these blocks: rotations, and the norms of queries and keys in each
-    head (Qwen3). LoRA weights are not copied. Layers without attention (Qwen3.5) are skipped.
+    head (Qwen3). LoRA weights are not copied. Layers without attention (Qwen3.5) or without keys of their own (Gemma 4)
+    are skipped.
 
     Args:
         compressor: the compressor to initialise, in place.
@@ -48,7 +49,7 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
     config = language.config
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    layers = [layer for layer in language.layers if hasattr(layer, "self_attn")]
+    layers = [layer for layer in language.layers if _has_projections(layer)]
     tensors = [_layer_tensors(layer, family.norm_offset) for layer in layers]
     fits = compressor.init_from_layers(tensors, heads, kv_heads)
     copied = [name for name, fit in fits.items() if fit]
@@ -76,6 +77,11 @@ def _check_loaded(module: nn.Module) -> None:
             raise AttachError(f"the weights of {type(module).__name__} are not loaded (meta device)")
 
 
+def _has_projections(layer: Any) -> bool:
+    attention = getattr(layer, "self_attn", None)
+    return all(getattr(attention, name, None) is not None for name in PROJECTIONS)
+
+
 def _layer_tensors(layer: Any, norm_offset: float) -> dict[str, Tensor]:
     """Return the tensors of a decoder layer under the names that compressors use."""
     tensors = {}
@@ -88,6 +94,8 @@ def _layer_tensors(layer: Any, norm_offset: float) -> dict[str, Tensor]:
                 tensors[f"{name}.bias"] = projection.bias.detach()
     for host_name, name in NORMS.items():
         norm = getattr(layer, host_name)
+        if name == "post_attention_norm":  # before the MLP; with one on both sides of it, it has another name
+            norm = getattr(layer, "pre_feedforward_layernorm", norm)
         with loaded([norm]):
             tensors[f"{name}.weight"] = norm.weight.detach() + norm_offset
     return tensors

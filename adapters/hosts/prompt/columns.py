@@ -197,6 +197,9 @@ def move_columns(
         new["shift_labels"] = _move_shifted_labels(inputs["shift_labels"], compaction)
     if inputs.get("inputs_embeds") is not None:
         vectors = compaction.gather_vectors(inputs["inputs_embeds"])
+        if not compaction.trivial:  # some hosts look up the ids of all columns, padding included
+            padding = embed_id(model, family.pad_id(model), vectors.device).to(vectors)
+            vectors = torch.where(compaction.pad[..., None], padding, vectors)
         placeholder = embed_id(model, family.placeholder_id(model), vectors.device).to(vectors)
         filled = (new["input_ids"] == family.placeholder_id(model))[..., None]
         new["inputs_embeds"] = torch.where(filled, placeholder, vectors)

@@ -38,7 +38,8 @@ def with_ids(model: PreTrainedModel, family: Family, inputs: Mapping[str, Any]) 
         column = (embeds == embed_id(model, written, embeds.device)).all(-1)
         ids, known = ids.masked_fill(column, id), known | column
     if not bool(known.all()):
-        ids[~known] = _look_up(embeds[~known], getattr(embedding, "weight", None))
+        scale = getattr(embedding, "embed_scale", None)  # by which some modules multiply their weights
+        ids[~known] = _look_up(embeds[~known], getattr(embedding, "weight", None), scale)
     return {**inputs, "input_ids": ids}
 
 
@@ -48,8 +49,8 @@ def embed_id(model: PreTrainedModel, id: int, device: torch.device) -> Tensor:
     return embeddings(torch.full((), id, dtype=torch.long, device=device)).detach()
 
 
-def _look_up(vectors: Tensor, table: Any) -> Tensor:
-    """Return the (N,) rows of the (V, D) table that equal the (N, D) vectors; below 0 where none does."""
+def _look_up(vectors: Tensor, table: Any, scale: Tensor | None = None) -> Tensor:
+    """Return the (N,) rows of the scaled (V, D) table that equal the (N, D) vectors; below 0 where none does."""
     distinct, inverse = vectors.unique(dim=0, return_inverse=True)
     found = -1 - torch.arange(len(distinct), device=vectors.device)
     width = vectors.shape[1]
@@ -57,12 +58,13 @@ def _look_up(vectors: Tensor, table: Any) -> Tensor:
     if type(table) is not nn.Parameter or table.shape[1:] != (width,) or table.device != vectors.device:
         return found[inverse]
     table = table.detach()
+    factor = torch.ones((), dtype=table.dtype, device=table.device) if scale is None else scale.to(table)
     for start in range(0, len(distinct), AT_ONCE):
         part = distinct[start : start + AT_ONCE]
-        rows, ids = (part[:, :1] == table[:, 0]).nonzero(as_tuple=True)
+        rows, ids = (part[:, :1] == table[:, 0] * factor).nonzero(as_tuple=True)
         for column in range(0, width, -(-width // FILTERS)):
-            same = part[rows, column] == table[ids, column]
+            same = part[rows, column] == table[ids, column] * factor
             rows, ids = rows[same], ids[same]
-        same = (part[rows] == table[ids]).all(-1)
+        same = (part[rows] == table[ids] * factor).all(-1)
         found[start + rows[same]] = ids[same]
     return found[inverse]

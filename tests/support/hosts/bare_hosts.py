@@ -19,17 +19,18 @@ from torch import Tensor, nn
 import framefold
 from framefold.adapters import Compressor, VideoTokens
 from framefold.adapters.hosts.base.family import get_family
-from tests.support.hosts.tiny_families import HOSTS, TinyHost
+from tests.support.hosts.tiny_families import HOSTS, IMAGE, VIDEO, TinyHost
 from tests.support.hosts.tiny_hosts import Positive
 
 IMAGE_RUN_HOSTS = [name for name in HOSTS if name in ("internvl", "smolvlm")]  # frames are passed as runs of images
 MROPE_HOSTS = [name for name, tiny in HOSTS.items() if tiny.mrope]
+GLM_HOSTS = [name for name in HOSTS if name.startswith("glm4")]  # videos have the placeholders of images
 FULL_ATTENTION_HOSTS = [name for name, tiny in HOSTS.items() if tiny.full_attention]
 RECURRENT_HOSTS = [name for name in HOSTS if get_family(name).recurrent]
 
 # Limitations of the bare hosts, independent of framefold.
 OLD = Version(transformers.__version__) < Version("5.21")
-BEAMS_FAIL = ["glm4v", *(["llava_next_video"] if OLD else [])]  # with a video, they fail on an empty list
+BEAMS_FAIL = [*GLM_HOSTS, *(["llava_next_video"] if OLD else [])]  # with a video, they fail on an empty list
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ def vision_arguments(inputs: dict[str, Any], row: int, before: list[int], frames
     videos = slice(len(before), len(before) + len(frames))
     out = {
         name: inputs[name][videos]
-        for name in ("video_grid_thw", "second_per_grid_ts", "video_merge_sizes")
+        for name in ("video_grid_thw", "second_per_grid_ts", "video_merge_sizes", "num_frames_per_video")
         if name in inputs
     }
     if (images := inputs.get("pixel_values")) is not None:
@@ -155,6 +156,9 @@ def vision_arguments(inputs: dict[str, Any], row: int, before: list[int], frames
         patches = inputs["video_grid_thw"].prod(-1)
         start = int(patches[: videos.start].sum())
         return out | {"pixel_values_videos": pixels[start : start + int(patches[videos].sum())]}
+    if "video_position_ids" in inputs:
+        own = slice(sum(before), sum(before) + sum(frames))
+        return out | {"pixel_values_videos": pixels[own], "video_position_ids": inputs["video_position_ids"][own]}
     clips = pixels[videos]
     if not isinstance(clips, Tensor) and len(set(frames)) == 1:
         clips = torch.stack(list(clips))
@@ -170,12 +174,14 @@ class LanguageInputs:
         positions: (B, L), or (3, B, L) for positions in time, height and width.
         visual: (B, L) bool, placeholders of videos and images.
         layers: per deepstack layer, (P, D) features of the P placeholders of the batch.
+        named: further arguments, (B, L, ...).
     """
 
     embeds: Tensor
     positions: Tensor
     visual: Tensor
     layers: list[Tensor] = field(default_factory=list)
+    named: dict[str, Tensor] = field(default_factory=dict)
 
 
 def record_language_inputs(host: Host, inputs: dict[str, Any]) -> LanguageInputs:
@@ -187,8 +193,10 @@ def record_language_inputs(host: Host, inputs: dict[str, Any]) -> LanguageInputs
     if positions is None:
         positions = torch.arange(embeds.shape[1]).expand(embeds.shape[:2])
     layers = list(calls[-1].get("deepstack_visual_embeds") or ())
-    visual = calls[-1]["visual_pos_masks"] if layers else inputs["input_ids"] == host.tiny.placeholder
-    return LanguageInputs(embeds, positions, visual, layers)
+    ids = inputs["input_ids"]
+    visual = calls[-1]["visual_pos_masks"] if layers else (ids == IMAGE) | (ids == VIDEO)
+    named = {name: calls[-1][name] for name in ("per_layer_inputs",) if calls[-1].get(name) is not None}
+    return LanguageInputs(embeds, positions, visual, layers, named)
 
 
 @contextmanager

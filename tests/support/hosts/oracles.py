@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,6 +49,7 @@ class ShortRow:
         positions: (N,) or (3, N) positions of the original columns.
         layers: per deepstack layer, (N, D) features, zero for text.
         visual: (N,) bool, placeholders.
+        named: further arguments of the language model, (N, ...).
     """
 
     columns: Tensor
@@ -55,6 +57,7 @@ class ShortRow:
     positions: Tensor
     layers: list[Tensor]
     visual: Tensor
+    named: dict[str, Tensor]
 
 
 def shorten(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -> list[ShortRow]:
@@ -77,7 +80,8 @@ def shorten_row(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -
             layer[columns[tokens.index]] = merged(layer[columns], tokens)
         embeds[columns[tokens.index]] = tokens.features.detach()
     kept = keep.nonzero()[:, 0]
-    return ShortRow(kept, embeds[kept], full.positions[..., 0, kept], [layer[kept] for layer in layers], visual[kept])
+    positions, named = full.positions[..., 0, kept], {name: value[0, kept] for name, value in full.named.items()}
+    return ShortRow(kept, embeds[kept], positions, [layer[kept] for layer in layers], visual[kept], named)
 
 
 def merged(layer: Tensor, tokens: VideoTokens) -> Tensor:
@@ -91,7 +95,8 @@ def merged(layer: Tensor, tokens: VideoTokens) -> Tensor:
 
 def run_short(host: Host, short: ShortRow) -> Tensor:
     """Return the (N, vocabulary) logits of a shortened row, computed by the bare host's language model."""
-    arguments = {"attention_mask": torch.ones(1, len(short.columns), dtype=torch.long)}
+    arguments: dict[str, Any] = {name: value[None] for name, value in short.named.items()}
+    arguments["attention_mask"] = mask_of(host, short)
     if short.layers:
         arguments["visual_pos_masks"] = short.visual[None]
         arguments["deepstack_visual_embeds"] = [layer[short.visual] for layer in short.layers]
@@ -100,6 +105,28 @@ def run_short(host: Host, short: ShortRow) -> Tensor:
             inputs_embeds=short.embeds[None], position_ids=short.positions[..., None, :], use_cache=False, **arguments
         )
         return host.model.lm_head(output.last_hidden_state)[0]
+
+
+def mask_of(host: Host, short: ShortRow) -> Any:
+    """Return the attention mask of a shortened row in the form that the language model expects.
+
+    The columns of a frame's run of placeholders also see later ones of that run: in gemma4 in the layers with a window
+    and inside of it, in gemma4_unified in all layers.
+    """
+    count, config = len(short.columns), host.language.config
+    if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
+        return torch.ones(1, count, dtype=torch.long)
+    begins = short.visual & ~torch.nn.functional.pad(short.visual, (1, 0))[:-1]
+    run = begins.cumsum(0).masked_fill(~short.visual, -1)
+    same = (run[:, None] == run) & short.visual
+    at = torch.arange(count)
+    causal, window = at[:, None] >= at, at > at[:, None] - config.sliding_window
+    masks = {"full_attention": causal, "sliding_attention": (causal | same) & window}
+    if host.name == "gemma4_unified":
+        masks = {"full_attention": causal | same, "sliding_attention": causal & window | same}
+    low = torch.finfo(short.embeds.dtype).min
+    return {kind: torch.zeros_like(sees, dtype=short.embeds.dtype).masked_fill(~sees, low)[None, None]
+            for kind, sees in masks.items()}  # fmt: skip
 
 
 def run_kept(batch: Batch, shorts: list[ShortRow], positions: Tensor | None = None) -> list[Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from packaging.version import Version
 from torch import Tensor
 
 VOCAB, PAD, START, END, IMAGE, VIDEO = 64, 0, 58, 59, 60, 61
@@ -147,6 +148,26 @@ def _video_llama(videos: list[list[int]], generator: torch.Generator) -> dict[st
     return _patches(videos, generator, 3 * 4 * 4) | {"video_merge_sizes": sizes}
 
 
+def _gemma(videos: list[list[int]], generator: torch.Generator, side: int, width: int) -> dict[str, Any]:
+    counts = [t for row in videos for t in row]
+    h, w = GRID[0] // side, GRID[1] // side
+    columns, rows = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")
+    places = torch.full((sum(counts), h * w + 12 // side**2, 2), -1)  # the processor pads frames
+    places[:, : h * w] = torch.stack([columns, rows], -1).flatten(0, 1)
+    pixels = torch.rand(*places.shape[:2], width, generator=generator) * (places[..., :1] >= 0)
+    return {
+        "pixel_values_videos": pixels, "video_position_ids": places, "num_frames_per_video": torch.tensor(counts)
+    }  # fmt: skip
+
+
+def _gemma4_video(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    return _gemma(videos, generator, 1, 3 * 4 * 4)
+
+
+def _gemma4_unified_video(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    return _gemma(videos, generator, 2, 3 * 8 * 8)
+
+
 def _clips(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
     frames = [t for row in videos for t in row]
     clips = [torch.randn(t, 3, 16, 16, generator=generator) for t in frames]
@@ -232,13 +253,52 @@ def _qwen3_5_moe() -> Any:
     return _qwen3_5("Qwen3_5MoeConfig", "Qwen3_5MoeForConditionalGeneration", **experts)
 
 
-def _glm4v() -> Any:
+GEMMA = dict(
+    boi_token_id=START, eoi_token_id=END, boa_token_id=62, eoa_token_index=63, audio_token_id=62, audio_config=None,
+    tie_word_embeddings=False, **SPECIAL,
+)  # fmt: skip
+SLIDING = dict(
+    head_dim=8, global_head_dim=8, sliding_window=9, use_bidirectional_attention="vision", tie_word_embeddings=False,
+    layer_types=["sliding_attention", "full_attention"],
+)  # fmt: skip
+
+
+def _gemma4() -> Any:
+    """As in the smallest checkpoints, layers have embeddings of their own, and the last ones share keys and values."""
+    vision = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+                  num_key_value_heads=2, head_dim=8, pooling_kernel_size=2, patch_size=4, position_embedding_size=32,
+                  rope_parameters={"rope_type": "default", "rope_theta": 100.0})  # fmt: skip
+    shared = dict(num_hidden_layers=4, num_kv_shared_layers=2, layer_types=SLIDING["layer_types"] * 2,
+                  hidden_size_per_layer_input=8, vocab_size_per_layer_input=VOCAB)  # fmt: skip
+    return _config("Gemma4Config", "Gemma4ForConditionalGeneration", vision_config=vision,
+                   text_config={**TEXT, **SLIDING, **shared}, **GEMMA)  # fmt: skip
+
+
+def _gemma4_unified() -> Any:
+    vision = dict(patch_size=4, pooling_kernel_size=2, mm_embed_dim=16, mm_posemb_size=32, output_proj_dims=16)
+    return _config("Gemma4UnifiedConfig", "Gemma4UnifiedForConditionalGeneration", vision_config=vision,
+                   text_config={**TEXT, **SLIDING}, **GEMMA)  # fmt: skip
+
+
+def _glm4v(name: str = "Glm4v", text_type: str = "glm4v_text", **text: Any) -> Any:
     vision = dict(depth=2, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, image_size=16,
                   **PATCHES)  # fmt: skip
-    text = {**TEXT, "rope_parameters": dict(MROPE)}
+    vision["model_type"] = text_type.replace("text", "vision")
+    text = {**TEXT, "model_type": text_type, "rope_parameters": {**MROPE, "partial_rotary_factor": 1.0}, **text}
     marks = dict(image_start_token_id=START, image_end_token_id=END, video_start_token_id=62, video_end_token_id=63)
-    return _config("Glm4vConfig", "Glm4vForConditionalGeneration", vision_config=vision, text_config=text,
+    return _config(f"{name}Config", f"{name}ForConditionalGeneration", vision_config=vision, text_config=text,
                    **SPECIAL, **marks)  # fmt: skip
+
+
+def _glm46v() -> Any:
+    return _glm4v("Glm46V")
+
+
+def _glm4v_moe() -> Any:
+    """As in the checkpoints, the first layer has no experts."""
+    experts = dict(n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, n_shared_experts=1,
+                   first_k_dense_replace=1)  # fmt: skip
+    return _glm4v("Glm4vMoe", "glm4v_moe_text", **experts)
 
 
 VIT = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16,
@@ -284,7 +344,12 @@ def _smolvlm() -> Any:
                    text_config={**TEXT, "model_type": "llama"}, image_token_id=IMAGE, scale_factor=2)  # fmt: skip
 
 
+_GEMMA = {"grid": (2, 3), "token_types": True, "full_attention": False}
 HOSTS: dict[str, TinyHost] = {
+    "gemma4": TinyHost(_gemma4, 6, runs(VIDEO, 6), _gemma4_video, **_GEMMA),
+    "gemma4_unified": TinyHost(_gemma4_unified, 6, runs(VIDEO, 6), _gemma4_unified_video, **_GEMMA),
+    "glm46v": TinyHost(_glm46v, 6, runs(IMAGE, 6, [START]), _qwen, True, IMAGE, (2, 3)),
+    "glm4v_moe": TinyHost(_glm4v_moe, 6, runs(IMAGE, 6, [START]), _qwen, True, IMAGE, (2, 3)),
     "glm4v": TinyHost(_glm4v, 6, runs(IMAGE, 6, [START]), _qwen, True, IMAGE, (2, 3)),
     "internvl": TinyHost(_internvl, 4, runs(IMAGE, 4), _images, placeholder=IMAGE),
     "llava_next_video": TinyHost(_llava_next_video, 4, run(VIDEO, 4), _clips),
@@ -299,6 +364,12 @@ HOSTS: dict[str, TinyHost] = {
     "video_llama_3": TinyHost(_video_llama_3, 6, run(VIDEO, 6), _video_llama, grid=(2, 3)),
     "video_llava": TinyHost(_video_llava, 16, run(VIDEO, 17), _clips, grid=(4, 4)),
 }
+
+
+# The bare hosts of this version take no raw video, so there is nothing to compare with.
+UNTESTED = ["gemma4", "gemma4_unified"] if Version(transformers.__version__) < Version("5.23") else []
+for _name in UNTESTED:
+    del HOSTS[_name]
 
 
 def without(inputs: dict[str, Any], *names: str) -> dict[str, Any]:

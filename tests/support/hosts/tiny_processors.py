@@ -37,11 +37,21 @@ GLM = {
 }
 LLAVA = {"<image>": IMAGE, "<video>": VIDEO}
 INTERN = {"<img>": START, "</img>": END, "<IMG_CONTEXT>": IMAGE, "<video>": VIDEO}
+GEMMA = {
+    **{"<|image>": START, "<image|>": END, "<|image|>": IMAGE, "<|video|>": VIDEO},
+    **{"<|audio|>": 62, "<|audio>": 63, "<audio|>": 56},
+}
 SMOL = {
     **{"<fake_token_around_image>": START, "<global-img>": 62, "<end_of_utterance>": 63, "<|im_start|>": END},
     **LLAVA,
 }
+GEMMA_NAMES = {
+    "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>",
+    "boa_token": "<|audio>", "eoa_token": "<audio|>",
+}  # fmt: skip
 NAMES = {  # attributes of the tokenizer that processors read
+    "gemma4": GEMMA_NAMES,
+    "gemma4_unified": GEMMA_NAMES,
     "internvl": {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
@@ -50,12 +60,20 @@ NAMES = {  # attributes of the tokenizer that processors read
 PATCHES = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
 FRAME = {"shortest_edge": 64, "longest_edge": 16 * 24}
 CLIP = {"shortest_edge": 64, "longest_edge": 64 * 16 * 24}  # for all frames together
+POOLED = {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70, "do_resize": False}
 SQUARE = {"height": 16, "width": 16}
 CROP = {"size": {"shortest_edge": 16}, "crop_size": SQUARE}
 
 # model_type: prefix of the classes, special tokens, text of a video in the template, settings of the image processor,
 # of the video processor and of the processor
 FAMILIES: dict[str, tuple[str, dict[str, int], str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "gemma4": ("Gemma4", GEMMA, "<|video|>", POOLED, POOLED, {"feature_extractor": "Gemma4AudioFeatureExtractor"}),
+    "gemma4_unified": (
+        "Gemma4Unified", GEMMA, "<|video|>", POOLED, POOLED,
+        {"feature_extractor": "Gemma4UnifiedAudioFeatureExtractor"},
+    ),
+    "glm46v": ("Glm46V", GLM, "<|begin_of_video|><|video|><|end_of_video|>", {}, {**PATCHES, "size": CLIP}, {}),
+    "glm4v_moe": ("Glm4v", GLM, "<|begin_of_video|><|video|><|end_of_video|>", {}, {**PATCHES, "size": CLIP}, {}),
     "glm4v": ("Glm4v", GLM, "<|begin_of_video|><|video|><|end_of_video|>", {}, {**PATCHES, "size": CLIP}, {}),
     "internvl": ("InternVL", INTERN, "<video>", {"size": SQUARE}, {"size": SQUARE}, {"image_seq_length": 4}),
     "llava_next_video": ("LlavaNextVideo", LLAVA, "<video>", CROP, CROP, {"patch_size": 4}),
@@ -94,6 +112,7 @@ def save_host(model_type: str, folder: Path) -> Path:
     tokenizer = build_tokenizer(special, NAMES.get(model_type, {}))
     image = _class(IMAGE_PROCESSORS.get(prefix, f"{prefix}ImageProcessor"))(**image_settings)
     clips = _class(VIDEO_PROCESSORS.get(prefix, f"{prefix}VideoProcessor"))(**video_settings)
+    settings = {name: _class(value)() if name == "feature_extractor" else value for name, value in settings.items()}
     processor = _class(f"{prefix}Processor")(
         image_processor=image,
         tokenizer=tokenizer,

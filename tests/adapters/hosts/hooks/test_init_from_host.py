@@ -21,16 +21,18 @@ GATED = ("qwen3_5", "qwen3_5_moe")  # their projections of queries also make gat
 
 
 def layers_of(model: Any) -> Any:
-    """Return the layers with attention."""
-    return [layer for layer in family_of(model).decoder_layers(model) if hasattr(layer, "self_attn")]
+    """Return the layers with attention and with keys of their own."""
+    layers = family_of(model).decoder_layers(model)
+    return [layer for layer in layers if hasattr(layer, "self_attn") and hasattr(layer.self_attn, "k_proj")]
 
 
 def host(name: str) -> Any:
     """Build a host with random norms, so that copies of them are recognised."""
     model = HOSTS[name].build()
     for layer in layers_of(model):
-        for norm in set(NORMS.values()):
-            getattr(layer, norm).weight.data.normal_(1, 0.1)
+        for norm in {*NORMS.values(), "pre_feedforward_layernorm"}:
+            if hasattr(layer, norm):
+                getattr(layer, norm).weight.data.normal_(1, 0.1)
     return model
 
 
@@ -44,7 +46,9 @@ def check_copy(block: Any, layer: Any, skip: tuple[str, ...] = ()) -> None:
             bias = torch.zeros_like(copied.bias) if source.bias is None else source.bias
             assert torch.equal(copied.bias, bias), key
     offset = 1 if "Qwen3_5" in type(layer).__name__ else 0  # its norms multiply by 1 + weight
+    sandwich = hasattr(layer, "pre_feedforward_layernorm")
     for key, norm in NORMS.items():
+        norm = "pre_feedforward_layernorm" if sandwich and key == "ffn_norm" else norm
         if hasattr(block, key):
             assert torch.equal(getattr(block, key).weight, getattr(layer, norm).weight + offset), key
 

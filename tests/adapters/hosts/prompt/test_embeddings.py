@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from framefold.adapters.hosts.base.family import family_of
@@ -9,8 +10,9 @@ from framefold.adapters.hosts.prompt.embeddings import with_ids
 from tests.support.hosts.tiny_families import FIRST_WORD, HOSTS, IMAGE, VIDEO
 
 
-def test_ids_are_those_of_the_embeddings_and_below_zero_for_other_vectors() -> None:
-    model = HOSTS["qwen2_vl"].build()
+@pytest.mark.parametrize("name", [name for name in ("qwen2_vl", "gemma4") if name in HOSTS])  # the second scales them
+def test_ids_are_those_of_the_embeddings_and_below_zero_for_other_vectors(name: str) -> None:
+    model = HOSTS[name].build()
     family, embedding = family_of(model), model.get_input_embeddings()
     ids = torch.tensor([[5, IMAGE, VIDEO, 5, 0, 63], [VIDEO, 0, 7, 8, IMAGE, 9]])
     embeds = embedding(ids)

@@ -14,13 +14,13 @@ from transformers import LlavaOnevisionForConditionalGeneration, PreTrainedToken
 
 import framefold
 from framefold.adapters import Compressor
-from framefold.adapters.hosts import list_families, prepare
+from framefold.adapters.hosts import prepare
 from framefold.adapters.hosts.prompt import question as query
 from framefold.errors import InputError
 from tests.support.hosts.tiny_families import FIRST_WORD, HOSTS, LAST_WORD, TIME, VOCAB, labels_of
 from tests.support.paths import TINYHOST
 
-STAMPS = {"internvl": "Frame7:", "smolvlm": "Frame from 00:07:"}
+STAMPS = {"gemma4": "00:01", "gemma4_unified": "00:01", "internvl": "Frame7:", "smolvlm": "Frame from 00:07:"}
 
 
 class QueryRecorder(Compressor):
@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("name", list_families())
+@pytest.mark.parametrize("name", HOSTS)
 def test_the_words_around_a_video_are_its_question(name: str) -> None:
     host, recorder = HOSTS[name].build(), QueryRecorder()
     inputs = HOSTS[name].inputs([5, -4, 6], [9, -3, 3])

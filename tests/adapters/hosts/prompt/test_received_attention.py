@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 import framefold
-from framefold.adapters.hosts import encode, list_families, prepare
+from framefold.adapters.hosts import encode, prepare
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.prompt import received_attention as received
+from framefold.errors import UnsupportedHostError
 from tests.support.hosts.tiny_families import HOSTS
 from tests.support.hosts.tiny_hosts import Positive
 
-FAMILIES = list_families()
+FAMILIES = [name for name in HOSTS if name != "gemma4_unified"]  # which has no vision encoder
 
 
 @pytest.fixture(autouse=True)
@@ -95,8 +96,9 @@ def test_each_token_gets_the_mean_over_its_patches(name: str, monkeypatch: pytes
             torch.testing.assert_close(clip.attention, by_patch(name, host, clip, flat, start), atol=1e-7, rtol=1e-5)
             start += 4 * len(clip)
         return
-    frames = torch.cat(rows)[:, -16:].view(-1, 4, 4)  # without CLS
-    if HOSTS[name].grid == (2, 2):
+    patches = torch.cat(rows)  # the first ones are CLS, or the last ones padding
+    frames = patches[:, :24].view(-1, 4, 6) if name == "gemma4" else patches[:, -16:].view(-1, 4, 4)
+    if HOSTS[name].grid != (4, 4):
         frames = torch.stack([frames[:, y::2, x::2] for y in (0, 1) for x in (0, 1)]).mean(0)
     torch.testing.assert_close(torch.cat([clip.attention for clip in clips]), frames, atol=1e-7, rtol=1e-5)
 
@@ -115,6 +117,15 @@ def test_sdpa_and_eager_record_the_same_and_features_stay_bit_identical(name: st
         collected.append(torch.cat([clip.attention.flatten() for clip in recorded]))
     torch.testing.assert_close(*collected, atol=1e-7, rtol=1e-5)
     assert collected[0].std() > 1e-4 * collected[0].mean()  # not a constant
+
+
+@pytest.mark.skipif("gemma4_unified" not in HOSTS, reason="its bare host takes no video in this version")
+def test_a_host_without_a_vision_encoder_has_no_attention_to_record() -> None:
+    host, inputs = HOSTS["gemma4_unified"].build(), two_videos("gemma4_unified")
+    with pytest.raises(UnsupportedHostError, match="no vision encoder.*choose a compressor that does not need it"):
+        encode(host, inputs, attention=True)
+    with framefold.attach(host, MostAttended()), pytest.raises(UnsupportedHostError, match="no vision encoder"):
+        host(**inputs)
 
 
 class MostAttended(Positive):
