@@ -31,7 +31,8 @@ class TeacherAttention:
     """Which attention of the host the losses "attention" and "rank" read; 'framefold bench teacher' compares layers.
 
     Args:
-        layers: decoder layers from 0, whose attention is averaged; by default all.
+        layers: decoder layers from 0, whose attention is averaged; by default all. In hosts with several kinds of
+            layers, only those with full attention count.
         heads: mean or max over the heads and over the tokens of the question.
 
     Raises:
@@ -134,10 +135,19 @@ def compare_attention(
         with eager_attention(host.model):
             out = host.model(**rows, output_attentions=True)
     found = []
+    layers = _with_full_attention(host.model, out.attentions)
     for one in settings:
-        weights = one.reduce(out.attentions, batch.rows.attention_mask)
+        weights = one.reduce(layers, batch.rows.attention_mask)
         found.append([_attention_to_grid(host, batch, row, weights[row]) for row in range(len(weights))])
     return out.logits, found
+
+
+def _with_full_attention(model: PreTrainedModel, layers: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return the weights of the layers that see all columns, of those that returned weights."""
+    types: list[str] = getattr(model.config.get_text_config(), "layer_types", None) or []
+    if "sliding_attention" not in types:
+        return layers
+    return [weights for weights, kind in zip(layers, types, strict=True) if kind == "full_attention"]
 
 
 def _attention_to_grid(host: Host, batch: EncodedBatch, row: int, weights: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from typing import Any
 
 import pytest
@@ -138,6 +140,8 @@ def test_hosts_with_mrope_number_embeddings_as_after_the_last_prompt(name: str) 
 def test_generation_from_embeddings_equals_the_bare_host(host: Host) -> None:
     batch = host.batch([5, -6, 6], [9, -6, 3])
     inputs, attached = embedded(host, batch.inputs), embedded(host, batch.attached_inputs)
+    if "inputs_embeds" not in inspect.signature(host.model.prepare_inputs_for_generation).parameters:
+        return refuses_as_the_bare_host(host, attached)
     bare = host.model.generate(**inputs, max_new_tokens=3)
     assert bare.shape == (2, 3)  # without the prompt
     ids = {"input_ids": batch.inputs["input_ids"]}
@@ -156,6 +160,14 @@ def test_generation_from_embeddings_equals_the_bare_host(host: Host) -> None:
                 with_ids = host.model.generate(**attached | ids, max_new_tokens=2)
                 assert torch.equal(with_ids, host.model.generate(**batch.attached_inputs, max_new_tokens=2))
         assert tokens.shape == (2, 2) and torch.equal(tokens[:, 0], first)
+
+
+def refuses_as_the_bare_host(host: Host, attached: dict[str, Any]) -> None:
+    """Check that a host that does not generate from embeddings says so itself, attached or not."""
+    with pytest.raises(ValueError, match="doesn't have its forwarding implemented") as bare:
+        host.model.generate(**attached, max_new_tokens=3)
+    with framefold.attach(host.model, KEEPING()), pytest.raises(ValueError, match=re.escape(str(bare.value))):
+        host.model.generate(**attached, max_new_tokens=3)
 
 
 def text_positions(host: Host, inputs: dict[str, Any]) -> Tensor:

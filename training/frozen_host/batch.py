@@ -33,8 +33,8 @@ class EncodedBatch:
     Attributes:
         encoded: B videos, encoded by the vision side of the host.
         inputs: ``input_ids``, ``attention_mask`` and the other inputs that the host takes for each column, (B, L), and
-            ``position_ids``, (B, L) or (axes, B, L); shorter prompts are padded on the right, those of recurrent hosts
-            on the left.
+            ``position_ids``, (B, L) or (axes, B, L); shorter prompts are padded on the right, those of hosts with
+            ``pads_left`` on the left.
         times: B tensors of seconds.
         rows: all questions of all videos.
         questions: the same R questions as text, with evidence in steps of the grid.
@@ -97,7 +97,7 @@ def collate_encoded(host: Host, encoded: Sequence[EncodedSample]) -> EncodedBatc
     device = host.model.device
     columns = [{**sample.columns, "attention_mask": torch.ones_like(sample.columns["input_ids"])} for sample in encoded]
     fills = {"attention_mask": 0, "input_ids": host.family.pad_id(host.model), **host.family.columns}
-    side = "left" if host.family.recurrent else "right"
+    side = "left" if host.family.pads_left else "right"
     inputs = {name: pad_sequence([values[name] for values in columns], True, fills[name], side) for name in columns[0]}
     positions = pad_sequence([sample.positions.movedim(-1, 0) for sample in encoded], True, padding_side=side)
     inputs["position_ids"] = positions if positions.ndim == 2 else positions.movedim(-1, 0)

@@ -48,8 +48,8 @@ class Family:
         builds_mask_twice: whether the host passes its attention mask through ``create_causal_mask`` before the language
             model, which calls it again. A mask of ones is dropped by the first call, and the second takes gaps in the
             positions for packing. Such a host gets a column of padding.
-        recurrent: whether layers of the language model carry a state from column to column, which padding on the right
-            would change. Where the caller's prompts have no padding, new padding is then on the left.
+        recurrent: whether layers of the language model carry a state from column to column.
+        windowed: whether layers of the language model see a number of columns before their own.
         videos_span_time: whether the frames of a video differ in their position in time, so that a video can extend
             further in time than in height and width; see :meth:`move_text_behind_videos`.
         norm_offset: what the norms of the decoder layers add to their weights before they multiply by them.
@@ -70,11 +70,20 @@ class Family:
     remembers: ClassVar[tuple[str, ...]] = ()
     builds_mask_twice: ClassVar[bool] = False
     recurrent: ClassVar[bool] = False
+    windowed: ClassVar[bool] = False
     videos_span_time: ClassVar[bool] = False
     norm_offset: ClassVar[float] = 0.0
     language: ClassVar[str] = "language_model"
     vision: ClassVar[str] = "vision_tower"
     frame_text: ClassVar[str] = ""
+
+    @property
+    def pads_left(self) -> bool:
+        """Whether new padding is on the left where the caller's prompts have none.
+
+        On the right, it would change a state, or take places in a window, before the prompt continues.
+        """
+        return self.recurrent or self.windowed
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         """Return the (H, W) token grid of a frame, which sizes parameters of compressors; nominal where it varies."""

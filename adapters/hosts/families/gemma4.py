@@ -26,7 +26,8 @@ class Gemma4(Family):
 
     model_type = "gemma4"
     classes = ("Gemma4ForConditionalGeneration",)
-    frame_text = r"\d{2,}:\d{2}"
+    windowed = True
+    frame_text = r"(?<=>)\d{2,}:\d{2}|\d{2}:\d{2}"  # after the frame before, or after other text
     vision_inputs = ("pixel_values_videos", "pixel_values", PLACES, "image_position_ids", COUNTS)
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:

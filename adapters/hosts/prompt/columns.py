@@ -78,7 +78,7 @@ def shorten(
     left: bool,
     images: Tensor | None = None,
     padded: bool = False,
-    recurrent: bool = False,
+    pads_left: bool = False,
 ) -> tuple[Compaction, list[list[Tensor]]]:
     """Compute the map to the shorter batch, and group the features of each layer as the host expects them.
 
@@ -93,7 +93,7 @@ def shorten(
         images: (B, L) bool, placeholders of images. They are no padding even where they are masked, since the host
             fills them.
         padded: whether the mask must not be all ones; see ``Family.builds_mask_twice``.
-        recurrent: whether padding on the right changes the state of the host; see ``Family.recurrent``.
+        pads_left: whether padding on the right would change what follows; see ``Family.pads_left``.
 
     Returns:
         The map; and for features and each deepstack layer a list of groups.
@@ -103,7 +103,7 @@ def shorten(
     real[where[:, 0], where[:, 1]] = True
     for labelled in _labelled_columns(inputs):
         real = real | labelled
-    side: Side = "left" if left or padded or recurrent else "right"  # so that the last column stays the last token
+    side: Side = "left" if left or padded or pads_left else "right"  # so that the last column stays the last token
     if bool((mask[:, 0] == 0).any()):  # padding stays on the caller's side
         side = "left"
     elif bool((mask[:, -1] == 0).any()):

@@ -153,7 +153,7 @@ def prepare(
         check_end(keep, prompt_mask(inputs))
     images = family.image_placeholders(model, inputs)
     compaction, layers = shorten(
-        inputs, keep, where, streams, rows.tolist(), generation, images, family.builds_mask_twice, family.recurrent
+        inputs, keep, where, streams, rows.tolist(), generation, images, family.builds_mask_twice, family.pads_left
     )
 
     kwargs = {name: value for name, value in given.items() if name not in family.vision_inputs}

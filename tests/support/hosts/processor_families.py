@@ -183,8 +183,18 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
         "layers": len(first.deepstack),
         "times": [videos[3].times.tolist(), stored[3].times.tolist()],
         "columns": {key: value.tolist() for key, value in batch.inputs.items() if key.endswith("type_ids")},
-        "attention": list(host.encode_sample(videos[0], attention=True).attention.shape),
+        "attention": attention_shape(host, videos[0]),
     }
+
+
+def attention_shape(host: Any, sample: Any) -> list[int] | None:
+    """Return the (T, H, W) of the attention that the tokens of a video receive, None if the host has no encoder."""
+    from framefold.errors import UnsupportedHostError
+
+    try:
+        return list(host.encode_sample(sample, attention=True).attention.shape)
+    except UnsupportedHostError:
+        return None
 
 
 def same_sample(encoded: Any, stored: Any) -> bool:

@@ -366,6 +366,8 @@ HOSTS: dict[str, TinyHost] = {
 }
 
 
+WITHOUT_ENCODER = ["gemma4_unified"]  # of vision, so there is no attention among patches
+
 # The bare hosts of this version take no raw video, so there is nothing to compare with.
 UNTESTED = ["gemma4", "gemma4_unified"] if Version(transformers.__version__) < Version("5.23") else []
 for _name in UNTESTED:

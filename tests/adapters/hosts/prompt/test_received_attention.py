@@ -18,10 +18,10 @@ from framefold.adapters.hosts import encode, prepare
 from framefold.adapters.hosts.base.family import family_of
 from framefold.adapters.hosts.prompt import received_attention as received
 from framefold.errors import UnsupportedHostError
-from tests.support.hosts.tiny_families import HOSTS
+from tests.support.hosts.tiny_families import HOSTS, WITHOUT_ENCODER
 from tests.support.hosts.tiny_hosts import Positive
 
-FAMILIES = [name for name in HOSTS if name != "gemma4_unified"]  # which has no vision encoder
+FAMILIES = [name for name in HOSTS if name not in WITHOUT_ENCODER]
 
 
 @pytest.fixture(autouse=True)
