@@ -65,6 +65,7 @@ class Resampler(Compressor):
         segment_frames: number of frames of a segment; the last one of a video consists of its last frames.
         reads: "question" adds a block before each one, in which tokens attend to the words of the question.
         layers: number of blocks.
+        passes: how often the tokens pass through all blocks, with the same weights.
         inner: width of the blocks, between two linear layers; None: D itself below 1024, otherwise 512.
         heads: number of attention heads; None: one per 64 channels of a block.
         rebuild: weight of the loss "rebuild"; 0 creates no parameters for it.
@@ -96,6 +97,7 @@ class Resampler(Compressor):
         segment_frames: int = 8,
         reads: Literal["nothing", "question"] = "nothing",
         layers: int = 1,
+        passes: int = 1,
         inner: int | None = None,
         heads: int | None = None,
         rebuild: float = 0.0,
@@ -104,7 +106,8 @@ class Resampler(Compressor):
         super().__init__(budget)
         self.counterpart, self.counterpart_params = counterpart, counterpart_params
         self.memory, self.segment_frames, self.reads = memory, segment_frames, reads
-        self.layers, self.inner, self.heads, self.rebuild, self.dim = layers, inner, heads, rebuild, dim
+        self.layers, self.passes, self.inner, self.heads = layers, passes, inner, heads
+        self.rebuild, self.dim = rebuild, dim
         self._check()
         self.start = _training_free(self.name, counterpart, counterpart_params or {})
         self.query_aware = reads == "question" or self.start.query_aware  # type: ignore[misc]
@@ -115,7 +118,7 @@ class Resampler(Compressor):
             self.materialize(dim, (1, 1))
 
     def _check(self) -> None:
-        sizes = ("segment_frames", "layers", "inner", "heads", "dim")
+        sizes = ("segment_frames", "layers", "passes", "inner", "heads", "dim")
         wrong = [key for key in sizes if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE]
         wrong += [] if self.memory in self.memories else ["memory"]
         wrong += [] if self.reads in ("nothing", "question") else ["reads"]
@@ -138,7 +141,7 @@ class Resampler(Compressor):
         self.heads = self.heads or max(1, self.inner // 64)
         asks = self.reads == "question"
         sizes = (width, self.inner, self.layers, self.heads, self.features, TIME_FEATURES)
-        self.resampler = AnchoredResampler(*sizes, asks=asks)
+        self.resampler = AnchoredResampler(*sizes, asks=asks, passes=self.passes)
         if self.rebuild > 0:
             self.rebuilder = TokenRebuilder(width, self.inner, self.heads, TIME_FEATURES + PLACE_FEATURES)
         self.to(device)
@@ -147,32 +150,39 @@ class Resampler(Compressor):
         assert self.resampler is not None  # created by materialize()
         self.start.budget = k
         base = self.start(video, query).tokens
-        memory = self.read_memory(video, base)
-        scale = _rms(memory.features)
-        change, own = self.change(video, base, memory, scale, query), scale[memory.window, 0]
-        features = base.features + (change.to(scale.dtype) * own).to(base.features.dtype)
-        tokens = replace(base, features=features)
-        return Compressed(tokens, self.losses(video, tokens, own))
+        change, scale = self.changes(video, base, query)
+        tokens = replace(base, features=base.features + (change * scale).to(base.features.dtype))
+        return Compressed(tokens, self.losses(video, tokens, scale))
 
-    def change(
-        self, video: VideoTokens, base: VideoTokens, memory: Memory, scale: Tensor, query: Tensor | None
-    ) -> Tensor:
-        """Return the (k, D) change of the tokens, in units of the (W, 1, 1) scale of their windows."""
+    def changes(self, video: VideoTokens, base: VideoTokens, query: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the (k, D) changes of the tokens of the counterpart, and the (k, 1) scales of their units."""
+        return self.attend(base.features, self.query_features(video, base), self.read_memory(video, base), query)
+
+    def attend(self, tokens: Tensor, described: Tensor, memory: Memory, query: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (k, D) changes of tokens and the (k, 1) scales of their units, in fp32 or wider.
+
+        Args:
+            tokens: (k, D).
+            described: (k, F) features that are added to their queries.
+            memory: what they attend to.
+            query: (L, D) words of the question.
+        """
         assert self.resampler is not None
-        dtype = self.resampler.dtype
+        dtype, scale = self.resampler.dtype, rms(memory.features)
+        own = scale[memory.window, 0]
         words = None
         if self.reads == "question":
             assert query is not None  # checked by forward()
-            words = (query.to(scale.dtype) / _rms(query[None])[0]).to(dtype)
+            words = (query.to(scale.dtype) / rms(query[None])[0]).to(dtype)
         change: Tensor = self.resampler(
-            (base.features.to(scale.dtype) / scale[memory.window, 0]).to(dtype),
+            (tokens.to(scale.dtype) / own).to(dtype),
             (memory.features.to(scale.dtype) / scale).to(dtype),
-            self.query_features(video, base).to(dtype),
+            described.to(dtype),
             memory.places.to(dtype),
             memory.window,
             words,
         )
-        return change
+        return change.to(scale.dtype), own
 
     def query_features(self, video: VideoTokens, base: VideoTokens) -> Tensor:
         """Return (k, F) features of the tokens of the counterpart that are added to the queries."""
@@ -220,7 +230,7 @@ def _training_free(owner: str, name: str, params: Mapping[str, Any]) -> Compress
 
 
 @torch.no_grad()
-def _rms(x: Tensor) -> Tensor:
+def rms(x: Tensor) -> Tensor:
     """Return (W, 1, 1) RMS of (W, M, D) features, in fp32 or wider; computed relative to the largest value."""
     wide = torch.promote_types(x.dtype, torch.float32)
     peak = x.abs().amax((1, 2), keepdim=True).to(wide).clamp_min(EPS)

@@ -56,14 +56,11 @@ class StaticMean(Merger):
     @torch.no_grad()
     def assign(self, video: VideoTokens, k: int, query: Tensor | None) -> Tensor:
         frames, per_frame, device = video.grid[0], video.per_frame, video.features.device
-        count = int(self.static_share * k) // per_frame
+        segment, static = self.segments(video, k)
+        starts = static.nonzero()[:, 0]
+        count = len(starts)
         if count == 0:
             return split_runs(len(video), k, device)
-        starts = self.starts(video, count)
-        segment = torch.zeros(frames, dtype=torch.long, device=device)
-        segment[starts[1:]] = 1
-        segment = segment.cumsum(0)
-        static = torch.zeros(frames, dtype=torch.bool, device=device).index_fill_(0, starts, True)
         places = torch.arange(per_frame, device=device)
         groups = torch.full((frames, per_frame), -1, device=device)
         groups[starts] = torch.arange(count, device=device)[:, None] * per_frame + places
@@ -75,6 +72,21 @@ class StaticMean(Merger):
         run = position * tokens[of] // sizes[of] + (tokens.cumsum(0) - tokens)[of] + count * per_frame
         groups[~static] = torch.where(tokens[of] > 0, run, -1)
         return groups.reshape(-1)
+
+    def segments(self, video: VideoTokens, k: int) -> tuple[Tensor, Tensor]:
+        """Return the (T,) int64 segment of each frame, and (T,) bool, the first frames that are kept as they are.
+
+        Without room for such a frame, the video is one segment.
+        """
+        frames, device = video.grid[0], video.features.device
+        segment = torch.zeros(frames, dtype=torch.long, device=device)
+        static = torch.zeros(frames, dtype=torch.bool, device=device)
+        count = int(self.static_share * k) // video.per_frame
+        if count > 0:
+            starts = self.starts(video, count)
+            segment[starts[1:]] = 1
+            static[starts] = True
+        return segment.cumsum(0), static
 
     def starts(self, video: VideoTokens, count: int) -> Tensor:
         """Return the (n,) int64 first frames of the segments, ascending; 1 <= n <= T."""

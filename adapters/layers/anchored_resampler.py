@@ -28,15 +28,25 @@ class AnchoredResampler(nn.Module):
         features: F of the queries.
         place_features: F of the memory.
         asks: add a block before each one, in which the queries attend to the words of the question.
+        passes: how often the queries pass through all blocks.
 
     Raises:
         ConfigError: C is not divisible by the heads.
     """
 
     def __init__(
-        self, width: int, inner: int, layers: int, heads: int, features: int, place_features: int, asks: bool = False
+        self,
+        width: int,
+        inner: int,
+        layers: int,
+        heads: int,
+        features: int,
+        place_features: int,
+        asks: bool = False,
+        passes: int = 1,
     ) -> None:
         super().__init__()
+        self.passes = passes
         narrow = inner != width
         self.down = nn.Linear(width, inner) if narrow else None
         self.up = nn.Linear(inner, width, bias=False) if narrow else None
@@ -81,10 +91,10 @@ class AnchoredResampler(nn.Module):
         x = start.new_zeros(len(memory), int(row.max()) + 1, start.shape[1]).index_put((window, row), start)
         keys, position = self._narrow(memory), self.place(places)
         asked = self._narrow(words).expand(len(memory), -1, -1) if self.asking and words is not None else None
-        for i, block in enumerate(self.blocks):
+        for i in list(range(len(self.blocks))) * self.passes:
             if asked is not None:
                 x = self._block(self.asking[i]).read(x, asked)
-            x = self._block(block).read(x, keys, position)
+            x = self._block(self.blocks[i]).read(x, keys, position)
         change: Tensor = x[window, row] - start
         return change if self.up is None else self.up(change)
 

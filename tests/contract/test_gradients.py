@@ -40,6 +40,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"inner": 32, "reads": "question", "counterpart": "pool"},
         {"memory": "segment", "segment_frames": 3, "rebuild": 0.1},
     ],
+    "tdc": [{"reads": "question", "inner": 32}],
+    "prototypes": [{"spatial": 2, "rebuild": 0.1}],
     "vqtoken": [{"memory": "video", "inner": 32}],
     "trajtok": [{"segment_frames": 3}],
     "xpool": [{"reads": "nothing", "spatial": 2}],
