@@ -67,6 +67,18 @@ class LlavaNextVideoConfiguration(LineConfiguration):
     model_type = "llava_next_video"
 
 
+class Glm4vConfiguration(AxesConfiguration):
+    """``FramefoldGlm4v``."""
+
+    model_type = "glm4v"
+
+
+class InternVLConfiguration(LineConfiguration):
+    """``FramefoldInternVL``."""
+
+    model_type = "internvl"
+
+
 # Architecture -> its configuration. The class of that name is in the module that is named after the type of the host.
 ARCHITECTURES: dict[str, type[HostConfiguration]] = {
     "FramefoldQwen2VL": Qwen2VLConfiguration,
@@ -74,8 +86,10 @@ ARCHITECTURES: dict[str, type[HostConfiguration]] = {
     "FramefoldQwen3VL": Qwen3VLConfiguration,
     "FramefoldQwen3VLMoe": Qwen3VLMoeConfiguration,
     "FramefoldQwen3_5": Qwen3_5Configuration,
+    "FramefoldGlm4v": Glm4vConfiguration,
     "FramefoldLlavaOnevision": LlavaOnevisionConfiguration,
     "FramefoldLlavaNextVideo": LlavaNextVideoConfiguration,
+    "FramefoldInternVL": InternVLConfiguration,
 }
 
 

@@ -150,6 +150,34 @@ def line_positions(rows: Tensor) -> Tensor:
     return rows[:, None].expand(-1, AXES)
 
 
+def anchor_mask(anchors: Tensor, length: int) -> Tensor:
+    """Return the (length,) bool mask, on the CPU, of the tokens of a video that are anchors."""
+    mask = torch.zeros(length, dtype=torch.bool)
+    mask[anchors.cpu()] = True
+    return mask
+
+
+def framed_rows(kept: Tensor, starts: Sequence[int], length: int) -> Tensor:
+    """Return the positions of a video with text between its frames that is numbered like text, as in InternVL.
+
+    Args:
+        kept: (T*H*W,) bool, the anchors of the tokens that are kept.
+        starts: row before the tokens of each frame.
+        length: number of rows, text and kept tokens.
+
+    Returns:
+        (length,) positions relative to the start of the video.
+    """
+    frames = kept.unflatten(0, (len(starts), -1))
+    exists = torch.ones(length + int((~kept).sum()), dtype=torch.bool)
+    dropped = 0
+    for start, frame in zip(starts, frames, strict=True):
+        first = start + 1 + dropped
+        exists[first : first + len(frame)] = frame
+        dropped += int((~frame).sum())
+    return exists.nonzero()[:, 0]
+
+
 def framed_positions(grid: Grid, kept: Tensor, starts: Sequence[int], length: int) -> Tensor:
     """Return the positions of a video with text between its frames, as in Qwen3-VL.
 

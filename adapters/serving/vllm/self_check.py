@@ -29,6 +29,7 @@ _PROCESSOR = {
     "_get_mm_fields_config": _FIELDS,
     "get_dummy_inputs": "self seq_len mm_counts mm_options",
 }
+_UPDATES = {"_get_prompt_updates": "self mm_items hf_processor_mm_kwargs out_mm_kwargs"}
 _MODEL = {"_parse_and_validate_video_input": "self kwargs", "get_language_model": "self"}
 _MROPE = {
     "get_mrope_input_positions": "self input_tokens mm_features",
@@ -54,10 +55,7 @@ _FRAMES = _QWEN | {
 SEAMS: dict[str, dict[str, dict[str, str]]] = {
     "qwen2_vl": {
         "Qwen2VLProcessingInfo": _INFO,
-        "Qwen2VLMultiModalProcessor": _PROCESSOR
-        | {
-            "_get_prompt_updates": "self mm_items hf_processor_mm_kwargs out_mm_kwargs",
-        },
+        "Qwen2VLMultiModalProcessor": _PROCESSOR | _UPDATES,
         "Qwen2VLForConditionalGeneration": _MODEL
         | {
             "get_mrope_input_positions": _MROPE["get_mrope_input_positions"],
@@ -88,6 +86,26 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
     "qwen3_5": {
         "Qwen3_5ProcessingInfo": _INFO,
         "Qwen3_5ForConditionalGeneration": _FRAMES,
+    },
+    "interns1": {
+        "InternS1ProcessingInfo": _INFO,
+        "InternS1MultiModalProcessor": _PROCESSOR | _UPDATES,
+        "InternS1ForConditionalGeneration": _MODEL
+        | {
+            "embed_multimodal": "self kwargs",
+            "_parse_and_validate_multimodal_inputs": "self kwargs",
+            "_process_vision_input": "self image_input",
+        },
+    },
+    "glm4_1v": {
+        "Glm4vProcessingInfo": _INFO | {"_construct_video_placeholder": "self video_array metadata grid_thw"},
+        "Glm4vMultiModalProcessor": _PROCESSOR | _UPDATES,
+        "Glm4vForConditionalGeneration": _MODEL
+        | {
+            "get_mrope_input_positions": _MROPE["get_mrope_input_positions"],
+            "_process_image_input": "self image_input",
+            "_process_video_input": "self video_input",
+        },
     },
     "llava_onevision": {
         "LlavaOnevisionProcessingInfo": _INFO
@@ -123,8 +141,13 @@ SEAMS: dict[str, dict[str, dict[str, str]]] = {
     },
 }
 
-# Module -> the module whose names it uses.
-BASES = {"qwen3_vl_moe": "qwen3_vl", "qwen3_5": "qwen3_vl"}
+# Type of hosts -> the modules whose names its host uses, if not only the one that is called as the type.
+MODULES: dict[str, tuple[str, ...]] = {
+    "qwen3_vl_moe": ("qwen3_vl", "qwen3_vl_moe"),
+    "qwen3_5": ("qwen3_vl", "qwen3_5"),
+    "glm4v": ("glm4_1v",),
+    "internvl": ("interns1",),
+}
 
 
 def check_engine(model_type: str) -> None:
@@ -154,18 +177,20 @@ def version_problem() -> str | None:
 
 def seam_problem(model_type: str) -> str | None:
     """Return the first difference between the installed vLLM and what the plug-in overrides; None if there is none."""
-    if model_type in BASES and (problem := seam_problem(BASES[model_type])) is not None:
-        return problem
-    module = importlib.import_module(f"{_MODELS}.{model_type}")
-    for owner, names in SEAMS[model_type].items():
+    return next(filter(None, map(_module_problem, MODULES.get(model_type, (model_type,)))), None)
+
+
+def _module_problem(name: str) -> str | None:
+    module = importlib.import_module(f"{_MODELS}.{name}")
+    for owner, functions in SEAMS[name].items():
         holder = getattr(module, owner, None) if owner else module
         if holder is None:
-            return f"vLLM's {model_type} has no {owner}, which framefold extends"
-        for name, parameters in names.items():
-            title = ".".join(filter(None, (owner, name)))
-            found = getattr(holder, name, None)
+            return f"vLLM's {name} has no {owner}, which framefold extends"
+        for function, parameters in functions.items():
+            title = ".".join(filter(None, (owner, function)))
+            found = getattr(holder, function, None)
             if found is None:
-                return f"vLLM's {model_type} has no {title}, which framefold replaces"
+                return f"vLLM's {name} has no {title}, which framefold replaces"
             if _parameters(found) != parameters.split():
                 return f"vLLM's {title} has the parameters {_parameters(found)}, framefold expects {parameters.split()}"
     return None

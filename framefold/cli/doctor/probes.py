@@ -214,12 +214,14 @@ def _check_causal_conv1d(module: Any) -> Check:
 
 def _check_vllm(vllm: Any) -> Check:
     """Compare it with what the plug-in overrides, as a server does when it starts."""
-    from framefold.adapters.serving.vllm.self_check import SEAMS, seam_problem, version_problem
+    from framefold.adapters.serving.vllm.plugin import ARCHITECTURES
+    from framefold.adapters.serving.vllm.self_check import seam_problem, version_problem
 
-    problem = version_problem() or next(filter(None, map(seam_problem, SEAMS)), None)
+    served = [configuration.model_type for configuration in ARCHITECTURES.values()]
+    problem = version_problem() or next(filter(None, map(seam_problem, served)), None)
     if problem is not None:
         raise RuntimeError(problem)
-    return f"fits the plug-in for {', '.join(SEAMS)}", []
+    return f"fits the plug-in for {', '.join(served)}", []
 
 
 def _check_torchvision() -> list[Finding]:

@@ -31,7 +31,7 @@ MERGING: dict[str, Any] = {"compressor": "sttm", "budget": 0.25}
 TOKENS: dict[str, Any] = {"compressor": "uniform", "budget": 6}  # less than one token a frame
 KINDS = ["qwen2_5_vl", "qwen3_vl", "llava_onevision"]
 # They share the code of the others, so fewer ways to run them are tested.
-COUSINS = ["qwen2_vl", "qwen3_vl_moe", "llava_next_video"]
+COUSINS = ["qwen2_vl", "qwen3_vl_moe", "llava_next_video", "glm4v", "internvl"]
 CHUNKS = {"max_num_batched_tokens": 16, "enable_chunked_prefill": True}
 PREFIXES = {"enable_prefix_caching": True, "block_size": 32}
 BOTH = {**CHUNKS, **PREFIXES, "max_num_batched_tokens": 48}
@@ -159,10 +159,11 @@ def test_chunks_and_cached_prefixes_change_nothing(
         assert any(inside), "no step began inside of a video"
 
 
-def test_compact_positions_equal_those_of_attach(hosts: Any, oracle: Any) -> None:
+@pytest.mark.parametrize("kind", ["llava_onevision", "internvl"])
+def test_compact_positions_equal_those_of_attach(kind: str, hosts: Any, oracle: Any) -> None:
     settings = PRUNING | {"positions": "compact"}
-    check("llava_onevision", settings, hosts, oracle)
-    assert oracle("llava_onevision", settings) != oracle("llava_onevision", PRUNING)
+    check(kind, settings, hosts, oracle)
+    assert oracle(kind, settings) != oracle(kind, PRUNING)
 
 
 @pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])

@@ -23,7 +23,16 @@ from tests.support.paths import ROOT, TINYHOST
 from tests.support.serving.engine import TOLERANCE, attached, engine, hf_inputs, served
 from tests.support.serving.hosts import prompts, save_adapter, save_host
 
-KINDS = ["llava_onevision", "llava_next_video", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"]
+KINDS = [
+    "llava_onevision",
+    "llava_next_video",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "qwen3_vl_moe",
+    "glm4v",
+    "internvl",
+]
 QUESTIONS = ["which shape flashed first ?", "how many scenes ?", "did a cyan ring flash ?"]
 PREFIXES = {"enable_prefix_caching": True, "block_size": 32}
 

@@ -17,7 +17,9 @@ from framefold.adapters.serving.vllm.positions import (
     CHANNELS,
     LARGEST,
     Medium,
+    anchor_mask,
     framed_positions,
+    framed_rows,
     initial_positions,
     line_positions,
     media_grid_positions,
@@ -28,9 +30,10 @@ from framefold.adapters.serving.vllm.positions import (
 from framefold.errors import ContractError, InputError
 from tests.support.hosts.bare_hosts import Batch, build
 from tests.support.hosts.images import image_arguments
-from tests.support.hosts.tiny_families import IMAGE, TIME, VIDEO
+from tests.support.hosts.tiny_families import IMAGE, START, TIME, VIDEO
 
 WIDTH = 2  # of the features beside the positions
+FRAME_TEXT = {"qwen3_vl": [TIME, START], "glm4v": [START], "internvl": [TIME, START]}  # before the tokens of a frame
 PROMPTS = {"one video": [5, -6, 6], "video first": [-4, 3], "two videos": [3, -6, 2, -4, 5]}
 
 
@@ -78,15 +81,18 @@ def engine_prompt(
     row = 0
     for video, second in zip(videos, seconds, strict=True):
         t, h, w = video.grid
-        begins_with = TIME if name.startswith("qwen3") else VIDEO
-        offset = row + int((ids[row:] == begins_with).nonzero()[0])
-        if name.startswith("qwen3"):
-            kept = torch.zeros(t * h * w, dtype=torch.bool)
-            kept[video.index] = True
+        text = FRAME_TEXT.get(name, [VIDEO])
+        offset = row + int((ids[row:] == text[0]).nonzero()[0])
+        if name in FRAME_TEXT:
+            lead, rows = len(text), len(video) + (len(text) + 1) * t
+            kept = anchor_mask(video.index, t * h * w)
             counts = kept.unflatten(0, (t, -1)).sum(1).cumsum(0).tolist()
-            starts = [1 + 3 * frame + count for frame, count in enumerate([0, *counts[:-1]])]
-            relative = framed_positions(video.grid, kept, starts, len(video) + 3 * t)
-            prompt.add(offset, relative, 3 * t + t * max(h, w), starts[0] + 1, len(video))
+            starts = [lead - 1 + (lead + 1) * frame + count for frame, count in enumerate([0, *counts[:-1]])]
+            if name == "internvl":
+                relative, frame = line_positions(framed_rows(kept, starts, rows)), h * w
+            else:
+                relative, frame = framed_positions(video.grid, kept, starts, rows), max(h, w)
+            prompt.add(offset, relative, (lead + 1 + frame) * t, lead, len(video))
         elif name == "llava_onevision":
             relative = line_positions(torch.cat([video.index, torch.tensor([t * h * w])]))
             prompt.add(offset, relative, t * h * w + 1)
@@ -103,7 +109,7 @@ def compressed(
 ) -> tuple[EnginePrompt, Tensor, int]:
     """Return the prompt of the engine, and the positions and the next position that ``prepare`` gives it."""
     batch = build(name).batch(row)
-    prepared = prepare(batch.host.model, batch.inputs, framefold.build(compressor, budget=0.4), positions=rule)
+    prepared = prepare(batch.host.model, batch.attached_inputs, framefold.build(compressor, budget=0.4), positions=rule)
     assert prepared.prompt is not None
     positions = prepared.kwargs["position_ids"]
     positions = positions[-3:, 0] if positions.ndim == 3 else positions.expand(3, -1)
@@ -112,7 +118,7 @@ def compressed(
 
 
 RULES: dict[Positions, list[str]] = {
-    "preserve": ["llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"],
+    "preserve": ["llava_onevision", "internvl", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "glm4v"],
     "all_axes": ["qwen2_vl", "qwen2_5_vl"],
 }
 

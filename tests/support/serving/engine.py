@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from framefold.adapters.serving.vllm.plugin import architecture_of
-from tests.support.serving.hosts import SIZES, Prompt
+from tests.support.serving.hosts import ONE_VIDEO, SIZES, Prompt
 
 SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -57,7 +57,7 @@ def engine(folder: Path, kind: str, framefold: dict[str, Any] | None, **options:
     """Start the engine for a host folder; without settings of framefold, as it is without the plug-in."""
     from vllm import LLM
 
-    limits = {"video": 1} if kind == "llava_next_video" else {"video": 2, "image": 1}
+    limits = {"video": 1 if kind in ONE_VIDEO else 2} | ({} if kind == "llava_next_video" else {"image": 1})
     overrides = {} if framefold is None else {"architectures": [architecture_of(kind)], "framefold": framefold}
     defaults = dict(
         dtype="float32", enforce_eager=True, max_model_len=4096, max_num_seqs=8, seed=0, skip_mm_profiling=True,

@@ -22,8 +22,22 @@ import framefold
 WIDTH = 64
 FRAMES_PER_SECOND = 2.0
 MARKS = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-SIZES = {"llava_onevision": (64, 64), "llava_next_video": (64, 64)}  # of hosts whose frames have one size
-PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16, "qwen3_5": 16}
+GLM_MARKS = [
+    "<|im_start|>", "<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>", "<|begin_of_video|>",
+    "<|end_of_video|>",
+]  # fmt: skip
+INTERN_MARKS = ["<|im_start|>", "<img>", "</img>", "<IMG_CONTEXT>", "<video>"]
+INTERN_NAMES = {
+    "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
+    "video_token": "<video>",
+}  # fmt: skip
+ONE_VIDEO = ("llava_next_video", "glm4v")  # in a prompt
+SIZES = {
+    "llava_onevision": (64, 64),
+    "llava_next_video": (64, 64),
+    "internvl": (64, 64),
+}  # of hosts whose frames have one size
+PATCH = {"qwen2_vl": 14, "qwen2_5_vl": 14, "qwen3_vl": 16, "qwen3_vl_moe": 16, "qwen3_5": 16, "glm4v": 14}
 TEXT = dict(
     hidden_size=WIDTH, intermediate_size=96, num_attention_heads=2, num_key_value_heads=2, bos_token_id=None,
     max_position_embeddings=8192, tie_word_embeddings=False,
@@ -37,10 +51,14 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6
 
 def save_host(kind: str, folder: Path) -> Path:
     """Write a random host of a family with its processor."""
-    tokenizer = _tokenizer()
-    ids = {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}
-    names = ("vision_start", "vision_end", "image", "video")
-    special = {f"{name}_token_id": ids[mark] for name, mark in zip(names, MARKS[1:], strict=True)}
+    marks, names = MARKS, ["vision_start", "vision_end", "image", "video"]
+    if kind == "glm4v":
+        marks, names = GLM_MARKS, ["image_start", "image_end", "image", "video", "video_start", "video_end"]
+    if kind == "internvl":
+        marks = INTERN_MARKS
+    tokenizer = _tokenizer(marks, INTERN_NAMES if kind == "internvl" else {})
+    ids = tokenizer.convert_tokens_to_ids(marks[1:])
+    special = {f"{name}_token_id": value for name, value in zip(names, ids, strict=True)}
     text = TEXT | {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
     config = CONFIGS[kind](text, special)
     cls = getattr(transformers, config.architectures[0])
@@ -66,13 +84,15 @@ def save_adapter(name: str, folder: Path, noise: float = 0.05) -> Path:
     return folder
 
 
-def _tokenizer() -> Any:
+def _tokenizer(marks: list[str], names: dict[str, str]) -> Any:
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     bytes_ = Tokenizer(models.BPE(vocab={letter: i + 1 for i, letter in enumerate(letters)} | {"<pad>": 0}, merges=[]))
     bytes_.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bytes_.decoder = decoders.ByteLevel()
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bytes_, pad_token="<pad>", eos_token="<|im_end|>")
-    tokenizer.add_special_tokens({"additional_special_tokens": MARKS})
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bytes_, pad_token="<pad>", eos_token="<|im_end|>", extra_special_tokens=names
+    )
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
     return tokenizer
 
 
@@ -155,9 +175,35 @@ def _llava_next_video(text: dict[str, Any], special: dict[str, int]) -> Any:
     return config
 
 
+def _glm4v(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = VISION | dict(depth=2, intermediate_size=64, image_size=112, patch_size=14)
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "mrope_section": [2, 3, 3]}
+    # The engine has the biases only with attention_bias, transformers always.
+    language = {"num_hidden_layers": 2, "rope_parameters": rope, "attention_bias": True}
+    config = transformers.Glm4vConfig(
+        vision_config=vision, text_config=text | language,
+        tie_word_embeddings=False, **special,
+    )  # fmt: skip
+    config.architectures = ["Glm4vForConditionalGeneration"]
+    return config
+
+
+def _internvl(text: dict[str, Any], special: dict[str, int]) -> Any:
+    vision = dict(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=[64, 64],
+        patch_size=[8, 8],
+    )  # fmt: skip
+    config = transformers.InternVLConfig(
+        vision_config=vision, text_config=transformers.Qwen2Config(**text | {"num_hidden_layers": 2}),
+        image_token_id=special["image_token_id"], image_seq_length=16, tie_word_embeddings=False,
+    )  # fmt: skip
+    config.architectures = ["InternVLForConditionalGeneration"]
+    return config
+
+
 CONFIGS = {
     "qwen2_vl": _qwen2_vl, "qwen2_5_vl": _qwen2_5_vl, "qwen3_vl": _qwen3_vl, "qwen3_vl_moe": _qwen3_vl_moe,
-    "qwen3_5": _qwen3_5, "llava_next_video": _llava_next_video,
+    "qwen3_5": _qwen3_5, "glm4v": _glm4v, "internvl": _internvl, "llava_next_video": _llava_next_video,
 }  # fmt: skip
 
 
@@ -195,17 +241,27 @@ def _processor(kind: str, tokenizer: Any) -> Any:
             tokenizer=tokenizer, patch_size=8, vision_feature_select_strategy="default",
             video_token="<|video_pad|>", image_token="<|image_pad|>", chat_template="{{ messages }}",
         )  # fmt: skip
+    if kind == "internvl":
+        square = {"size": {"height": 64, "width": 64}}
+        return transformers.InternVLProcessor(
+            image_processor=transformers.GotOcr2ImageProcessor(**square), tokenizer=tokenizer,
+            video_processor=transformers.InternVLVideoProcessor(**square), image_seq_length=16,
+            chat_template="{{ messages }}",
+        )  # fmt: skip
     patch = PATCH[kind]
     sizes = {"shortest_edge": 4 * patch**2, "longest_edge": 4 * patch**2 * 768}
     pictures: dict[str, Any] = {"patch_size": patch, "size": sizes}
     if kind in ("qwen2_vl", "qwen2_5_vl"):
         cls = transformers.Qwen2VLProcessor if kind == "qwen2_vl" else transformers.Qwen2_5_VLProcessor
         films: Any = transformers.Qwen2VLVideoProcessor(patch_size=patch, size=sizes)
+    elif kind == "glm4v":
+        cls, films = transformers.Glm4vProcessor, transformers.Glm4vVideoProcessor(patch_size=patch, size=sizes)
     else:
         cls, films = transformers.Qwen3VLProcessor, transformers.Qwen3VLVideoProcessor(patch_size=patch, size=sizes)
         pictures |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    image = transformers.Glm4vImageProcessor if kind == "glm4v" else transformers.Qwen2VLImageProcessor
     return cls(
-        image_processor=transformers.Qwen2VLImageProcessor(**pictures),
+        image_processor=image(**pictures),
         tokenizer=tokenizer,
         video_processor=films,
         chat_template="{{ messages }}",
@@ -259,8 +315,13 @@ def prompts(kind: str) -> dict[str, Prompt]:
     before, question, end = "<|im_start|>user\nab ", " what happens?", "<|im_end|>\n<|im_start|>assistant\n"
     if kind == "llava_onevision":
         video, image, before, question, end = "<video>", "<image>", "<user> ", " what happens first ? ", "<assistant>"
+    if kind == "glm4v":
+        video, image = "<|begin_of_video|><|video|><|end_of_video|>", "<|begin_of_image|><|image|><|end_of_image|>"
+        end = "\n<|im_start|>assistant\n"
+    if kind == "internvl":
+        video, image = "<video>", "<IMG_CONTEXT>"
     sizes = [(4, 6), (6, 6), (4, 6), (6, 6), (4, 6), (6, 6)]
-    lengths = [16, 8, 12, 24, 16, 16 if kind == "llava_onevision" else 8]
+    lengths = [16, 8, 12, 24, 16, 16 if kind in SIZES else 8]
     clips = [
         random_clip(kind, frames, seed, cells, 1.0 + seed % 3)
         for seed, (frames, cells) in enumerate(zip(lengths, sizes, strict=True))
@@ -275,13 +336,15 @@ def prompts(kind: str) -> dict[str, Prompt]:
         "video first": Prompt(video + question + end, [clips[2]]),
         "text only": Prompt(before + question + end),
     }  # fmt: skip
-    if kind == "llava_next_video":  # one video in a prompt, and no image
-        return {name: prompt for name, prompt in made.items() if len(prompt.clips) < 2}
-    if kind == "llava_onevision":
+    if kind in ONE_VIDEO:
+        made = {name: prompt for name, prompt in made.items() if len(prompt.clips) < 2}
+    if kind.startswith("llava"):
         return made
     picture = Image.fromarray(random_clip(kind, 1, 7, (6, 4)).frames[0])
-    return made | {
+    alone = {"image only": Prompt(before + image + question + end, [], [picture])}
+    if kind in ONE_VIDEO:
+        return made | alone
+    return made | alone | {
         "image, video": Prompt(before + image + " then " + video + question + end, [clips[4]], [picture]),
         "video, image": Prompt(before + video + " then " + image + question + end, [clips[4]], [picture]),
-        "image only": Prompt(before + image + question + end, [], [picture]),
-    }
+    }  # fmt: skip

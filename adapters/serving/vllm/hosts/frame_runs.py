@@ -1,4 +1,4 @@
-"""Mixins for hosts with 1-D positions whose videos are one run of placeholders, with frames of one size."""
+"""Mixins for hosts with 1-D positions, and for those whose videos are one run of placeholders; frames of one size."""
 
 from __future__ import annotations
 
@@ -37,21 +37,41 @@ class FrameCounts:
         return fields | {FRAMES: MultiModalFieldConfig.batched("video", keep_on_cpu=True)}
 
 
-class FrameRuns(VideoQuestions, MediaPositions, VideoCompression):
-    """Mixin for a model class, before its own base.
+class Line(VideoQuestions, MediaPositions, VideoCompression):
+    """Mixin for a model class with 1-D positions, before its own base.
 
     Positions with gaps go through M-RoPE with three equal axes, see
     :class:`~framefold.adapters.serving.vllm.configure.LineConfiguration`.
 
     Attributes:
         side: height and width of the grid of a frame.
-        text_rows: rows of a video that are no tokens of its grid, as a newline.
         has_gaps: whether positions are kept.
     """
 
     side: int
-    text_rows = 0
     has_gaps: bool
+
+    def with_rows(self, features: Tensor, rows: Tensor, lead: int = 0) -> Tensor:
+        """Return the features with the channels of their positions, if positions are kept.
+
+        Args:
+            features: (N, D).
+            rows: (N,) positions relative to the start of the medium.
+            lead: rows before the first placeholder of the medium.
+        """
+        if not self.has_gaps:
+            return features
+        return torch.cat([features, position_channels(line_positions(rows), lead, features)], 1)
+
+
+class FrameRuns(Line):
+    """Mixin for a model class whose videos are one run of placeholders, before its own base.
+
+    Attributes:
+        text_rows: rows of a video that are no tokens of its grid, as a newline.
+    """
+
+    text_rows = 0
 
     def placeholder_ids(self) -> tuple[int, ...]:
         return self.config.image_token_index, self.config.video_token_index
@@ -63,17 +83,6 @@ class FrameRuns(VideoQuestions, MediaPositions, VideoCompression):
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         return super().load_weights(_rename_tower(weights))  # type: ignore[misc]
-
-    def with_rows(self, features: Tensor, rows: Tensor) -> Tensor:
-        """Return the features with the channels of their positions, if positions are kept.
-
-        Args:
-            features: (N, D).
-            rows: (N,) positions relative to the start of the medium.
-        """
-        if not self.has_gaps:
-            return features
-        return torch.cat([features, position_channels(line_positions(rows), 0, features)], 1)
 
 
 def _rename_tower(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:

@@ -39,6 +39,21 @@ class PatchGrids(VideoQuestions, MediaPositions):
         return self.with_grid_positions(image_embeds_split, image_input)
 
 
+class FramedGrids(PatchGrids, VideoCompression):
+    """Hosts whose videos have one run of placeholders for each frame, with text between them.
+
+    Which tokens of a frame are kept is known only when the video is encoded. The prompt therefore has all placeholders
+    in the first frame, and the model replaces all rows of a video, the text too.
+    """
+
+    def advance(self, feature: Any) -> int:
+        t, h, w = self.token_grid_of(feature)
+        if feature.modality == "image":
+            return max(h, w)
+        texts = feature.mm_position.length - self.framefold_settings.count(h * w, t)
+        return texts + t * max(h, w)
+
+
 class PatchRuns(PatchGrids, VideoCompression):
     """Hosts whose videos are one run of placeholders, with one position in time for each step of the grid."""
 

@@ -10,11 +10,10 @@ from vllm.model_executor.models import qwen3_vl as stock
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from framefold.adapters.hosts.base.encoded import Encoded
-from framefold.adapters.serving.vllm.compression import VideoCompression
-from framefold.adapters.serving.vllm.positions import framed_positions, position_channels
+from framefold.adapters.serving.vllm.positions import anchor_mask, framed_positions, position_channels
 from framefold.adapters.serving.vllm.settings import ServingSettings
 
-from .patch_grids import PatchGrids
+from .patch_grids import FramedGrids
 from .questions import QuestionInfo, QuestionProcessor
 
 
@@ -32,15 +31,8 @@ class Qwen3VLProcessor(QuestionProcessor, stock.Qwen3VLMultiModalProcessor):
         stock.compute_retained_tokens_count = stock.vidcom2_compute_retained_tokens_count = count
 
 
-class FramedVideos(PatchGrids, VideoCompression):
-    """Mixin: videos with text between their frames; deepstack layers are merged as the tokens are."""
-
-    def advance(self, feature: Any) -> int:
-        t, h, w = self.token_grid_of(feature)
-        if feature.modality == "image":
-            return max(h, w)
-        texts = feature.mm_position.length - self.framefold_settings.count(h * w, t)
-        return texts + t * max(h, w)
+class FramedVideos(FramedGrids):
+    """Mixin for the Qwen3 families; deepstack layers are merged as the tokens are."""
 
     def _postprocess_video_embeds_evs(self, video_embeds_split: Any, video_input: Any) -> tuple[Tensor, ...]:
         grids = video_input["video_grid_thw"].tolist()
@@ -58,8 +50,7 @@ class FramedVideos(PatchGrids, VideoCompression):
         grid = self.token_grid(patches)
         features, *deepstack = (layer.unflatten(0, grid) for layer in video.split(self.visual_dim, 1))
         tokens, streams = self.compress_video(Encoded.from_grid(features, tuple(deepstack)), question)
-        kept = torch.zeros(len(video), dtype=torch.bool)
-        kept[tokens.index.cpu()] = True
+        kept = anchor_mask(tokens.index, len(video))
         return self._create_final_video_embeddings(
             video_embeddings=torch.cat(streams, 1),
             num_tokens_per_frame=kept.unflatten(0, (grid[0], -1)).sum(1).tolist(),
