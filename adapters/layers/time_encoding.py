@@ -13,6 +13,8 @@ OCTAVES = 8
 
 TIME_FEATURES = 4 * OCTAVES
 
+SECOND_FEATURES = 2 * OCTAVES
+
 PLACE_OCTAVES = 4
 
 PLACE_FEATURES = 4 * PLACE_OCTAVES
@@ -31,6 +33,14 @@ def time_features(video: VideoTokens) -> Tensor:
     phase = torch.cat([relative[:, None] * octave / 4, seconds[:, None] / (4 * octave)], -1) * (2 * math.pi)
     waves = torch.cat([phase.sin(), phase.cos()], -1)
     return waves[video.index // video.per_frame]
+
+
+def second_features(video: VideoTokens) -> Tensor:
+    """Return (N, SECOND_FEATURES) float32, those of :func:`time_features` that encode seconds.
+
+    They do not depend on the length of the video, for methods that must not know how it continues.
+    """
+    return time_features(video)[:, [*range(OCTAVES, 2 * OCTAVES), *range(3 * OCTAVES, 4 * OCTAVES)]]
 
 
 def place_features(video: VideoTokens) -> Tensor:

@@ -41,6 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"memory": "segment", "segment_frames": 3, "rebuild": 0.1},
     ],
     "tdc": [{"reads": "question", "inner": 32}],
+    "pvc": [{"spatial": 2, "inner": 32}],
     "slots": [{"spatial": 2, "inner": 32}],
     "prototypes": [{"spatial": 2, "rebuild": 0.1}],
     "vqtoken": [{"memory": "video", "inner": 32}],
