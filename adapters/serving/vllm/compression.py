@@ -14,7 +14,7 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.prompt.checks import check_tokens
 from framefold.errors import ContractError, InputError, ServingError
 
-from .settings import ServingSettings
+from .settings import ServingSettings, plain_tensors
 from .synthetic_prompt import check_numbering
 
 PROBE_FRAMES = (1, 4, 9)  # of the videos on which a compressor is tried
@@ -46,19 +46,19 @@ class VideoCompression:
             ServingError: the compressor does not fit this host, or prompts are not numbered as they should be.
         """
         hf_config = vllm_config.model_config.hf_config
-        check_numbering(vllm_config.model_config.dtype)
+        with plain_tensors():
+            check_numbering(vllm_config.model_config.dtype)
         settings = ServingSettings.of(hf_config)
         compressor = settings.load()
         object.__setattr__(self, "framefold_settings", settings)
         object.__setattr__(self, "framefold_compressor", compressor)
         width = hf_config.get_text_config().hidden_size
-        noise = torch.Generator(device="cpu").manual_seed(0)
-        question = torch.randn(4, width, generator=noise, device="cpu") if compressor.query_aware else None
         try:
-            for frames in PROBE_FRAMES:
-                probe = torch.randn(frames, *grid, width, generator=noise, device="cpu", dtype=torch.float32)
-                with torch.inference_mode():
-                    self.compress_video(Encoded.from_grid(probe), question)
+            with plain_tensors(), torch.inference_mode():
+                noise = torch.Generator().manual_seed(0)
+                question = torch.randn(4, width, generator=noise) if compressor.query_aware else None
+                for frames in PROBE_FRAMES:
+                    self.compress_video(Encoded.from_grid(torch.randn(frames, *grid, width, generator=noise)), question)
         except (ContractError, InputError) as error:
             raise ServingError(f"{compressor.name} does not fit this host: {error}") from error
 

@@ -139,7 +139,7 @@ class ServingSettings:
         Raises:
             FramefoldError: it cannot be loaded or built.
         """
-        with _plain_tensors():
+        with plain_tensors():
             if self.adapter is not None:
                 compressor: Compressor = load_folder(Path(self.adapter), budget=self.budget)
             else:
@@ -175,8 +175,11 @@ def check_servable(compressor: Compressor) -> None:
 
 
 @contextmanager
-def _plain_tensors() -> Iterator[None]:
-    """Undo the default dtype and device under which the engine builds models; adapters must not be cast."""
+def plain_tensors() -> Iterator[None]:
+    """Undo the default dtype and device under which the engine builds models.
+
+    Adapters must not be cast, and compressors make tensors that must have the dtype and device that they have later.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import framefold
+from framefold.adapters.core.registry import list_compressors
 from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.serving.vllm.compression import VideoCompression
 from framefold.adapters.serving.vllm.plugin import ARCHITECTURES, architecture_of
@@ -261,6 +262,23 @@ def test_the_compressor_is_no_part_of_the_model(adapter: Path) -> None:
     model = held({"adapter": str(adapter)})
     assert model.framefold_compressor.name == "storm" and list(model.state_dict()) == ["weight", "bias"]
     assert [name for name, _ in model.named_modules()] == [""]
+
+
+@pytest.mark.parametrize("name", list_compressors())
+def test_every_compressor_is_tried_though_the_engine_builds_models_in_bfloat16(name: str) -> None:
+    config = engine_config("qwen3_vl", {"compressor": name, "budget": 0.25})
+    try:
+        configure(config)
+    except ServingError as error:
+        assert "cannot be served" in str(error)
+        return
+    model = Model(2, 2)
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        with torch.device("meta"):
+            model.hold_compressor(SimpleNamespace(model_config=config))
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_an_adapter_of_another_width_is_refused_when_the_model_is_made(adapter: Path) -> None:
