@@ -16,14 +16,14 @@ from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from framefold.errors import ConfigError
 from framefold.messages import nearest
 from framefold.training.frozen_host.batch import BatchAnswers, EncodedBatch
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_loss, answer_mask
+from framefold.training.frozen_host.question_rows import QuestionRows, answer_mask
 
+from .answer_losses import answer_tokens, kl_loss, mean_answer_loss
 from .merge_losses import merged_evidence_loss
 from .optimizer import LossWeight
 from .score_losses import evidence_masks, listwise_loss, rank_loss
@@ -83,7 +83,10 @@ class Loss:
         count: returns the number of items that ``compute`` averages over in this rank's batch.
         teacher: outputs of the teacher that it needs; None if it needs no teacher. "attention" includes the logits.
         needs_scores: whether it trains the scores that a compressor gives tokens.
-        on_by_default: whether its weight is 1 (or else 0) if none is given. Such a loss is logged at weight 0, too.
+        needs_logits: whether it is computed from the outputs of the language model. A step in which no such loss is
+            active does not run the language model.
+        on_by_default: whether its weight is 1 (or else 0) if none is given. Such a loss is logged at weight 0, too, if
+            the language model runs.
     """
 
     name: str
@@ -92,11 +95,17 @@ class Loss:
     count: Callable[[LossInputs], int]
     teacher: Literal["logits", "attention"] | None = None
     needs_scores: bool = False
+    needs_logits: bool = True
     on_by_default: bool = False
 
     def is_active(self, weights: Mapping[str, float]) -> bool:
         """Return whether the loss contributes to the training loss under these weights."""
         return bool(weights.get(self.name, float(self.on_by_default)))
+
+
+def needs_logits(weights: Mapping[str, float]) -> bool:
+    """Return whether a loss that is active under these weights is computed from the answers of the host."""
+    return any(loss.needs_logits and loss.is_active(weights) for loss in LOSSES.values())
 
 
 def validate_loss_weights(weights: Mapping[str, LossWeight], scores: bool = True) -> dict[str, LossWeight]:
@@ -153,7 +162,7 @@ def compute_losses(
         values = default if loss.on_by_default else optional
         if loss in active:
             values[loss.name] = loss.compute(inputs)
-        elif loss.on_by_default and loss.count(inputs):
+        elif loss.on_by_default and answers.logits.numel() and loss.count(inputs):
             with torch.no_grad():
                 values[loss.name] = loss.compute(inputs)
     return {**default, **answers.prepared.losses, **optional}
@@ -216,27 +225,6 @@ def document_losses(documented: Documented) -> Documented:
     return documented
 
 
-def kl_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of KL(teacher || student) of the next token in nats, a scalar.
-
-    Args:
-        student: logits (R, L, V).
-        teacher: logits (R, L, V).
-        mask: (R, L) bool, the places to average over.
-    """
-    ours, theirs = (logits[mask].float().log_softmax(-1) for logits in (student, teacher))
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True)
-
-
-def _answer_tokens(inputs: LossInputs) -> int:
-    return int((inputs.rows.labels[:, 1:] != IGNORE).sum())
-
-
-def _answer_loss(inputs: LossInputs) -> Tensor:
-    logits = inputs.answers.logits
-    return answer_loss(logits, inputs.rows) if _answer_tokens(inputs) else logits.sum() * 0.0  # a mean of none is NaN
-
-
 def _declare(*losses: Loss) -> dict[str, Loss]:
     return {loss.name: loss for loss in losses}
 
@@ -245,8 +233,8 @@ LOSSES: dict[str, Loss] = _declare(
     Loss(
         "answer",
         "cross-entropy of the answers, on by default",
-        compute=_answer_loss,
-        count=_answer_tokens,
+        compute=lambda inputs: mean_answer_loss(inputs.answers),
+        count=lambda inputs: answer_tokens(inputs.answers),
         on_by_default=True,
     ),
     Loss(
@@ -255,6 +243,7 @@ LOSSES: dict[str, Loss] = _declare(
         compute=lambda inputs: listwise_loss(inputs.scores, evidence_masks(inputs.answers.batch)),
         count=lambda inputs: sum(bool(mask.any()) for mask in evidence_masks(inputs.answers.batch)),
         needs_scores=True,
+        needs_logits=False,
     ),
     Loss(
         "evidence_tokens",
@@ -263,6 +252,7 @@ LOSSES: dict[str, Loss] = _declare(
         compute=lambda inputs: listwise_loss(inputs.scores, evidence_masks(inputs.answers.batch), by_token=True),
         count=lambda inputs: sum(int(mask.sum()) for mask in evidence_masks(inputs.answers.batch)),
         needs_scores=True,
+        needs_logits=False,
     ),
     Loss(
         "merged_evidence",
@@ -270,6 +260,7 @@ LOSSES: dict[str, Loss] = _declare(
         " for compressors that change features before they merge tokens",
         compute=lambda inputs: merged_evidence_loss(inputs.answers.prepared.tokens, inputs.answers.batch),
         count=lambda inputs: len(inputs.answers.prepared.tokens),
+        needs_logits=False,
     ),
     Loss(
         "kl",
@@ -286,6 +277,7 @@ LOSSES: dict[str, Loss] = _declare(
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",
         needs_scores=True,
+        needs_logits=False,
     ),
     Loss(
         "rank",
@@ -294,5 +286,6 @@ LOSSES: dict[str, Loss] = _declare(
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",
         needs_scores=True,
+        needs_logits=False,
     ),
 )

@@ -21,8 +21,8 @@ def merged_evidence_loss(tokens: list[VideoTokens], batch: EncodedBatch) -> Tens
 
     The target of a token is the mean of those of its members that are evidence of any question about the video, as
     they were before the compressor; without such a member, the mean of all its members. The distance is the squared
-    error over the mean square of the target. Tokens with evidence and tokens without weigh the same in total. Tokens
-    without members, such as learned ones, do not count.
+    error over the mean square of the target. Tokens without evidence weigh half as much in total: what they hold
+    matters only if it looks like evidence. Tokens without members, such as learned ones, do not count.
 
     Args:
         tokens: V compressed videos.
@@ -67,5 +67,5 @@ def _distance(video: VideoTokens, features: Tensor, mask: Tensor) -> Tensor:
     target = weighted_segment_sum(features, weight, groups, k)
     target = target / segment_sum(weight, groups, k).clamp(min=1)[:, None]
     error = (video.features.to(target) - target).square().mean(-1) / target.square().mean(-1).clamp(min=1e-12)
-    parts = [error[kind].mean() for kind in (holds, (count > 0) & ~holds) if kind.any()]
-    return torch.stack(parts).mean() if parts else error.sum() * 0.0
+    kinds = (1.0, holds), (0.5, (count > 0) & ~holds)
+    return torch.stack([weight * error[kind].sum() / kind.sum().clamp(min=1) for weight, kind in kinds]).sum()

@@ -6,7 +6,6 @@ configuration.
 
 from __future__ import annotations
 
-import os
 import random
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
@@ -37,10 +36,17 @@ from .budgets import budget_label, check_budgets, check_ratios_in_llm
 from .datamodule import data_sources
 from .lora import HostLora
 from .lora_settings import LoraSettings
-from .losses import compute_losses, document_losses, global_mean_factors, total_loss, validate_loss_weights
+from .losses import (
+    compute_losses,
+    document_losses,
+    global_mean_factors,
+    needs_logits,
+    total_loss,
+    validate_loss_weights,
+)
 from .metrics import TypeAccuracy
 from .optimizer import LossWeight, parameter_groups, total_steps, warmup_cosine, weights_at
-from .sample_rng import SampleRng, seeded_generators
+from .sample_rng import SampleRng, run_seed, seeded_generators
 from .start import check_host, resolve_start
 from .teacher import TeacherAttention, resolve_teacher
 
@@ -173,11 +179,12 @@ class CompressorModule(pl.LightningModule):
         needs_attention, loader = self.compressor.needs_attention, self.trainer.train_dataloader
         encoded, samples = encode_accepted(self.host, batch, loader, needs_attention)
         self.tokens_seen += sum(map(len, encoded.encoded))
-        seeded = SampleRng(self.compressor, samples, (_seed(), self.global_step))
-        with self._lora_rng(batch_idx):
-            answers = answer_questions(self.host, seeded, encoded)
-        self.compressor.budget = self.hparams["budget"]
+        seeded = SampleRng(self.compressor, samples, (run_seed(), self.global_step))
         weights = weights_at(self.loss_weights, self.global_step / total_steps(self.trainer))
+        logits = needs_logits(weights) or self.lora is not None or self.compressor.in_llm is not None
+        with self._lora_rng(batch_idx):
+            answers = answer_questions(self.host, seeded, encoded, logits)
+        self.compressor.budget = self.hparams["budget"]
         parts = compute_losses(self.host, encoded, answers, weights, self.teacher)
         factors = global_mean_factors(answers, parts, weights, self._sum_over_ranks, self.trainer.world_size)
         balanced = {name: value * factors.get(name, 1.0) for name, value in parts.items()}
@@ -210,7 +217,7 @@ class CompressorModule(pl.LightningModule):
 
     def _lora_rng(self, batch_idx: int) -> AbstractContextManager[None]:
         """Seed LoRA's dropout by step and rank, so that a resumed run equals an uninterrupted one."""
-        key = _seed(), self.global_step, batch_idx, self.global_rank
+        key = run_seed(), self.global_step, batch_idx, self.global_rank
         return nullcontext() if self.lora is None else seeded_generators(*key)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -248,24 +255,22 @@ class CompressorModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return AdamW over compressor and LoRA, each with its own rate, and one step-wise schedule for both."""
-        groups = self._parameter_groups(self.compressor.parameters(), self.hparams["lr"])
+        decay = self.hparams["weight_decay"]
+        groups = parameter_groups(self.compressor.parameters(), self.hparams["lr"], decay)
         if self.lora is not None:
-            groups += self._parameter_groups(self.lora.parameters, self.lora.settings.lr)
+            groups += parameter_groups(self.lora.parameters, self.lora.settings.lr, decay)
         if not groups:
             raise ConfigError(f"{self.compressor.name} has nothing to train: 'framefold validate' measures it")
         optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def _parameter_groups(self, parameters: Any, lr: float) -> list[dict[str, Any]]:
-        return parameter_groups(parameters, lr, self.hparams["weight_decay"])
-
     def _lr_factor(self, step: int) -> float:
         return warmup_cosine(step, total_steps(self.trainer), self.hparams["warmup"], self.hparams["lr_end"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the weights of compressor and LoRA, and record the seed and the start of the run."""
-        checkpoint["seed"] = int(_seed() or 0)
+        checkpoint["seed"] = int(run_seed() or 0)
         checkpoint["start"] = self.hparams["start"]
         checkpoint["compressor_classes"] = foreign_classes(type(self.compressor))
         checkpoint["hyper_parameters"]["start"] = None  # the checkpoint holds all weights
@@ -292,7 +297,3 @@ class CompressorModule(pl.LightningModule):
         check_trained_shapes(checkpoint, shapes, own)
         if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
             self.lora.load({key: checkpoint["state_dict"][LORA_PREFIX + key] for key in lora})
-
-
-def _seed() -> str | None:
-    return os.environ.get("PL_GLOBAL_SEED")  # set by seed_everything

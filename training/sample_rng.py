@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,3 +48,8 @@ def seeded_generators(*key: Any) -> Iterator[None]:
     with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(seed)
         yield
+
+
+def run_seed() -> str | None:
+    """Return the seed that ``seed_everything`` of Lightning has set, None if it was not called."""
+    return os.environ.get("PL_GLOBAL_SEED")

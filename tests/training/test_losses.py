@@ -15,6 +15,7 @@ from framefold.data.evidence import evidence_mask
 from framefold.data.loading.loader import Batch
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import ConfigError
+from framefold.training.answer_losses import kl_loss
 from framefold.training.frozen_host.batch import answer_questions, compress_batch, encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import IGNORE, answer_mask
@@ -24,7 +25,6 @@ from framefold.training.losses import (
     LossInputs,
     compute_losses,
     document_losses,
-    kl_loss,
     total_loss,
     validate_loss_weights,
 )
@@ -331,3 +331,24 @@ def test_reading_attention_leaves_the_host_unchanged(host: Any, batch: Any) -> N
     teacher_outputs(host, batch, TeacherAttention())
     assert host.model.get_decoder().config._attn_implementation == kind
     assert torch.equal(teacher_outputs(host, batch).logits, before)
+
+
+# ---- without the language model -------------------------------------------------------------------------------------
+
+
+def test_the_language_model_does_not_run_if_no_active_loss_reads_its_answers(random_host: Any, tmp_path: Any) -> None:
+    weights = {}
+    for answer in (0.0, 1e-30):
+        torch.manual_seed(0)
+        losses = {"evidence": 1.0, "answer": answer}
+        module = CompressorModule("qtsplus", 0.25, {"heads": 4}, str(random_host), losses=losses)
+        module.configure_model()
+        calls: list[int] = []
+        language_model = module.host.family.language_model(module.model)
+        language_model.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        metrics = fit(module, tmp_path).callback_metrics
+        assert bool(calls) == ("train/answer" in metrics) == bool(answer), (answer, len(calls))
+        assert "train/evidence" in metrics
+        weights[answer] = module.compressor.state_dict()
+    for name, value in weights[0.0].items():
+        torch.testing.assert_close(value, weights[1e-30][name], msg=name)

@@ -67,7 +67,7 @@ class BatchAnswers(NamedTuple):
     """Answers of a host to all questions of a batch.
 
     Attributes:
-        logits: (R, L', V) at the question rows.
+        logits: (R, L', V) at the question rows; (R, 0, 0) if the language model did not run.
         prepared: the compressed videos and prompts.
         batch: the batch that was compressed; for a query-aware compressor, and in training of a recurrent host, one
             video per question.
@@ -111,11 +111,17 @@ def collate_encoded(host: Host, encoded: Sequence[EncodedSample]) -> EncodedBatc
     return EncodedBatch(clips, inputs, times, QuestionRows.concat(rows).to(device), questions)
 
 
-def answer_questions(host: Host, compressor: Any, batch: EncodedBatch) -> BatchAnswers:
+def answer_questions(host: Host, compressor: Any, batch: EncodedBatch, logits: bool = True) -> BatchAnswers:
     """Answer all questions about the compressed videos.
 
     A query-aware compressor runs once per question. So does all training of recurrent hosts, because the forward over
     the question rows overwrites the state of their prefill, which gradients need.
+
+    Args:
+        host: host that answers.
+        compressor: called once per video or question.
+        batch: videos and questions.
+        logits: run the language model; without it, the videos are only compressed, as losses of scores need it.
     """
     alone = host.family.recurrent and torch.is_grad_enabled()
     if alone or getattr(compressor, "query_aware", False):
@@ -123,11 +129,13 @@ def answer_questions(host: Host, compressor: Any, batch: EncodedBatch) -> BatchA
     stage = getattr(compressor, "in_llm", None)
     with in_llm(host.model, compressor), biased_keys(host.model, compressor):
         prepared = compress_batch(host, compressor, batch)
-        if alone or (stage is not None and stage.reads):
-            logits = complete_logits(host, prepared, batch.rows)
+        if not logits:
+            found = torch.empty(len(batch.questions), 0, 0, device=batch.rows.input_ids.device)
+        elif alone or (stage is not None and stage.reads):
+            found = complete_logits(host, prepared, batch.rows)
         else:
-            logits = answer_logits(host.model, prepared.kwargs, batch.rows)
-    return BatchAnswers(logits, prepared, batch)
+            found = answer_logits(host.model, prepared.kwargs, batch.rows)
+    return BatchAnswers(found, prepared, batch)
 
 
 def compress_batch(host: Host, compressor: Any, batch: EncodedBatch) -> Prepared:
