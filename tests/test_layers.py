@@ -32,7 +32,7 @@ FREE_FOLDERS = {"adapters.compressors", "adapters.in_llm", "adapters.reference",
 ADAPTERS = "adapters.core adapters.ops adapters.layers adapters.pretrained adapters.base"
 HOSTS = "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks adapters.hosts.lora"
 DATA = "data data.video data.shards data.loading data.synthetic data.spliced data.drawing"
-TRAINING = "training training.frozen_host training.checkpoint training.strategies"
+TRAINING = "training training.frozen_host training.memory training.checkpoint training.strategies"
 REPORT = f"evaluation.metrics evaluation.results evaluation.views {DATA} {ADAPTERS} {HOSTS} training.frozen_host"
 # Which folders the files of a folder may import, besides the ground and their own folder.
 ALLOWED = {
@@ -64,6 +64,7 @@ ALLOWED = {
     "adapters.serving.vllm.hosts": "adapters.hosts.base adapters.serving.vllm",
     "training.checkpoint": "",
     "training.frozen_host": f"{DATA} {ADAPTERS} {HOSTS}",
+    "training.memory": HOSTS,
     "training.strategies": "training.checkpoint adapters.hosts.prompt",
     "training": f"{TRAINING} {DATA} {ADAPTERS} {HOSTS}",
     "training.fit": f"configs {TRAINING} {DATA} {ADAPTERS} {HOSTS}",

@@ -23,11 +23,12 @@ from framefold.adapters.hosts.hooks.layer_hooks import install_layer_hooks
 from framefold.adapters.pretrained.saveable import check_saveable
 from framefold.data.loading.loader import Batch
 from framefold.errors import ConfigError
-from framefold.training.checkpoint.read import LORA_PREFIX, PREFIX, check_trained_shapes, checkpoint_name, is_trained
+from framefold.training.checkpoint.module_state import read_module, write_module
 from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import HostDtype, load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
+from framefold.training.memory.checkpointing import checkpoint_layers
 from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_module
 from framefold.training.strategies.fsdp2 import is_sharded
 
@@ -82,6 +83,8 @@ class CompressorModule(pl.LightningModule):
         host_dtype: of the host's weights; "auto" is the dtype that they are saved in.
         host_frames: maximum number of frames of a video that the host encodes, evenly spaced; by default all. Stored
             features are not affected.
+        checkpointing: keep only the input of each decoder layer of the host, and its keys and values where questions
+            continue a video, and compute everything else again in the backward pass. Gradients are the same.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: A name, parameter or budget is wrong, or does not agree with
@@ -109,6 +112,7 @@ class CompressorModule(pl.LightningModule):
         host_revision: str | None = None,
         host_dtype: HostDtype = "auto",
         host_frames: int | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -152,6 +156,8 @@ class CompressorModule(pl.LightningModule):
         if self.compressor.biases_keys:
             check_takes_bias(self.host.family.language_model(self.model).config)
         install_layer_hooks(self.model, self.compressor.in_llm)  # not only for each forward: layers may be recomputed
+        if self.hparams["checkpointing"]:
+            checkpoint_layers(self.model)
         if self.hparams["init_from_host"]:
             init_from_host(self.compressor, self.model)
         self.hparams["params"] = self.compressor.params()  # includes the widths, so that export needs no host
@@ -269,31 +275,11 @@ class CompressorModule(pl.LightningModule):
         return warmup_cosine(step, total_steps(self.trainer), self.hparams["warmup"], self.hparams["lr_end"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the weights of compressor and LoRA, and record the seed and the start of the run."""
-        checkpoint["seed"] = int(run_seed() or 0)
-        checkpoint["start"] = self.hparams["start"]
-        checkpoint["compressor_classes"] = foreign_classes(type(self.compressor))
-        checkpoint["hyper_parameters"]["start"] = None  # the checkpoint holds all weights
-        state = checkpoint["state_dict"].items()
-        checkpoint["state_dict"] = {checkpoint_name(name): value for name, value in state if is_trained(name)}
-        if self.lora is not None:
-            checkpoint["lora"] = self.lora.describe(str(self.host_folder.folder))
+        """Keep only what was trained, and what it needs."""
+        write_module(self, checkpoint, int(run_seed() or 0), foreign_classes(type(self.compressor)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the checkpoint with this compressor and its LoRA, and load the LoRA.
-
-        Raises:
-            AdapterFileError: The checkpoint holds other weights.
-        """
+        """Compare the checkpoint with this module, and load the LoRA."""
         self.configure_model()
         self.hparams["start"] = self.hparams["start"] or checkpoint.get("start")  # for the record
-        if "state_dict" not in checkpoint:  # DeepSpeed reads the weights itself
-            return
-        lora = {} if self.lora is None else self.lora.state()
-        shapes = {PREFIX + k: tuple(v.shape) for k, v in self.compressor.state_dict().items()}
-        shapes |= {LORA_PREFIX + k: tuple(v.shape) for k, v in lora.items()}
-        settings = self.hparams  # not the compressor, whose class FSDP2 replaces
-        own = f"{settings['compressor']} with {settings['params']}, LoRA {settings['lora']}"
-        check_trained_shapes(checkpoint, shapes, own)
-        if self.lora is not None and not is_sharded(self.model):  # FSDP2 loads it itself
-            self.lora.load({key: checkpoint["state_dict"][LORA_PREFIX + key] for key in lora})
+        read_module(self, checkpoint, is_sharded(self.model))

@@ -169,7 +169,8 @@ def complete_logits(host: Host, prepared: Prepared, rows: QuestionRows) -> Tenso
         rows: one question about each.
     """
     kwargs, length = complete_prompts(host, prepared, rows), rows.input_ids.shape[1]
-    return host.model(**kwargs, logits_to_keep=length).logits[:, -length:]  # not all hosts know logits_to_keep
+    logits = host.model(**kwargs, use_cache=False, logits_to_keep=length).logits
+    return logits[:, -length:]  # not all hosts know logits_to_keep
 
 
 def complete_prompts(host: Host, prepared: Prepared, rows: QuestionRows) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_model_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from framefold.errors import ConfigError
@@ -89,6 +90,15 @@ class FSDP2(ModelParallelStrategy):
         """Load this rank's shard of the optimizer's state."""
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             set_optimizer_state_dict(self._module, optimizer, state, options=self._options())
+
+    def post_backward(self, closure_loss: Any) -> None:
+        """Free the weights that recomputed layers gathered and whose output has no gradient.
+
+        In the prefill of a video, the queries of the last layer are such. The next step would read their old weights.
+        """
+        for module in self._module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def _options(self, cpu_offload: bool = False) -> StateDictOptions:
         full = not self._save_distributed_checkpoint

@@ -16,6 +16,7 @@ import torch
 
 from framefold.training.datamodule import VideoData
 from framefold.training.fit.warning_filters import filter_warnings
+from framefold.training.lora_settings import LoraSettings
 from framefold.training.module import CompressorModule
 from framefold.training.strategies.deepspeed import register_strategies
 
@@ -78,14 +79,32 @@ def gather(parameter: torch.Tensor) -> torch.Tensor:
     return value.detach().clone()
 
 
-def train(host: str, shards: str, folder: Path, compressor: str, strategy: str, world: int, fault: str = "") -> None:
-    """Train one compressor under one strategy; all ranks call it together."""
+def train(
+    host: str,
+    shards: str,
+    folder: Path,
+    compressor: str,
+    strategy: str,
+    world: int,
+    fault: str = "",
+    label: str = "",
+    **settings: Any,
+) -> None:
+    """Train one compressor under one strategy; all ranks call it together.
+
+    Args:
+        fault: member of ``FAULTS``.
+        label: name of the training, by default the fault or the strategy.
+        settings: further settings of the module.
+    """
     pl.seed_everything(1, verbose=False)
     data = VideoData(shards=shards, batch_size=GLOBAL_BATCH // world, lanes=LANES, seed=3, workers=0, val_videos=2)
     lr = LR * 1.01 if fault == "learning rate 1% larger" else LR
     losses = LOSSES.get(compressor)
     budgets = [0.4, 0.6] if "+" in compressor else [8, 0.25]
-    module = Faulty(compressor, budgets[0], PARAMS[compressor], host, budgets, lr=lr, losses=losses, warmup=0.2)
+    module = Faulty(
+        compressor, budgets[0], PARAMS[compressor], host, budgets, lr=lr, losses=losses, warmup=0.2, **settings
+    )
     module.fault = fault
     trainer = pl.Trainer(
         accelerator="cpu",
@@ -100,7 +119,7 @@ def train(host: str, shards: str, folder: Path, compressor: str, strategy: str, 
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[SaveWeights(folder, f"{compressor}-{fault or strategy}")],
+        callbacks=[SaveWeights(folder, f"{compressor}-{label or fault or strategy}")],
     )
     config = getattr(trainer.strategy, "config", None)
     if isinstance(config, dict):
@@ -128,3 +147,18 @@ def train_all(
                 os.environ["WORLD_SIZE"] = world  # Lightning clears it after each training
                 train(hosts["+" in compressor], shards, Path(folder), compressor, strategy, int(world), fault)
                 print(f"{compressor} {strategy} {fault} done", flush=True)
+
+
+def train_checkpointed(host: str, shards: str, folder: str, compressor: str, strategies: Sequence[str]) -> None:
+    """Train with LoRA under each strategy, without and with activation checkpointing."""
+    filter_warnings()
+    register_strategies()
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    world = os.environ.get("WORLD_SIZE", "1")
+    for strategy in strategies:
+        for on in (False, True):
+            os.environ["WORLD_SIZE"] = world
+            lora = LoraSettings(r=2, dropout=0.1, targets=["q_proj", "v_proj", "o_proj", "down_proj"], lr=LR)
+            settings: dict[str, Any] = {"lora": lora, "checkpointing": on, "label": f"{strategy}-{on}"}
+            train(host, shards, Path(folder), compressor, strategy, int(world), **settings)
+            print(f"{strategy} {on} done", flush=True)

@@ -1,0 +1,1 @@
+"""Long video that fits: what a training step keeps in memory."""
