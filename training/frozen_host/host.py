@@ -43,12 +43,14 @@ class Host:
         tokenizer: of the model.
         source: the folder that it was loaded from.
         frames: maximum number of frames of a video that it encodes, evenly spaced; None for all.
+        vision_chunk: number of frames that the vision encoder takes at once; None for all.
     """
 
     model: Any
     tokenizer: PreTrainedTokenizerBase
     source: HostFolder | None = field(default=None, kw_only=True)
     frames: int | None = field(default=None, kw_only=True)
+    vision_chunk: int | None = field(default=None, kw_only=True)
 
     @cached_property
     def family(self) -> Family:
@@ -215,7 +217,7 @@ class Tinyhost(Host):
         device = self.model.device
         self._check_words(sample)
         pixels = self.pixel_values(sample.frames.numpy()).to(device, self.model.dtype)
-        (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention)
+        (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention, vision_chunk=self.vision_chunk)
         texts = [question.text for question in sample.questions]
         prefix, prompts = split_prompts(self.tokenizer, texts, len(clip), self.model.config.video_token_id)
         questions = sample.questions

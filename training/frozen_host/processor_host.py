@@ -66,10 +66,12 @@ class ProcessorHost(Host):
         _ = self.processor
 
     def encode_video(self, sample: VideoSample, attention: bool) -> EncodedSample:
-        return encode_with_processor(self.model, self.processor, sample, attention)
+        return encode_with_processor(self.model, self.processor, sample, attention, self.vision_chunk)
 
 
-def encode_with_processor(model: Any, processor: Any, sample: VideoSample, attention: bool) -> EncodedSample:
+def encode_with_processor(
+    model: Any, processor: Any, sample: VideoSample, attention: bool, vision_chunk: int | None = None
+) -> EncodedSample:
     """Encode a video once and build the prompts of all of its questions.
 
     Args:
@@ -77,6 +79,7 @@ def encode_with_processor(model: Any, processor: Any, sample: VideoSample, atten
         processor: of the host.
         sample: the video with its questions.
         attention: also return the attention that each token received in the vision encoder.
+        vision_chunk: number of frames that the vision encoder takes at once; None for all.
 
     Returns:
         Tensors on the device of the model, features in its dtype; evidence in steps of the grid.
@@ -95,7 +98,7 @@ def encode_with_processor(model: Any, processor: Any, sample: VideoSample, atten
     style = infer_answer_format(processor, model)
     ids = [suffixes.ids(text, style, q.answer) for text, q in zip(texts, sample.questions, strict=True)]
     positions = family.positions(model, inputs, torch.ones_like(inputs["input_ids"]), False)[..., 0, :]
-    clip = _encode(model, family, inputs, len(frames.times), attention)
+    clip = _encode(model, family, inputs, len(frames.times), attention, vision_chunk)
     steps, times = _grid_steps(frames, clip.features.shape[0])
     return EncodedSample(
         sample.key,
@@ -121,10 +124,12 @@ def processor_frames(sample: VideoSample) -> SampledFrames:
     return SampledFrames(sample.frames.numpy(), times, len(times), float(times[-1]) + step)
 
 
-def _encode(model: Any, family: Family, inputs: dict[str, Any], frames: int, attention: bool) -> Encoded:
+def _encode(
+    model: Any, family: Family, inputs: dict[str, Any], frames: int, attention: bool, vision_chunk: int | None
+) -> Encoded:
     if isinstance(family, ImageRuns):  # the host takes frames as images; all of them belong to this video
         inputs = {**inputs, CLIPS: [0] * frames}
-    clips = encode(model, inputs, attention)
+    clips = encode(model, inputs, attention, vision_chunk=vision_chunk)
     if len(clips) != 1:
         raise HostError(f"the processor split one video into {len(clips)}")
     return clips[0]

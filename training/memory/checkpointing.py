@@ -48,11 +48,11 @@ class _OnCache:
         self.forward = forward
         self.first: Any = cache  # not kept, because it will contain what is recomputed
         self.before = copy(cache)
-        self.before.layers = [copy(layer) for layer in cache.layers[: number + 1]]
+        self.before.layers = [*[None] * number, *map(copy, cache.layers[number : number + 1])]  # the others grow
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         cache, self.first = self.first, None
         if cache is None:
             cache = copy(self.before)
-            cache.layers = [copy(layer) for layer in self.before.layers]
+            cache.layers = list(map(copy, self.before.layers))
         return self.forward(*args, **{**kwargs, "past_key_values": cache})

@@ -19,7 +19,13 @@ from .family import Family, features_of
 
 
 class Clips(Family):
-    """Base class of such hosts; a family defines how the features of a video form its grid (:meth:`split`)."""
+    """Base class of such hosts; a family defines how the features of a video form its grid (:meth:`split`).
+
+    Attributes:
+        tail: number of tokens that the host adds after the last frame of a video.
+    """
+
+    tail: ClassVar[int] = 0
 
     vision_inputs: ClassVar[tuple[str, ...]] = (
         "pixel_values_videos",
@@ -33,26 +39,41 @@ class Clips(Family):
         """Return one video from its (tokens, D) features."""
         return Encoded.from_grid(features.unflatten(0, (frames, *self.grid(model))))
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         pixels = inputs[self.pixels]
         if isinstance(pixels, Tensor):
-            return self._encode(model, pixels, inputs)
+            return self._encode(model, pixels, inputs, chunk)
         if not isinstance(pixels, (list, tuple)) or not all(isinstance(clip, Tensor) for clip in pixels):
             kind = type(pixels).__name__
             raise InputError(f"{self.pixels} must be a tensor (return_tensors='pt') or a list of them, got {kind}")
         clips = (clip[None] if clip.ndim == 4 else clip for clip in pixels)  # videos of unequal length are not stacked
-        return [video for clip in clips for video in self._encode(model, clip, inputs)]
+        return [video for clip in clips for video in self._encode(model, clip, inputs, chunk)]
 
-    def _encode(self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def _encode(
+        self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any], chunk: int | None
+    ) -> list[Encoded]:
         if pixels.ndim != 5 or pixels.numel() == 0:
             raise InputError(
                 f"{self.pixels} must be (videos, frames, channels, height, width) and not empty,"
                 f" got {tuple(pixels.shape)}"
             )
+        if chunk is None:
+            videos = self._features(model, pixels, inputs).chunk(len(pixels))
+        else:
+            videos = tuple(self._features_in_chunks(model, video, inputs, chunk) for video in pixels)
+        return [self.split(model, video, pixels.shape[1]) for video in videos]
+
+    def _features(self, model: PreTrainedModel, pixels: Tensor, inputs: Mapping[str, Any]) -> Tensor:
         output = features_of(model, "video", {**inputs, self.pixels: pixels}).pooler_output
         # hosts, and versions of transformers, split the features differently
-        features = torch.cat([part.flatten(0, -2) for part in output])
-        return [self.split(model, video, pixels.shape[1]) for video in features.chunk(len(pixels))]
+        return torch.cat([part.flatten(0, -2) for part in output])
+
+    def _features_in_chunks(
+        self, model: PreTrainedModel, video: Tensor, inputs: Mapping[str, Any], chunk: int
+    ) -> Tensor:
+        """Return the (tokens, D) features of a video, encoded some frames at a time."""
+        parts = [self._features(model, frames[None], inputs) for frames in video.split(chunk)]
+        return torch.cat([*(part[: len(part) - self.tail] for part in parts[:-1]), parts[-1]])
 
     def attention_grids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]

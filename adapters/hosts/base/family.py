@@ -89,8 +89,13 @@ class Family:
         """Return the (H, W) token grid of a frame, which sizes parameters of compressors; nominal where it varies."""
         raise NotImplementedError
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         """Run the host's own vision side and return one :class:`Encoded` per video in (row, column) order.
+
+        Args:
+            model: the host.
+            inputs: the host's inputs.
+            chunk: number of frames that the vision encoder takes at once; None for all.
 
         Raises:
             InputError: arguments of the vision side are missing, empty, of a wrong shape, or inconsistent.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,13 +93,13 @@ class ImageRuns(Family):
             return super().has_video(model, inputs)  # impossible inputs, which are refused later
         return max(self.clip_numbers(model, inputs)) >= 0
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         pixels = inputs[self.pixels]
         if not isinstance(pixels, Tensor) or pixels.numel() == 0:
             raise InputError(f"{self.pixels} must be a tensor of images and not empty")
         clips = self.clip_numbers(model, inputs)
-        output = features_of(model, "image", inputs).pooler_output
-        features = output.flatten(0, 1) if isinstance(output, Tensor) else torch.cat(tuple(output))
+        parts = [inputs] if chunk is None else self.split_images(inputs, chunk)
+        features = torch.cat([_features(model, part) for part in parts])
         h, w = self.grid(model)
         if len(features) % (h * w):
             raise InputError(f"{len(features)} features do not form images of {h} x {w} tokens")
@@ -108,12 +108,21 @@ class ImageRuns(Family):
             raise InputError(f"{len(images)} images do not match placeholders for {len(clips)} images")
         return _group(images, clips)
 
+    def split_images(self, inputs: Mapping[str, Any], chunk: int) -> Iterable[Mapping[str, Any]]:
+        """Return the arguments of the vision side for some images at a time."""
+        return ({**inputs, self.pixels: part} for part in inputs[self.pixels].split(chunk))
+
     def attention_grids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
     ) -> list[Tensor | None]:
         h, w = self.grid(model)
         images = pool_patches(torch.cat(received), (h, w)).split([len(clip) // (h * w) for clip in clips])
         return [None if clip.is_still else part for clip, part in zip(clips, images, strict=True)]
+
+
+def _features(model: PreTrainedModel, inputs: Mapping[str, Any]) -> Tensor:
+    output = features_of(model, "image", inputs).pooler_output
+    return output.flatten(0, 1) if isinstance(output, Tensor) else torch.cat(tuple(output))
 
 
 def guess_clips(ids: Tensor, starts: Tensor, per_image: int) -> list[int]:

@@ -20,10 +20,15 @@ GRIDS = "video_grid_thw"
 
 
 class Patches(Family):
-    """Base class of such hosts: ``pixel_values_videos`` is (patches, values), ``video_grid_thw`` (videos, 3)."""
+    """Base class of such hosts: ``pixel_values_videos`` is (patches, values), ``video_grid_thw`` (videos, 3).
+
+    Attributes:
+        per_video: names of further arguments of the vision side with one value per video.
+    """
 
     vision = "visual"
     vision_inputs: ClassVar[tuple[str, ...]] = ("pixel_values_videos", "pixel_values", GRIDS, "image_grid_thw")
+    per_video: ClassVar[tuple[str, ...]] = ()
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         return 16, 16  # nominal: frames have any size
@@ -60,16 +65,36 @@ class Patches(Family):
         """Return the (T,) seconds of the frames of a video, if the arguments of the host contain them."""
         return None
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         shapes = self.shapes(model, inputs)
-        output = features_of(model, "video", inputs)
-        layers = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        layers = self._layers(model, inputs) if chunk is None else self._layers_in_chunks(model, inputs, chunk)
         videos = []
         for number, shape in enumerate(shapes):
             features, *deepstack = (layer[number].unflatten(0, shape) for layer in layers)
             times = self.times(model, inputs, number, shape[0])
             videos.append(Encoded.from_grid(features, tuple(deepstack), times))
         return videos
+
+    def _layers(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Any]:
+        """Return, for the features and each deepstack layer, one (tokens, D) tensor per video."""
+        output = features_of(model, "video", inputs)
+        return [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+
+    def _layers_in_chunks(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int) -> list[list[Tensor]]:
+        """Return the same, encoded some frames at a time; frames do not attend to each other in these encoders."""
+        grids, start, videos = inputs[GRIDS], 0, []
+        steps = max(1, chunk // getattr(model.config.vision_config, "temporal_patch_size", 1))
+        for number, (t, h, w) in enumerate(grids.tolist()):
+            sizes = {name: value[number : number + 1] for name, value in inputs.items() if name in self.per_video}
+            parts = []
+            for first in range(0, t, steps):
+                count = min(steps, t - first)
+                pixels = inputs[self.pixels][start : start + count * h * w]
+                part = {**inputs, **sizes, self.pixels: pixels, GRIDS: grids.new_tensor([[count, h, w]])}
+                parts.append([layer[0] for layer in self._layers(model, part)])
+                start += count * h * w
+            videos.append([torch.cat(layer) for layer in zip(*parts, strict=True)])
+        return [list(layer) for layer in zip(*videos, strict=True)]
 
     def attention_grids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]

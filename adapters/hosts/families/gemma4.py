@@ -40,14 +40,30 @@ class Gemma4(Family):
     def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
         return model.config.get_text_config().use_bidirectional_attention != "vision"
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         clips, side = self._places(inputs), self.side(model)
-        features = features_of(model, "video", inputs).pooler_output
+        if chunk is None:
+            features = features_of(model, "video", inputs).pooler_output
+        else:
+            features = self._features_in_chunks(model, inputs, chunk)
         shapes = [((clip.flatten(0, 1).amax(0) + 1) // side).tolist() for clip in clips]
         return [
             Encoded.from_grid(part.unflatten(0, (len(clip), h, w)))
             for part, clip, (w, h) in zip(features, clips, shapes, strict=True)
         ]
+
+    def _features_in_chunks(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int) -> list[Tensor]:
+        """Return the (tokens, D) features of each video, encoded some frames at a time."""
+        videos, clips = [], self._places(inputs)
+        for pixels, places in zip(inputs[self.pixels].split([len(clip) for clip in clips]), clips, strict=True):
+            parts = [
+                features_of(
+                    model, "video", {**inputs, self.pixels: some, PLACES: where, COUNTS: torch.tensor([len(some)])}
+                )
+                for some, where in zip(pixels.split(chunk), places.split(chunk), strict=True)
+            ]
+            videos.append(torch.cat([part.pooler_output[0] for part in parts]))
+        return videos
 
     def _places(self, inputs: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Return, per video, the (T, patches, 2) column and row of each patch, -1 for padding."""

@@ -43,10 +43,10 @@ class Glm4v(MRoPE):
         filled, types = super().placeholders(model, inputs), inputs.get("mm_token_type_ids")
         return filled if types is None else filled & (types == 2)
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         if inputs.get("pixel_values") is not None:
             raise InputError(f"{self.model_type} hosts accept no images together with a video: pass one or the other")
-        return super().encode(model, inputs)
+        return super().encode(model, inputs, chunk)
 
 
 register_family(Glm4v())

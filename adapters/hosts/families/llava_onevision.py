@@ -16,6 +16,7 @@ class LlavaOnevision(Clips):
 
     model_type = "llava_onevision"
     classes = ("LlavaOnevisionForConditionalGeneration",)
+    tail = 1
     vision_inputs = (*Clips.vision_inputs, "image_sizes_videos", "batch_num_images", "vision_aspect_ratio")
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:

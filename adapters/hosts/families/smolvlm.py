@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,6 +40,13 @@ class SmolVLM(ImageRuns):
         vision = model.config.vision_config
         side = vision.image_size // vision.patch_size // model.config.scale_factor
         return side, side
+
+    def split_images(self, inputs: Mapping[str, Any], chunk: int) -> Iterable[Mapping[str, Any]]:
+        names = [name for name in (self.pixels, "pixel_attention_mask") if inputs.get(name) is not None]
+        images = {name: inputs[name].flatten(0, 1) for name in names}
+        real = images[self.pixels].flatten(1).any(dim=1)  # the others are padding of rows with fewer images
+        for part in real.nonzero()[:, 0].split(chunk):
+            yield {**inputs, **{name: value[part][None] for name, value in images.items()}}
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         # images of one token each, because transformers 5.20 requires each row to have placeholders for full images

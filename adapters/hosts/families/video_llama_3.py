@@ -23,6 +23,7 @@ class VideoLlama3(Patches):
     classes = ("VideoLlama3ForConditionalGeneration",)
     frame_text = r",?Time \d+\.\ds:"
     vision = "vision_model"
+    per_video = (_SIZES,)
     vision_inputs = (*Patches.vision_inputs, _SIZES, "image_merge_sizes", _MASK)
 
     def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
@@ -31,14 +32,14 @@ class VideoLlama3(Patches):
             raise InputError(f"{_SIZES} must be ({videos},) positive numbers; the processor returns it")
         return sizes.tolist()
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         mask = inputs.get(_MASK)
         if mask is not None and not bool(mask.all()):
             raise InputError(
                 f"{_MASK} shows that the processor has already pruned the video: call it with"
                 " use_token_compression=False, because the attached compressor needs the full video"
             )
-        return super().encode(model, inputs)
+        return super().encode(model, inputs, chunk)
 
 
 register_family(VideoLlama3())

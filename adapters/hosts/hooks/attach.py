@@ -13,6 +13,7 @@ from framefold.adapters.hosts.base.family import Family, family_of
 from framefold.adapters.hosts.base.offload import execution_device
 from framefold.adapters.hosts.prompt.columns import Positions, check_positions
 from framefold.adapters.hosts.prompt.question import Query
+from framefold.adapters.hosts.prompt.vision import check_vision_chunk
 from framefold.errors import AttachError, InputError
 
 from .base_model_check import check_base_model
@@ -51,6 +52,7 @@ def attach(
     query: Query = None,
     tokenizer: Any = None,
     allow_other_host: bool = False,
+    vision_chunk: int | None = None,
 ) -> Handle:
     """Make a host compress the video of its inputs, in ``forward`` and ``generate``, until :func:`detach`.
 
@@ -79,6 +81,8 @@ def attach(
             ``model(..., clips=...)`` names them. If None, the tokenizer next to the weights that the host was loaded
             from.
         allow_other_host: accept an adapter that was trained in another host.
+        vision_chunk: number of frames that the vision encoder takes at once, so that its memory does not grow with the
+            length of a video; None for all.
 
     Raises:
         UnsupportedHostError: the host is of no supported family; the message lists the supported ones.
@@ -97,6 +101,7 @@ def attach(
     if not isinstance(compressor, Compressor):
         raise InputError(f"attach needs a Compressor (framefold.build(name)), got {type(compressor).__name__}")
     check_positions(positions, family)
+    check_vision_chunk(vision_chunk)
     if outputs not in get_args(Outputs):
         raise InputError(f"outputs must be one of {get_args(Outputs)}, got {outputs!r}")
 
@@ -118,6 +123,7 @@ def attach(
         model._keys_to_ignore_on_save,
         model.__dict__.get("generate"),
         {name: getattr(model.base_model, name, None) for name in family.remembers},
+        vision_chunk,
     )
     compressor_keys = {f"{COMPRESSOR_NAME}.{key}" for key in compressor.state_dict()}
     model._keys_to_ignore_on_save = compressor_keys.union(model._keys_to_ignore_on_save or ())

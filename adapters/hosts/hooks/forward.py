@@ -55,6 +55,7 @@ def compress_inputs(model: PreTrainedModel, inputs: dict[str, Any], generation: 
         times=times,
         positions=attachment.positions,
         generation=generation,
+        vision_chunk=attachment.vision_chunk,
     )
 
 

@@ -33,6 +33,7 @@ class Attachment:
         keys_to_ignore_on_save: the host's own value of ``_keys_to_ignore_on_save``.
         instance_generate: ``model.generate``, if it was set on the instance before attaching.
         base_attributes: attributes of the base model that ``detach`` restores.
+        vision_chunk: option of ``attach``.
         hooks: handles that ``detach`` removes.
         losses: losses of the compressor in the last forward in training mode.
         warned_of_losses: whether a warning said that nothing uses these losses.
@@ -47,6 +48,7 @@ class Attachment:
     keys_to_ignore_on_save: Any
     instance_generate: Any
     base_attributes: dict[str, Any]
+    vision_chunk: int | None = None
     hooks: list[RemovableHandle] = field(default_factory=list)
     losses: Any = None
     warned_of_losses: bool = False

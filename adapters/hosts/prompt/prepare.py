@@ -91,6 +91,7 @@ def prepare(
     times: Sequence[Tensor | None] | None = None,
     positions: Positions = "preserve",
     generation: bool = False,
+    vision_chunk: int | None = None,
 ) -> Prepared:
     """Compress the videos of a batch and shorten its prompts to match. No compressor needs to be attached.
 
@@ -111,6 +112,7 @@ def prepare(
         generation: prepare for ``model.generate`` instead of a forward: its positions, and padding on the left. Do not
             add ``use_cache=False`` unless a compressor is attached: generate drops masks of ones, and the host then
             treats gaps in the positions as packed sequences.
+        vision_chunk: see :func:`~framefold.adapters.hosts.prompt.vision.encode`.
 
     Raises:
         InputError: the inputs are inconsistent; always raised before the language model runs.
@@ -129,7 +131,9 @@ def prepare(
     check_inputs(inputs, positions)
 
     needs_attention = getattr(compressor, "needs_attention", False)
-    clips = list(encode(model, inputs, needs_attention) if encoded is None else encoded)
+    if encoded is None:
+        encoded = encode(model, inputs, needs_attention, vision_chunk=vision_chunk)
+    clips = list(encoded)
     ids = inputs["input_ids"]
     where = family.placeholders(model, inputs).nonzero()
     rows = check_counts(ids, where, clips)

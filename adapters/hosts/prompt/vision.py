@@ -22,7 +22,11 @@ from .zero3 import gathered
 
 
 def encode(
-    model: PreTrainedModel, inputs: Mapping[str, Any], attention: bool = False, tokenizer: Any = None
+    model: PreTrainedModel,
+    inputs: Mapping[str, Any],
+    attention: bool = False,
+    tokenizer: Any = None,
+    vision_chunk: int | None = None,
 ) -> list[Encoded]:
     """Run the vision side of the host once.
 
@@ -35,26 +39,43 @@ def encode(
             of the tower, if it has one.
         tokenizer: tokenizer or processor of a host that takes frames as images, with which the videos among the images
             are found. If None, the one next to its weights.
+        vision_chunk: number of frames that the vision encoder takes at once, so that its memory does not grow with the
+            length of a video; None for all. Frames that a host encodes as one step stay together.
 
     Returns:
         One Encoded per video, in the order of their placeholders; also one per still, if the host takes frames as
         images.
 
     Raises:
-        InputError: there is no video, or a video is empty or has a wrong shape.
+        InputError: there is no video, or a video is empty or has a wrong shape; or vision_chunk is below 1.
         UnsupportedHostError: see :func:`~framefold.adapters.hosts.base.family.family_of`.
     """
     family = family_of(model)
     if inputs.get(family.pixels) is None:
         raise InputError(f"there is no {family.pixels} to encode")
+    check_vision_chunk(vision_chunk)
     inputs = name_clips(model, family, with_ids(model, family, inputs), tokenizer)
     with _vision_side(model, family):
         if not attention:
-            return family.encode(model, inputs)
+            return _encode(family, model, inputs, vision_chunk)
         with recording(family.vision_attention(model)) as received:
-            clips = family.encode(model, inputs)
+            clips = _encode(family, model, inputs, vision_chunk)
         grids = family.attention_grids(model, inputs, clips, received)
     return [replace(clip, attention=grid) for clip, grid in zip(clips, grids, strict=True)]
+
+
+def check_vision_chunk(chunk: int | None) -> None:
+    """Check the number of frames that a vision encoder takes at once.
+
+    Raises:
+        InputError: it is below 1.
+    """
+    if chunk is not None and chunk < 1:
+        raise InputError(f"vision_chunk must be at least 1 frame, or None for all, got {chunk}")
+
+
+def _encode(family: Family, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None) -> list[Encoded]:
+    return family.encode(model, inputs) if chunk is None else family.encode(model, inputs, chunk)
 
 
 def encode_images(model: PreTrainedModel, inputs: Mapping[str, Any]) -> dict[str, Any]:
