@@ -14,6 +14,7 @@ EXTRA_OF = {
     **dict.fromkeys(("docstring_parser", "shtab"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
     "peft": "lora",
+    "bitsandbytes": "quantized",
     "mamba_ssm": "mamba",
     "causal_conv1d": "mamba",
     **dict.fromkeys(("matplotlib", "plotly"), "report"),

@@ -63,7 +63,7 @@ ALLOWED = {
     "adapters.serving.vllm": f"{ADAPTERS} adapters.hosts.base adapters.hosts.prompt",
     "adapters.serving.vllm.hosts": "adapters.hosts.base adapters.serving.vllm",
     "training.checkpoint": "",
-    "training.frozen_host": f"{DATA} {ADAPTERS} {HOSTS}",
+    "training.frozen_host": f"{DATA} {ADAPTERS} {HOSTS} training.memory",
     "training.memory": HOSTS,
     "training.strategies": "training.checkpoint adapters.hosts.prompt",
     "training": f"{TRAINING} {DATA} {ADAPTERS} {HOSTS}",

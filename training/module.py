@@ -26,9 +26,10 @@ from framefold.errors import ConfigError
 from framefold.training.checkpoint.module_state import read_module, write_module
 from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
-from framefold.training.frozen_host.load import HostDtype, load_host
+from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.question_rows import answer_loss, predict
 from framefold.training.memory.checkpointing import checkpoint_layers
+from framefold.training.memory.host_weights import HostAttention, HostBits, HostDtype, HostWeights
 from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_module
 from framefold.training.strategies.fsdp2 import is_sharded
 
@@ -48,7 +49,7 @@ from .losses import (
 from .metrics import TypeAccuracy
 from .optimizer import LossWeight, parameter_groups, total_steps, warmup_cosine, weights_at
 from .sample_rng import SampleRng, run_seed, seeded_generators
-from .start import check_host, resolve_start
+from .start import check_host, resolve_start, run_device
 from .teacher import TeacherAttention, resolve_teacher
 
 TrainingBudget = int | float | Literal["auto"]  # in this order: the command line tries types from the left
@@ -80,11 +81,16 @@ class CompressorModule(pl.LightningModule):
             Teachers of the losses never have LoRA.
         init_from_host: initialise a fresh compressor from the decoder layers of the host, if its method supports it.
         host_revision: of a host from the Hub.
-        host_dtype: of the host's weights; "auto" is the dtype that they are saved in.
+        host_dtype: of the host's weights; "auto" is bfloat16 on GPUs, and the dtype that they are saved in elsewhere.
         host_frames: maximum number of frames of a video that the host encodes, evenly spaced; by default all. Stored
             features are not affected.
         checkpointing: keep only the input of each decoder layer of the host, and its keys and values where questions
             continue a video, and compute everything else again in the backward pass. Gradients are the same.
+        vision_chunk: number of frames that the vision encoder of the host takes at once, so that its memory does not
+            grow with the length of a video; by default all. Features are the same.
+        attention: implementation of the host's attention; by default that of transformers, usually sdpa.
+        host_bits: 4 keeps the language model of the host in 4 bits, through bitsandbytes; for GPUs, and not for
+            strategies that shard the host.
 
     Raises:
         UnknownCompressorError, ConfigError, BudgetError: A name, parameter or budget is wrong, or does not agree with
@@ -113,11 +119,17 @@ class CompressorModule(pl.LightningModule):
         host_dtype: HostDtype = "auto",
         host_frames: int | None = None,
         checkpointing: bool = False,
+        vision_chunk: int | None = None,
+        attention: HostAttention | None = None,
+        host_bits: HostBits | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         if init_from_host and start is not None:
             raise ConfigError("init_from_host is for a fresh compressor: drop it, or start")
+        if init_from_host and host_bits is not None:
+            raise ConfigError("init_from_host reads weights that host_bits replaces by 4 bits: drop one of them")
+        self.weights = HostWeights(host_dtype, attention, host_bits)
         self.strict_loading = False  # checkpoints lack the host; on_load_checkpoint compares the other weights
         self.start = resolve_start(compressor, budget, params, lora, start)
         self.compressor = self.start.compressor
@@ -134,7 +146,7 @@ class CompressorModule(pl.LightningModule):
         self.tokens_seen = 0  # visual tokens of training videos before compression; readers reset it
         self.model: Any = None
         self.lora: HostLora | None = None
-        self.host_folder = check_host(host, host_revision, host_frames)
+        self.host_folder = check_host(host, host_revision, host_frames, vision_chunk)
 
     def setup(self, stage: str) -> None:
         """Load the host here, before :meth:`configure_model`, in which ZeRO-3 would shard it while it loads."""
@@ -149,7 +161,9 @@ class CompressorModule(pl.LightningModule):
         """Load the host and create the weights whose shapes depend on it, before the optimizer is created."""
         if self.model is not None:
             return
-        self.host = load_host(self.host_folder, dtype=self.hparams["host_dtype"], frames=self.hparams["host_frames"])
+        frames, chunk = self.hparams["host_frames"], self.hparams["vision_chunk"]
+        device = run_device(self._trainer, self.weights)
+        self.host = load_host(self.host_folder, frames=frames, vision_chunk=chunk, weights=self.weights, device=device)
         self.model = self.host.model
         self.teacher.check_layers(len(self.host.family.decoder_layers(self.model)))
         self.host.family.create_parameters(self.compressor, self.model)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.hosts.lora.config import LoraAdapter, has_lora, import_peft, read_lora
@@ -16,6 +18,8 @@ from framefold.errors import ConfigError
 from framefold.messages import short
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.locate import HostFolder, find_host
+from framefold.training.memory.host_weights import HostWeights
+from framefold.training.strategies.fsdp2 import FSDP2
 
 from .lora import HostLora, check_lora_host
 from .lora_settings import LoraSettings, resolve_lora
@@ -102,18 +106,40 @@ def _first_difference(given: Mapping[str, Any], own: Mapping[str, Any]) -> str |
     return None
 
 
-def check_host(name: str, revision: str | None = None, frames: int | None = None) -> HostFolder:
+def check_host(
+    name: str, revision: str | None = None, frames: int | None = None, vision_chunk: int | None = None
+) -> HostFolder:
     """Find a host without loading it, so that a missing one is reported before any work is done.
 
     Args:
         name: folder of a host, or its id in the cache of the Hub.
         revision: of an id.
         frames: maximum number of frames of a video that the host will encode.
+        vision_chunk: number of frames that its vision encoder will take at once.
 
     Raises:
         HostError: There is no host.
-        ConfigError: frames < 1.
+        ConfigError: frames or vision_chunk < 1.
     """
+    if vision_chunk is not None and vision_chunk < 1:
+        raise ConfigError(f"vision_chunk must be at least 1, not {vision_chunk}")
     if frames is not None and frames < 1:
         raise ConfigError(f"host_frames must be at least 1, not {frames}")
     return find_host(name, revision)
+
+
+def run_device(trainer: Any, weights: HostWeights) -> torch.device | None:
+    """Return the device on which a trainer will run a host; None without a trainer.
+
+    Raises:
+        ConfigError: The strategy of the trainer cannot shard a host in 4 bits.
+    """
+    if trainer is None:
+        return None
+    strategy = trainer.strategy
+    shards = isinstance(strategy, FSDP2) or getattr(strategy, "zero_stage_3", False)
+    if weights.bits is not None and shards:
+        raise ConfigError(
+            "FSDP2 and ZeRO-3 cannot shard a host in 4 bits: use --trainer.strategy ddp, or drop host_bits"
+        )
+    return strategy.root_device

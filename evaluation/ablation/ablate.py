@@ -94,7 +94,7 @@ def ablate(
         drill: number of videos, from the first, for which the kept tokens are recorded.
         cache: folder of encoded videos, which several ablations may share; by default inside ``out``.
         revision: revision of a host on the Hub.
-        dtype: dtype of the host; auto is that of its weights.
+        dtype: dtype of the host; auto is bfloat16 on a GPU, and that of its weights elsewhere.
         device: cpu, cuda or cuda:1; by default a GPU if there is one.
         allow_other_host: accept adapters that were trained in another host.
         max_damaged: fraction of the videos in shards that may be damaged, or refused by the host; they are left out.

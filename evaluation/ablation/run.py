@@ -37,7 +37,7 @@ def run_ablation(config: AblationConfig) -> AblationTable:
         See :func:`~framefold.evaluation.ablation.ablate.ablate`.
     """
     methods, source = _resolve(config)
-    host = load_host(config.host, dtype=config.dtype)
+    host = load_host(config.host, dtype=config.dtype, device=config.device)
     host.model.to(config.device)
     for method in methods:
         method.check_host(host, config.host.folder, config.allow_other_host)

@@ -189,7 +189,7 @@ def answer_command(
             "all_axes" is the rule of published Qwen2-VL and Qwen2.5-VL for the text behind a video.
         repeats: number of timed runs.
         device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
-        dtype: dtype of the weights; "auto" is the one that they were saved in.
+        dtype: dtype of the weights; "auto" is bfloat16 on a GPU, and the one that they were saved in elsewhere.
         allow_other_host: accept an adapter that was trained in another host.
         revision: branch, tag or commit of a host on the Hub.
         out: picture to write (.png, .jpg, .webp, .svg, .pdf): the tokens that the host read, its answer and the costs.

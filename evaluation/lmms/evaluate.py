@@ -80,7 +80,7 @@ def evaluate(
         max_new_tokens: largest length of an answer, unless the task sets one.
         positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them.
         device: cpu or cuda (cuda:1 ...); by default cuda if it is available.
-        dtype: dtype of the weights; "auto" is the one that they were saved in.
+        dtype: dtype of the weights; "auto" is bfloat16 on a GPU, and the one that they were saved in elsewhere.
         allow_other_host: accept an adapter that was trained in another host.
         revision: branch, tag or commit of a host on the Hub.
         unpruned: output folder of the same tasks with all tokens; tasks that are not finished there are run first. The

@@ -43,7 +43,7 @@ class FeatureEncoder:
     @cached_property
     def host(self) -> Host:
         """The host, on its device."""
-        host = load_host(self.source, dtype=self.settings["dtype"])
+        host = load_host(self.source, dtype=self.settings["dtype"], device=torch.device(self.device))
         host.model.to(self.device)
         return host
 

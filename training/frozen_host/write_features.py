@@ -60,7 +60,7 @@ def features(
         out: folder for the shards of features, one per shard of videos.
         frames: maximum number of frames of a video, evenly spaced over its duration; by default all stored frames.
         revision: of a host from the Hub.
-        dtype: of the host's computation; "auto" is the dtype that its weights are saved in.
+        dtype: of the host's computation; "auto" is bfloat16 on a GPU, and the dtype of its weights elsewhere.
         store: dtype of the stored features.
         attention: also store the attention that tokens received in the vision encoder.
         device: cpu or cuda (cuda:1 ...); by default cuda if available, and with several GPUs that of the local rank.
