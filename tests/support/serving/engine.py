@@ -28,6 +28,7 @@ for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 TOKENS = 8
+LIKELIEST = 50  # tokens whose log-probabilities are compared in bfloat16
 TOLERANCE = 1e-4  # of log-probabilities
 
 
@@ -87,6 +88,16 @@ def served(llm: Any, kind: str, prompts: Iterable[Prompt], tokens: int = TOKENS)
     return answers
 
 
+def served_logprobs(llm: Any, kind: str, prompts: Iterable[Prompt]) -> list[dict[int, float]]:
+    """Return the log-probabilities of the likeliest first tokens, with an engine whose max_logprobs allows it."""
+    from vllm import SamplingParams
+
+    sampling = SamplingParams(temperature=0, max_tokens=1, logprobs=LIKELIEST, ignore_eos=True)
+    outputs = llm.generate([_request(kind, prompt) for prompt in prompts], sampling, use_tqdm=False)
+    steps = [output.outputs[0].logprobs[0] for output in outputs]
+    return [{token: found.logprob for token, found in step.items()} for step in steps]
+
+
 def _request(kind: str, prompt: Prompt) -> dict[str, Any]:
     media: dict[str, Any] = {}
     if prompt.clips:
@@ -104,6 +115,13 @@ def attached(model: Any, processor: Any, prompts: Sequence[Prompt], tokens: int 
     """Ask transformers, one prompt after the other."""
     model.generation_config.eos_token_id = None
     return [_generate(model, hf_inputs(processor, prompt), tokens) for prompt in prompts]
+
+
+@torch.no_grad()
+def attached_logprobs(model: Any, processor: Any, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+    """Return the log-probabilities of the first token in transformers."""
+    logits = [model(**hf_inputs(processor, prompt)).logits[0, -1] for prompt in prompts]
+    return [one.float().log_softmax(-1) for one in logits]
 
 
 def hf_inputs(processor: Any, prompt: Prompt) -> dict[str, Any]:
