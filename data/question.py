@@ -35,3 +35,19 @@ class Question:
     answer: str
     choices: tuple[str, ...]
     evidence: tuple[Box, ...]
+
+    @property
+    def history(self) -> tuple[tuple[str, str], ...]:
+        """Questions and answers of the same conversation that precede this question."""
+        return ()
+
+
+@dataclass(frozen=True)
+class FollowUp(Question):
+    """A later question of a conversation.
+
+    Attributes:
+        history: questions and answers that precede it, as text.
+    """
+
+    history: tuple[tuple[str, str], ...] = ()

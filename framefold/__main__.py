@@ -36,6 +36,10 @@ FUNCTIONS = {
         "data.spliced.write_shards:splice",
         "join short annotated clips into long videos with questions, as shards",
     ),
+    "shards import": (
+        "data.imported.write_shards:import_shards",
+        "write your videos and annotations (LLaVA, messages, captions, CSV) as shards",
+    ),
     "shards index": (
         "data.shards.sources:index_shards",
         "count the samples of shards and write the index that training needs",

@@ -11,7 +11,7 @@ from framefold.errors import MissingExtraError
 EXTRA_OF = {
     "transformers": "hosts",
     **dict.fromkeys(("pytorch_lightning", "deepspeed", "webdataset", "av", "jsonargparse"), "train"),
-    **dict.fromkeys(("docstring_parser", "shtab"), "train"),
+    **dict.fromkeys(("docstring_parser", "shtab", "ijson"), "train"),
     **dict.fromkeys(("tensorboard", "torchmetrics", "rich", "filelock", "lightning_utilities", "psutil"), "train"),
     "peft": "lora",
     "bitsandbytes": "quantized",

@@ -31,7 +31,7 @@ FREE_FOLDERS = {"adapters.compressors", "adapters.in_llm", "adapters.reference",
 
 ADAPTERS = "adapters.core adapters.ops adapters.layers adapters.pretrained adapters.base"
 HOSTS = "adapters.hosts.base adapters.hosts.prompt adapters.hosts.hooks adapters.hosts.lora"
-DATA = "data data.video data.shards data.loading data.synthetic data.spliced data.drawing"
+DATA = "data data.video data.shards data.loading data.synthetic data.spliced data.imported data.drawing"
 TRAINING = "training training.frozen_host training.memory training.checkpoint training.strategies"
 REPORT = f"evaluation.metrics evaluation.results evaluation.views {DATA} {ADAPTERS} {HOSTS} training.frozen_host"
 # Which folders the files of a folder may import, besides the ground and their own folder.
@@ -43,6 +43,8 @@ ALLOWED = {
     "data.loading": "data data.shards",
     "data.synthetic": "data data.video data.shards data.loading",
     "data.spliced": "data data.video data.shards",
+    "data.imported.dialects": "data data.shards",
+    "data.imported": "data data.video data.shards data.imported.dialects",
     "data.drawing": "data data.video data.shards data.synthetic",
     "adapters.core": "",
     "adapters.ops": "adapters.core",

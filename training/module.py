@@ -27,7 +27,7 @@ from framefold.training.checkpoint.module_state import read_module, write_module
 from framefold.training.frozen_host.batch import EncodedBatch, answer_questions, mean_visual_tokens
 from framefold.training.frozen_host.data_check import check_data
 from framefold.training.frozen_host.load import load_host
-from framefold.training.frozen_host.question_rows import answer_loss, predict
+from framefold.training.frozen_host.question_rows import answer_loss, predict, writes_answer
 from framefold.training.memory.checkpointing import checkpoint_layers
 from framefold.training.memory.host_weights import HostAttention, HostBits, HostDtype, HostWeights
 from framefold.training.strategies.deepspeed import exclude_from_zero3, prepare_module
@@ -251,7 +251,8 @@ class CompressorModule(pl.LightningModule):
     def _validate(self, encoded: EncodedBatch, budget: TrainingBudget, accuracy: Any, videos: int) -> None:
         self.compressor.budget = budget
         logits, prepared, batch = answer_questions(self.host, self.compressor, encoded)
-        accuracy.update(predict(logits, batch.rows) == batch.rows.answers(), batch.types)
+        first = predict(logits, batch.rows) == batch.rows.answers()
+        accuracy.update(first, writes_answer(logits, batch.rows), batch.types)
         common: dict[str, Any] = {"batch_size": videos, "sync_dist": True}
         self.log(f"val/loss@{budget_label(budget)}", answer_loss(logits, batch.rows), **common)
         self.log(f"val/visual_tokens@{budget_label(budget)}", mean_visual_tokens(self.host, prepared), **common)
@@ -270,7 +271,7 @@ class CompressorModule(pl.LightningModule):
 
     def validation_metrics(self) -> list[str]:
         """Return the names of all values that validation may log; accuracies only of types that have questions."""
-        names = "loss", "visual_tokens", "accuracy", *self.accuracy[0].types
+        names = "loss", "visual_tokens", "accuracy", "text_match", *self.accuracy[0].types
         return ["val/accuracy", *(f"val/{name}@{budget_label(b)}" for b in self.val_budgets for name in names)]
 
     def configure_optimizers(self) -> Any:

@@ -14,7 +14,7 @@ from unicodedata import category
 
 import numpy as np
 
-from framefold.data.question import Box, Question
+from framefold.data.question import Box, FollowUp, Question
 
 NUMBERS = (int, float)
 
@@ -60,7 +60,23 @@ def questions_field(fields: dict[str, Any]) -> tuple[Question, ...]:
     entries = _required(fields, "questions", "questions")
     if not isinstance(entries, list):
         raise FieldError(f"questions must be a list of objects, not {_short(entries)}")
-    return tuple(_question(entry, f"questions[{number}]") for number, entry in enumerate(entries))
+    questions: list[Question] = []
+    for number, entry in enumerate(entries):
+        question = _question(entry, f"questions[{number}]")
+        questions.append(_with_history(question, entry.get("follows"), questions))
+    return tuple(questions)
+
+
+def _with_history(question: Question, follows: Any, before: Sequence[Question]) -> Question:
+    """Return a question with the conversation that precedes it, given the number of the question that it follows."""
+    if follows is None:
+        return question
+    if type(follows) is not int or not 0 <= follows < len(before):
+        where = f"questions[{len(before)}].follows"
+        raise FieldError(f"{where} must be the number of an earlier question of the sample, not {_short(follows)}")
+    last = before[follows]
+    fields = (question.type, question.text, question.answer, question.choices, question.evidence)
+    return FollowUp(*fields, history=(*last.history, (last.text, last.answer)))
 
 
 def check_frame_numbers(questions: Sequence[Question], frames: int) -> None:

@@ -191,9 +191,10 @@ def test_checkpoint_holds_only_the_compressor_and_loads_alone(make, tmp_path):
 
 def test_accuracy_by_type_is_accumulated():
     metric = TypeAccuracy()
-    metric.update(torch.tensor([True, False, True]), ["needle", "needle", "mine"])
-    metric.update(torch.tensor([True, True]), ["needle", "needle"])
-    assert {k: float(v) for k, v in metric.compute().items()} == {"accuracy": 0.875, "needle": 0.75, "other": 1.0}
+    metric.update(torch.tensor([True, False, True]), torch.tensor([True, False, False]), ["needle", "needle", "mine"])
+    metric.update(torch.tensor([True, True]), torch.tensor([False, True]), ["needle", "needle"])
+    expected = {"accuracy": 0.875, "text_match": 0.25, "needle": 0.75, "other": 1.0}
+    assert {k: float(v) for k, v in metric.compute().items()} == expected
 
 
 def test_wrong_settings_are_refused_before_the_host_is_loaded(random_host):

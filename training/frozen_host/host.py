@@ -29,8 +29,9 @@ from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample, VideoSample, check_special_tokens
 from framefold.errors import DataError, HostError, InputError, PromptError
 
+from .answer_format import split_prompts
 from .locate import HostFolder
-from .question_rows import answer_ids, split_prompts
+from .question_rows import answer_ids
 from .vocabulary import special_tokens, warn_unknown_words
 
 
@@ -219,7 +220,9 @@ class Tinyhost(Host):
         pixels = self.pixel_values(sample.frames.numpy()).to(device, self.model.dtype)
         (clip,) = encode(self.model, {"pixel_values_videos": [pixels]}, attention, vision_chunk=self.vision_chunk)
         texts = [question.text for question in sample.questions]
-        prefix, prompts = split_prompts(self.tokenizer, texts, len(clip), self.model.config.video_token_id)
+        histories = [question.history for question in sample.questions]
+        video_token = self.model.config.video_token_id
+        prefix, prompts = split_prompts(self.tokenizer, texts, len(clip), video_token, histories)
         questions = sample.questions
         if sample.frame_numbers is not None:
             steps = {number: step for step, number in enumerate(sample.frame_numbers)}

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from framefold.adapters.hosts.base.family import list_families
 from framefold.data.video.frame_reader import SampledFrames
 from framefold.errors import HostError, InputError, MissingExtraError, UnsupportedHostError
 
+from .answer_format import History, write_conversation
 from .locate import HostFolder, find_host
 
 CLOCK = 1000  # see _metadata
@@ -101,8 +104,13 @@ def build_inputs(processor: Any, sample: SampledFrames, question: str) -> dict[s
     return apply_processor(processor, sample, write_prompt(processor, question))
 
 
-def write_prompt(processor: Any, question: str) -> str:
+def write_prompt(processor: Any, question: str, history: History = ()) -> str:
     """Write a question about a video with the host's chat template, up to the start of the answer.
+
+    Args:
+        processor: of the host.
+        question: about the video.
+        history: questions and answers of the same conversation that precede it.
 
     Raises:
         InputError: The question is empty, or holds a placeholder of the host.
@@ -111,11 +119,10 @@ def write_prompt(processor: Any, question: str) -> str:
     if not question.strip():
         raise InputError("the question is empty")
     for token in (processor.video_token, processor.image_token):
-        if token in question:
+        if any(token in text for text in (question, *chain(*history))):
             raise InputError(f"the question holds {token!r}, the placeholder of pictures in the prompts of this host")
-    parts = [{"type": "video"}, {"type": "text", "text": question}]
     try:
-        return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+        return write_conversation(partial(processor.apply_chat_template, add_generation_prompt=True), question, history)
     except (ValueError, AttributeError) as error:
         raise HostError(f"the host has no usable chat template (chat_template.jinja): {first_line(error)}") from error
 

@@ -89,7 +89,7 @@ def encode_with_processor(
         HostError: The questions cannot share one prefix with this processor or with the positions of this host.
     """
     family, frames = family_of(model), processor_frames(sample)
-    texts = [write_prompt(processor, question.text) for question in sample.questions]
+    texts = [write_prompt(processor, question.text, question.history) for question in sample.questions]
     with _record_tokenizer(processor) as recorder:
         inputs = apply_processor(processor, frames, texts[0])
     inputs = move_inputs(inputs, model)

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from framefold.adapters.hosts.hooks.layer_cache import select_cache_rows
 from framefold.errors import PromptError
 
+from .answer_format import split_prompts
+
 IGNORE = -100
 
 
@@ -100,29 +102,6 @@ def build_prompt(
     return torch.tensor(prefix), build_rows(prompts, replies, len(prefix))
 
 
-def split_prompts(
-    tokenizer: PreTrainedTokenizerBase, questions: Sequence[str], n_placeholders: int, video_token_id: int
-) -> tuple[list[int], list[list[int]]]:
-    """Return the ids up to the last placeholder, which all questions share, and the ids after it for each question.
-
-    Raises:
-        PromptError: See :func:`build_prompt`.
-    """
-    prompts = [_prompt_ids(tokenizer, question, n_placeholders, video_token_id) for question in questions]
-    return split_shared(prompts, len(prompts[0]) - prompts[0][::-1].index(video_token_id))
-
-
-def split_shared(prompts: Sequence[list[int]], shared: int) -> tuple[list[int], list[list[int]]]:
-    """Split prompts after their shared first columns.
-
-    Raises:
-        PromptError: The first columns differ, or a prompt has no further columns.
-    """
-    if any(prompt[:shared] != prompts[0][:shared] or len(prompt) == shared for prompt in prompts):
-        raise PromptError("the chat template must put the video before all text that differs between questions")
-    return prompts[0][:shared], [prompt[shared:] for prompt in prompts]
-
-
 def build_rows(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]], start: int) -> QuestionRows:
     """Build the rows of one video's questions.
 
@@ -140,22 +119,6 @@ def build_rows(prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]
         labels[row, n:m] = torch.tensor(reply, dtype=torch.long)
     video = torch.zeros(len(prompts), dtype=torch.long)
     return QuestionRows(ids, mask, labels, video, video + start)
-
-
-def _prompt_ids(
-    tokenizer: PreTrainedTokenizerBase, question: str, n_placeholders: int, video_token_id: int
-) -> list[int]:
-    content: Any = [{"type": "video"}, {"type": "text", "text": question}]
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-    )
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if ids.count(video_token_id) != 1:
-        raise PromptError(
-            f"the chat template wrote {ids.count(video_token_id)} video tokens (id {video_token_id}), not 1"
-        )
-    at = ids.index(video_token_id)
-    return ids[:at] + [video_token_id] * n_placeholders + ids[at + 1 :]
 
 
 def answer_ids(tokenizer: PreTrainedTokenizerBase, answer: str, end: bool = False) -> list[int]:
@@ -292,6 +255,18 @@ def predict(logits: Tensor, rows: QuestionRows) -> Tensor:
     at = torch.where((rows.labels != IGNORE).any(dim=1), _first_answer(rows.labels), rows.attention_mask.sum(dim=1))
     last_prompt = (at - 1)[:, None, None].expand(-1, 1, logits.shape[-1])
     return logits.gather(1, last_prompt)[:, 0].argmax(dim=-1)
+
+
+def writes_answer(logits: Tensor, rows: QuestionRows) -> Tensor:
+    """Return (R,) bool, whether greedy decoding writes the complete labelled answer of each row.
+
+    That is so if each of its tokens is the most probable one after those before it, so no generation is needed. It is
+    False for rows without labels.
+    """
+    labels = rows.labels[:, 1:]
+    labelled = labels != IGNORE
+    wrong = labelled & (logits[:, :-1].argmax(dim=-1) != labels)
+    return labelled.any(dim=1) & ~wrong.any(dim=1)
 
 
 def _first_answer(labels: Tensor) -> Tensor:

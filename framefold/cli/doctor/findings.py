@@ -125,6 +125,7 @@ PACKAGE_LISTS: tuple[tuple[Package, ...], ...] = (
         Package("typing_extensions", "everything"),
         Package("deepspeed", "the strategies deepspeed_stage_1, 2 and 3 (not DDP)", "train"),
         Package("webdataset", "shards: writing, checking, training", "train"),
+        Package("ijson", "importing annotations in JSON: shards import", "train"),
         Package("tensorboard", "TensorBoard logs of fit", "train"),
         Package("wandb", "logging to Weights & Biases: logger/wandb", "wandb"),
         Package(

@@ -1,0 +1,1 @@
+"""Shards from the annotations and video files that people have."""
