@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -12,11 +13,13 @@ from framefold.adapters import Compressed, Compressor
 from framefold.adapters.core import registry
 from framefold.adapters.ops.selection import exact_topk
 from framefold.data.loading.loader import Batch, ResumableLoader
+from framefold.data.question import FollowUp, Question
+from framefold.data.shards.sample import VideoSample
 from framefold.data.synthetic.recipe import Recipe
 from framefold.data.synthetic.stream import SyntheticStream
 from framefold.errors import BudgetError, ConfigError, HostError, UnknownCompressorError
 from framefold.training.frozen_host.batch import answer_questions, encode_batch, mean_visual_tokens
-from framefold.training.frozen_host.question_rows import answer_loss
+from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, answer_loss, predict, writes_answer
 from framefold.training.losses import total_loss
 from framefold.training.metrics import TypeAccuracy
 from framefold.training.module import CompressorModule
@@ -223,3 +226,73 @@ def test_answer_loss_is_the_cross_entropy_of_the_answers(make):
     at = (rows.labels != -100).int().argmax(1) - 1
     chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]
     torch.testing.assert_close(answer_loss(logits, rows), -chosen.mean())
+
+
+def conversation() -> VideoSample:
+    """A video with a conversation of three turns, and a question of its own."""
+    turns = [
+        ("which shape flashed first ?", "red ring"),
+        ("how many flashes ?", "two"),
+        ("what happened ?", "ring red"),
+    ]
+    questions = [Question("own", *turns[0], (), ())]
+    questions += [FollowUp("own", *turns[n], (), (), history=tuple(turns[:n])) for n in (1, 2)]
+    return replace(Recipe((16, 16)).sample(0), questions=(*questions, Question("own", *turns[1], (), ())))
+
+
+def test_the_loss_of_a_conversation_is_that_of_one_row_with_a_mask_of_all_answers(make):
+    module = make()
+    encoded = encode_batch(module.host, [conversation()])
+    rows = encoded.rows
+    logits = answer_questions(module.host, module.compressor, encoded).logits
+    turns = QuestionRows(*(value[:3] for value in vars(rows).values()))
+    masked = QuestionRows(*(value[2:3].clone() for value in vars(rows).values()))  # the last turn has all of them
+    for turn in range(2):
+        answer = (rows.labels[turn] != IGNORE).nonzero()[:, 0]
+        assert rows.input_ids[turn, : answer[-1] + 1].equal(masked.input_ids[0, : answer[-1] + 1])
+        masked.labels[0, answer] = masked.input_ids[0, answer]
+    assert int((masked.labels != IGNORE).sum()) == 5  # red ring, two, ring red
+    complete = answer_questions(module.host, module.compressor, replace(encoded, rows=masked)).logits
+    torch.testing.assert_close(answer_loss(logits[:3], turns), answer_loss(complete, masked))
+    asked_alone, asked_later = rows.attention_mask[3].sum(), rows.attention_mask[1].sum()
+    assert asked_later > asked_alone + 2 and not logits[1].equal(logits[3])  # the history is in the prompt
+
+
+def test_text_match_is_what_the_host_writes(make):
+    module = make()
+    encoded = encode_batch(module.host, [conversation()])
+    logits, prepared, batch = answer_questions(module.host, module.compressor, encoded)
+    rows, row = batch.rows, 0
+    start = int((rows.labels[row] != IGNORE).int().argmax())
+    written = []  # greedily, one token at a time
+    for length in (0, 1):
+        ids = rows.input_ids.clone()
+        ids[row, start : start + length] = torch.tensor(written, dtype=torch.long)
+        given = replace(encoded, rows=replace(rows, input_ids=ids))
+        found = answer_questions(module.host, module.compressor, given).logits
+        written.append(int(found[row, start + length - 1].argmax()))
+    for answer, expected in (
+        (written, True),
+        ([written[0], written[1] + 1], False),
+        ([written[0] + 1, written[1]], False),
+    ):
+        ids, labels = rows.input_ids.clone(), rows.labels.clone()
+        ids[row, start : start + 2] = labels[row, start : start + 2] = torch.tensor(answer)
+        asked = replace(rows, input_ids=ids, labels=labels)
+        found = answer_questions(module.host, module.compressor, replace(encoded, rows=asked)).logits
+        assert bool(writes_answer(found, asked)[row]) is expected, answer
+        assert bool(predict(found, asked)[row] == answer[0]) is (answer[0] == written[0])
+    one_token = (rows.labels != IGNORE).sum(1) == 1
+    first = predict(logits, rows) == rows.answers()
+    assert one_token.any() and writes_answer(logits, rows)[one_token].equal(first[one_token])
+
+
+def test_validation_logs_the_text_match(make, tmp_path):
+    module = make(val_budgets=[0.5])
+    fitted = trainer(tmp_path, max_steps=1)
+    fitted.fit(module, loader(2), loader(2))
+    metrics = fitted.callback_metrics
+    assert metrics["val/text_match@0.5"] == metrics["val/accuracy@0.5"]  # answers of one token
+    assert {name.partition("@")[0] for name in metrics if name.startswith("val/")} <= {
+        name.partition("@")[0] for name in module.validation_metrics()
+    }
