@@ -20,7 +20,7 @@ from framefold.training.fit.main import _needs_torchvision
 from framefold.training.frozen_host.batch import encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.processor_host import ProcessorHost
-from tests.support.hosts.processor_families import KEPT, LENGTHS, LOSSES, SHOWN, samples, train
+from tests.support.hosts.processor_families import KEPT, LENGTHS, LOSSES, QUESTIONS, SHOWN, samples, train
 from tests.support.hosts.tiny_families import HOSTS, WITHOUT_ENCODER
 from tests.support.processes import needs_torchvision, python
 
@@ -99,6 +99,17 @@ def check_features(result: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", HOSTS)
 def test_features_give_the_logits_and_positions_of_the_full_prompt(name: str, results: Any) -> None:
     check_features(results[name]["features"])
+
+
+@pytest.mark.parametrize("name", HOSTS)
+def test_turns_before_a_question_are_in_its_prompt(name: str, results: Any) -> None:
+    written, (first, second) = results[name]["features"]["follow_up"].values()
+    (asked, answer), (text, _) = QUESTIONS[:2]
+    turns = [written.index(asked), written.index(answer, written.index(asked)), written.rindex(text)]
+    assert turns == sorted(turns)
+    asked, text = ("".join(words.split()).lower() for words in (asked, text))
+    assert asked in first and text not in first and 0 <= second.index(asked) < second.index(text)
+    assert second[-10:] == first[-10:]
 
 
 @pytest.mark.skipif(not OLDEST.is_dir(), reason=f"{OLDEST} does not exist: run make setup")

@@ -176,6 +176,7 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
         "positions": positions,
         "grid": list(first.features.shape[:3]),
         "replies": [decode(reply) for reply in first.replies],
+        "follow_up": follow_up(host, videos[0]),
         "ends": [decode(prompt).replace(" ", "").lower()[-10:] for prompt in first.prompts],
         "single": [*single.features.shape[:3], *single.times.tolist()],
         "steps": [box[0] for box in first.questions[0].evidence],
@@ -195,6 +196,18 @@ def attention_shape(host: Any, sample: Any) -> list[int] | None:
         return list(host.encode_sample(sample, attention=True).attention.shape)
     except UnsupportedHostError:
         return None
+
+
+def follow_up(host: Any, video: Any) -> dict[str, Any]:
+    """Encode two questions, the second of which follows the first; return its text and both prompts without blanks."""
+    from framefold.data.question import FollowUp
+    from framefold.training.frozen_host.processor import write_prompt
+
+    first, (text, answer) = video.questions[0], QUESTIONS[1]
+    second = FollowUp("any", text, answer, (), (), history=((first.text, first.answer),))
+    encoded = host.encode_sample(replace(video, questions=(first, second)))
+    prompts = [host.tokenizer.decode(prompt).replace(" ", "").lower() for prompt in encoded.prompts]
+    return {"text": write_prompt(host.processor, text, second.history), "prompts": prompts}
 
 
 def same_sample(encoded: Any, stored: Any) -> bool:
