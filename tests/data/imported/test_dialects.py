@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 
-from framefold.data.imported.dialects.damage import RefusedRow
+from framefold.data.imported.dialects.damage import DAMAGE, RefusedRow
 from framefold.data.imported.dialects.dialect import ImportedRow
 from framefold.data.imported.dialects.options import answer_choices, find_options, letter_options
 from framefold.data.imported.dialects.registry import DIALECTS, detect_dialect, find_dialect
+from framefold.data.imported.write_shards import import_shards
 from framefold.errors import DataError
 from tests.support.annotated_files import chat, messages
+from tests.support.paths import ROOT
 
 LETTERS = "What is it?\nA. a dog\nB. a cat\nC. a cow\nAnswer with the letter."
 PARTS = [{"type": "video", "video": "a.mp4"}, {"type": "text", "text": "What is it?"}]
@@ -151,3 +153,11 @@ def test_listed_options_get_letters() -> None:
     for options, answer in ((["x"], "x"), (["x", "X."], "x"), (["x", "y"], "z"), (["x", "y"], "2"), (["x", ""], "x")):
         with pytest.raises(RefusedRow):
             letter_options("Which?", options, answer)
+
+
+def test_the_guide_and_the_help_name_every_dialect_and_every_kind_of_damage() -> None:
+    guide = (ROOT / "docs" / "import_data.md").read_text()
+    words = [*DAMAGE, *(dialect.name for dialect in DIALECTS)]
+    assert [word for word in words if f"`{word}`" not in guide] == []
+    described = (import_shards.__doc__ or "").partition("format: ")[2].partition("auto looks")[0]
+    assert [dialect.name for dialect in DIALECTS if dialect.name not in described] == []

@@ -33,6 +33,7 @@ SMALLER = {
     "shards synth": "--videos 6 --frames 16 20",
     "shards splice": "--videos 2 --minutes 0.1 0.3 --fps 2 --size 32 --workers 1",
     "shards features": "--workers 1",
+    "shards import": "--max_frames 8 --size 32 --workers 1",
     "fit": SMALL_FIT,
     "validate": "--data.val_videos 2 --data.val_frames 16",
     "ablate --config ablation/demo --adapters": FEW_METHODS,
