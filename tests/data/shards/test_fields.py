@@ -149,3 +149,16 @@ def test_files_that_a_sample_lacks_are_named_with_what_is_there(mp4):
             unpack_sample("clip-7", {"__key__": "clip-7", "__url__": "x", **files})
             pytest.fail(text)
         assert text in str(caught.value)
+
+
+def test_a_question_may_follow_an_earlier_one_only(mp4):
+    first, second = unpack(mp4, {**QUESTION, "text": "and?", "follows": 0}).questions
+    assert first.history == () and second.history == (("which?", "red"),)
+    assert unpack(mp4, {**QUESTION, "follows": None}).questions[1].history == ()
+    third = {**QUESTION, "follows": 1}
+    questions = unpack(mp4, questions=[QUESTION, {**QUESTION, "follows": 0, "text": "and?"}, third]).questions
+    assert questions[2].history == (("which?", "red"), ("and?", "red"))
+    for value in (1, 2, -1, "0", True, 0.5, [0]):
+        assert "questions[1].follows must be the number of an earlier question" in refusal(
+            mp4, {**QUESTION, "follows": value}
+        )

@@ -620,3 +620,15 @@ def test_equal_commits_need_no_digest_of_the_weights(hub, random_host, monkeypat
     monkeypatch.setattr("framefold.training.frozen_host.locate.weights_digest", lambda folder: "another")
     with pytest.raises(HostError, match=f"some/host' at '{COMMIT}"):
         find_host(random_host).check_features_host(record, 32, "x")
+
+
+def test_features_keep_what_a_question_follows(random_host: Path, tmp_path: Path) -> None:
+    folder = write_own_shards(tmp_path / "videos", 1, {}, per_shard=1)
+    questions = json.loads(raws(folder)[0]["json"])["questions"]
+    questions[1]["follows"] = 0
+    write_own_shards(folder, 1, {0: {"questions": questions}}, per_shard=1)
+    features(str(folder), str(random_host), str(tmp_path / "features"), store="float32")
+    (video,), (stored,) = samples(folder), samples(tmp_path / "features")
+    assert stored.questions[1].history == ((questions[0]["text"], questions[0]["answer"]),)
+    assert stored.prompts == load_host(random_host).encode_sample(video).prompts
+    assert len(stored.prompts[1]) > len(stored.prompts[0]) + 3  # the turn before is in the prompt
