@@ -271,8 +271,8 @@ LOSSES: dict[str, Loss] = _declare(
     ),
     Loss(
         "attention",
-        "the scores follow the attention of the question to the visual tokens in the host on all tokens; needs no"
-        " annotation; for compressors that score tokens",
+        "the scores follow the attention of question and answer to the visual tokens in the host on all tokens; needs"
+        " no evidence and, with answers: false in model.teacher, no answers; for compressors that score tokens",
         compute=lambda inputs: listwise_loss(inputs.scores, inputs.teacher_attention),
         count=lambda inputs: len(inputs.rows.video),
         teacher="attention",

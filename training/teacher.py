@@ -19,7 +19,7 @@ from framefold.errors import ConfigError
 from framefold.messages import one_line
 from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
 from framefold.training.frozen_host.host import Host
-from framefold.training.frozen_host.question_rows import prefill
+from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, prefill
 
 from .lora import without_lora
 
@@ -34,6 +34,7 @@ class TeacherAttention:
         layers: decoder layers from 0, whose attention is averaged; by default all. In hosts with several kinds of
             layers, only those with full attention count.
         heads: mean or max over the heads and over the tokens of the question.
+        answers: count the tokens of the answer as part of the question, as far as it is known: then answers are labels.
 
     Raises:
         ConfigError: a value is out of range.
@@ -41,6 +42,7 @@ class TeacherAttention:
 
     layers: list[int] | None = None
     heads: Heads = "mean"
+    answers: bool = True
 
     def __post_init__(self) -> None:
         layers = self.layers
@@ -58,12 +60,16 @@ class TeacherAttention:
         if self.layers is not None and max(self.layers) >= count:
             raise ConfigError(f"teacher: this host has layers 0 to {count - 1}, got layers={self.layers}")
 
+    def asking(self, rows: QuestionRows) -> Tensor:
+        """Return (R, L), 1 for the tokens whose attention counts, 0 for others and for padding."""
+        return rows.attention_mask if self.answers else rows.attention_mask * (rows.labels == IGNORE)
+
     def reduce(self, layers: Sequence[Tensor], asking: Tensor) -> Tensor:
         """Return the (R, K) attention that columns receive from the question, in fp32.
 
         Args:
             layers: (R, h, L, K) attention weights of each decoder layer.
-            asking: (R, L) 1 for the tokens of the question, 0 for padding.
+            asking: (R, L) from :meth:`asking`.
         """
         self.check_layers(len(layers))
         chosen = layers if self.layers is None else [layers[layer] for layer in self.layers]
@@ -137,7 +143,7 @@ def compare_attention(
     found = []
     layers = _with_full_attention(host.model, out.attentions)
     for one in settings:
-        weights = one.reduce(layers, batch.rows.attention_mask)
+        weights = one.reduce(layers, one.asking(batch.rows))
         found.append([_attention_to_grid(host, batch, row, weights[row]) for row in range(len(weights))])
     return out.logits, found
 

@@ -67,11 +67,12 @@ def test_every_stage_combines_with_every_compressor_and_trains_at_its_rates(monk
             config = parse(monkeypatch, "fit", *names, options=("--model.start", "mine"))
             model, data = config["model"], config["data"]
             assert compressor.partition("/")[2].startswith(model["compressor"]) and model["start"] == "mine", names
-            assert (model["lora"] is None) == (stage == "stage/align"), names
+            assert (model["lora"] is None) == (stage in ("stage/align", "stage/distill")), names
             expected = ([64, 72], 4) if stage == "stage/long" else ([32, 64], 8)
             assert (data["frames"], data["batch_size"]) == expected, names
             rates[stage] = model["lr"], model["lora"]["lr"] if model["lora"] else 0.0
         align, sft, long = rates["stage/align"], rates["stage/sft"], rates["stage/long"]
+        assert rates["stage/distill"] == align, compressor
         assert long == (sft[0] / 2, sft[1] / 2) and align[1] == 0, compressor
         assert align[0] > sft[0] or compressor == "compressor/scene_mean", compressor  # which has nothing to train
 
@@ -123,6 +124,9 @@ def test_weights_of_losses_and_the_teacher_can_be_set_on_the_command_line(monkey
     for names in ((), ("compressor/flex_select",)):
         teacher = parse(monkeypatch, "fit", *names, options=options)["model"]["teacher"]
         assert (teacher["layers"], teacher["heads"]) == ([1, 2], "max")
+    for name, heads in (("flex_select", "max"), ("xpool", "mean")):
+        teacher = parse(monkeypatch, "fit", f"compressor/{name}", "stage/distill")["model"]["teacher"]
+        assert (teacher["answers"], teacher["heads"]) == (False, heads), name
     assert parse(monkeypatch, "fit")["model"]["teacher"] is None
     assert parse(monkeypatch, "fit", "compressor/vision_selector")["model"]["losses"] == {"bce": [0.02, 0.2]}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -52,6 +53,26 @@ def test_attention_is_reduced_over_heads_and_words_that_are_not_padding() -> Non
             torch.testing.assert_close(found[row], own.sum((0, 1)) if heads == "mean" else own.amax((0, 1)))
 
 
+def test_without_answers_only_the_tokens_before_them_ask(host: Any) -> None:
+    """The same questions with other answers: a different attention only where answers count."""
+    samples = [Recipe((16, 20)).sample(i) for i in range(2)]
+    others = [replace(one, questions=[replace(asked, answer="no") for asked in one.questions]) for one in samples]
+    known, other = (encode_batch(host, given) for given in (samples, others))
+    for answers in (True, False):
+        setting = TeacherAttention(answers=answers)
+        one, two = (
+            torch.stack([row.sum() for row in teacher_outputs(host, given, setting).attention])
+            for given in (known, other)
+        )
+        alike = torch.isclose(one, two, rtol=1e-4)
+        assert bool(alike.all()) != answers, (one, two)
+    asking = TeacherAttention(answers=False).asking(known.rows)
+    ended = known.rows.attention_mask.sum(1)
+    assert torch.equal(asking.sum(1), ended - (known.rows.labels != -100).sum(1)) and bool(
+        (asking.sum(1) < ended).all()
+    )
+
+
 def test_wrong_settings_are_refused_before_the_first_step(random_host: Any) -> None:
     for settings in ({"layers": []}, {"layers": [-1]}, {"layers": [1, 1]}, {"heads": "most"}, {"layer": [1]}):
         with pytest.raises(ConfigError, match="teacher"):
@@ -80,4 +101,4 @@ def test_the_setting_reaches_the_losses(random_host: Any, monkeypatch: pytest.Mo
     loader = torch.utils.data.DataLoader([Batch((Recipe((16, 16)).sample(0),))], batch_size=None)
     trainer.fit(module, loader)
     assert asked == [settings] and trainer.callback_metrics["train/rank"] > 0
-    assert module.hparams["teacher"] == {"layers": [0], "heads": "max"}  # what a checkpoint and a card record
+    assert module.hparams["teacher"] == {"layers": [0], "heads": "max", "answers": True}  # what a checkpoint and a card record
