@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from framefold.training.export.from_checkpoint import load_for_export
 from framefold.training.frozen_host.locate import find_host
 from tests.support.paths import ROOT
 from tests.support.serving.engine import TOLERANCE, Answer, attached, engine, served
-from tests.support.serving.hosts import prompts, save_adapter, save_host
+from tests.support.serving.hosts import Clip, prompts, save_adapter, save_host
 
 PRUNING: dict[str, Any] = {"compressor": "st_simdiff", "budget": 0.25}
 MERGING: dict[str, Any] = {"compressor": "sttm", "budget": 0.25}
@@ -171,6 +172,23 @@ def test_text_behind_all_axes_equals_attach(kind: str, hosts: Any, oracle: Any) 
     settings = MERGING | {"positions": "all_axes"}
     check(kind, settings, hosts, oracle)
     assert oracle(kind, settings) != oracle(kind, MERGING)
+
+
+class WronglyTimed(Clip):
+    """A video whose metadata have the times of two frames."""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return super().metadata | {"frames_indices": [0, 1]}
+
+
+def test_a_video_with_times_of_other_frames_is_refused_and_the_engine_continues(hosts: Any) -> None:
+    right = prompts("glm4v")["video 0"]
+    wrong = replace(right, clips=[WronglyTimed(right.clips[0].frames)])
+    with engine(hosts("glm4v"), "glm4v", MERGING) as llm:
+        with pytest.raises(ValueError, match="a video has 8 steps in time, but 1 times"):
+            served(llm, "glm4v", [wrong])
+        assert served(llm, "glm4v", [right])
 
 
 def test_a_video_is_compressed_once_for_all_questions(hosts: Any, compressions: list[int]) -> None:
