@@ -174,8 +174,10 @@ def _damage_of(work: Path, number: int) -> Path:
 def _finish(target: Path) -> None:
     """Join the lists of damage, write the report and remove the plan, once all shards are complete."""
     work = target / WORK
+    if read_plan(work) is None:
+        return
     with FileLock(target / LOCK):
-        if (plan := read_plan(work)) is None:
+        if (plan := read_plan(work)) is None:  # another process has been faster
             return
         lists = [work / DAMAGE, *(_damage_of(work, number) for number in range(len(plan.shards)))]
         present = [file for file in lists if file.is_file()]

@@ -191,6 +191,15 @@ def test_other_settings_and_folders_are_refused(videos: Path, tmp_path: Path) ->
     assert len(samples(tmp_path / "new")) == 4
 
 
+def test_a_lost_shard_is_written_again_and_the_list_of_damage_stays(videos: Path, tmp_path: Path) -> None:
+    file, out = write_rows(tmp_path / "a.json", [*many(3), chat("What?", "This.", video="none.mp4")]), tmp_path / "out"
+    import_shards(str(file), str(videos), str(out), **SMALL)
+    before = content(out)
+    (out / "shard-000000.tar").unlink()
+    import_shards(str(file), str(videos), str(out), **SMALL)
+    assert content(out) == before and "missing_video" in before["damaged.jsonl"].decode()
+
+
 def test_nothing_that_decodes_is_an_error_with_its_reasons(videos: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.json", [chat("What?", "This.", video="none.mp4")])
     with pytest.raises(DataError, match="0 videos from 1 of 1 rows.*1 missing_video: there is no such file"):
@@ -329,6 +338,7 @@ def test_the_summary_counts_and_a_second_run_repeats_it(
         import_shards(str(file), str(videos), str(tmp_path / "out"), **SMALL)
         text = capsys.readouterr().out
         assert "3 videos from 5 of 5 rows" in text and "1 missing_video: there is no such file" in text
+        assert [file.name for file in (tmp_path / "out").iterdir() if file.name.startswith(".")] == []
 
 
 def test_progress_has_rate_and_time_left(videos: Path, tmp_path: Path) -> None:
