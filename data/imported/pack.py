@@ -42,11 +42,11 @@ def numbered_questions(
     return questions, refused
 
 
-def _evidence(seconds: Sequence[float] | None, times: np.ndarray, duration: float) -> list[list[float]]:
+def _evidence(seconds: Sequence[float | None] | None, times: np.ndarray, duration: float) -> list[list[float]]:
     """Return complete frames in an interval, or the nearest one if there is none in it."""
     if seconds is None:
         return []
-    start, end = seconds
+    start, end = seconds[0] or 0.0, duration if seconds[1] is None else seconds[1]
     if start >= duration or end > duration + END_TOLERANCE:
         raise RefusedRow("outside_video", f"{start:g} to {end:g} s of a video of {duration:.2f} s")
     numbers = np.flatnonzero((times >= start) & (times < end))

@@ -15,6 +15,8 @@ DESCRIBE = "Describe the video."
 
 DESCRIBE_MOMENT = "What happens from {start:g} to {end:g} seconds of the video?"
 
+DESCRIBE_END = "What happens from {start:g} seconds to the end of the video?"
+
 
 def caption_turn(text: Any) -> Turn:
     """Return the question that a caption of the complete video answers.
@@ -32,7 +34,7 @@ def moment_turn(text: Any, start: Any, end: Any) -> Turn:
         RefusedRow: the caption cannot be stored, or the times are no interval.
     """
     seconds = interval_of(start, end)
-    asked = DESCRIBE_MOMENT.format(start=seconds[0], end=seconds[1])
+    asked = (DESCRIBE_END if seconds[1] is None else DESCRIBE_MOMENT).format(start=seconds[0], end=seconds[1])
     return make_turn(asked, text_of(text, "a caption"), MOMENT, (), seconds)
 
 
@@ -41,7 +43,7 @@ def caption_row(video: str, captions: Iterable[tuple[Any, Any, Any]]) -> Importe
 
     Args:
         video: name of the video.
-        captions: text, start and end; start and end are None for captions of the complete video.
+        captions: text, start and end; both are None for captions of the complete video, one for its start or end.
 
     Raises:
         RefusedRow: none of them can be imported.

@@ -11,6 +11,8 @@ from .damage import RefusedRow
 
 Row = Mapping[str, Any]  # fields of a row by name
 
+Interval = tuple[float, float | None]  # in seconds; None for the end of the video
+
 
 @dataclass(frozen=True)
 class Turn:
@@ -21,14 +23,14 @@ class Turn:
         answer: the expected answer.
         kind: type of the question.
         choices: possible answers, or empty for free text.
-        seconds: start and end of the part of the video that answers it; None if unknown.
+        seconds: start and end of the part of the video that answers it, None for the end of the video; None if unknown.
     """
 
     text: str
     answer: str
     kind: str
     choices: tuple[str, ...] = ()
-    seconds: tuple[float, float] | None = None
+    seconds: Interval | None = None
 
 
 Conversation = tuple[Turn, ...]  # each turn follows the one before it

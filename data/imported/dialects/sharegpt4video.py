@@ -10,14 +10,14 @@ from .damage import RefusedRow
 from .dialect import Dialect, ImportedRow, Row
 from .turns import one_video
 
-COMPLETE = -1  # idx of the caption of the complete video
+COMPLETE = "-1"  # idx of the caption of the complete video
 
 
 class ShareGpt4Video(Dialect):
     """Rows with ``video_path`` or ``video_id``, and ``captions`` of ``idx`` and ``content``.
 
-    The caption of a key frame is about the video from its time stamp to the next one. That of the last key frame, whose
-    end is not known, and captions without a time stamp are left out unless they are of the complete video.
+    The caption of a key frame is about the video from its time stamp to the next one, or to the end. One without a time
+    stamp is refused unless it is of the complete video.
     """
 
     name = "sharegpt4video"
@@ -37,14 +37,13 @@ class ShareGpt4Video(Dialect):
 
 
 def _timed(captions: list[dict[str, Any]], times: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Yield text, start and end of the captions of the complete video and of parts whose ends are known."""
+    """Yield text, start and end of the captions; both times are None for the complete video."""
     stamps = times if isinstance(times, list) else []
     for caption in captions:
-        try:
-            number = int(caption.get("idx", COMPLETE))
-        except (TypeError, ValueError):
-            number = len(stamps)  # of several key frames, such as "1-2"
-        if number == COMPLETE:
+        frame = str(caption.get("idx", COMPLETE))
+        if frame == COMPLETE:
             yield caption.get("content"), None, None
-        elif 0 <= number < len(stamps) - 1:
-            yield caption.get("content"), stamps[number], stamps[number + 1]
+        elif frame.isdecimal() and int(frame) < len(stamps):
+            yield caption.get("content"), stamps[int(frame)], next(iter(stamps[int(frame) + 1 :]), None)
+        else:
+            yield caption.get("content"), f"key frame {frame}", None  # which is no time

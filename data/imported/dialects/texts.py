@@ -10,7 +10,7 @@ from framefold.data.question import SPECIAL_TOKEN
 from framefold.data.shards.fields import FieldError, questions_field
 
 from .damage import RefusedRow
-from .dialect import Turn
+from .dialect import Interval, Turn
 from .options import answer_choices, find_options
 
 CHOICE, OPEN = "multiple_choice", "open_ended"
@@ -23,7 +23,7 @@ def make_turn(
     answer: str,
     kind: str | None = None,
     choices: tuple[str, ...] | None = None,
-    seconds: tuple[float, float] | None = None,
+    seconds: Interval | None = None,
 ) -> Turn:
     """Return a checked turn.
 
@@ -68,14 +68,18 @@ def text_of(value: Any, name: str) -> str:
     return value
 
 
-def interval_of(start: Any, end: Any) -> tuple[float, float]:
+def interval_of(start: Any, end: Any) -> Interval:
     """Return an interval in seconds from numbers, or texts such as ``12.5`` and ``00:01:12.5``.
+
+    Args:
+        start: None for the start of the video.
+        end: None for its end.
 
     Raises:
         RefusedRow: one is no time, or the interval does not end after its start.
     """
-    low, high = _seconds(start), _seconds(end)
-    if not low < high:
+    low, high = 0.0 if start is None else _seconds(start), None if end is None else _seconds(end)
+    if high is not None and not low < high:
         raise RefusedRow("wrong_time", f"{start!r:.40} to {end!r:.40} is no interval")
     return low, high
 

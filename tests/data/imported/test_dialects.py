@@ -27,7 +27,8 @@ KEY_FRAMES = {
         {"idx": "-1", "content": "A dog runs."},
         {"idx": "0", "content": "A dog."},
         {"idx": "1", "content": "It runs."},
-        {"idx": "2", "content": "The end, of unknown length."},
+        {"idx": 2, "content": "The end."},
+        {"idx": "1-2", "content": "Between."},
     ],
 }
 # Rows, the dialect that they are detected as, their video, and their conversations as (text, answer, choices, seconds).
@@ -66,6 +67,7 @@ ROWS: list[tuple[dict[str, Any], str, str, list[list[tuple[Any, ...]]]]] = [
             [("Describe the video.", "A dog runs.", (), None)],
             [("What happens from 0 to 2 seconds of the video?", "A dog.", (), (0.0, 2.0))],
             [("What happens from 2 to 64.5 seconds of the video?", "It runs.", (), (2.0, 64.5))],
+            [("What happens from 64.5 seconds to the end of the video?", "The end.", (), (64.5, None))],
         ],
     ),
     (

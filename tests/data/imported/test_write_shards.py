@@ -323,6 +323,14 @@ def test_a_file_that_cannot_be_opened_is_listed(videos: Path, tmp_path: Path, mo
 
 
 def test_a_part_of_a_row_may_be_refused(videos: Path, tmp_path: Path) -> None:
+    captions = [{"idx": 0, "content": "One."}, {"idx": 1, "content": "Two."}, {"idx": 7, "content": "Seven."}]
+    row = {"video_id": "clip000", "timestamp": [0, 2.9], "captions": captions}
+    import_shards(str(write_rows(tmp_path / "b.json", [row])), str(videos), str(tmp_path / "b"), **SMALL)
+    found = [(q.answer, [box[0] for box in q.evidence]) for q in samples(tmp_path / "b")[0].questions]
+    assert found == [("One.", [0, 1, 2]), ("Two.", [3])]  # the last one up to the end
+    assert [(one["kind"], one["detail"]) for one in damage(tmp_path / "b")] == [
+        ("wrong_time", "'key frame 7' is no time in seconds")
+    ]
     rows = {"clip000": {"timestamps": [[0, 1], [2, 1], [9, 10]], "sentences": ["One.", "Two.", "Three."]}}
     import_shards(str(write_rows(tmp_path / "a.json", rows)), str(videos), str(tmp_path / "out"), **SMALL)
     assert [question.answer for question in samples(tmp_path / "out")[0].questions] == ["One."]
