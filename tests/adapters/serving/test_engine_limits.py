@@ -61,7 +61,7 @@ def test_preempted_requests_are_answered_as_by_attach(
     assert max(want.difference(got) for want, got in zip(wanted, given, strict=True)) <= TOLERANCE
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5"])
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_5", "glm4v"])
 def test_positions_above_256_are_exact_in_bfloat16(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     final: list[Any] = []
     write = positions.write_positions
