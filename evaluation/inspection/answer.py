@@ -48,6 +48,7 @@ def answer(
     compare: bool = False,
     positions: Literal["preserve", "compact", "all_axes"] = "preserve",
     repeats: int = 1,
+    vision_chunk: int | None = None,
 ) -> Answer:
     """Ask a loaded host about a video file on fewer visual tokens.
 
@@ -67,6 +68,8 @@ def answer(
         positions: "preserve" keeps the positions that tokens have in the full prompt; "compact" renumbers them;
             "all_axes" is the rule of published Qwen2-VL and Qwen2.5-VL for the text behind a video.
         repeats: number of timed runs, of which the times are medians.
+        vision_chunk: number of frames that the vision encoder takes at once, so that its memory does not grow with the
+            video; by default all.
 
     Returns:
         The answer with its costs; ``print(answer)`` shows both as ``framefold answer`` does.
@@ -82,13 +85,13 @@ def answer(
     """
     from .source import compressor_and_lora, tinyhost_name
 
-    _check_counts(frames, max_new_tokens, repeats)
+    _check_counts(frames, max_new_tokens, repeats, vision_chunk)
     module, lora = compressor_and_lora(compressor, budget)
     warn_untrained(module)
     find_torchvision()
     prompt = _Prompt(processor, video, question, frames)
     prompt.check(model.config, max_new_tokens, tinyhost_name(model))
-    return prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
+    return prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats, vision_chunk)
 
 
 class _Prompt:
@@ -123,6 +126,7 @@ class _Prompt:
         max_new_tokens: int,
         compare: bool,
         repeats: int,
+        vision_chunk: int | None = None,
     ) -> Answer:
         """Run the host, see :func:`answer`."""
         from framefold.adapters.hosts.prompt.question import query_or_none
@@ -133,7 +137,7 @@ class _Prompt:
 
         inputs, times = move_inputs(self.inputs, model), grid_times(self.processor, self.sample)
         query = query_or_none(model, inputs, self.processor, self.question) if compressor.query_aware else None
-        task = Task(model, self.processor, inputs, times, positions, max_new_tokens, lora, query)
+        task = Task(model, self.processor, inputs, times, positions, max_new_tokens, lora, query, vision_chunk)
         result = run_answers(task, compressor, compare, repeats)
         setting = describe_setting(self.sample, result.visual, repeats, model.device)
         return replace(result, setting=setting, sheet=self._sheet(times))
@@ -145,9 +149,10 @@ class _Prompt:
         return KeptSheet(self.question, small.astype(np.uint8), times.cpu().numpy(), (), 8)
 
 
-def _check_counts(frames: int, max_new_tokens: int, repeats: int) -> None:
-    for name, value in (("frames", frames), ("max_new_tokens", max_new_tokens), ("repeats", repeats)):
-        if value < 1:
+def _check_counts(frames: int, max_new_tokens: int, repeats: int, vision_chunk: int | None) -> None:
+    counts = {"frames": frames, "max_new_tokens": max_new_tokens, "repeats": repeats, "vision_chunk": vision_chunk}
+    for name, value in counts.items():
+        if value is not None and value < 1:
             raise ConfigError(f"{name} must be at least 1, not {value}")
 
 
@@ -168,6 +173,7 @@ def answer_command(
     revision: str | None = None,
     out: str | None = None,
     params: dict[str, Any] | None = None,
+    vision_chunk: int | None = None,
 ) -> Answer:
     """Ask a host about a video file on fewer visual tokens; print the answer, its times and its memory.
 
@@ -194,6 +200,8 @@ def answer_command(
         revision: branch, tag or commit of a host on the Hub.
         out: picture to write (.png, .jpg, .webp, .svg, .pdf): the tokens that the host read, its answer and the costs.
         params: parameters of a registered compressor that differ from their defaults.
+        vision_chunk: number of frames that the vision encoder takes at once, so that its memory does not grow with the
+            video; by default all. The run with all tokens that ``compare`` adds does not use it.
 
     Raises:
         UnknownCompressorError, BudgetError, AdapterFileError, HubError, ConfigError: the compressor or a setting is
@@ -205,7 +213,7 @@ def answer_command(
         DataError: the video cannot be decoded.
         InputError: the question does not fit into the context of the host.
     """
-    _check_counts(frames, max_new_tokens, repeats)
+    _check_counts(frames, max_new_tokens, repeats, vision_chunk)
     picture = None if out is None else check_picture(out)
     named = find_host(host, revision).merged_adapter() if compressor is None else compressor
     module, where = load_or_build(resolve_adapter(named), budget, params), resolve_device(device)
@@ -224,7 +232,7 @@ def answer_command(
         model = load_model(found, dtype, where)
     module.base_model = BaseModel() if allow_other_host else module.base_model
     lora = lora_of(resolve_adapter(named))
-    result = prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats)
+    result = prompt.answer(model, module, lora, positions, max_new_tokens, compare, repeats, vision_chunk)
     print(result)
     if picture is not None:
         print(f"wrote {result.save(picture)}")

@@ -44,6 +44,7 @@ class Task:
         max_new_tokens: largest length of the answer.
         lora: LoRA that the host has while it runs with the compressor.
         query: question for the compressor; None if it can be found in the prompt.
+        vision_chunk: see :func:`~framefold.adapters.hosts.hooks.attach.attach`.
     """
 
     model: Any
@@ -54,6 +55,7 @@ class Task:
     max_new_tokens: int
     lora: LoraAdapter | None = None
     query: str | None = None
+    vision_chunk: int | None = None
 
 
 def run_answers(task: Task, compressor: Compressor, compare: bool, repeats: int) -> Answer:
@@ -120,7 +122,7 @@ def _generate(task: Task, compressor: Compressor | None, new: int) -> TimedAnswe
         return timed_generate(task.model, task.inputs, new)
     lora: AbstractContextManager[Any] = nullcontext() if task.lora is None else with_lora(task.model, task.lora)
     options: dict[str, Any] = {"positions": task.positions, "query": task.query, "tokenizer": task.processor}
-    with lora, attach(task.model, compressor, **options):
+    with lora, attach(task.model, compressor, vision_chunk=task.vision_chunk, **options):
         return timed_generate(task.model, add_video_inputs(task.inputs, task.times), new)
 
 

@@ -34,16 +34,26 @@ class FeatureEncoder:
         settings: of the features, see :func:`~framefold.training.frozen_host.write_features.features`.
         device: to encode on.
         allowed: number of videos that may be skipped.
+        vision_chunk: number of frames that the vision encoder takes at once; None for all.
     """
 
-    def __init__(self, source: HostFolder, settings: dict[str, Any], device: str, allowed: float) -> None:
+    def __init__(
+        self,
+        source: HostFolder,
+        settings: dict[str, Any],
+        device: str,
+        allowed: float,
+        vision_chunk: int | None = None,
+    ) -> None:
+        self.vision_chunk = vision_chunk
         self.source, self.settings, self.device, self.allowed = source, settings, device, allowed
         self.skipped = 0
 
     @cached_property
     def host(self) -> Host:
         """The host, on its device."""
-        host = load_host(self.source, dtype=self.settings["dtype"], device=torch.device(self.device))
+        dtype, device = self.settings["dtype"], torch.device(self.device)
+        host = load_host(self.source, dtype=dtype, vision_chunk=self.vision_chunk, device=device)
         host.model.to(self.device)
         return host
 

@@ -47,6 +47,7 @@ def features(
     workers: int = 1,
     max_damaged: float = 0.05,
     index: str | None = None,
+    vision_chunk: int | None = None,
 ) -> None:
     """Encode the videos of shards once with the vision side of a host, so that training needs no vision encoder.
 
@@ -67,6 +68,8 @@ def features(
         workers: number of processes on this machine, each with its own host; they are distributed over the GPUs.
         max_damaged: fraction of the videos that may be skipped.
         index: file or URL of the index of the shards, if it is not in their folder.
+        vision_chunk: number of frames that the vision encoder takes at once, so that its memory does not grow with the
+            video; by default all.
 
     Raises:
         DataError: No shards of videos, too many damaged videos, a setting out of range, or a folder with other content.
@@ -74,9 +77,9 @@ def features(
         MissingExtraError: A package that the host's processor needs is missing; the message holds its install command.
         OSError: The disk is full or not writable; finished shards are kept.
     """
-    if workers < 1 or not 0 <= max_damaged <= 1 or (frames is not None and frames < 1):
-        values = f"{workers}, {frames} and {max_damaged}"
-        raise DataError(f"workers and frames must be positive and max_damaged a fraction, got {values}")
+    if not 0 <= max_damaged <= 1 or any(count is not None and count < 1 for count in (workers, frames, vision_chunk)):
+        values = f"{workers}, {frames}, {vision_chunk} and {max_damaged}"
+        raise DataError(f"workers, frames and vision_chunk must be positive and max_damaged a fraction, got {values}")
     devices = _devices(device, workers)
     videos, folder = resolve_shards(shards, index), find_host(host, revision)
     if videos.kind != VIDEOS:
@@ -84,7 +87,7 @@ def features(
     if not folder.is_tinyhost:
         find_torchvision()
     settings = _settings(videos, folder, {"frames": frames, "dtype": dtype, "store": store, "attention": attention})
-    job = _Job(videos, folder, settings, out, max_damaged * videos.samples)
+    job = _Job(videos, folder, settings, out, max_damaged * videos.samples, vision_chunk)
     with _worker_processes(job, devices[1:]):
         job.run(devices[0])
     _report(out, videos, max_damaged)
@@ -100,6 +103,7 @@ class _Job:
         settings: of the features.
         out: folder of the features.
         allowed: number of videos that each process may skip.
+        vision_chunk: number of frames that the vision encoder takes at once; None for all.
     """
 
     videos: Index
@@ -107,6 +111,7 @@ class _Job:
     settings: dict[str, Any]
     out: str
     allowed: float
+    vision_chunk: int | None = None
 
     def run(self, device: str) -> None:
         """Encode the shards that no other process is encoding."""
@@ -117,7 +122,8 @@ class _Job:
             find_torchvision()
         from .feature_encoder import FeatureEncoder
 
-        folder.write(self.videos.shards, FeatureEncoder(self.host, self.settings, device, self.allowed))
+        encoder = FeatureEncoder(self.host, self.settings, device, self.allowed, self.vision_chunk)
+        folder.write(self.videos.shards, encoder)
 
 
 def _settings(videos: Index, host: HostFolder, options: Mapping[str, Any]) -> dict[str, Any]:

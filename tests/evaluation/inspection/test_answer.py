@@ -28,6 +28,7 @@ GOOD = ["--host", "checkpoints/tinyhost", "--video", "good.mp4", "--question", "
         (["--frames", "0"], "frames must be at least 1"),
         (["--max-new-tokens", "0"], "max_new_tokens must be at least 1"),
         (["--repeats=-1"], "repeats must be at least 1"),
+        (["--vision-chunk", "0"], "vision_chunk must be at least 1"),
         (["--device", "tpu"], "'tpu'"),
         (["--device", "cuda:99"], "cuda"),
         (["--dtype", "int8"], "int8"),
@@ -62,6 +63,8 @@ def test_python_answers_like_the_command_and_leaves_the_host_as_it_was(
     for row in (result.compressed, result.full):
         assert re.search(rf"^{row.name} +{row.text}$", printed, re.MULTILINE) and row.name in str(result), printed
     assert str(result).splitlines()[0] in printed and "visual tokens; times: median of 1" in str(result)
+    chunks = framefold.answer(model, processor, video, QUESTION, compressor="st_simdiff", vision_chunk=5, **options)
+    assert chunks.text == result.text and torch.equal(chunks.tokens.index, result.tokens.index)
     again = framefold.answer(model, processor, video, QUESTION, compressor=framefold.build("identity"), frames=16)
     assert again.text.startswith(result.full.text) and again.full is None
     with pytest.raises(framefold.errors.BudgetError):

@@ -144,6 +144,13 @@ def test_host_encodes_the_same_frames_without_features(lossless, random_host, en
         assert torch.equal(direct.features, stored.features) and direct.questions == stored.questions
 
 
+def test_chunks_of_frames_change_neither_features_nor_settings(lossless, random_host, encoded):
+    folder, chunked = encoded(store="float32"), encoded(store="float32", vision_chunk=5)
+    assert chunked != folder and read_index(chunked).settings == read_index(folder).settings
+    for one, other in zip(samples(folder), samples(chunked), strict=True):
+        assert len(one.times) > 5 and torch.equal(one.features, other.features)
+
+
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -318,6 +325,7 @@ def test_wrong_arguments_are_refused_before_any_work(lossless, random_host, enco
     call: dict[str, Any] = {"shards": str(lossless), "host": str(random_host), "out": str(tmp_path / "out")}
     for change, error, text in [
         ({"frames": 0}, DataError, "must be positive"),
+        ({"vision_chunk": 0}, DataError, "must be positive"),
         ({"workers": 0}, DataError, "must be positive"),
         ({"max_damaged": 2.0}, DataError, "a fraction"),
         ({"shards": str(tmp_path / "none")}, DataError, "none"),
