@@ -69,7 +69,7 @@ def _encode_into(outputs: list[Tensor], model: Any, inputs: dict[str, Any], sett
     outputs.append(encode(model, inputs, vision_chunk=setting)[0].features)
 
 
-def steps(counts: tuple[int, ...] = (16, 32, 64), layers: int = 12) -> None:
+def steps(counts: tuple[int, ...] = (16, 32), layers: int = 12) -> None:
     """Print the peak of a forward and backward pass through the language model, without and with checkpointing."""
     print(f"\n| visual tokens | {layers} layers | with checkpointing | ratio | seconds |\n|---|---|---|---|---|")
     models = [llava(vision_depth=1, layers=layers) for _ in range(2)]
