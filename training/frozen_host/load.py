@@ -76,7 +76,8 @@ def load_host(
     if video is None:
         return ProcessorHost(model, tokenizer, source=source, frames=frames, vision_chunk=vision_chunk)
     mean, std = tuple(video["image_mean"]), tuple(video["image_std"])
-    size, settings = video["size"]["height"], {"source": source, "frames": frames, "vision_chunk": vision_chunk}
+    size = video["size"]["height"]
+    settings: dict[str, Any] = {"source": source, "frames": frames, "vision_chunk": vision_chunk}
     return Tinyhost(model, tokenizer, size, mean, std, **settings)
 
 
