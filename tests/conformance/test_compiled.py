@@ -58,7 +58,7 @@ def image_only(host: Host) -> dict[str, Any]:
         count = sum(part.shape[:-1].numel() for part in features)
     ids = torch.tensor([[5, 6, *[IMAGE] * count, 7, 8, 9]])
     out = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **image}
-    if host.tiny.mrope or host.tiny.token_types:
+    if host.tiny.reads_types:
         out["mm_token_type_ids"] = (ids == IMAGE).int()
     return out
 

@@ -14,7 +14,16 @@ import framefold
 from framefold.adapters.hosts import prepare
 from framefold.adapters.hosts.base.family import features_of
 from framefold.errors import InputError
-from tests.support.hosts.bare_hosts import DROPPING, GLM_HOSTS, IMAGE_RUN_HOSTS, KEEPING, MROPE_HOSTS, Host, build
+from tests.support.hosts.bare_hosts import (
+    DROPPING,
+    GLM_HOSTS,
+    IMAGE_RUN_HOSTS,
+    KEEPING,
+    MROPE_HOSTS,
+    VIDEO_ONLY_HOSTS,
+    Host,
+    build,
+)
 from tests.support.hosts.images import image_arguments
 from tests.support.hosts.tiny_families import HOSTS, IMAGE, VIDEO, without
 
@@ -213,7 +222,7 @@ def test_a_soft_prompt_among_embeddings_keeps_its_values_and_gradients(host: Hos
 # ---- masked images --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in HOSTS if name not in GLM_HOSTS])
+@pytest.mark.parametrize("name", [name for name in HOSTS if name not in VIDEO_ONLY_HOSTS])
 def test_a_masked_image_at_an_end_of_a_row_stays_with_its_features(name: str) -> None:
     host = build(name)
     for at_end in (True, False):

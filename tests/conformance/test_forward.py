@@ -195,7 +195,9 @@ def with_encoded_video(host: Host) -> dict[str, Any]:
     inputs = host.batch([5, -4, 3]).inputs
     modality = "image" if host.name in IMAGE_RUN_HOSTS else "video"
     features = features_of(host.model, modality, inputs)
-    raw = (name for name in get_family(host.name).vision_inputs if name != "video_grid_thw")
+    raw = (
+        name for name in get_family(host.name).vision_inputs if name not in ("video_grid_thw", "video_second_per_grid")
+    )
     return without(inputs, *raw) | {"mm_encoder_outputs": {modality: features}}
 
 
@@ -207,7 +209,7 @@ def test_every_argument_with_one_value_per_column_is_shortened(host: Host) -> No
     assert ids.shape[1] < inputs["input_ids"].shape[1] and mask.sum() < mask.numel()
     assert not (set(kwargs) & {"pixel_values_videos", "pixel_values", "video_grid_thw", "video_merge_sizes", "clips"})
     if "mm_token_type_ids" in batch.inputs:
-        assert torch.equal(kwargs["mm_token_type_ids"], (ids == host.tiny.placeholder).int() * 2)
+        assert torch.equal(kwargs["mm_token_type_ids"], (ids == host.tiny.placeholder).int() * host.tiny.video_type)
     assert torch.equal(kwargs["token_type_ids"][mask], (ids > 30).int()[mask])
     assert kwargs["position_ids"].shape[-2:] == ids.shape
 

@@ -193,7 +193,11 @@ def test_several_tokens_at_once_continue_a_compressed_prompt(host: Host) -> None
         assert (found - host.model(**longer.attached_inputs).logits[:, -3:]).abs().max() < TOLERANCE
 
 
-SEES_AHEAD = ("gemma4", "gemma4_unified")  # the tokens of a frame see each other, unless a chunk ends between them
+SEES_AHEAD = (
+    "gemma4",
+    "gemma4_unified",
+    "molmo2",
+)  # the tokens of a frame see each other, unless a chunk ends between them
 VARIANTS: dict[str, dict[str, Any]] = {
     "no cache": {"use_cache": False},
     "static cache": {"cache_implementation": "static"},

@@ -15,7 +15,7 @@ from framefold.adapters.hosts import encode, list_families, register_family
 from framefold.adapters.hosts.base import family
 from framefold.adapters.hosts.base.image_runs import guess_clips
 from framefold.errors import InputError, UnsupportedHostError
-from tests.support.hosts.bare_hosts import DROPPING, GLM_HOSTS, IMAGE_RUN_HOSTS, KEEPING, Batch, Host, build
+from tests.support.hosts.bare_hosts import DROPPING, IMAGE_RUN_HOSTS, KEEPING, VIDEO_ONLY_HOSTS, Batch, Host, build
 from tests.support.hosts.images import image_arguments, noise
 from tests.support.hosts.oracles import CONTROL, TOLERANCE, max_difference, run_kept, shorten, shorten_row
 from tests.support.hosts.refusals import wrongly_handled
@@ -72,9 +72,9 @@ def check_image_is_kept(host: Host, batch: Batch, inputs: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("name", HOSTS)
 def test_an_image_next_to_the_video_is_kept(name: str) -> None:
-    """glm4v hosts use one placeholder for images and videos, and accept no image next to an encoded video."""
+    """Some hosts use one placeholder for images and videos, and accept no image next to an encoded video."""
     host = build(name)
-    if name in GLM_HOSTS:
+    if name in VIDEO_ONLY_HOSTS:
         inputs = host.batch([5, -FRAMES, 6]).inputs | image_arguments(host)
         with framefold.attach(host.model, framefold.build("uniform")), pytest.raises(InputError, match="images toget"):
             host.model(**inputs)

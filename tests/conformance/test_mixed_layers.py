@@ -97,12 +97,15 @@ def test_masking_a_token_is_not_dropping_it(host: Host) -> None:
 def test_a_decode_loop_continues_rows_that_became_ragged(name: str) -> None:
     """Nothing shows the side of the padding; on the right it would move the state or window of the shorter row."""
     host = build(name)
-    batch: Batch = host.batch([5, -6, 6], [8, -6, 3])
-    assert len(set(batch.lengths)) == 1
+
+    def is_ragged(batch: Batch) -> bool:
+        return len({host.model(**row.attached_inputs).logits.shape[1] for row in batch.rows_alone}) > 1
+
     with framefold.attach(host.model, AboveMean()), torch.no_grad():
+        batches = (host.batch([5, -6, 6], [8, -6, 3], seed=seed) for seed in range(1, 9))
+        batch = next(batch for batch in batches if is_ragged(batch))
+        assert len(set(batch.lengths)) == 1
         out = host.model(**batch.attached_inputs, use_cache=True)
-        kept = [host.model(**row.attached_inputs).logits.shape[1] for row in batch.rows_alone]
-        assert len(set(kept)) > 1
         for _ in range(3):
             batch = batch.with_tokens(out.logits[:, -1:, FIRST_WORD:LAST_WORD].argmax(-1) + FIRST_WORD)
             ids = batch.inputs["input_ids"][:, -1:]
@@ -111,6 +114,7 @@ def test_a_decode_loop_continues_rows_that_became_ragged(name: str) -> None:
             assert (out.logits[:, -1] - torch.cat(alone)).abs().max() < EXACT
 
 
+OTHER = "(linear_attention|sliding_attention|attention to later columns)"
 REFUSED: dict[str, Callable[[], Any]] = {
     "fastv": lambda: framefold.build("fastv", 0.5),
     "a later stage": lambda: framefold.build("st_simdiff", 0.5, stage_2=True),
@@ -123,8 +127,9 @@ def test_compressors_inside_the_language_model_are_refused_by_type(name: str) ->
     host = build(name)
     traces = set(vars(host.model))
     for kind, make in REFUSED.items():
-        with case(kind), pytest.raises(AttachError, match=r"full attention, this one has .*(linear|sliding)_attention"):
+        with case(kind), pytest.raises(AttachError, match=f"full attention, this one has .*{OTHER}"):
             framefold.attach(host.model, make())
-    with pytest.raises(AttachError, match="(linear|sliding)_attention"):  # a bias on visual tokens, in training
-        framefold.attach(host.model.train(), SoftDrop())
+    if name != "molmo2":  # which refuses the bias in the forward, as its mask is 4-D
+        with pytest.raises(AttachError, match=OTHER):  # a bias on visual tokens, in training
+            framefold.attach(host.model.train(), SoftDrop())
     assert set(vars(host.model)) == traces

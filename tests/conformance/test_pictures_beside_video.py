@@ -149,7 +149,8 @@ def unusual(host: Host, inputs: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "labels on everything": {"labels": labels},
         "shifted labels": {"labels": labels, "shift_labels": shifted},
         "embeddings": {"input_ids": None, "inputs_embeds": host.model.get_input_embeddings()(ids)},
-        "a 4-D mask": {"attention_mask": causal},
+        # omni models compute positions from the mask
+        **({} if "omni" in host.name else {"a 4-D mask": {"attention_mask": causal}}),
         "packed positions": {"attention_mask": None, "position_ids": (columns % 7).expand(ids.shape)},
         "some logits": {"logits_to_keep": torch.tensor([0, 3])},
         "a number of logits": {"logits_to_keep": 2},

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 
 from framefold.adapters.hosts.base.family import OLDEST_TRANSFORMERS
 from framefold.data.shards.index import read_index
-from framefold.errors import MissingExtraError
+from framefold.errors import HostError, MissingExtraError
 from framefold.training.fit.main import _needs_torchvision
 from framefold.training.frozen_host.batch import encode_batch
 from framefold.training.frozen_host.load import load_host
 from framefold.training.frozen_host.processor_host import ProcessorHost
-from tests.support.hosts.processor_families import KEPT, LENGTHS, LOSSES, QUESTIONS, SHOWN, samples, train
+from tests.support.hosts.processor_families import FEATURED, KEPT, LENGTHS, LOSSES, QUESTIONS, SHOWN, samples, train
 from tests.support.hosts.tiny_families import HOSTS, WITHOUT_ENCODER
 from tests.support.processes import needs_torchvision, python
 
@@ -37,6 +37,7 @@ WRITTEN_TIMES: dict[str, tuple[str, list[str]]] = {  # in the prompt, by process
     "qwen3_vl": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "qwen3_vl_moe": (r"<([\d.]+)seconds>", ["0.8", "3.2", "5.1"]),
     "video_llama_3": (r"Time([\d.]+)s:", ["0.5", "1.0", "2.5", "4.0", "4.2", "6.0"]),
+    "molmo2": (r"([\d.]+)<frame_start>", ["0.5", "1.0", "2.5", "4.0", "4.2", "6.0"]),
     "glm46v": (r"<\|end_of_image\|>([\d.]+)seconds", ["0.5", "2.5", "4.2"]),
     "glm4v_moe": (r"<\|end_of_image\|>(\d+)", ["0", "2", "4"]),
     "glm4v": (r"<\|end_of_image\|>(\d+)", ["0", "2", "4"]),  # of the first frame of each step
@@ -96,12 +97,12 @@ def check_features(result: dict[str, Any]) -> None:
     assert result["positions"] == [True] * 6
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", FEATURED)
 def test_features_give_the_logits_and_positions_of_the_full_prompt(name: str, results: Any) -> None:
     check_features(results[name]["features"])
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", FEATURED)
 def test_turns_before_a_question_are_in_its_prompt(name: str, results: Any) -> None:
     written, (first, second) = results[name]["features"]["follow_up"].values()
     (asked, answer), (text, _) = QUESTIONS[:2]
@@ -126,14 +127,14 @@ def test_features_on_the_oldest_supported_transformers(tmp_path: Path) -> None:
         check_features(results[name]["features"])
 
 
-@pytest.mark.parametrize("name", HOSTS)
+@pytest.mark.parametrize("name", FEATURED)
 def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     result, tiny = results[name]["features"], HOSTS[name]
     patch = 2 if name.startswith(("glm4", "qwen")) else 1
     assert result["grid"] == [-(-LENGTHS[0] // patch), *tiny.grid]
     assert result["attention"] == (None if name in WITHOUT_ENCODER else result["grid"])
     assert result["single"] == [1, *tiny.grid, 0]  # a video of one frame
-    assert result["layers"] == (2 if name.startswith("qwen3_vl") else 0)
+    assert result["layers"] == (2 if name.startswith(("qwen3_vl", "qwen3_omni")) else 0)
     assert result["replies"] == ["a video </s>", "<unk> </s>"] and set(result["ends"]) == {"assistant:"}
     cropped = name in ("llava_next_video", "video_llava")  # to the middle two thirds of the width
     assert result["steps"] == [3 // patch]
@@ -141,14 +142,17 @@ def test_samples_contain_the_grid_and_its_text(name: str, results: Any) -> None:
     frames, steps = (torch.tensor(times) for times in result["times"])
     assert steps.tolist() == pytest.approx(frames.view(-1, patch).mean(1).tolist()) and steps.unique().numel() > 2
     tokens = (-(-torch.tensor(LENGTHS) // patch) * tiny.tokens).tolist()
-    types = (
-        {"mm_token_type_ids"} if tiny.mrope or tiny.token_types else set()
-    )  # in padded rows as the processor sets them, or 0
-    visual = {key: [row.count(2) for row in rows] for key, rows in result["columns"].items()}
+    types = {"mm_token_type_ids"} if tiny.reads_types else set()  # in padded rows as the processor sets them, or 0
+    visual = {key: [row.count(tiny.video_type) for row in rows] for key, rows in result["columns"].items()}
     assert visual == dict.fromkeys(types, tokens)
 
 
-@pytest.mark.parametrize("name", HOSTS)
+def test_a_host_whose_video_sees_the_mark_behind_it_is_refused_for_training(folder: Path) -> None:
+    with pytest.raises(HostError, match="cannot share one prefix"):
+        train(folder / "hosts" / "molmo2", folder / "videos", losses=LOSSES)
+
+
+@pytest.mark.parametrize("name", FEATURED)
 def test_training_on_features_needs_no_processor_and_equals_training_on_videos(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

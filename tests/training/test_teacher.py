@@ -101,4 +101,8 @@ def test_the_setting_reaches_the_losses(random_host: Any, monkeypatch: pytest.Mo
     loader = torch.utils.data.DataLoader([Batch((Recipe((16, 16)).sample(0),))], batch_size=None)
     trainer.fit(module, loader)
     assert asked == [settings] and trainer.callback_metrics["train/rank"] > 0
-    assert module.hparams["teacher"] == {"layers": [0], "heads": "max", "answers": True}  # what a checkpoint and a card record
+    assert module.hparams["teacher"] == {
+        "layers": [0],
+        "heads": "max",
+        "answers": True,
+    }  # what a checkpoint and a card record

@@ -26,6 +26,8 @@ from .locate import HostFolder, find_host
 
 CLOCK = 1000  # see _metadata
 
+STEP = "video_second_per_grid"  # of Qwen's omni models
+
 CHANNELS = 3  # of a pixel
 
 # Settings of some video processors. A host that drops tokens itself cannot be compared with others. Qwen's own code
@@ -140,7 +142,7 @@ def apply_processor(processor: Any, sample: SampledFrames, prompt: str) -> dict[
     defaults = {name: value for name, value in DEFAULTS.items() if getattr(processor.video_processor, name, 0) is None}
     pruning = {name: value for name, value in NO_PRUNING.items() if hasattr(processor.video_processor, name)}
     try:
-        return dict(
+        inputs = dict(
             processor(
                 text=[prompt],
                 videos=[[torch.from_numpy(sample.frames).movedim(-1, 1)]],  # one list per prompt, for SmolVLM of 5.20
@@ -154,6 +156,17 @@ def apply_processor(processor: Any, sample: SampledFrames, prompt: str) -> dict[
     except (ValueError, IndexError) as error:
         shape = " x ".join(map(str, sample.frames.shape[:3]))
         raise InputError(f"the host's processor refuses {shape} frames: {first_line(error)}") from error
+    if STEP in inputs:
+        inputs[STEP] = torch.tensor([_seconds_per_step(grid_times(processor, sample))])
+    return inputs
+
+
+def _seconds_per_step(times: Tensor) -> float:
+    """Return the mean distance of steps in whole seconds, as the positions of Qwen3-Omni would not be whole otherwise.
+
+    The processor would assume the frame rate of its own sampling.
+    """
+    return float(max(1, round(float(times[-1] - times[0]) / max(1, len(times) - 1))))
 
 
 def _with_complete_step(processor: Any, sample: SampledFrames) -> SampledFrames:

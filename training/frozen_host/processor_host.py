@@ -94,6 +94,11 @@ def encode_with_processor(
         inputs = apply_processor(processor, frames, texts[0])
     inputs = move_inputs(inputs, model)
     shared = int(family.placeholders(model, inputs)[0].nonzero()[-1]) + 1
+    if not family.prefills_in_chunks(model) and _marked_behind(inputs, shared):
+        raise HostError(
+            f"{type(model).__name__} lets a video see the mark behind it, so its questions cannot share one prefix:"
+            " train on its videos with another trainer"
+        )
     suffixes = _QuestionSuffixes(processor, recorder, texts[0], inputs["input_ids"][0], shared)
     style = infer_answer_format(processor, model)
     ids = [suffixes.ids(text, style, q.answer) for text, q in zip(texts, sample.questions, strict=True)]
@@ -115,6 +120,12 @@ def encode_with_processor(
         deepstack=clip.deepstack,
         attention=clip.attention,
     )
+
+
+def _marked_behind(inputs: dict[str, Any], shared: int) -> bool:
+    """Return whether columns behind the video are of its kind."""
+    types = inputs.get("mm_token_type_ids")
+    return types is not None and bool(types[0, shared:].any())
 
 
 def processor_frames(sample: VideoSample) -> SampledFrames:
@@ -230,7 +241,9 @@ class _QuestionSuffixes:
         self.mark: str = recorder.tokenizer.convert_ids_to_tokens(self.placeholder)
         self.before, token, after = first.partition(self.video)
         text = recorder.texts[0] if len(recorder.texts) == 1 else ""
-        if not token or not text.startswith(self.before) or not text.endswith(after) or self.mark not in text:
+        begins = recorder.tokenizer.bos_token or recorder.tokenizer.eos_token or ""  # which Molmo 2's processor adds
+        begun = text.startswith(self.before) or text.startswith(begins + self.before)
+        if not token or not begun or not text.endswith(after) or self.mark not in text:
             raise HostError(f"the processor of this host changes more of a prompt than the placeholder {self.video!r}")
         self.inserted = text[: len(text) - len(after)].rpartition(self.mark)[2]  # the processor's text after the video
         if self._ids(after) != ids[shared:].tolist():

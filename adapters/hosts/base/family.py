@@ -79,10 +79,7 @@ class Family:
 
     @property
     def pads_left(self) -> bool:
-        """Whether new padding is on the left where the caller's prompts have none.
-
-        On the right, it would change a state, or take places in a window, before the prompt continues.
-        """
+        """Whether new padding is on the left, as it would change a state or take places in a window on the right."""
         return self.recurrent or self.windowed
 
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
@@ -218,8 +215,8 @@ class Family:
 
     def vision_requires_grad(self, model: PreTrainedModel) -> bool:
         """Return whether any parameter of the vision side requires gradients."""
-        prefix = f"{self.language}."
-        return any(p.requires_grad for name, p in model.base_model.named_parameters() if not name.startswith(prefix))
+        language = set(self.language_model(model).parameters())
+        return any(p.requires_grad for p in model.base_model.parameters() if p not in language)
 
 
 def count_unmasked(mask: Tensor) -> Tensor:
@@ -281,6 +278,9 @@ def family_of(model: Any) -> Family:
         )
     elif family is None or not _has_name(cls, family.classes):
         problem = f"cannot attach to {type(model).__name__} (model_type {model.config.model_type!r})"
+        classes = {name for known in _FAMILIES.values() for name in known.classes}
+        parts = [name for name, part in model.named_children() if _has_name(type(part), tuple(classes))]
+        problem += "".join(f"; attach to its part .{name} instead" for name in parts[:1])  # of omni models
     else:
         problem = (
             f"transformers {transformers.__version__} does not accept pre-encoded video (mm_encoder_outputs): install"

@@ -40,16 +40,25 @@ class Qwen2_5VL(MRoPE):
         return super().attention_grids(model, inputs, clips, [raster])
 
     def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
-        steps = inputs.get("second_per_grid_ts")
-        if steps is None:
-            return None
-        try:
-            seconds = torch.as_tensor(steps, dtype=torch.float32).flatten()
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise InputError(f"second_per_grid_ts must be seconds, one value per video: {error}") from error
-        if len(seconds) <= video:
-            raise InputError(f"second_per_grid_ts has {len(seconds)} entries, but there are more videos")
-        return torch.arange(frames, dtype=torch.float32) * float(seconds[video])
+        return step_times(inputs, "second_per_grid_ts", video, frames)
+
+
+def step_times(inputs: Mapping[str, Any], name: str, video: int, frames: int) -> Tensor | None:
+    """Return the (T,) seconds of the frames of a video, from an argument with the seconds of a step per video.
+
+    Raises:
+        InputError: the argument has no seconds for the video.
+    """
+    steps = inputs.get(name)
+    if steps is None:
+        return None
+    try:
+        seconds = torch.as_tensor(steps, dtype=torch.float32).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} must be seconds, one value per video: {error}") from error
+    if len(seconds) <= video:
+        raise InputError(f"{name} has {len(seconds)} entries, but there are more videos")
+    return torch.arange(frames, dtype=torch.float32) * float(seconds[video])
 
 
 register_family(Qwen2_5VL())

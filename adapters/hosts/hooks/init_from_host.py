@@ -42,7 +42,7 @@ def init_from_host(compressor: Compressor, model: PreTrainedModel) -> list[str]:
         AttachError: weights of either are partitioned over processes (ZeRO-3) or not loaded (meta device).
     """
     family = family_of(model)
-    language: Any = model.base_model.get_submodule(family.language)
+    language: Any = family.language_model(model)
     for module in (compressor, language):
         _check_loaded(module)
     family.create_parameters(compressor, model)

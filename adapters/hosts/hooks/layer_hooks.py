@@ -160,6 +160,8 @@ def check_layers(model: PreTrainedModel, stage: InLLM) -> tuple[int, ...]:
             " there must be at least one layer before and one behind"
         )
     types = set(getattr(text.config, "layer_types", None) or ["full_attention"])
+    if not family_of(model).prefills_in_chunks(model):
+        types.add("attention to later columns")
     if types != {"full_attention"}:
         raise AttachError(
             f"a compressor that acts inside the language model needs layers of full attention, this one has"

@@ -19,12 +19,13 @@ from torch import Tensor, nn
 import framefold
 from framefold.adapters import Compressor, VideoTokens
 from framefold.adapters.hosts.base.family import get_family
-from tests.support.hosts.tiny_families import HOSTS, IMAGE, VIDEO, TinyHost
+from tests.support.hosts.tiny_families import HOSTS, IMAGE, VIDEO, TinyHost, language_of
 from tests.support.hosts.tiny_hosts import Positive
 
 IMAGE_RUN_HOSTS = [name for name in HOSTS if name in ("internvl", "smolvlm")]  # frames are passed as runs of images
 MROPE_HOSTS = [name for name, tiny in HOSTS.items() if tiny.mrope]
 GLM_HOSTS = [name for name in HOSTS if name.startswith("glm4")]  # videos have the placeholders of images
+VIDEO_ONLY_HOSTS = [name for name in HOSTS if name in GLM_HOSTS or name == "molmo2"]  # or images, but not both
 FULL_ATTENTION_HOSTS = [name for name, tiny in HOSTS.items() if tiny.full_attention]
 RECURRENT_HOSTS = [name for name in HOSTS if get_family(name).recurrent]
 
@@ -45,8 +46,7 @@ class Host:
     @property
     def language(self) -> Any:
         """Its language model."""
-        base = self.model.base_model
-        return getattr(base, "language_model", None) or base.text_model
+        return language_of(self.model.base_model)
 
     def batch(self, *rows: Sequence[int], side: str = "left", mask: bool = True, seed: int = 1) -> Batch:
         """Return prompts with videos: a positive part is a number of words, a negative one a number of frames."""
@@ -144,7 +144,14 @@ def vision_arguments(inputs: dict[str, Any], row: int, before: list[int], frames
     videos = slice(len(before), len(before) + len(frames))
     out = {
         name: inputs[name][videos]
-        for name in ("video_grid_thw", "second_per_grid_ts", "video_merge_sizes", "num_frames_per_video")
+        for name in (
+            "video_grid_thw",
+            "second_per_grid_ts",
+            "video_merge_sizes",
+            "num_frames_per_video",
+            "video_grids",
+            "video_second_per_grid",
+        )
         if name in inputs
     }
     if (images := inputs.get("pixel_values")) is not None:
@@ -159,6 +166,11 @@ def vision_arguments(inputs: dict[str, Any], row: int, before: list[int], frames
     if "video_position_ids" in inputs:
         own = slice(sum(before), sum(before) + sum(frames))
         return out | {"pixel_values_videos": pixels[own], "video_position_ids": inputs["video_position_ids"][own]}
+    if "video_token_pooling" in inputs:
+        first, last = sum(before), sum(before) + sum(frames)
+        each, patches = len(inputs["video_token_pooling"]) // len(pixels), pixels.shape[1]
+        pooling = inputs["video_token_pooling"][each * first : each * last] - patches * first
+        return out | {"pixel_values_videos": pixels[first:last], "video_token_pooling": pooling}
     clips = pixels[videos]
     if not isinstance(clips, Tensor) and len(set(frames)) == 1:
         clips = torch.stack(list(clips))

@@ -22,6 +22,10 @@ def image_arguments(host: Host) -> dict[str, Any]:
     """Return the arguments of one image, by the names of the host's processor."""
     if host.name == "video_llama_3":
         return patch_image(48, image_merge_sizes=torch.tensor([2]))
+    if host.name == "molmo2":
+        corners = torch.tensor([0, 2, 8, 10])[:, None] + torch.tensor([0, 1, 4, 5])
+        grids = torch.tensor([[2, 2, 0, 0]])
+        return {"pixel_values": noise(1, 16, 48), "image_token_pooling": corners, "image_grids": grids}
     if host.name.startswith("gemma4"):
         side, width = (4, 48) if host.name == "gemma4" else (2, 192)
         places = torch.stack(torch.meshgrid(torch.arange(side), torch.arange(side), indexing="xy"), -1).flatten(0, 1)

@@ -72,16 +72,23 @@ def shorten_row(batch: Batch, compressor: Callable[[VideoTokens], Compressed]) -
     for layer, features in zip(layers, full.layers, strict=True):
         layer[visual] = features
     embeds, keep = full.embeds[0].clone(), torch.ones_like(visual)
+    added = placeholder_embedding(host)
     for t, columns in zip(batch.frames[0], grid_columns(batch), strict=True):
-        tokens = compressor(VideoTokens.from_grid(embeds[columns].view(t, *host.tiny.grid, -1))).tokens
+        tokens = compressor(VideoTokens.from_grid((embeds[columns] - added).view(t, *host.tiny.grid, -1))).tokens
         keep[columns] = False
         keep[columns[tokens.index]] = True
         for layer in layers:
             layer[columns[tokens.index]] = merged(layer[columns], tokens)
-        embeds[columns[tokens.index]] = tokens.features.detach()
+        embeds[columns[tokens.index]] = tokens.features.detach() + added
     kept = keep.nonzero()[:, 0]
     positions, named = full.positions[..., 0, kept], {name: value[0, kept] for name, value in full.named.items()}
     return ShortRow(kept, embeds[kept], positions, [layer[kept] for layer in layers], visual[kept], named)
+
+
+def placeholder_embedding(host: Host) -> Tensor:
+    """Return the (D,) embedding to which the host adds the features of a video; zeros where they replace it."""
+    embedding = host.model.get_input_embeddings()(torch.tensor(host.tiny.placeholder)).detach()
+    return embedding if host.name == "molmo2" else torch.zeros_like(embedding)
 
 
 def merged(layer: Tensor, tokens: VideoTokens) -> Tensor:
@@ -114,6 +121,10 @@ def mask_of(host: Host, short: ShortRow) -> Any:
     and inside of it, in gemma4_unified in all layers.
     """
     count, config = len(short.columns), host.language.config
+    if host.name == "molmo2":  # all placeholders see each other
+        sees = torch.ones(count, count, dtype=torch.bool).tril() | (short.visual[:, None] & short.visual)
+        low = torch.finfo(short.embeds.dtype).min
+        return torch.zeros(count, count, dtype=short.embeds.dtype).masked_fill(~sees, low)[None, None]
     if "sliding_attention" not in (getattr(config, "layer_types", None) or ()):
         return torch.ones(1, count, dtype=torch.long)
     begins = short.visual & ~torch.nn.functional.pad(short.visual, (1, 0))[:-1]

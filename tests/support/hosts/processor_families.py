@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from transformers.models.auto import tokenization_auto
 
 from framefold.training.frozen_host.torchvision import find_torchvision
+from tests.support.hosts.tiny_families import HOSTS
 
 # transformers loads the tokenizers of these hosts as byte-level BPE, whatever their files say
 tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.difference_update(("qwen3_5", "qwen3_5_moe"))
@@ -29,6 +30,8 @@ tokenization_auto.MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS.difference_update(("
 KEPT = 5  # tokens
 QUESTION = "what is it ?"
 TIMES = np.array([0, 0.25, 0.5, 1, 2.25, 2.5, 4, 4.25, 6, 7.5])  # seconds of a video with a variable frame rate
+
+FEATURED = [name for name in HOSTS if name != "molmo2"]  # where questions can share a prefix
 
 LENGTHS = (7, 5, 8, 6)  # frames of the videos for training
 QUESTIONS = [("what is it ?", "a video"), ("is it 12 frames ?", "you"), ("what is the Time", "3")]  # known words
@@ -289,9 +292,10 @@ def main(folder: Path, *names: str) -> None:
     results = {}
     for name in names or FAMILIES:
         host = save_host(name, folder / "hosts" / name)
-        results[name] = {"features": feature_trial(name, folder)}
+        results[name] = {"features": feature_trial(name, folder)} if name in FEATURED else {}
         if not names:
             results[name]["answer"] = answer_trial(name, folder)
+        if not names and name in FEATURED:
             state = train(host, folder / "videos", losses=LOSSES)[0].compressor.state_dict()
             weights = {key: value.contiguous() for key, value in state.items()}
             save_file(weights, folder / "trained" / f"{name}.safetensors")

@@ -30,12 +30,13 @@ class TinyHost:
         tokens: number of placeholders of a frame that are on the grid.
         video: returns the ids of a video of some frames.
         vision: returns the arguments of the vision side, from the frames of the videos of each row and a generator.
-        mrope: whether positions have three axes; such hosts compute them from ``mm_token_type_ids``.
+        mrope: whether positions have three axes.
         placeholder: token id of a video's placeholders.
         grid: (H, W) of the token grid.
-        token_types: whether a host with positions on one axis reads ``mm_token_type_ids``.
-        full_attention: whether every layer attends to all columns before its own. Masking a column then equals dropping
-            it, which it does not in layers with a state or with a window of some columns.
+        token_types: whether the host reads ``mm_token_type_ids``; by default if positions have three axes.
+        video_type: value of ``mm_token_type_ids`` at a video's placeholders.
+        full_attention: whether every layer attends to all columns before its own, and to no others. Masking a column
+            then equals dropping it, which it does not in layers with a state or with a window of some columns.
     """
 
     config: Callable[[], Any]
@@ -45,8 +46,14 @@ class TinyHost:
     mrope: bool = False
     placeholder: int = VIDEO
     grid: tuple[int, int] = (2, 2)
-    token_types: bool = False
+    token_types: bool | None = None
+    video_type: int = 2
     full_attention: bool = True
+
+    @property
+    def reads_types(self) -> bool:
+        """Whether prompts need ``mm_token_type_ids``."""
+        return self.mrope if self.token_types is None else self.token_types
 
     def build(
         self, attention: str = "sdpa", dtype: torch.dtype = torch.float32, seed: int = 0, layers: int | None = None
@@ -71,11 +78,13 @@ class TinyHost:
         model = cls._from_config(config, attn_implementation=attention, dtype=dtype)
         with torch.no_grad():
             base = model.base_model
-            language = getattr(base, "language_model", None) or base.text_model
+            language = language_of(base)
             for name, parameter in language.named_parameters():
                 if parameter.ndim >= 2 and ".linear_attn." not in name:  # whose norms would also amplify rounding
                     parameter.mul_(8)
+            amplify(base, config.model_type)
             model.lm_head.weight.mul_(8)
+            model.lm_head.weight[LAST_WORD:] = 0  # so that no marks and placeholders are generated
             for name, parameter in model.named_parameters():
                 if parameter.ndim == 1 and "bias" in name:
                     parameter.normal_(std=0.02)
@@ -93,8 +102,8 @@ class TinyHost:
         videos = [[-part for part in row if part < 0] for row in rows]
         if any(videos):
             out |= self.vision(videos, generator)
-        if self.mrope or self.token_types:
-            out["mm_token_type_ids"] = (out["input_ids"] == self.placeholder).int() * 2
+        if self.reads_types:
+            out["mm_token_type_ids"] = (out["input_ids"] == self.placeholder).int() * self.video_type
         return out
 
     def _ids(self, row: Sequence[Part], generator: torch.Generator) -> list[int]:
@@ -102,6 +111,20 @@ class TinyHost:
         for part in row:
             ids += self.video(-part) if part < 0 else words(part, generator)
         return ids
+
+
+def amplify(base: Any, model_type: str) -> None:
+    """Enlarge features of a host that would be too small to be noticed, as they are next to or in embeddings."""
+    parts = {"molmo2": ("multi_modal_projector", 24), "qwen3_omni_moe_thinker": ("audio_tower", 4)}
+    name, factor = parts.get(model_type, ("", 1))
+    for parameter in base.get_submodule(name).parameters() if name else ():
+        parameter.mul_(factor)
+
+
+def language_of(base: Any) -> Any:
+    """Return the language model of a base model, by the names that hosts have for it."""
+    names = ("language_model", "text_model", "model")
+    return next(getattr(base, name) for name in names if hasattr(base, name))
 
 
 def words(count: int, generator: torch.Generator) -> list[int]:
@@ -168,6 +191,16 @@ def _gemma4_unified_video(videos: list[list[int]], generator: torch.Generator) -
     return _gemma(videos, generator, 2, 3 * 8 * 8)
 
 
+def _pooled(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    counts = [t for row in videos for t in row]
+    frames = sum(counts)
+    corners = torch.tensor([0, 2, 8, 10])[:, None] + torch.tensor([0, 1, 4, 5])  # 2 x 2 of 4 x 4 patches are a token
+    pooling = (torch.arange(frames)[:, None, None] * 16 + corners).flatten(0, 1)
+    pixels = torch.rand(frames, 16, 3 * 4 * 4, generator=generator)
+    grids = torch.tensor([[t, 2, 2] for t in counts])
+    return {"pixel_values_videos": pixels, "video_token_pooling": pooling, "video_grids": grids}
+
+
 def _clips(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
     frames = [t for row in videos for t in row]
     clips = [torch.randn(t, 3, 16, 16, generator=generator) for t in frames]
@@ -184,6 +217,16 @@ def _padded_images(videos: list[list[int]], generator: torch.Generator) -> dict[
     for row, count in enumerate(counts):
         pixels[row, count:] = 0  # the processor fills missing images with zeros
     return {"pixel_values": pixels}
+
+
+def _omni(videos: list[list[int]], generator: torch.Generator) -> dict[str, Any]:
+    out = _qwen(videos, generator)
+    return out | {"video_second_per_grid": torch.linspace(0.2, 2, len(out["video_grid_thw"]))}
+
+
+def marked_run(placeholder: int, per_frame: int) -> Callable[[int], list[int]]:
+    """Return one run of placeholders per video, between marks."""
+    return lambda frames: [START, *[placeholder] * (frames * per_frame), END]
 
 
 def run(placeholder: int, per_frame: int, tail: int = 0) -> Callable[[int], list[int]]:
@@ -232,6 +275,34 @@ def _qwen3_vl() -> Any:
 def _qwen3_vl_moe() -> Any:
     experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16, decoder_sparse_step=1)
     return _qwen3("Qwen3VLMoeConfig", "Qwen3VLMoeForConditionalGeneration", **experts)
+
+
+AUDIO = 62
+OMNI = dict(audio_start_token_id=63, audio_end_token_id=56, vision_start_token_id=START, user_token_id=55)
+
+
+def _qwen2_5_omni() -> Any:
+    vision = dict(depth=2, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32, window_size=16,
+                  fullatt_block_indexes=[1], **PATCHES)  # fmt: skip
+    audio = dict(num_mel_bins=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=16,
+                 n_window=4, output_dim=32)  # fmt: skip
+    text = {**TEXT, "rope_parameters": dict(MROPE)}
+    return _config("Qwen2_5OmniThinkerConfig", "Qwen2_5OmniThinkerForConditionalGeneration", vision_config=vision,
+                   audio_config=audio, text_config=text, image_token_index=IMAGE, video_token_index=VIDEO,
+                   audio_token_index=AUDIO, seconds_per_chunk=1, **OMNI)  # fmt: skip
+
+
+def _qwen3_omni_moe() -> Any:
+    vision = dict(depth=3, hidden_size=16, intermediate_size=32, num_heads=2, out_hidden_size=32,
+                  num_position_embeddings=16, deepstack_visual_indexes=[0, 1], **PATCHES)  # fmt: skip
+    audio = dict(num_mel_bins=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16, d_model=16,
+                 n_window=50, n_window_infer=100, output_dim=32, downsample_hidden_size=8)  # fmt: skip
+    experts = dict(num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+    text = {**TEXT, "head_dim": 8, "rope_parameters": {**MROPE, "mrope_interleaved": True}, "num_hidden_layers": 3,
+            **experts}  # fmt: skip
+    return _config("Qwen3OmniMoeThinkerConfig", "Qwen3OmniMoeThinkerForConditionalGeneration", vision_config=vision,
+                   audio_config=audio, text_config=text, audio_token_id=AUDIO,
+                   **SPECIAL, **OMNI)  # fmt: skip
 
 
 def _qwen3_5(name: str, architecture: str, **text: Any) -> Any:
@@ -288,6 +359,16 @@ def _glm4v(name: str = "Glm4v", text_type: str = "glm4v_text", **text: Any) -> A
     marks = dict(image_start_token_id=START, image_end_token_id=END, video_start_token_id=62, video_end_token_id=63)
     return _config(f"{name}Config", f"{name}ForConditionalGeneration", vision_config=vision, text_config=text,
                    **SPECIAL, **marks)  # fmt: skip
+
+
+def _molmo2() -> Any:
+    heads = dict(num_attention_heads=2, num_key_value_heads=2, head_dim=8, hidden_size=16, intermediate_size=32)
+    vision = dict(num_hidden_layers=3, image_size=[16, 16], patch_size=4, **heads)
+    adapter = dict(vision_feature_layer=[-1, -2], text_hidden_size=32, **heads)
+    marks = dict(image_start_token_id=62, image_end_token_id=63, low_res_image_start_token_id=62)
+    return _config("Molmo2Config", "Molmo2ForConditionalGeneration", vision_config=vision, adapter_config=adapter,
+                   text_config=dict(TEXT, head_dim=8, additional_vocab_size=8), image_patch_id=IMAGE,
+                   frame_start_token_id=START, frame_end_token_id=END, **marks)  # fmt: skip
 
 
 def _glm46v() -> Any:
@@ -354,8 +435,17 @@ HOSTS: dict[str, TinyHost] = {
     "internvl": TinyHost(_internvl, 4, runs(IMAGE, 4), _images, placeholder=IMAGE),
     "llava_next_video": TinyHost(_llava_next_video, 4, run(VIDEO, 4), _clips),
     "llava_onevision": TinyHost(_llava_onevision, 4, run(VIDEO, 4, 1), _clips),
+    "molmo2": TinyHost(
+        _molmo2, 4, runs(IMAGE, 4), _pooled, placeholder=IMAGE, token_types=True, video_type=1, full_attention=False
+    ),
     "qwen2_5_vl": TinyHost(_qwen2_5_vl, 6, run(VIDEO, 6), _qwen_2_5, True, grid=(2, 3)),
     "qwen2_vl": TinyHost(_qwen2_vl, 6, run(VIDEO, 6), _qwen, True, grid=(2, 3)),
+    "qwen2_5_omni_thinker": TinyHost(
+        _qwen2_5_omni, 6, marked_run(VIDEO, 6), _omni, True, grid=(2, 3), token_types=False
+    ),
+    "qwen3_omni_moe_thinker": TinyHost(
+        _qwen3_omni_moe, 6, marked_run(VIDEO, 6), _omni, True, grid=(2, 3), token_types=False
+    ),
     "qwen3_5": TinyHost(_qwen3_5_dense, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3), full_attention=False),
     "qwen3_5_moe": TinyHost(_qwen3_5_moe, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3), full_attention=False),
     "qwen3_vl": TinyHost(_qwen3_vl, 6, runs(VIDEO, 6), _qwen, True, grid=(2, 3)),

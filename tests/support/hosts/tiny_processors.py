@@ -35,6 +35,14 @@ GLM = {
     **{"<|begin_of_image|>": START, "<|end_of_image|>": END, "<|image|>": IMAGE, "<|video|>": VIDEO},
     **{"<|begin_of_video|>": 62, "<|end_of_video|>": 63},
 }
+OMNI = {
+    **{"<|vision_bos|>": START, "<|vision_eos|>": END, "<|IMAGE|>": IMAGE, "<|VIDEO|>": VIDEO},
+    **{"<|AUDIO|>": 62, "<|audio_bos|>": 63, "<|audio_eos|>": 56},
+}
+MOLMO = {
+    **{"<im_patch>": IMAGE, "<frame_start>": START, "<frame_end>": END, "<|video|>": VIDEO, "<im_start>": 62},
+    **{"<im_col>": 49, "<low_res_im_start>": 50, "<im_end>": 63, "<im_low>": 51, "<|image|>": 52},
+}
 LLAVA = {"<image>": IMAGE, "<video>": VIDEO}
 INTERN = {"<img>": START, "</img>": END, "<IMG_CONTEXT>": IMAGE, "<video>": VIDEO}
 GEMMA = {
@@ -49,9 +57,16 @@ GEMMA_NAMES = {
     "image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>", "audio_token": "<|audio|>",
     "boa_token": "<|audio>", "eoa_token": "<audio|>",
 }  # fmt: skip
+OMNI_NAMES = {
+    "image_token": "<|IMAGE|>", "video_token": "<|VIDEO|>", "audio_token": "<|AUDIO|>",
+    "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>", "audio_bos_token": "<|audio_bos|>",
+    "audio_eos_token": "<|audio_eos|>",
+}  # fmt: skip
 NAMES = {  # attributes of the tokenizer that processors read
     "gemma4": GEMMA_NAMES,
     "gemma4_unified": GEMMA_NAMES,
+    "qwen2_5_omni_thinker": OMNI_NAMES,
+    "qwen3_omni_moe_thinker": OMNI_NAMES,
     "internvl": {
         "start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
@@ -61,6 +76,7 @@ PATCHES = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
 FRAME = {"shortest_edge": 64, "longest_edge": 16 * 24}
 CLIP = {"shortest_edge": 64, "longest_edge": 64 * 16 * 24}  # for all frames together
 POOLED = {"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70, "do_resize": False}
+OMNI_VIDEO, WHISPER = "<|vision_bos|><|VIDEO|><|vision_eos|>", {"feature_extractor": "WhisperFeatureExtractor"}
 SQUARE = {"height": 16, "width": 16}
 CROP = {"size": {"shortest_edge": 16}, "crop_size": SQUARE}
 
@@ -81,8 +97,13 @@ FAMILIES: dict[str, tuple[str, dict[str, int], str, dict[str, Any], dict[str, An
         "LlavaOnevision", LLAVA, "<video>", {"size": SQUARE}, {"size": SQUARE},
         {"num_image_tokens": 16, "vision_feature_select_strategy": "full"},
     ),
+    "molmo2": (
+        "Molmo2", MOLMO, "<|video|>", {}, {"size": SQUARE, "patch_size": 4, "pooling_size": [2, 2]}, {},
+    ),
     "qwen2_5_vl": ("Qwen2_5_VL", QWEN, QWEN_VIDEO, {}, {**PATCHES, "size": FRAME}, {}),
     "qwen2_vl": ("Qwen2VL", QWEN, QWEN_VIDEO, {}, {**PATCHES, "size": FRAME}, {}),
+    "qwen2_5_omni_thinker": ("Qwen2_5Omni", OMNI, OMNI_VIDEO, {}, {**PATCHES, "size": FRAME}, WHISPER),
+    "qwen3_omni_moe_thinker": ("Qwen3OmniMoe", OMNI, OMNI_VIDEO, {}, {**PATCHES, "size": FRAME}, WHISPER),
     "qwen3_5": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
     "qwen3_5_moe": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
     "qwen3_vl": ("Qwen3VL", QWEN, "<|video_pad|>", {}, {**PATCHES, "size": CLIP}, {}),
@@ -99,10 +120,12 @@ FAMILIES: dict[str, tuple[str, dict[str, int], str, dict[str, Any], dict[str, An
 IMAGE_PROCESSORS = {
     "InternVL": "GotOcr2ImageProcessor",
     "LlavaNextVideo": "LlavaNextImageProcessor",
+    "Qwen2_5Omni": "Qwen2VLImageProcessor",
     "Qwen2_5_VL": "Qwen2VLImageProcessor",
+    "Qwen3OmniMoe": "Qwen2VLImageProcessor",
     "Qwen3VL": "Qwen2VLImageProcessor",
 }
-VIDEO_PROCESSORS = {"Qwen2_5_VL": "Qwen2VLVideoProcessor"}
+VIDEO_PROCESSORS = dict.fromkeys(("Qwen2_5Omni", "Qwen2_5_VL", "Qwen3OmniMoe"), "Qwen2VLVideoProcessor")
 
 
 def save_host(model_type: str, folder: Path) -> Path:
@@ -113,7 +136,9 @@ def save_host(model_type: str, folder: Path) -> Path:
     image = _class(IMAGE_PROCESSORS.get(prefix, f"{prefix}ImageProcessor"))(**image_settings)
     clips = _class(VIDEO_PROCESSORS.get(prefix, f"{prefix}VideoProcessor"))(**video_settings)
     settings = {name: _class(value)() if name == "feature_extractor" else value for name, value in settings.items()}
-    processor = _class(f"{prefix}Processor")(
+    cls: Any = _class(f"{prefix}Processor")  # omni ones have a size of frames that no saved setting replaces
+    cls.videos_kwargs = {key: value for key, value in getattr(cls, "videos_kwargs", {}).items() if key != "size"}
+    processor = cls(
         image_processor=image,
         tokenizer=tokenizer,
         video_processor=clips,

@@ -20,7 +20,13 @@ from framefold.errors import InputError
 from tests.support.hosts.tiny_families import FIRST_WORD, HOSTS, LAST_WORD, TIME, VOCAB, labels_of
 from tests.support.paths import TINYHOST
 
-STAMPS = {"gemma4": "00:01", "gemma4_unified": "00:01", "internvl": "Frame7:", "smolvlm": "Frame from 00:07:"}
+STAMPS = {
+    "gemma4": "00:01",
+    "gemma4_unified": "00:01",
+    "internvl": "Frame7:",
+    "molmo2": "1.5",
+    "smolvlm": "Frame from 00:07:",
+}
 
 
 class QueryRecorder(Compressor):

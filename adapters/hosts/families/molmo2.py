@@ -1,0 +1,67 @@
+"""Molmo 2: 1-D positions, one run of placeholders per frame behind its time as text, tokens that pool patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.utils.generic import ModelOutput
+
+from framefold.adapters.hosts.base.encoded import Encoded
+from framefold.adapters.hosts.base.family import Family, features_of, register_family
+from framefold.errors import InputError
+
+GRIDS, POOLING = "video_grids", "video_token_pooling"
+
+
+class Molmo2(Family):
+    """``Molmo2ForConditionalGeneration``; the tokens of all frames that are kept still see each other."""
+
+    model_type = "molmo2"
+    classes = ("Molmo2ForConditionalGeneration",)
+    images = ()
+    frame_text = r"(?<=>)\d+\.\d|\d\.\d"  # after the frame before, or after other text
+    vision_inputs = ("pixel_values_videos", "pixel_values", POOLING, GRIDS,
+                     "image_token_pooling", "image_grids", "image_num_crops")  # fmt: skip
+
+    def grid(self, model: PreTrainedModel) -> tuple[int, int]:
+        return 9, 9  # nominal: 27 x 27 patches of a frame, three by three
+
+    def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
+        return False
+
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+        if inputs.get("pixel_values") is not None:
+            raise InputError("molmo2 hosts accept no images together with a video: pass one or the other")
+        if inputs.get("mm_token_type_ids") is None:  # without them, the host drops a mask of ones and sees gaps
+            raise InputError("pass mm_token_type_ids with a video; the processor returns them with input_ids")
+        pixels, grids, pooling = (inputs.get(name) for name in (self.pixels, GRIDS, POOLING))
+        if not isinstance(pixels, Tensor) or pixels.ndim != 3 or pixels.numel() == 0:
+            raise InputError(f"{self.pixels} must be a tensor (frames, patches, values), not empty")
+        if not isinstance(grids, Tensor) or grids.shape[1:] != (3,) or int(grids[:, 0].sum()) != len(pixels):
+            raise InputError(f"{GRIDS} must be (videos, 3) with {len(pixels)} frames in all; the processor returns it")
+        tokens = int(grids.prod(-1).sum())
+        if not isinstance(pooling, Tensor) or len(pooling) != tokens or int(grids.min()) < 1:
+            raise InputError(f"{POOLING} must have a row for each of {tokens} tokens; the processor returns it")
+        features = features_of(model, "video", inputs).pooler_output
+        return [
+            Encoded.from_grid(part.unflatten(0, shape)) for part, shape in zip(features, grids.tolist(), strict=True)
+        ]
+
+    def attention_grids(
+        self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
+    ) -> list[Tensor | None]:
+        pooled = inputs[POOLING] >= 0  # the others are padding
+        values = torch.cat(received).flatten()[inputs[POOLING].clamp(min=0)]
+        means = ((values * pooled).sum(-1) / pooled.sum(-1)).split([len(clip) for clip in clips])
+        return [part.view(clip.features.shape[:3]) for clip, part in zip(clips, means, strict=True)]
+
+    def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
+        return BaseModelOutputWithPooling(pooler_output=tuple(streams[0]))  # type: ignore[arg-type]
+
+
+register_family(Molmo2())
