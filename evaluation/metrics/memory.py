@@ -13,9 +13,8 @@ from typing import Any
 
 import psutil
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+
+from .tensor_ledger import TensorLedger
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -115,26 +114,7 @@ def peak_tensor_bytes(run: Callable[[], Any], *inputs: torch.Tensor) -> int:
         run: called once.
         inputs: tensors that are not counted.
     """
-    with _StorageCounter({tensor.untyped_storage()._cdata for tensor in inputs}) as counter:
+    with TensorLedger(inputs) as ledger:
         out = run()
     del out
-    return counter.peak
-
-
-class _StorageCounter(TorchDispatchMode):
-    """Adds up, after every operation, the living storages that operations have created."""
-
-    def __init__(self, known: set[int]) -> None:
-        super().__init__()
-        self.known, self.alive, self.peak = known, dict[int, tuple[StorageWeakRef, int]](), 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.alive = {key: entry for key, entry in self.alive.items() if not entry[0].expired()}
-        for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor):
-                storage = tensor.untyped_storage()
-                if storage._cdata not in self.known:
-                    self.alive[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, sum(size for _, size in self.alive.values()))
-        return out
+    return ledger.peak

@@ -39,6 +39,10 @@ class Clips(Family):
         """Return one video from its (tokens, D) features."""
         return Encoded.from_grid(features.unflatten(0, (frames, *self.grid(model))))
 
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        side = model.config.vision_config.image_size
+        return {self.pixels: torch.zeros(1, frames, 3, side, side)}
+
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         pixels = inputs[self.pixels]
         if isinstance(pixels, Tensor):

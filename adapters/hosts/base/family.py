@@ -99,6 +99,18 @@ class Family:
         """
         raise NotImplementedError
 
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        """Return the arguments of the vision side for one video without content, to measure what it costs.
+
+        Args:
+            model: the host.
+            frames: number of frames.
+            height: of the frames in pixels, after the processor's resizing; rounded to what the host can take, and
+                without effect on a host whose frames have one size.
+            width: as ``height``.
+        """
+        raise NotImplementedError
+
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         """Return the value of ``mm_encoder_outputs[modality]`` in the form that the host expects.
 

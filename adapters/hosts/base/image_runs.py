@@ -93,6 +93,12 @@ class ImageRuns(Family):
             return super().has_video(model, inputs)  # impossible inputs, which are refused later
         return max(self.clip_numbers(model, inputs)) >= 0
 
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        size = model.config.vision_config.image_size
+        sides = (size, size) if isinstance(size, int) else tuple(size)
+        ids = torch.full((1, frames * math.prod(self.grid(model))), self.placeholder_id(model))
+        return {"input_ids": ids, self.pixels: torch.ones(frames, 3, *sides), CLIPS: [0] * frames}
+
     def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         pixels = inputs[self.pixels]
         if not isinstance(pixels, Tensor) or pixels.numel() == 0:

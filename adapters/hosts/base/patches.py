@@ -33,9 +33,13 @@ class Patches(Family):
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         return 16, 16  # nominal: frames have any size
 
+    def merge_size(self, model: PreTrainedModel) -> int:
+        """Return the usual side in patches of the square that becomes one token."""
+        return model.config.vision_config.spatial_merge_size
+
     def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
         """Return, per video, the side in patches of the square that becomes one token."""
-        return [model.config.vision_config.spatial_merge_size] * videos
+        return [self.merge_size(model)] * videos
 
     def shapes(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[tuple[int, int, int]]:
         """Return the (T, H, W) token grid of each video.
@@ -60,6 +64,15 @@ class Patches(Family):
         if any(h % side or w % side for (_, h, w), side in zip(rows, sides, strict=True)):
             raise InputError(f"{GRIDS} {rows} must be divisible by the merge sizes {sides} in height and width")
         return [(t, h // side, w // side) for (t, h, w), side in zip(rows, sides, strict=True)]
+
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        vision = model.config.vision_config
+        patch, merge, steps = vision.patch_size, self.merge_size(model), getattr(vision, "temporal_patch_size", 1)
+        h, w = (merge * max(1, round(side / (patch * merge))) for side in (height, width))
+        t = -(-frames // steps)
+        channels = getattr(vision, "in_channels", None) or vision.num_channels
+        pixels = torch.zeros(t * h * w, channels * steps * patch**2)
+        return {self.pixels: pixels, GRIDS: torch.tensor([[t, h, w]])}
 
     def times(self, model: PreTrainedModel, inputs: Mapping[str, Any], video: int, frames: int) -> Tensor | None:
         """Return the (T,) seconds of the frames of a video, if the arguments of the host contain them."""

@@ -48,6 +48,10 @@ class SmolVLM(ImageRuns):
         for part in real.nonzero()[:, 0].split(chunk):
             yield {**inputs, **{name: value[part][None] for name, value in images.items()}}
 
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        inputs = super().blank_video(model, frames, height, width)
+        return {**inputs, self.pixels: inputs[self.pixels][None]}
+
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         # images of one token each, because transformers 5.20 requires each row to have placeholders for full images
         return BaseModelOutputWithPooling(pooler_output=torch.cat(streams[0])[:, None])

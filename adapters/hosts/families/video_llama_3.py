@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,6 +26,12 @@ class VideoLlama3(Patches):
     vision = "vision_model"
     per_video = (_SIZES,)
     vision_inputs = (*Patches.vision_inputs, _SIZES, "image_merge_sizes", _MASK)
+
+    def merge_size(self, model: PreTrainedModel) -> int:
+        return 2  # which the processor of the released hosts sets for videos
+
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        return {**super().blank_video(model, frames, height, width), _SIZES: torch.tensor([self.merge_size(model)])}
 
     def merge_sizes(self, model: PreTrainedModel, inputs: Mapping[str, Any], videos: int) -> list[int]:
         sizes = inputs.get(_SIZES)

@@ -1,0 +1,1 @@
+"""What a training needs, predicted from the configuration of a host."""
