@@ -57,6 +57,7 @@ FUNCTIONS = {
         "draw a video with its questions and evidence as a contact sheet, or write it as mp4",
     ),
     "show": ("evaluation.inspection.show:show_command", "draw which parts of a video file compressors keep"),
+    "plan": ("evaluation.plan.command:plan", "predict memory and time of a training from the configuration of a host"),
     "bench compress": (
         "evaluation.bench.compressors:bench_compress",
         "measure time and additional memory of compressors on their own",

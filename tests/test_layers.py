@@ -80,6 +80,7 @@ ALLOWED = {
     "evaluation.report": REPORT,
     "evaluation.ablation": f"{REPORT} evaluation.report evaluation.rows {TRAINING}",
     "evaluation.bench": f"{REPORT} evaluation.report evaluation.committed {TRAINING}",
+    "evaluation.plan": f"evaluation.metrics {TRAINING} training.memory {DATA} {ADAPTERS} {HOSTS}",
     "evaluation.inspection": f"evaluation.metrics {DATA} {ADAPTERS} {HOSTS} training.frozen_host",
     "evaluation.lmms": f"{REPORT} evaluation.report evaluation.inspection",
 }

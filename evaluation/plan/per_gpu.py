@@ -80,7 +80,9 @@ def _nbytes(tensor: Any) -> int:
     return int(tensor.nbytes)
 
 
-def divide(cost: StepCost, weights: Weights, strategy: str, gpus: int, mixed: bool) -> list[dict[str, int]]:
+def divide(
+    cost: StepCost, weights: Weights, strategy: str, gpus: int, mixed: bool, bucket: int
+) -> list[dict[str, int]]:
     """Return the bytes of one GPU by part: at the peak of the vision encoder, and at the peak of everything else.
 
     Args:
@@ -89,12 +91,13 @@ def divide(cost: StepCost, weights: Weights, strategy: str, gpus: int, mixed: bo
         strategy: one of ``STRATEGIES``.
         gpus: number of GPUs.
         mixed: whether the trained weights are computed in 16 bits.
+        bucket: elements of a buffer of ZeRO-2.
     """
-    held = _held(weights, strategy, gpus, mixed)
+    held = _held(weights, strategy, gpus, mixed, bucket)
     return [{**moment, **held} for moment in (cost.tower, cost.peak) if moment]
 
 
-def _held(w: Weights, strategy: str, gpus: int, mixed: bool) -> dict[str, int]:
+def _held(w: Weights, strategy: str, gpus: int, mixed: bool, bucket: int) -> dict[str, int]:
     """Return the bytes of what a strategy changes: weights, gradients, optimizer and its buffers."""
     own = {"weights": w.linear + w.language + w.tower, "trained weights": w.trained}
     if strategy == "single":
@@ -110,7 +113,7 @@ def _held(w: Weights, strategy: str, gpus: int, mixed: bool) -> dict[str, int]:
         return {"weights": frozen, "trained weights": w.trained // gpus, "buffers": gathered, **state}
     state = {GRADIENTS: count * element // gpus, OPTIMIZER: (3 if mixed else 2) * w.trained // gpus}
     if strategy == "zero_2":
-        buffers = 2 * BUCKET * element
+        buffers = 2 * bucket * element
         return {"weights": own["weights"], "trained weights": count * element, "buffers": buffers, **state}
     sharded = w.linear + w.language
     gathered = min(sharded, LIVE * w.element) + count * element

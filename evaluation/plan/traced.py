@@ -37,20 +37,24 @@ def traced(compressor: Compressor, host: Host, work: Workload, values: NoValues)
     """
     if any(parameter.requires_grad for parameter in compressor.parameters()):
         return compressor, []
-    side = 16
-    video = VideoTokens.from_grid(
-        values.empty(8, side, side, host.width, dtype=host.model.dtype),
-        times=torch.arange(8.0),
-        attention=values.empty(8, side, side, dtype=torch.float32),
-    )
-    question = values.empty(work.question_tokens, host.width, dtype=host.model.dtype)
     values.most = values.operations + MOST
     try:
         with values, torch.no_grad():
-            compressor(video, question if compressor.needs_query else None)
+            _call(compressor, host, work, values)
     except Exception:  # code that reads values may fail in any way
         note = f"{compressor.name} decides by values, which do not exist here: its own memory and time are left out"
         return _FirstTokens(compressor), [note]
     finally:
         values.most = None
     return compressor, []
+
+
+def _call(compressor: Compressor, host: Host, work: Workload, values: NoValues) -> None:
+    """Compress a short video without content."""
+    video = VideoTokens.from_grid(
+        values.empty(8, 16, 16, host.width, dtype=host.model.dtype),
+        times=torch.arange(8.0),
+        attention=values.empty(8, 16, 16, dtype=torch.float32),
+    )
+    question = values.empty(work.question_tokens, host.width, dtype=host.model.dtype)
+    compressor(video, question if compressor.needs_query else None)

@@ -1,28 +1,25 @@
-"""``framefold plan``: what a training needs on each GPU, predicted from the configuration of a host."""
+"""Prediction of what a training needs on each GPU, from the configuration of its host."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from framefold.adapters.core.budget import Budget
-from framefold.errors import ConfigError
-from framefold.files import write_json
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.lora_settings import LoraSettings
 from framefold.training.start import resolve_start
 
 from .empty_host import count_parameters, empty_host
 from .no_values import NoValues
-from .per_gpu import STRATEGIES, Strategy, Weights, divide
+from .per_gpu import BUCKET, Weights, divide
 from .step import Step
 from .tower import TOWER
 from .traced import traced
-from .workload import Precision, Workload
+from .workload import Workload
 
 GB = 10**9
 
@@ -31,7 +28,11 @@ SLOWEST = 0.5  # share of the given FLOP/s that matrix products reach at the upp
 
 @dataclass(frozen=True)
 class Setup:
-    """A training whose needs are predicted; the fields are the parameters of :func:`plan`."""
+    """A training whose needs are predicted; the fields are options of ``framefold plan``.
+
+    Attributes:
+        bucket: elements of a buffer of ZeRO-2.
+    """
 
     host: str
     compressor: str
@@ -45,6 +46,7 @@ class Setup:
     host_bits: int | None
     attention: str
     checkpointing: bool
+    bucket: int = BUCKET
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,10 @@ class Plan:
         """Bytes of each GPU at the peak."""
         return sum(self.memory.values())
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the prediction with names of its units, for JSON."""
+        return {**asdict(self), "total_bytes": self.total}
+
 
 def predict(setup: Setup, tflops: float | None = None, bandwidth: float | None = None) -> Plan:
     """Predict what a training needs, by running one step of it on tensors without values.
@@ -103,8 +109,10 @@ def predict(setup: Setup, tflops: float | None = None, bandwidth: float | None =
     trained = [one for module in (host.model, compressor) for one in module.parameters() if one.requires_grad]
     cost = Step(host, compressor, trained, setup.work).run(values)
     weights = Weights.of(host, compressor, setup.host_bits)
+    if setup.work.features:
+        weights = replace(weights, tower=0)  # training on features drops it
     mixed = setup.work.precision == "bf16-mixed"
-    moments = divide(cost, weights, setup.strategy, setup.gpus, mixed)
+    moments = divide(cost, weights, setup.strategy, setup.gpus, mixed, setup.bucket)
     memory = max(moments, key=lambda moment: sum(moment.values()))
     counts = {**count_parameters(host), "compressor": sum(one.numel() for one in compressor.parameters())}
     counts |= {"LoRA": sum(one.numel() for one in lora.parameters)} if lora else {}
