@@ -42,7 +42,7 @@ class NoValues(TorchDispatchMode):
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Return a tensor without values."""
         with self._fake:
-            return torch.empty(*shape, dtype=dtype)
+            return torch.empty(shape, dtype=dtype)
 
     def convert(self, module: nn.Module) -> None:
         """Replace the parameters and buffers of a module on the meta device by tensors without values, in place."""
@@ -72,6 +72,8 @@ class NoValues(TorchDispatchMode):
             return _plausible_number(args[0].dtype)
         if func in _IN_PLACE_ON_VALUES and not isinstance(args[0], FakeTensor):
             return args[0]  # its values are arbitrary from here on
+        if func in _INDEXED:
+            args = (args[0], _places(args[1]), *args[2:])
         with self._fake:
             out = func(*args, **kwargs)
         if func._schema.is_mutable:
@@ -89,7 +91,17 @@ _IN_PLACE_ON_VALUES = {
     aten.copy_.default, aten.add_.Tensor, aten.mul_.Tensor, aten.index_put_.default, aten.scatter_.src,
     aten.scatter_add_.default, aten.index_add_.default, aten.masked_scatter.default,
 }  # fmt: skip
+_INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
 _TRUE = {aten.ne.Scalar, aten.ne.Tensor, aten.isfinite.default, aten.eq.Tensor}
+
+
+def _places(indices: Any) -> list[Any]:
+    """Replace masks with values by the places that they select, since how many they are decides the shape."""
+    places: list[Any] = []
+    for one in indices:
+        mask = one is not None and one.dtype == torch.bool and not isinstance(one, FakeTensor)
+        places += one.nonzero(as_tuple=True) if mask else [one]
+    return places
 
 
 def _is_parameter(tensor: Tensor) -> bool:

@@ -108,8 +108,11 @@ class Family:
             height: of the frames in pixels, after the processor's resizing; rounded to what the host can take, and
                 without effect on a host whose frames have one size.
             width: as ``height``.
+
+        Raises:
+            UnsupportedHostError: the family does not define it.
         """
-        raise NotImplementedError
+        raise UnsupportedHostError(f"the family {self.model_type} does not define blank_video, which plans need")
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:
         """Return the value of ``mm_encoder_outputs[modality]`` in the form that the host expects.

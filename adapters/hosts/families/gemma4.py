@@ -37,6 +37,17 @@ class Gemma4(Family):
         """Return the side of a token, in units of the places of the patches."""
         return model.config.vision_config.pooling_kernel_size
 
+    def patch(self, model: PreTrainedModel) -> int:
+        """Return the side of a patch in pixels."""
+        return model.config.vision_config.patch_size
+
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        side, patch = self.side(model), self.patch(model)
+        h, w = (side * max(1, round(one / (side * patch))) for one in (height, width))
+        columns, rows = torch.meshgrid(torch.arange(w), torch.arange(h), indexing="xy")
+        places = torch.stack([columns, rows], -1).flatten(0, 1).expand(frames, -1, -1)
+        return {self.pixels: torch.zeros(frames, h * w, 3 * patch**2), PLACES: places, COUNTS: torch.tensor([frames])}
+
     def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
         return model.config.get_text_config().use_bidirectional_attention != "vision"
 

@@ -21,6 +21,10 @@ class Gemma4Unified(Gemma4):
     def side(self, model: PreTrainedModel) -> int:
         return 1
 
+    def patch(self, model: PreTrainedModel) -> int:
+        vision = model.config.vision_config
+        return vision.patch_size * vision.pooling_kernel_size
+
     def vision_attention(self, model: PreTrainedModel) -> nn.Module:
         raise UnsupportedHostError(
             "gemma4_unified hosts have no vision encoder, so there is no attention that its patches receive: choose a"

@@ -73,3 +73,100 @@ def test_the_peak_of_a_rank_is_within_15_percent_of_that_of_a_training(strategy:
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads((tmp_path / "rank-0.json").read_text())
     assert predicted(host, chosen, found, strategy).total == pytest.approx(found["bytes"], rel=0.15)
+
+
+@pytest.mark.parametrize("family", list_families())
+def test_every_family_has_a_plan(family: str, tmp_path: Path) -> None:
+    HOSTS[family].config().save_pretrained(tmp_path)
+    work = Workload(8, 16, 24, precision="32-true")
+    found = predict(Setup(str(tmp_path), "fila", 0.5, None, None, work, "single", 1, "auto", None, "sdpa", False))
+    grid = found.visual_tokens
+    assert grid and grid % math.prod(HOSTS[family].grid) in (0, 1, grid % HOSTS[family].tokens)
+    assert 0 < found.kept_tokens < grid and min(found.flops.values()) > 0
+    with torch.device("meta"):
+        model = HOSTS[family].build()
+    assert found.parameters["tower"] + found.parameters["language"] == model.base_model.num_parameters()
+
+
+@pytest.mark.parametrize("frames", [16, 40])
+def test_few_frames_of_the_tower_predict_all(frames: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    HOSTS["qwen2_5_vl"].config().save_pretrained(tmp_path)
+    work = Workload(frames, 16, 24, precision="32-true")
+    setup = Setup(str(tmp_path), "uniform", 0.5, None, None, work, "single", 1, "auto", None, "sdpa", False)
+    few = predict(setup)
+    monkeypatch.setattr("framefold.evaluation.plan.tower.FEW", frames)
+    all_frames = predict(setup)
+    assert few.visual_tokens == all_frames.visual_tokens and few.flops == all_frames.flops
+    assert few.total == pytest.approx(all_frames.total, rel=0.05)
+
+
+def test_a_strategy_divides_what_it_says() -> None:
+    cost = StepCost(100, 10.0, {}, {"activations": 1000, "gradients": 80, "optimizer": 160}, {"tower": 1}, 1)
+    weights = Weights(linear=8000, largest=100, language=2000, tower=400, trained=80, element=4)
+    total = {
+        name: {gpus: sum(divide(cost, weights, name, gpus, False, 10)[0].values()) for gpus in (2, 8)}
+        for name in STRATEGIES
+    }
+    assert total["single"][2] == total["single"][8] == 1000 + 240 + 10400 + 80
+    assert total["ddp"][2] == total["single"][2] + 80
+    assert total["zero_2"][2] - total["zero_2"][8] == (80 + 160) * 3 // 8
+    assert total["fsdp2"][2] - total["fsdp2"][8] == (8000 + 80 + 80 + 160) * 3 // 8
+    assert total["zero_3"][2] - total["zero_3"][8] == (10000 + 80 + 80 + 160) * 3 // 8
+    assert total["fsdp2"][8] < total["ddp"][8]
+
+
+def test_the_time_is_between_products_and_everything_in_turn() -> None:
+    assert step_seconds(2e12, 3e9, 1.0, None) == (2.0, 4.0)
+    assert step_seconds(2e12, 3e9, 1.0, 1.0) == (3.0, 5.0)
+
+
+def test_longer_videos_and_larger_budgets_need_more(tmp_path: Path) -> None:
+    HOSTS["qwen3_vl"].config().save_pretrained(tmp_path)
+
+    def total(frames: int, budget: float, **changed: Any) -> int:
+        work = Workload(frames, 64, 64, precision="32-true", **changed)
+        setup = Setup(str(tmp_path), "resampler", budget, None, None, work, "single", 1, "auto", None, "sdpa", False)
+        return predict(setup).total
+
+    small = total(16, 0.1)
+    assert total(32, 0.1) > 1.3 * small and total(16, 0.5) > 1.1 * small and total(16, 0.1, batch=2) > 1.3 * small
+
+
+def test_the_command_prints_a_table_writes_json_and_says_what_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    HOSTS["qwen2_5_vl"].config().save_pretrained(tmp_path)
+    common = {"host": str(tmp_path), "frames": 16, "size": 64, "precision": "32-true", "batch": 2}
+    found = plan(**common, tflops=1.0, out=str(tmp_path / "plan.json"))
+    text = capsys.readouterr().out
+    assert f"visual tokens of a video: {found.visual_tokens:,}" in text and "time of a step" in text
+    written = json.loads((tmp_path / "plan.json").read_text())
+    assert written["total_bytes"] == found.total == sum(written["memory"].values())
+    assert written["settings"]["work"]["frames"] == 16 and written["advice"] == []
+    plan(**common, gpu_memory=1.01 * found.total / 1e9)
+    assert "fits into" in capsys.readouterr().out
+    plan(**common, gpu_memory=0.7 * found.total / 1e9)
+    lines = capsys.readouterr().out.splitlines()
+    assert any("does not fit" in line for line in lines) and lines[-1].endswith(", fits")
+    plan(**common, gpu_memory=1e-9)
+    assert "not enough" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_methods_that_decide_by_values_are_replaced_and_named(tmp_path: Path) -> None:
+    HOSTS["qwen2_5_vl"].config().save_pretrained(tmp_path)
+    work = Workload(8, 64, 64, precision="32-true")
+    setup = Setup(str(tmp_path), "divprune", 0.25, None, None, work, "single", 1, "auto", None, "sdpa", False)
+    found = predict(setup)
+    assert found.kept_tokens == found.visual_tokens // 4 and "divprune" in found.notes[0]
+    assert "optimizer" not in found.memory
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"gpus": 2}, "--strategy ddp"), ({"frames": 0}, "at least 1"), ({"tflops": -1.0}, "positive")],
+)
+def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(**settings)
+    with pytest.raises(HostError):
+        plan(host="no/where")
