@@ -35,6 +35,7 @@ def plan(
     host_bits: Literal[4] | None = None,
     attention: Literal["sdpa", "eager"] = "sdpa",
     checkpointing: bool = False,
+    vision_chunk: int | None = None,
     gpu_memory: float | None = None,
     tflops: float | None = None,
     bandwidth: float | None = None,
@@ -66,6 +67,7 @@ def plan(
         host_bits: 4 for linear layers of the language model in 4 bits, with a scale for each 64 weights.
         attention: implementation in the language model; FlashAttention needs what sdpa needs.
         checkpointing: recompute the activations of the decoder layers, as --model.checkpointing true does.
+        vision_chunk: frames that the vision encoder takes at once, as --model.vision_chunk sets.
         gpu_memory: memory of a GPU in 10^9 bytes; if it is not enough, the output says what to change.
         tflops: rate of matrix products that a GPU reaches, in 10^12 operations per second, for the time of a step.
         bandwidth: rate at which its memory is read and written, in 10^9 bytes per second.
@@ -79,8 +81,15 @@ def plan(
         ConfigError, BudgetError, UnknownCompressorError: a setting is out of range.
     """
     height, width = (size, size) if isinstance(size, int) else size
-    _check(min(frames, height, width, batch, questions, gpus), strategy, gpus, (gpu_memory, tflops, bandwidth))
-    work = Workload(frames, height, width, batch, questions, features=features, precision=precision)
+    _check(
+        min(frames, height, width, batch, questions, gpus, vision_chunk or 1),
+        strategy,
+        gpus,
+        (gpu_memory, tflops, bandwidth),
+    )
+    work = Workload(
+        frames, height, width, batch, questions, features=features, precision=precision, vision_chunk=vision_chunk
+    )
     setup = Setup(
         host, compressor, check_budget(budget), params, lora, work, strategy, gpus, host_dtype, host_bits, attention,
         checkpointing,
@@ -96,7 +105,7 @@ def plan(
 
 def _check(smallest: int, strategy: str, gpus: int, rates: tuple[float | None, ...]) -> None:
     if smallest < 1:
-        raise ConfigError("frames, size, batch, questions and gpus must be at least 1")
+        raise ConfigError("frames, size, batch, questions, gpus and vision_chunk must be at least 1")
     if strategy not in STRATEGIES:
         raise ConfigError(f"strategy must be one of {', '.join(STRATEGIES)}, got {strategy}")
     if strategy == "single" and gpus > 1:
@@ -158,6 +167,8 @@ def _candidates(setup: Setup) -> Iterator[tuple[str, Any]]:
     work = setup.work
     if not work.features:
         yield "--features true", lambda one: replace(one, work=replace(one.work, features=True))
+    if not work.features and work.vision_chunk is None:
+        yield "--vision_chunk 8", lambda one: replace(one, work=replace(one.work, vision_chunk=8))
     if not setup.checkpointing:
         yield "--checkpointing true", lambda one: replace(one, checkpointing=True)
     if work.batch > 1:

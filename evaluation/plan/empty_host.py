@@ -65,7 +65,7 @@ def empty_clip(host: Host, work: Workload, frames: int, values: NoValues, attent
     inputs[host.family.pixels] = values.empty(*pixels.shape, dtype=host.model.dtype)
     inputs.setdefault("input_ids", torch.full((1, 1), WORD))
     with torch.no_grad():
-        (clip,) = encode(host.model, inputs, attention)
+        (clip,) = encode(host.model, inputs, attention, vision_chunk=work.vision_chunk)
     return clip
 
 

@@ -92,7 +92,15 @@ _IN_PLACE_ON_VALUES = {
     aten.scatter_add_.default, aten.index_add_.default, aten.masked_scatter.default,
 }  # fmt: skip
 _INDEXED = {aten.index.Tensor, aten.index_put_.default, aten.index_put.default}
-_TRUE = {aten.ne.Scalar, aten.ne.Tensor, aten.isfinite.default, aten.eq.Tensor}
+_TRUE = {
+    aten.ne.Scalar,
+    aten.ne.Tensor,
+    aten.isfinite.default,
+    aten.eq.Tensor,
+    aten.any.default,
+    aten.any.dim,
+    aten.any.dims,
+}
 
 
 def _places(indices: Any) -> list[Any]:

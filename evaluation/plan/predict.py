@@ -11,6 +11,7 @@ import torch
 from framefold.adapters.core.budget import Budget
 from framefold.training.frozen_host.locate import find_host
 from framefold.training.lora_settings import LoraSettings
+from framefold.training.memory.checkpointing import checkpoint_layers
 from framefold.training.start import resolve_start
 
 from .empty_host import count_parameters, empty_host
@@ -99,8 +100,6 @@ def predict(setup: Setup, tflops: float | None = None, bandwidth: float | None =
         host.family.create_parameters(start.compressor, host.model)
         lora = start.inject_lora(host, setup.host)
     if setup.checkpointing:
-        from framefold.training.memory.checkpointing import checkpoint_layers
-
         checkpoint_layers(host.model)
     values = NoValues()
     for module in (host.model, start.compressor):

@@ -51,11 +51,12 @@ def measure_tower(
         attention: also return the attention that each token received in the vision encoder.
     """
     ledger.part = TOWER
-    if work.frames % FEW or work.frames <= 2 * FEW:
+    count = work.vision_chunk or FEW  # with chunks, only the features grow
+    if work.frames % count or work.frames <= 2 * count:
         return _run(host, work, work.frames, values, ledger, attention)
-    clip, few = _run(host, work, FEW, values, ledger, attention)
-    _, twice = _run(host, work, 2 * FEW, values, ledger, attention)
-    times = work.frames // FEW
+    clip, few = _run(host, work, count, values, ledger, attention)
+    _, twice = _run(host, work, 2 * count, values, ledger, attention)
+    times = work.frames // count
     sizes = [one + (times - 1) * (two - one) for one, two in zip(vars(few).values(), vars(twice).values(), strict=True)]
     return longer_clip(clip, times, values), TowerCost(*sizes)
 

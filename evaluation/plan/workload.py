@@ -23,6 +23,7 @@ class Workload:
         prompt_tokens: of the text before the video.
         features: the training reads features, so the vision encoder does not run.
         precision: of the trainer.
+        vision_chunk: number of frames that the vision encoder takes at once; None for all.
     """
 
     frames: int
@@ -35,3 +36,4 @@ class Workload:
     prompt_tokens: int = 16
     features: bool = False
     precision: Precision = "bf16-mixed"
+    vision_chunk: int | None = None

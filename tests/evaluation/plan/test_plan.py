@@ -79,10 +79,10 @@ def test_the_peak_of_a_rank_is_within_15_percent_of_that_of_a_training(strategy:
 def test_every_family_has_a_plan(family: str, tmp_path: Path) -> None:
     HOSTS[family].config().save_pretrained(tmp_path)
     work = Workload(8, 16, 24, precision="32-true")
-    found = predict(Setup(str(tmp_path), "fila", 0.5, None, None, work, "single", 1, "auto", None, "sdpa", False))
-    grid = found.visual_tokens
-    assert grid and grid % math.prod(HOSTS[family].grid) in (0, 1, grid % HOSTS[family].tokens)
-    assert 0 < found.kept_tokens < grid and min(found.flops.values()) > 0
+    dtype = "bfloat16" if "moe" in family else "auto"  # torch's kernel for experts has no shapes in float32
+    found = predict(Setup(str(tmp_path), "fila", 0.5, None, None, work, "single", 1, dtype, None, "sdpa", False))
+    assert found.visual_tokens % math.prod(HOSTS[family].grid) in (0, 1, 8)  # with a newline, or a token per frame
+    assert 0 < found.kept_tokens < found.visual_tokens and min(found.flops.values()) > 0
     with torch.device("meta"):
         model = HOSTS[family].build()
     assert found.parameters["tower"] + found.parameters["language"] == model.base_model.num_parameters()

@@ -20,7 +20,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from framefold.evaluation.metrics.tensor_ledger import TensorLedger
 from framefold.training.datamodule import VideoData
 from framefold.training.module import CompressorModule
-from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, register_strategies
+from framefold.training.strategies.deepspeed import DeepSpeedOnCPU, configure_deepspeed, register_strategies
 
 TINYHOST = Path("checkpoints/tinyhost")
 
@@ -93,6 +93,7 @@ def measure(chosen: dict[str, Any]) -> dict[str, Any]:
     if strategy.startswith("deepspeed"):
         size = dict(reduce_bucket_size=BUCKET, allgather_bucket_size=BUCKET)
         strategy = DeepSpeedOnCPU(stage=int(strategy[-1]), process_group_backend="gloo", **size)
+        configure_deepspeed(strategy, chosen["batch"])
     data = VideoData(frames=[chosen["frames"]] * 2, batch_size=chosen["batch"], workers=0, videos=64)
     trainer = pl.Trainer(
         accelerator="cpu", devices=chosen.get("devices", 1), strategy=strategy, max_steps=STEPS, limit_val_batches=0,
