@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 FINDER := $(VENV)/.torchvision-finder
 CHECK_PYTHON := $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "framefold needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
 
-.PHONY: setup demo test quick canary oracle lmms serving serving-test lint clean
+.PHONY: setup demo test quick canary oracle lmms serving serving-test gpu-check lint clean
 
 setup: $(READY) $(FINDER)
 
@@ -101,6 +101,10 @@ serving: $(SERVING)/.ready
 # Compressors in vLLM against framefold.attach in transformers.
 serving-test: serving
 	@$(SERVING)/bin/python -m pytest -q tests/adapters/serving $(PYTEST_ARGS)
+
+# What no test can measure without a GPU; tests/evaluation/gpu_check runs its rehearsal.
+gpu-check: setup
+	@$(BIN)/python -m framefold.evaluation.gpu_check.check --out runs/gpu_check
 
 lint: setup
 	@$(BIN)/ruff check .

@@ -81,6 +81,8 @@ ALLOWED = {
     "evaluation.ablation": f"{REPORT} evaluation.report evaluation.rows {TRAINING}",
     "evaluation.bench": f"{REPORT} evaluation.report evaluation.committed {TRAINING}",
     "evaluation.plan": f"evaluation.metrics {TRAINING} training.memory {DATA} {ADAPTERS} {HOSTS}",
+    "evaluation.gpu_check": f"evaluation.metrics evaluation.plan evaluation.bench {TRAINING} training.memory {ADAPTERS}"
+    f" {HOSTS}",
     "evaluation.inspection": f"evaluation.metrics {DATA} {ADAPTERS} {HOSTS} training.frozen_host",
     "evaluation.lmms": f"{REPORT} evaluation.report evaluation.inspection",
 }

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from framefold.adapters.base.build import build
 from framefold.adapters.base.compressor import Compressor
@@ -38,9 +38,14 @@ TEXT = (
 
 VISION = ("hidden_size", "depth", "num_heads", "intermediate_size")
 
-SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {  # of the language model and of the vision encoder
-    "small": ((512, 6, 8, 2, 1408, 4096), (128, 2, 4, 344)),
-    "7b": ((3584, 28, 28, 4, 18944, 152064), (1280, 32, 16, 3420)),
+Family = Literal["qwen2_5_vl", "qwen3_vl"]
+
+SIZES: dict[str, dict[str, tuple[tuple[int, ...], tuple[int, ...]]]] = {  # of language model and vision encoder
+    "small": dict.fromkeys(get_args(Family), ((512, 6, 8, 2, 1408, 4096), (128, 2, 4, 344))),
+    "7b": {
+        "qwen2_5_vl": ((3584, 28, 28, 4, 18944, 152064), (1280, 32, 16, 3420)),
+        "qwen3_vl": ((4096, 36, 32, 8, 12288, 151936), (1152, 27, 16, 4304)),
+    },
 }
 
 WORDS = 32  # text tokens in the prompt
@@ -52,6 +57,7 @@ BARE = "host alone"
 
 def bench_attach(
     size: Literal["small", "7b"] = "small",
+    family: Family = "qwen2_5_vl",
     frames: int = 16,
     side: int = 14,
     compressor: str = "st_simdiff",
@@ -64,7 +70,7 @@ def bench_attach(
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Time a randomly initialised Qwen2.5-VL alone, with ``identity`` attached, and with a compressor attached.
+    """Time a randomly initialised Qwen2.5-VL or Qwen3-VL alone, with ``identity`` attached, and with a compressor attached.
 
     All variants alternate, so that the load of the machine affects them alike: compare the ratios. A prefill is one
     forward pass from pixels to the logits of the last token: vision encoder, compressor and language model. A decode
@@ -74,7 +80,8 @@ def bench_attach(
     layers of the time that the host alone takes for as many columns as the layer has.
 
     Args:
-        size: "small" for a CPU; "7b" has the sizes of Qwen2.5-VL-7B (17 GB in bfloat16).
+        size: "small" for a CPU; "7b" has the sizes of Qwen2.5-VL-7B (17 GB in bfloat16), or of Qwen3-VL-8B.
+        family: of the host.
         frames: steps of the token grid.
         side: height and width of the token grid; a video has frames * side^2 visual tokens.
         compressor: compressor to measure at the budgets, in addition to ``identity``.
@@ -105,13 +112,15 @@ def bench_attach(
         f"{compressor}@{budget}": build(compressor, check_budget(budget), **(params or {})) for budget in budgets
     }
     resolve_device(device)
-    if size not in SIZES or dtype not in get_args(Float):
+    if size not in SIZES or family not in get_args(Family) or dtype not in get_args(Float):
         sizes, dtypes = ", ".join(SIZES), ", ".join(get_args(Float))
-        raise ConfigError(f"size must be one of {sizes} and dtype one of {dtypes}, got {size} and {dtype}")
-    layers = SIZES[size][0][1] if layers is None else layers
+        families = ", ".join(get_args(Family))
+        wanted = f"size must be one of {sizes}, family one of {families} and dtype one of {dtypes}"
+        raise ConfigError(f"{wanted}, got {size}, {family} and {dtype}")
+    layers = SIZES[size][family][0][1] if layers is None else layers
     _check_layers(variants.values(), frames, side, layers)
-    host = _host(size, layers, device, dtype, attention, seed)
-    rows = _measure_turns(host, variants, _inputs(host, frames, side, seed), repeats)
+    host = random_host(SIZES[size][family], family, layers, device, dtype, attention, seed)
+    rows = _measure_turns(host, variants, random_inputs(host, frames, side, seed), repeats)
     print(_table(rows, host, repeats))
     return rows
 
@@ -155,16 +164,22 @@ def _measure_turns(
     return rows
 
 
-def _host(size: str, layers: int, device: str, dtype: str, attention: str, seed: int) -> Any:
-    text, vision = SIZES[size]
+def random_host(sizes: Any, family: str, layers: int, device: str, dtype: str, attention: str, seed: int) -> Any:
+    text, vision = sizes
     text = (text[0], layers, *text[2:])
     head, last = text[0] // text[2], text[5] - 1
     side = 3 * head // 16  # sections of M-RoPE in time, height and width, together half a head
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [head // 2 - 2 * side, side, side]}
-    config = Qwen2_5_VLConfig(
+    own: dict[str, Any] = {}
+    deep: dict[str, Any] = {}
+    if family == "qwen3_vl":
+        own = {"mrope_interleaved": True}
+        deep = {"deepstack_visual_indexes": [layer for layer in (8, 16, 24) if layer < vision[1]] or [0]}
+    config = AutoConfig.for_model(
+        family,
         text_config=dict(zip(TEXT, text, strict=True))
-        | {"rope_parameters": rope, "bos_token_id": None, "eos_token_id": None},
-        vision_config=dict(zip(VISION, vision, strict=True)) | {"out_hidden_size": text[0]},
+        | {"rope_parameters": rope | own, "bos_token_id": None, "eos_token_id": None},
+        vision_config=dict(zip(VISION, vision, strict=True)) | {"out_hidden_size": text[0]} | deep,
         video_token_id=last,
         image_token_id=last - 1,
         vision_start_token_id=last - 2,
@@ -172,18 +187,20 @@ def _host(size: str, layers: int, device: str, dtype: str, attention: str, seed:
     )
     torch.manual_seed(seed)
     with torch.device(device):
-        host = Qwen2_5_VLForConditionalGeneration._from_config(
+        host = AutoModelForImageTextToText.from_config(
             config, attn_implementation=attention, dtype=getattr(torch, dtype)
         )
     return host.eval().requires_grad_(False)
 
 
-def _inputs(host: Any, frames: int, side: int, seed: int) -> dict[str, Tensor]:
+def random_inputs(host: Any, frames: int, side: int, seed: int) -> dict[str, Tensor]:
     config = host.config
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(1000, 2000, (WORDS,), generator=generator)
-    video = torch.full((frames * side * side,), config.video_token_id)
-    ids = torch.cat([words[: WORDS // 2], video, words[WORDS // 2 :]])[None]
+    frame = torch.full((side * side,), config.video_token_id)
+    if config.model_type == "qwen3_vl":  # the time of each frame is text between the frames
+        frame = torch.cat([words[:1], frame])
+    ids = torch.cat([words[: WORDS // 2], frame.repeat(frames), words[WORDS // 2 :]])[None]
     vision = config.vision_config
     merge, patch = vision.spatial_merge_size, vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
     inputs = {

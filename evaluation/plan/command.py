@@ -118,7 +118,8 @@ def table(setup: Setup, found: Plan) -> str:
     """Return a prediction as text."""
     parameters = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in found.parameters.items())
     lines = [
-        f"{setup.compressor} at {setup.budget} in {setup.host}, {setup.work.precision}, {setup.strategy} on {setup.gpus}",
+        f"{setup.compressor} at {setup.budget} in {setup.host}, {setup.work.precision},"
+        f" {setup.strategy} on {setup.gpus}",
         f"visual tokens of a video: {found.visual_tokens:,}, of which {found.kept_tokens:,.0f} are kept",
         f"parameters: {parameters}",
         f"memory of a GPU at its peak, in the {found.peak_in}:",
@@ -165,10 +166,10 @@ def changes(setup: Setup, gpu_memory: float, found: Plan) -> Iterator[str]:
 def _candidates(setup: Setup) -> Iterator[tuple[str, Any]]:
     """Yield options and what they change, those with the smallest disadvantages first."""
     work = setup.work
-    if not work.features:
-        yield "--features true", lambda one: replace(one, work=replace(one.work, features=True))
     if not work.features and work.vision_chunk is None:
         yield "--vision_chunk 8", lambda one: replace(one, work=replace(one.work, vision_chunk=8))
+    if not work.features:
+        yield "--features true", lambda one: replace(one, work=replace(one.work, features=True))
     if not setup.checkpointing:
         yield "--checkpointing true", lambda one: replace(one, checkpointing=True)
     if work.batch > 1:

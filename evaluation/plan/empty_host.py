@@ -47,7 +47,7 @@ def empty_host(source: HostFolder, dtype: str, attention: str) -> Host:
     except (OSError, ValueError, KeyError, AttributeError, ImportError) as error:
         raise HostError(f"the host in {source.folder} cannot be built: {first_line(error)}") from error
     model.eval().requires_grad_(False)
-    return Host(model, _tokenizer(), source=source)
+    return Host(model, one_word_tokenizer(), source=source)
 
 
 def empty_clip(host: Host, work: Workload, frames: int, values: NoValues, attention: bool) -> Encoded:
@@ -93,7 +93,8 @@ def longer_clip(clip: Encoded, times: int, values: NoValues) -> Encoded:
 def empty_sample(host: Host, work: Workload, clip: Encoded) -> EncodedSample:
     """Return an encoded video with its questions."""
     placeholder = host.family.placeholder_id(host.model)
-    ids = torch.tensor([WORD] * work.prompt_tokens + [placeholder] * len(clip))
+    device = host.model.device
+    ids = torch.tensor([WORD] * work.prompt_tokens + [placeholder] * len(clip), device=device)
     columns = {"input_ids": ids}
     if "mm_token_type_ids" in inspect.signature(host.model.forward).parameters:
         columns["mm_token_type_ids"] = (ids == placeholder).long() * 2
@@ -101,7 +102,7 @@ def empty_sample(host: Host, work: Workload, clip: Encoded) -> EncodedSample:
     positions = host.family.text_positions(mask, False)[..., 0, :]
     text = " ".join(["word"] * work.question_tokens)
     questions = tuple(Question("open", text, "word", (), ()) for _ in range(work.questions))
-    times = torch.arange(clip.features.shape[0], dtype=torch.float32)
+    times = torch.arange(clip.features.shape[0], dtype=torch.float32, device=device)
     return EncodedSample(
         "video", questions,
         ((WORD,) * work.question_tokens,) * work.questions,
@@ -112,7 +113,7 @@ def empty_sample(host: Host, work: Workload, clip: Encoded) -> EncodedSample:
     )  # fmt: skip
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
+def one_word_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer with one word."""
     tokenizer = Tokenizer(models.WordLevel({"word": WORD}, unk_token="word"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -24,6 +24,8 @@ from .workload import Workload
 
 GB = 10**9
 
+STAYING = ("weights", "trained weights", "optimizer", "gradients")  # parts that are there between steps
+
 SLOWEST = 0.5  # share of the given FLOP/s that matrix products reach at the upper end of the range of time
 
 

@@ -15,11 +15,13 @@ from framefold.evaluation.bench.attach import BARE, WORDS
 from framefold.evaluation.bench.ideal_prefill import IdealPrefill, timed_language_model
 from framefold.evaluation.metrics.timing import Stopwatch
 
+TINY = {"qwen2_5_vl": ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32))}
+
 
 def test_every_variant_has_columns_times_and_ratios(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
+    monkeypatch.setitem(bench_attach.SIZES, "small", TINY)
     rows = bench_attach.bench_attach(frames=4, side=3, compressor="uniform", budgets=[0.5], repeats=2)
     assert {name: row["columns"] for name, row in rows.items()} == {
         BARE: 36 + WORDS,
@@ -37,7 +39,7 @@ def test_every_variant_has_columns_times_and_ratios(
 
 
 def test_a_query_aware_compressor_gets_the_words_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
+    monkeypatch.setitem(bench_attach.SIZES, "small", TINY)
     rows = bench_attach.bench_attach(frames=4, side=3, compressor="qtsplus", budgets=[0.5], repeats=1)
     assert rows["qtsplus@0.5"]["columns"] == 18 + WORDS
 
@@ -45,7 +47,7 @@ def test_a_query_aware_compressor_gets_the_words_of_the_prompt(monkeypatch: pyte
 def test_rows_inside_the_language_model_have_a_share_of_the_ideal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(bench_attach.SIZES, "small", ((32, 1, 4, 2, 48, 4096), (16, 1, 2, 32)))
+    monkeypatch.setitem(bench_attach.SIZES, "small", TINY)
     measured = []
 
     class Recorded(IdealPrefill):
@@ -78,14 +80,16 @@ def test_the_ideal_is_the_mean_over_the_layers_of_the_median_times() -> None:
 
 
 def test_only_the_language_model_of_a_prefill_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    host = bench_attach._host("small", 1, "cpu", "float32", "sdpa", 0)
+    host = bench_attach.random_host(
+        bench_attach.SIZES["small"]["qwen2_5_vl"], "qwen2_5_vl", 1, "cpu", "float32", "sdpa", 0
+    )
     text, events = host.model.language_model, []
     for name in ("start", "stop"):
         monkeypatch.setattr(Stopwatch, name, lambda self, name=name: events.append(name))
     for name, module in {"vision": host.model.visual, "layer": text.layers[0], "head": host.lm_head}.items():
         module.register_forward_pre_hook(lambda *_, name=name: events.append(name))
     with timed_language_model(host), torch.no_grad():
-        host(**bench_attach._inputs(host, 1, 2, 0))
+        host(**bench_attach.random_inputs(host, 1, 2, 0))
     assert events == ["vision", "start", "layer", "stop", "head"]
     assert not text._forward_hooks and not text._forward_pre_hooks
 

@@ -1,0 +1,1 @@
+"""What only a GPU can measure, in one short run."""
