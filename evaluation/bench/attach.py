@@ -70,7 +70,7 @@ def bench_attach(
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """Time a randomly initialised Qwen2.5-VL or Qwen3-VL alone, with ``identity`` attached, and with a compressor attached.
+    """Time a random Qwen2.5-VL or Qwen3-VL alone, with ``identity`` attached, and with a compressor attached.
 
     All variants alternate, so that the load of the machine affects them alike: compare the ratios. A prefill is one
     forward pass from pixels to the logits of the last token: vision encoder, compressor and language model. A decode
@@ -165,6 +165,17 @@ def _measure_turns(
 
 
 def random_host(sizes: Any, family: str, layers: int, device: str, dtype: str, attention: str, seed: int) -> Any:
+    """Return a frozen host with random weights.
+
+    Args:
+        sizes: of language model and vision encoder, see ``SIZES``.
+        family: model type of the host.
+        layers: decoder layers.
+        device: of the weights.
+        dtype: of the weights.
+        attention: attention implementation.
+        seed: of the weights.
+    """
     text, vision = sizes
     text = (text[0], layers, *text[2:])
     head, last = text[0] // text[2], text[5] - 1
@@ -194,6 +205,7 @@ def random_host(sizes: Any, family: str, layers: int, device: str, dtype: str, a
 
 
 def random_inputs(host: Any, frames: int, side: int, seed: int) -> dict[str, Tensor]:
+    """Return the arguments of a host for a prompt with one video of frames x side x side tokens."""
     config = host.config
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(1000, 2000, (WORDS,), generator=generator)

@@ -43,7 +43,7 @@ def measure_throughput(rehearsal: bool, device: str, dtype: str) -> dict[str, An
 
 def _requests_per_second(model: Any, batch: dict[str, Any], requests: int) -> float | str:
     try:
-        for turn in range(2):  # the first one is a warm-up
+        for _ in range(2):  # the first one is a warm-up
             with Stopwatch(model.device) as watch:
                 model.generate(**batch, max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, pad_token_id=0)
     except torch.OutOfMemoryError:
