@@ -61,7 +61,7 @@ def check(out: Path, rehearsal: bool = False, limit: float = SECONDS) -> Part:
             torch.cuda.empty_cache()
     result = {"machine": _machine(rehearsal), "parts": parts}
     write_json(out / "gpu_check.json", result)
-    (out / "gpu_check.md").write_text(table(result))
+    (out / "gpu_check.md").write_text(check_table(result))
     print(f"gpu-check: wrote {out / 'gpu_check.json'}")
     return result
 
@@ -141,7 +141,7 @@ def _machine(rehearsal: bool) -> Part:
     return {"gpu": gpu, "rehearsal": rehearsal, "torch": torch.__version__, "framefold": __version__}
 
 
-def table(result: Part) -> str:
+def check_table(result: Part) -> str:
     """Return a result as a Markdown table with a row for each measurement."""
     lines = [f"gpu-check on {result['machine']['gpu'] or 'the CPU (rehearsal)'}", "", "| part | measurement | value |"]
     lines.append("|---|---|---|")

@@ -16,7 +16,7 @@ from framefold.evaluation.bench.attach import SIZES, random_host
 from framefold.evaluation.metrics.memory import peak_memory
 from framefold.evaluation.metrics.timing import Stopwatch
 from framefold.evaluation.plan.empty_host import empty_sample, one_word_tokenizer
-from framefold.evaluation.plan.predict import STAYING, Setup, predict
+from framefold.evaluation.plan.predict import STAYING, Setup, predict_needs
 from framefold.evaluation.plan.workload import Workload
 from framefold.training.frozen_host.batch import answer_questions, collate_encoded
 from framefold.training.frozen_host.host import Host
@@ -46,7 +46,7 @@ def measure_step(rehearsal: bool, device: str, tflops: float, bandwidth: float) 
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         setup = Setup(folder, COMPRESSOR, BUDGET, None, None, work, "single", 1, dtype, None, "sdpa", True)
-        planned = predict(setup, tflops, bandwidth)
+        planned = predict_needs(setup, tflops, bandwidth)
     checkpoint_layers(model)
     step = _Step(model, work)
     step()  # the optimizer has its state from here on

@@ -13,7 +13,7 @@ from framefold.files import write_json
 from framefold.training.lora_settings import LoraSettings
 
 from .per_gpu import STRATEGIES, Strategy
-from .predict import GB, Plan, Setup, predict
+from .predict import GB, Plan, Setup, predict_needs
 from .workload import Precision, Workload
 
 
@@ -94,9 +94,9 @@ def plan(
         host, compressor, check_budget(budget), params, lora, work, strategy, gpus, host_dtype, host_bits, attention,
         checkpointing,
     )  # fmt: skip
-    found = predict(setup, tflops, bandwidth)
-    print(table(setup, found))
-    advice = list(changes(setup, gpu_memory, found)) if gpu_memory else []
+    found = predict_needs(setup, tflops, bandwidth)
+    print(plan_table(setup, found))
+    advice = list(advise(setup, gpu_memory, found)) if gpu_memory else []
     print(*advice, sep="\n", end="\n" if advice else "")
     if out is not None:
         write_json(Path(out), {**found.as_dict(), "settings": asdict(setup), "advice": advice})
@@ -114,7 +114,7 @@ def _check(smallest: int, strategy: str, gpus: int, rates: tuple[float | None, .
         raise ConfigError("gpu_memory, tflops and bandwidth must be positive")
 
 
-def table(setup: Setup, found: Plan) -> str:
+def plan_table(setup: Setup, found: Plan) -> str:
     """Return a prediction as text."""
     parameters = ", ".join(f"{name} {count / 1e6:,.1f} M" for name, count in found.parameters.items())
     lines = [
@@ -138,7 +138,7 @@ def _shares(flops: dict[str, int]) -> str:
     return ", ".join(f"{part} {100 * count / whole:.0f} %" for part, count in flops.items() if count)
 
 
-def changes(setup: Setup, gpu_memory: float, found: Plan) -> Iterator[str]:
+def advise(setup: Setup, gpu_memory: float, found: Plan) -> Iterator[str]:
     """Yield a line for each change that lowers the memory, one on top of the other, until the training fits.
 
     Args:
@@ -152,7 +152,7 @@ def changes(setup: Setup, gpu_memory: float, found: Plan) -> Iterator[str]:
     yield f"does not fit into {gpu_memory:g} GB; change, one on top of the other:"
     for option, changed in _candidates(setup):
         setup = changed(setup)
-        new = predict(setup)
+        new = predict_needs(setup)
         if new.total >= 0.99 * found.total:
             continue
         found = new

@@ -88,7 +88,7 @@ class Plan:
         return {**asdict(self), "total_bytes": self.total}
 
 
-def predict(setup: Setup, tflops: float | None = None, bandwidth: float | None = None) -> Plan:
+def predict_needs(setup: Setup, tflops: float | None = None, bandwidth: float | None = None) -> Plan:
     """Predict what a training needs, by running one step of it on tensors without values.
 
     Args:

@@ -22,7 +22,7 @@ FEW = 4  # frames that are run; and twice as many
 
 
 @dataclass(frozen=True)
-class TowerCost:
+class VisionCost:
     """What the vision encoder needs for one video.
 
     Attributes:
@@ -40,7 +40,7 @@ class TowerCost:
 
 def measure_tower(
     host: Host, work: Workload, values: NoValues, ledger: TensorLedger, attention: bool
-) -> tuple[Encoded, TowerCost]:
+) -> tuple[Encoded, VisionCost]:
     """Run the vision encoder on few frames, or on all if there are not more, and extrapolate.
 
     Args:
@@ -58,16 +58,16 @@ def measure_tower(
     _, twice = _run(host, work, 2 * count, values, ledger, attention)
     times = work.frames // count
     sizes = [one + (times - 1) * (two - one) for one, two in zip(vars(few).values(), vars(twice).values(), strict=True)]
-    return longer_clip(clip, times, values), TowerCost(*sizes)
+    return longer_clip(clip, times, values), VisionCost(*sizes)
 
 
 def _run(
     host: Host, work: Workload, frames: int, values: NoValues, ledger: TensorLedger, attention: bool
-) -> tuple[Encoded, TowerCost]:
+) -> tuple[Encoded, VisionCost]:
     ledger.forget_peak()
     others, read = ledger.peak, ledger.traffic
     clips: list[Encoded] = []
     flops = count_flops(lambda: clips.append(empty_clip(host, work, frames, values, attention)))
     (clip,) = clips
     kept = sum(tensor.nbytes for tensor in (clip.features, clip.extra, *clip.deepstack))
-    return clip, TowerCost(ledger.peak - others, kept, flops, ledger.traffic - read)
+    return clip, VisionCost(ledger.peak - others, kept, flops, ledger.traffic - read)

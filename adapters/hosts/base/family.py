@@ -37,10 +37,8 @@ class Family:
         classes: names of the top-level classes (with a language model head) that can be attached to.
         modality: key of ``mm_encoder_outputs`` under which the host takes the features of a video.
         pixels: name of the argument with the raw pixels of the videos.
-        images: names of the arguments that may contain raw pixels of images in the same prompts; empty if videos are
-            passed as images.
-        vision_inputs: names of all arguments that are read only by the vision side or to compute positions; they are
-            dropped after both.
+        images: arguments with raw pixels of images in the same prompts; empty if videos are passed as images.
+        vision_inputs: arguments that only the vision side or the positions read; they are dropped after both.
         read_directly: parameters below the base model that the host reads without calling the module that owns them;
             under ZeRO-3 they must be gathered explicitly.
         columns: arguments with one value per prompt column, and their value for padding.
@@ -55,8 +53,7 @@ class Family:
         norm_offset: what the norms of the decoder layers add to their weights before they multiply by them.
         language: name of the language model in the base model.
         vision: name of the vision encoder of videos in the base model.
-        frame_text: regular expression of the text that the processor writes next to a frame, which is no part of a
-            question; whitespace in it is ignored.
+        frame_text: pattern of the text that the processor writes next to a frame; its whitespace is ignored.
     """
 
     model_type: ClassVar[str]
@@ -100,18 +97,7 @@ class Family:
         raise NotImplementedError
 
     def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
-        """Return the arguments of the vision side for one video without content, to measure what it costs.
-
-        Args:
-            model: the host.
-            frames: number of frames.
-            height: of the frames in pixels, after the processor's resizing; rounded to what the host can take, and
-                without effect on a host whose frames have one size.
-            width: as ``height``.
-
-        Raises:
-            UnsupportedHostError: the family does not define it.
-        """
+        """Return arguments of the vision side for a video without content; hosts may round its size in pixels."""
         raise UnsupportedHostError(f"the family {self.model_type} does not define blank_video, which plans need")
 
     def pack(self, streams: list[list[Tensor]]) -> ModelOutput:

@@ -17,7 +17,7 @@ from framefold.adapters.hosts.base.family import list_families
 from framefold.errors import ConfigError, HostError
 from framefold.evaluation.plan.command import plan
 from framefold.evaluation.plan.per_gpu import STRATEGIES, Weights, divide
-from framefold.evaluation.plan.predict import Plan, Setup, predict, step_seconds
+from framefold.evaluation.plan.predict import Plan, Setup, predict_needs, step_seconds
 from framefold.evaluation.plan.step import StepCost
 from framefold.evaluation.plan.workload import Workload
 from tests.support.hosts.tiny_families import HOSTS
@@ -48,7 +48,7 @@ def predicted(host: Path, case: dict[str, Any], found: dict[str, Any], strategy:
         str(host), case["compressor"], case["budget"], None, None, work, strategy, gpus, "auto", None, "sdpa", False,
         BUCKET,
     )  # fmt: skip
-    return predict(setup)
+    return predict_needs(setup)
 
 
 @pytest.mark.timeout(HANG)
@@ -80,7 +80,7 @@ def test_every_family_has_a_plan(family: str, tmp_path: Path) -> None:
     HOSTS[family].config().save_pretrained(tmp_path)
     work = Workload(8, 16, 24, precision="32-true")
     dtype = "bfloat16" if "moe" in family else "auto"  # torch's kernel for experts has no shapes in float32
-    found = predict(Setup(str(tmp_path), "fila", 0.5, None, None, work, "single", 1, dtype, None, "sdpa", False))
+    found = predict_needs(Setup(str(tmp_path), "fila", 0.5, None, None, work, "single", 1, dtype, None, "sdpa", False))
     assert found.visual_tokens % math.prod(HOSTS[family].grid) in (0, 1, 8)  # with a newline, or a token per frame
     assert 0 < found.kept_tokens < found.visual_tokens and min(found.flops.values()) > 0
     with torch.device("meta"):
@@ -93,9 +93,9 @@ def test_few_frames_of_the_tower_predict_all(frames: int, monkeypatch: pytest.Mo
     HOSTS["qwen2_5_vl"].config().save_pretrained(tmp_path)
     work = Workload(frames, 16, 24, precision="32-true")
     setup = Setup(str(tmp_path), "uniform", 0.5, None, None, work, "single", 1, "auto", None, "sdpa", False)
-    few = predict(setup)
+    few = predict_needs(setup)
     monkeypatch.setattr("framefold.evaluation.plan.tower.FEW", frames)
-    all_frames = predict(setup)
+    all_frames = predict_needs(setup)
     assert few.visual_tokens == all_frames.visual_tokens and few.flops == all_frames.flops
     assert few.total == pytest.approx(all_frames.total, rel=0.05)
 
@@ -126,7 +126,7 @@ def test_longer_videos_and_larger_budgets_need_more(tmp_path: Path) -> None:
     def total(frames: int, budget: float, **changed: Any) -> int:
         work = Workload(frames, 64, 64, precision="32-true", **changed)
         setup = Setup(str(tmp_path), "resampler", budget, None, None, work, "single", 1, "auto", None, "sdpa", False)
-        return predict(setup).total
+        return predict_needs(setup).total
 
     small = total(16, 0.1)
     assert total(32, 0.1) > 1.3 * small and total(16, 0.5) > 1.1 * small and total(16, 0.1, batch=2) > 1.3 * small
@@ -156,7 +156,7 @@ def test_methods_that_decide_by_values_are_replaced_and_named(tmp_path: Path) ->
     HOSTS["qwen2_5_vl"].config().save_pretrained(tmp_path)
     work = Workload(8, 64, 64, precision="32-true")
     setup = Setup(str(tmp_path), "divprune", 0.25, None, None, work, "single", 1, "auto", None, "sdpa", False)
-    found = predict(setup)
+    found = predict_needs(setup)
     assert found.kept_tokens == found.visual_tokens // 4 and "divprune" in found.notes[0]
     assert "optimizer" not in found.memory
 
