@@ -67,18 +67,19 @@ def check(out: Path, rehearsal: bool = False, limit: float = SECONDS) -> Part:
 
 
 def _parts(rehearsal: bool) -> dict[str, Callable[[], Part]]:
+    dtype: Any
     device, dtype = ("cpu", "float32") if rehearsal else ("cuda", "bfloat16")
     size: Any = "small" if rehearsal else "7b"
     frames, side, repeats = (2, 2, 1) if rehearsal else (64, 14, 3)  # 64 * 14 * 14 = 12,544 visual tokens
     layers = 1 if rehearsal else None
 
-    def prefill(family: str, attention: str) -> Callable[[], Part]:
+    def prefill(family: Any, attention: Any) -> Callable[[], Part]:
         if attention != "sdpa" and importlib.util.find_spec("flash_attn") is None:
             return lambda: {"left_out": "flash_attn is not installed"}
         return lambda: dict(
             bench_attach(
                 size, family, frames, side, "st_simdiff", [0.25, 0.1], None, layers, repeats, device, dtype, attention
-            )  # type: ignore[arg-type]
+            )
         )
 
     return {

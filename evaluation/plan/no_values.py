@@ -37,7 +37,8 @@ class NoValues(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.operations, self.most = 0, None
+        self.operations = 0
+        self.most: int | None = None
 
     def empty(self, *shape: int, dtype: torch.dtype) -> Tensor:
         """Return a tensor without values."""

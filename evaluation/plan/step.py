@@ -145,10 +145,7 @@ class Step:
             head.register_forward_pre_hook(lambda *_: self._start(LOGITS)),  # and the loss after it
             self.host.model.base_model.register_forward_pre_hook(lambda *_: self._start(ACTIVATIONS)),
         ]
-        for weight in self.trained:
-            hooks.append(
-                weight.register_post_accumulate_grad_hook(lambda one: self.ledger.label(GRADIENTS, [one.grad]))
-            )
+        hooks += [weight.register_post_accumulate_grad_hook(self._note_gradient) for weight in self.trained]
         with ExitStack() as stack:
             for hook in hooks:
                 stack.callback(hook.remove)
@@ -156,3 +153,6 @@ class Step:
 
     def _start(self, part: str) -> None:
         self.ledger.part = part
+
+    def _note_gradient(self, weight: Any) -> None:
+        self.ledger.label(GRADIENTS, [weight.grad])
