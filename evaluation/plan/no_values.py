@@ -58,6 +58,7 @@ class NoValues(TorchDispatchMode):
             return done[id(tensor)]
 
         for part in module.modules():
+            tensors: Any
             for tensors in (part._parameters, part._buffers):
                 tensors.update({name: converted(value) for name, value in tensors.items() if value is not None})
 

@@ -102,7 +102,7 @@ def test_budgets_are_ratios_or_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch
         raise ConfigError("stop")
 
     monkeypatch.setattr(bench_attach, "_measure_turns", lambda host, variants, *_: stop(variants))
-    monkeypatch.setattr(bench_attach, "_host", lambda *_: None)
+    monkeypatch.setattr(bench_attach, "random_host", lambda *_: None)
     monkeypatch.setattr(bench_attach, "_inputs", lambda *_: None)
     assert main(["bench", "attach", "--compressor", "uniform", "--budgets", "[1, 8, 1.0]"]) != 0
     assert budgets[1:] == [("uniform@1", 1), ("uniform@8", 8), ("uniform@1.0", 1.0)]
@@ -127,7 +127,7 @@ def test_budgets_are_ratios_or_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch
 def test_wrong_settings_are_errors_before_the_host_is_built(
     arguments: dict, error: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bench_attach, "_host", lambda *args: pytest.fail("the host was built"))
+    monkeypatch.setattr(bench_attach, "random_host", lambda *args: pytest.fail("the host was built"))
     monkeypatch.setattr(bench_attach.torch.cuda, "is_available", lambda: False)
     with pytest.raises(error, match=message):
         bench_attach.bench_attach(**arguments)
