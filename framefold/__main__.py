@@ -62,6 +62,10 @@ FUNCTIONS = {
         "evaluation.bench.compressors:bench_compress",
         "measure time and additional memory of compressors on their own",
     ),
+    "bench size": (
+        "evaluation.bench.sizes:bench_size",
+        "count parameters and operations of trained compressors at 7B size",
+    ),
     "bench attach": ("evaluation.bench.attach:bench_attach", "measure what an attached compressor costs and saves"),
     "bench serve": ("evaluation.bench.serving:bench_serve", "measure latency and throughput of servers"),
     "bench variants": (
@@ -124,7 +128,9 @@ FUNCTIONS = {
 }
 
 # Verbs of people who develop framefold, which only ``framefold --help all`` lists.
-DEVELOPERS = {f"bench {name}" for name in ("variants", "shortcuts", "validity", "teacher", "ssm", "synth", "data")}
+DEVELOPERS = {
+    f"bench {name}" for name in ("size", "variants", "shortcuts", "validity", "teacher", "ssm", "synth", "data")
+}
 DEVELOPERS |= {"tinyhost train", "tinyhost eval", "catalogue", "committed"}
 
 

@@ -29,6 +29,10 @@ ALL_TOKENS = budget_text(None)
 
 TIME_SETTING = ("frames", "grid", "width", "dtype", "device", "threads")
 
+SIZE_SETTING = ("frames", "grid", "width", "budget")
+
+SIZE_NUMBERS = ("compressor", "params", "counterpart", "parameters", "flops", "counterpart_flops", "saved_flops")
+
 
 @dataclass(frozen=True)
 class CommittedResults:
@@ -115,6 +119,28 @@ def collect_times(folder: Path, file: Path) -> CommittedResults:
         raise ResultsError(f"{source} is missing or damaged ({error}): run 'framefold bench compress'") from error
     if len(lengths) > 1:
         raise ResultsError(f"{source} has videos of several lengths: run 'framefold bench compress' with one")
+    return _add(file, setting, values)
+
+
+def collect_sizes(folder: Path, file: Path) -> CommittedResults:
+    """Add parameters and operations of trained compressors to a file.
+
+    Args:
+        folder: the ``--out`` folder of ``framefold bench size``.
+        file: file of the committed results.
+
+    Raises:
+        ResultsError: there are no sizes, they are damaged, or the file has results in another setting.
+    """
+    source = folder / "size.json"
+    values: dict[str, dict[str, Any]] = {}
+    try:
+        content = json.loads(source.read_text())
+        setting = {name: content[name] for name in SIZE_SETTING}
+        for row in content["rows"]:
+            values[row["name"]] = {key: row[key] for key in SIZE_NUMBERS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{source} is missing or damaged ({error}): run 'framefold bench size'") from error
     return _add(file, setting, values)
 
 

@@ -9,7 +9,13 @@ from typing import Any
 
 from framefold.adapters.core.registry import compressor_class, list_compressors
 from framefold.errors import ConfigError
-from framefold.evaluation.committed.committed import CommittedResults, collect_accuracies, collect_times, read_committed
+from framefold.evaluation.committed.committed import (
+    CommittedResults,
+    collect_accuracies,
+    collect_sizes,
+    collect_times,
+    read_committed,
+)
 from framefold.evaluation.report.markdown import format_table
 from framefold.evaluation.results.formats import number, percent
 from framefold.evaluation.results.settings import FULL
@@ -19,6 +25,8 @@ from .names import compressor_kind
 
 PAGE, ACCURACIES, TIMES = "compressors.md", "measured/accuracies.json", "measured/times.json"
 
+SIZES = "measured/sizes.json"
+
 BEGIN = "<!-- 'framefold catalogue' writes these tables: run it instead of editing them. -->"
 
 END = "<!-- End of these tables. -->"
@@ -27,13 +35,17 @@ BUDGETS = (0.1, 0.05)  # of the accuracies
 
 TIME_BUDGET = 0.1
 
+MOST_SHARE = 0.05  # of the prefill that is saved, which a trained compressor should cost at most
+
 WIDTH = 120  # of the lines of text
 
 # Modules of the methods of the page; plugins have their own pages.
 OWN = ("framefold.adapters.compressors.", "framefold.adapters.in_llm.")
 
 
-def catalogue(ablation: str | None = None, bench: str | None = None, docs: str = "docs") -> None:
+def catalogue(
+    ablation: str | None = None, bench: str | None = None, size: str | None = None, docs: str = "docs"
+) -> None:
     """Write the tables of the page about compressors, from the registry and the committed results.
 
     Without options, only the page is written. A new compressor without results gets its row, with empty cells.
@@ -41,6 +53,7 @@ def catalogue(ablation: str | None = None, bench: str | None = None, docs: str =
     Args:
         ablation: the --out folder of an ablation, whose accuracies are added to docs/measured/accuracies.json first.
         bench: the --out folder of 'framefold bench compress', whose times are added to docs/measured/times.json first.
+        size: the --out folder of 'framefold bench size', whose numbers are added to docs/measured/sizes.json first.
         docs: folder of the page and of the committed results.
 
     Raises:
@@ -53,8 +66,9 @@ def catalogue(ablation: str | None = None, bench: str | None = None, docs: str =
         collect_accuracies(Path(ablation), folder / ACCURACIES)
     if bench is not None:
         collect_times(Path(bench), folder / TIMES)
-    accuracies, times = (read_committed(folder / name) for name in (ACCURACIES, TIMES))
-    text = before[0] + tables(accuracies, times) + before[1]
+    if size is not None:
+        collect_sizes(Path(size), folder / SIZES)
+    text = before[0] + tables(*(read_committed(folder / name) for name in (ACCURACIES, TIMES, SIZES))) + before[1]
     replace_file(folder / PAGE, lambda temporary: temporary.write_text(text))
     print(f"wrote {folder / PAGE}: {len(_classes())} compressors")
 
@@ -69,9 +83,10 @@ def _split(page: Path) -> tuple[str, str]:
     return before + begin, end + after
 
 
-def tables(accuracies: CommittedResults, times: CommittedResults) -> str:
-    """Return the three tables: what each compressor is, what was measured, and how it differs from its release."""
-    return "\n".join(["", _description_table(), "", *_measured(accuracies, times), "", *_deviations(), ""])
+def tables(accuracies: CommittedResults, times: CommittedResults, sizes: CommittedResults) -> str:
+    """Return the tables: what each compressor is, what was measured, its differences from its release, and sizes."""
+    parts = [_measured(accuracies, times), _deviations(), _sizes(sizes)]
+    return "\n".join(["", _description_table(), *(line for part in parts if part for line in ("", *part)), ""])
 
 
 def _classes() -> list[type[Any]]:
@@ -128,6 +143,29 @@ def _deviations() -> list[str]:
     rows = [[f"`{cls.name}`", cls.deviations] for cls in _classes() if cls.deviations]
     text = "`exact`, the default, meets every budget. Most releases do not, and differ in other ways as well."
     return ["## Differences from the releases", "", text, "", _format(["name", "how `exact` differs"], rows)]
+
+
+def _sizes(sizes: CommittedResults) -> list[str]:
+    if not sizes.values:
+        return []
+    frames, (height, width) = sizes.setting["frames"], sizes.setting["grid"]
+    text = (
+        f"For {frames} frames of {height} x {width} tokens of width {sizes.setting['width']:,}, of which "
+        f"{100 * sizes.setting['budget']:g} % are kept (`framefold bench size`). GFLOP are those of matrix products "
+        "and attention in one forward pass, with the counterpart included and also apart; k-means needs more or fewer "
+        "rounds on other videos. The last column is their share of the operations that the prefill of Qwen2.5-7B "
+        f"saves, which should be at most {100 * MOST_SHARE:g} %; a higher one is marked with `!`."
+    )
+    head = ["name", "counterpart", "parameters", "GFLOP", "of the counterpart", "share of the saved prefill"]
+    rows = []
+    for name, row in sorted(sizes.values.items(), key=lambda item: item[1]["flops"]):
+        share = row["flops"] / row["saved_flops"]
+        gflop = (f"{row[key] / 1e9:,.1f}" for key in ("flops", "counterpart_flops"))
+        mark = " !" if share > MOST_SHARE else ""
+        counterpart = f"`{row['counterpart']}`" if row["counterpart"] else ""
+        rows.append([f"`{name}`", counterpart, f"{row['parameters']:,}", *gflop, f"{100 * share:.2f} %{mark}"])
+    wrapped = textwrap.fill(text, WIDTH, break_on_hyphens=False)
+    return ["## Size of trained compressors", "", wrapped, "", _format(head, rows)]
 
 
 def _format(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from framefold.__main__ import main
-from framefold.adapters import Compressor, list_compressors
+from framefold.adapters import Compressor, build, list_compressors
 from framefold.adapters.core.registry import _CLASSES
-from framefold.cli.catalogue import ACCURACIES, BEGIN, END, PAGE, TIMES, catalogue, tables
+from framefold.cli.catalogue import ACCURACIES, BEGIN, END, PAGE, SIZES, TIMES, catalogue, tables
 from framefold.evaluation.bench.compressors import bench_compress
+from framefold.evaluation.bench.sizes import bench_size, saved_flops
 from framefold.evaluation.committed.committed import CommittedResults, read_committed
 from tests.support.pages.simple_results import SETTINGS, simple_answers, write_simple_result
 from tests.support.paths import ROOT
@@ -35,7 +37,7 @@ def row_of(page: str, name: str) -> list[str]:
 
 
 def test_every_compressor_has_its_rows_and_says_what_it_is() -> None:
-    text = tables(*(read_committed(ROOT / "docs" / name) for name in (ACCURACIES, TIMES)))
+    text = tables(*(read_committed(ROOT / "docs" / name) for name in (ACCURACIES, TIMES, SIZES)))
     described, _, measured = text.partition("## What was measured")
     for name in list_compressors():
         assert f"\n| `{name}` | t" in described, f"{name}: no row, or neither training-free nor trained"
@@ -57,6 +59,43 @@ def test_committed_accuracies_are_those_of_the_results() -> None:
         line = next(line for line in results.splitlines() if line.startswith(f"| {name} | "))  # of the first table
         found = known.accuracy(name, 0.1)
         assert found is not None and f" {100 * found.value:.1f} [{100 * found.low:.1f}, " in line, name
+
+
+def test_committed_sizes_are_those_of_the_classes() -> None:
+    known = read_committed(ROOT / "docs" / SIZES)
+    width, grid = known.setting["width"], known.setting["grid"]
+    measured = set()
+    for name, row in known.values.items():
+        compressor = build(row["compressor"], **row["params"])
+        with torch.device("meta"):
+            compressor.materialize(width, tuple(grid))
+        assert sum(p.numel() for p in compressor.parameters()) == row["parameters"], name
+        assert row["saved_flops"] == saved_flops(known.setting["frames"] * grid[0] * grid[1], 1254)
+        measured.add(row["compressor"])
+    assert measured == {name for name in list_compressors(trainable=True) if build(name).in_llm is None}
+
+
+def test_sizes_are_collected_and_expensive_ones_are_marked(
+    docs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = {"frames": 8, "grid": (3, 3), "width": 32}
+    bench_size(["xpool"], {"xpool": {"spatial": 2}}, **small, out=str(tmp_path / "size"))  # type: ignore[arg-type]
+    words = ["catalogue", "--docs", str(docs), "--size"]
+    assert main([*words, str(tmp_path / "size")]) == 0
+    (line,) = [one for one in (docs / PAGE).read_text().splitlines() if one.startswith("| `xpool, spatial=2` ")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[1:3] == ["`pool`", f"{2 * 64 * 32 + 32 * 64 + 64:,}"] and cells[5].endswith(" %")
+    committed = json.loads((docs / SIZES).read_text())
+    row = committed["values"]["xpool, spatial=2"]
+    row["saved_flops"] = 19 * row["flops"]  # a share of 1 / 19, above 5 %
+    (docs / SIZES).write_text(json.dumps(committed))
+    catalogue(docs=str(docs))
+    assert "| 5.26 % ! |" in (docs / PAGE).read_text()
+    bench_size(["xpool"], **small | {"width": 16}, out=str(tmp_path / "size"))  # type: ignore[arg-type]
+    capsys.readouterr()
+    assert main([*words, str(tmp_path / "size")]) == 2 and main([*words, str(tmp_path)]) == 2
+    setting, missing = capsys.readouterr().err.splitlines()
+    assert "width 32" in setting and "missing" in missing
 
 
 def test_text_around_the_tables_stays(docs: Path) -> None:
