@@ -151,5 +151,5 @@ def test_page_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.Captu
 def test_plugins_are_not_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("framefold.adapters.core.registry._CLASSES", dict(_CLASSES))
     type("Mine", (Compressor,), {"name": "mine", "keeps": "mine"})
-    text = tables(CommittedResults(), CommittedResults())
+    text = tables(CommittedResults(), CommittedResults(), CommittedResults())
     assert "`mine`" not in text and "`uniform`" in text
