@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ class Molmo2(Family):
     def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
         return False
 
-    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any]) -> list[Encoded]:
+    def encode(self, model: PreTrainedModel, inputs: Mapping[str, Any], chunk: int | None = None) -> list[Encoded]:
         if inputs.get("pixel_values") is not None:
             raise InputError("molmo2 hosts accept no images together with a video: pass one or the other")
         if inputs.get("mm_token_type_ids") is None:  # without them, the host drops a mask of ones and sees gaps
@@ -47,10 +47,25 @@ class Molmo2(Family):
         tokens = int(grids.prod(-1).sum())
         if not isinstance(pooling, Tensor) or len(pooling) != tokens or int(grids.min()) < 1:
             raise InputError(f"{POOLING} must have a row for each of {tokens} tokens; the processor returns it")
-        features = features_of(model, "video", inputs).pooler_output
-        return [
-            Encoded.from_grid(part.unflatten(0, shape)) for part, shape in zip(features, grids.tolist(), strict=True)
-        ]
+        parts = [inputs] if chunk is None else self._in_chunks(inputs, chunk)
+        features = torch.cat([one for part in parts for one in features_of(model, "video", part).pooler_output])
+        clips = zip(features.split(grids.prod(-1).tolist()), grids.tolist(), strict=True)
+        return [Encoded.from_grid(clip.unflatten(0, shape)) for clip, shape in clips]
+
+    def _in_chunks(self, inputs: Mapping[str, Any], chunk: int) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of some frames at a time, each as a video of its own; tokens name their patches anew."""
+        pixels, pooling, grids = inputs[self.pixels], inputs[POOLING], inputs[GRIDS]
+        frames = grids.repeat_interleave(grids[:, 0], 0).index_fill(1, torch.zeros_like(grids[0, :1]), 1)
+        rows = pooling.split(frames.prod(-1).tolist())
+        for start in range(0, len(pixels), chunk):
+            some = torch.cat(rows[start : start + chunk])
+            shifted = torch.where(some < 0, some, some - start * pixels.shape[1])
+            yield {
+                **inputs,
+                self.pixels: pixels[start : start + chunk],
+                POOLING: shifted,
+                GRIDS: frames[start : start + chunk],
+            }
 
     def attention_grids(
         self, model: PreTrainedModel, inputs: Mapping[str, Any], clips: list[Encoded], received: list[Tensor]
