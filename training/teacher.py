@@ -17,9 +17,10 @@ from transformers import PreTrainedModel
 from framefold.adapters.base.build import build
 from framefold.errors import ConfigError
 from framefold.messages import one_line
-from framefold.training.frozen_host.batch import EncodedBatch, compress_batch
+from framefold.training.frozen_host.batch import EncodedBatch, answer_windows, compress_batch
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.question_rows import IGNORE, QuestionRows, prefill
+from framefold.training.memory.head_columns import head_columns
 
 from .lora import without_lora
 
@@ -99,7 +100,7 @@ class TeacherOutputs:
     """Outputs of the host on uncompressed videos.
 
     Attributes:
-        logits: (R, L, V) at the question rows.
+        logits: (R, A, V) at the answers, as those of the student.
         attention: R tensors (N,), fp32, attention of a question to the grid of its video; empty if not requested.
     """
 
@@ -131,14 +132,18 @@ def compare_attention(
         settings: which attention to return.
 
     Returns:
-        (R, L, V) logits, and for each setting R tensors (N,).
+        (R, A, V) logits at the answers, see :func:`~framefold.training.frozen_host.batch.answer_windows`; and for each
+        setting R tensors (N,).
     """
+    windows, _ = answer_windows(batch.rows)
+    selected = head_columns(host.model, windows, batch.rows.input_ids.shape[1])
     with without_lora(host.model):
         prefix = compress_batch(host, build("identity", 1.0), batch).kwargs
         rows = prefill(host.model, prefix, batch.rows)
         if not settings:
-            return host.model(**rows).logits, []
-        with eager_attention(host.model):
+            with selected:
+                return host.model(**rows).logits, []
+        with eager_attention(host.model), selected:
             out = host.model(**rows, output_attentions=True)
     found = []
     layers = _with_full_attention(host.model, out.attentions)

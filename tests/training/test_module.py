@@ -220,8 +220,8 @@ def test_wrong_settings_are_refused_before_the_host_is_loaded(random_host):
 def test_answer_loss_is_the_cross_entropy_of_the_answers(make):
     module = make()
     encoded = encode_batch(module.host, batch(16, 16).samples)
-    logits = answer_questions(module.host, module.compressor, encoded).logits
-    rows = encoded.rows
+    logits, _, asked = answer_questions(module.host, module.compressor, encoded)
+    rows = asked.rows
     labels = rows.answers()
     at = (rows.labels != -100).int().argmax(1) - 1
     chosen = logits[torch.arange(len(labels)), at].log_softmax(-1)[torch.arange(len(labels)), labels]

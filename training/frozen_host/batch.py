@@ -21,9 +21,10 @@ from framefold.adapters.hosts.prompt.prepare import COMPACTED_NAME, Prepared, pr
 from framefold.data.question import Question
 from framefold.data.shards.encoded import EncodedSample
 from framefold.data.shards.sample import Sample
+from framefold.training.memory.head_columns import head_columns
 
 from .host import Host
-from .question_rows import IGNORE, QuestionRows, answer_logits, build_rows, row_positions
+from .question_rows import IGNORE, QuestionRows, build_rows, prefill, row_positions
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,10 @@ class BatchAnswers(NamedTuple):
     """Answers of a host to all questions of a batch.
 
     Attributes:
-        logits: (R, L', V) at the question rows; (R, 0, 0) if the language model did not run.
+        logits: (R, A, V) at the rows of ``batch``; (R, 0, 0) if the language model did not run.
         prepared: the compressed videos and prompts.
-        batch: the batch that was compressed; for a query-aware compressor, and in training of a recurrent host, one
-            video per question.
+        batch: the batch that was compressed, with its rows cut to their answers, see :func:`answer_windows`; for a
+            query-aware compressor, and in training of a recurrent host, one video per question.
     """
 
     logits: Tensor
@@ -127,15 +128,41 @@ def answer_questions(host: Host, compressor: Any, batch: EncodedBatch, logits: b
     if alone or getattr(compressor, "query_aware", False):
         batch = batch.one_video_per_question()
     stage = getattr(compressor, "in_llm", None)
+    windows, rows = answer_windows(batch.rows)
     with in_llm(host.model, compressor), biased_keys(host.model, compressor):
         prepared = compress_batch(host, compressor, batch)
         if not logits:
-            found = torch.empty(len(batch.questions), 0, 0, device=batch.rows.input_ids.device)
-        elif alone or (stage is not None and stage.reads):
-            found = complete_logits(host, prepared, batch.rows)
+            return BatchAnswers(windows.new_empty(len(windows), 0, 0, dtype=torch.float32), prepared, batch)
+        if alone or (stage is not None and stage.reads):
+            kwargs = complete_prompts(host, prepared, batch.rows) | {"use_cache": False}
         else:
-            found = answer_logits(host.model, prepared.kwargs, batch.rows)
-    return BatchAnswers(found, prepared, batch)
+            kwargs = prefill(host.model, prepared.kwargs, batch.rows)
+        with head_columns(host.model, windows, batch.rows.input_ids.shape[1]):
+            found = host.model(**kwargs).logits
+    return BatchAnswers(found, prepared, replace(batch, rows=rows))
+
+
+def answer_windows(rows: QuestionRows) -> tuple[Tensor, QuestionRows]:
+    """Cut rows to the token before the first label of each row and all tokens up to its last label.
+
+    A row without labels is cut to its last token.
+
+    Returns:
+        (R, A) int64 columns, and the rows there, (R, A).
+    """
+    width = rows.labels.shape[1]
+    steps = torch.arange(width, device=rows.labels.device)
+    labelled = rows.labels != IGNORE
+    last = torch.where(labelled.any(1), (labelled * steps).amax(1), rows.attention_mask.sum(1) - 1)
+    first = torch.where(labelled.any(1), (labelled.int().argmax(1) - 1).clamp(min=0), last)
+    columns = first[:, None] + steps[: int((last - first).max()) + 1]
+    inside = columns <= last[:, None]
+    columns = columns.clamp(max=width - 1)
+    ids, mask, labels = (
+        torch.where(inside, value.gather(1, columns), fill)
+        for value, fill in ((rows.input_ids, 0), (rows.attention_mask, 0), (rows.labels, IGNORE))
+    )
+    return columns, QuestionRows(ids, mask, labels, rows.video, rows.start + first)
 
 
 def compress_batch(host: Host, compressor: Any, batch: EncodedBatch) -> Prepared:
@@ -158,25 +185,11 @@ def compress_batch(host: Host, compressor: Any, batch: EncodedBatch) -> Prepared
     )
 
 
-def complete_logits(host: Host, prepared: Prepared, rows: QuestionRows) -> Tensor:
-    """Return logits (R, L, V) at the tokens of the rows, with one prefill per row.
-
-    Compressors that read the question inside the language model need it in the forward that reads the video.
-
-    Args:
-        host: host that answers.
-        prepared: R compressed prefixes, in the order of the rows.
-        rows: one question about each.
-    """
-    kwargs, length = complete_prompts(host, prepared, rows), rows.input_ids.shape[1]
-    logits = host.model(**kwargs, use_cache=False, logits_to_keep=length).logits
-    return logits[:, -length:]  # not all hosts know logits_to_keep
-
-
 def complete_prompts(host: Host, prepared: Prepared, rows: QuestionRows) -> dict[str, Any]:
-    """Return the arguments of a forward over prefixes and question rows, answers included.
+    """Return the arguments of a forward over R prefixes and one question row about each, answers included.
 
-    The prompt that the hooks see ends before the answer, so that the last token of the question asks.
+    Compressors that read the question inside the language model need it in the forward that reads the video. The prompt
+    that the hooks see ends before the answer, so that the last token of the question asks.
     """
     prefix, mask, names = prepared.kwargs, prepared.kwargs["attention_mask"], host.family.columns
     kwargs = dict(prefix)

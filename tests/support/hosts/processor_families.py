@@ -159,11 +159,10 @@ def feature_trial(name: str, folder: Path) -> dict[str, Any]:
     positions = []
     questions = [(i, j) for i, sample in enumerate(stored) for j in range(len(sample.questions))]
     for row, (i, j) in enumerate(questions):
-        at = int((batch.rows.labels[row] != -100).int().argmax()) - 1
         text = stored[i].questions[j].text
         expected, all_positions = run_full_prompt(host, compressors, videos[i], text, batch.times[i])
         for key in compressors:
-            errors[key].append(max_error(logits[key][row, at], expected[key]))
+            errors[key].append(max_error(logits[key][row, 0], expected[key]))
         for key in differences:
             differences[key].append(max_error(expected["all"], expected[key]))
         steps = torch.arange(len(stored[i].prompts[j]))

@@ -35,7 +35,7 @@ def batch(host: Any) -> Any:
 def test_keeping_every_token_equals_one_prefill_for_many_questions(host: Any, batch: Any) -> None:
     expected = answer_questions(host, framefold.build("identity"), batch)
     found = answer_questions(host, TimedCompressor(framefold.build("fastv", 1.0), host.model.device), batch)
-    real = batch.rows.attention_mask.bool()
+    real = found.batch.rows.attention_mask.bool()
     assert found.logits.shape == expected.logits.shape
     assert (found.logits - expected.logits)[real].abs().max() < 2e-5
     assert not hasattr(host.model, "_framefold_in_llm")
@@ -55,7 +55,7 @@ def test_the_last_token_of_each_question_asks_and_rows_are_independent(host: Any
     for sample in SAMPLES:
         alone = answer_questions(host, compressor, encode_batch(host, [sample]))
         rows = slice(start, start + len(sample.questions))
-        real, width = batch.rows.attention_mask[rows].bool(), alone.logits.shape[1]
+        real, width = together.batch.rows.attention_mask[rows].bool(), alone.logits.shape[1]
         assert (together.logits[rows, :width] - alone.logits)[real[:, :width]].abs().max() < 2e-5
         start += len(sample.questions)
 
@@ -71,7 +71,7 @@ def test_what_reads_no_attention_keeps_one_prefill_for_many_questions(host: Any,
     with recording_runs() as runs:
         alone = answer_questions(host, each, sample)
     assert len(runs[0].mask) == len(sample.questions)
-    real = sample.rows.attention_mask.bool()
+    real = shared.batch.rows.attention_mask.bool()
     assert (shared.logits - alone.logits)[real].abs().max() < 2e-5
 
 
