@@ -244,16 +244,16 @@ def test_the_loss_of_a_conversation_is_that_of_one_row_with_a_mask_of_all_answer
     module = make()
     encoded = encode_batch(module.host, [conversation()])
     rows = encoded.rows
-    logits = answer_questions(module.host, module.compressor, encoded).logits
-    turns = QuestionRows(*(value[:3] for value in vars(rows).values()))
+    logits, _, asked = answer_questions(module.host, module.compressor, encoded)
+    turns = QuestionRows(*(value[:3] for value in vars(asked.rows).values()))
     masked = QuestionRows(*(value[2:3].clone() for value in vars(rows).values()))  # the last turn has all of them
     for turn in range(2):
         answer = (rows.labels[turn] != IGNORE).nonzero()[:, 0]
         assert rows.input_ids[turn, : answer[-1] + 1].equal(masked.input_ids[0, : answer[-1] + 1])
         masked.labels[0, answer] = masked.input_ids[0, answer]
     assert int((masked.labels != IGNORE).sum()) == 5  # red ring, two, ring red
-    complete = answer_questions(module.host, module.compressor, replace(encoded, rows=masked)).logits
-    torch.testing.assert_close(answer_loss(logits[:3], turns), answer_loss(complete, masked))
+    complete = answer_questions(module.host, module.compressor, replace(encoded, rows=masked))
+    torch.testing.assert_close(answer_loss(logits[:3], turns), answer_loss(complete.logits, complete.batch.rows))
     asked_alone, asked_later = rows.attention_mask[3].sum(), rows.attention_mask[1].sum()
     assert asked_later > asked_alone + 2 and not logits[1].equal(logits[3])  # the history is in the prompt
 
@@ -262,7 +262,7 @@ def test_text_match_is_what_the_host_writes(make):
     module = make()
     encoded = encode_batch(module.host, [conversation()])
     logits, prepared, batch = answer_questions(module.host, module.compressor, encoded)
-    rows, row = batch.rows, 0
+    rows, row = encoded.rows, 0
     start = int((rows.labels[row] != IGNORE).int().argmax())
     written = []  # greedily, one token at a time
     for length in (0, 1):
@@ -270,7 +270,7 @@ def test_text_match_is_what_the_host_writes(make):
         ids[row, start : start + length] = torch.tensor(written, dtype=torch.long)
         given = replace(encoded, rows=replace(rows, input_ids=ids))
         found = answer_questions(module.host, module.compressor, given).logits
-        written.append(int(found[row, start + length - 1].argmax()))
+        written.append(int(found[row, length].argmax()))  # from the last token of the question on
     for answer, expected in (
         (written, True),
         ([written[0], written[1] + 1], False),
@@ -278,13 +278,13 @@ def test_text_match_is_what_the_host_writes(make):
     ):
         ids, labels = rows.input_ids.clone(), rows.labels.clone()
         ids[row, start : start + 2] = labels[row, start : start + 2] = torch.tensor(answer)
-        asked = replace(rows, input_ids=ids, labels=labels)
-        found = answer_questions(module.host, module.compressor, replace(encoded, rows=asked)).logits
-        assert bool(writes_answer(found, asked)[row]) is expected, answer
-        assert bool(predict(found, asked)[row] == answer[0]) is (answer[0] == written[0])
+        given = replace(encoded, rows=replace(rows, input_ids=ids, labels=labels))
+        found, _, asked = answer_questions(module.host, module.compressor, given)
+        assert bool(writes_answer(found, asked.rows)[row]) is expected, answer
+        assert bool(predict(found, asked.rows)[row] == answer[0]) is (answer[0] == written[0])
     one_token = (rows.labels != IGNORE).sum(1) == 1
-    first = predict(logits, rows) == rows.answers()
-    assert one_token.any() and writes_answer(logits, rows)[one_token].equal(first[one_token])
+    first = predict(logits, batch.rows) == rows.answers()
+    assert one_token.any() and writes_answer(logits, batch.rows)[one_token].equal(first[one_token])
 
 
 def test_validation_logs_the_text_match(make, tmp_path):
