@@ -15,7 +15,7 @@ from framefold.adapters.hosts import biased_keys, prepare
 from framefold.adapters.hosts.hooks.key_bias import additive_mask, check_takes_bias
 from framefold.data.synthetic.recipe import Recipe
 from framefold.errors import AttachError, ContractError, InputError
-from framefold.training.frozen_host.batch import answer_questions, encode_batch
+from framefold.training.frozen_host.batch import answer_questions, answer_windows, encode_batch
 from framefold.training.frozen_host.load import load_host
 from tests.support.hosts.soft_drop import HardDrop, SoftDrop
 from tests.support.hosts.tiny_hosts import batch, llava_onevision, prompt, video
@@ -64,7 +64,7 @@ def test_questions_behind_a_shared_video_see_its_bias() -> None:
     encoded = encode_batch(host, [Recipe((length, length)).sample(i) for i, length in enumerate((16, 20))])
     soft, hard, full = (answer_questions(host, one, encoded).logits for one in (
         SoftDrop().eval(), HardDrop().eval(), framefold.build("identity")))  # fmt: skip
-    real = encoded.rows.attention_mask.bool()
+    real = answer_windows(encoded.rows)[1].attention_mask.bool()
     torch.testing.assert_close(soft[real], hard[real], atol=1e-3, rtol=1e-3)
     assert float((soft[real] - full[real]).abs().max()) > 0.1
     assert "_framefold_key_bias" not in vars(host.model)
