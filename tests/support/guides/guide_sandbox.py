@@ -49,6 +49,17 @@ SMALLER = {
     "bench compress": "--frames 4 --grid [3,3] --width 32 --repeats 1",
     "bench attach": "--frames 2 --side 2 --repeats 1",
 }
+# Stands for the 7B host of a guide: random weights in tiny sizes, with the real processor.
+RANDOM_HOST = """
+from pathlib import Path
+
+from framefold.training.frozen_host.torchvision import find_torchvision
+
+find_torchvision()
+from tests.support.hosts.tiny_processors import save_host
+
+save_host("qwen2_5_vl", Path("hosts/qwen2_5_vl"))
+"""
 FEWER_TESTS = ("-k", "llava_next_video and identical")  # all of them run as part of the suite
 ON_CPU = "--trainer.accelerator cpu --trainer.devices 1 --trainer.num_nodes 1 --trainer.precision 32-true"
 STRATEGY = {"trainer/deepspeed": "deepspeed_cpu_stage_2", "trainer/deepspeed_zero3": "deepspeed_cpu_stage_3"}
@@ -107,6 +118,8 @@ class GuideSandbox:
         """
         if guide not in self.outputs:
             self.outputs[guide] = []
+            if guide == "docs/gpu_box.md":
+                self.run_python(RANDOM_HOST, f"{guide}:host")
             for block in parse(guide):
                 self.run_block(guide, block)
         return self.outputs[guide]
