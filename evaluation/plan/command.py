@@ -100,6 +100,7 @@ def plan(
     advice = list(advise(setup, gpu_memory, found)) if gpu_memory else []
     print(*advice, sep="\n", end="\n" if advice else "")
     if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(out), {**found.as_dict(), "settings": asdict(setup), "advice": advice})
     return found
 
