@@ -65,10 +65,10 @@ def host() -> Iterator[Any]:
     """The embedded host, frozen; its vision encoder runs once, since no gradient passes through it."""
     encoded: dict[tuple[bool, bool], Any] = {}
 
-    def encode_once(model: Any, inputs: Any, attention: bool = False) -> Any:
+    def encode_once(model: Any, inputs: Any, attention: bool = False, **options: Any) -> Any:
         key = torch.is_autocast_enabled("cpu"), attention
         if key not in encoded:
-            encoded[key] = encode(model, inputs, attention)
+            encoded[key] = encode(model, inputs, attention, **options)
         return encoded[key]
 
     with pytest.MonkeyPatch.context() as patch:

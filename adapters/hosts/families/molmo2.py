@@ -31,6 +31,20 @@ class Molmo2(Family):
     def grid(self, model: PreTrainedModel) -> tuple[int, int]:
         return 9, 9  # nominal: 27 x 27 patches of a frame, three by three
 
+    def blank_video(self, model: PreTrainedModel, frames: int, height: int, width: int) -> dict[str, Any]:
+        """Frames have one size, whatever that of the video; tokens pool 3 x 3 patches, as the processor lets them."""
+        vision = model.config.vision_config
+        h, w = (side // vision.patch_size for side in vision.image_size)
+        rows, columns = -(-h // 3), -(-w // 3)
+        places = torch.full((rows * 3, columns * 3), -1)
+        places[:h, :w] = torch.arange(h * w).view(h, w)
+        each = places.view(rows, 3, columns, 3).transpose(1, 2).reshape(-1, 9)
+        pooling = torch.cat([torch.where(each < 0, -1, each + frame * h * w) for frame in range(frames)])
+        grids = torch.tensor([[frames, rows, columns]])
+        types = torch.ones(1, len(pooling), dtype=torch.long)
+        pixels = torch.zeros(frames, h * w, 3 * vision.patch_size**2)
+        return {self.pixels: pixels, GRIDS: grids, POOLING: pooling, "mm_token_type_ids": types}
+
     def prefills_in_chunks(self, model: PreTrainedModel) -> bool:
         return False
 

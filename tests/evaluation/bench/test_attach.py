@@ -103,7 +103,7 @@ def test_budgets_are_ratios_or_numbers_of_tokens(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(bench_attach, "_measure_turns", lambda host, variants, *_: stop(variants))
     monkeypatch.setattr(bench_attach, "random_host", lambda *_: None)
-    monkeypatch.setattr(bench_attach, "_inputs", lambda *_: None)
+    monkeypatch.setattr(bench_attach, "random_inputs", lambda *_: None)
     assert main(["bench", "attach", "--compressor", "uniform", "--budgets", "[1, 8, 1.0]"]) != 0
     assert budgets[1:] == [("uniform@1", 1), ("uniform@8", 8), ("uniform@1.0", 1.0)]
     assert [type(budget) for _, budget in budgets[1:]] == [int, int, float]

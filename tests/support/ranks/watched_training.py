@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
 STEP = 4
 
@@ -35,17 +36,18 @@ def arm(rank: int, alone: bool = False) -> None:
         if rank == 0:
             torch.save(seen, os.environ["WATCH"])
 
-    real = CompressorModule._parameter_groups
+    real = CompressorModule.configure_optimizers
 
-    def groups(self: Any, parameters: Any, lr: float) -> list[dict[str, Any]]:
-        found = real(self, parameters, lr)
-        if not hasattr(self.compressor, "alone"):
-            self.compressor.alone = torch.nn.Parameter(torch.ones(1))
-            found.append({"params": [self.compressor.alone], "weight_decay": 0.1, "lr": lr})
+    def optimizers(self: Any) -> Any:
+        found = real(self)
+        self.compressor.alone = torch.nn.Parameter(torch.ones(1))
+        group = {"params": [self.compressor.alone], "weight_decay": 0.1, "lr": self.hparams["lr"]}
+        found["optimizer"].add_param_group(group)
+        found["lr_scheduler"]["scheduler"] = LambdaLR(found["optimizer"], self._lr_factor)
         return found
 
     if alone:
-        CompressorModule._parameter_groups = groups  # type: ignore[method-assign]
+        CompressorModule.configure_optimizers = optimizers  # type: ignore[method-assign]
     CompressorModule.on_train_batch_start = on_train_batch_start  # type: ignore[method-assign]
     CompressorModule.on_train_end = on_train_end  # type: ignore[method-assign]
 
