@@ -10,12 +10,11 @@ from torch import Tensor
 
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.registry import compressor_class, create_compressor
+from framefold.adapters.core.sizes import MAX_SIZE
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.errors import ConfigError
 
 from .selector import Selector
-
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class TrainedSelector(Selector):

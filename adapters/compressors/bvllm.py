@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import MAX_SIZE, check_sizes
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.time_encoding import TIME_FEATURES, time_features
@@ -20,7 +21,6 @@ from framefold.errors import ConfigError
 PRIOR = 4.0  # by how much a row prefers its own frame, at the start
 LEAST_SPREAD = 1e-3  # of frames, relative to their size; below it they count as equal
 EPS = 1e-12
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class BVLLM(Compressor):
@@ -67,9 +67,7 @@ class BVLLM(Compressor):
 
     def __init__(self, budget: Budget = 0.25, *, inner: int = 64, noise: float = 0.0, dim: int | None = None) -> None:
         super().__init__(budget)
-        for key, value in {"inner": inner, "dim": dim}.items():
-            if value is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"bvllm: {key} is out of range: {value}")
+        check_sizes(self.name, inner=inner, dim=dim)
         if not 0 <= noise <= MAX_SIZE:
             raise ConfigError(f"bvllm: noise is out of range: {noise}")
         self.inner, self.noise, self.dim = inner, noise, dim

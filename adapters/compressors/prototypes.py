@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import MAX_SIZE
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.layers.time_encoding import time_features
 from framefold.adapters.ops.partition import split_runs
 from framefold.adapters.ops.segments import segment_mean
 from framefold.errors import ConfigError
 
-from .resampler import EPS, MAX_SIZE, Memory, Resampler
+from .resampler import EPS, Memory, Resampler
 
 WINDOWS = (2, 4, 8)  # frames that are averaged, place by place
 

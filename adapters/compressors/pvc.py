@@ -10,18 +10,15 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import check_sizes, inner_width
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.causal_attention import CausalTimeAttention
 from framefold.adapters.layers.time_encoding import SECOND_FEATURES, second_features
-from framefold.errors import ConfigError
 
 from .pool import Pool
 
-BOTTLENECK_FROM = 1024  # from this token width on, layers have BOTTLENECK channels unless ``inner`` is set
-BOTTLENECK = 512
 EPS = 1e-24  # small, because the scale of features differs between hosts by orders of magnitude
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class PVC(Pool):
@@ -77,9 +74,7 @@ class PVC(Pool):
     ) -> None:
         super().__init__(budget, spatial=spatial)
         self.layers, self.inner, self.heads, self.dim = layers, inner, heads, dim
-        for key in ("spatial", "layers", "inner", "heads", "dim"):
-            if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"pvc: {key} is out of range: {value}")
+        check_sizes(self.name, spatial=spatial, layers=layers, inner=inner, heads=heads, dim=dim)
         self.attention: nn.ModuleList | None = None
         self.down: nn.Linear | None = None
         self.up: nn.Linear | None = None
@@ -91,7 +86,7 @@ class PVC(Pool):
         self.dim = matching_width(self.name, self.dim, width)
         if self.attention is not None:
             return
-        self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)
+        self.inner = inner_width(self.inner, width)
         self.heads = self.heads or max(1, self.inner // 64)
         narrow = self.inner != width
         sizes = (self.inner, self.heads, SECOND_FEATURES, not narrow)

@@ -13,6 +13,7 @@ from framefold.adapters.base.compressor import Compressor
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.parameters import init_params
 from framefold.adapters.core.registry import CHAIN_SEPARATOR, compressor_class, create_compressor
+from framefold.adapters.core.sizes import MAX_SIZE, inner_width
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.anchored_resampler import AnchoredResampler, TokenRebuilder, rebuild_loss
@@ -20,10 +21,7 @@ from framefold.adapters.layers.time_encoding import PLACE_FEATURES, TIME_FEATURE
 from framefold.errors import ConfigError
 from framefold.messages import short
 
-BOTTLENECK_FROM = 1024  # from this token width on, blocks have BOTTLENECK channels unless ``inner`` is set
-BOTTLENECK = 512
 EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
-MAX_SIZE = 2**16  # of any size and weight; a config could otherwise request any amount of memory
 
 
 @dataclass(frozen=True)
@@ -137,7 +135,7 @@ class Resampler(Compressor):
         self.dim = matching_width(self.name, self.dim, width)
         if self.resampler is not None:
             return
-        self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)
+        self.inner = inner_width(self.inner, width)
         self.heads = self.heads or max(1, self.inner // 64)
         asks = self.reads == "question"
         sizes = (width, self.inner, self.layers, self.heads, self.features, TIME_FEATURES)

@@ -11,18 +11,15 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import check_sizes, inner_width
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.time_encoding import PLACE_FEATURES, TIME_FEATURES, place_features, time_features
-from framefold.errors import ConfigError
 
 from .pool import Pool
 
-BOTTLENECK_FROM = 1024  # from this token width on, slots have BOTTLENECK channels unless ``inner`` is set
-BOTTLENECK = 512
 MOST_PAIRS = 2**24  # of a slot and a token at once
 NEARNESS = 3.0  # logarithm of how fast the weights fall over the length of a video, at the start
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 EPS = 1e-12
 
 
@@ -67,9 +64,7 @@ class Slots(Pool):
         self, budget: Budget = 0.25, *, spatial: int = 1, inner: int | None = None, dim: int | None = None
     ) -> None:
         super().__init__(budget, spatial=spatial)
-        for key, value in {"inner": inner, "dim": dim}.items():
-            if value is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"slots: {key} is out of range: {value}")
+        check_sizes(self.name, inner=inner, dim=dim)
         self.inner, self.dim = inner, dim
         self.up: nn.Linear | None = None
         if dim is not None:
@@ -79,7 +74,7 @@ class Slots(Pool):
         self.dim = matching_width(self.name, self.dim, width)
         if self.up is not None:
             return
-        self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)
+        self.inner = inner_width(self.inner, width)
         self.down = nn.Linear(width, self.inner) if self.inner != width else None
         self.when = nn.Linear(TIME_FEATURES, self.inner, bias=False)
         self.slot = nn.Linear(TIME_FEATURES + PLACE_FEATURES, self.inner)

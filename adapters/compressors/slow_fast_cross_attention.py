@@ -13,13 +13,12 @@ from framefold.adapters.base.added_attention import AddedAttention
 from framefold.adapters.base.in_llm import RELEASED_LAYERS
 from framefold.adapters.core.budget import Budget
 from framefold.adapters.core.language_model import LanguageModelShape
+from framefold.adapters.core.sizes import MAX_SIZE
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.layers.gated_cross_attention import GatedCrossAttention
 from framefold.errors import ConfigError, InputError
 
 from .slow_fast import SlowFast
-
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class SlowFastCrossAttention(SlowFast):

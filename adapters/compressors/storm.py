@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import check_sizes, inner_width
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.bidirectional_mamba import BidirectionalMambaLayer, Scan, scan_orders
@@ -18,13 +19,7 @@ from framefold.errors import ConfigError
 
 from .pool import Pool
 
-BOTTLENECK_FROM = 1024  # from this token width on, layers have BOTTLENECK channels unless ``inner`` is set
-
-BOTTLENECK = 512
-
 EPS = 1e-12  # small, because the scale of features differs between hosts by orders of magnitude
-
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class STORM(Pool):
@@ -97,9 +92,8 @@ class STORM(Pool):
         self.sample, self.layers, self.inner, self.scan, self.causal = sample, layers, inner, scan, causal
         self.d_state, self.d_conv, self.expand, self.headdim, self.ngroups = d_state, d_conv, expand, headdim, ngroups
         self.checkpointing, self.dim = checkpointing, dim
-        for key in ("sample", "layers", "inner", "dim", "d_state", "d_conv", "expand", "headdim", "ngroups"):
-            if (value := getattr(self, key)) is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"storm: {key} is out of range: {value}")
+        sizes = ("sample", "layers", "inner", "dim", "d_state", "d_conv", "expand", "headdim", "ngroups")
+        check_sizes(self.name, **{key: getattr(self, key) for key in sizes})
         self.mixing: nn.ModuleList | None = None
         self.down: nn.Linear | None = None
         self.up: nn.Linear | None = None
@@ -110,7 +104,7 @@ class STORM(Pool):
         self.dim = matching_width(self.name, self.dim, width)
         if self.mixing is not None:
             return
-        self.inner = self.inner or (width if width < BOTTLENECK_FROM else BOTTLENECK)
+        self.inner = inner_width(self.inner, width)
         names = ("d_state", "d_conv", "expand", "ngroups", "checkpointing")
         mixer: dict[str, Any] = {name: getattr(self, name) for name in names}
         mixer["headdim"] = min(self.headdim, self.expand * self.inner)

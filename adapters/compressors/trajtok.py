@@ -11,15 +11,14 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import check_sizes
 from framefold.adapters.core.tokens import VideoTokens
 from framefold.adapters.core.width import matching_width
-from framefold.errors import ConfigError
 
 from .vq import VQ
 
 LARGEST_INNER = 512
 SHARPNESS = 16.0  # the scale of cosines at the start
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 EPS = 1e-12
 
 
@@ -74,9 +73,7 @@ class TrajTok(VQ):
         dim: int | None = None,
     ) -> None:
         super().__init__(budget, norm=norm, segment_frames=segment_frames, time_weight=time_weight, rounds=rounds)
-        for key, value in {"inner": inner, "dim": dim}.items():
-            if value is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"trajtok: {key} is out of range: {value}")
+        check_sizes(self.name, inner=inner, dim=dim)
         self.inner, self.dim = inner, dim
         self.blend: nn.Parameter | None = None
         if dim is not None:

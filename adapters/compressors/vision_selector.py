@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framefold.adapters.base.trained_selector import MAX_SIZE, TrainedSelector, deviation
+from framefold.adapters.base.trained_selector import TrainedSelector, deviation
 from framefold.adapters.core.budget import Budget, budget_tokens
+from framefold.adapters.core.sizes import MAX_SIZE
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames

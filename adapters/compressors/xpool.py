@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from framefold.adapters.base.merger import merge
 from framefold.adapters.core.budget import Budget
+from framefold.adapters.core.sizes import check_sizes
 from framefold.adapters.core.tokens import Compressed, VideoTokens
 from framefold.adapters.core.width import matching_width
 from framefold.adapters.layers.context_network import ContextNetwork, check_context, unit_frames
@@ -21,7 +22,6 @@ from framefold.errors import ConfigError
 from .pool import Pool
 
 EPS = 1e-24  # small, because the scale of features differs between hosts by orders of magnitude
-MAX_SIZE = 2**16  # of any size parameter; a config could otherwise request any amount of memory
 
 
 class XPool(Pool):
@@ -78,9 +78,7 @@ class XPool(Pool):
         super().__init__(budget, spatial=spatial)
         if reads not in ("question", "nothing"):
             raise ConfigError(f"xpool: reads must be 'question' or 'nothing', got {reads!r}")
-        for key, value in {"inner": inner, "dim": dim}.items():
-            if value is not None and not 1 <= value <= MAX_SIZE:
-                raise ConfigError(f"xpool: {key} is out of range: {value}")
+        check_sizes(self.name, inner=inner, dim=dim)
         check_context(self.name, context)
         self.reads, self.inner, self.context, self.dim = reads, inner, context, dim
         self.query_aware = reads == "question"  # type: ignore[misc]

@@ -14,6 +14,7 @@ from framefold import VideoTokens
 from framefold.errors import ConfigError, InputError
 from tests.support.cases import case
 from tests.support.contract import features, same
+from tests.support.gradients import check_gradients_within_two_steps
 from tests.support.videos import noise
 
 WIDTH = 16
@@ -114,17 +115,7 @@ def test_the_question_changes_the_result_only_where_it_is_read() -> None:
 
 @pytest.mark.parametrize("setting", [*SETTINGS, {"rebuild": 0.1}])
 def test_every_parameter_has_a_gradient_within_two_steps(setting: dict[str, Any]) -> None:
-    compressor = framefold.build("tdc", 40, dim=WIDTH, **setting).train()
-    optimizer, seen = torch.optim.SGD(compressor.parameters(), lr=0.1), set()
-    for _ in range(2):
-        optimizer.zero_grad()
-        out = compressor(video(), words())
-        target = noise(*out.tokens.features.shape, seed=77)
-        ((out.tokens.features - target).square().mean() + sum(out.losses.values())).backward()
-        assert all(p.grad is not None for p in compressor.parameters())
-        seen |= {name for name, p in compressor.named_parameters() if bool((p.grad != 0).any())}
-        optimizer.step()
-    assert seen == dict(compressor.named_parameters()).keys()
+    check_gradients_within_two_steps(framefold.build("tdc", 40, dim=WIDTH, **setting), video(), words())
 
 
 def test_weights_are_made_on_the_meta_device_at_every_width() -> None:

@@ -17,7 +17,7 @@ from framefold.adapters.layers.time_encoding import TIME_FEATURES
 from framefold.errors import ConfigError
 from tests.support.cases import case
 from tests.support.contract import features, same
-from tests.support.videos import noise
+from tests.support.gradients import check_gradients_within_two_steps
 
 WIDTH = 16
 SETTINGS: list[dict[str, Any]] = [{}, {"inner": 8}, {"memory": "video"}, {"segment_frames": 4, "norm": "raw"}]
@@ -96,16 +96,7 @@ def test_the_memory_is_the_codebook_or_the_video() -> None:
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_parameter_has_a_gradient_within_two_steps(setting: dict[str, Any]) -> None:
-    compressor = framefold.build("vqtoken", 0.2, dim=WIDTH, **setting).train()
-    optimizer, seen = torch.optim.SGD(compressor.parameters(), lr=0.1), set()
-    for _ in range(2):
-        optimizer.zero_grad()
-        out = compressor(video()).tokens.features
-        (out - noise(*out.shape, seed=77)).square().mean().backward()
-        assert all(p.grad is not None for p in compressor.parameters())
-        seen |= {name for name, p in compressor.named_parameters() if bool((p.grad != 0).any())}
-        optimizer.step()
-    assert seen == dict(compressor.named_parameters()).keys()
+    check_gradients_within_two_steps(framefold.build("vqtoken", 0.2, dim=WIDTH, **setting), video())
 
 
 def test_a_scaled_video_gives_scaled_tokens() -> None:
