@@ -125,7 +125,7 @@ class STORM(Pool):
         start = (wide / scale).to(next(self.mixing.parameters()).dtype)[None]
         x = start if self.down is None else self.down(start)
         for layer, order in zip(self.mixing, orders, strict=True):
-            x = layer(x[:, order])[:, order.argsort()]
+            x = layer(x) if order is None else layer(x[:, order])[:, order.argsort()]
         change = (x - start if self.up is None else self.up(x))[0].to(wide.dtype) * scale
         return replace(video, features=video.features + change.to(video.features.dtype))
 

@@ -69,8 +69,10 @@ def scan_order(grid: tuple[int, int, int], order: Order, device: torch.device | 
 
 def scan_orders(
     grid: tuple[int, int, int], scan: Scan, layers: int, device: torch.device | None = None
-) -> list[Tensor]:
+) -> list[Tensor | None]:
     """Return the (N,) order of the tokens in each layer; "alternating" is "temporal" in the first, third, ... layer.
+
+    Tokens are in raster order already, for which None stands, so that they are not copied.
 
     A scan in one order brings together neighbours along one axis only: with both in turn, a layer can relate a change
     in time to those beside it.
@@ -82,5 +84,5 @@ def scan_orders(
         device: device of the result.
     """
     turn: tuple[Order, ...] = ("temporal", "raster") if scan == "alternating" else (scan,)
-    orders = [scan_order(grid, order, device) for order in turn]
+    orders = [None if order == "raster" else scan_order(grid, order, device) for order in turn]
     return [orders[layer % len(orders)] for layer in range(layers)]
