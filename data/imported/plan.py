@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from framefold.data.shards.held_out import key_hash
+from framefold.errors import DataError
 from framefold.files import fsync_path, write_json
 from framefold.progress import progress_bar
 
@@ -110,6 +111,7 @@ class _Planner:
         self.plan, self.settings, self.file, self.damage = plan, settings, samples, damage
         self.pending: dict[str, Any] | None = None
         self.number = 0
+        self.missing = {one for column in settings.columns.values() for one in _listed(column)}
 
     def run(self, files: Sequence[Path]) -> None:
         """Plan all rows of all files."""
@@ -124,6 +126,10 @@ class _Planner:
                     fields = self._renamed(row.fields)
                     dialect = dialect or detect_dialect(fields, row.where)
                     self._add(row.where, fields, dialect)
+        if self.plan.chosen and self.missing:
+            raise DataError(
+                f"no row has the field {min(self.missing)!r}, which --columns names: correct it or leave it out"
+            )
         self._flush()
         self.plan.damaged = dict(self.damage.counts)
 
@@ -140,8 +146,9 @@ class _Planner:
         return chosen
 
     def _renamed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """Return the fields under the names that dialects expect."""
-        mapped = dict(fields)
+        """Return the fields under the names that dialects expect; a mapped field is never taken from its own name."""
+        self.missing -= fields.keys()
+        mapped = {name: value for name, value in fields.items() if name not in self.settings.columns}
         for name, column in self.settings.columns.items():
             if isinstance(column, list):
                 mapped[name] = [fields[one] for one in column if fields.get(one) not in (None, "")]
@@ -184,3 +191,7 @@ class _Planner:
         self.plan.shards[-1] = offset, count + 1
         self.number += 1
         self.pending = None
+
+
+def _listed(column: str | list[str]) -> list[str]:
+    return [column] if isinstance(column, str) else column

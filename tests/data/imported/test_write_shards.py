@@ -117,6 +117,24 @@ def test_csv_with_a_column_map(videos: Path, tmp_path: Path) -> None:
     assert two.questions[0].answer == "so" and two.questions[0].choices == ()
 
 
+def test_a_column_that_no_row_has_is_an_error_and_no_other_field_takes_its_place(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "qa.csv").write_text("video,question,answer\nclip003,What?,x\n")
+    for name, columns in enumerate(({"video": "nope"}, {"start": "nope"}, {"options": ["answer", "nope"]})):
+        with pytest.raises(DataError, match="no row has the field 'nope', which --columns names"):
+            import_shards(
+                str(tmp_path / "qa.csv"), str(videos), str(tmp_path / f"out{name}"), "csv", columns=columns, **SMALL
+            )
+        assert not list((tmp_path / f"out{name}").glob("*.tar"))
+    rows = [
+        {"clip": "clip003", "question": "What?", "answer": "x"},
+        {"video": "clip004", "question": "Who?", "answer": "y"},
+    ]
+    file, folder = write_rows(tmp_path / "mixed.jsonl", rows), tmp_path / "mixed"
+    import_shards(str(file), str(videos), str(folder), "csv", columns={"video": "clip"}, **SMALL)
+    assert [one.questions[0].answer for one in samples(folder)] == ["x"]
+    assert json.loads((folder / "import.json").read_text())["damaged"] == {"no_video": 1}
+
+
 def test_workers_change_no_byte_and_the_choice_of_rows_is_seeded(videos: Path, tmp_path: Path) -> None:
     file = write_rows(tmp_path / "a.jsonl", many(40))
     for name, workers, seed in (("one", 1, 0), ("two", 2, 0), ("other", 1, 1)):
