@@ -88,6 +88,8 @@ def plan(
         gpus,
         (gpu_memory, tflops, bandwidth),
     )
+    if out is not None:
+        _check_file(Path(out))
     work = Workload(
         frames, height, width, batch, questions, features=features, precision=precision, vision_chunk=vision_chunk
     )
@@ -100,9 +102,26 @@ def plan(
     advice = list(advise(setup, gpu_memory, found)) if gpu_memory else []
     print(*advice, sep="\n", end="\n" if advice else "")
     if out is not None:
-        Path(out).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(out), {**found.as_dict(), "settings": asdict(setup), "advice": advice})
     return found
+
+
+def _check_file(file: Path) -> None:
+    """Create the folder of a file before work is spent.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if file.is_dir():
+        raise ConfigError(
+            f"out must be a JSON file, but {file} is a folder: give a file in it, such as {file / 'plan.json'}"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"the folder of {file} cannot be created ({error.strerror}): give another file as out"
+        ) from None
 
 
 def _check(smallest: int, strategy: str, gpus: int, rates: tuple[float | None, ...]) -> None:

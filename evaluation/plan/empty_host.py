@@ -14,7 +14,7 @@ from framefold.adapters.hosts.base.encoded import Encoded
 from framefold.adapters.hosts.prompt.vision import encode
 from framefold.data.question import Question
 from framefold.data.shards.encoded import EncodedSample
-from framefold.errors import HostError
+from framefold.errors import ConfigError, HostError
 from framefold.training.frozen_host.host import Host
 from framefold.training.frozen_host.locate import HostFolder
 from framefold.training.frozen_host.processor import first_line, unsupported
@@ -23,6 +23,8 @@ from .no_values import NoValues
 from .workload import Workload
 
 WORD = 0  # id of every word
+
+MOST_TOKENS = 2**20  # of a video; a plan works on lists of that length, and 2**20 take it about a minute
 
 
 def empty_host(source: HostFolder, dtype: str, attention: str) -> Host:
@@ -70,8 +72,17 @@ def empty_clip(host: Host, work: Workload, frames: int, values: NoValues, attent
 
 
 def longer_clip(clip: Encoded, times: int, values: NoValues) -> Encoded:
-    """Return a video of several times as many frames as an encoded one."""
+    """Return a video of several times as many frames as an encoded one.
+
+    Raises:
+        ConfigError: It has more than MOST_TOKENS tokens.
+    """
     t = clip.features.shape[0]
+    if (tokens := times * int(clip.on_grid.sum())) > MOST_TOKENS:
+        raise ConfigError(
+            f"frames of this size have {tokens} visual tokens, and a plan is for at most {MOST_TOKENS}: give fewer"
+            " frames or a smaller size"
+        )
 
     def longer(tensor: Tensor) -> Tensor:
         return values.empty(times * t, *tensor.shape[1:], dtype=tensor.dtype)

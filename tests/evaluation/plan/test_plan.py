@@ -165,7 +165,14 @@ def test_methods_that_decide_by_values_are_replaced_and_named(tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"gpus": 2}, "--strategy ddp"), ({"frames": 0}, "at least 1"), ({"tflops": -1.0}, "positive")],
+    [
+        ({"gpus": 2}, "--strategy ddp"),
+        ({"frames": 0}, "at least 1"),
+        ({"tflops": -1.0}, "positive"),
+        ({"frames": 10**8}, "1600000000 visual tokens, and a plan is for at most"),
+        ({"out": "."}, "is a folder: give a file in it"),
+        ({"out": "/dev/null/plan.json"}, "cannot be created"),
+    ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
